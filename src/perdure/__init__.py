@@ -1,9 +1,9 @@
-"""perdure: coding-agent runs that last.
+"""perdure: runs of coding agents that survive kills, restarts and moves.
 
 `perdure.open()` and `perdure.connect()` are the entry points for Python programs: the first returns
 a `Runner`, the second an `AsyncRunner` for an event loop. `perdure.model.events` lists everything
-that can happen, `perdure.errors` every error. The command is `perdure.cli`. Nothing is loaded
-before it is used.
+that can happen, `perdure.errors` every error. The command line is in `perdure.cli`. Modules are
+loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _PLACES = {
     "TaskOptions": "library.options",
     "plan_scope": "engine.sessions",
 }
-"""The module of each public name; it is imported when the name is first used."""
+"""The module of each public name. It is imported when the name is first used."""
 _MODULES = {"errors": "errors", "events": "model.events"}
 
 __all__ = [
@@ -117,7 +117,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Return the public names, loaded or not, so that completion and `help` see them."""
+    """Return all public names, also those that are not loaded yet, for completion and `help`."""
     return sorted({*__all__, "__doc__", "__file__", "__name__", "__version__"})
 
 

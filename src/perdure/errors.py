@@ -1,9 +1,9 @@
 """The errors of perdure itself.
 
-The failure of an agent's work is an `Outcome`, never an exception. These are failures of the
-machine around it. Each has a sentence for a person (what went wrong, and where) and, in `hint`,
-what to do next. Every interface maps them in one place: the command line to `exit_code`, the HTTP
-API to a status, the operator to a condition.
+If an agent's work fails, this is recorded as an `Outcome` and is never an exception. The errors
+here are failures of everything around the agent. Each has a sentence for a person (what went wrong,
+and where) and, in `hint`, what to do next. Every interface maps them in one place: the command line
+to `exit_code`, the HTTP API to a status, the operator to a condition.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ _TRANSIENT = (
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "
     r"function|ssl_error_syscall|unexpected eof"
 )
-"""Compiled on first use, because most commands see no such error."""
+"""Pattern of git's messages about the network or the forge. Compiled on first use, because most
+commands see no such error."""
 
 
 class PerdureError(Exception):
-    """The base class. `str(error)` is the sentence; `hint` is the next command or step, or
-    empty."""
+    """The base class of perdure's errors. `str(error)` is the message. `hint` is the next command
+    or step, or empty."""
 
     exit_code = 1
 
@@ -37,7 +38,8 @@ class UsageError(PerdureError):
 
 
 class ConfigError(PerdureError):
-    """The configuration has problems. `problems` lists all of them, each with its place."""
+    """The configuration has problems. `problems` lists all of them, each with the place where it
+    was found."""
 
     exit_code = 2
 
@@ -59,14 +61,14 @@ class NotFound(PerdureError):
 
 
 class Conflict(PerdureError):
-    """Another process or task is using the run or workdir, such as a second perdure on the same
-    task, or the same key was used with another spec."""
+    """Another process or task is using the run or the workdir. Or the same key was used before with
+    another spec."""
 
     exit_code = 6
 
 
 class InUse(Conflict):
-    """Something is using the workdir. `brief`: only for a moment."""
+    """Another program is using the workdir. `brief`: it will probably be done in a moment."""
 
     def __init__(self, message: str, hint: str = "", *, brief: bool = False) -> None:
         super().__init__(message, hint)
@@ -74,7 +76,7 @@ class InUse(Conflict):
 
 
 class Diverged(Conflict):
-    """A branch also changed elsewhere. The agent or a person has to merge the two sides."""
+    """A branch was also changed elsewhere. The agent or a person has to merge the two sides."""
 
 
 class LostLease(Conflict):
@@ -110,7 +112,7 @@ class GitFailed(WorkspaceError):
 
 
 class GitSaidTooMuch(GitFailed):
-    """git was ended because its output was larger than the caller accepts."""
+    """git was stopped because its output was larger than the caller accepts."""
 
 
 class StoreError(PerdureError):
@@ -145,8 +147,8 @@ class CapsuleError(PerdureError):
 
 
 class NotVerified(PerdureError):
-    """A signed receipt did not pass verification: it was changed or cut, signed by another key, or
-    is about something else."""
+    """A signed receipt did not pass verification: it was changed or truncated, signed by another
+    key, or is about another run or commit."""
 
     exit_code = 8
 

@@ -1,8 +1,8 @@
 """Regular expressions that are compiled on first use.
 
 Every command that starts an agent imports about 120 patterns and uses a quarter of them. Compiling
-one takes 0.2 ms. A late pattern behaves like a compiled one, and type checkers see a compiled one.
-Only the functions of `re` refuse a late pattern as their first argument: call its own methods.
+one takes 0.2 ms. A late pattern has the methods of a compiled one, and type checkers treat it as
+one. But it cannot be passed to the functions of `re`: call its own methods instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
 
     def late_pattern(pattern, flags=0):
-        """Same as `re.compile`; an invalid pattern raises on first use."""
+        """Return a pattern that is compiled on first use. An invalid pattern raises only then."""
         return _LatePattern(pattern, flags)
 
 
@@ -24,8 +24,9 @@ _METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "
 
 
 class _LatePattern:
-    """Stands for a pattern until one of its methods or attributes is used. Then it has the methods
-    of the compiled pattern, so further calls cost nothing extra."""
+    """Represents a pattern that is not compiled yet. The first use of a method or attribute
+    compiles the pattern and stores its methods in this object, so that further calls cost nothing
+    extra."""
 
     def __init__(self, pattern: str | bytes, flags: int) -> None:
         self._given = (pattern, flags)

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 TRANSPORTS = frozenset({"https", "ssh"})
-"""Schemes of the addresses that repositories are fetched from. http on this machine is one too."""
+"""URL schemes of repositories that may be fetched. In addition, http is accepted for this machine
+itself."""
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
-    """Open the store for reading only; nothing is made or written."""
+    """Return the store, opened for reading only. Nothing is created or written."""
     from perdure import store as stores
 
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
@@ -54,12 +55,15 @@ def open_engine(
     relay: Callable[[], str] = str,
     transports: frozenset[str] = TRANSPORTS,
 ) -> Engine:
-    """Return an engine that is ready to run attempts. `actor` is recorded as the originator of the
-    caller's requests. `environ` is the user's environment; agents get a part of it. `guarded`:
-    people outside may name repositories. `secrets` are redacted in everything that perdure writes,
-    like secrets in the environment. `relay` returns the address through which repositories are
-    fetched; an empty string means their own address. `transports`: the schemes of addresses that
-    repositories may be fetched from."""
+    """Return an engine that is ready to run attempts.
+
+    - `environ`: the user's environment; agents get a part of it.
+    - `actor`: the originator that is recorded for the caller's requests.
+    - `guarded`: whether people without an account here may name repositories.
+    - `secrets`: texts that are redacted in everything that perdure writes.
+    - `relay`: returns the address to fetch repositories through; empty means directly.
+    - `transports`: the URL schemes of repositories that may be fetched.
+    """
     require(chosen.run_as)
     if problem := system.problem():
         raise WorkspaceError(*problem)
@@ -206,8 +210,9 @@ def _prove(environ: Mapping[str, str]) -> Prove:
 
 
 def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
-    """Return the servers that may be fetched from. A server in a rule's clone address was named on
-    purpose, so it may be private."""
+    """Return the rules for the servers that repositories may be fetched from. A server in the clone
+    address of a rule (`[agents.NAME]`) may be in a private network, because the configuration names
+    it."""
     from perdure.host.git.servers import Hosts, host_of
 
     named = {host_of(rule.clone) for rule in chosen.agents if not rule.clone.startswith("/")}
@@ -217,16 +222,18 @@ def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
 def helper_logins(
     chosen: Settings, environ: Mapping[str, str], guarded: bool
 ) -> Callable[[str], tuple[str, str] | None]:
-    """Return a function that asks the user's own credential helpers for a login. `guarded`: it asks
-    only for servers that the configuration names, because a person outside may name a repository
-    that the user can read and that person cannot."""
+    """Return a function that asks the user's own credential helpers for a login.
+
+    `guarded`: ask only for servers that the configuration names. Otherwise a person without an
+    account on this machine could name a repository that only the user may read.
+    """
     hosts = hosts_of(chosen, guarded)
 
     def answer(url: str) -> tuple[str, str] | None:
         from perdure.host.git import helpers
 
-        # Helpers are named in a file of the user that perdure shares with the agents (`run_as`), so
-        # an agent could name a helper of its own.
+        # With `run_as`, perdure and the agents share the user's git configuration, which names the
+        # helpers. So an agent could add a helper of its own.
         if is_separate() or (guarded and not hosts.knows(url)):
             return None
         return helpers.login(url, environ)
@@ -235,17 +242,20 @@ def helper_logins(
 
 
 def _no_configuration() -> Path | None:
-    """Return the file that ssh reads instead of `~/.ssh/config` if agents are kept apart
-    (`run_as`), because agents can write `~/.ssh/config`; otherwise None."""
+    """Return /dev/null as the configuration file of ssh if agents run as a separate user
+    (`run_as`), because agents can write `~/.ssh/config`. Otherwise return None."""
     if is_separate():
         return Path(os.devnull)
     return None
 
 
 def this_host(chosen: Settings) -> Host:
-    """Return the identity of this host among those that share the database. This host leaves a run
-    to the host that has the run's files until a takeover is due. Without a checkpoint store it
-    never takes such a run over, because it cannot fetch the files."""
+    """Return the identity of this host among those that share the database.
+
+    If another host has the files of a run, this host leaves the run to it until a takeover is due.
+    Without a checkpoint store this host never takes over such a run, because it cannot fetch the
+    files.
+    """
     from perdure.host import process
     from perdure.model import NOWHERE
 
@@ -256,7 +266,7 @@ def this_host(chosen: Settings) -> Host:
 
 
 def probe(chosen: Settings) -> Probe:
-    """Return a probe that checks whether a run that is stored as running is really running."""
+    """Return a probe that checks whether a run stored as `running` is really running."""
     from perdure.host.process import Probe
 
     return Probe(chosen.state, this_host(chosen))
@@ -267,8 +277,9 @@ def _tell(what: str) -> None:
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
-    """Return a function that gives the token for fetching. PERDURE_GIT_TOKEN is used only for the
-    host in PERDURE_GIT_TOKEN_HOST, with the name in PERDURE_GIT_TOKEN_USER."""
+    """Return a function that returns user name and token for fetching from a URL, or None.
+    PERDURE_GIT_TOKEN is used only for the host in PERDURE_GIT_TOKEN_HOST, with the user name in
+    PERDURE_GIT_TOKEN_USER."""
     user = environ.get("PERDURE_GIT_TOKEN_USER", "") or "x-access-token"
     token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
 

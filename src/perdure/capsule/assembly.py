@@ -1,8 +1,8 @@
-"""Assembles a checkpoint of a run: the manifest, and the frames of its files, in a directory of its
-own. Called by `export` for a file and by `publication` for a checkpoint store.
+"""Assembles a checkpoint of a run in a directory: the manifest, and the files as compressed frames.
+Called by `export` for a file and by `publication` for a checkpoint store.
 
 Every stream is searched for secrets while it is read. Conversations are taken from perdure's own
-copies, up to the length that the checkpoint records; the workdir is taken as a git pack of the
+copies, up to the length that the checkpoint records. The workdir is taken as a git pack of the
 changes since the run began. Nothing else in an agent's home is read, so no credentials, settings,
 hooks or servers can be included.
 """
@@ -62,8 +62,8 @@ class Packs(Protocol):
 
 
 class Gathering(Struct):
-    """Collects files and their frames. `known`: digests of parts that the receiver already has, so
-    that they need no frame."""
+    """Collects the files of a checkpoint and compresses them into frames. `known` has the SHA-256
+    of each part that the receiver already has. Such a part gets an empty frame."""
 
     directory: Path
     scan: Scan
@@ -74,8 +74,9 @@ class Gathering(Struct):
     def add(
         self, name: str, source: Readable, *, place: str = "", size: int = GROWING
     ) -> CapsuleFile:
-        """Add a stream and return its file. A stream with a `place` (its name in the table of
-        findings) is searched for secrets. They are redacted unless the scan keeps them."""
+        """Add a stream under a name, and return it as a CapsuleFile. `place` is the name of the
+        stream in the table of findings. With a `place`, the stream is searched for secrets, which
+        are redacted unless the scan is set to keep them."""
         if place:
             pieces = self.scan.over(place, source)
         else:
@@ -91,8 +92,8 @@ class Gathering(Struct):
                 parts.append(part)
                 file.write(_LENGTH.pack(len(packed)) + packed)
 
-            # A thread compresses while this one reads and searches; only a few parts are in memory
-            # at a time.
+            # One thread compresses while this one reads and searches. Only a few parts are in
+            # memory at a time.
             for content in _fixed_size_pieces(pieces, size):
                 waiting.append(beside.submit(self._frame, content, whole))
                 length += len(content)
@@ -110,13 +111,13 @@ class Gathering(Struct):
         return part, b"" if part.sha256 in self.known else frame(content)
 
     def frames(self, file: CapsuleFile) -> Iterator[bytes]:
-        """Yield the frames of a file that was added; empty ones for known parts."""
+        """Yield the frame of each part of an added file. The frame of a known part is empty."""
         with self._places[_address(file)].open("rb") as source:
             for _ in file.parts:
                 yield source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0])
 
     def fresh(self, manifest: Manifest) -> Iterator[tuple[Part, bytes]]:
-        """Yield every part that is not known yet, with its frame."""
+        """Yield every part that the receiver lacks, with its frame."""
         for file in manifest.files():
             if _address(file) in self._places:
                 for part, packed in zip(file.parts, self.frames(file), strict=True):
@@ -129,7 +130,7 @@ def _address(file: CapsuleFile) -> str:
 
 
 def _fixed_size_pieces(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield the stream in pieces of one size; the last one may be shorter."""
+    """Yield the stream in pieces of `size` bytes. The last piece may be shorter."""
     held = bytearray()
     for piece in pieces:
         held += piece
@@ -143,8 +144,8 @@ def _fixed_size_pieces(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
 def gather(
     engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs
 ) -> Manifest:
-    """Return the manifest of one checkpoint; its files are in the gathering. Raises CapsuleError if
-    the workdir or the conversation is lost."""
+    """Add the files of one checkpoint to `gathering`, and return its manifest. Raises CapsuleError
+    if the workdir or the conversation is lost."""
     with ThreadPoolExecutor(1, thread_name_prefix="pack") as beside:
         # git packs the workdir while this thread searches the conversation.
         packing = beside.submit(packs, gathering)
@@ -208,8 +209,9 @@ def _gather(
 def _task_files(
     store: RunStore, state: Path, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
 ) -> Iterator[CapsuleFile]:
-    """Yield the task files that a later attempt or update needs. If a secret was replaced in one,
-    its digest no longer matches its name, and the receiver ignores the file."""
+    """Add the task files that a later attempt or update needs, and yield them. The name of a task
+    file is its digest. If a secret is redacted in it, the two differ, and the receiver does not use
+    the file."""
     contents = Contents(state)
     newest = [each.file.sha256 for each in expected_files(story.contexts).values()]
     if newest:
@@ -229,8 +231,8 @@ def _task_files(
 def _conversations(
     copies: Copies, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
 ) -> Iterator[Carried]:
-    """Yield the conversations with their files. An agent may choose any name for a file beside its
-    conversation; files with names that a receiver would refuse are added to `odd` instead."""
+    """Yield each conversation with the files beside it. An agent may choose any name for such a
+    file. A file whose name a receiver would refuse is left out, and its name is added to `odd`."""
     by_session: dict[str, list[CopyPart]] = {}
     for part in parts:
         by_session.setdefault(part.session_id, []).append(part)
@@ -252,8 +254,8 @@ def _conversations(
 
 
 def is_path(name: str) -> bool:
-    """Return whether a receiver would accept a file of this name: a file without credentials,
-    settings or hooks, and a path that does not lead out."""
+    """Return whether a receiver would accept a file of this name. The name must be a plain relative
+    path, and not that of an agent's credentials, settings or hooks."""
     try:
         check_path(name)
     except CapsuleError:
@@ -276,7 +278,7 @@ def _copy(copies: Copies, agent: str, part: CopyPart, gathering: Gathering) -> C
 
 
 class Beginning(Struct):
-    """The first `left` bytes of a stream, as a stream."""
+    """A readable stream that ends after the next `left` bytes of another one."""
 
     source: Readable
     left: int

@@ -1,8 +1,9 @@
 """Searches for secrets in the files that a checkpoint's commit has added since the run began.
 Called by `export` and `publication`.
 
-Files that are unchanged since then are not searched: every receiver with the repository has them.
-All other files are searched, including files that are only staged, and those of commits in between.
+Files that are unchanged since then are not searched, because every receiver with the repository has
+them. All other files are searched, also those that are only staged or only in earlier commits of
+the run.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from perdure.workspace.snapshot.escapes import unescape
 
 BATCH = 16 << 20
 LARGEST = 64 << 20
-"""Maximum size of a file that is searched, in bytes; larger ones are reported as not searched."""
+"""Maximum size of a file that is searched, in bytes. Larger files are reported as not searched."""
 
 
 def shown(name: str) -> str:
-    """Return the display name for a name in the tree."""
+    """Return the name that people see for a path in a checkpoint's git tree."""
     top, _, rest = name.partition("/")
     if rest:
         return {"worktree": rest, "index": f"{rest} (staged)"}.get(
@@ -32,8 +33,8 @@ def shown(name: str) -> str:
 def search(
     git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown
 ) -> list[str]:
-    """Search the files that are new since the commits `have`. Return those that were too large.
-    `called`: returns a file's display name for its name in the tree."""
+    """Search the files that `commit` has and the commits `have` lack. Return the display names of
+    those that are too large to search. `called` maps a path in the git tree to a display name."""
     large = []
     held: list[tuple[str, str]] = []
     size = 0
@@ -51,7 +52,7 @@ def search(
 
 
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield (id, name, size) of every new blob."""
+    """Yield id, path and size in bytes of each blob in `commit` that the commits `have` lack."""
     since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
     said = git.run(
         "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
@@ -91,8 +92,8 @@ def _search(
 
 
 def on_disk(name: str) -> str:
-    """Return a file's name in the workdir for its name in the tree; empty if it exists only in the
-    history."""
+    """Return a file's path in the workdir, for its path in a checkpoint's git tree. The result is
+    empty if the file exists only in the history."""
     top, _, rest = name.partition("/")
     if top in ("worktree", "index"):
         return unescape(rest)

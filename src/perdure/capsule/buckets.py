@@ -1,7 +1,7 @@
-"""The objects of a checkpoint store.
+"""Reads and writes the objects of a checkpoint store. Used by `objects`.
 
-They are in a directory or a cloud's bucket (`DirectBucket`, by obstore), or behind the relay of a
-pod (`RelayedBucket`), which has the credentials that this process lacks.
+The objects are in a directory or a cloud bucket (`DirectBucket`, by the library obstore), or behind
+the relay of a pod (`RelayedBucket`). The relay has the credentials that this process lacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perdure.host import relay
 from perdure.model.codec import resolved
 
 RELAY_S = 600.0
-"""Timeout for an answer of the relay in seconds: it waits for the store itself."""
+"""Timeout for an answer of the relay, in seconds. It is long, as the relay waits for the store."""
 WORDS_MOST = 2_000
 
 
@@ -26,34 +26,35 @@ class TooLarge(Exception):
 
 
 class KeyNames(msgspec.Struct, frozen=True, kw_only=True):
-    """The names directly below a prefix, by their last part."""
+    """The objects and prefixes directly below a prefix. Each is the last part of its key."""
 
     objects: list[str]
     prefixes: list[str]
 
 
 class Objects(Protocol):
-    """Objects by key. An object is never deleted. Errors of the store are obstore's, or
-    StoreAway."""
+    """Reads and writes objects by key. No object is ever deleted. A DirectBucket raises obstore's
+    errors, a RelayedBucket StoreAway, CapsuleError or OSError."""
 
     def names(self, prefix: str) -> KeyNames:
         """Return the names directly below a prefix."""
 
     def get(self, key: str, most: int) -> bytes:
-        """Return an object. Raises FileNotFoundError, and TooLarge for more than `most` bytes."""
+        """Return an object's content. Raises FileNotFoundError, or TooLarge if it has more than
+        `most` bytes."""
 
     def has(self, key: str) -> bool:
         """Return whether an object exists."""
 
     def put(self, key: str, content: bytes) -> None:
-        """Write an object."""
+        """Write an object. An existing object is replaced."""
 
     def create(self, key: str, content: bytes) -> None:
-        """Write an object that does not exist. Raises FileExistsError."""
+        """Write a new object. Raises FileExistsError if the key is in use."""
 
 
 class DirectBucket(msgspec.Struct, frozen=True):
-    """A directory or a bucket, as a store of obstore's."""
+    """The objects of a directory or a cloud bucket. `store` is a store of the library obstore."""
 
     store: Any
 
@@ -97,15 +98,15 @@ class DirectBucket(msgspec.Struct, frozen=True):
         except (AlreadyExistsError, PreconditionError) as error:
             raise FileExistsError(key) from error
         except (NotSupportedError, NotImplementedError):
-            # Without conditional writes a race of some milliseconds remains:
-            # docs/reference/capsule.md.
+            # Without conditional writes, another writer may create the object between these two
+            # calls: see docs/reference/capsule.md.
             if _last(key) in self.names(key.rpartition("/")[0]).objects:
                 raise FileExistsError(key) from None
             obstore.put(self.store, key, content)
 
 
 class RelayedBucket(msgspec.Struct, frozen=True):
-    """The store behind the relay of a pod. `directory` has the relay's address."""
+    """The objects that the relay of a pod serves. A file in `directory` has the relay's address."""
 
     directory: Path
 
@@ -141,8 +142,9 @@ class RelayedBucket(msgspec.Struct, frozen=True):
         most: int = 64 << 20,
         content: bytes | None = None,
     ) -> tuple[int, bytes]:
-        """Return status and content of an answer. Raises CapsuleError for a request that the relay
-        refuses, and StoreAway or OSError for one that it cannot fulfill."""
+        """Send a request to the relay, and return the status and the content of its answer. Raises
+        CapsuleError if the relay refuses the request, and StoreAway or OSError if it cannot carry
+        it out."""
         address = relay.read(self.directory)
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=RELAY_S)
         try:

@@ -23,7 +23,8 @@ from perdure.errors import CapsuleError
 MAGIC = b"PERDURE\x01"
 _LENGTH = struct.Struct(">I")
 LONGEST_FRAME = PART + (PART >> 7) + 1024
-"""Maximum size of a frame, in bytes. By zstd's bound, incompressible data grows by 1/256."""
+"""Maximum size of a frame, in bytes. zstd lets incompressible data grow by at most 1/256. This
+limit allows more than twice that."""
 
 
 class CapsuleContents(Protocol):
@@ -43,7 +44,7 @@ class Frames(Protocol):
 
 
 def write(target: IO[bytes], manifest: Manifest, frames: Frames) -> None:
-    """Write a complete capsule."""
+    """Write the manifest and the frames of all its files to `target`, as one capsule."""
     content = manifests.encode(manifest)
     target.write(MAGIC + hashlib.sha256(content).digest())
     _put(target, frame(content))
@@ -82,7 +83,7 @@ class Capsule:
             yield self._part(part, file)
 
     def end(self) -> None:
-        """Raise CapsuleError if the file is longer than the manifest says."""
+        """Raise CapsuleError if the file has data after its last part."""
         if self._source.read(1):
             raise CapsuleError(
                 f"{self._name} has extra data after its end",
@@ -103,7 +104,7 @@ class Capsule:
 
     def _exactly(self, length: int) -> bytes:
         content = self._source.read(length)
-        # A pipe may give less than was asked for.
+        # A pipe may return fewer bytes than requested.
         while len(content) < length and (more := self._source.read(length - len(content))):
             content += more
         if len(content) < length:
@@ -113,7 +114,8 @@ class Capsule:
 
 @contextmanager
 def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
-    """Yield a capsule from an open file or pipe. Raises CapsuleError."""
+    """Yield a Capsule that reads from an open file or pipe. Raises CapsuleError if the data cannot
+    be read or is not a capsule."""
     try:
         yield Capsule(source, name)
     except OSError as error:

@@ -1,9 +1,11 @@
-"""`perdure export`: writes one checkpoint of a run as a capsule. The run is only read, and may be
-running meanwhile.
+"""`perdure export`: writes one checkpoint of a run as a capsule. The run is not changed, and may be
+running at the same time.
 
 If the checkpoint contains a secret, nothing is written, unless a person has chosen how to treat it:
-`redact` (in the conversation and the records), `leave_out` (files of the workdir), or `allow`
-(everything is written unchanged).
+
+- `redact`: replace it in the conversation and the records
+- `leave_out`: omit the files of the workdir that contain one
+- `allow`: write everything unchanged
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class Exported(Struct, frozen=True, kw_only=True):
 
 
 def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
-    """Write the capsule. Raises NotFound, Conflict if the file exists, SecretsFound,
-    CapsuleError."""
+    """Write a capsule of a run's checkpoint. Return what was written. Raises NotFound if the run or
+    checkpoint does not exist, Conflict if the file exists, SecretsFound, or CapsuleError."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be exported")
     checkpoint = chosen(engine.store, run, wanted.at)
@@ -88,8 +90,8 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
 
 
 def redactor_of(environ: Mapping[str, str], redactor: Redactor, run: TaskRun) -> Redactor:
-    """Return a redactor for the secrets that this perdure knows, and for those in the task's own
-    environment variables."""
+    """Return a redactor for the secrets that perdure knows and those in the task's environment
+    variables."""
     return redactor.also({**run.spec.env, **environ})
 
 
@@ -135,7 +137,8 @@ def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
 
 
 class Packing(Struct):
-    """Packs the workdir for a capsule. `earlier`: the workdir that the receiver already has."""
+    """Packs the workdir of a checkpoint with git, and searches it for secrets. `earlier` is the
+    version of the workdir that the receiver already has."""
 
     engine: Engine
     run: TaskRun
@@ -194,9 +197,12 @@ class Packing(Struct):
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Return the commit at which the run began; older history is not included. If the clone was
-        made again since then, its recorded beginning may be a later commit of the repository. The
-        result is then the merge base of that commit and the run's own HEAD."""
+        """Return the commit at which the run began, or an empty string. Older history is not
+        packed.
+
+        A clone that was made again may record a later commit as the beginning. Therefore the result
+        is the merge base of the recorded commit and the run's own HEAD, if both are known.
+        """
         began = self.engine.workspaces.began(place)
         if began and git.commit(began) and self.checkpoint.workdir.head:
             common = git.run(
@@ -213,8 +219,8 @@ class Packing(Struct):
 
 
 def _write(target: Path, manifest: Manifest, gathering: Gathering) -> None:
-    """Write a temporary file beside the target, then link it: a capsule at the target is always
-    complete."""
+    """Write the capsule to a temporary file, then link it to the target. So the target never
+    contains an incomplete capsule."""
     fd, staged = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(fd, "wb", buffering=1 << 20) as file:

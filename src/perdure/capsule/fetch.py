@@ -1,11 +1,13 @@
-"""Fetches a run's workdir and conversation from a checkpoint store, if several hosts share the
-database.
+"""Moves a run to this host: fetches its workdir and conversation from a checkpoint store. Used if
+several hosts share the database.
 
 The run itself (spec, instructions, attempts, journal) is taken from the database. Only files are
-taken from the store, verified like those of a capsule (`verification`). Called under a claim, so no
-other process works on the run. The last transaction records in the database that the files are on
-this host. If a kill comes before that, the next process to claim the run starts over. Files that
-were already in the workdir are saved first, as by a restore.
+taken from the store, and are verified like those of a capsule (`verification`). Files that were
+already in the workdir are saved first, as by a restore.
+
+The caller holds a claim, so no other process works on the run. The last transaction records in the
+database that the files are on this host. After a kill before that transaction, the next process
+that claims the run fetches everything again.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ WHY = "fetch"
 
 
 def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manifest) -> TaskRun:
-    """Make this the run's host, and return the run as it is now. Raises CapsuleError, Conflict,
-    LostLease, NotFound, WorkspaceError."""
+    """Fetch the files of the checkpoint to this host. Return the run with its workspace on this
+    host. Raises CapsuleError, Conflict, LostLease, NotFound, WorkspaceError."""
     run = claim.run
     driver = engine.driver(run.spec.agent)
     if manifest.agent != run.spec.agent:

@@ -1,9 +1,9 @@
 """Encodes parts as zstd frames, for a capsule and for an object store.
 
-Each frame contains one part of at most 4 MiB, so memory is bounded on both sides. A frame may
-unfold to at most a hundred times its size. A writer keeps this limit by padding a smaller frame
-with a skippable one, which every zstd ignores. zstandard is imported late, because it comes with
-the extra `perdure[capsule]`.
+Each frame contains one part of at most 4 MiB, so writer and reader need little memory. A frame may
+decompress to at most 100 times its size. If the frame of a part is too small for that, the writer
+adds a skippable frame as padding, which every zstd ignores. zstandard is imported late, because it
+comes with the extra `perdure[capsule]`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _local = threading.local()
 
 
 def part_of(content: bytes) -> Part:
-    """Return the part with this content."""
+    """Return the Part (SHA-256 and size) that identifies this content."""
     return Part(hashlib.sha256(content).hexdigest(), len(content))
 
 
 def frame(content: bytes) -> bytes:
-    """Return the content as a frame. The same content and the same library give the same bytes."""
+    """Return the content compressed as a frame. The same content and version of the library give
+    the same bytes."""
     packed: bytes = _tools()[0].compress(content)
     short = -(-len(content) // RATIO) - len(packed)
     if short > 0:
@@ -43,8 +44,8 @@ def frame(content: bytes) -> bytes:
 
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
-    """Return the content of a frame, if it is exactly this part. Raises CapsuleError, before more
-    than the part's size is unfolded."""
+    """Return the content of a frame. Raises CapsuleError if it is not exactly this part. Never
+    decompresses more than the size of the part."""
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
         raise CapsuleError(
@@ -55,7 +56,8 @@ def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
 
 
 def unfold(packed: bytes, most: int, what: str) -> bytes:
-    """Return the content of a frame, of at most `most` bytes. Raises CapsuleError."""
+    """Return the decompressed content of a frame. Raises CapsuleError if the frame is damaged or
+    has more than `most` bytes of content."""
     library = zstd()
     try:
         size = library.frame_content_size(packed)
@@ -83,10 +85,12 @@ def zstd() -> Any:
 
 
 def _tools() -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
-    """Return the compressor and decompressor of this thread: they are not thread-safe."""
+    """Return the compressor and the decompressor of this thread. They are not thread-safe, so each
+    thread has its own."""
     if not hasattr(_local, "tools"):
         library = zstd()
-        # A part never needs a larger window, which would only cost memory.
+        # The window of the decompressor is limited to 8 MiB. A part has at most 4 MiB, so a larger
+        # window would only cost memory.
         compressor = library.ZstdCompressor(
             level=LEVEL, write_checksum=False, write_content_size=True
         )

@@ -1,10 +1,10 @@
-"""`perdure import`: takes in a run from a capsule or a checkpoint store. The run continues on this
-machine when a person retries it.
+"""`perdure import`: stores a run from a capsule or a checkpoint store on this machine. The run
+continues here when a person retries it.
 
-Everything is verified (`verification`, `story`) before anything is used. Then the workdir is made
-and the conversations become own copies. Last, the run is stored in a final state: nothing
-dispatches it, `perdure retry` continues it. A failed import leaves nothing: a workdir that it made
-goes to the trash.
+Everything is verified (`verification`, `story`) before anything is used. Then the workdir is made,
+and the conversations become perdure's own copies. Last, the run is stored in a final state, so it
+is not dispatched before `perdure retry`. After a failed import, a workdir that it made is moved to
+the trash, and its other files are deleted.
 
 The agents' homes are not changed. When the next attempt needs a conversation, the ladder restores
 its copy into the home, for the run's directory on this machine.
@@ -60,8 +60,8 @@ WHY = "import"
 
 
 class ImportRequest(Struct, frozen=True, kw_only=True):
-    """The options of an import. `into`: a new directory. `repo`: a repository that has the run's
-    base."""
+    """The options of an import. `into`: directory to create as the workdir. `repo`: repository that
+    has the run's base commit; the workdir becomes a worktree of it."""
 
     source: str
     into: Path | None = None
@@ -72,8 +72,8 @@ class ImportRequest(Struct, frozen=True, kw_only=True):
     """The widest permissions that this machine grants."""
     spec: TaskSpec | None = None
     """The run's spec on this machine, if the caller owns the run on all machines. It replaces the
-    stored spec, of which only prompt and scope are kept. None: the stored spec comes from a
-    stranger and is not trusted (`trust`)."""
+    stored spec, except for its prompt and scope. If None, the stored spec comes from a stranger,
+    and `trust` decides which parts of it apply."""
 
 
 class ImportResult(Struct, frozen=True, kw_only=True):
@@ -87,8 +87,8 @@ class ImportResult(Struct, frozen=True, kw_only=True):
 def import_run(
     engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: ImportRequest
 ) -> ImportResult:
-    """Import the run. Raises CapsuleError, Conflict for names and places that are taken, NotFound,
-    WorkspaceError."""
+    """Verify the run, store it on this machine, and return it. Raises CapsuleError, Conflict if the
+    name or the directory is in use, NotFound, WorkspaceError."""
     name = _name(engine.store, wish.name or manifest.name)
     engine.driver(manifest.agent)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -187,8 +187,8 @@ def _is_free(store: RunStore, run_id: str) -> bool:
 def _planned(
     workspaces: Workspaces, manifest: Manifest, spec: TaskSpec, name: str, wish: ImportRequest
 ) -> tuple[TaskSpec, Workspace]:
-    """Return the spec with the run's place on this machine, and its workspace. Raises Conflict,
-    NotFound, CapsuleError."""
+    """Return the spec with the run's directory on this machine, and the planned workspace. Raises
+    Conflict, NotFound, CapsuleError."""
     workdir = _workdir(manifest)
     if wish.repo is not None:
         if not workdir.base:
@@ -217,14 +217,15 @@ def _planned(
 
 
 def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
-    """Return the workspace of a run that began on another host: the place where it would have begun
-    on this host or, if its repository is only on the other host, a directory of its own."""
+    """Return the workspace of a run that began on another host. It is where the run would have
+    begun on this host. If that is not possible here, it is a separate directory in the state
+    directory."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(workspaces.plan(run.spec, run.name, Path("/")), base=base)
     except (NotFound, WorkspaceError):
-        # WorkspaceError: both hosts see the same repository, and the branch is checked out at the
-        # other one.
+        # NotFound: only the other host has the repository. WorkspaceError: both hosts share it, and
+        # the other host has the branch checked out.
         place = state / "workdirs" / run.id
         place.parent.mkdir(mode=0o700, exist_ok=True)
         return workspaces.plan_new(place)
@@ -244,8 +245,8 @@ def make_workdir(
     place: Workspace,
     agent: str,
 ) -> tuple[int, Saved, tuple[str, ...]]:
-    """Restore the workdir exactly. Return the checkpoint's number here, its workdir half, and
-    notes. Raises CapsuleError."""
+    """Restore the workdir of the checkpoint exactly. Return the checkpoint's new number on this
+    machine, the saved workdir for its record, and notes for a person. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         workspaces.prepare(place, agent)
@@ -275,8 +276,9 @@ def copies_of(
     cwd: Path,
     brought: list[Path],
 ) -> list[CopyPart]:
-    """Store the conversation as own copies and return their parts. An existing copy with more
-    content is moved aside and kept."""
+    """Store the files of a conversation as perdure's own copies, and return their parts. An
+    existing file with other content is moved aside and kept. The paths of new files are added to
+    `brought`."""
     archive = driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):
@@ -292,7 +294,7 @@ def copies_of(
 
 
 def keep_given(state: Path, manifest: Manifest, files: VerifiedCapsule) -> None:
-    """Store the contents of task files by their digests, regardless of their names."""
+    """Store the contents of task files by their computed digests. Their names are not trusted."""
     kept = GivenContents(state)
     for file in manifest.given:
         if file.size <= LARGEST:
@@ -306,7 +308,8 @@ def _with_snapshot(
     manifest: Manifest,
     parts: tuple[CopyPart, ...],
 ) -> Session:
-    """Return the session with a snapshot of its own copy here."""
+    """Return the session with a snapshot of its copy on this machine. A session that is retired or
+    has no copy is returned unchanged."""
     main = next(
         (part for part in parts if part.session_id == session.id and part.name == "main"), None
     )
@@ -325,8 +328,8 @@ def _with_snapshot(
 def _run(
     was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
 ) -> TaskRun:
-    """Return the run in a final state. A run that was not final becomes `cancelled`; `perdure
-    retry` continues it here."""
+    """Return the run as it is stored on this machine, in a final state. A run that was not final
+    becomes `cancelled`; `perdure retry` continues it."""
     over = was.state in FINAL
     return replace(
         was,
@@ -348,8 +351,9 @@ def _run(
 def _waits(
     run: TaskRun, attempts: Sequence[Attempt], requests: Sequence[AgentRequest], now: int
 ) -> Decision | None:
-    """Return the decision by which the run waits for a person's answer; None if its agent asked
-    nothing. The run is not dispatched before the answer. A run that was over is not changed."""
+    """Return the decision to wait for a person's answer, or None. The run is then not dispatched
+    before the answer. None means that the agent has no open request, or that the run was already
+    over."""
     asked = [each for each in requests if each.state is RequestState.OPEN]
     outcome = attempts[-1].outcome if attempts else None
     if not asked or outcome is None or run.state is not RunState.CANCELLED:
@@ -365,7 +369,7 @@ def checkpoint_of(
     number: int,
     saved: Saved,
 ) -> Checkpoint:
-    """Return the run's first checkpoint on this machine: the imported one."""
+    """Return the imported checkpoint, which is the run's first one on this machine."""
     return Checkpoint(
         run=run.id,
         number=number,

@@ -1,9 +1,10 @@
-"""The manifest of a capsule: which run, which checkpoint, and which files, each in parts with their
-digests. `assembly` makes a manifest, `container` and `objects` carry it, `verification` follows it.
+"""The manifest of a capsule: the run, the checkpoint and the list of files, with the digests of
+their parts. `assembly` makes a manifest, `container` and `objects` store it, and `verification`
+checks the files against it.
 
-A manifest may come from anywhere and is hostile. Before it is used, `read` refuses anything that is
-too large, too deep, duplicate or not finite, and any name that could lead out of a directory.
-docs/reference/capsule.md describes the format for others.
+A manifest may come from anywhere and is not trusted. Before it is used, `read` refuses data that is
+too large or too deep, duplicate names, numbers that are not finite, and names that could lead out
+of a directory. docs/reference/capsule.md specifies the format for other programs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOST_PARTS = 200_000
 MOST_PACKS = 100
 DEEPEST = 40
 LONGEST_NUMBER = 18
-"""Maximum number of digits of a number: no size or time has more."""
+"""Maximum number of digits of a number. No valid size or time has more."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -40,15 +41,15 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A piece of a file, identified by its content. A capsule contains it in order, an object store
-    as `members/{sha256}`."""
+    """A piece of a file, identified by its SHA-256. A capsule has the parts of a file in order. An
+    object store has each part as `members/{sha256}`."""
 
     sha256: str
     size: int
 
 
 class CapsuleFile(msgspec.Struct, frozen=True):
-    """A file, as a list of parts. `name`: a relative path below the directory for files of its
+    """A file, as a list of parts. `name` is a path relative to the directory for files of the same
     kind."""
 
     name: str
@@ -67,8 +68,8 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint's commit, and the git packs that contain it. `base`: where the run began;
-    older history is not included."""
+    """The checkpoint's commit, and the git packs that contain it. `base` is the commit at which the
+    run began. Older history is not included."""
 
     commit: str
     base: str = ""
@@ -83,7 +84,7 @@ class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One checkpoint of one run."""
+    """The description of one checkpoint of one run, with the list of its files."""
 
     format: int
     perdure: str
@@ -107,14 +108,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     conversations: tuple[Carried, ...] = ()
     """The run's own conversation first, then those that it continues."""
     given: tuple[CapsuleFile, ...] = ()
-    """Contents of task files, named by their digests: the newest versions, and those that an update
-    is merged with."""
+    """Contents of task files, named by their digests: the newest versions, and the earlier versions
+    with which an update is merged."""
     workdir: CapsuleWorkdir | None = None
     redacted: int = 0
     """Number of secrets that were replaced by asterisks."""
     left_out: tuple[str, ...] = ()
-    """Files that were left out: on request, because they contain a secret, or because of their
-    names."""
+    """Names of files that were left out: by request because they contain a secret, or because their
+    names are not allowed."""
 
     def files(self) -> Iterator[CapsuleFile]:
         """Yield all files, in the order of their parts in a capsule."""
@@ -134,7 +135,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as bytes; equal manifests give equal bytes."""
+    """Return the manifest as bytes. Equal manifests give equal bytes."""
     return (
         msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
     )
@@ -177,7 +178,8 @@ def strict_json(content: bytes) -> Any:
         if depth > DEEPEST:
             _refuse("it is nested too deeply")
     try:
-        # Lone surrogates would break the database and the terminal much later.
+        # Refuse lone surrogates here. Otherwise they would break the database and the terminal
+        # later.
         found = json.loads(
             content.decode("utf-8"),
             object_pairs_hook=_reject_duplicate_keys,
@@ -187,7 +189,7 @@ def strict_json(content: bytes) -> Any:
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except CapsuleError:
         raise
-    except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
+    except (ValueError, RecursionError) as error:  # UnicodeError is a subclass of ValueError
         _refuse(f"it is not JSON: {str(error)[:100]}")
     return found
 
@@ -210,7 +212,8 @@ def _parse_integer(digits: str) -> int:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check the syntax of everything that becomes a name, and the sums that must agree."""
+    """Check the syntax of all names, ids and digests, and that the sizes of parts add up. Raises
+    CapsuleError."""
     _match(_RUN, manifest.run, "run")
     _match(_NAME, manifest.name, "name")
     _match(_WORD, manifest.agent, "agent")
@@ -260,7 +263,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def check_branch(branch: str) -> None:
-    """Raise CapsuleError if it is not a plain branch name."""
+    """Raise CapsuleError if `branch` is not a plain branch name."""
     parts = branch.split("/")
     odd = ".." in branch or any(
         not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock")
@@ -271,8 +274,8 @@ def check_branch(branch: str) -> None:
 
 
 def check_path(name: str) -> None:
-    """Raise CapsuleError if the name is not a plain relative path, or if perdure never carries such
-    a file."""
+    """Raise CapsuleError if the name is not a plain relative path, or if no capsule may contain a
+    file of this name."""
     parts = name.split("/")
     plain = (
         name.isprintable()
@@ -294,12 +297,12 @@ NEVER = re.compile(
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
     re.IGNORECASE,
 )
-"""Pattern of the agents' own files of credentials, settings, hooks and servers, which are beside
-the conversations in their homes."""
+"""Pattern of the names of agents' files for credentials, settings, hooks and MCP servers. They are
+in the same homes as the conversations."""
 
 
 def is_carried(name: str) -> bool:
-    """Return whether a file of this name beside a conversation may be carried."""
+    """Return whether a capsule may contain a file of this name."""
     return NEVER.search(name) is None
 
 

@@ -1,9 +1,9 @@
-"""`perdure move`: moves a run to a checkpoint store, or from one.
+"""`perdure move`: moves a run to a checkpoint store, or from one to this machine.
 
-The newest manifest of a run in the store is its state; its newest term says which machine holds it.
-Any machine may take a released run. A run that another machine still holds is taken over only if
-that machine has published nothing for a while, or if a person insists. The other machine notices
-the new term and stops (`publication`).
+The newest manifest of a run in the store is the run's state. Its newest term says which machine
+holds it. Any machine may take a released run. A run that another machine still holds is taken over
+only if that machine has published nothing for a while, or if a person insists. The other machine
+notices the new term and stops (`publication`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 
 QUIET_MS = 90_000
-"""Time in ms without a publication after which another machine is taken to be idle or
-unreachable."""
+"""Time in ms without a publication after which the other machine counts as idle or unreachable."""
 
 __all__ = ["SecretOptions", "list_stored_runs", "move_from", "move_to"]
 
 
 class StoredRun(Struct, frozen=True):
-    """A run in a checkpoint store. `owner` is empty if it was released."""
+    """A run in a checkpoint store. `owner` is the id of the machine that holds it, or empty if the
+    run was released."""
 
     manifest: Manifest
     owner: str
@@ -40,7 +40,7 @@ class StoredRun(Struct, frozen=True):
 
 
 def list_stored_runs(url: str) -> list[StoredRun]:
-    """Return all readable runs of a checkpoint store, newest first."""
+    """Return the runs of a checkpoint store, newest first. Runs that cannot be read are omitted."""
     store = open_store(url)
     found = []
     for run in store.runs():
@@ -53,8 +53,9 @@ def list_stored_runs(url: str) -> list[StoredRun]:
 
 
 def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest:
-    """Publish the run's newest checkpoint and release the run: no further attempt starts here.
-    Raises Conflict while the run is running, or if another machine has taken it up."""
+    """Publish the run's newest checkpoint and release the run. After that, no attempt starts on
+    this machine. Return the manifest. Raises Conflict while the run is running, or if another
+    machine has taken it over."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be moved")
     if run.state is RunState.RUNNING:
@@ -81,13 +82,14 @@ def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest
 def move_from(
     engine: Engine, ref: str, url: str, wish: ImportRequest, *, over: bool = False
 ) -> ImportResult:
-    """Fetch a run from a checkpoint store and make it this machine's. Raises NotFound, Conflict,
-    CapsuleError.
+    """Import a run from a checkpoint store, and return it. This machine then holds its term. Raises
+    NotFound, Conflict, CapsuleError.
 
-    The term is taken first, then the newest manifest is read. So everything that the other machine
-    published until then is included, and its later publications are refused and reported there. If
-    the import fails, the term is given back; after a kill in between, this machine keeps it and may
-    try again.
+    The new term is stored first, then the newest manifest is read. So the import includes
+    everything that the other machine published before. Its later publications are refused and
+    reported there. If the import fails, the term is given back. After a kill during the import,
+    this machine keeps the term and may try again. `over`: take over even if another machine seems
+    to be running the run.
     """
     store = open_store(url)
     key = find(store, ref)
@@ -120,7 +122,9 @@ def move_from(
 
 
 def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
-    """Keep the run if its term is still this machine's, else remove it again. Raises Conflict."""
+    """Check that this machine still holds the run's term. If it does not, or the store does not
+    answer, remove the imported run and raise the error. It is Conflict if another machine was
+    first."""
     try:
         newest = store.term(key)
         if newest is None or newest.number != place.number:
@@ -140,8 +144,8 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
 
 
 def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
-    """Give the run back to its former owner, unless another machine has taken it up since. If the
-    store is not reachable, this machine keeps it."""
+    """Give the run back to its former owner, unless another machine has taken it over in the
+    meantime. If the store does not answer, this machine keeps the term."""
     with suppress(PerdureError):
         newest = store.term(key)
         if newest is not None and newest.number == place.number:
@@ -153,8 +157,8 @@ def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | Non
 
 
 def find(store: CheckpointStore, ref: str) -> str:
-    """Return the run's id in the store. `ref` is its id or its name. Raises NotFound, and Conflict
-    if two runs have the name."""
+    """Return the id in the store of the run with this id or name. Raises NotFound, and Conflict if
+    two runs have the name."""
     runs = store.runs()
     if ref in runs:
         return ref

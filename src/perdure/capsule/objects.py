@@ -1,16 +1,18 @@
 """The checkpoint store: parts of capsules as objects in a directory, S3, Google Cloud or Azure.
-Keys and their meaning; `buckets` reads and writes the objects.
+This module defines the keys of the objects; `buckets` reads and writes them.
 
     members/{sha256}                       a part of a file, as a zstd frame
-    runs/{run}/{term}-{number}.json        a manifest, written last: what it names is all there
-    runs/{run}/terms/{term}.json           who may publish from then on
+    runs/{run}/{term}-{number}.json        a manifest, written after all parts that it names
+    runs/{run}/terms/{term}.json           the machine that may publish from then on
 
-No object is ever changed or deleted here. A machine that publishes holds the newest *term*. To take
-a run over is to create one object that did not exist before, so on any store with conditional
-writes only one of two machines succeeds. A client that got no answer writes again, and finds its
-own object: so a term contains a random word of its writer, and an existing object is compared.
-Manifests have their term in their names, so a late manifest of a machine that lost its term never
-hides a newer one. Credentials come from the environment alone, never from the URL.
+No object is ever changed or deleted here. The machine that holds the newest *term* may publish. To
+take a run over, a machine creates the object of the next term. On any store with conditional
+writes, only one of two machines succeeds.
+
+A client that got no answer repeats the write, and may find its own object. Therefore a term
+contains a random token of its writer, and an existing object is compared with the new one. The name
+of a manifest contains its term. So a late manifest of a machine that has lost its term never hides
+a newer one. Credentials come only from the environment, never from the URL.
 """
 
 from __future__ import annotations
@@ -57,17 +59,17 @@ class Term(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
     number: int
     owner: str
-    """The machine's id; empty if the run was released, for any machine to take."""
+    """The id of the machine. It is empty if the run was released; then any machine may take it."""
     host: str = ""
     """The machine's host name, for people."""
     at: int
 
 
 class _Begun(Term, frozen=True, kw_only=True):
-    """A term as it is stored."""
+    """A term as it is stored, with a random token."""
 
     token: str
-    """A random word, so that two writers never store the same bytes."""
+    """A random token, so that two writers never store the same bytes."""
 
 
 class CheckpointStore(Struct, frozen=True):
@@ -101,13 +103,13 @@ class CheckpointStore(Struct, frozen=True):
             ) from error
 
     def begin(self, run: str, term: Term) -> None:
-        """Begin a term, which must be the next one. Raises Conflict if another machine has begun it
-        first."""
+        """Store the next term of a run. Raises Conflict if another machine has stored it first."""
         begun = _Begun(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
         self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
     def newest(self, run: str) -> tuple[str, Manifest]:
-        """Return the name of the newest manifest, and the manifest. Raises NotFound."""
+        """Return the newest manifest of a run, preceded by its name. Raises NotFound if there is
+        none."""
         names = [name for name in self._names(f"runs/{run}") if KEY.fullmatch(name)]
         if not names:
             raise NotFound(
@@ -117,7 +119,8 @@ class CheckpointStore(Struct, frozen=True):
         return max(names), self.manifest(run, max(names))
 
     def manifest(self, run: str, name: str) -> Manifest:
-        """Return a manifest by its name, verified."""
+        """Return the manifest of this name. Raises CapsuleError if it is not valid or belongs to
+        another run."""
         manifest = manifests.read(self._get(f"runs/{run}/{name}", manifests.LONGEST_MANIFEST))
         if manifest.run != run:
             raise CapsuleError(
@@ -127,14 +130,14 @@ class CheckpointStore(Struct, frozen=True):
         return manifest
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
-        """Store a manifest whose parts are all stored. Return its name. Raises Conflict if another
-        one has that name."""
+        """Store a manifest after all its parts, and return its name. Raises Conflict if another
+        manifest has that name."""
         name = f"{term:06}-{number:08}.json"
         self._create(f"runs/{run}/{name}", manifests.encode(manifest))
         return name
 
     def put(self, part: Part, packed: bytes) -> None:
-        """Store a part. An existing one already has the same content."""
+        """Store a part. An existing object has the same content, because its key is its digest."""
         with _in_words(self.url):
             self.objects.put(f"members/{part.sha256}", packed)
 
@@ -171,12 +174,13 @@ class CheckpointStore(Struct, frozen=True):
                 ) from error
 
     def _create(self, key: str, content: bytes) -> None:
-        """Create an object. Raises Conflict if one with other content exists."""
+        """Create an object. Raises Conflict if the key exists with other content."""
         with _in_words(self.url):
             try:
                 self.objects.create(key, content)
             except FileExistsError as error:
-                # obstore retries after a 5xx answer, even if the first request had succeeded.
+                # obstore retries after a 5xx answer, even if the first request succeeded. Then the
+                # existing object is our own and has the same content.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
@@ -236,7 +240,7 @@ def _term_key(run: str, number: int) -> str:
 
 @contextmanager
 def _in_words(url: str) -> Iterator[None]:
-    """Convert obstore's errors, which have many lines, to one sentence."""
+    """Convert obstore's errors to StoreAway, with only the first line of their long messages."""
     try:
         yield
     except PerdureError:

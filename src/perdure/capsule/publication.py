@@ -1,11 +1,13 @@
 """Uploads checkpoints to the checkpoint store while the agent is running, and notices when another
-machine has taken up the run.
+machine has taken over the run.
 
 The attempt calls `CheckpointPublisher.published` for each checkpoint. A thread uploads the newest
-one: only the parts that are not stored yet, and the manifest last. A machine that lost its term
-reports so once (`PlaceLost`) and publishes nothing more, and its attempt is stopped, so two agents
-never work on one run for long. A store that cannot be reached stops no attempt; failed uploads are
-reported."""
+one: first the parts that the store lacks, then the manifest.
+
+A machine that has lost its term reports this once (`PlaceLost`) and publishes nothing more. Its
+attempt is stopped, so that two agents never work on one run for long. If the store does not answer,
+the attempt continues, and failed uploads are reported.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,14 @@ from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 AT_ONCE = 4
 """Number of parts that are uploaded at the same time."""
 LOOK_S = 15.0
-"""Interval at which the owner of a run's term is checked, in seconds."""
+"""Interval in seconds at which the store is asked which machine holds a run's term."""
 MOST_PACKS = 24
-"""Number of packs after which the whole workdir is packed again, into one pack."""
+"""Number of packs after which the whole workdir is packed again as one pack."""
 
 
 class SecretOptions(Struct, frozen=True):
-    """The treatment of secrets: redact them, leave their files out, or upload them as they are.
-    Secrets that no option covers are refused."""
+    """How secrets are treated: redact them, leave their files out, or upload everything unchanged.
+    A checkpoint with secrets that no option covers is not uploaded."""
 
     redact: bool = False
     leave_out: bool = False
@@ -67,8 +69,8 @@ def machine(state: Path) -> str:
 
 
 def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
-    """Return the run's term, which this machine holds; begin one if there is none. Raises
-    TakenUp."""
+    """Return the run's term, which this machine holds. If the run has no term, begin one. Raises
+    OwnedElsewhere if another machine holds the term or the run was released."""
     key, mine = run.origin or run.id, machine(engine.state)
     term = store.term(key)
     if term is None:
@@ -86,8 +88,8 @@ def publish(
     checkpoint: Checkpoint,
     ways: SecretOptions,
 ) -> Manifest:
-    """Upload one checkpoint: the new parts, then its manifest, which is returned. Raises TakenUp,
-    SecretsFound, CapsuleError."""
+    """Upload the new parts of one checkpoint, then its manifest. Return the manifest. Raises
+    OwnedElsewhere, SecretsFound, CapsuleError."""
     key = run.origin or run.id
     term = place_of(engine, store, run)
     earlier: Manifest | None = None
@@ -124,15 +126,15 @@ def publish(
                 put.result()
     place_of(engine, store, run)
     store.publish(key, term.number, number, manifest)
-    # A machine that took the run up at this moment may not have seen the manifest. It counts only
-    # if this machine still holds the term.
+    # Check the term again. A machine that has just taken the run over may not have seen this
+    # manifest. So the manifest counts only if this machine still holds the term.
     place_of(engine, store, run)
     return manifest
 
 
 def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint contains everything that the run's newest attempt left. Such a
-    checkpoint was taken at the attempt's end, and includes all work."""
+    """Return whether a checkpoint contains all work of the run's newest attempt. This is so if it
+    was taken at the attempt's end and no work was left out."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
@@ -153,8 +155,8 @@ class CheckpointPublisher(Struct):
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def refused(self, run: TaskRun) -> str:
-        """Return why no attempt may start here, in a sentence; empty if one may. If the store does
-        not answer, one may."""
+        """Return the reason why no attempt of the run may start on this machine, as a sentence.
+        Return an empty string if one may start, or if the store does not answer."""
         try:
             if self.engine.host.id:
                 self._take_place(run)
@@ -166,8 +168,8 @@ class CheckpointPublisher(Struct):
         return ""
 
     def available(self, run: TaskRun) -> str:
-        """Return why a run of another host cannot be fetched, or an empty string. The answer is
-        reused for `LOOK_S`."""
+        """Return the reason why a run of another host cannot be fetched, or an empty string. The
+        answer is reused for `LOOK_S` seconds."""
         asked = self._available.get(run.id)
         if asked is None or time.monotonic() - asked[0] >= LOOK_S:
             why = ""
@@ -179,8 +181,8 @@ class CheckpointPublisher(Struct):
         return asked[1]
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Take over the run's term, so that the other host publishes no more of it, then fetch its
-        files."""
+        """Take over the run's term, so that the other host stops publishing. Then fetch the run's
+        files, and return the run."""
         from perdure.capsule.fetch import fetch
 
         store = self._opened()
@@ -188,14 +190,15 @@ class CheckpointPublisher(Struct):
         return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
 
     def _take_place(self, run: TaskRun) -> None:
-        """Take over the run's term if another machine holds it. With a shared database, the
-        database says who owns the run, and the term is changed accordingly."""
+        """Take over the run's term if another machine holds it. Hosts with a shared database agree
+        there on the owner of a run, so the term only has to follow."""
         store, key, mine = self._opened(), run.origin or run.id, machine(self.engine.state)
         term = store.term(key)
         if term is None or term.owner == mine:
             return
         with suppress(NotFound):
-            # Raises NotFound if nothing of the run is stored: then its owner keeps the term.
+            # `newest` raises NotFound if the store has no checkpoint of the run. Then the owner
+            # keeps the term.
             store.newest(key)
             store.begin(
                 key,
@@ -208,7 +211,8 @@ class CheckpointPublisher(Struct):
             )
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """Upload a checkpoint as soon as the previous one is uploaded. Return at once."""
+        """Queue a checkpoint for upload, in place of an older one of the run that is still waiting.
+        Return immediately."""
         with self._turn:
             waiting = checkpoint.run in self._newest
             self._newest[checkpoint.run] = checkpoint
@@ -217,8 +221,8 @@ class CheckpointPublisher(Struct):
                 self._pool.submit(self._upload, checkpoint.run)
 
     def told(self, run_id: str) -> tuple[AnyEvent, ...]:
-        """Return the run's events since the last call: `PlaceLost`, after which the attempt must
-        end, or failures."""
+        """Return the run's events since the last call: failed uploads, or `PlaceLost`, after which
+        the attempt must end. Also start a check of the term if one is due."""
         now = time.monotonic()
         with self._turn:
             if self._pool is not None and now - self._looked.setdefault(run_id, now) >= LOOK_S:
@@ -227,13 +231,13 @@ class CheckpointPublisher(Struct):
             return tuple(self._told.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
-        """Upload the run's newest checkpoint at an attempt's end, and wait for it. Return an error
-        as a sentence, or an empty string."""
+        """Upload the run's newest checkpoint at an attempt's end, and wait for the upload. Return
+        an error as a sentence, or an empty string."""
         with self._turn:
             self._newest.pop(run_id, None)
             self._settled.discard(run_id)
-            # Other runs use the same thread. Once this empty job has run, any upload of this run
-            # that was in progress is done.
+            # All uploads use one thread, one after the other. When this empty job has run, earlier
+            # uploads of the run are done.
             if self._pool is not None:
                 ahead = self._pool.submit(lambda: None)
             else:
@@ -253,8 +257,7 @@ class CheckpointPublisher(Struct):
         return ""
 
     def settled(self, run_id: str) -> bool:
-        """Return whether the last `settle` uploaded everything of the run, with no file left
-        out."""
+        """Return whether the last `settle` uploaded all work of the run and left no file out."""
         return run_id in self._settled
 
     def _opened(self) -> CheckpointStore:
@@ -262,7 +265,7 @@ class CheckpointPublisher(Struct):
         return self._store
 
     def _check_term(self, run_id: str) -> None:
-        """Check between two checkpoints whether this machine still holds the run's term."""
+        """Check whether this machine still holds the run's term. Used between two checkpoints."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: place_of(self.engine, self._opened(), run))
 

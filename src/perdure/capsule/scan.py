@@ -1,4 +1,4 @@
-"""Searches data that is to leave the machine for secrets: known shapes of tokens, and the exact
+"""Searches for secrets in data that leaves the machine: known shapes of tokens, and the exact
 values of this environment's secrets.
 
 `assembly` passes every stream through it once. Findings are reported by place, line and kind, never
@@ -31,7 +31,7 @@ class Readable(Protocol):
 
 
 class SecretFinding(Struct, frozen=True):
-    """A secret: its place and its kind. `line` counts from 1."""
+    """A secret that was found: its place and its kind. `line` counts from 1."""
 
     place: str
     line: int
@@ -42,11 +42,11 @@ class SecretFinding(Struct, frozen=True):
 
 
 class Scan(Struct):
-    """A search through many streams, and its findings."""
+    """A search for secrets in many streams, with its findings."""
 
     redactor: Redactor = NO_SECRETS
     keep: bool = False
-    """Whether streams stay unchanged; findings are recorded in any case."""
+    """Whether streams are passed on unchanged. Findings are recorded in any case."""
     findings: list[SecretFinding] = field(default_factory=list)
 
     def over(self, place: str, source: Readable) -> Iterator[bytes]:
@@ -57,7 +57,8 @@ class Scan(Struct):
             piece = source.read(WINDOW)
             held += piece
             spans = self._spans(held)
-            # A secret that begins shortly before the end may be incomplete.
+            # A secret that begins shortly before the end may be incomplete, so the last bytes are
+            # searched again with the next piece.
             cut = len(held) if not piece else max(0, len(held) - LONGEST)
             for start, end, _ in spans:
                 if start < cut < end:
@@ -78,14 +79,14 @@ class Scan(Struct):
                 return
 
     def look(self, place: str, content: bytes, file: str = "") -> None:
-        """Record the secrets in a content that is completely in memory."""
+        """Record the secrets in content that is completely in memory."""
         for start, _, kind in self._spans(content):
             self.findings.append(
                 SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file)
             )
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
-        """Return the positions of secrets, in order, without overlaps."""
+        """Return start, end and kind of each secret, in order. Overlapping secrets are joined."""
         spans = [(start, end, kind) for kind, start, end in find_tokens(content)]
         if self.redactor.pattern is not None:
             spans += [
@@ -109,7 +110,8 @@ def table(findings: list[SecretFinding]) -> str:
 
 
 class SecretsFound(CapsuleError):
-    """Raised before anything is written that contains secrets. `findings` lists their places."""
+    """Raised for secrets that no option covers, before anything is written. `findings` lists their
+    places."""
 
     exit_code = 3
 

@@ -1,9 +1,9 @@
-"""The story in a capsule: everything about a run besides its files, which is spec, instructions,
+"""The story in a capsule: everything about a run except its files. These are spec, instructions,
 attempts with their receipts, conversations, and journal.
 
-`encode_story` and `journal` write it; `read` and `records` read it from untrusted sources. They
-check every value, make sure that every id agrees with the manifest, and drop all names of places or
-processes of the other machine. `trust` decides which parts of the spec apply.
+`encode_story` and `journal` write the story. `read` and `records` read it from untrusted sources.
+They check every value, make sure that every id agrees with the manifest, and remove paths and
+process names of the other machine. `trust` decides which parts of the spec apply.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ LATEST = 2**53
 """Latest valid time, in ms; equal to `stores.rows.MAX_TIME`."""
 MOVED = "the run was taken to another machine"
 HELD = 16 << 20
-"""Size up to which a journal is assembled in memory, in bytes; a larger one goes to disk."""
+"""Maximum size of a journal that is assembled in memory, in bytes. A larger one is assembled in a
+temporary file."""
 
 
 class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of the run at the time when the checkpoint was sent."""
+    """Everything about a run except its files, as it was when the checkpoint was exported or
+    uploaded."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
@@ -53,7 +55,7 @@ class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[Session, ...]
     """The lineage of the run's conversations, oldest first."""
     requests: tuple[AgentRequest, ...] = ()
-    """The requests of its agent, oldest first."""
+    """The requests of the run's agent to people, oldest first."""
 
 
 def encode_story(story: CapsuleStory) -> bytes:
@@ -62,8 +64,9 @@ def encode_story(story: CapsuleStory) -> bytes:
 
 
 def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
-    """Return the records as a file of lines, positioned at its beginning."""
-    # The caller closes it.
+    """Return the records as a file of JSON lines, positioned at its beginning. A large file is
+    created in the directory `near`."""
+    # The caller closes the file.
     file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115
     for record in records:
         file.write(
@@ -149,8 +152,8 @@ def _check_texts(contexts: Sequence[Context]) -> None:
 def import_story(
     story: CapsuleStory, run_id: str, now: int, scope: str
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
-    """Return attempts and conversations as this machine stores them: all attempts ended, all
-    conversations in this scope, without places of the other machine."""
+    """Return attempts and conversations as this machine stores them. All attempts are ended, all
+    conversations get this scope, and paths of the other machine are removed."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that ran it has given it up")
     attempts = tuple(
         replace(
@@ -174,9 +177,9 @@ def import_requests(
 ) -> tuple[AgentRequest, ...]:
     """Return the requests as this machine stores them.
 
-    An approval is valid only on the machine where it was given. An approval that was not used
-    becomes an open request again; one that the newest attempt was given is superseded. The time to
-    answer starts again here.
+    An approval is valid only on the machine where a person gave it. An unused approval becomes an
+    open request again. An approval that the newest attempt received is superseded. The time to
+    answer starts again on this machine.
     """
     return tuple(
         replace(_import_request(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
@@ -197,8 +200,8 @@ def _import_request(request: AgentRequest, newest: int) -> AgentRequest:
 
 
 def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:
-    """Return the records of an untrusted journal; each attempt ends exactly once. Raises
-    CapsuleError."""
+    """Return the records of an untrusted journal. Every attempt that has ended gets exactly one
+    record of its end. Raises CapsuleError."""
     known = {attempt.number: attempt for attempt in attempts}
     found: list[Record] = []
     ended: set[int] = set()

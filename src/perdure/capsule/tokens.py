@@ -1,11 +1,12 @@
-"""The shapes of known secrets: what a service's token looks like, wherever it occurs.
+"""The shapes of known secrets: patterns of the tokens of many services. Used by `scan`.
 
-Used by `scan`. The shapes are documented by the services. The selection follows the default rules
-of gitleaks (github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT), without those that go by a
-variable's name or by entropy: too many false alarms would teach people to override the check.
+The shapes are documented by the services. The selection follows the default rules of gitleaks
+(github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT). Its rules that depend on the name of a
+variable or on entropy are omitted, because many false alarms would teach people to override the
+check.
 
 Each shape has a few strings that are rare in ordinary text (its anchors). Most secrets are long
-words, so the anchors are searched in the long words of the text first; one expression for all
+words, so the anchors are searched in the long words of the text first. One expression for all
 shapes would take hundreds of times as long.
 """
 
@@ -20,14 +21,16 @@ _END = rb"(?![A-Za-z0-9_])"
 
 
 class TokenShape(Struct, frozen=True):
-    """A kind of secret. `back`: maximum number of bytes by which it begins before its anchor."""
+    """A kind of secret. `back` is the maximum number of bytes between the start of the secret and
+    its anchor."""
 
     name: str
     anchors: tuple[bytes, ...]
     pattern: re.Pattern[bytes]
     back: int = 0
     word: bool = True
-    """Whether the secret is a word of at least 20 of the characters in `_WORDS`."""
+    """Whether the secret is one word of at least 20 characters. `_WORDS` defines the characters of
+    a word."""
 
 
 def _shape(
@@ -46,7 +49,7 @@ _LONG = re.compile(rb" [^ ]{20,}")
 
 
 SHAPES: tuple[TokenShape, ...] = (
-    # web.tokens: perdure's own
+    # perdure's own tokens: see web.tokens
     _shape("perdure token", "prd_", rb"prd_[A-Za-z0-9_-]{43}" + _END),
     # docs.anthropic.com: API, admin and OAuth keys
     _shape("Anthropic key", "sk-ant-", rb"sk-ant-(?:api|admin|oat|ort|sid)\d\d-[A-Za-z0-9_-]{20,}"),
@@ -136,8 +139,8 @@ SHAPES: tuple[TokenShape, ...] = (
     _shape(
         "age key", "AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"
     ),
-    # RFC 7468: the key's own lines are matched too, so that all of it is replaced. In JSON a
-    # newline is `\n`.
+    # RFC 7468: the pattern includes the lines between BEGIN and END, so that the whole key is
+    # replaced. In JSON a newline is `\n`.
     _shape(
         "private key",
         "-----BEGIN",
@@ -146,7 +149,7 @@ SHAPES: tuple[TokenShape, ...] = (
         rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
         word=False,
     ),
-    # RFC 3986, 3.2.1
+    # RFC 3986, 3.2.1: user and password in a URL
     _shape(
         "password in a URL",
         "://",
@@ -156,12 +159,12 @@ SHAPES: tuple[TokenShape, ...] = (
 )
 
 LONGEST = 17_000
-"""Maximum length of a secret, in bytes: pieces of a text that overlap by this much can be searched
-separately."""
+"""Maximum length of a secret, in bytes. Pieces of a text can be searched separately if they overlap
+by this much."""
 
 
 def find_tokens(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """Yield every known secret in the content: its kind, start and end. They may overlap."""
+    """Yield kind, start and end of every known secret in the content. The secrets may overlap."""
     words = b"".join(_LONG.findall(b" " + content.translate(_WORDS)))
     for shape in SHAPES:
         for anchor in shape.anchors:

@@ -1,10 +1,14 @@
 """Decides which parts of an imported spec apply on this machine.
 
-A capsule is a stranger's file until a person says otherwise. Without `--trust`, nothing in it may
-extend the rights of an agent or of perdure itself on this machine. Permissions are lowered to this
-machine's own setting, and never raised. Arguments and variables for the agent and the check command
-(which perdure would run in a shell) are dropped. Each change is reported, and recorded in the
-journal. A key or scope that the run shares with others elsewhere is dropped, too.
+A capsule may come from a stranger. Without `--trust`, nothing in it may extend the rights of an
+agent or of perdure itself on this machine:
+
+- Permissions are lowered to this machine's own setting, and never raised.
+- Arguments and variables for the agent are dropped.
+- The check command is dropped, because perdure would run it in a shell.
+
+These changes are reported, and recorded in the journal. A key or scope that the run shares with
+other runs elsewhere is always dropped.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ MOST_S = 86_400.0
 def granted(
     spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
 ) -> tuple[TaskSpec, tuple[str, ...]]:
-    """Return the spec as it applies here, and a sentence for each part that was dropped or
-    reduced."""
+    """Return the spec as it applies on this machine, and a description of each part that was
+    dropped or reduced."""
     spec = replace(
         spec,
         name=name,
@@ -81,7 +85,7 @@ def _limit(seconds: float) -> float:
 
 
 def _display_value(value: object) -> str:
-    """Return the dropped value as text, without the values of variables."""
+    """Return the dropped value as text. Of variables, only the names are shown."""
     if isinstance(value, dict | tuple):
         return ", ".join(value)
     return str(value)[:200]

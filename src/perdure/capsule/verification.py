@@ -30,7 +30,7 @@ LEFT_FREE = 256 << 20
 
 
 class VerifiedCapsule(Struct, frozen=True):
-    """The files of a capsule on this machine, all verified."""
+    """The verified files of a capsule, on this machine."""
 
     directory: Path
     numbers: dict[int, int]
@@ -44,8 +44,8 @@ class VerifiedCapsule(Struct, frozen=True):
 def verified(
     manifest: Manifest, contents: CapsuleContents, near: Path
 ) -> Iterator[VerifiedCapsule]:
-    """Yield all files of the capsule in a private directory below `near`, which is deleted
-    afterwards. Raises CapsuleError."""
+    """Yield the verified files of the capsule. They are in a private directory below `near`, which
+    is deleted afterwards. Raises CapsuleError."""
     refuse_too_large(manifest, near)
     directory = Path(tempfile.mkdtemp(prefix=".import-", dir=near))
     try:

@@ -1,2 +1,2 @@
-"""The command line: one file for each family of verbs, `main` to find the verb, `compose` to wire
+"""The command line. Each family of verbs has a file. `main` finds the verb, and `compose` connects
 the engine. See `perdure.cli.main`."""

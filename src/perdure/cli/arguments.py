@@ -1,8 +1,7 @@
-"""The flags that describe a task, and their values: the prompt, the files, and all the other fields
-of a TaskSpec.
+"""The flags that describe a task: the prompt, the files, and all the other fields of a TaskSpec.
 
-`perdure run` and similar verbs use all of these flags. The verbs of a cluster have the same ones,
-and create a resource from them.
+`perdure run` and similar verbs use all of these flags. The same verbs of `perdure --cluster` have
+most of them, and create a TaskRun from them.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ FULL = (
 
 
 def prompt_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the prompt of a new run."""
+    """Add the arguments for the prompt of a new run."""
     parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
     parser.add_argument(
         "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
@@ -75,9 +74,8 @@ def prompt_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def agent_flags(group: argparse._ArgumentGroup, *, agent: str, env: str, variable: str) -> None:
-    """Add the agent of a new run, here and on a cluster. The parameters differ between this machine
-    and a cluster: `agent` names the known agents, `env` is the form of `--env`, and `variable` its
-    help."""
+    """Add the flags that describe the agent of a new run, here or on a cluster. `agent` is the help
+    of `--agent`. `env` is the form of the value of `--env`, and `variable` is its help."""
     group.add_argument("--agent", help=agent)
     group.add_argument("--model", help="the model, by the agent's own name for it")
     group.add_argument(
@@ -106,7 +104,7 @@ def label_flag(group: argparse._ArgumentGroup) -> None:
 
 
 def limit_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the limits of a new run, here and on a cluster."""
+    """Add the flags for the limits of a new run, here or on a cluster."""
     group.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
     group.add_argument(
         "--timeout",
@@ -125,14 +123,14 @@ def limit_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def policy_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags for the policies at the end of a turn, and for the agent's last message."""
+    """Add the flags for what happens at the end of a turn, and for the agent's last message."""
     group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
     group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
     group.add_argument("--last-word", choices=("off", "on"), help=WORD)
 
 
 def change_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the settings that a retry may change, here and on a cluster."""
+    """Add the flags for the settings that a retry may change, here or on a cluster."""
     changes = parser.add_argument_group("changes that stay in effect")
     changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     changes.add_argument("--model", help="the model, by the agent's own name for it")
@@ -149,7 +147,7 @@ def change_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the check of a new run's work, here and on a cluster."""
+    """Add the flags for the check of a new run's work, here or on a cluster."""
     group.add_argument(
         "--verify",
         metavar="COMMAND",
@@ -170,8 +168,8 @@ def check_flags(group: argparse._ArgumentGroup) -> None:
 def read_prompt(
     arguments: argparse.Namespace, asked: str = 'perdure run "Fix the failing test"'
 ) -> str:
-    """Return the prompt from exactly one of argument, file and standard input. Raises UsageError,
-    NotFound. `asked` is the hint if none of them is given."""
+    """Return the prompt from the argument, the file or standard input. `asked` is the hint of the
+    error if there is none. Raises UsageError or NotFound."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
         raise UsageError(
@@ -206,7 +204,7 @@ def read_prompt(
 
 
 def files_of(arguments: argparse.Namespace) -> FileRequest | None:
-    """Return the files that were asked for; None if there are none."""
+    """Return the task files that the flags name, or None if they name none."""
     if not arguments.file and not arguments.context:
         return None
     from pathlib import Path
@@ -231,7 +229,7 @@ def _say(text: str) -> None:
 
 
 def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:
-    """Return the TaskSpec that results from the settings and the command's flags. The flags win.
+    """Return a TaskSpec from the settings and the command's flags. A flag overrides its setting.
     Raises UsageError."""
     if arguments.here and (
         arguments.repo or arguments.service or arguments.branch or arguments.base
@@ -304,8 +302,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
 
 
 def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
-    """Return the check command. A project's own check is a command of the repository, so it is not
-    run for a read-only task."""
+    """Return the check command, or an empty string. A check that comes from the settings is not run
+    for a read-only task, because it may be a command of the repository."""
     from perdure.model import Permissions
 
     if arguments.verify is not None:

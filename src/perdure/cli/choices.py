@@ -1,7 +1,7 @@
-"""Values of flags as plain text, because a verb's arguments are parsed before any model class is
-loaded.
+"""Allowed values of flags, as plain strings. A verb's arguments are parsed before any model class
+is loaded, so the enumerations cannot be used.
 
-Each list holds the values of one enumeration of `perdure.model`, in its order.
+Each tuple has the values of one enumeration of `perdure.model`, in its order.
 """
 
 PERMISSIONS = ("read", "edit", "full")

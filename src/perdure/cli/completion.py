@@ -1,8 +1,7 @@
-"""`completion`: prints what a shell needs to complete perdure, generated from the parsers
-themselves.
+"""`completion`: prints the completion script of a shell, generated from the verbs' parsers.
 
 Names of runs come from `perdure ls` when Tab is pressed. There are three small writers instead of a
-library: shtab, the one that would fit, supports neither lazily loaded verbs nor values that a
+library: shtab, the most suitable one, supports neither lazily loaded verbs nor values that a
 program supplies (see docs/decisions).
 """
 
@@ -21,8 +20,8 @@ AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$
 
 
 class Word(Struct, frozen=True):
-    """An argument of a verb. `kind` of its value: `none` (a switch), `one of`, `run`, `agent`,
-    `file`, `directory`, `text`."""
+    """An argument of a verb. `kind` is the kind of its value: `none` (a switch), `one of`, `run`,
+    `agent`, `file`, `directory` or `text`."""
 
     flags: tuple[str, ...]
     kind: str
@@ -40,7 +39,7 @@ def completion_verb(arguments: argparse.Namespace) -> int:
 
 
 def words() -> dict[str, tuple[str, list[Word]]]:
-    """Return every verb with its summary and its arguments."""
+    """Return the summary and the arguments of every verb, by the verb's name."""
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
@@ -71,7 +70,7 @@ def _kind(dest: str, metavar: str, is_flag: bool) -> str:
 
 
 def bash() -> str:
-    """Return the completion for bash 4.4 and newer."""
+    """Return the completion script for bash 4.4 and newer."""
     return "\n".join(
         [
             "# perdure completion bash",
@@ -122,7 +121,8 @@ def _bash_values(word: Word) -> str:
 
 
 def zsh() -> str:
-    """Return the completion for zsh, for a function file named _perdure, or for eval."""
+    """Return the completion script for zsh. It can be a function file named _perdure, or be passed
+    to eval."""
     verbs = [f"    {_quoted(f'{verb}:{text}')}" for verb, (text, _) in words().items()]
     return "\n".join(
         [
@@ -170,7 +170,7 @@ def _zsh_verb(verb: str, taken: list[Word]) -> Iterator[str]:
 
 
 def fish() -> str:
-    """Return the completion for fish, for ~/.config/fish/completions/perdure.fish, or `|
+    """Return the completion script for fish, for ~/.config/fish/completions/perdure.fish, or for `|
     source`."""
     lines = ["# perdure completion fish", "complete -c perdure -f"]
     for verb, (text, taken) in words().items():

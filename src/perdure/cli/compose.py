@@ -1,5 +1,5 @@
-"""The start of every verb: the settings, the wired engine, and the handling of a first Ctrl-C,
-which stops agents in good order."""
+"""The setup that every verb needs: the settings, the engine, and the handling of Ctrl-C, which
+stops agents gracefully."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ __all__ = [
 
 
 def settings() -> Settings:
-    """Return the settings of this invocation. From here on the process has the account of `run_as`.
-    Raises ConfigError, UsageError."""
+    """Return the settings of this command. With the setting `run_as`, the process then runs as that
+    user. Raises ConfigError or UsageError."""
     chosen = load(os.environ, Path.cwd())
     if chosen.run_as:
         from perdure.host.privileges import adopt
 
-        local_person()  # The user who called perdure, and not the account that the process gets.
+        # Remember the user who called perdure, before the process changes to the user of `run_as`.
+        local_person()
         file = user_settings(os.environ)
         adopt(chosen.run_as, chosen.root, chosen.state, file if file.exists() else None)
     return chosen
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:
-    """Return the user's environment for drivers, with the places of homes that were linked to a
-    volume."""
+    """Return the user's environment for drivers. It names the directories of homes that are linked
+    to a volume."""
     from perdure.host.homes import remembered
 
     return remembered.environment(chosen.state, os.environ)
@@ -68,8 +69,8 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Return the wired engine, for verbs that change something; see `wiring`. `actor` is recorded
-    as the originator; default: the user of this process."""
+    """Return the engine for verbs that change something; see `wiring.open_engine`. `actor` is
+    recorded as the originator of the requests. The default is the user of this process."""
     return wiring.open_engine(
         chosen,
         os.environ,
@@ -81,8 +82,8 @@ def open_engine(
 
 
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a request to stop, which the attempt sees. A lost
-    terminal (SIGHUP) does not end the command."""
+    """Turns SIGINT and SIGTERM into a request to stop. The attempt checks for the request and ends
+    gracefully. A lost terminal (SIGHUP) does not end the command."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -101,13 +102,13 @@ class Stopper:
         self.asked = True
 
     def attach(self, engine: Engine) -> Engine:
-        """Return the engine, which now sees the request to stop."""
+        """Return a copy of the engine that checks for the request to stop."""
         return replace(engine, stopping=lambda: self.asked)
 
 
 def conversation_index(store: EngineStore, only: Sequence[str] = ()) -> ConversationIndex:
-    """Return the shelf in which this user's conversations are found. Raises AgentMissing for an
-    unknown agent."""
+    """Return the index of this user's conversations. `only`: names of the agents to search. Raises
+    AgentMissing for an unknown agent."""
     from perdure.agents import registry
     from perdure.engine.conversations import ConversationIndex
     from perdure.errors import PerdureError

@@ -1,4 +1,5 @@
-"""`doctor`: checks what this machine offers a run, and which variables an agent would get.
+"""`doctor`: checks whether runs can work on this machine, and shows which variables an agent would
+get.
 
 perdure itself changes nothing. If the check asks an agent's CLI whether it is logged in, the CLI
 may write its own settings, as it does at any start.
@@ -40,12 +41,12 @@ UNPROVEN = (
     "environment may outlive a kill, agents may read perdure's memory, and run_as and perdure "
     "entrypoint do not work (docs: reference/platforms)"
 )
-"""The warning on every system but Linux, where perdure is not proven to work."""
+"""The warning on every system except Linux. perdure is not proven to work there."""
 
 
 class DoctorFinding(Struct, frozen=True):
-    """The result of one check. `state`: `ok`, `warn` (works, with a reservation) or `bad` (a run
-    would fail)."""
+    """The result of one check. `state` is `ok`, `warn` (a run works, with a restriction) or `bad`
+    (a run would fail)."""
 
     topic: str
     state: str
@@ -94,8 +95,8 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 
 def _say(text: str, state: str = "") -> None:
-    """Print clean text. On a terminal it is wrapped, indented after its topic, and in the color of
-    its state."""
+    """Print clean text in the color of its state. On a terminal the text is wrapped, and
+    continuation lines are indented to the message."""
     style = {"ok": "", "warn": "warn", "bad": "bad", "good": "good"}.get(state, "")
     for line in wrapped(text, columns(sys.stdout), 19).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
@@ -134,7 +135,7 @@ def _worst(findings: list[DoctorFinding]) -> str:
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
-    """Return the settings that are not defaults. Each has its value, as it would be written in a
+    """Return the settings that are not defaults, by name. Each has its value, as in a settings
     file, and its source."""
     return {
         name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
@@ -144,8 +145,8 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
 def examine(
     chosen: Settings, agents: list[str], *, serving: bool = False
 ) -> Iterator[DoctorFinding]:
-    """Check everything that a run relies on. `serving`: whether `perdure serve` itself
-    runs the check; it does not ask the agents for their logins."""
+    """Yield the results of all checks. `serving`: whether `perdure serve` itself runs them. Then
+    the agents are not asked whether they are logged in."""
     yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     if problem := system.problem():
         yield DoctorFinding("processes", "bad", ". ".join(problem))
@@ -167,7 +168,8 @@ def examine(
 
 
 def _session_cache(chosen: Settings) -> DoctorFinding:
-    """Check the session cache. A run does not fail because the cache is down."""
+    """Check the session cache. Runs work without it, so a cache that does not answer is only a
+    warning."""
     place = without_password(chosen.session_cache)
     try:
         from perdure.store.session_cache.redis import problem
@@ -244,7 +246,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
 
 
 def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Report a default agent in the settings that perdure does not know."""
+    """Report a default agent that perdure does not know."""
     from perdure.agents import registry
 
     try:
@@ -258,7 +260,7 @@ def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
 
 
 def removes(kept: Retention) -> str:
-    """Return a sentence on what the agent's own clean-up deletes, and what to do about it."""
+    """Return a sentence about what the agent's own clean-up deletes, and how to prevent it."""
     return (
         f"it deletes conversations after {kept.days:g} days when you run it yourself; perdure "
         f"keeps copies. To keep them all: {kept.setting}"
@@ -284,7 +286,8 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     if volumes.crowded():
         state = "bad"
     elif free < chosen.disk_ballast:
-        # A small volume may be empty and still have room only for a small task.
+        # An empty small volume may have less space than the ballast needs, and still be enough for
+        # a small task.
         return DoctorFinding(topic, "warn", f"{directory}, only {size(free)} free")
     elif volumes.warnings():
         state = "warn"
@@ -294,8 +297,8 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
 
 
 def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Test the step that every checkpoint needs: pass git objects from the root to the repository
-    of the current directory."""
+    """Try the step of a checkpoint that writes git objects into the repository of the current
+    directory."""
     from perdure.workspace import Workspaces
 
     try:
@@ -343,7 +346,8 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
 
 
 def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each agent with the variables that reach it. Values that may be secret are masked."""
+    """Yield each agent with the environment variables that it gets. Values that may be secret are
+    masked."""
     from perdure.agents import registry
     from perdure.engine.attempt.engine import ORDINARY, is_passed
 
@@ -363,8 +367,8 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:
-    """Return a form of the value that may be shown: the value itself if it is ordinary, else its
-    first characters and its length."""
+    """Return the value in a form that may be shown. An ordinary value is returned unchanged. Of
+    other values, only the first characters and the length are shown."""
     if ordinary:
         return value
     if len(value) > 12:

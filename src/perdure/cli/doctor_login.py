@@ -1,5 +1,5 @@
-"""Asks an agent's CLI whether it is logged in: without the network, with a time limit, and without
-creating a home if there is none."""
+"""Asks an agent's CLI whether it is logged in, for `doctor`. The CLI is asked without network
+access, with a timeout, and without creating a home if there is none."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from perdure.model import Program
 from perdure.protocols import AgentDriver
 
 ASK_S = 20.0
-"""Timeout for a CLI's answer, in seconds. On an idle machine it takes 0.2 to 3 s."""
+"""Timeout for a CLI's answer, in seconds. On an idle machine a CLI takes 0.2 to 3 s."""
 _NOWHERE = dict.fromkeys(
     ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     "http://127.0.0.1:9",
 )
-"""A nonexistent proxy keeps the CLI off the network, so that asking does not renew an expired
-login."""
+"""Variables with a proxy that does not exist. They keep the CLI off the network, so that the check
+does not renew an expired login."""
 
 
 def finding(
     driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
 ) -> tuple[str, str] | None:
-    """Return the state and message about a missing login; None if no login is known to be missing.
-    `usual`: the agent is the default one, or was asked for."""
+    """Return the state (`warn` or `bad`) and the message about a missing login. Return None if no
+    problem is known. `usual`: whether the agent is the default one or was named by the user."""
     from perdure.agents.registry import names
     from perdure.agents.shared import logins
     from perdure.engine.attempt.engine import ORDINARY, is_passed

@@ -1,7 +1,5 @@
 """The command `perdure`: finds the verb, loads only its module, and handles all errors in one
-place. Nothing heavy is imported here, so that `perdure ls` does not load what only other verbs
-need.
-"""
+place. Nothing heavy is imported here, so that `perdure ls` does not load what only others need."""
 
 from __future__ import annotations
 
@@ -141,7 +139,7 @@ ALIASES = {
     "undo": "restore",
     "close": "take-back",
 }
-"""Aliases of verbs: other words that people type."""
+"""Other words that people type for verbs."""
 
 GUESSES = {
     "version": "perdure --version",
@@ -159,40 +157,42 @@ GUESSES = {
     "push": "perdure move NAME --to STORE",
     "pull": "perdure move NAME --from STORE",
 }
-"""Hints for words that are not verbs and whose most similar verb is not what was meant."""
+"""Hints for words that are not verbs, where the most similar verb would be a wrong guess."""
 
 HOLDS_SECRETS = frozenset(
     "run retry update tell approve deny answer resume fork plan work serve operator move export "
     "import top _drive".split()
 )
-"""Verbs whose process has tokens and passwords in memory while agents of the same user are
-running."""
+"""Verbs whose process may have tokens and passwords in memory while agents of the same user run."""
 
 
 _UNWRITABLE = "perdure-escape"
-"""The name of the error handler for text that a stream cannot encode."""
+"""Name of the error handler for text that a stream cannot encode."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Return the exit code."""
-    # Imported modules stay in memory: repeated garbage collections among them took 7 % of the
-    # start.
+    """Run the verb that the command line names. Return the exit code."""
+    # Collect garbage less often. Imported modules are never freed, and repeated collections took 7
+    # % of the time of a start.
     gc.set_threshold(50_000, 20, 20)
     if argv is not None:
         words = list(argv)
         return _guarded(lambda: _perform(words))
     words = sys.argv[1:]
     ended: list[int] = []
-    # Registered first, so that it is called last.
+    # atexit calls the first registered function last.
     atexit.register(_leave, ended)
     ended.append(_guarded(lambda: _perform(words)))
     return ended[0]
 
 
 def _leave(ended: list[int]) -> None:
-    """End the process at once, with the verb's exit code. Python's own shutdown would first clear
-    every module, which takes as long as a start of Python. `ended` has the exit code. It is empty
-    after an unexpected error: then Python prints the traceback and shuts down as usual."""
+    """End the process at once, with the verb's exit code.
+
+    Python's own shutdown would first clear every module, which takes as long as a start of Python.
+    `ended` contains the exit code. After an unexpected error it is empty. Then Python prints the
+    traceback and shuts down as usual.
+    """
     if ended:
         try:
             sys.stdout.flush()
@@ -227,8 +227,9 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # Only positional arguments can be mixed with flags, and mixing them needs a second parser. An
-    # argument that takes the rest of the line (`...`) cannot be mixed.
+    # To mix positional arguments with flags, argparse builds a second parser, so this is done only
+    # if there are positional arguments. An argument that takes the rest of the line (`...`) cannot
+    # be mixed.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     if places:
         arguments = parser.parse_intermixed_args(words[1:])
@@ -245,7 +246,7 @@ def _perform(words: list[str]) -> int:
 def _overview(text: str) -> None:
     from perdure.cli.text import say
 
-    say(text, 13)  # the column of a verb's summary
+    say(text, 13)  # Continuation lines begin at the column of the summaries.
 
 
 def kubectl_perdure() -> int:
@@ -260,10 +261,11 @@ def _on_cluster(words: Sequence[str], prog: str) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Run a verb. Return its exit code, or the exit code of its error."""
+    """Call `run` and convert its errors to messages. Return the exit code of the verb or of the
+    error."""
     _open_streams()
     if not faulthandler.is_enabled():
-        faulthandler.enable(2)  # Otherwise a crash in a library leaves no trace.
+        faulthandler.enable(2)  # Print a traceback if a library crashes.
     code = 0
     try:
         code = run()
@@ -277,7 +279,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except PerdureError as error:
         return _refuse(str(error), error.hint, error.exit_code)
     except BrokenPipeError:
-        return code  # The reader closed the pipe (`perdure logs | head`); that is no error.
+        return code  # The reader closed the pipe (`perdure logs | head`), which is no error.
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             # The terminal has printed `^C`. A newline keeps the prompt at the start of a line.
@@ -288,7 +290,8 @@ def _guarded(run: Callable[[], int]) -> int:
 
         if str(error.filename).startswith("/proc/") and (lacking := system.problem()):
             return _refuse(*lacking, 7)
-        if str(error.strerror).startswith("No usable temporary directory"):  # message of `tempfile`
+        # a message of the module `tempfile`
+        if str(error.strerror).startswith("No usable temporary directory"):
             return _refuse(
                 "No directory for temporary files can be written", "set TMPDIR to one that can", 7
             )
@@ -305,7 +308,8 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _open_streams() -> None:
-    """Open the null device in place of a standard stream that is closed (`perdure ls >&-`)."""
+    """Open the null device for each standard stream that is closed (`perdure ls >&-`). Make the
+    output streams escape what they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -317,8 +321,9 @@ def _open_streams() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Escape as JSON what the stream's encoding lacks (a locale that is not UTF-8, a file name that
-    is not text), so that the output of --json keeps its meaning."""
+    """Return JSON escapes for characters that the stream cannot encode, so that the output of
+    --json stays valid. This occurs in a locale without UTF-8, or with a file name that is not
+    UTF-8."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -335,16 +340,16 @@ def _let_go() -> None:
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
-    """Return the verb's own parser. The command, its reference, its manual page and the completion
-    all use it."""
+    """Return the parser of a verb. The command, its reference, its manual page and the completion
+    all use this parser."""
     import argparse
 
     from perdure.cli.parser import Parser
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:
-        # Set the width, because argparse would otherwise load shutil (and its compressors) to
-        # determine the width for each flag.
+        # Set the width here. Otherwise argparse determines it for each flag, and loads shutil (and
+        # its compression modules) for that.
         return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
 
     parser = Parser(
@@ -364,7 +369,7 @@ def _part(verb: str, what: str) -> Any:
 
 
 def usage(*, whole: bool = False) -> str:
-    """Return the overview: verbs by what they are for, and where to start. `whole`: all verbs."""
+    """Return the overview: the verbs in groups, and how to start. `whole`: include all verbs."""
     lines = [
         "usage: perdure VERB ...",
         "",
@@ -400,8 +405,8 @@ def _refuse(message: str, hint: str = "", code: int = 2) -> int:
 
 
 def _page_of(code: int) -> Callable[[], str]:
-    """Return a function that finds the address of the page about an exit code. The address is in
-    the metadata of a released distribution; a checkout has none."""
+    """Return a function that returns the address of the page about an exit code, or an empty
+    string. The address is in the metadata of a released package; a checkout has none."""
 
     def address() -> str:
         from importlib.metadata import PackageNotFoundError, metadata
@@ -428,7 +433,7 @@ def _near(verb: str) -> str:
     near = get_close_matches(verb, known, 2)
     if near:
         return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
-    # A sentence instead of a verb is probably a prompt.
+    # A whole sentence in place of a verb is probably a prompt.
     if " " in verb.strip():
         return f'perdure run "{verb}"'
     return "perdure --help"

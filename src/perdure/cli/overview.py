@@ -1,4 +1,5 @@
-"""`agents` and `config`: show the agents and the settings that perdure has. Both are read-only."""
+"""`agents` and `config`: list the agents that perdure knows, and show the settings. Both are
+read-only."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 
 
 def _words(abilities: dict[str, Any]) -> list[str]:
-    """Return the abilities of an agent in plain words. A limit is followed by its number."""
+    """Return the abilities of an agent in plain words. An ability with a limit is followed by the
+    limit."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
     return said + [
         f"{key.replace('_', ' ')} {_amount(value)}"
@@ -58,7 +60,7 @@ def _words(abilities: dict[str, Any]) -> list[str]:
 
 
 def _amount(value: int | Sequence[str]) -> str:
-    """Return a limit as a number, or the permissions for which an ability holds."""
+    """Return a limit as text: a number, or the permissions with which the agent has the ability."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"at {' and '.join(value)}"
@@ -101,8 +103,8 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def printed(name: str, value: Any) -> str:
-    """Return a setting's value for a person: a duration as it may be written in a file, a list as
-    its items."""
+    """Return a setting's value as text for a person. A duration is written as in a settings file, a
+    list as its items."""
     if name in DURATIONS:
         return written(value)
     return str(_plain(shown(name, value)))

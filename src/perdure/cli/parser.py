@@ -1,5 +1,5 @@
-"""The parser of a verb: argparse with errors of one sentence, which name the nearest flag or choice
-and where to read on."""
+"""The parser of a verb: argparse with one-sentence errors. An error names the most similar flag or
+choice, and the command that shows the help."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _CHOICE = r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, except that its errors look like every other error of perdure. The exit
-    code is 2, as usual."""
+    """The parser of argparse with error messages in perdure's form. The exit code is 2, as with
+    argparse."""
 
     def error(self, message: str) -> NoReturn:
         said = message.removeprefix("argument ")
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, wrapped(text, columns(sys.stderr)))
 
     def _unknown(self, words: str) -> tuple[str, str]:
-        """Return an error message about unknown arguments, and a hint."""
+        """Return the error message about unknown arguments, and its hint."""
         first = words.split(" ")[0].partition("=")[0]
         flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):
@@ -67,16 +67,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def _shown(argument: str) -> str:
-    """Return a missing argument as the help shows it: a positional argument in capitals, a flag as
-    it is typed."""
+    """Return the name of a missing argument as the help shows it. Positional arguments are in
+    capitals, flags unchanged."""
     if argument.startswith("-"):
         return argument
     return argument.upper()
 
 
 def optional_name(parser: argparse.ArgumentParser, *, ask: bool = False) -> None:
-    """Add NAME, which `main` fills in if it is omitted. `ask`: the verb lets a person choose if
-    several runs fit."""
+    """Add the argument NAME. If it is omitted, `main` fills in the newest run of the repository.
+    `ask`: whether a person chooses one if several runs are possible."""
     if ask:
         more = "; at a terminal you choose, if there are several"
     else:

@@ -1,5 +1,5 @@
-"""`prove`: runs the installed agents against perdure's own model server, and prints a table that
-shows which promises hold."""
+"""`prove`: runs the installed agents with perdure's own scripted model server, and prints a table
+of the promises that hold."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def _program(given: str) -> tuple[str, str]:
             f"--program {given!r} is not of the form AGENT=PATH.",
             "perdure prove --program claude=/opt/claude/claude",
         )
-    # Absolute, as in a shell: symbolic links are not resolved.
+    # Make the path absolute without resolving symbolic links, as a shell does.
     return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def table(proof: ProveResult, width: int) -> str:
-    """Return the answers of one program as a table. `width` in columns; 0 for no limit."""
+    """Return the results of one program as a table. `width` is in columns; 0 means no limit."""
     head = f"{proof.agent} {proof.version}  {proof.program}"
     if proof.checks:
         left = max(len(check.id) for check in proof.checks)
@@ -153,7 +153,7 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 
 
 def verdict(proofs: Sequence[ProveResult]) -> str:
-    """Return the last line of the output."""
+    """Return the last line of the output: whether all checks hold that perdure relies on."""
     broken = {
         f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
         for proof in proofs

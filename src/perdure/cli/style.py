@@ -26,7 +26,7 @@ STATES = {
     "pending": "dim",
     "cancelled": "dim",
 }
-"""The style of each state of a run, and of liveness values that are shown in place of a state."""
+"""The style of each state of a run, and of each liveness that is shown instead of a state."""
 SYMBOLS = {
     "succeeded": "✓",
     "failed": "✗",
@@ -48,15 +48,15 @@ PLAIN = {
     "…": "...",
     "≈": "~",
 }
-"""Replacements for perdure's symbols in a terminal whose encoding lacks them."""
+"""Replacements for perdure's symbols on a terminal whose encoding lacks them."""
 _CODE = "\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\"
 LEAST = 20
-"""Width in columns below which the terminal itself wraps the lines."""
+"""Minimum width at which lines are wrapped, in columns. A narrower terminal wraps them itself."""
 
 
 def is_colored(stream: TextIO) -> bool:
-    """Return whether to use colors: on a terminal that is not dumb, unless NO_COLOR is set;
-    anywhere with CLICOLOR_FORCE."""
+    """Return whether to use colors. They are used on a terminal that is not dumb, and with
+    CLICOLOR_FORCE for any stream. NO_COLOR turns them off."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
@@ -65,15 +65,16 @@ def is_colored(stream: TextIO) -> bool:
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
-    """Return the clean text in a style of CODES, if the stream shows colors."""
+    """Return the text with the escape codes of a style (a key of CODES), if the stream shows
+    colors. The text must be clean."""
     if not text or style not in CODES or not is_colored(stream):
         return text
     return f"\x1b[{CODES[style]}m{text}\x1b[m"
 
 
 def linked(text: str, find: Callable[[], str], stream: TextIO) -> str:
-    """Return the text as a link (OSC 8) to the address that `find` returns, if the stream shows
-    colors and there is one."""
+    """Return the text as a link (OSC 8) to the address that `find` returns. Return it unchanged if
+    the stream shows no colors or the address is empty."""
     if not is_colored(stream):
         return text
     address = find()
@@ -83,7 +84,7 @@ def linked(text: str, find: Callable[[], str], stream: TextIO) -> str:
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Return the text with perdure's own symbols replaced where the stream cannot write them."""
+    """Return the text, with perdure's own symbols replaced if the stream cannot encode them."""
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -95,8 +96,8 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def width_of(text: str) -> int:
-    """Return the number of columns that a text takes; colors and links take none, wide characters
-    two."""
+    """Return the width of a text in columns. Color codes and links have no width, and wide
+    characters have two columns."""
     if "\x1b" in text:
         text = re.sub(_CODE, "", text)
     if text.isascii():
@@ -108,8 +109,8 @@ def width_of(text: str) -> int:
 
 
 def wrapped(text: str, width: int, hang: int = 2) -> str:
-    """Return the text wrapped at words. Continuation lines are indented by `hang` more than the
-    first. A word that is too long, such as a path, is not broken. `width` 0 means no limit."""
+    """Return the text wrapped at words, for `width` columns (0: no limit). Continuation lines are
+    indented by `hang` more than the first. A long word, such as a path, is not broken."""
     if width < LEAST:
         return text
     return "\n".join(chain.from_iterable(_pieces(line, width, hang) for line in text.split("\n")))

@@ -1,5 +1,5 @@
-"""Text for a terminal: its width, and lines cut to fit. `perdure.rules.text` decides what is
-cleaned, and how."""
+"""Text for a terminal: its width, and lines cut to fit. The functions that clean text are in
+`perdure.rules.text`."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ __all__ = [
 
 
 def columns(stream: TextIO) -> int:
-    """Return the number of columns of a terminal; 0 if the stream is not one, so that nothing needs
-    to be cut."""
+    """Return the number of columns of a terminal. Return 0 if the stream is not a terminal, which
+    means no limit."""
     if not stream.isatty():
         return 0
     try:
@@ -53,8 +53,8 @@ def columns(stream: TextIO) -> int:
 
 
 def say(text: str, hang: int = 2) -> None:
-    """Print a text, wrapped at words where standard output is a terminal. Continuation lines are
-    indented by `hang` more than the first."""
+    """Print a text. On a terminal it is wrapped at words, and continuation lines are indented by
+    `hang` more than the first."""
     from perdure.cli.style import wrapped
 
     print(wrapped(text, columns(sys.stdout), hang))
@@ -73,16 +73,16 @@ def shown_path(path: str, stream: TextIO) -> str:
 
 
 def address_of(path: str) -> str:
-    """Return the `file:` address of a path on this host."""
+    """Return the `file:` URL of a path on this host."""
     from urllib.parse import quote
 
-    # The host's name is included, because the terminal may be on another machine.
+    # The host name is part of the URL, because the terminal may be on another machine.
     return f"file://{os.uname().nodename}{quote(os.fsencode(path))}"
 
 
 def cut(line: str, width: int) -> str:
-    """Return a clean line cut to this many columns, with a mark where it was cut; 0 means no limit.
-    Wide characters take two columns."""
+    """Return a clean line cut to `width` columns (0: no limit), with a mark where it was cut. Wide
+    characters take two columns."""
     if not width or (line.isascii() and len(line) <= width):
         return line
     from unicodedata import combining, east_asian_width

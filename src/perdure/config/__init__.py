@@ -1,4 +1,4 @@
-"""Settings: read once at each entry point, then passed on as a value and never looked up again.
+"""The settings of perdure. They are read once at each entry point and then passed on as one value.
 
 `files` reads them from their sources, `values` validates them, and `passwords` removes the parts
 that must not be shown.
@@ -33,11 +33,12 @@ DAY = 86400.0
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """All settings of perdure. Durations are in seconds; 0 means no limit."""
+    """All settings of perdure. Durations are in seconds. Where 0 is allowed, it means no limit,
+    unless the setting says otherwise."""
 
     root: Path
-    """Directory of the workdirs and cache clones. They are in `{root}/{service}/.task/{task_id}/`
-    and `{root}/.perdure/`."""
+    """Directory of the workdirs, in `{root}/{service}/.task/{task_id}/`, and of the cache clones,
+    in `{root}/.perdure/`."""
     state: Path
     """Directory of the database, the attempts' logs and the copies of transcripts."""
     agent: str = "claude"
@@ -55,10 +56,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
-    """Action when a conversation was idle for so long that the prompt cache has lost it and the
-    model must read all of it again."""
+    """Action for a conversation that was idle for so long that it is no longer in the service's
+    prompt cache. To continue it, the model must read all of it again."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
-    """Maximum number of runs on one account at once, by agent."""
+    """Maximum number of concurrent runs on one account, by agent."""
     when_full: WhenFull = WhenFull.COMPACT
     """Action when a conversation has nearly filled its model's window."""
     full_at: float = 80.0
@@ -66,24 +67,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_denied: OnDenied = OnDenied.ASK
     """Action after a turn in which a tool call was denied."""
     last_word: str = "off"
-    """Whether agents are asked to end with a last word in a fixed form: `off` or `on`."""
+    """Whether agents are asked to end with a last message in a fixed form: `off` or `on`."""
     on_leftover: OnLeftover = OnLeftover.END
-    """Action on processes that an agent leaves running at the end of its turn."""
+    """Action for processes that an agent leaves running at the end of its turn."""
     windows: str = ""
-    """Window sizes of models, in tokens, that override perdure's own: `my-model*=32000,
-    other=200000`."""
+    """Sizes of models' context windows in tokens, which override perdure's own values:
+    `my-model*=32000, other=200000`."""
     backend: str = ""
     base: str = ""
     verify: str = ""
     verify_rounds: int = 3
-    """Number of times that a failed check goes back to the agent."""
+    """Maximum number of times that the agent gets the output of a failed check and tries again."""
     verify_timeout: float = 1800.0
     map: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map."""
     map_tokens: int = 2000
     """Maximum size of the project map, in tokens as estimated by `project_map.text.estimate`."""
     ca_file: Path | None = None
-    """File of CA certificates for the forge's https, instead of the system's."""
+    """File of CA certificates for https connections to forges, instead of the system's."""
     git_ssh_key: Path | None = None
     """Private key for repositories over ssh, instead of the user's own."""
     git_ssh_known_hosts: Path | None = None
@@ -91,8 +92,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     git_ssh_config: Path | None = None
     """ssh configuration for repositories over ssh, instead of the user's."""
     gc_workdirs: float = 14 * DAY
-    """Age in seconds at which the sweeper may remove an unused workdir. The settings below give the
-    age for other classes."""
+    """Age in seconds at which the sweeper may remove an unused workdir. The following settings are
+    the ages for other classes of data."""
     gc_copies: float = 180 * DAY
     gc_logs: float = 90 * DAY
     gc_orphans: float = 7 * DAY
@@ -100,76 +101,81 @@ class Settings(Struct, frozen=True, kw_only=True):
     gc_caches: float = 90 * DAY
     gc_scratch: float = 2 * DAY
     gc_trash: float = 7 * DAY
-    """Grace period in the trash for entries that are proven to be saved elsewhere, in seconds."""
+    """Time in seconds for which the trash keeps entries that are proven to be saved elsewhere."""
     gc_most: int = 200
-    """Maximum number of entries of one class that a sweep removes."""
+    """Maximum number of entries of one class that one sweep removes."""
     disk_warn: float = 15.0
-    """Free space of a volume below which perdure warns, in percent."""
+    """Free space of a volume below which perdure warns, in percent of the volume."""
     disk_refuse: float = 10.0
     disk_refuse_bytes: int = 2 * 1024**3
-    """Free space in bytes. New work is refused only if the free space is less than this and also
-    less than `disk_refuse` percent."""
+    """Free space of a volume in bytes. New work is refused only if there is less free space than
+    this and also less than `disk_refuse` percent."""
     disk_ballast: int = 64 * 1024**2
     request_expiry: float = 7 * 86_400.0
-    """Time for which a run waits for answers to its agent's requests, in seconds; 0: none."""
+    """Time in seconds that a run waits for a person to answer its agent's requests. 0: agents may
+    not ask."""
     session_lifetime: float = 0.0
-    """Time without use after which a session expires, in seconds."""
+    """Time in seconds after which an unused session expires. 0: never."""
     session_expiry: OnExpiry = OnExpiry.RESUME
-    """Action on an expired session whose transcript still exists."""
+    """Action for an expired session whose transcript still exists."""
     session_cache: str = ""
-    """Address of a Redis that caches look-ups of sessions."""
+    """Address of a Redis server that caches the look-ups of sessions."""
     checkpoint_store: str = ""
-    """URL to which every checkpoint is also uploaded (file:///…, s3://…, gs://…, az://…), so that
-    another machine can continue."""
+    """URL to which every checkpoint is also uploaded, so that another machine can continue the run.
+    For example `file:///directory` or `s3://bucket/prefix`."""
     checkpoint_secrets: str = "refuse"
     receipts: str = "off"
-    """For `checkpoint_secrets`, what to do with a checkpoint that contains a known secret:
-    `refuse`, `leave-out` (which also redacts the conversation), or `allow`. For `receipts`, where
-    signed receipts are attached: `off`, `note`, `comment` or `both`."""
+    """Places where signed receipts are attached: `off`, `note`, `comment` or `both`.
+
+    The setting before it, `checkpoint_secrets`, is the action for a checkpoint that contains a
+    known secret: `refuse`, `leave-out` (which also redacts the conversation) or `allow`.
+    """
     database: str = ""
-    """Database shared by several hosts (postgresql://USER@HOST:PORT/NAME). It replaces the one in
-    the state directory."""
+    """URL of a database that several hosts share (postgresql://USER@HOST:PORT/NAME). It replaces
+    the one in the state directory."""
     lease: float = 60.0
-    """Time in seconds after which another host takes an attempt over if its lease is not renewed,
-    for a shared database. All hosts need the same value."""
+    """Duration of a lease in seconds, for a shared database. If an attempt's lease is not renewed
+    in time, another host takes the attempt over. All hosts need the same value."""
     warm: str = "plans"
-    """Which agents are kept between attempts if they support it: `off`, `plans` (those of plans) or
-    `on` (all)."""
+    """Which agents are kept running between attempts, if they support it: `off`, `plans` (only
+    those of plans) or `on` (all)."""
     warm_idle: float = 300.0
-    """Idle time after which a kept agent is ended, in seconds."""
+    """Idle time in seconds after which a kept agent is ended."""
     warm_turns: int = 50
     """Maximum number of attempts that one kept process serves."""
     warm_memory: int = 2 * 1024**3
-    """Maximum resident memory of a kept agent and all its descendants between attempts, in bytes;
-    0: no limit."""
+    """Maximum resident memory of a kept agent and its descendants between attempts, in bytes. 0: no
+    limit."""
     warm_most: int = 4
     """Maximum number of idle agents that one perdure process keeps."""
     gc_inbox: float = 30 * DAY
-    """Time for which the body of a settled delivery is kept, in seconds. The record of the delivery
-    is kept for a year."""
+    """Time in seconds for which the body of a delivery is kept after the delivery was processed.
+    The record of the delivery is kept for a year."""
     clone_hosts: tuple[str, ...] = ()
     """Servers that repositories may be fetched from, as `host` or `host:port`; empty: any. A pool
-    that works for other people fetches from a private address only if this setting, or a rule's
-    `clone`, names the server."""
+    that works for other people fetches from a private address only if this setting or a rule's
+    `clone` names the server."""
     run_as: str = ""
-    """`USER:GROUP`: the account that agents run as, and an additional group of perdure itself,
-    which protects its files and processes from them."""
+    """Account that agents run as, and a group, in the form `USER:GROUP`. perdure itself also
+    belongs to that group, and uses it to protect its files and processes from the agents."""
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
     """Public URL of the dashboard, without a trailing slash, for links in forge postings."""
     serve_reconcile: float = 300.0
-    """Interval at which forges are asked for missed deliveries, in seconds; 0: never."""
+    """Interval in seconds at which perdure asks forges for deliveries that it missed. 0: never."""
     serve_proxies: tuple[str, ...] = ()
-    """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
-    trusted."""
+    """Addresses and networks of trusted proxies. Their `X-Forwarded-For` and `X-Forwarded-Proto`
+    headers are believed."""
     serve_hosts: tuple[str, ...] = ()
-    """Host names that `perdure serve` accepts besides those of loopback."""
+    """Host names that `perdure serve` accepts in requests, besides those of the loopback interface.
+    """
     webhooks: tuple[Source, ...] = ()
     agents: tuple[Rule, ...] = ()
     """Rules that assign agents to intents: see `model.forge.rules`."""
     notify: tuple[Channel, ...] = ()
     """Channels that notify people about runs: see `model.notices`."""
     openid: OpenIdProvider | None = None
-    """The provider by which people sign in to the dashboard: see `model.openid`."""
+    """The OpenID provider with which people sign in to the dashboard: see `model.openid`."""
     origin: Mapping[str, str] = field(default_factory=dict)
-    """The source of each setting that is not a default."""
+    """The source of each setting that was set anywhere, by name. Settings with their default are
+    not in it."""

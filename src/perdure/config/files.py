@@ -1,5 +1,5 @@
-"""Reads the settings, and decides which source may set which. Called once at each entry point: the
-command line, `perdure.open`, a pod.
+"""Reads the settings from their sources. Called once at each entry point: the command line,
+`perdure.open`, a pod.
 
 Precedence, highest first: a flag, the environment (`PERDURE_AGENT`, ...), the project's
 `perdure.toml`, the user's `$XDG_CONFIG_HOME/perdure/config.toml`, the default. All problems are
@@ -24,7 +24,7 @@ from perdure.errors import ConfigError
 
 PROJECT_FILE = "perdure.toml"
 TABLES = ("gc", "disk", "serve")
-"""Tables of a settings file: `trash = "7d"` in `[gc]` is the setting `gc_trash`."""
+"""Tables of a settings file whose name is a prefix: `trash` in `[gc]` is the setting `gc_trash`."""
 
 NOT_FOR_PROJECTS = frozenset(
     {
@@ -57,12 +57,13 @@ NOT_FOR_PROJECTS = frozenset(
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 
 LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})
-"""Settings that a project may lower but not raise above the user's own; 0 means no limit."""
+"""Settings that a project's file may lower but not raise above the user's value. 0 means no limit.
+"""
 
 
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
-    """Return the settings of one invocation, without flags. Raises ConfigError listing the problems
-    of all sources."""
+    """Return the settings from all sources except flags. Raises ConfigError with the problems of
+    all sources."""
     home = Path(environ.get("HOME") or "/")
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -99,9 +100,9 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables that are probably misspelled, each with the variable of the
-    most similar setting. They have no effect. Other `PERDURE_` variables are not judged: agents
-    (`PERDURE_ATTEMPT`) and tests have their own."""
+    """Return the environment variables that are probably misspelled names of settings, each with
+    the correct name. Only names very similar to a setting's are returned, because agents
+    (`PERDURE_ATTEMPT`) and tests have variables of their own."""
     from difflib import get_close_matches
 
     settings = [f"PERDURE_{key.upper()}" for key in READERS]
@@ -130,7 +131,8 @@ def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
 
 
 def _project_file(cwd: Path) -> Path | None:
-    """Return the nearest perdure.toml, from `cwd` up to the top of the repository, or None."""
+    """Return the nearest perdure.toml, from `cwd` up to the top of the repository; None if there is
+    none."""
     for directory in (cwd, *cwd.parents):
         if (directory / PROJECT_FILE).is_file():
             return directory / PROJECT_FILE
@@ -153,7 +155,7 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         OSError,
         ValueError,
         RecursionError,
-    ) as error:  # tomllib's own errors, and errors of UTF-8, are ValueErrors
+    ) as error:  # ValueError includes tomllib's own errors and those of UTF-8
         problems.append(f"{file}: {error}")
         return []
     found = []
@@ -191,7 +193,8 @@ def _not(key: str, value: Any) -> str:
 
 
 def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the keys and values of a settings file. Keys inside `TABLES` get their full names."""
+    """Return the settings of a file as pairs of name and value. Keys inside `TABLES` get the
+    table's name as a prefix."""
     found = []
     for key, value in table.items():
         if key in TABLES and isinstance(value, dict):
@@ -207,8 +210,8 @@ def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _line(text: str, key: str) -> int:
-    """Return the line number of a key, at the top level or in one of `TABLES`. tomllib does not
-    report positions."""
+    """Return the line number of a key, at the top level or in one of `TABLES`. It is searched in
+    the text, because tomllib does not report positions."""
     table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
     names = [key, key.removeprefix(f"{table}_")] if table else [key]
     lines = [*enumerate(text.split("\n"), 1)]

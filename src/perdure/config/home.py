@@ -1,4 +1,4 @@
-"""Finds the user's home directory, and does not fail if there is none. Called by the drivers."""
+"""Finds the user's home directory, without failing if there is none. Called by the drivers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def user_home(environ: Mapping[str, str]) -> Path:
-    """Return HOME, or the home directory of the account, or `/` if it has none (a container's user
-    without an entry in /etc/passwd). With `/`, readers find no files, and a run is refused because
-    it is not writable."""
+    """Return the value of HOME, or else the account's home directory. Return `/` if the account has
+    none, as a container's user without an entry in /etc/passwd. No files are found there, and a run
+    is refused because the directory is not writable."""
     if home := environ.get("HOME"):
         return Path(home)
     try:

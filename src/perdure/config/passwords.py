@@ -1,7 +1,7 @@
 """Hides passwords in addresses, and lists the settings that may contain one.
 
-Called by everything that prints, logs or reports a setting or an address, and by `files` when a
-setting is invalid.
+Called by all code that prints, logs or reports a setting or an address, and by `files` for an
+invalid setting.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import re
 from typing import Any
 
 SECRET = frozenset({"database", "session_cache"})
-"""Settings that may contain a password. An error about an invalid value of these settings does not
-repeat the value."""
+"""Settings that may contain a password. Errors about invalid values do not repeat the values of
+these settings."""
 
 
 def without_password(address: str) -> str:
-    """Return an address without user, password and parameters."""
+    """Return an address without its user, password and parameters."""
     scheme, separator, rest = address.partition("://")
     return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def shown(name: str, value: Any) -> Any:
-    """Return a setting's value as it may be printed: an address without its password."""
+    """Return a setting's value in a form that may be printed, with passwords replaced by `***`."""
     if name not in SECRET:
         return value
     return re.sub(

@@ -1,8 +1,8 @@
-"""Validates settings: each function in `READERS` converts a value from a file or the environment,
-or raises ValueError with what was expected.
+"""Validates settings. Each function in `READERS` converts a value from a file or the environment.
+If the value is invalid, it raises ValueError with the expected form.
 
-`files` calls it for every setting that is set somewhere. Each name in `READERS` is a field of
-`Settings`; there are no other settings.
+`files` calls these functions. The names in `READERS` are exactly the settings that users can set,
+and each is a field of `Settings`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def _path(value: Any) -> Path:
     try:
         path = Path(_text(value)).expanduser()
-    except RuntimeError as error:  # `~name` of an unknown user
+    except RuntimeError as error:  # `~name` of an unknown user raises RuntimeError
         raise ValueError("expected an absolute path") from error
     if not path.is_absolute() or "\0" in str(path):
         raise ValueError("expected an absolute path")
@@ -99,7 +99,8 @@ def _count(value: Any) -> int:
 
 
 def _by_agent(value: Any) -> dict[str, int]:
-    """Return limits by agent from `2` (every agent), `claude=2,codex=1`, or a table of the same."""
+    """Return limits by agent, from `2` (for every agent), `claude=2,codex=1`, or a table of such
+    pairs. Raises ValueError."""
     if isinstance(value, dict):
         pairs = value
     elif "=" in str(value):
@@ -147,8 +148,8 @@ def _windows(value: Any) -> str:
 
 
 def sizes(text: str) -> dict[str, int]:
-    """Return window sizes in tokens by pattern of a model's name, from `pattern=32000,
-    other=200000`. Raises ValueError."""
+    """Return window sizes in tokens by pattern of a model name. The form of `text` is
+    `pattern=32000, other=200000`. Raises ValueError."""
     found = {}
     for pair in filter(None, (each.strip() for each in text.split(","))):
         name, _, number = (part.strip() for part in pair.rpartition("="))
@@ -334,4 +335,4 @@ READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 DURATIONS = frozenset(name for name, read in READERS.items() if read in (_seconds, _lease))
-"""Settings that are durations: written as `2h`, stored in seconds."""
+"""Names of the settings that are durations. They are written as `2h` and stored in seconds."""

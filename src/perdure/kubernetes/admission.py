@@ -1,12 +1,13 @@
-"""Decides whether one more attempt may begin. The namespace's quotas must have room for it, and no
-other attempt may be using the task's claim. Pure; `reconciler` asks, before `step` opens an
-attempt.
+"""Decides whether a TaskRun may open one more attempt. Pure. `reconciler` calls it before `step`
+opens an attempt.
 
-Kubernetes enforces both itself, so a wrong answer here only affects the order. Without this check
-all TaskRuns would open an attempt at once, and the Job controller would give the room to any of
-them, with growing delays. With it, the oldest waiting TaskRun gets the room.
+An attempt may begin if the namespace's quotas have room for it and no other attempt uses the task's
+volume claim. Kubernetes enforces both, so a wrong answer here only affects the order of the
+TaskRuns. Without this check all TaskRuns would open an attempt at once. The Job controller would
+then start their pods in any order, with growing delays. With the check, the oldest waiting TaskRun
+goes first.
 
-An attempt is not delayed by a quota into which it can never fit: the Job's own events report the
+A quota that is smaller than a single attempt delays nothing here: the Job's own events report that
 problem. Quotas with scopes are left to Kubernetes.
 """
 
@@ -31,9 +32,10 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""For each name in a quota, the field of a container's resources that it counts."""
+"""Field of a container's resources, as section and name, by the quota name that limits it."""
 LOOK_AGAIN_MS = 3_000
-"""Time in milliseconds after which the first TaskRun in line checks again."""
+"""Delay in milliseconds before the first TaskRun in line checks the quota again. It grows with the
+number of TaskRuns ahead."""
 MOST_LOOK_AGAIN_MS = 60_000
 SUFFIXES = {
     "": Decimal(1),
@@ -56,7 +58,7 @@ SUFFIXES = {
 
 
 class InLine(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of a TaskRun that other TaskRuns need to find their place in line."""
+    """The facts about one TaskRun that decide its place in line and that of the others."""
 
     namespace: str
     name: str
@@ -64,17 +66,19 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = ""
     phase: str = ""
     claim: str
-    """The claim that it works on; empty outside mode Claim."""
+    """Name of the volume claim that the TaskRun uses; empty outside mode Claim."""
     waits: bool
-    """Whether its next attempt is due and waits only for room."""
+    """Whether the TaskRun could open its next attempt now, apart from its start time and the quota.
+    """
     due: int
-    """The time before which its next attempt does not begin (ms since 1970)."""
+    """Earliest start of the next attempt, in milliseconds since 1970."""
     attempt: int
-    """The number of its newest attempt."""
+    """Number of the newest attempt."""
     open: bool
-    """Whether that attempt is open."""
+    """Whether the newest attempt is open."""
     podless: bool = False
-    """Whether the open attempt may still get its pod: nothing prevents that."""
+    """Whether an attempt is open whose pod is still to be created and was not refused by a quota.
+    `room` adds such pods to the quota's current use."""
 
     @property
     def age(self) -> tuple[int, str]:
@@ -82,12 +86,11 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `room`: why no attempt may begin now (None if one may), and when to ask
-    again."""
+    """The decision of `room`. `held` tells why no attempt may begin now; None if one may begin."""
 
     held: Held | None = None
     ahead: int = 0
-    """Number of TaskRuns that are before this one in line."""
+    """Number of TaskRuns that are ahead of this one in line."""
 
     @property
     def again_ms(self) -> int:
@@ -95,7 +98,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_line(run: WantedRun, created: int) -> InLine:
-    """Return the facts that other TaskRuns need to know of this one."""
+    """Return the facts about a TaskRun that `room` needs."""
     status, spec = run.status, run.spec
     waiting = status.condition("Waiting")
     reason = waiting.reason if waiting is not None else ""
@@ -118,7 +121,7 @@ def in_line(run: WantedRun, created: int) -> InLine:
 
 
 def admitted(mine: InLine) -> InLine:
-    """Return the facts of a TaskRun after it was admitted and will open an attempt."""
+    """Return the facts about a TaskRun as they are after its next attempt was opened."""
     return msgspec.structs.replace(
         mine, open=True, podless=True, waits=False, attempt=mine.attempt + 1
     )
@@ -131,7 +134,8 @@ def room(
     quotas: Sequence[Mapping[str, Any]],
     now: int,
 ) -> Room:
-    """Return whether the TaskRun `mine` may open an attempt that asks for these resources."""
+    """Decide whether the TaskRun `mine` may open an attempt that requests these resources. Return
+    the reason for a refusal, if any, and the number of TaskRuns ahead."""
     beside = [each for each in others if each.namespace == mine.namespace]
     writer = next(
         (each for each in beside if each.open and mine.claim and each.claim == mine.claim), None
@@ -161,8 +165,8 @@ def room(
 
 
 def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -> str:
-    """Return which amounts a quota lacks for this number of attempts; empty if it has room for
-    them."""
+    """Return the limit of a quota that `count` more attempts would exceed, for a message; empty if
+    they fit."""
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
     if spec.get("scopes") or spec.get("scopeSelector"):
         return ""
@@ -178,7 +182,7 @@ def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -
 
 
 def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
-    """Return how much of a resource one attempt takes; None if that is not known."""
+    """Return the amount of a quota's resource that one attempt takes; None if it is unknown."""
     if name in PODS:
         return Decimal(1)
     if name not in COMPUTE:
@@ -193,8 +197,7 @@ def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
 
 
 def quantity(value: Any) -> Decimal | None:
-    """Return a quantity of Kubernetes such as `500m` or `2Gi` as a number; None if it is not
-    one."""
+    """Parse a Kubernetes quantity such as `500m` or `2Gi`. Return None if it is not valid."""
     text = str(value).strip()
     number = text.rstrip("numkMGTPEi")
     try:

@@ -1,8 +1,9 @@
-"""Dollar amounts and choices (words such as `fresh-ok`), in the form that a TaskRun uses. Pure.
+"""Converts dollar amounts and choices (words such as `fresh-ok`) from and to the form that a
+TaskRun uses. Pure.
 
-By Kubernetes' conventions a resource has no floats, because not every client keeps them unchanged,
-and choices are written as in `FreshOk`. perdure counts in floats and writes `fresh-ok`. The floats
-and lower-case words that an earlier version wrote are read as well.
+By Kubernetes' conventions a resource contains no floats, because some clients change them, and
+choices are written like `FreshOk`. perdure itself uses floats and writes `fresh-ok`. TaskRuns
+written by an earlier version contain floats and lower-case words, which are still accepted.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import re
 from typing import Any
 
 Dollars = int | float | str
-"""An amount as it is in a TaskRun: a whole number, or a decimal number as text."""
+"""A dollar amount as a TaskRun contains it: a whole number, or a decimal number as text."""
 PLACES = 6
-"""Number of decimals of an amount that is written: millionths of a dollar."""
+"""Number of decimals with which an amount is written (millionths of a dollar)."""
 _AMOUNT = re.compile(r"[0-9]{1,12}([.][0-9]{1,12})?")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 CHOICES = (
@@ -24,7 +25,7 @@ CHOICES = (
     ("policy", "onDenied"),
     ("policy", "onLeftover"),
 )
-"""Paths of the choices in a TaskRun's spec, whose words perdure writes in another form."""
+"""Paths of the fields in a TaskRun's spec that contain a choice."""
 
 
 def dollars(amount: Dollars) -> float:
@@ -49,24 +50,24 @@ def dollars_or_none(amount: Any) -> float:
 
 
 def written(amount: float) -> Dollars:
-    """Return an amount as a TaskRun has it: a whole number as it is, any other as text."""
+    """Return an amount in the form for a TaskRun: a whole number as a number, any other as text."""
     if amount == int(amount):
         return int(amount)
     return f"{amount:.{PLACES}f}".rstrip("0").rstrip(".")
 
 
 def camel_word(word: str) -> str:
-    """Return a choice such as `fresh-ok` as a TaskRun has it: `FreshOk`."""
+    """Return a choice in the form for a TaskRun: `FreshOk` for `fresh-ok`."""
     return "".join(part[:1].upper() + part[1:] for part in word.split("-"))
 
 
 def plain_word(word: str) -> str:
-    """Return a choice such as `FreshOk` as perdure has it: `fresh-ok`."""
+    """Return a choice in perdure's own form: `fresh-ok` for `FreshOk`."""
     return _HUMP.sub("-", word).lower()
 
 
 def with_plain_words(spec: Any) -> Any:
-    """Return a TaskRun's spec with the words of its choices as perdure has them."""
+    """Return a copy of a TaskRun's spec with all choices in perdure's own form."""
     if not isinstance(spec, dict):
         return spec
     changed = dict(spec)

@@ -1,11 +1,10 @@
-"""The API server as the reconciling part of the operator uses it: plain objects in and out, over
-lightkube.
+"""A client of the Kubernetes API server, built on lightkube. Objects are plain dicts. Used by the
+operator for everything but the watches.
 
 Transient failures (a server that restarts, 429, 5xx, a lost connection) are retried a few times
-immediately, with growing, random delays, and then raised as `Away`. A request that the server
-refuses raises `Refused`. A write may have been carried out although its answer was lost, so every
-write here is safe to repeat: it has a unique name, names the version that it follows, or is a
-deletion.
+with growing, random delays, and then raised as `Away`. A request that the server rejects raises
+`Refused`. A write may have been carried out although its answer was lost, so every write is safe to
+repeat: it has a unique name, or names the version that it replaces, or is a deletion.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ AGENT = "perdure-operator"
 
 
 class Refused(Exception):
-    """The API server understood the request and refused it."""
+    """Raised when the API server understood the request and rejected it."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -67,11 +66,12 @@ class Refused(Exception):
 
 
 class Away(Exception):
-    """The API server did not answer, or cannot answer at the moment."""
+    """Raised when the API server did not answer, or is temporarily unable to."""
 
 
 class Api:
-    """One client. `counted` is the number of requests sent, by verb and kind."""
+    """A connection to the API server. `counted` is the number of requests sent, by verb and kind.
+    """
 
     def __init__(self, config: SingleConfig) -> None:
         self._client = AsyncClient(
@@ -82,7 +82,7 @@ class Api:
         self.retried = 0
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        """Return the object, or None if there is none."""
+        """Return the object, or None if it does not exist."""
         try:
             found: dict[str, Any] = await self._send(
                 "get", kind, lambda: self._client.get(self._kinds[kind], name, namespace=namespace)
@@ -94,8 +94,8 @@ class Api:
             raise
 
     async def is_leaving(self, namespace: str) -> bool:
-        """Return whether a namespace is being deleted or is gone; False if the account may not read
-        namespaces."""
+        """Return whether a namespace is gone or being deleted. Return False if the account may not
+        read namespaces."""
         try:
             body = await self._send(
                 "get", "namespaces", lambda: self._client.get(_NAMESPACE, namespace)
@@ -107,7 +107,8 @@ class Api:
     async def items(
         self, kind: str, namespace: str, labels: dict[str, Any] | None = None, fields: str = ""
     ) -> list[dict[str, Any]]:
-        """Return all objects with these labels."""
+        """Return all objects of a kind in a namespace, filtered by labels and fields if they are
+        given."""
         selector: Any = (
             {part.split("=")[0]: part.split("=")[1] for part in fields.split(",")}
             if fields
@@ -124,12 +125,12 @@ class Api:
         return found
 
     async def ours(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        """Return all objects that were made for TaskRuns."""
+        """Return all objects of a kind that perdure created for TaskRuns."""
         return await self.items(kind, namespace, {UID_LABEL: operators.exists()})
 
     async def probe(self, kind: str, namespace: str) -> None:
-        """List one object at most. Raises Refused where that is not allowed, or the kind is not
-        known."""
+        """Check that the account may list a kind, by reading at most one object. Raises Refused if
+        the account may not, or if the cluster does not know the kind."""
 
         async def read() -> None:
             async for _ in self._client.list(self._kinds[kind], namespace=namespace, chunk_size=1):
@@ -138,9 +139,9 @@ class Api:
         await self._send("list", kind, read)
 
     async def log(self, namespace: str, pod: str, container: str, most: int) -> str:
-        """Return the beginning of a container's log, of at most so many bytes. Raises Refused if
-        there is none yet."""
-        # lightkube 1.0's own `log` has no limit.
+        """Return the beginning of a container's log, at most `most` bytes. Raises Refused if there
+        is no log yet."""
+        # The `log` method of lightkube 1.0 has no size limit.
         client: Any = self._client._client
         params = {"container": container, "limitBytes": most}
 
@@ -156,8 +157,8 @@ class Api:
         return found["log"]
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Create the object in the namespace that its metadata names. Return it as the server has
-        it.
+        """Create the object in the namespace that its metadata names. Return the object that the
+        server stored.
 
         Raises Refused with code 409 if it exists already. A 409 with the reason Conflict means that
         concurrent requests collided, for example on a quota. Then nothing was created, and `Away`
@@ -176,8 +177,9 @@ class Api:
     async def patch(
         self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False
     ) -> dict[str, Any]:
-        """Apply a merge patch. If it contains `metadata.resourceVersion`, it is refused (409) when
-        the object has changed since that version."""
+        """Apply a merge patch and return the changed object. If the patch contains
+        `metadata.resourceVersion` and the object has changed since that version, the server refuses
+        it (409)."""
         resource: Any = self._kinds[kind].Status if status else self._kinds[kind]
         found: dict[str, Any] = await self._send(
             "patch",
@@ -191,11 +193,11 @@ class Api:
     async def delete(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str = ""
     ) -> None:
-        """Delete exactly this object, and only in this version if one is given. If the name belongs
-        to another object, the request is refused (409). Deletion is in the background: the objects
-        that this one owns are deleted after it. An object that is already gone is no error."""
-        # lightkube 1.0's own `delete` takes no preconditions; the API server also reads them from
-        # the query (apimachinery, conversion.go).
+        """Delete the object with this uid and, if given, only in this version. If the object does
+        not match, the server refuses the request (409). Objects that it owns are deleted
+        afterwards, in the background. An object that is already gone is no error."""
+        # The `delete` method of lightkube 1.0 takes no preconditions. The API server also accepts
+        # them as query parameters (apimachinery, conversion.go).
         params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}
 
         async def send() -> Any:
@@ -254,9 +256,9 @@ def _passing(error: Exception) -> bool:
 
 @functools.cache
 def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
-    """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
-    lightkube's models lack. lightkube accepts only one class for each kind, so all callers get it
-    from this function."""
+    """Return a resource class whose objects are plain dicts. Unlike lightkube's models, dicts keep
+    the fields that newer clusters add. lightkube accepts only one class for each kind, so all
+    callers must get it from this function."""
     return create_namespaced_resource(group, version, kind, plural)
 
 

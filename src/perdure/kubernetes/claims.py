@@ -1,13 +1,13 @@
-"""The volume claim of a task: created and checked before a pod gets it (`launch`), and deleted with
-a TaskRun that asks for that (`reconciler`).
+"""Creates, checks and deletes the volume claim of a task. `launch` gets a claim for a pod here;
+`reconciler` deletes it with a TaskRun that asks for that.
 
-A claim is deleted only with all work on it. Every TaskRun that works on it must say `reclaim:
-Delete`. A TaskRun that says `Keep` removes the label `perdure.dev/reclaim: Delete` and records its
-uid on the claim. If it says `Delete` later, the claim may be deleted again, unless another TaskRun
-has said `Keep`, too. Each of these TaskRuns must have been deleted when its work was saved, and
-none may be left. A TaskRun marks the claim as its own before a pod gets it. The claim is deleted
-only in the version that was checked, so that a TaskRun that starts to use it in between does not
-lose it.
+A claim is deleted only if every TaskRun that used it says `reclaim: Delete` and was deleted with
+its work saved, and no other TaskRun uses it. A TaskRun that says `Keep` removes the label
+`perdure.dev/reclaim: Delete` from the claim and records its own uid there. If that TaskRun later
+says `Delete`, the claim may be deleted after all, unless another TaskRun has also said `Keep`.
+
+A TaskRun puts its own labels on the claim before a pod mounts it. The deletion names the version of
+the claim that was checked, so it fails if another TaskRun has begun to use the claim since.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 
 async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held:
-    """Return the name of the claim in mode Claim. If this TaskRun continues the conversation of
-    another one, that one's claim is used; otherwise it is created if needed. Returns an empty
-    string in the other modes, and Held if the claim cannot be used.
+    """Return the name of the claim in mode Claim; an empty string in other modes. A TaskRun that
+    continues the conversation of another TaskRun uses that TaskRun's claim. Otherwise the claim is
+    created if it does not exist. Return Held if the claim cannot be used.
 
     Raises Refused.
     """
@@ -66,12 +66,13 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
 
 
 async def drop(api: Api, run: WantedRun, name: str) -> None:
-    """Delete the claim with this TaskRun, unless work of another TaskRun may be on it."""
+    """Delete the claim of a TaskRun that is being deleted, unless another TaskRun may have work on
+    it."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or not is_claim(body) or not _may_go(body, run):
         return
-    # Ask the API server instead of the operator's memory, which does not have all TaskRuns yet
-    # shortly after the start.
+    # Ask the API server. The operator's memory may still lack some TaskRuns shortly after its
+    # start.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
     if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
         meta = body["metadata"]
@@ -113,8 +114,8 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
-    """Return whether no TaskRun wants to keep the claim: none has said `Keep`, or only this one
-    did, and now says `Delete`."""
+    """Return whether no other TaskRun has asked to keep the claim. A `Keep` by this TaskRun itself
+    does not count, because it now says `Delete`."""
     kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
     return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 

@@ -1,8 +1,8 @@
-"""The settings of a cluster's administrator for all attempts: `perdure operator --defaults JSON`,
-which the chart writes from `attempts.pod` and `attempts.workspace`. Pure.
+"""The defaults that a cluster's administrator sets for all attempts. Pure. They come from `perdure
+operator --defaults JSON`, which the chart fills from `attempts.pod` and `attempts.workspace`.
 
-A TaskRun's own values win. Selectors and resources are merged by name; tolerations and pull Secrets
-are added.
+A TaskRun's own values take precedence. Selectors and resources are merged by name. Tolerations and
+pull Secrets are added to those of the TaskRun.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VolumeDefaults(Camel, frozen=True, forbid_unknown_fields=True):
     checkpoints: str = ""
     checkpoints_secret_ref: SecretRef | None = None
     checkpoints_secret_name: str = ""
-    """The earlier form of `checkpoints_secret_ref`."""
+    """Deprecated form of `checkpoints_secret_ref`."""
 
 
 class AttemptDefaults(Camel, frozen=True, forbid_unknown_fields=True):
@@ -55,10 +55,10 @@ NO_DEFAULTS = AttemptDefaults()
 
 
 def defaults_of(text: str) -> AttemptDefaults:
-    """Return the defaults from JSON. Raises ValueError with the name of a field that is wrong."""
+    """Parse the defaults from JSON. Raises ValueError that names the invalid field."""
     try:
         found = msgspec.json.decode(text, type=resolved(AttemptDefaults))
-    except msgspec.DecodeError as error:  # includes msgspec's ValidationError
+    except msgspec.DecodeError as error:  # ValidationError is a subclass
         raise ValueError(str(error)) from error
     if found.workspace.checkpoints_secret_ref is not None and (
         found.workspace.checkpoints_secret_name
@@ -71,7 +71,7 @@ def defaults_of(text: str) -> AttemptDefaults:
 
 
 def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
-    """Return the TaskRun with the defaults for all fields that it does not set."""
+    """Return the TaskRun with defaults for the fields that it does not set."""
     if given == NO_DEFAULTS or run.invalid:
         return run
     spec = run.spec
@@ -106,9 +106,9 @@ def _pod(pod: Pod, given: PodDefaults) -> Pod:
 
 
 def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dict[str, Any]]:
-    """Return the resources without the defaults that could contradict the TaskRun: if it sets only
-    a request itself, the default limit is dropped, and if it sets only a limit, the default
-    request."""
+    """Return the resources without the defaults that could contradict the TaskRun's own values. If
+    it sets only a request, the default limit is dropped. If it sets only a limit, the default
+    request is dropped."""
     own = {part: pod.resources.get(part) or {} for part in ("requests", "limits")}
     pairs = (("requests", "limits"), ("limits", "requests"))
     kept = dict(resources)
@@ -132,7 +132,7 @@ def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
     )
     if volume.checkpoints:
         return found
-    # The Secret belongs to the store, so the two come from the same side.
+    # The Secret has the credentials of the checkpoint store, so both must be defaults.
     return replace(
         found,
         checkpoints=given.checkpoints,

@@ -1,8 +1,9 @@
-"""Decides whether a TaskRun may be deleted, and what is deleted with it. Pure; called by `step`.
+"""Decides whether a TaskRun may be deleted, and whether its claim is deleted with it. Pure. Called
+by `step`.
 
-The finalizer keeps the TaskRun while its deletion could lose work. It is not set if no work could
-be lost: on a claim that is kept, all work stays. If its claim is to be deleted with it
-(`workspace.reclaim: Delete`), the finalizer keeps it until the claim is deleted.
+The finalizer keeps a TaskRun from being deleted as long as that could lose work. A TaskRun whose
+work stays on a claim that is kept gets no finalizer. With `workspace.reclaim: Delete` the finalizer
+stays until the claim is deleted.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from perdure.kubernetes.wanted import GROUP, WantedRun
 
 
 def safe(run: WantedRun, status: TaskRunStatus) -> bool:
-    """Return whether deleting the TaskRun would lose no work: all work is saved elsewhere, or stays
-    on a claim that is kept, or no attempt began.
+    """Return whether no work is lost if the TaskRun is deleted. That holds if all work is saved
+    elsewhere, or stays on a claim that is kept, or if no attempt began.
 
-    An attempt without a Job may still have done something: its Job may have come and gone while no
-    operator was watching.
+    An attempt without a Job may still have done work: its Job may have come and gone while no
+    operator was running.
     """
     return kept(run) or status.workspace.saved or not status.attempt
 
 
 def kept(run: WantedRun) -> bool:
-    """Return whether all work stays where it is when the TaskRun is deleted, so that the finalizer
-    would protect nothing. If the spec cannot be read, this is unknown, and the answer is False."""
+    """Return whether all work remains on its volume when the TaskRun is deleted. Such a TaskRun
+    needs no finalizer. Return False if the spec is invalid, because the volume is then unknown."""
     volume = run.spec.workspace
     if run.invalid:
         return False
@@ -31,7 +32,7 @@ def kept(run: WantedRun) -> bool:
 
 
 def claim_to_go(run: WantedRun) -> str:
-    """Return the claim that is deleted with the TaskRun; empty if the claim stays."""
+    """Return the name of the claim to delete with the TaskRun; empty if the claim is kept."""
     volume = run.spec.workspace
     if volume.mode == "Claim" and volume.reclaim == "Delete":
         return run.claim
@@ -39,8 +40,8 @@ def claim_to_go(run: WantedRun) -> str:
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
-    """Return a sentence about work that would be lost with the TaskRun: where it is, and what to
-    do."""
+    """Return a message about work that would be lost with the TaskRun: where the work is, and how
+    to proceed."""
     where = f"is only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"
@@ -54,8 +55,8 @@ def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
 
 
 def _keep(run: WantedRun) -> str:
-    """Return the command that keeps the claim so that the TaskRun can be deleted; empty if there is
-    no claim."""
+    """Return the command after which the TaskRun can be deleted and its claim stays; empty if there
+    is no claim."""
     if run.spec.workspace.mode != "Claim":
         return ""
     patch = '{"spec":{"workspace":{"reclaim":"Keep"}}}'

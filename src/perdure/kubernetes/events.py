@@ -1,9 +1,8 @@
-"""The Events that `kubectl describe` shows of a TaskRun, for the steps that people want to know
-about. Pure; `reconciler` posts an Event after it has written the status change that the Event
-reports.
+"""Builds the Events that `kubectl describe` shows for a TaskRun. Pure. `reconciler` posts an Event
+after it has written the status change that the Event reports.
 
-If the operator is killed in between, the Event is not posted later: the status has all important
-facts. An event's name is derived from its content, so no event is posted twice.
+If the operator is killed between the two, the Event is never posted. No fact is lost, because the
+status has all of them. An Event's name is derived from its content, so no Event is posted twice.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
 
 
 class EventTold(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. `key` distinguishes it from all other events of the TaskRun."""
+    """One Event. `key` distinguishes it from all other Events of the TaskRun."""
 
     reason: str
     message: str
@@ -35,7 +34,7 @@ class EventTold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told(was: TaskRunStatus, now: TaskRunStatus) -> list[EventTold]:
-    """Return the Events that report the difference between two statuses of a TaskRun."""
+    """Return the Events for the changes between two statuses of a TaskRun."""
     return [*_attempts(was, now), *_conditions(was, now), *_phases(was, now)]
 
 
@@ -122,7 +121,7 @@ def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
 
 
 def event(run: WantedRun, found: EventTold, now: int) -> dict[str, Any]:
-    """Return the object of an event."""
+    """Return the Event in the form that the API server accepts."""
     digest = hashlib.sha256(f"{run.uid}/{found.key}".encode()).hexdigest()[:16]
     at = f"{stamp(now)[:19]}Z"
     return {

@@ -1,10 +1,10 @@
-"""Creates the objects that an attempt's pod needs: the recorded instructions, the order, the claim,
-the Job. Called by `reconciler`.
+"""Creates the objects that an attempt's pod needs: the ConfigMap with instructions and order, the
+claim, the Job. Called by `reconciler`.
 
-Each of them is created once, and creating it again does no harm: the text of a version is never
-rewritten, and a name that is taken by an object of our own counts as created. If the API server
-refuses (quota, permissions, an invalid pod) or something is missing, the functions return `Held`.
-It becomes a condition of the TaskRun, and the step is retried for a limited time.
+Every creation is safe to repeat: the text of a version is never overwritten, and an existing object
+that belongs to the TaskRun counts as created. If the API server refuses (quota, permissions, an
+invalid pod) or something is missing, the functions return `Held`. The reconciler makes it a
+condition of the TaskRun and retries for a limited time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 LONGEST_TEXT = 131_072 * 4
 LONGEST_TEXTS = 900_000
-"""Limit for all versions of the instructions together, in bytes. A ConfigMap holds 1 MiB and
-contains the orders too."""
+"""Maximum size in bytes of all versions of the instructions together. A ConfigMap holds 1 MiB and
+also contains the orders."""
 _VERSION = re.compile(r"context-([1-9][0-9]{0,9})")
 
 
 async def record(
     api: Api, memory: ClusterMemory, run: WantedRun, known: RememberedRun
 ) -> Held | None:
-    """Record the text of the newest instructions in the ConfigMap, unless it is recorded. Return
-    Held if that cannot be done."""
+    """Store the text of the newest instructions in the ConfigMap, if it is not there yet. Return
+    Held if that fails."""
     if run.spec.prompt == LEFT_OUT:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None:
@@ -85,7 +85,7 @@ async def launch(
     told: manifests.Cluster,
 ) -> Held | None:
     """Create the objects that the open attempt's pod needs, and then the attempt's Job. Return Held
-    if that cannot be done."""
+    if that fails."""
     try:
         contexts = await _ordered(api, run, known, attempt)
         if isinstance(contexts, Held):
@@ -155,8 +155,8 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
 
 
 async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
-    """Return the ConfigMap as it is, None if there is none. One that somebody else created is not
-    trusted, because the instructions are read from it: then Held is returned."""
+    """Return the ConfigMap; None if it does not exist. Return Held if somebody else created it:
+    such a ConfigMap is not trusted, because the agent's instructions are read from it."""
     body = await api.get(kinds.MAP, run.namespace, run.named)
     if body is not None and not owned(body, run):
         return Held(
@@ -168,8 +168,8 @@ async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
 async def _ordered(
     api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Held:
-    """Write the order into the ConfigMap. Return the versions of the instructions that belong to
-    it."""
+    """Write the attempt's order into the ConfigMap. Return the versions of the instructions that
+    the order lists."""
     kept = await _kept(api, run)
     if isinstance(kept, Held):
         return kept
@@ -197,8 +197,9 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Held:
-    """Create the missing ConfigMap. It does not exist if all instructions are in Secrets, or if
-    somebody deleted it.
+    """Create the ConfigMap or restore the instructions that it lacks. It is missing if all
+    instructions are in Secrets, or if somebody deleted it. Return the versions of the instructions
+    that the order lists.
 
     The newest text is still in the TaskRun. Older texts are not needed, because the agent got them
     in earlier attempts.
@@ -229,8 +230,8 @@ async def _lost(
 
 
 def _gone(run: WantedRun, there: int) -> int:
-    """Return how many versions of the instructions have been deleted, so that the pod numbers the
-    others correctly."""
+    """Return the number of recorded versions of the instructions that no longer exist. The pod
+    needs it to number the remaining versions correctly."""
     return max(0, run.status.contexts - there)
 
 
@@ -239,7 +240,7 @@ def _up_to(attempt: AttemptStatus, versions: Iterable[int]) -> tuple[int, ...]:
 
 
 def _refused(error: Refused) -> Held:
-    """Return the API server's refusal as a condition."""
+    """Convert the API server's refusal to the reason and message of a condition."""
     held = of_words(str(error))
     reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
         error.code, "Refused"

@@ -1,8 +1,8 @@
 """Builds the objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
 
-Every pod protects state, secrets and permissions in the same way. `spec.pod` can add to a pod but
-not weaken it: names, labels, mounts and paths that belong to perdure are ignored there (the
-resource's schema refuses them with an explanation).
+Every pod gets the same protection of its state, secrets and permissions. `spec.pod` can add to a
+pod but cannot weaken this. Names, labels, mounts and paths that belong to perdure are ignored
+there; the resource's schema already rejects them with an explanation.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ USER = 10001
 SIZE = "2Gi"
 """Size of a claim if neither the TaskRun nor the operator's defaults name one."""
 SLACK_S = 300
-"""Time in seconds that a pod may take in addition to its agent and its check, to fetch and to save
-state."""
+"""Time in seconds that a pod may use beyond the limits of its agent and check, to download and
+upload state."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
-"""Home directory of the image's user. The agents' homes are linked from there to the volume."""
+"""Home directory of the image's user. Links lead from there to the agents' homes on the volume."""
 OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev", HOME)
 OWN_LABELS = ("perdure.dev/", "kubernetes.io/", "k8s.io/")
 MADE_BY = ("app.kubernetes.io/managed-by", "perdure")
@@ -38,11 +38,12 @@ RECLAIM_LABEL = f"{GROUP}/reclaim"
 
 
 KEPT_FOR = f"{GROUP}/kept-for"
-"""Annotation of a claim: the uid of the only TaskRun that says `Keep`, or `several`."""
+"""Annotation of a claim that is kept: the uid of the TaskRun with `reclaim: Keep`, or `several` if
+there may be more than one."""
 
 
 class Cluster(TypedDict):
-    """Settings of the operator for all attempts."""
+    """The operator's settings that apply to all attempts."""
 
     image: str
     account: str
@@ -72,7 +73,7 @@ def owner(run: WantedRun) -> dict[str, Any]:
 
 
 def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
-    """The ConfigMap of a TaskRun's orders and instructions."""
+    """Return the ConfigMap for a TaskRun's orders and instructions."""
     meta = {
         "name": run.named,
         "namespace": run.namespace,
@@ -113,7 +114,7 @@ def order(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], unlisted: int = 0
 ) -> bytes:
     """Return the encoded order of an attempt. `unlisted` is the number of versions of the
-    instructions that are gone. Raises UsageError if no pod would accept the order."""
+    instructions that no longer exist. Raises UsageError if a pod would reject the order."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
     earlier = tuple(
         orders.Earlier(number=each.number, outcome=OutcomeKind(each.outcome), detail=each.detail)
@@ -146,7 +147,7 @@ def order(
 def job(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
 ) -> dict[str, Any]:
-    """Return the Job of an attempt. It starts one pod, and only once."""
+    """Return the Job of an attempt. It starts exactly one pod and never replaces it."""
     mine = labels(run, record.number)
     deadline = _deadline(run.spec)
     pod = _pod(run, record, contexts, claim_name, told)
@@ -171,7 +172,7 @@ def job(
     }
     if deadline:
         # The Job has no deadline of its own. Such a deadline would include the time that the pod
-        # waits for room, and would delete the pod with its result.
+        # waits to be scheduled, and would delete the pod together with its result.
         pod["activeDeadlineSeconds"] = deadline
     meta = {
         "name": record.job,
@@ -183,8 +184,8 @@ def job(
 
 
 def _deadline(spec: Spec) -> int:
-    """Return the time in seconds after which Kubernetes ends a pod that has not ended itself; 0 if
-    its agent or check has no time limit."""
+    """Return the time in seconds after which Kubernetes kills a pod that is still running; 0 if its
+    agent or check has no time limit."""
     policy = spec.policy
     if not policy.timeout_seconds or (policy.verify and not policy.verify_timeout_seconds):
         return 0
@@ -267,8 +268,9 @@ def _pod(
 def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the pod's volumes, and their mounts in the agent's container: /data, /perdure, /tmp
-    and home. The agent cannot write anywhere else, and of the Secrets it has its own alone."""
+    """Return the pod's volumes and their mounts in the agent's container: /data, /perdure, /tmp and
+    home. Apart from volumes that the TaskRun adds, the agent can write nowhere else. Its container
+    does not mount the relay's Secrets."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[dict[str, Any]] = [
         {
@@ -312,10 +314,12 @@ def _storage(
 def _order_sources(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return the sources of the order and its instructions; some instructions come from Secrets.
+    """Return the sources of the projected volume: the order, its instructions and its task files.
+    Some instructions come from Secrets.
 
-    Only the newest instructions must exist. The run usually knows the older versions already, and
-    their Secrets may be gone."""
+    Only the newest instructions must exist. The run usually has the older versions already, and
+    their Secrets may be gone.
+    """
     secrets = run.secrets
     items = [{"key": f"order-{record.number}", "path": orders.FILE}]
     items += [
@@ -341,8 +345,8 @@ def _order_sources(
 
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
-    """Return the task files of an attempt. The files in the spec belong to the newest instructions,
-    which may be newer than the attempt's."""
+    """Return the task files of an attempt; none if the spec has newer instructions. The spec's
+    files belong to its newest instructions."""
     if run.spec.context_version == record.context_version:
         return run.spec.files
     return ()
@@ -356,8 +360,8 @@ def _file_source(file: FileFrom, path: str) -> dict[str, Any]:
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return tolerations with which a pod leaves an unresponsive node after 30 s instead of 300 s,
-    unless the TaskRun has its own."""
+    """Return tolerations that remove a pod from an unresponsive node after 30 s instead of 300 s.
+    Tolerations that the TaskRun sets itself are left out."""
     keys = {toleration.get("key") for toleration in given}
     return [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}

@@ -1,9 +1,9 @@
-"""The operator's memory of the cluster. It is filled by the watches and by the operator's own
-writes, and read by the reconciler.
+"""The operator's cache of the cluster's objects. The watches and the operator's own writes fill it;
+the reconciler reads it.
 
-The memory may be out of date, and `step` allows for that. It is small: Jobs and pods are reduced
-(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. Of two
-versions of an object the newer one is kept, regardless of the order in which they arrive.
+The cache may be out of date, and `step` allows for that. It stays small: Jobs and pods are reduced
+to the needed facts (`snapshot`), and long instructions are left out of TaskRuns. If two versions of
+an object arrive, the newer one is kept, whichever came first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 Key = tuple[str, str]
 """Namespace and name of a TaskRun."""
 LONG = 2048
-"""Longest instructions that are kept, in characters. Longer ones are read again when they are
-needed."""
+"""Maximum length in characters of instructions that are cached. Longer ones are read from the API
+server when they are needed."""
 LEFT_OUT = "(left out)"
 
 
@@ -37,11 +37,11 @@ class RememberedRun(msgspec.Struct):
     pods: dict[str, PodSeen] = {}
     recorded: frozenset[int] | None = None
     notes: dict[str, str] = {}
-    """Messages of events, by the uid of the object that they are about."""
+    """Messages of Events, by the uid of the object that each Event is about."""
     sessions: dict[str, SessionAsked] = {}
-    """The conversations that the logs of running pods name, by the pod's uid."""
+    """Conversations that the logs of running pods name, by the pod's uid."""
     line: InLine | None = None
-    """Its place in line, as others see it."""
+    """The facts that decide the TaskRun's place in line; None until the TaskRun itself is known."""
 
 
 class ClusterMemory:
@@ -65,7 +65,7 @@ class ClusterMemory:
         return None
 
     def of(self, key: Key) -> tuple[WantedRun, RememberedRun] | None:
-        """Return a TaskRun by its key; None if it is not known."""
+        """Return a TaskRun and its cached objects; None if the key is unknown."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
         if run is not None and run.body:
@@ -73,13 +73,14 @@ class ClusterMemory:
         return None
 
     def keep(self, body: dict[str, Any]) -> Key:
-        """Remember a TaskRun. Return its key."""
+        """Cache a TaskRun and return its key."""
         key, uid = _key(body), sys.intern(body["metadata"]["uid"])
         version = _number(body["metadata"].get("resourceVersion", ""))
         was = self._names.get(key, uid)
         if was != uid and was in self._runs:
             if version < self._runs[was].version:
-                # A late answer about a deleted TaskRun must not remove the new one of that name.
+                # A late answer about a deleted TaskRun must not remove a newer TaskRun with the
+                # same name.
                 return key
             del self._runs[was]
         run = self._runs.setdefault(uid, RememberedRun())
@@ -92,14 +93,14 @@ class ClusterMemory:
         return key
 
     def forget(self, key: Key, uid: str) -> None:
-        """Forget a TaskRun and everything that belongs to it."""
+        """Remove a TaskRun and everything that belongs to it from the cache."""
         self._runs.pop(uid, None)
         if self._names.get(key) == uid:
             del self._names[key]
 
     def line(self, namespace: str, but: str = "") -> list[InLine]:
-        """Return the TaskRuns of a namespace as they are in line, the oldest first, without the one
-        with the uid `but`."""
+        """Return the place in line of each TaskRun in a namespace, the oldest first. `but` is the
+        uid of a TaskRun to leave out."""
         found = []
         for uid, run in self._runs.items():
             if run.line is None or run.line.namespace != namespace or uid == but:
@@ -118,7 +119,7 @@ class ClusterMemory:
         return self._names.get(key, "")
 
     def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace all Jobs and pods by this complete list."""
+        """Replace all cached Jobs and pods by these complete lists."""
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
             self._runs.setdefault(sys.intern(uid), RememberedRun())
         for uid, run in list(self._runs.items()):
@@ -145,8 +146,8 @@ class ClusterMemory:
         return self.key(job.run)
 
     def keep_pod(self, pod: PodSeen) -> Key | None:
-        """Remember a pod. A pod that is gone is kept as it was last seen, until its attempt is
-        closed."""
+        """Cache a pod. The last known state of a deleted pod is kept until its attempt is closed.
+        Return the key of its TaskRun; None if the TaskRun is unknown."""
         if pod.gone and pod.run not in self._runs:
             return None
         run = self._runs.setdefault(sys.intern(pod.run), RememberedRun())
@@ -158,8 +159,8 @@ class ClusterMemory:
         return self.key(pod.run)
 
     def replace(self, run: RememberedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace a TaskRun's Jobs and pods by those just read. Pods that are gone stay as they
-        were last seen."""
+        """Replace the cached Jobs and pods of one TaskRun by those just read. Deleted pods stay in
+        their last known state."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
         missing = {
@@ -170,7 +171,7 @@ class ClusterMemory:
         run.pods = missing | there
 
     def tidy(self, run: RememberedRun, closed: int) -> None:
-        """Forget pods that are gone and belong to attempts that have ended."""
+        """Remove deleted pods of the attempts up to number `closed`."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {
                 uid: pod
@@ -185,8 +186,8 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 def _number(version: str) -> int:
-    """Return a resource version as a number. Resource versions of one kind are growing numbers
-    (guaranteed since Kubernetes 1.35; etcd has always done so)."""
+    """Return a resource version as a number; 0 if it is not one. Resource versions of one kind are
+    increasing numbers (guaranteed since Kubernetes 1.35; etcd has always done so)."""
     if version.isdecimal():
         return int(version)
     return 0

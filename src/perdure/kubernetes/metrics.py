@@ -1,5 +1,4 @@
-"""The operator's metrics for Prometheus, and the small web server for /metrics, /healthz and
-/readyz."""
+"""The operator's metrics for Prometheus, and the web server for /metrics, /healthz and /readyz."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Numbers:
-    """The operator's metrics in a separate registry, which has no default metrics of the
+    """The operator's metrics. They have a registry of their own, without the default metrics of the
     process."""
 
     def __init__(
@@ -101,7 +100,7 @@ class Numbers:
         self.registry.register(_Phases(phases))
 
     def end(self, run: WantedRun, record: AttemptStatus) -> None:
-        """Count an attempt that ended."""
+        """Count an attempt that ended, with its verdicts, tokens and cost."""
         whose = (run.namespace, run.spec.agent)
         infrastructure = str(record.infrastructure).lower()
         self.ended.labels(*whose, record.outcome, infrastructure).inc()
@@ -122,14 +121,15 @@ class Numbers:
 
 
 def _one_of(verdict: str, known: type[StrEnum]) -> str:
-    """Return a verdict that may be a label; a pod could have written any other."""
+    """Return the verdict if it is a known one, or else `unknown`. A pod can write any text as its
+    verdict, so the number of label values must be limited."""
     if verdict in set(known):
         return verdict
     return "unknown"
 
 
 class _Phases(Collector):
-    """Number of TaskRuns by phase."""
+    """Exports the number of TaskRuns by namespace, agent and phase."""
 
     def __init__(self, phases: Callable[[], Mapping[tuple[str, str, str], int]]) -> None:
         self._phases = phases
@@ -146,7 +146,7 @@ class _Phases(Collector):
 
 
 class _Requests(Collector):
-    """Number of requests to the API server, without the watches."""
+    """Exports the number of requests to the API server, without those of the watches."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -173,7 +173,8 @@ async def serve(
     """Start a web server on all addresses. `ill` and `unready` return the problem as a sentence;
     empty if there is none.
 
-    Returns the runner, whose `cleanup` stops the server, and the port. Raises OSError.
+    Return the port and the runner. The runner's `cleanup` stops the server. Raises OSError if the
+    server cannot listen on the port.
     """
 
     def probe(ask: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -193,7 +194,7 @@ async def serve(
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    if not port:  # choose a free port, the same for IPv4 and IPv6
+    if not port:  # choose one free port for both IPv4 and IPv6
         with socket.create_server(("", 0)) as free:
             port = int(free.getsockname()[1])
     site = web.TCPSite(runner, port=port)

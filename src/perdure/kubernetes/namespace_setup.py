@@ -1,10 +1,9 @@
-"""Prepares a namespace before an attempt runs in it, for an operator that is responsible for
-several namespaces: creates the network policy and the account of the attempts. Called by
-`reconciler`.
+"""Creates the network policy and the service account that attempts need in a namespace. Called by
+`reconciler` before an attempt starts, if the operator watches several namespaces.
 
-In the operator's own namespace the chart creates them. In other namespaces they would be missing:
-agents would be reachable, and could reach everything. Objects that somebody else made under the
-same name are left alone.
+The chart creates both in the operator's own namespace only. Without the policy in the other
+namespaces, agents could be reached from anywhere and could reach everything. Objects of the same
+name that somebody else created are left alone.
 """
 
 from __future__ import annotations
@@ -23,17 +22,16 @@ from perdure.kubernetes.status import said
 NAME = "perdure-attempts"
 """Name of the network policy in each namespace."""
 KNOWN_S = 60.0
-"""Time in seconds after which a namespace is checked again."""
+"""Time in seconds after which a namespace is checked for the objects again."""
 
 
 class NamespaceSetup(Struct):
-    """The objects that are created in each namespace. An empty `policy` or `account` is not
-    made."""
+    """The objects to create in each namespace. An empty `policy` or `account` is not created."""
 
     policy: dict[str, Any]
     account: str
     known: dict[str, float] = field(default_factory=dict)
-    """When a namespace was last found to have the objects (monotonic clock, in seconds)."""
+    """Time of the last successful check, by namespace (monotonic clock, in seconds)."""
 
     async def prepare(self, api: Api, namespace: str) -> Held | None:
         """Create the missing objects. Return Held if the API server refuses."""

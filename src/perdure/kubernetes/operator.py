@@ -1,12 +1,14 @@
-"""`perdure operator`: turns TaskRuns into Jobs and writes the results into their status.
+"""The operator (`perdure operator`): turns TaskRuns into Jobs and writes the results into their
+status.
 
-Watches (`watches`) fill a memory and a queue. Workers take TaskRuns from the queue and carry out
-(`reconciler`) the steps that the pure module `step` decides on. All state is in the cluster: an
-operator that is killed continues from there at its next start. Two operators at once waste work but
-do no harm. Every ten minutes everything is listed again, in case a watch has lost something.
+Watches (`watches`) fill a cache and a queue. Workers take TaskRuns from the queue. For each one the
+pure module `step` decides the next step and `reconciler` carries it out. All state is in the
+cluster, so an operator that was killed continues at its next start. Two operators at once waste
+work but do no harm. Every ten minutes all objects are listed again, in case a watch missed an
+event.
 
-The operator reports itself as unhealthy, so that it is restarted, when a watch has been silent for
-three minutes or a worker has been stuck for five.
+The operator reports itself as unhealthy if a watch has been silent for three minutes or a worker
+has been stuck for five. Kubernetes then restarts it.
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ RELIST_S = 600.0
 LEAVE_S = 15.0
 LET_GO_S = 10.0
 MOST_WOKEN = 8
-"""Maximum number of waiting TaskRuns that are looked at again when an attempt ends."""
+"""Maximum number of waiting TaskRuns that are queued when an attempt ends."""
 Say = Callable[[str], None]
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """The operator's options."""
+    """The options of `perdure operator`."""
 
     namespaces: tuple[str, ...]
     """The namespaces to watch; empty for all."""
@@ -62,11 +64,11 @@ class Options(Struct, frozen=True, kw_only=True):
     defaults: AttemptDefaults = NO_DEFAULTS
     permitted: Permitted = NONE_PERMITTED
     policy: dict[str, Any] = field(default_factory=dict)
-    """The spec of the network policy that is made where attempts run; empty for none."""
+    """Spec of the network policy to create in every namespace with attempts; empty for none."""
     make_account: bool = False
-    """Whether the attempts' account is made where they run."""
+    """Whether to create the attempts' service account in every namespace with attempts."""
     read_logs: bool = False
-    """Whether the logs of running attempts are read for their conversations."""
+    """Whether to read the logs of running attempts, to learn which conversation each one has."""
     port: int = 8080
     workers: int = 16
     patience_s: float = 1800.0
@@ -74,8 +76,8 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def connection() -> SingleConfig:
-    """Return the connection to the cluster: the pod's own, or else that of KUBECONFIG. Raises
-    UsageError if there is none."""
+    """Return the connection to the cluster, from the pod's service account or else from KUBECONFIG.
+    Raises UsageError if there is neither."""
     try:
         found = KubeConfig.from_env().get()
     except (NoConfig, OSError) as error:
@@ -92,7 +94,7 @@ def connection() -> SingleConfig:
 
 
 class Operator:
-    """One operator. It runs in one event loop, from the start of `run` to its end."""
+    """One operator process. Its event loop is the one that calls `run`."""
 
     def __init__(
         self, config: SingleConfig, options: Options, say: Say, warn: Say | None = None
@@ -173,8 +175,9 @@ class Operator:
             )
 
     async def _let_go(self) -> None:
-        """Remove the finalizers in a namespace that is being deleted. The operator's own pod is
-        among the first objects to be deleted, and afterwards no operator is left to remove them."""
+        """Remove the finalizers of TaskRuns in a namespace that is being deleted. Called when the
+        operator ends: its own pod is among the first objects to be deleted, and afterwards no
+        operator is left to remove them."""
         leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
         for key in self.memory:
             found = self.memory.of(key)
@@ -183,7 +186,7 @@ class Operator:
                 await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
     def put(self, key: Key) -> None:
-        """Queue a TaskRun after an event about it."""
+        """Queue a TaskRun because a watch reported an event about it."""
         self._put.setdefault(key, time.monotonic())
         self.queue.put(key)
 
@@ -236,7 +239,8 @@ class Operator:
         )
 
     def _wake(self, run: WantedRun) -> None:
-        """Queue the oldest TaskRuns that may take the room which an ended attempt has left."""
+        """Queue the oldest waiting TaskRuns, because the end of this attempt may have left room for
+        them."""
         left = 0
         for each in self.memory.line(run.namespace, run.uid):
             same = bool(each.claim) and each.claim == run.status.workspace.claim_name
@@ -245,8 +249,8 @@ class Operator:
                 self.put((each.namespace, each.name))
 
     async def _check(self) -> None:
-        """Check that the cluster answers, that it knows TaskRuns, and that this account may list
-        what the operator needs. Raises PerdureError."""
+        """Check that the cluster answers, has the resource TaskRun, and lets this account list what
+        the operator needs. Raises PerdureError."""
         for namespace in self._options.namespaces or (ALL,):
             for kind in (kinds.RUN, kinds.JOB, kinds.POD):
                 if namespace != ALL:
@@ -281,7 +285,7 @@ class Operator:
                     ) from error
 
     async def _relist(self) -> None:
-        """List everything at intervals, in case a watch lost something."""
+        """List all objects at regular intervals, in case a watch missed an event."""
         while True:
             await asyncio.sleep(RELIST_S)
             try:
@@ -290,7 +294,7 @@ class Operator:
                 self._warn(f"not everything could be listed: {said(str(error), 200)}")
 
     async def look_at_all(self) -> None:
-        """List everything as it is now, and queue every TaskRun."""
+        """List all TaskRuns, Jobs and pods, update the cache, and queue every TaskRun."""
         for namespace in self._options.namespaces or (ALL,):
             asked = {key for key in self.memory if namespace in (ALL, key[0])}
             jobs, pods = (
@@ -308,8 +312,8 @@ class Operator:
                 self.put(key)
 
     def _login(self) -> kopf.ConnectionInfo:
-        """Return the same credentials for the watches. A token file is read again each time the old
-        token is refused."""
+        """Return the operator's credentials for the watches. kopf calls this again when a token was
+        refused, and a token file is then read again."""
         cluster, user = self._config.cluster, self._config.user
         if user is None or user.exec is not None:
             raise kopf.PermanentError(
@@ -361,8 +365,8 @@ def operate(options: Options, say: Say, warn: Say) -> None:
 
 
 def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, ...]:
-    """Return the namespaces to watch: those named or, by default, the operator's own. Empty means
-    all. Raises UsageError."""
+    """Return the namespaces to watch: those asked for, or else the operator's own. An empty tuple
+    means all namespaces. Raises UsageError if both options are given."""
     if everywhere and asked:
         raise UsageError("--namespace and --all-namespaces exclude each other")
     if everywhere:

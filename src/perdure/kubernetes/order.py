@@ -1,15 +1,15 @@
-"""The order: the operator's request to the pod of one attempt. Pure.
+"""The order: the document in which the operator tells a pod which attempt to perform. Pure.
 
-The operator writes it into a ConfigMap (`encode`). The pod reads it from a directory (`read`, with
-a function that reads one file):
+The operator encodes it into a ConfigMap (`encode`). The pod reads it from the directory where the
+ConfigMap is mounted (`read`):
 
     order.json            this document
     contexts/{version}    the text of each version of the instructions, as it was first seen, or as
                           it is in its Secret
     files/{number}        the task files that come with the newest version
 
-Anyone who may write ConfigMaps can write an order, so it is checked before use: types, bounds, and
-that its parts agree. An invalid order raises UsageError with the field's name.
+Anyone who may write ConfigMaps can write an order. Types, bounds and consistency are therefore
+checked before use. An invalid order raises UsageError with the field's name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ VERSION = 1
 FILE = "order.json"
 CONTEXTS = "contexts"
 FILES = "files"
-"""Directory of the contents of task files, each under its number from 0."""
+"""Directory of the contents of task files. Each file is named by its number, from 0."""
 LONGEST = 1 << 20
-"""Maximum size of an order in bytes; a ConfigMap holds no more."""
+"""Maximum size of an order in bytes. A ConfigMap cannot hold more."""
 MOST_ATTEMPTS = 100_000
 MOST_CONTEXTS = 10_000
 MOST_EARLIER = 2_000
@@ -46,7 +46,7 @@ URL = re.compile(r"(?:file|s3|gs|az|azure|abfs|abfss)://[^\s@?]{1,2000}")
 
 
 class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An earlier attempt, as the operator knows it."""
+    """An earlier attempt, as the operator recorded it."""
 
     number: int
     outcome: OutcomeKind
@@ -54,9 +54,9 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The conversation with which the run's first attempt begins: the one that perdure finds for
-    the task, a new one, the one with this id, or a copy of another run's conversation together with
-    a copy of its files."""
+    """How the conversation of the run's first attempt begins. `Auto`: perdure finds the task's
+    conversation. `Fresh`: a new conversation. `Session`: the conversation with the given id.
+    `Fork`: a copy of another run's conversation and files."""
 
     mode: Literal["Auto", "Fresh", "Session", "Fork"] = "Auto"
     session_id: str = ""
@@ -65,56 +65,56 @@ class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a TaskRun. `contexts` are the versions of the instructions in order, the
-    newest last."""
+    """The order for one attempt of a TaskRun. `contexts` are the version numbers of the
+    instructions, oldest first."""
 
     version: int = VERSION
     run: str
     """The TaskRun's uid."""
     name: str
-    """The run's name, which `name_of` derives from the TaskRun's."""
+    """The run's name; `name_of` derives it from the TaskRun's name."""
     attempt: int
     attempts_allowed: int
     spec: TaskSpec
-    """The task without its prompt, which is the first of the contexts."""
+    """The task. Its prompt is empty, because the first of the contexts is the prompt."""
     contexts: tuple[int, ...]
     unlisted: int = 0
     """Number of earlier versions of the instructions that no longer exist in the cluster."""
     earlier: tuple[Earlier, ...] = ()
     resume: ResumeOrder = ResumeOrder()
     files: tuple[str, ...] = ()
-    """Names in the workdir of the task files that come with the newest of the contexts; the content
-    of the first is in `files/0`."""
+    """Paths in the workdir of the task files that come with the newest version. The content of the
+    first file is in `files/0`, and so on."""
     on_edit: OnEdit = OnEdit.MERGE
     transport: Literal["", "http", "ssh"] = ""
-    """The transport of the repository that the operator permitted; empty if it needs no
-    permission. Nothing is fetched by http or ssh without it."""
+    """The additional transport by which the operator permits to fetch the repository. Without it
+    the pod uses neither http nor ssh."""
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
-    """Where the run's state is kept between attempts: on the volume (and in the checkpoint store,
-    if one is named), or only in the checkpoint store."""
+    """Where the run's state is kept between attempts. `volume`: on the volume, and also in the
+    checkpoint store if one is named. `checkpoints`: only in the checkpoint store."""
 
     @property
     def run_names(self) -> tuple[str, str]:
-        """Return the name of the run in a pod's database, and the one that it gets if a run that
-        outlived a TaskRun of this name has it."""
+        """Return two names for the run in a pod's database. The second one is used if the volume
+        still has a run with the first name, from a deleted TaskRun."""
         return self.name, f"{self.name[:54].rstrip('-')}-{self.run_id[:8]}"
 
     @property
     def transports(self) -> frozenset[str]:
-        """Return the schemes by which the pod may fetch the repository."""
+        """Return the URL schemes by which the pod may fetch the repository."""
         return frozenset({"https", self.transport} - {""})
 
     @property
     def run_id(self) -> str:
-        """The TaskRun's uid in the form of perdure's ids: 32 hexadecimal digits."""
+        """Return the TaskRun's uid in the form of perdure's ids: 32 hexadecimal digits."""
         return self.run.replace("-", "")
 
 
 def name_of(name: str, uid: str) -> str:
-    """Return the run's name for a TaskRun: the same name if it is valid, or else as much of it as
-    fits, with eight digits of the uid."""
+    """Return the run's name for a TaskRun. It is the TaskRun's name if that is valid for a run.
+    Otherwise it is a cleaned and shortened form, followed by eight digits of the uid."""
     if NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")
@@ -122,17 +122,17 @@ def name_of(name: str, uid: str) -> str:
 
 
 def encode(order: Order) -> bytes:
-    """Return the order as JSON. Raises UsageError if no pod would accept it."""
+    """Return the order as JSON. Raises UsageError if a pod would reject the order."""
     return msgspec.json.encode(_checked(order))
 
 
 def decode(content: bytes) -> Order:
-    """Decode an untrusted order. Raises UsageError, which names the field and the problem."""
+    """Decode and check an untrusted order. Raises UsageError that names the invalid field."""
     if len(content) > LONGEST:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:
         order = msgspec.json.decode(content, type=resolved(Order))
-    except msgspec.DecodeError as error:  # includes msgspec's ValidationError
+    except msgspec.DecodeError as error:  # ValidationError is a subclass
         _refuse(str(error))
     except (UnicodeDecodeError, RecursionError):
         _refuse("it is not JSON")
@@ -140,11 +140,12 @@ def decode(content: bytes) -> Order:
 
 
 def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
-    """Return the order in a directory and the texts of its contexts. `get` returns a file's bytes
-    and raises FileNotFoundError.
+    """Read the order and the texts of its contexts. `get` returns the bytes of a file in the
+    order's directory and raises FileNotFoundError if it does not exist.
 
-    The text of an older version is None if it is missing, as when its Secret is gone. Raises
-    UsageError if the newest text is missing or the order is invalid."""
+    The text of an older version may be missing, for example because its Secret was deleted; it is
+    None then. Raises UsageError if the newest text is missing or the order is invalid.
+    """
     try:
         order = decode(get(FILE))
     except FileNotFoundError:
@@ -168,8 +169,8 @@ def missing(version: int) -> NoReturn:
 
 
 def _checked(order: Order) -> Order:
-    """Return the order if its values are valid. Raises UsageError for values that are out of bounds
-    or do not agree."""
+    """Return the order if it is valid. Raises UsageError if a value is out of bounds or contradicts
+    another one."""
     if order.version != VERSION:
         _refuse(f"version: it is {order.version}, and this perdure reads {VERSION}")
     _match("run", UID, order.run, "a uid")

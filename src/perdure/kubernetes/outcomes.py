@@ -1,14 +1,14 @@
-"""Determines how an attempt ended, and what keeps one from starting. Pure.
+"""Determines how an attempt ended, and why an attempt cannot start. Pure.
 
-The end is determined from three sources, in this order. First, the result in the pod's termination
-message. The agent could have written it as well, so a result is trusted only if it agrees with the
-exit code and the attempt. Second, the pod's state, as the kubelet and the controllers set it: out
-of memory, evicted, past its deadline, no image. Last, missing objects: a Job that was deleted, a
-pod that is gone.
+Three sources tell how an attempt ended. The first source is the result in the pod's termination
+message. The agent can write this message too, so a result is trusted only if it agrees with the
+exit code and the attempt's number. The second source is the pod's state, as the kubelet and the
+controllers set it: out of memory, evicted, past its deadline, no image. The last source is missing
+objects: a Job that was deleted, or a pod that is gone.
 
-An end that the task did not cause (eviction, preemption, a lost node, a deleted pod) is
-`infrastructure`. It uses up none of the attempts, but only as many times in a row as
-`lifecycle.FREE_LIMIT` allows.
+If the task did not cause the end (eviction, preemption, a lost node, a deleted pod), the attempt is
+marked `infrastructure`. Such an attempt does not count toward the allowed number of attempts. This
+holds for at most `lifecycle.FREE_LIMIT` of them in a row.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from perdure.kubernetes.status import said
 from perdure.model import Outcome, OutcomeKind
 
 UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
-"""Obstacles that disappear when other attempts have ended. An attempt waits for this without a
-limit."""
+"""Obstacles that disappear when other attempts end. An attempt waits for them without a time limit.
+"""
 OVERDUE_MS = 10_000
-"""Time in milliseconds after a pod's deletion was due. If the pod still exists then, its node is
-lost, because a live kubelet would have removed it."""
+"""Delay in milliseconds after the end of a deleted pod's grace period. If the pod still exists
+then, its node is lost, because a live kubelet would have removed it."""
 QUIET_MS = 10_000
-"""Time in milliseconds for which a pod that has not started is left alone."""
+"""Time in milliseconds that a Job or pod gets to start before its Events are read for a reason."""
 
 DISRUPTED = frozenset(
     {
@@ -78,7 +78,7 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
     127: (OutcomeKind.CONFIG_ERROR, "the image has no perdure (exit code 127)"),
     128: (OutcomeKind.CONFIG_ERROR, "the container could not be started (exit code 128)"),
 }
-"""Meaning of exit codes when there is no result."""
+"""Outcome and explanation by exit code, for a pod without a usable result."""
 
 
 class End(Struct, frozen=True, kw_only=True):
@@ -89,12 +89,13 @@ class End(Struct, frozen=True, kw_only=True):
     result: AttemptResult | None = None
     pod: PodSeen | None = None
     absent: bool = False
-    """Whether the end was concluded from a missing object. Then it counts only after the objects
-    were read again."""
+    """Whether the end was concluded from a missing object. Such an end counts only after the
+    objects were read from the API server again."""
 
 
 class Held(Struct, frozen=True):
-    """An obstacle: the reason why an attempt cannot proceed, and the advice."""
+    """An obstacle that keeps an attempt from starting or proceeding. The message also says what to
+    do."""
 
     reason: str
     message: str
@@ -103,12 +104,13 @@ class Held(Struct, frozen=True):
 def ended(
     attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
 ) -> End | None:
-    """Return how the attempt ended; None while something of it may be running. `asked` means that a
-    person wants the attempt to stop. `pods` are those of the attempt."""
+    """Return how the attempt ended; None while one of its pods may still be running. `pods` are the
+    pods of the attempt. `asked` means that a person asked for the attempt to stop."""
     live = [pod for pod in pods if pod.live]
     if live:
-        # In modes other than Claim, a pod that is left behind is fenced by its term (see
-        # `pod_state`), so a pod on a lost node need not be waited for.
+        # A pod on a lost node may still be running. In mode Claim it could still write to the
+        # volume, so wait for it. In other modes it can publish nothing once the next pod has begun
+        # a new term (see `pod_state`).
         if mode == "Claim" or not all(overdue(pod, now) for pod in live):
             return None
         return _stopped(asked, "its node is lost", pod=live[-1])
@@ -142,13 +144,13 @@ def ended(
 
 
 def overdue(pod: PodSeen, now: int) -> bool:
-    """Return whether a pod still exists although it should be gone by now."""
+    """Return whether a deleted pod still exists although its grace period ended a while ago."""
     return bool(pod.deleted) and now > pod.deleted + OVERDUE_MS
 
 
 def _told(pod: PodSeen) -> tuple[bool, int, str]:
-    """Return a sort key by how informative a pod is: pods with an ended container come last, newer
-    ones after older ones."""
+    """Return a sort key by which the most informative pod comes last. A pod with an ended container
+    comes after one without; newer pods come after older ones."""
     return pod.ended is not None, pod.created, pod.name
 
 
@@ -224,7 +226,7 @@ def _stopped(asked: bool, why: str, *, pod: PodSeen | None = None, absent: bool 
 
 
 def _disruption(pod: PodSeen) -> str:
-    """Return why the cluster ended the pod; empty if it did not."""
+    """Return why the cluster ended the pod; empty if the cluster did not end it."""
     words = {
         "PreemptionByScheduler": "its pod was preempted by one of a higher priority",
         "DeletionByTaintManager": "its pod was ended because its node is not ready or tainted",
@@ -246,7 +248,7 @@ def _disruption(pod: PodSeen) -> str:
 
 
 def _killed(code: int | None) -> str:
-    """Return the meaning of an exit code that is not perdure's own."""
+    """Return the meaning of an exit code that is not in `CODES`."""
     if code == 75:
         return "its pod asks for another try (exit code 75)"
     try:
@@ -256,8 +258,8 @@ def _killed(code: int | None) -> str:
 
 
 def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
-    """Return the obstacle that keeps an attempt from starting; None if there is none, or if it has
-    started. `notes` are the messages of events about it."""
+    """Return the obstacle that keeps an attempt from starting. Return None if there is no obstacle
+    or the attempt has started. `notes` are the messages of the Events about its Job or pod."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:
@@ -295,15 +297,16 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
         place = _of_place(said(pod.unscheduled, 500))
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
-        )  # Creating a volume takes a while.
+        )  # A volume takes a while to create, so a missing one is not reported at once.
     if now > pod.created + QUIET_MS:
         return _of_notes(notes, "", "")
     return None
 
 
 def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
-    """Return the uid of the Job or pod whose events should be read, because it has not started for
-    a while and its status does not say why. Returns an empty string if there is none."""
+    """Return the uid of the Job or pod whose Events should be read. That is an object which has not
+    started for a while and whose status does not say why. Return an empty string if there is none.
+    """
     live = [pod for pod in pods if pod.live]
     if job is None or job.suspended or job.finished or now <= job.created + QUIET_MS:
         return ""
@@ -326,8 +329,8 @@ _ROOM = (
     "exceed max volume count",
     "no nodes available",
 )
-"""Words of the scheduler (kube-scheduler 1.36, framework/plugins) about nodes that are full, or are
-not ready at the moment."""
+"""Phrases in the scheduler's messages (kube-scheduler 1.36, framework/plugins) about nodes that are
+full or temporarily not ready."""
 
 
 def _of_place(why: str) -> Held:
@@ -359,8 +362,8 @@ _WORDS = (
 
 
 def of_words(text: str) -> Held | None:
-    """Return the obstacle that an error of the API server or an event describes; None if its words
-    are not known."""
+    """Return the obstacle that an error of the API server or an Event describes; None if the text
+    contains no known phrase."""
     lower = text.lower()
     for words, reason, what in _WORDS:
         if words in lower:

@@ -1,11 +1,11 @@
-"""Distinguishes the objects of a TaskRun from those that only look like its own. Pure; called by
+"""Distinguishes the objects of a TaskRun from objects that only look like its own. Pure. Called by
 `step` and `launch`.
 
 Labels and names prove nothing: a copy of a pod keeps its labels, and a ConfigMap's name may already
-be taken. Jobs and ConfigMaps that the operator creates have the TaskRun as their controller; pods
-have such a Job. A claim has no owner, because the work outlives its TaskRun. It is recognized by
-its name, by perdure's labels, and because only one pod at a time can write to it. All other objects
-are ignored, reported, and left alone.
+be taken. A Job or ConfigMap belongs to a TaskRun if the TaskRun is its controller. A pod belongs to
+it if the pod's controller is such a Job. A claim has no owner, because it outlives its TaskRun. It
+is recognized by its name, by perdure's labels, and by its access mode (one writing pod at a time).
+Other objects are never used or changed; foreign pods are reported.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ MOST_NAMED = 3
 
 
 def owned(body: dict[str, Any], run: WantedRun) -> bool:
-    """Return whether an object was made for this TaskRun."""
+    """Return whether the TaskRun is the controller of an object."""
     return controller(body["metadata"]) == (KIND, run.uid)
 
 
 def apart(
     pods: Sequence[PodSeen], jobs: Sequence[JobSeen], status: TaskRunStatus
 ) -> tuple[list[PodSeen], list[PodSeen]]:
-    """Split the pods into those of the TaskRun's own Jobs, and existing pods that have its labels
-    but belong to none of its Jobs."""
+    """Split pods by ownership. Return the pods of the TaskRun's own Jobs, and the existing pods
+    that only have the TaskRun's labels."""
     mine = {(job.uid, job.attempt) for job in jobs} | {
         (each.job_uid, each.number) for each in status.attempts if each.job_uid
     }
@@ -39,7 +39,7 @@ def apart(
 
 
 def told_of(foreign: Sequence[PodSeen]) -> str:
-    """Return the sentence that reports foreign pods; empty if there are none."""
+    """Return a message that reports the foreign pods; empty if there are none."""
     if not foreign:
         return ""
     names = sorted(pod.name for pod in foreign)
@@ -54,7 +54,7 @@ def told_of(foreign: Sequence[PodSeen]) -> str:
 
 
 def is_claim(body: dict[str, Any]) -> bool:
-    """Return whether a claim was made by perdure, and lets only one pod at a time write."""
+    """Return whether perdure created the claim and only one pod at a time can mount it."""
     labels = body["metadata"].get("labels") or {}
     ours = labels.get(MADE_BY[0]) == MADE_BY[1] and bool(labels.get(UID_LABEL))
     return ours and (body.get("spec") or {}).get("accessModes") == ["ReadWriteOncePod"]

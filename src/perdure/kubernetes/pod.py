@@ -1,11 +1,11 @@
-"""Performs the attempt of one pod: follows its order with the same engine as at a terminal, and
-reports how the attempt ended. Called by `perdure work --run`.
+"""Performs the attempt that a pod's order describes, and reports how it ended. It uses the same
+engine as at a terminal. Called by `perdure work --run`.
 
-The operator numbers the attempts, and the run's own record must use the same numbers. Attempts that
-never reached this record are therefore claimed and closed here with the outcome that the operator
-knows. An attempt that the record shows as running is taken over first: its pod is gone, because
-this pod has the volume, or the term in the checkpoint store (see `pod_state`). If this attempt was
-already begun here, it is not begun again, and its outcome is reported.
+The operator numbers the attempts, and the run's own record must use the same numbers. An attempt
+that is missing from this record is therefore claimed and closed here, with the outcome that the
+operator knows. An attempt that the record shows as running is taken over first. Its pod must be
+gone, because this pod now has the volume, or the term in the checkpoint store (see `pod_state`). An
+attempt that already began here is not begun again; only its outcome is reported.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from perdure.protocols import RunStore
 from perdure.workspace.task_files import FileRequest
 
 LOCK = "pod.lock"
-"""Lock file in the state directory, held while a pod works with it."""
+"""Lock file in the state directory. A pod holds it as long as it uses that directory."""
 GONE = "(This version of the instructions is gone.)"
-"""Text in place of a version of the instructions that neither the cluster nor the run has any more.
+"""Placeholder for a version of the instructions that neither the cluster nor the run has any more.
 It keeps the numbers of later versions correct."""
 UNBEGUN = "its pod was asked to end before the attempt had started"
 
@@ -44,13 +44,14 @@ def follow(
     variables: Sequence[str] = (),
     files: Path | None = None,
 ) -> AttemptResult:
-    """Perform the order's attempt, unless it was performed already. Return its result.
+    """Perform the attempt of the order, unless it was performed already. Return the attempt's
+    result.
 
-    `texts` are the texts of its contexts. None stands for a missing text; this is an error only if
-    the run does not have it either. `variables` are the names of additional variables for the
-    agent, and `files` is the directory with the contents of its task files.
+    `texts` are the texts of the order's contexts. None stands for a missing text, which is an error
+    only if the run lacks it too. `variables` are the names of additional environment variables for
+    the agent. `files` is the directory with the contents of the task files.
 
-    Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome.
+    Never raises a PerdureError or an OSError: perdure's own problem becomes an outcome.
     """
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -62,11 +63,11 @@ def follow(
 
 
 def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
-    """Return an error from before an attempt as an outcome: a temporary problem, a conflict with
-    another writer, or a problem for a person.
+    """Convert an error from before the attempt's start to an outcome: a temporary problem, a
+    conflict with another writer, or a problem that a person must solve.
 
-    For an unexpected error only its type and place are reported, because its message may contain
-    anything.
+    For an unexpected error only its type and location are reported, because its message may contain
+    anything, even secrets.
     """
     if not isinstance(error, PerdureError | OSError):
         frames = traceback.extract_tb(error.__traceback__)
@@ -127,7 +128,8 @@ def _follow(
 
 
 def _taken_over(engine: Engine, claim: Claim) -> None:
-    """End an attempt whose pod is gone. If its files are gone too, its record is closed anyway."""
+    """End an attempt whose pod is gone. If the attempt's files are unreadable, only close its
+    record."""
     try:
         take_over(engine, claim)
     except LostLease:
@@ -142,8 +144,8 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _as_ordered(store: RunStore, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
-    """Return the run with the order's spec. The prompt, the scope of the conversation, the number
-    of attempts, and the starting point of a fork stay as they are."""
+    """Return the run with the spec of the order. The prompt, the scope of the conversation, the
+    number of attempts, and the starting point of a fork are not changed."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
     was = run.spec
     spec = replace(spec, scope=was.scope, attempts=was.attempts)
@@ -157,7 +159,7 @@ def _as_ordered(store: RunStore, run: TaskRun, order: Order, variables: Sequence
 
 
 def _asked(order: Order, files: Path | None) -> FileRequest | None:
-    """Return the request for the task files that came with the order; None if there are none."""
+    """Return a request for the task files of the order; None if the order has no files."""
     if not order.files or files is None:
         return None
     named = tuple(f"{number}={name}" for number, name in enumerate(order.files))
@@ -171,9 +173,9 @@ def _instructed(
     texts: Sequence[str | None],
     files: FileRequest | None,
 ) -> TaskRun:
-    """Return the run with every version of the instructions, and the newest with its task files.
-    Raises UsageError if one is missing, and Conflict if the order is older than what the run
-    knows."""
+    """Add the missing versions of the instructions to the run, and the task files to the newest.
+    Return the run. Raises UsageError if a needed text is missing, and Conflict if the run has newer
+    instructions than the order."""
     if run.context_version > len(texts):
         raise Conflict(
             f"the order of this attempt is outdated: its instructions end with version "
@@ -192,8 +194,8 @@ def _instructed(
 
 
 def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
-    """Return the run with all attempts before the order's. Those that this record does not have are
-    closed with the outcome that the operator reports."""
+    """Return the run with records of all attempts before the order's attempt. A missing record is
+    created and closed with the outcome that the operator reports."""
     told = {each.number: each for each in order.earlier}
     while run.attempt < order.attempt - 1:
         claim = _claimed(engine, run)
@@ -202,8 +204,8 @@ def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
 
 
 def _unseen(was: Earlier | None) -> Outcome:
-    """Return the outcome to store for an attempt that this record does not have. Its work is not
-    here, even if it succeeded."""
+    """Return the outcome to store for an attempt that this record lacks. The attempt's work is
+    missing here too, so even a success is stored as `lost`."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
     if was is not None and lost:
@@ -219,8 +221,9 @@ def _unseen(was: Earlier | None) -> Outcome:
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim:
-    """Claim the run's next attempt, regardless of the run's state in this record, because the
-    operator decides. Raises Conflict."""
+    """Claim the run's next attempt. The run's state in this record does not matter, because the
+    operator decides when an attempt starts. Raises Conflict if the workdir or the conversation is
+    in use."""
     if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
         run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
     claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)

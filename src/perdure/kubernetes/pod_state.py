@@ -1,9 +1,11 @@
-"""Fetches a run's state into a pod that has none: from the checkpoint store, or by adding the run.
+"""Brings a run's state into a pod whose database does not have the run. Either the state is
+downloaded from the checkpoint store, or the run is added as a new one. Called by `pod` before the
+attempt starts.
 
-Called by `pod` before anything else of an attempt. Taking a run out of the store begins a new term:
-a number in the store that names the pod that may publish the run. The previous holder can then
-publish no more, notices this, and stops. A term begins even if the store has nothing of the run
-yet, because another pod may be about to publish it.
+Every pod that uses the checkpoint store first begins a new term of the run. A term is a number in
+the store that names the one pod that may publish the run. The pod of the previous term can no
+longer publish; it notices this and stops. A term begins even if the store has no checkpoint of the
+run yet, because another pod may be about to publish the first one.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from perdure.rules.text import write_stderr
 
 
 def known(store: RunStore, run_id: str) -> TaskRun | None:
-    """Return the run with exactly this id, or None."""
+    """Return the run with exactly this id; None if there is none. (The store's `get` also accepts
+    other references to a run.)"""
     try:
         run = store.get(run_id)
     except NotFound:
@@ -54,8 +57,9 @@ def known(store: RunStore, run_id: str) -> TaskRun | None:
 
 
 def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
-    """Return the order's spec with its prompt and these additional variables for the agent. The
-    run's own branch is named after the run, in every pod."""
+    """Return the spec of the order with this prompt, and with these additional environment
+    variables for the agent. A branch that the spec does not name is named after the run, so it is
+    the same in every pod."""
     spec = order.spec
     branch = spec.branch or (f"perdure/{order.name}" if spec.repo else "")
     passed = tuple(dict.fromkeys((*spec.pass_env, *variables)))
@@ -65,8 +69,8 @@ def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
 
 
 def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
-    """Take the run out of the checkpoint store into this pod. Return None if the store has nothing
-    of it.
+    """Download the run from the checkpoint store into this pod. Return None if the store has no
+    checkpoint of it.
 
     Raises StoreAway if the store cannot be read, and Conflict if another pod has begun a newer
     term.
@@ -84,11 +88,11 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
 
 
 def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
-    """Begin a term before looking for checkpoints. The term fences every other pod that has the run
-    or is about to publish it.
+    """Begin a term for this pod, unless it already has the newest one. From then on every other pod
+    that has the run is refused when it publishes.
 
-    Otherwise a checkpoint that an older pod publishes after the search would be lost without
-    notice.
+    This must happen before the search for checkpoints. Otherwise an older pod could publish a
+    checkpoint after the search, and that checkpoint would be lost unnoticed.
     """
     term, mine = store.term(run_id), machine(engine.state)
     if term is None or term.owner != mine:
@@ -100,8 +104,8 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
 
 
 def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_GIVEN) -> TaskRun:
-    """Add the run here, with its first task files, and return it. The order says with which
-    conversation it begins. Raises the same errors as `service.submit`."""
+    """Add the run to this pod's database, with its first task files, and return it. The order says
+    which conversation it begins with. Raises the same errors as `service.submit`."""
     if order.resume.mode == "Fork":
         return _forked(engine, order, spec, given)
     service.check_task(engine, spec, Path("/"))
@@ -115,8 +119,8 @@ def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_G
 
 
 def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskRun:
-    """Add the run as a copy of another one on this volume: its conversation and its files. Raises
-    the same errors as `fork`."""
+    """Add the run as a copy of another run on this volume, with that run's conversation and files.
+    Raises the same errors as `fork`."""
     source = order.resume.from_
     wanted = ForkRequest(
         prompt=spec.prompt,
@@ -136,16 +140,17 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskR
 
 
 def _free_name(store: RunStore, order: Order) -> str:
-    """Return a free name for the run. The order's name may be taken: a volume that outlived a
-    TaskRun of this name still has its run."""
+    """Return a free name for the run. The usual name may be taken by the run of a deleted TaskRun,
+    if the volume outlived that TaskRun."""
     taken = {row.name for row in store.find(limit=100_000)}
     usual, other = order.run_names
     return other if usual in taken else usual
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
-    """Return the scope of the conversation that the order names. If perdure does not know the
-    conversation, store a session for it. Raises NotFound, Conflict."""
+    """Return the scope of the conversation that the order names. Store a session for the
+    conversation if perdure has none yet. Raises NotFound if the conversation does not exist, and
+    Conflict if it is retired."""
     wanted, agent = order.resume.session_id, spec.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **spec.env})
@@ -202,7 +207,7 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
 
 
 def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
-    """Fetch another run's conversation into perdure's copies, from which it is later put into the
+    """Download another run's conversation into perdure's own copies. A later step puts it into the
     agent's home. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]

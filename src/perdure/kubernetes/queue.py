@@ -1,9 +1,10 @@
-"""The queue of TaskRuns to reconcile. Each is processed as soon as possible after an event, by one
-worker at a time, and again at the time that its last reconcile named.
+"""The queue of TaskRuns to reconcile. A TaskRun is processed soon after an event about it, and
+again at the time that its last reconcile returned. Only one worker at a time processes a given
+TaskRun.
 
-A key that is put while a worker has it is processed once more afterwards. A key that is put twice
-while it waits is processed once. A key that failed comes back later, with a growing delay; once it
-has made progress, the delay starts from the shortest again.
+A key that is put while a worker processes it is processed once more afterwards. A key that is put
+twice while it waits is processed once. After a failure a key is retried with a growing delay. The
+delay starts from the shortest again once the key has made progress.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 
 class Queue:
-    """A queue that calls `work` with each key. `work` returns the seconds after which to call it
-    again, or None to wait until the key is put. An exception is a failure.
+    """A queue that calls `work` with each key. `work` returns a delay in seconds after which to
+    call it again, or None to wait for the next `put`. An exception counts as a failure.
 
     Use it only in the thread of its event loop.
     """
@@ -40,20 +41,20 @@ class Queue:
         self._failures: dict[Key, int] = {}
         self._something = asyncio.Event()
         self._since: dict[Key, float] = {}
-        """When a worker started on a key (monotonic clock, in seconds)."""
+        """Time at which a worker began to process each key (monotonic clock, in seconds)."""
 
     def __len__(self) -> int:
         return len(self._due)
 
     @property
     def slowest_s(self) -> float:
-        """Return the longest time, in seconds, that a worker has been busy with its key."""
+        """Return how long the busiest worker has been processing its current key, in seconds."""
         if self._since:
             return time.monotonic() - min(self._since.values())
         return 0.0
 
     def put(self, key: Key) -> None:
-        """Have the key processed as soon as a worker is free."""
+        """Schedule the key for processing as soon as a worker is free."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
@@ -64,7 +65,7 @@ class Queue:
             self._something.set()
 
     def put_later(self, key: Key, seconds: float) -> None:
-        """Have the key processed after this delay, or sooner if it is put."""
+        """Schedule the key for processing after this delay, or earlier if `put` is called."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key not in self._waiting:
@@ -82,7 +83,7 @@ class Queue:
         self._failures.pop(key, None)
 
     async def worker(self) -> None:
-        """Process keys until cancelled, between two keys or in the middle of one."""
+        """Process keys until cancelled. Cancellation may interrupt the processing of a key."""
         while True:
             while not self._due:
                 self._something.clear()

@@ -1,10 +1,11 @@
 """Carries out the steps that `step` decides for one TaskRun, until there is nothing left to do.
 Called by the operator's queue, never twice at once for the same TaskRun.
 
-Every write names the version that it follows or has a unique name. After a 409 the object is read
-again, and the step is decided again. An attempt is written in this order: the status (attempt N,
-before anything of it exists), the order and the instructions (ConfigMap), the claim, the Job. If
-the operator is killed between two of them, the next reconcile continues with the missing one.
+Every write either names the version that it replaces or creates an object with a unique name. After
+a 409 the object is read again, and `step` decides again. The parts of an attempt are written in
+this order: the status (before anything else of the attempt exists), the order and the instructions
+(ConfigMap), the claim, the Job. If the operator is killed between two writes, the next reconcile
+continues with the missing one.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from perdure.kubernetes.transports import NONE_PERMITTED, Permitted, refusal
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 
 MOST_STEPS = 40
-"""Maximum number of steps in a row. More means that somebody else writes the same objects; the
-TaskRun is then left alone for a while."""
+"""Maximum number of steps in a row. If more are needed, another program is writing the same
+objects. The reconcile then fails and is retried later."""
 MOST_EVENTS = 5
 NO_QUOTA_S = 10.0
-"""Time in seconds for which a namespace without quotas is assumed to have none."""
+"""Time in seconds for which the quotas of a namespace without any are not read again."""
 
 
 class TaskRunReconciler(Struct):
@@ -59,11 +60,11 @@ class TaskRunReconciler(Struct):
     moved: Callable[[Key], None] = lambda key: None
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
     free: dict[str, float] = field(default_factory=dict)
-    """When a namespace was last seen without quotas (monotonic clock, in seconds)."""
+    """Time at which each namespace was last seen without quotas (monotonic clock, in seconds)."""
 
     async def reconcile(self, key: Key) -> int | None:
-        """Carry out the steps of one TaskRun. Return when to look again (ms since 1970); None to
-        wait for an event. Raises Away and Refused."""
+        """Carry out the steps of one TaskRun. Return the time of the next reconcile in milliseconds
+        since 1970; None to wait for an event. Raises Away and Refused."""
         fresh, trouble, room, leaving = False, None, None, None
         notes: dict[str, str] = {}
         for _ in range(MOST_STEPS):
@@ -107,7 +108,8 @@ class TaskRunReconciler(Struct):
         raise Away(f"{run.namespace}/{run.name} does not settle: another program writes its status")
 
     async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
-        """Carry out one write. Return why it could not be done, if a condition is to report it."""
+        """Carry out one write. Return the obstacle if the write was not possible and a condition
+        has to report it; otherwise None."""
         held = None
         try:
             match step:
@@ -155,7 +157,8 @@ class TaskRunReconciler(Struct):
         return held
 
     async def _tell(self, run: WantedRun, status: TaskRunStatus) -> None:
-        """Post events about what has changed. One that cannot be posted is left out."""
+        """Post Events about the changes of the status. An Event that cannot be posted is skipped.
+        """
         for each in events.told(run.status, status):
             with suppress(Refused, Away):
                 await self.api.create(kinds.EVENT, events.event(run, each, self.now()))
@@ -163,7 +166,7 @@ class TaskRunReconciler(Struct):
     def _notice(
         self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: RememberedRun
     ) -> None:
-        """Report attempts that have just begun or ended."""
+        """Call `began` and `ended` for attempts that have just begun or ended."""
         before = {each.number: each for each in was.status.attempts[-2:]}
         for each in attempts[-2:]:
             if each.number not in before:
@@ -173,7 +176,7 @@ class TaskRunReconciler(Struct):
                 self.ended(was, each)
 
     async def _again(self, run: WantedRun) -> None:
-        """Read the TaskRun again."""
+        """Read the TaskRun from the API server and update the cache."""
         body = await self.api.get(kinds.RUN, run.namespace, run.name)
         if body is None or body["metadata"]["uid"] != run.uid:
             self.memory.forget(run.key, run.uid)
@@ -181,8 +184,8 @@ class TaskRunReconciler(Struct):
             self.memory.keep(body)
 
     async def _look(self, run: WantedRun, known: RememberedRun) -> None:
-        """Read Jobs and pods, and then the TaskRun. In this order its status includes the attempt
-        of every Job."""
+        """Read the Jobs and pods from the API server, and then the TaskRun. Because the TaskRun is
+        read last, its status includes the attempt of every Job that was read."""
         mine = {UID_LABEL: run.uid}
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
@@ -194,7 +197,8 @@ class TaskRunReconciler(Struct):
         await self._again(run)
 
     async def _room(self, run: WantedRun, known: RememberedRun) -> admission.Room:
-        """Return whether there is room for one more attempt. If there is, it counts as taken."""
+        """Decide whether there is room for one more attempt of the TaskRun. If there is, later
+        decisions count it as used."""
         quotas = await self._quotas(run.namespace)
         mine = known.line or admission.in_line(run, 0)
         others = self.memory.line(run.namespace, run.uid)
@@ -204,7 +208,7 @@ class TaskRunReconciler(Struct):
         return found
 
     async def _quotas(self, namespace: str) -> list[dict[str, Any]]:
-        """Return the quotas of a namespace; none if the account may not list them."""
+        """Return the quotas of a namespace; an empty list if the account may not list them."""
         if time.monotonic() - self.free.get(namespace, -NO_QUOTA_S) < NO_QUOTA_S:
             return []
         try:
@@ -216,7 +220,8 @@ class TaskRunReconciler(Struct):
         return found
 
     async def _events(self, run: WantedRun, uid: str) -> str:
-        """Return the messages of the warnings among an object's events."""
+        """Return the messages of an object's newest warning Events, joined; empty if there are
+        none."""
         try:
             found = await self.api.items(
                 kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"
@@ -227,8 +232,8 @@ class TaskRunReconciler(Struct):
         return said("; ".join(dict.fromkeys(told[-MOST_EVENTS:])), 1000)
 
     async def _session(self, run: WantedRun, pod: PodSeen) -> str:
-        """Return the conversation that a pod's log names; empty if it names none yet, or may not be
-        read."""
+        """Return the id of the conversation that a pod's log names. Return an empty string if the
+        log names none yet or cannot be read."""
         try:
             log = await self.api.log(run.namespace, pod.name, "perdure", BEGINNING)
         except (Refused, Away):

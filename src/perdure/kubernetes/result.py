@@ -1,12 +1,11 @@
-"""The result: an attempt's outcome, which its pod writes into the container's termination message.
-Pure.
+"""The result of an attempt, which its pod writes into the container's termination message. Pure.
 
 The kubelet keeps 4096 bytes of the message, so `encode` shortens the result until it fits: first
-the reasons, then earlier attempts, then the text of the outcome. The fields that decide something
-(attempt, kind, conversation, verdicts, usage) are always kept.
+the reasons, then earlier attempts, then the text of the outcome. The fields on which decisions
+depend (attempt, kind, conversation, verdicts, usage) are always kept.
 
-The agent runs as the pod's user and can write the file too. `believed` therefore accepts only a
-result whose outcome agrees with the exit code, which only perdure sets.
+The agent runs as the pod's user and can write the message file too. `believed` therefore accepts
+only a result whose outcome agrees with the exit code, which only perdure sets.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from perdure.model.work import WorkVerdict
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 VERSION = 1
 LONGEST = 4096
-"""Number of bytes of a termination message that the kubelet keeps for each container."""
+"""Number of bytes of the termination message that the kubelet keeps for each container."""
 LONGEST_NAME = 1000
 TEXT = 400
-"""Maximum number of characters of a sentence after the first cut."""
+"""Maximum number of characters of a reason in the first round of shortening."""
 MOST_EARLIER = 1000
 
 EXIT_CODES: dict[OutcomeKind, int] = {
@@ -54,8 +53,8 @@ EXIT_CODES: dict[OutcomeKind, int] = {
     OutcomeKind.WRITER_CONFLICT: 75,
     OutcomeKind.CANCELLED: 130,
 }
-"""The exit code of a pod by its attempt's outcome. The codes mean the same as those of the command
-line."""
+"""Exit code of a pod by the outcome of its attempt. The codes have the same meanings as those of
+the command line."""
 
 
 class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +66,7 @@ class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A work report in short: the verdict, its first reason, and counts."""
+    """Summary of a work report: the verdict, its first reason, and counts."""
 
     verdict: WorkVerdict
     reason: str = ""
@@ -87,7 +86,7 @@ class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier attempt, as the run's own record has it."""
+    """An earlier attempt, as the pod's database recorded it."""
 
     number: int
     outcome: OutcomeKind | None = None
@@ -106,18 +105,17 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
-    """The newest version of the instructions that the attempt was given, in the TaskRun's
-    numbering."""
+    """Newest version of the instructions that the attempt was given, as the TaskRun numbers it."""
     workspace: PlaceResult = PlaceResult()
     saved: bool = False
-    """Whether nothing exists only in the pod or on its volume: all of it is in the checkpoint
-    store, or clean and pushed."""
+    """Whether all work is saved outside the pod and its volume: in the checkpoint store, or
+    committed and pushed."""
     earlier: tuple[Before, ...] = ()
-    """Earlier attempts, oldest first; if there is no room for all, the oldest are left out."""
+    """Earlier attempts, oldest first. If not all fit, the oldest are left out."""
 
 
 def exit_code(result: AttemptResult) -> int:
-    """Return the exit code of the pod."""
+    """Return the exit code with which the pod has to end."""
     return EXIT_CODES[result.outcome.kind]
 
 
@@ -133,7 +131,7 @@ def encode(result: AttemptResult, longest: int = LONGEST) -> bytes:
 
 
 def decode(content: bytes | str) -> AttemptResult | None:
-    """Decode a result that is not trusted. Return None if it is not valid."""
+    """Decode an untrusted result. Return None if it is not valid."""
     try:
         result = msgspec.json.decode(content, type=resolved(AttemptResult))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -162,8 +160,9 @@ def decode(content: bytes | str) -> AttemptResult | None:
 
 
 def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
-    """Return the result in a container's termination message. Return None if there is none, if it
-    is another attempt's, or if it contradicts the container's exit code."""
+    """Return the result from a container's termination message. Return None if the message has no
+    valid result, or if the result is from another attempt or contradicts the container's exit code.
+    """
     result = decode(message)
     if result is None or result.attempt not in (attempt, 0) or code != exit_code(result):
         return None
@@ -173,8 +172,8 @@ def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptRes
 
 
 def _clean(result: AttemptResult) -> AttemptResult:
-    """Return the result without characters that JSON cannot contain, and with names cut to a
-    maximum length."""
+    """Return the result without characters that JSON cannot contain, and with long texts shortened.
+    """
 
     def text(value: str, longest: int = LONGEST_NAME) -> str:
         return value.encode("utf-8", "replace").decode()[:longest]
@@ -230,7 +229,8 @@ def _shorter_detail(result: AttemptResult, _: int) -> AttemptResult:
 
 
 def _less_of_before(result: AttemptResult, over: int) -> AttemptResult:
-    """Leave out as many of the oldest attempts as needed; the last five stay."""
+    """Leave out the oldest earlier attempts until the result is `over` bytes shorter. At least five
+    are kept."""
     earlier = list(result.earlier)
     while over > 0 and len(earlier) > 5:
         over -= len(msgspec.json.encode(earlier.pop(0))) + 1

@@ -1,17 +1,18 @@
-"""The Secrets of an attempt's pod: one directory for each, with a file for each key.
+"""Reads the Secrets of an attempt's pod. Each Secret is mounted as a directory with one file for
+each key:
 
-    credentials/    each key is a variable for the agent
-    repository/     `token`, or `username` and `password`: for git; for a repository by ssh
+    credentials/    each key is an environment variable for the agent
+    repository/     for git: `token`, or `username` and `password`; for a repository by ssh:
                     `ssh-privatekey` and `known_hosts`
-    checkpoints/    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID
-                    ...)
+    checkpoints/    each key is an environment variable for the checkpoint store's client
+                    (AWS_ACCESS_KEY_ID ...)
 
-In a pod with a relay, the last two are mounted in the relay's container alone, and the agent cannot
-read them. In a container with all three, an agent that looks for them can, because it runs as the
-same user as perdure (docs/reference/pod.md).
+In a pod with a relay, the last two are mounted only in the relay's container, where the agent
+cannot read them. In a container with all three, an agent can read them if it looks for them,
+because it runs as the same user as perdure (docs/reference/pod.md).
 
-They are files and not variables of the pod, because variables appear in the pod's description. A
-value is never written down: only the names of the variables are stored with a run.
+Files are used because environment variables would appear in the pod's description. Values are never
+stored. Only the names of the variables are stored with a run.
 """
 
 from __future__ import annotations
@@ -31,34 +32,37 @@ LONGEST = 1 << 20
 """Maximum size of a value in bytes; a Secret holds no more."""
 WORDS = re.compile(r"[a-z]+(?:[-_.][a-z]+)+")
 LIKELY = 20
-"""Length in characters from which a value may be a key, regardless of its name."""
+"""Minimum length in characters of a value that is treated as a key regardless of its name."""
 OWN = "PERDURE_"
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
-"""Beginnings of the variables that clients of checkpoint stores read."""
+"""Prefixes of the environment variables that clients of checkpoint stores read."""
 REPOSITORY_KEYS = frozenset({"token", "username", "password"})
 SSH_KEY, KNOWN_HOSTS = "ssh-privatekey", "known_hosts"
-"""Keys of a Secret for ssh, as in the type kubernetes.io/ssh-auth."""
+"""Keys of a Secret for ssh, the same as in a Secret of type kubernetes.io/ssh-auth."""
 
 
 class Secrets(Struct, frozen=True):
-    """The secrets that a pod was given. None of them is shown."""
+    """The secrets that a pod was given. Its `repr` shows none of them."""
 
     agent: dict[str, str] = field(default_factory=dict)
     git: dict[str, str] = field(default_factory=dict)
-    """Variables for perdure: PERDURE_GIT_TOKEN, its host and its user."""
+    """Environment variables for perdure's own git commands: PERDURE_GIT_TOKEN, its host and its
+    user."""
     store: dict[str, str] = field(default_factory=dict)
     ssh: dict[str, str] = field(default_factory=dict)
-    """The texts of SSH_KEY and KNOWN_HOSTS; empty unless the repository is fetched by ssh."""
+    """Contents of the files SSH_KEY and KNOWN_HOSTS; empty unless the repository is fetched by ssh.
+    """
 
     def __repr__(self) -> str:
         return "Secrets()"
 
     def values(self) -> list[str]:
-        """Return the values that must never be written down: those whose name says that they are
-        secret, and any that could be a key.
+        """Return the values to redact: those with a name that indicates a secret, those that could
+        be a key, and passwords in URLs.
 
-        Regions, addresses and the like are not among them, so that they stay readable in the
-        agent's output."""
+        Regions, addresses and similar values are not redacted, so that the agent's output stays
+        readable.
+        """
         every = [*self.agent.items(), *self.store.items(), *self.git.items(), *self.ssh.items()]
         plain = [
             value
@@ -68,14 +72,14 @@ class Secrets(Struct, frozen=True):
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:
-        """Return a redactor for all these values."""
+        """Return a redactor that hides all values of `values` in texts."""
         return Redactor.of(
             {f"SECRET_{number}": value for number, value in enumerate(self.values())}
         )
 
 
 def _password(value: str) -> str:
-    """Return the password in an address such as a database's; empty if there is none."""
+    """Return the password in a URL, such as a database's; empty if there is none."""
     found = re.search(r"://[^/\s:@]*:([^/\s@]+)@", value)
     if found:
         return found[1]
@@ -83,8 +87,8 @@ def _password(value: str) -> str:
 
 
 def _speaks(value: str) -> bool:
-    """Return whether a value is readable text: an address, a path, a sentence, or words with
-    hyphens between them, like names of buckets and accounts."""
+    """Return whether a value is readable text and not a key: a URL, a path, a sentence, or words
+    joined by hyphens, dots or underscores, like the names of buckets and accounts."""
     return (
         "://" in value
         or value.startswith("/")
@@ -94,8 +98,8 @@ def _speaks(value: str) -> bool:
 
 
 def read(directory: Path, repository: str) -> Secrets:
-    """Return the secrets below a directory, for a run that works on this repository. Raises
-    UsageError if one is not valid; the message contains no value."""
+    """Read the secrets below a directory, for a run with this repository. Raises UsageError if a
+    Secret is not valid. The error message never contains a value."""
     agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
     own = _files(directory / "repository")
     if transport_of(repository) == "ssh":
@@ -161,8 +165,8 @@ def _for_ssh(found: dict[str, str]) -> dict[str, str]:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Return each key and its value, without the final line break that an editor adds. Names that
-    begin with two dots are the kubelet's own links, and are skipped."""
+    """Return each key with its value, without final line breaks (editors add them). Names that
+    begin with two dots are skipped: they are links that the kubelet creates."""
     found = {}
     try:
         entries = sorted(directory.iterdir())

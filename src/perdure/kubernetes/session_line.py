@@ -1,9 +1,9 @@
-"""The line of an attempt's log that names its conversation. Pure.
+"""Writes and finds the log line that names the conversation of an attempt. Pure.
 
-A pod has no access to the API server, and its result comes only at its end. So it prints the
-conversation's id as soon as the agent has named it, and the operator reads the beginning of the
-log. Only the first such line counts, and an agent's own words are printed later, so they cannot
-replace it. Until the result confirms the id, it is only shown and no decision depends on it.
+A pod has no access to the API server, and its result comes only at its end. It therefore prints the
+conversation's id as soon as the agent has reported it, and the operator reads the beginning of the
+log. Only the first such line counts. The agent's output is printed later, so an agent cannot forge
+the line. Until the result confirms the id, the operator only displays it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import re
 from perdure.kubernetes.order import SESSION_ID
 
 BEGINNING = 65_536
-"""Number of bytes of a log that are searched."""
+"""Number of bytes at the beginning of a log in which the line is searched."""
 _LINE = re.compile(rf"attempt ([0-9]{{1,7}}): conversation ({SESSION_ID.pattern})")
 
 
 def session_line(attempt: int, session_id: str) -> str:
-    """Return the line for the log."""
+    """Return the log line that names the conversation of an attempt."""
     return f"attempt {attempt}: conversation {session_id}"
 
 
 def session_in(log: str, attempt: int) -> str:
-    """Return the conversation that the beginning of an attempt's log names; empty if it names
-    none."""
+    """Return the id of the conversation that the beginning of an attempt's log names; empty if
+    there is none."""
     for line in log.splitlines():
         found = _LINE.fullmatch(line)
         if found is not None:

@@ -1,8 +1,8 @@
-"""Builds the container of the relay in an attempt's pod, and its volumes. Pure.
+"""Builds the relay's container in an attempt's pod, and its volumes. Pure.
 
 The relay has the Secrets of the repository and of the checkpoint store, which the agent's container
-does not mount. It is an init container that keeps running (a native sidecar), so it starts before
-the agent's container, ends after it, and does not keep the Job from ending.
+does not mount. It is an init container that keeps running (a native sidecar). It therefore starts
+before the agent's container, ends after it, and does not keep the Job from completing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.kubernetes.transports import transport_of
 
 NAME = "relay"
 AT = "/perdure/relay"
-"""Directory with the relay's address. The agent's container can only read it."""
+"""Directory with the relay's address. The agent's container mounts it read-only."""
 ORDER = "/perdure/order"
 RIGHTS: dict[str, Any] = {
     "allowPrivilegeEscalation": False,
@@ -23,13 +23,13 @@ RIGHTS: dict[str, Any] = {
 }
 """`securityContext` of every container in a pod."""
 ROOM = {"cpu": "200m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
-"""Requests and limits of the relay, for those that the agent's container has. A quota may demand
-them of every container, and equal ones keep the pod's class of service."""
+"""Requests and limits of the relay. Only amounts that the agent's container also sets are used: a
+quota may require them of every container, and requests equal to limits keep the pod's QoS class."""
 
 
 def secrets(spec: Spec) -> dict[str, str]:
-    """Return the Secrets of the relay by the name of their directory; empty if the pod needs no
-    relay."""
+    """Return the names of the relay's Secrets by their directory; empty if the pod needs no relay.
+    """
     found = {
         "repository": spec.repository.credentials_secret if spec.repository else "",
         "checkpoints": spec.workspace.checkpoints_secret,
@@ -38,7 +38,7 @@ def secrets(spec: Spec) -> dict[str, str]:
 
 
 def secret_volume(name: str, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a volume with a Secret, and its mount."""
+    """Return a volume for a Secret, and its mount."""
     volume = {"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}}
     mount = {
         "name": f"perdure-{name}",
@@ -49,7 +49,7 @@ def secret_volume(name: str, secret: str) -> tuple[dict[str, Any], dict[str, Any
 
 
 def address_volume(*, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the volume with the relay's address, and its mount."""
+    """Return the volume for the relay's address, and its mount."""
     mount: dict[str, Any] = {"name": "perdure-relay", "mountPath": AT}
     if read_only:
         mount["readOnly"] = True
@@ -63,15 +63,16 @@ def fetches_by_ssh(spec: Spec) -> bool:
 
 
 def key_volume() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the relay's own directory for the key of ssh, in memory, and its mount. ssh refuses
-    the file of a Secret, which its group can read, if ssh's user owns the file."""
+    """Return an in-memory volume for the relay's copy of the ssh key, and its mount. A mounted
+    Secret is readable by the group, and ssh refuses such a key file if ssh's user owns it."""
     volume = {"name": "perdure-key", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
     return volume, {"name": "perdure-key", "mountPath": "/tmp"}
 
 
 def container(spec: Spec, image: str) -> dict[str, Any]:
-    """Return the relay's container. It has the order, its Secrets, the directory of its address,
-    and ConfigMaps of the TaskRun's own, such as certificates; nothing that an agent can write."""
+    """Return the relay's container. It mounts the order, its Secrets and the directory of its
+    address, and nothing that an agent can write. The caller adds ConfigMaps of the TaskRun, such as
+    certificates."""
     pod = spec.pod
     mounts = [{"name": "perdure-order", "mountPath": ORDER, "readOnly": True}]
     mounts.append(address_volume(read_only=False)[1])

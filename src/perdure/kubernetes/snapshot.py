@@ -1,8 +1,8 @@
-"""Jobs and pods from the watch, reduced to what the operator needs for its decisions. Pure.
+"""Jobs and pods from the watch, reduced to the facts on which the operator decides. Pure.
 
-There may be thousands of objects, so only a few hundred bytes of each are kept. Text in them that
-containers, kubelets or users wrote is untrusted: it is only compared, counted, or shown after
-`status.said`.
+There may be thousands of objects, so only a few hundred bytes of each are kept. Text that
+containers, kubelets or users wrote is untrusted. It is only compared, counted, or displayed after
+`status.said` has cleaned it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """A pod of an attempt."""
+    """The facts about one pod of an attempt."""
 
     name: str
     uid: str
     run: str
-    """The TaskRun's uid."""
+    """Uid of the TaskRun."""
     attempt: int
     version: str = ""
     owner: str = ""
-    """The uid of the Job that owns the pod."""
+    """Uid of the Job that owns the pod; empty if no Job does."""
     node: str = ""
     claim: str = ""
     phase: str = ""
@@ -44,18 +44,19 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     created: int = 0
     deleted: int = 0
-    """Time by which the pod has to be gone (ms since 1970); 0 if it is not being deleted."""
+    """End of the deleted pod's grace period, in milliseconds since 1970; 0 if the pod was not
+    deleted."""
     gone: bool = False
-    """Whether the object is deleted; the other fields are then as they were last seen."""
+    """Whether the pod no longer exists. The other fields then have their last known values."""
     disruption: str = ""
-    """The reason of the condition DisruptionTarget: the pod was evicted, preempted, or lost its
-    node."""
+    """Reason of the condition DisruptionTarget (the pod was evicted or preempted, or its node is
+    lost); empty without the condition."""
     unscheduled: str = ""
-    """Reason why no node was found for it."""
+    """Reason why the scheduler found no node for the pod; empty if it found one."""
     waiting: str = ""
     waiting_message: str = ""
     started: bool = False
-    """Whether its container has run at least once."""
+    """Whether the agent's container has run at least once."""
     ended: Ended | None = None
 
     @property
@@ -64,12 +65,12 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def live(self) -> bool:
-        """Whether something of the pod may still be running."""
+        """Return whether a container of the pod may still be running."""
         return not self.gone and not self.terminal
 
 
 class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """The Job of an attempt."""
+    """The facts about the Job of an attempt."""
 
     name: str
     uid: str
@@ -81,7 +82,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
     suspended: bool = False
     complete: bool = False
     failed: str = ""
-    """The reason of its condition Failed."""
+    """Reason of the condition Failed; empty if the Job has not failed."""
     message: str = ""
 
     @property
@@ -90,18 +91,19 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of the last reading of a pod's log."""
+    """What the last reading of a pod's log found, and when to read the log again."""
 
     id: str = ""
-    """The conversation that it names; empty if it names none yet."""
+    """Id of the conversation that the log names; empty if the log names none yet."""
     again: int
-    """Time at which the log is read again, if it names no conversation yet (ms since 1970)."""
+    """Time of the next reading while the log names no conversation, in milliseconds since 1970."""
     wait: int
-    """Delay between this reading and the next one, in ms."""
+    """Delay until the next reading, in milliseconds."""
 
 
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
-    """Return a pod if it has our labels, or else None."""
+    """Return the facts about a pod; None if it has no labels of perdure. `gone` means that the pod
+    was deleted."""
     meta, status = body["metadata"], body.get("status") or {}
     run, attempt = _whose(meta)
     if not run:
@@ -152,8 +154,8 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
 
 
 def _held(status: dict[str, Any]) -> dict[str, Any]:
-    """Return what an init container waits for; empty if nothing holds it. Meanwhile the agent's
-    container only says that the pod is initializing."""
+    """Return the waiting state of an init container that keeps the pod from starting; empty if
+    there is none. In this case the agent's container only reports that the pod is initializing."""
     for each in status.get("initContainerStatuses") or ():
         found: dict[str, Any] = (each.get("state") or {}).get("waiting") or {}
         if found.get("reason"):
@@ -162,7 +164,7 @@ def _held(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_seen(body: dict[str, Any]) -> JobSeen | None:
-    """Return a Job if it is ours, which means that a TaskRun owns it; or else None."""
+    """Return the facts about a Job; None if no TaskRun owns it."""
     meta, status = body["metadata"], body.get("status") or {}
     run, attempt = _whose(meta)
     if not run or controller(meta) != (KIND, run):
@@ -189,15 +191,15 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
 
 
 def controller(meta: dict[str, Any]) -> tuple[str, str]:
-    """Return the kind and the uid of an object's controller, from its owner references; empty if it
-    has none."""
+    """Return the kind and the uid of an object's controller, from its owner references. Both are
+    empty if it has none."""
     found = (each for each in meta.get("ownerReferences") or () if each.get("controller"))
     return next(((str(each.get("kind", "")), str(each.get("uid", ""))) for each in found), ("", ""))
 
 
 def _whose(meta: dict[str, Any]) -> tuple[str, int]:
-    """Return the TaskRun's uid and the attempt from an object's labels; empty if the object is not
-    ours."""
+    """Return the TaskRun's uid and the attempt's number from an object's labels; `("", 0)` if the
+    labels are not perdure's."""
     labels = meta.get("labels") or {}
     number = labels.get(ATTEMPT_LABEL, "")
     if number.isascii() and number.isdecimal() and len(number) < 8:
@@ -206,7 +208,7 @@ def _whose(meta: dict[str, Any]) -> tuple[str, int]:
 
 
 def _claim(spec: dict[str, Any]) -> str:
-    """Return the claim that is mounted at /data; empty if there is none."""
+    """Return the name of the claim that is mounted at /data; empty if there is none."""
     data: dict[str, Any] = next(
         (each for each in spec.get("volumes") or () if each.get("name") == "perdure-data"), {}
     )

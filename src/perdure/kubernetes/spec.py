@@ -1,8 +1,7 @@
-"""`spec` of a TaskRun: its fields as `msgspec` reads them, and their conversion to perdure's own
-TaskSpec. Pure.
+"""The `spec` of a TaskRun: its fields, and their conversion to perdure's own TaskSpec. Pure.
 
-`wanted` reads it and calls `check` for rules that a schema cannot express. `manifests` and
-`status_moves` use it.
+`wanted` decodes the spec and calls `check` for rules that a schema cannot express. `manifests` and
+`status_moves` use the result.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ LAST_WORD = {None: "", True: "on", False: "off"}
 
 
 class Invalid(ValueError):
-    """The spec of the TaskRun is not valid; the message names the field."""
+    """Raised for a TaskRun with an invalid spec. The message names the field."""
 
 
 class Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Base of the parts of a TaskRun; fields have camel-case names, as in the API server."""
+    """Base class of the parts of a TaskRun. In JSON the fields have camel-case names, as is usual
+    in Kubernetes."""
 
 
 class KeyRef(Camel, frozen=True):
@@ -41,7 +41,8 @@ class PromptFrom(Camel, frozen=True):
 
 
 class FileFrom(Camel, frozen=True):
-    """A task file: where it is in the workdir, and the key that has its content."""
+    """A task file: its path in the workdir, and the key of a ConfigMap or Secret with its content.
+    """
 
     path: str
     config_map_key_ref: KeyRef | None = None
@@ -49,7 +50,7 @@ class FileFrom(Camel, frozen=True):
 
 
 class SpecSource(Camel, frozen=True):
-    """The key of a Secret that contains a version of the instructions."""
+    """Location of a version of the instructions: a key of a Secret."""
 
     version: int
     name: str
@@ -57,7 +58,7 @@ class SpecSource(Camel, frozen=True):
 
 
 class SecretRef(Camel, frozen=True):
-    """A Secret in the TaskRun's namespace."""
+    """Name of a Secret in the TaskRun's namespace."""
 
     name: str
 
@@ -71,7 +72,7 @@ class Repository(Camel, frozen=True):
 
     @property
     def credentials_secret(self) -> str:
-        """The name of the Secret, from either field; empty for none."""
+        """Return the name of the Secret from whichever field is set; empty for none."""
         return _secret(self.credentials_secret_ref, self.credentials_secret_name)
 
 
@@ -103,12 +104,12 @@ class Policy(Camel, frozen=True):
 
     @property
     def budget_usd(self) -> float:
-        """The limit in dollars; 0 for none."""
+        """Return the budget in dollars; 0 for no limit."""
         return dollars_or_none(self.budget)
 
 
 class SpecVolume(Camel, frozen=True):
-    """`spec.workspace`: where the task's state is kept between two attempts."""
+    """The field `spec.workspace`: where the task's state is kept between two attempts."""
 
     mode: Mode = "Claim"
     claim_name: str = ""
@@ -121,13 +122,14 @@ class SpecVolume(Camel, frozen=True):
 
     @property
     def checkpoints_secret(self) -> str:
-        """The name of the store's Secret, from either field; empty for none."""
+        """Return the name of the checkpoint store's Secret from whichever field is set; empty for
+        none."""
         return _secret(self.checkpoints_secret_ref, self.checkpoints_secret_name)
 
 
 class Pod(Camel, frozen=True):
-    """`spec.pod`: settings for the pods of the attempts. Parts of a pod's own schema are passed on
-    unchanged."""
+    """The field `spec.pod`: settings for the pods of the attempts. Fields that Kubernetes also has
+    are passed on unchanged."""
 
     image: str = ""
     image_pull_policy: str = ""
@@ -173,8 +175,8 @@ class Spec(Camel, frozen=True):
 
     @property
     def secret(self) -> SpecSource | None:
-        """The Secret that has the newest instructions, if they are in one. Only the pod reads it,
-        not the operator."""
+        """Return the key of a Secret that contains the newest instructions; None if they are
+        elsewhere. The operator never reads this Secret; the pod does."""
         if self.prompt_from is not None:
             ref = self.prompt_from.secret_key_ref
         else:
@@ -185,7 +187,7 @@ class Spec(Camel, frozen=True):
 
     @property
     def credentials_secret(self) -> str:
-        """The name of the agent's Secret, from either field; empty for none."""
+        """Return the name of the agent's Secret from whichever field is set; empty for none."""
         return _secret(self.credentials_secret_ref, self.credentials_secret_name)
 
 
@@ -196,7 +198,7 @@ def _secret(ref: SecretRef | None, name: str) -> str:
 
 
 def check(spec: Spec, uid: str) -> None:
-    """Check the rules that every later step relies on. Raises Invalid."""
+    """Check the rules on which all later code relies. Raises Invalid."""
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is not a uid")
     source = spec.prompt_from
@@ -232,8 +234,8 @@ def check(spec: Spec, uid: str) -> None:
 
 
 def _check_secrets(spec: Spec) -> None:
-    """Check that no Secret is named in both its field and the earlier form of it. Raises
-    Invalid."""
+    """Check that each Secret is named in only one field: either the current field or its deprecated
+    form. Raises Invalid."""
     pairs = [
         ("credentialsSecret", spec.credentials_secret_ref, spec.credentials_secret_name),
         (
@@ -251,8 +253,8 @@ def _check_secrets(spec: Spec) -> None:
 
 
 def task_spec(spec: Spec) -> TaskSpec:
-    """Return the pod's task as perdure's TaskSpec, without the prompt, which is passed on
-    separately."""
+    """Return the task as perdure's TaskSpec. Its prompt is empty, because the instructions are
+    passed to the pod separately."""
     policy, repository = spec.policy, spec.repository
     return TaskSpec(
         prompt="",

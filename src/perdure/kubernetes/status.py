@@ -1,7 +1,8 @@
-"""`status` of a TaskRun: its state, and how sentences and times are written there. Pure.
+"""The `status` of a TaskRun: its fields, and the format of texts and times in it. Pure.
 
-Only the operator should write it, but anyone with permission can write anything into it. Parts of a
-status that are not valid count as missing. Nothing in a status may stop the operator.
+Only the operator should write the status, but anyone with permission can write anything into it.
+Parts of a status that are not valid are therefore treated as missing. No content of a status may
+stop the operator.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perdure.rules.text import clean
 MOST_RECORDS = 50
 
 SENTENCE = 2000
-"""Maximum number of characters of a sentence in a status."""
+"""Maximum number of characters of a text in a status."""
 
 FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 
@@ -37,7 +38,7 @@ class Spent(Camel, frozen=True):
 
 
 class ReceiptSummary(Camel, frozen=True):
-    """An attempt's receipt."""
+    """The verdict of an attempt's receipt, with its reasons."""
 
     verdict: str = ""
     rung: str = ""
@@ -45,7 +46,7 @@ class ReceiptSummary(Camel, frozen=True):
 
 
 class WorkOfRecord(Camel, frozen=True):
-    """An attempt's work report in short."""
+    """Summary of an attempt's work report."""
 
     verdict: str = ""
     reason: str = ""
@@ -57,7 +58,7 @@ class WorkOfRecord(Camel, frozen=True):
 
 
 class AttemptStatus(Camel, frozen=True):
-    """One attempt. It is running as long as it has no outcome."""
+    """The record of one attempt. An attempt without an outcome is still open."""
 
     number: int
     job: str = ""
@@ -78,7 +79,7 @@ class AttemptStatus(Camel, frozen=True):
 
 
 class Lying(Camel, frozen=True):
-    """`status.workspace`: where the work is."""
+    """The field `status.workspace`: where the work of the TaskRun is."""
 
     claim_name: str = ""
     path: str = ""
@@ -89,7 +90,8 @@ class Lying(Camel, frozen=True):
 
 
 class StatusCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A condition. All fields are always written, because the API server requires them."""
+    """A condition as Kubernetes defines it. All fields are always written, because the API server
+    requires them."""
 
     type: str
     status: str
@@ -106,15 +108,15 @@ class TaskRunStatus(Camel, frozen=True):
     attempt: int = 0
     attempts_allowed: int = 0
     used_before: int = 0
-    """Number of attempts that used up an allowed one and are no longer in `attempts`."""
+    """Number of counted attempts whose records were dropped from `attempts`."""
     run_after: str = ""
     completion_time: str = ""
-    """Time at which the TaskRun ended; empty while it goes on."""
+    """Time at which the TaskRun ended; empty as long as it has not ended."""
     reason: str = ""
     session_id: str = ""
     receipt: str = ""
     work: str = ""
-    """The verdict on the newest attempt's work."""
+    """Verdict on the work of the newest attempt."""
     retried: str = ""
     workspace: Lying = Lying()
     usage: Spent = Spent()
@@ -123,27 +125,28 @@ class TaskRunStatus(Camel, frozen=True):
     contexts: int = 0
     """Number of versions of the instructions so far, including deleted ones."""
     instructions_from: tuple[SpecSource, ...] = ()
-    """The newest versions that are in Secrets. They are not recorded in the ConfigMap, because
-    anyone who may write that could then choose the Secret that is read."""
+    """Locations of the newest versions of the instructions that are in Secrets. They are not kept
+    in the ConfigMap, because anyone who may write ConfigMaps could then choose which Secret the pod
+    reads."""
 
     @property
     def open(self) -> AttemptStatus | None:
-        """The attempt that is running; None if there is none."""
+        """Return the open attempt; None if there is none."""
         last = self.attempts[-1] if self.attempts else None
         if last is not None and not last.outcome:
             return last
         return None
 
     def condition(self, type: str) -> StatusCondition | None:
-        """Return the condition of a type if it is true, or else None."""
+        """Return the condition of this type if it is true; otherwise None."""
         return next(
             (each for each in self.conditions if each.type == type and each.status == "True"), None
         )
 
 
 def status_of(raw: dict[str, Any]) -> TaskRunStatus:
-    """Return the valid parts of a status. The parts are read one by one, so that an invalid part
-    does not make the others unusable."""
+    """Return the valid parts of a status. Each field is decoded separately, so that an invalid
+    field does not affect the others."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(TaskRunStatus):
         if field.encode_name in raw:
@@ -155,8 +158,8 @@ def status_of(raw: dict[str, Any]) -> TaskRunStatus:
 
 
 def said(text: str, most: int = SENTENCE) -> str:
-    """Return untrusted text for use in a status: on one line, without control characters, and
-    cut."""
+    """Return untrusted text in a form that is safe in a status: one line, without control
+    characters, at most `most` characters."""
     line = " ".join(clean(text).split())
     if len(line) <= most:
         return line
@@ -164,8 +167,8 @@ def said(text: str, most: int = SENTENCE) -> str:
 
 
 def stamp(ms: int) -> str:
-    """Return milliseconds since 1970 as RFC 3339 in UTC, with milliseconds. The format of
-    `metadata` has none, but attempts need them."""
+    """Return milliseconds since 1970 as an RFC 3339 time in UTC, with milliseconds. (Times in
+    Kubernetes' `metadata` have whole seconds only, but attempts need more precision.)"""
     return (
         datetime.fromtimestamp(ms / 1000, UTC)
         .isoformat(timespec="milliseconds")

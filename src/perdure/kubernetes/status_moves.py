@@ -1,9 +1,10 @@
-"""Changes of a TaskRun's status: an attempt begins, ends, or is requested again. Pure; `step`
-decides when.
+"""Functions that return a changed TaskRun status, for example after an attempt began or ended.
+Pure. `step` decides when to call them.
 
-`lifecycle.decide` says what follows an attempt, from a tally like that of a local run. The tally is
-made here from `status.attempts`. Attempts that the infrastructure ended do not count, nor do the
-outcomes in `lifecycle.FREE` and attempts that a person stopped.
+After an attempt, `lifecycle.decide` decides what follows, as for a local run. It needs a tally of
+the attempts so far, which is made here from `status.attempts`. Three kinds of attempts do not use
+up an allowed one: those that the infrastructure ended, those with an outcome in
+`lifecycle.UNCOUNTED`, and those that a person stopped.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ PHASES = {
 
 
 def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskRunStatus:
-    """Return the status with one more running attempt. The number is written to the status before
-    any object of the attempt exists."""
+    """Return the status with one more open attempt. This status is written before any object of the
+    attempt is created."""
     record = AttemptStatus(
         number=number,
         job=run.job(number),
@@ -83,7 +84,7 @@ def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskR
 def closed(
     status: TaskRunStatus, end: End, run: WantedRun, now: int, jitter: float
 ) -> TaskRunStatus:
-    """Return the status with the outcome of the open attempt, and with the state that follows."""
+    """Return the status with the outcome of the open attempt and the phase that follows."""
     record, result = status.attempts[-1], end.result
     asked = run.spec.suspend or run.deleting
     record = replace(
@@ -142,9 +143,9 @@ def closed(
 
 
 def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
-    """Return the status with the conditions that follow from the phase, and the time of its end:
-    Complete and Failed for `kubectl wait`, Reconciling and Stalled for tools that judge any
-    resource by them (kstatus)."""
+    """Return the status with the completion time and the conditions that follow from the phase.
+    Complete and Failed are for `kubectl wait`. Reconciling and Stalled are for tools that read the
+    state of any resource (kstatus)."""
     if status.phase not in FINAL:
         status = replace(status, completion_time="")
     elif not status.completion_time:
@@ -169,15 +170,15 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> TaskRunStatus:
-    """Return the status queued again, due now, with at least this many more attempts allowed."""
+    """Return the status in phase Queued, due now, with at least `more` further attempts allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
     status = allowed_more(status, more)
     return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
 
 
 def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
-    """Return the status with at least this many further attempts allowed, not counting the one that
-    is running."""
+    """Return the status with at least `more` further attempts allowed, not counting the open one.
+    """
     return replace(
         status,
         attempts_allowed=max(
@@ -187,22 +188,23 @@ def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
 
 
 def allowed_anew(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
-    """Return the status with all the attempts that new instructions allow. Called again when a
-    running attempt ends, because that attempt belongs to the earlier instructions."""
+    """Return the status with the full number of attempts that new instructions allow. This is
+    called again when a running attempt ends, because that attempt still used the earlier
+    instructions."""
     return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
-    """Return the status of a TaskRun that failed before an attempt could begin, with the condition
-    NeedsPerson."""
+    """Return the status of a TaskRun that failed before it could begin an attempt. It has the
+    condition NeedsPerson."""
     status = told(_without(status, "Waiting", now=now), "NeedsPerson", reason, message, now)
     return settled(replace(status, phase="Failed", run_after="", reason=said(message)), now)
 
 
 def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
-    """Return the status with the condition Waiting. Its time is the start of the whole wait, even
-    if the reason has changed. There is one exception: a wait without a limit is not part of a later
-    wait with a limit."""
+    """Return the status with the condition Waiting. The condition's time is the start of the whole
+    wait, even if the reason changed since. One exception: if a wait without a time limit becomes
+    one with a limit, the time starts again."""
     was = status.condition("Waiting")
     if was is not None and was.reason in UNTIMED and held.reason not in UNTIMED:
         status = goes_on(status, now)
@@ -215,8 +217,8 @@ def goes_on(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def beset(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
-    """Return the status with the condition Foreign, which reports objects that only look like the
-    TaskRun's. An empty sentence removes it."""
+    """Return the status with the condition Foreign, which reports pods that only look like the
+    TaskRun's. An empty sentence removes the condition."""
     if sentence:
         return told(status, "Foreign", "NotOwned", sentence, now)
     return _without(status, "Foreign", now=now)
@@ -230,8 +232,8 @@ def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> T
 
 
 def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
-    """Return the status with the conversation that the open attempt works with, as its log names
-    it; unchanged if the log names none."""
+    """Return the status with the open attempt's conversation, as the pod's log names it. Return it
+    unchanged if `session_id` is empty."""
     if not session_id:
         return status
     record = replace(status.attempts[-1], session_id=_id(session_id))
@@ -242,8 +244,8 @@ def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
 def told(
     status: TaskRunStatus, type: str, reason: str, message: str, now: int, *, holds: bool = True
 ) -> TaskRunStatus:
-    """Return the status with a condition. The transition time changes only when the condition
-    becomes true or false."""
+    """Return the status with a condition set. The transition time changes only if the condition's
+    value (true or false) changes."""
     was = next((each for each in status.conditions if each.type == type), None)
     word = "True" if holds else "False"
     if was is not None and was.status == word and was.last_transition_time:
@@ -264,7 +266,7 @@ def told(
 
 
 def tally(status: TaskRunStatus, spec: Spec) -> Tally:
-    """Return the tally of a status whose newest attempt has ended."""
+    """Return the tally of attempts for `lifecycle.decide`. The newest attempt must have ended."""
     counted = [
         record
         for record in status.attempts
@@ -297,13 +299,13 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
 
 
 def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
-    """Return the merge patch that turns the stored status into this one; empty if they are
-    equal."""
+    """Return the merge patch that changes the stored status to this one; empty if they are equal.
+    """
     now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
     if (
         "workspace" in changed or "usage" in changed
-    ):  # a merge patch keeps fields that it does not name
+    ):  # A merge patch keeps fields that it does not mention, so removed fields are set to null.
         for name in ("workspace", "usage"):
             if name in changed and isinstance(was.get(name), dict):
                 changed[name] = {
@@ -314,17 +316,17 @@ def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
 
 
 def camel(words: str) -> str:
-    """Return a name such as `auth_failed` as Kubernetes writes reasons: `AuthFailed`."""
+    """Convert a name such as `auth_failed` to the form of Kubernetes' reasons: `AuthFailed`."""
     return "".join(part.capitalize() for part in words.split("_"))
 
 
 def _used_up(status: TaskRunStatus) -> int:
-    """Return how many of the allowed attempts are used up."""
+    """Return the number of allowed attempts that are used up."""
     return status.used_before + sum(map(_used, status.attempts))
 
 
 def _used(record: AttemptStatus) -> bool:
-    """Return whether an attempt used up one of those allowed."""
+    """Return whether an attempt counts toward the allowed number of attempts."""
     free = (
         record.infrastructure
         or record.outcome in UNCOUNTED
@@ -334,8 +336,8 @@ def _used(record: AttemptStatus) -> bool:
 
 
 def _trimmed(status: TaskRunStatus) -> TaskRunStatus:
-    """Return the status with only its newest records. The number of attempts that the dropped
-    records used up is kept."""
+    """Return the status with only its newest attempt records. Dropped attempts are still counted,
+    in `used_before`."""
     over = status.attempts[:-MOST_RECORDS]
     return replace(
         status,
@@ -355,10 +357,11 @@ def _placed(record: AttemptStatus, job: JobSeen | None, pod: PodSeen | None) -> 
 def _learnt(
     status: TaskRunStatus, record: AttemptStatus, result: AttemptResult | None, run: WantedRun
 ) -> TaskRunStatus:
-    """Return the status with the facts about the whole run that an ended attempt reported."""
+    """Return the status with the facts about the whole run that the ended attempt reported, such as
+    workspace, usage and verdicts."""
     volume = run.spec.workspace
-    # An attempt without a result may still have done something: its Job may have come and gone
-    # unseen.
+    # An attempt without a result may still have done work: its Job may have come and gone while no
+    # operator was running.
     lying = replace(status.workspace, saved=False, checkpoints=volume.checkpoints)
     if result is not None:
         place = result.workspace
@@ -381,8 +384,8 @@ def _learnt(
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
-    """Return the status with receipts and conversations of earlier attempts that had no result
-    themselves. Their outcomes stay as they are."""
+    """Return the status with the receipts and conversations of earlier attempts that delivered no
+    result themselves. Their outcomes are not changed."""
     if result is not None:
         before = {each.number: each for each in result.earlier}
     else:
@@ -400,8 +403,9 @@ def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunSt
 
 
 def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
-    """Return the policy as `engine.attempt.finish` applies it. For a conversation that is too long,
-    the policy strict forbids a new conversation, but not a compacted one."""
+    """Return the continuity policy that applies to an outcome, as in `engine.attempt.finish`. If
+    the conversation is too long, the policy strict forbids a new conversation, but allows to
+    compact the old one."""
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT
@@ -411,8 +415,8 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
 
 
 def _attempt(record: AttemptStatus) -> Attempt:
-    """Return a record in the form that `crashes` examines. An attempt that reported nothing does
-    not count as futile."""
+    """Convert a record to the form that `crashes.loop` examines. An attempt that reported nothing
+    does not count as a futile one."""
     told = record.receipt is not None or record.usage is not None
     receipt = Receipt(
         verdict=Judged.NATIVE,
@@ -433,8 +437,8 @@ def _attempt(record: AttemptStatus) -> Attempt:
 
 
 def _kind(word: str) -> OutcomeKind:
-    """Return the kind of an outcome. Anyone may have written the status, so an unknown word counts
-    as a failure."""
+    """Return the kind of an outcome; FAILED for an unknown word. Anyone may have written the
+    status."""
     if word in set(OutcomeKind):
         return OutcomeKind(word)
     return OutcomeKind.FAILED
@@ -475,8 +479,8 @@ def _work(result: AttemptResult) -> WorkOfRecord | None:
 
 
 def _bounded(number: int) -> int:
-    """Return a count within the resource's limits (int32); the agent in the pod could have written
-    it."""
+    """Return a count limited to the resource's range (int32). The agent in the pod could have
+    written any number."""
     return min(max(number, 0), 2**31 - 1)
 
 

@@ -1,15 +1,18 @@
-"""Decides the next step for one TaskRun, from what is seen of it, its Jobs and its pods.
-Level-based and pure.
+"""Decides the next step for one TaskRun from the known facts about it, its Jobs and its pods. Pure.
+Called by `reconciler`.
 
-A step is one action; after it everything is read again. So it does not matter which events came, in
-which order, how often, or whether the operator died in between. The snapshot may be out of date.
-This does no harm: a write to the status names the version that it follows, and is refused if there
-is a newer one; attempt numbers only grow; a Job's name contains its attempt's number; and a
-*missing* object counts only after a fresh look.
+A step is one action. After each step the facts are read again, and nothing depends on earlier
+events (the design is level-based). It therefore does not matter which events arrived, in which
+order and how often, or whether the operator was killed in between.
 
-One attempt, as steps: Record (the instructions) -> Hold (the finalizer, where it protects work) ->
-AskRoom -> Tell (attempt N is in the status) -> Launch (its Job) -> Tell (its Job's uid) -> Tell
-(its outcome, and what follows).
+The facts may be out of date. This does no harm, for four reasons. A write to the status names the
+version that it replaces, and is refused if there is a newer version. Attempt numbers only grow. A
+Job's name contains the number of its attempt. A *missing* object counts only after the objects were
+read from the API server again.
+
+The steps of one attempt: RecordContext (the instructions) -> HoldFinalizer (if it protects work) ->
+AskRoom -> Tell (status: attempt N is open) -> LaunchPod (its Job) -> Tell (status: its Job's uid)
+-> Tell (status: its outcome, and what follows).
 """
 
 from __future__ import annotations
@@ -36,21 +39,22 @@ from perdure.kubernetes.wanted import WantedRun
 from perdure.model import Outcome, OutcomeKind
 
 PATIENCE_MS = 1_800_000
-"""Milliseconds for which an attempt waits for an obstacle that only a person can remove."""
+"""Maximum time in milliseconds that an attempt waits for an obstacle that only a person can remove.
+"""
 LOOK_AGAIN_MS = 15_000
 MOST_LOOK_AGAIN_MS = 300_000
 LOG_AGAIN_MS = 2_000
-"""Milliseconds after which a log that names no conversation yet is read again. The wait doubles, so
-that an agent that never names one costs few requests."""
+"""First delay in milliseconds before a log that names no conversation yet is read again. The delay
+doubles each time, so an agent that never names a conversation causes few requests."""
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """The known facts of a TaskRun at one moment."""
+    """The known facts about a TaskRun, its Jobs and its pods at one moment."""
 
     run: WantedRun
     jobs: Sequence[JobSeen] = ()
     pods: Sequence[PodSeen] = ()
-    """Includes pods that are gone, as they were last seen."""
+    """Pods of the TaskRun, including deleted ones in their last known state."""
     foreign: Sequence[PodSeen] = ()
     """Pods that have the TaskRun's labels but belong to none of its Jobs. `next_step` separates
     them from `pods`."""
@@ -58,42 +62,42 @@ class Seen(Struct, frozen=True, kw_only=True):
     """Whether Jobs and pods were just read from the API server. Otherwise they come from the
     operator's cache."""
     recorded: frozenset[int] | None = None
-    """The recorded versions of the instructions; None if not known."""
+    """Versions of the instructions that are in the ConfigMap; None if unknown."""
     trouble: Held | None = None
-    """Why the previous step could not be carried out."""
+    """The obstacle that kept the previous step from being carried out; None if there was none."""
     leaving: bool | None = None
-    """Whether the namespace is being deleted; None if that is not known."""
+    """Whether the namespace is being deleted; None if unknown."""
     room: Room | None = None
-    """Whether there is room for one more attempt; None if that is not known."""
+    """Whether there is room for one more attempt; None if unknown."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Messages of events, by the uid of the object that they are about."""
+    """Messages of Events, by the uid of the object that each Event is about."""
     sessions: dict[str, SessionAsked] | None = None
-    """The conversations that the logs of pods name, by the pod's uid; None if the operator reads no
-    logs."""
+    """What the logs of pods say about their conversations, by the pod's uid. None if the operator
+    does not read logs."""
     patience_ms: int = PATIENCE_MS
     forbidden: str = ""
-    """Why the operator does not permit an attempt; empty if it does."""
+    """Reason why the operator's settings forbid an attempt; empty if they allow it."""
 
 
 class Rest(Struct, frozen=True):
-    """Do nothing until something happens, or until the time `until` (ms since 1970)."""
+    """Do nothing until the next event, or until the time `until` (milliseconds since 1970)."""
 
     until: int | None = None
 
 
 class LookAgain(Struct, frozen=True):
-    """Read Jobs and pods again."""
+    """Read the Jobs, the pods and the TaskRun from the API server again."""
 
 
 class Ask(Struct, frozen=True):
-    """Read the events about an object."""
+    """Read the Events about an object."""
 
     uid: str
 
 
 class AskSession(Struct, frozen=True):
-    """Find out from a pod's log with which conversation it works. If the log does not name one yet,
-    it is read again after `wait` milliseconds."""
+    """Read from a pod's log which conversation the attempt uses. If the log names none yet, it may
+    be read again after `wait` milliseconds."""
 
     pod: PodSeen
     now: int
@@ -101,33 +105,33 @@ class AskSession(Struct, frozen=True):
 
 
 class AskRoom(Struct, frozen=True):
-    """Find out whether there is room for one more attempt."""
+    """Ask `admission.room` whether there is room for one more attempt."""
 
 
 class AskNamespace(Struct, frozen=True):
-    """Find out whether the namespace is being deleted."""
+    """Ask the API server whether the namespace is being deleted."""
 
 
 class Expire(Struct, frozen=True):
-    """Delete the TaskRun, whose time to live is over and whose work is saved."""
+    """Delete the TaskRun. Its time to live is over and its work is saved."""
 
 
 class RecordContext(Struct, frozen=True):
-    """Record the text of the newest instructions, unless it is recorded."""
+    """Store the text of the newest instructions in the ConfigMap, if it is not there yet."""
 
 
 class Tell(Struct, frozen=True):
-    """Write this status."""
+    """Write this status to the TaskRun."""
 
     status: TaskRunStatus
 
 
 class HoldFinalizer(Struct, frozen=True):
-    """Set the finalizer."""
+    """Set the finalizer on the TaskRun."""
 
 
 class Release(Struct, frozen=True):
-    """Remove the finalizer, and before it delete the claim if one is named."""
+    """Delete the claim if one is named, and then remove the finalizer."""
 
     claim: str = ""
 
@@ -139,7 +143,7 @@ class LaunchPod(Struct, frozen=True):
 
 
 class StopPod(Struct, frozen=True):
-    """Delete a Job and its pod. The pod ends in good order, within its grace period."""
+    """Delete a Job and its pod. The pod gets its grace period to end normally."""
 
     job: JobSeen
 
@@ -162,7 +166,8 @@ Step = (
 
 
 def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
-    """Return the next step. `now` is in ms since 1970; `jitter` in [0, 1) spreads delays."""
+    """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads delays.
+    """
     run, status = seen.run, seen.run.status
     if run.deleting and not run.held:
         return Rest()
@@ -202,7 +207,8 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
         if status.open is None:
             return _unable(seen, status, seen.trouble, now)
     if status.open is not None:
-        if run.retry and run.retry != status.retried:  # it is running: allow one more failure
+        # The attempt is still running, so the retry allows one more attempt after it.
+        if run.retry and run.retry != status.retried:
             status = status_moves.allowed_more(status, run.retry_attempts)
             status = replace(status, retried=run.retry)
         return _at_work(seen, status, status.attempts[-1], now, jitter)
@@ -216,8 +222,8 @@ def _runs(job: JobSeen) -> bool:
 
 
 def _is_over(seen: Seen, attempt: int) -> bool:
-    """Return whether a pod of an attempt has ended. The pod's Job will then end by itself, and is
-    not deleted, so that the logs are kept."""
+    """Return whether a pod of an attempt has ended. Its Job then completes by itself and must not
+    be deleted, because the pod's logs would be deleted with it."""
     told = any(
         record.number == attempt and record.exit_code is not None
         for record in seen.run.status.attempts
@@ -226,8 +232,8 @@ def _is_over(seen: Seen, attempt: int) -> bool:
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
-    """Return the status after the newest instructions were recorded. A run that had ended continues
-    with them; a running attempt is followed by another one that gets them."""
+    """Return the status after the newest instructions were recorded. A TaskRun that had ended is
+    queued again. If an attempt is running, the next attempt gets the new instructions."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
@@ -252,8 +258,8 @@ def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
 
 
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
-    """Return the step for an obstacle that keeps an attempt from beginning: set the condition
-    Waiting, and try again later. After a limited time the TaskRun fails."""
+    """Return the step for an obstacle that keeps an attempt from beginning. The TaskRun gets the
+    condition Waiting and is retried later. After a limited time it fails."""
     run = seen.run
     if status.phase in FINAL:
         phase = "Pending"
@@ -276,13 +282,13 @@ def _since(status: TaskRunStatus, now: int) -> int:
 
 
 def _again(since: int, now: int) -> int:
-    """Return when to try again, in ms since 1970. The intervals grow with the duration of the
-    wait."""
+    """Return the time of the next retry, in milliseconds since 1970. The intervals grow with the
+    duration of the wait."""
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
 def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
-    """Return the step that writes the status, or `Rest` if the status has not changed."""
+    """Return the step that writes the status; `Rest` if the status has not changed."""
     status = _seen(run, status)
     if status_moves.patch(run.raw_status, status):
         return Tell(status)
@@ -292,7 +298,7 @@ def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
 def _at_work(
     seen: Seen, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
 ) -> Step:
-    """Launch, watch, stop or close the open attempt."""
+    """Return the next step for the open attempt: launch, watch, stop or close it."""
     run = seen.run
     asked = run.spec.suspend or run.deleting
     job = next((each for each in seen.jobs if each.attempt == record.number), None)
@@ -314,7 +320,8 @@ def _at_work(
                 )
             )
     if asked and job is not None and _runs(job):
-        if record.job_uid != job.uid:  # once the Job is deleted, only this uid identifies its pod
+        # Record the Job's uid first: once the Job is deleted, only the uid identifies its pod.
+        if record.job_uid != job.uid:
             return Tell(_seen(run, status_moves.placed(status, job, None)))
         return StopPod(job)
     if not launched:
@@ -334,8 +341,8 @@ def _watched(
     now: int,
     jitter: float,
 ) -> Step:
-    """Write the observed state of an attempt that has not ended into the status, with the obstacle
-    if it cannot start."""
+    """Return the step for an attempt that was launched and has not ended: write its observed state
+    to the status, including an obstacle that keeps it from starting."""
     live = [pod for pod in pods if pod.live]
     status = status_moves.placed(status, job, live[-1] if live else None)
     uid = outcomes.unexplained(job, pods, now)
@@ -372,11 +379,11 @@ def _watched(
 
 
 def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
-    """Wait until an obstacle of the open attempt is removed. After a limited time an obstacle that
-    only a person can remove becomes the attempt's outcome.
+    """Return the step for an obstacle of the open attempt: wait until it is removed. If only a
+    person can remove it, the attempt fails after a limited time.
 
-    There is no limit for a lack of room. There is none for a lost node either, because its
-    processes may still write.
+    The time is not limited if there is no room, or if the node is lost. Processes on a lost node
+    may still write to the volume.
     """
     status = status_moves.waits(status, held, now)
     since = _since(status, now)
@@ -398,7 +405,7 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
 
 
 def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Decide the next step while no attempt is open."""
+    """Return the next step while no attempt is open."""
     run = seen.run
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
@@ -462,7 +469,8 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
 
 
 def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Do nothing for a TaskRun in a final state until its time to live is over."""
+    """Return the next step for a TaskRun in a final phase: wait for the end of its time to live,
+    and then delete it if its work is saved."""
     run, ttl = seen.run, seen.run.spec.ttl_seconds_after_finished
     end = moment(status.completion_time)
     if ttl is None or not end:
@@ -480,13 +488,14 @@ def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
 
 
 def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Allow the deletion of a TaskRun without a running attempt, or report its unsaved work."""
+    """Return the next step for a TaskRun that is being deleted and has no open attempt: allow the
+    deletion, or report unsaved work."""
     run = seen.run
     if deletion.safe(run, status):
         return Release(deletion.claim_to_go(run))
     if seen.leaving is None:
         return AskNamespace()
-    # The namespace's claims and pods are deleted as well, so there is nothing to protect.
+    # The namespace's claims and pods are being deleted too, so the finalizer protects nothing.
     if seen.leaving:
         return Release()
     status = status_moves.told(

@@ -1,9 +1,10 @@
-"""The TaskRuns of a cluster, read and written with the permissions of a kubeconfig. Called by
+"""Reads and writes the TaskRuns of a cluster with the permissions of a kubeconfig. Called by
 `perdure --cluster` (kubectl perdure).
 
-Every failure is one sentence and a next step: no configuration, no answer, no such resource, no
-permission, no such TaskRun, or a refusal in the API server's own words (which name the field).
-Results are plain JSON. Needs the extra `kubectl`, which is loaded late.
+Every failure is reported as one sentence and a next step: no configuration, no answer, no such
+resource, no permission, or no such TaskRun. A rejection is reported in the API server's own words,
+which name the field. Results are plain JSON. The module needs the optional dependency `kubectl` and
+imports it only when used.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ Object = dict[str, Any]
 
 
 class TaskRuns:
-    """The TaskRuns of one cluster. `namespace` is used where none is given. Close it after use."""
+    """A client for the TaskRuns of one cluster. `namespace` is the default namespace. Call `close`
+    after use."""
 
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
-        """Raise UsageError if no cluster is configured. Nothing is sent."""
+        """Open the client without sending a request. Raises UsageError if no cluster is configured.
+        """
         _need_library()
         from lightkube import Client
         from lightkube.generic_resource import create_namespaced_resource
@@ -74,8 +77,8 @@ class TaskRuns:
             return dict(self._client.create(made, namespace=self.namespace))
 
     def patch(self, name: str, change: Object, *, seen: Object | None = None) -> Object:
-        """Apply a merge patch. With `seen`, apply it only if the TaskRun is unchanged since then;
-        raises Conflict otherwise."""
+        """Apply a merge patch and return the changed TaskRun. If `seen` is given and the TaskRun
+        has changed since it was read, raises Conflict."""
         from lightkube.types import PatchType
 
         if seen is not None:
@@ -94,8 +97,8 @@ class TaskRuns:
             )
 
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of a pod's log; they are untrusted and not cleaned. Raises NotFound for a
-        pod that is gone, Conflict for one that has not started yet."""
+        """Yield the lines of a pod's log. The lines are untrusted and not cleaned. Raises NotFound
+        if the pod does not exist, and Conflict if it has not started yet."""
         with self._said(pod, what="pod"):
             for line in self._client.log(
                 pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False
@@ -124,7 +127,8 @@ class TaskRuns:
 
     @contextmanager
     def _said(self, name: str, what: str = "TaskRun") -> Iterator[None]:
-        """Turn errors of the library and of the API server into perdure's own."""
+        """Convert errors of lightkube and the API server, raised in the `with` block, to perdure's
+        own errors."""
         import httpx2
         from lightkube.core.exceptions import ApiError, ConfigError
 
@@ -203,7 +207,7 @@ class TaskRuns:
 
 
 def _kind(group: str, kind: str, plural: str) -> Any:
-    """Return a kind of Kubernetes' own, as the operator uses it."""
+    """Return the resource class of a built-in kind of Kubernetes, as the operator uses it."""
     from perdure.kubernetes.api import resource
 
     return resource(group, "v1", kind, plural)
@@ -220,8 +224,8 @@ def _need_library() -> None:
 
 
 def _configuration(kubeconfig: str, context: str) -> Any:
-    """Return the configuration that kubectl would use: the given file, KUBECONFIG, the user's own,
-    or a pod's service account. Raises UsageError."""
+    """Return the configuration that kubectl would use. Sources, in this order: the given file,
+    KUBECONFIG, `~/.kube/config`, a pod's service account. Raises UsageError if none is usable."""
     from lightkube import KubeConfig
     from lightkube.core.exceptions import ConfigError
 
@@ -247,8 +251,8 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         ) from None
     except (
         Exception
-        # The file may contain anything: errors of yaml, errors of msgspec, a missing key, another
-        # structure.
+        # The file may contain anything, so a broken one can raise errors of yaml or msgspec,
+        # KeyError or TypeError.
     ) as error:
         raise UsageError(
             f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}",
@@ -263,11 +267,12 @@ def _configuration(kubeconfig: str, context: str) -> Any:
 
 
 def _with_newer_login(one: Any) -> Any:
-    """Return the configuration with a login program that speaks v1 of its protocol, for lightkube
-    1.0.1.
+    """Make a login program (`user.exec`) that uses v1 of the ExecCredential protocol usable with
+    lightkube 1.0.1. Return the configuration.
 
-    lightkube knows only the two versions before v1. They differ from v1 in nothing that lightkube
-    uses, and lightkube does not tell the program which version it expects.
+    lightkube accepts only the two versions before v1, which are the same in all fields that
+    lightkube uses. v1 is therefore declared as v1beta1. lightkube also does not tell the program
+    which version it expects, so an environment variable does.
     """
     from lightkube.config.models import NameValue
 

@@ -1,4 +1,4 @@
-"""Builds the `AttemptResult` that the operator reads, from the run's own record."""
+"""Builds the `AttemptResult` of a pod from the run's own record. The operator reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ DISPLACED = "another pod has taken the run over"
 
 
 def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
-    """Return how the order's attempt ended. The attempt must be in the record, and ended."""
+    """Return the result of the order's attempt. The run must have this attempt, and it must have
+    ended."""
     attempts = engine.store.attempts(run.id)
     attempt = next(each for each in attempts if each.number == order.attempt)
     receipt = attempt.receipt
@@ -64,8 +65,8 @@ def _work(store: RunStore, redactor: Redactor, attempt: Attempt) -> WorkSummary 
 
 
 def _outcome(store: RunStore, redactor: Redactor, attempt: Attempt) -> Outcome:
-    """Return the outcome from the record. An attempt that stopped because another pod has the run
-    does not count as stopped by a person."""
+    """Return the outcome of an attempt. If the attempt was stopped because another pod has taken
+    the run over, its stored outcome `cancelled` is replaced by `lost`."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
     if outcome.kind is OutcomeKind.CANCELLED and any(
         record.attempt == attempt.number and isinstance(record.event, PlaceLost)
@@ -96,8 +97,8 @@ def _place(store: RunStore, run: TaskRun) -> PlaceResult:
 
 
 def _saved(engine: Engine, run: TaskRun) -> bool:
-    """Return whether the pod and its volume could be deleted without loss. The repository's server
-    is not asked, because the pod is about to end."""
+    """Return whether the pod and its volume could be deleted without losing work. The repository's
+    server is not contacted, because the pod is about to end."""
     if engine.publisher is not None and engine.publisher.settled(run.id):
         return True
     if engine.stopping() or run.workspace is None:

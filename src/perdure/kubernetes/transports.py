@@ -1,8 +1,9 @@
-"""Which repositories attempts may fetch by http without TLS, and by ssh: those of servers that the
-operator permits (`--http-host`, `--ssh-host`). Pure.
+"""Decides which repositories attempts may fetch by http without TLS, or by ssh. Pure. The
+operator's options `--http-host` and `--ssh-host` name the permitted servers.
 
-https, a path in the pod and http on the pod's own address need no permission. `step` refuses a
-TaskRun before its attempt, and the order tells the pod what was permitted.
+Three kinds of repository need no permission: https, a path in the pod, and http on the pod's own
+address. `step` refuses a TaskRun without permission before its attempt. The order tells the pod
+which transport was permitted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _VALUES = {"http": "attempts.repositories.httpHosts", "ssh": "attempts.repositor
 
 
 class Permitted(msgspec.Struct, frozen=True, kw_only=True):
-    """The servers of each transport, as `host`, or `host:port` if the port is not the default."""
+    """The permitted servers by transport, as `host`, or as `host:port` if the port is not the
+    default."""
 
     http: frozenset[str] = frozenset()
     ssh: frozenset[str] = frozenset()
@@ -30,7 +32,7 @@ NONE_PERMITTED = Permitted()
 
 
 def transport_of(url: str) -> Transport:
-    """Return the transport that needs a permission; empty if the repository needs none."""
+    """Return the transport of a repository if it needs a permission; empty if it needs none."""
     if not url or url.startswith("/"):
         return ""
     parts = parts_of(url)
@@ -42,8 +44,8 @@ def transport_of(url: str) -> Transport:
 
 
 def refusal(spec: Spec, permitted: Permitted) -> str:
-    """Return a sentence about a repository that attempts may not fetch, with the setting that
-    permits it; empty if they may."""
+    """Return an error message if attempts may not fetch the TaskRun's repository; empty if they
+    may. The message names the setting that permits it."""
     url = spec.repository.url if spec.repository else ""
     transport = transport_of(url)
     if not transport:

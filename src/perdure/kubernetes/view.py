@@ -1,8 +1,8 @@
-"""A TaskRun as `perdure --cluster` shows it: a row of a list, and one stable, versioned object for
-`--json`. Pure.
+"""Formats a TaskRun for `perdure --cluster`: as a row of a list, and as a stable, versioned object
+for `--json`. Pure.
 
-Called with objects from the API server. Anyone who may write a status can write anything into it,
-so a value of the wrong type counts as missing, and text is cleaned where it is printed.
+The objects come from the API server. Anyone who may write a status can write anything into it, so a
+value of the wrong type is treated as missing. Text is cleaned where it is printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STATES = {
     "Cancelled": RunState.CANCELLED,
     "Suspended": RunState.CANCELLED,
 }
-"""The state of a run that corresponds to each phase."""
+"""State of a run by the phase of its TaskRun."""
 OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
 
 Object = dict[str, Any]
@@ -58,7 +58,7 @@ def count(body: Object, path: str) -> int:
 
 
 def several(body: Object, path: str) -> list[Object]:
-    """Return the objects of the list at a path."""
+    """Return the objects in the list at a path; empty if there is none."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
     if isinstance(found, list):
@@ -67,31 +67,32 @@ def several(body: Object, path: str) -> list[Object]:
 
 
 def phase(body: Object) -> str:
-    """Return the phase; `Pending` if the operator has not looked at the TaskRun yet."""
+    """Return the TaskRun's phase; `Pending` if the operator has not processed the TaskRun yet."""
     return word(body, "status.phase") or "Pending"
 
 
 def is_over(body: Object) -> bool:
-    """Return whether the TaskRun has ended: its status belongs to the current spec, and its phase
-    is a final one."""
+    """Return whether the TaskRun has ended. Its phase must be final or Suspended, and its status
+    must belong to the current spec."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
     return seen and not unrecorded(body) and phase(body) in OVER
 
 
 def unrecorded(body: Object) -> bool:
-    """Return whether the operator still has to read the newest instructions. Until then they must
-    not be replaced."""
+    """Return whether the operator has not yet recorded the newest instructions. Replacing them now
+    would lose them."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 
 def has_open_attempt(body: Object) -> bool:
-    """Return whether an attempt has begun and not ended; its pod may still wait for room."""
+    """Return whether an attempt is open: it has begun and has no outcome. Its pod may not have
+    started yet."""
     attempts = several(body, "status.attempts")
     return bool(attempts) and not word(attempts[-1], "outcome")
 
 
 def condition(body: Object, kind: str) -> Object:
-    """Return the condition of a type if it is true, or else an empty object."""
+    """Return the condition of this type if it is true; otherwise an empty object."""
     true = (
         each
         for each in several(body, "status.conditions")
@@ -101,7 +102,8 @@ def condition(body: Object, kind: str) -> Object:
 
 
 def last_outcome(body: Object) -> OutcomeKind | None:
-    """Return the kind of the newest attempt's outcome; None if it has none that perdure knows."""
+    """Return the kind of the newest attempt's outcome; None if there is none or its kind is
+    unknown."""
     attempts = several(body, "status.attempts")
     try:
         if attempts:
@@ -132,8 +134,8 @@ def row_of(body: Object) -> Object:
 
 
 def report_of(body: Object) -> Object:
-    """Return a TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since
-    1970 (UTC), costs are US dollars."""
+    """Return a TaskRun with its attempts, as `show --json` prints it. Times are in milliseconds
+    since 1970 (UTC), costs in US dollars."""
     policy, place, where = (
         part(body, "spec.policy"),
         part(body, "status.workspace"),
@@ -164,7 +166,7 @@ def report_of(body: Object) -> Object:
 
 
 def why_of(report: Object) -> Object:
-    """Return the part of a report that `why --json` prints."""
+    """Return the fields of a report that `why --json` prints."""
     kept = (
         "schema_version",
         "namespace",

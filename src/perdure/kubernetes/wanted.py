@@ -1,7 +1,9 @@
-"""A TaskRun from the API server: its `spec`, its `status`, and the names of its objects. Pure.
+"""Decodes a TaskRun from the API server: its `spec`, its `status`, and the names of its objects.
+Pure.
 
-The API server checks the schema of the resource, but a cluster may have another version of that
-schema. A spec that does not fit is `Invalid`, with the field's name, and becomes a condition.
+The API server checks the resource's schema, but a cluster may have an older or newer version of
+that schema. For a spec that does not match, `WantedRun.invalid` describes the error with the
+field's name. The operator reports it as a condition.
 """
 
 from __future__ import annotations
@@ -25,25 +27,25 @@ QUEUE_LABELS = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
 
 
 class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A TaskRun: the task that is wanted, and its state."""
+    """A decoded TaskRun."""
 
     namespace: str
     name: str
     uid: str
     version: str
-    """`metadata.resourceVersion`. Every write to the status requires that this version is still the
-    current one."""
+    """The `metadata.resourceVersion`. A write to the status names it and is refused if the TaskRun
+    has changed since."""
     generation: int
     deleting: bool
     finalizers: tuple[str, ...]
     labels: dict[str, str]
     retry: str
     retry_attempts: int
-    """Number of further attempts that a retry allows."""
+    """Number of further attempts that a requested retry allows."""
     abandoned: bool
     spec: Spec
     invalid: str
-    """Why the spec cannot be used; empty if it can."""
+    """Description of an error in the spec; empty if the spec is valid."""
     status: TaskRunStatus
     raw_status: dict[str, Any]
 
@@ -61,12 +63,14 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def named(self) -> str:
-        """The name of the TaskRun's objects, except the claim and the Jobs."""
+        """Return the base name of the TaskRun's objects. The claim has a different name; Jobs add a
+        number."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
 
     @property
     def secrets(self) -> dict[int, SpecSource]:
-        """The versions of the instructions that are in Secrets, as far as known."""
+        """Return the known versions of the instructions that are in Secrets, with their locations.
+        """
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 
@@ -75,7 +79,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def claim(self) -> str:
-        """The name of the claim in mode Claim. All TaskRuns of one task and agent share it."""
+        """Return the name of the claim in mode Claim. All TaskRuns of one task and agent share the
+        claim."""
         spec = self.spec
         if not spec.task:
             return self.named
@@ -84,8 +89,9 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def lies_on(self, claim: str, maker: str) -> bool:
-        """Return whether work of this TaskRun may be on a volume claim that the TaskRun `maker`
-        created. The answer is True if the spec of this TaskRun is not valid."""
+        """Return whether work of this TaskRun may be on a volume claim. `maker` is the name of the
+        TaskRun that created the claim. Return True if the spec is invalid, because the answer is
+        then unknown."""
         return (
             bool(self.invalid)
             or claim in (self.claim, self.status.workspace.claim_name)
@@ -94,8 +100,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wanted(body: dict[str, Any]) -> WantedRun:
-    """Return the TaskRun in an object of the API server. Never raises because of the contents of
-    `spec` or `status`."""
+    """Decode a TaskRun from an object of the API server. Contents of `spec` or `status` never raise
+    an error; an invalid spec is reported in `invalid`."""
     meta = body["metadata"]
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     spec, invalid = Spec(), ""
@@ -125,7 +131,8 @@ def wanted(body: dict[str, Any]) -> WantedRun:
 
 
 def _number(text: Any) -> int:
-    """Return the number of attempts in an annotation; 1 if it is not valid."""
+    """Return the number of attempts from an annotation; 1 if the annotation is missing or not
+    valid."""
     word = str(text)
     valid = word.isascii() and word.isdecimal() and len(word) < 5
     if valid:

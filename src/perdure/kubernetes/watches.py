@@ -1,11 +1,11 @@
-"""The watches, run by kopf: events of TaskRuns, their Jobs and their pods go into the memory and
-the queue. Nothing is decided here.
+"""Watches TaskRuns, their Jobs and their pods with kopf. Each event updates the cache and puts the
+TaskRun into the queue. Nothing is decided here.
 
 Only kopf's watching is used: list and watch, bookmarks, 410, reconnection after silence. Only
-`on.event` is registered, so kopf sets no finalizers or annotations, posts no events, and does no
-peering. The time of every received byte of a watch is recorded, including bookmarks. So a watch
-that has gone silent can be distinguished from a cluster in which nothing happens (the API server
-sends a bookmark about once a minute).
+`on.event` is registered, so kopf sets no finalizers or annotations, posts no Events, and does no
+peering. The time of every received byte of a watch is recorded, including bookmarks, which the API
+server sends about once a minute. This distinguishes a broken watch from a cluster in which nothing
+happens.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from perdure.kubernetes.status import said as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
-"""Time of silence after which a watch is restarted, in seconds. Bookmarks come once a minute
-(kube-apiserver 1.36, cacher.go)."""
+"""Time in seconds without a received byte after which a watch is restarted. Bookmarks arrive once a
+minute (kube-apiserver 1.36, cacher.go)."""
 SERVER_S = 300
-"""Maximum duration of a watch request, in seconds. The API server accepts only a whole number."""
+"""Maximum duration of a watch request in seconds. The API server accepts only a whole number."""
 CHUNK = 500
 
 
 class Ears:
-    """The time of the last byte of each watch."""
+    """Records when each watch last received a byte (monotonic clock, in seconds)."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -43,8 +43,8 @@ class Ears:
         self.heard[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
-        """Return the time in seconds since the last byte of the watch that has been silent for
-        longest. Until every watch has received something, it counts from the start."""
+        """Return the time in seconds for which the most silent watch has received nothing. While
+        fewer than `wanted` watches have received a byte, return the time since the start."""
         if len(self.heard) >= wanted:
             last = min(self.heard.values())
         else:
@@ -53,7 +53,7 @@ class Ears:
 
 
 class _Ear:
-    """A response's content that calls `hear` for each piece that is read."""
+    """Wraps the content of an HTTP response and calls `hear` for each piece that is read."""
 
     def __init__(self, content: Any, hear: Callable[[], None]) -> None:
         self._content, self._hear = content, hear
@@ -68,8 +68,8 @@ class _Ear:
 
 
 def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
-    """Return a session as kopf makes it from the same credentials, which also records when each
-    watch was heard."""
+    """Return an HTTP session like kopf's own. In addition, it records in `ears` when each watch
+    received a byte."""
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -95,7 +95,7 @@ def registry(
     ears: Ears,
     login: Callable[[], Any],
 ) -> Any:
-    """Return the registry of the functions that kopf calls."""
+    """Return a kopf registry with the handlers for login and events."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
@@ -129,7 +129,7 @@ def registry(
 
 
 def settings() -> Any:
-    """Return kopf's settings, which limit it to watching."""
+    """Return settings that limit kopf to watching."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.posting.loggers = False
@@ -152,9 +152,9 @@ async def listen(
     ready: asyncio.Event,
     said: Callable[[str], None],
 ) -> None:
-    """Watch until `stop` is set. kopf handles both signals itself while it runs, so `stop` is set
-    here when a signal ends kopf. An error ends kopf too; it is reported, and kopf is started
-    again."""
+    """Watch until `stop` is set. kopf handles SIGTERM and SIGINT itself while it runs, so if one of
+    them ends kopf, this function sets `stop`. If an error ends kopf, report the error and start
+    kopf again."""
     logging.getLogger("kopf").setLevel(logging.CRITICAL + 1)
     logging.getLogger("kopf").propagate = False
     while not stop.is_set():

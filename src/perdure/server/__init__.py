@@ -1,10 +1,15 @@
-"""The network service: receives webhooks, serves the API and the dashboard.
+"""The network service: receives webhooks, and serves the API and the dashboard. Called by `perdure
+serve`.
 
-`perdure serve` is the caller. The modules: `application` (all addresses), `guard` and `principal`
-(authentication), `tokens`, `problems` (errors in answers), `webhooks` (one delivery, from the
-socket to the inbox), `batches` (many deliveries in one durable transaction), `journal` (one reader
-for all listeners), `api`, `dashboard`, `metrics` (the parts behind the guard, listed in `routes`,
-built from `context`), `sockets` (sockets, slow clients, the shutdown), `secrets`, `notify`
-(systemd). Only this package uses Starlette and uvicorn, and they are imported late. Nothing is
-answered with a 2xx before it is durable.
+- `application`: all addresses, put together. `routes` lists the protected ones.
+- `guard`, `principal`, `tokens`, `limits`: authentication and permissions.
+- `problems`: errors as HTTP answers.
+- `webhooks`, `batches`: one delivery, from the socket to the inbox; many in one transaction.
+- `journal`: one reader of the journal for all listeners.
+- `api`, `dashboard`, `metrics`: the protected parts, built from the services in `context`.
+- `sockets`: sockets, slow clients, the shutdown.
+- `secrets`, `notify`: webhook secrets; messages to systemd.
+
+Only this package uses Starlette and uvicorn, and both are imported only when needed. No request is
+answered with a 2xx before its effect is durable.
 """

@@ -1,6 +1,7 @@
-"""All routes, and access to them. Requests need an allowed host name, so that no web page reaches a
-service on loopback by a name of its own (DNS rebinding). They also need authentication, except for
-the addresses listed in `guard`. A GET changes nothing."""
+"""Builds the ASGI application from all routes and controls access to them. A request must name an
+allowed host. Otherwise any web page could reach a service on loopback under a host name of its own
+(DNS rebinding). A request must also be authenticated, except at the addresses listed in `guard`. A
+GET changes nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +26,7 @@ from perdure.server.webhooks import WebhookIntake, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CHECKS_AT_ONCE = 2
-"""Maximum number of readiness checks at once. They wait for each other, but for no other
-requests."""
+"""Maximum number of readiness checks at once. More checks wait, without delaying other requests."""
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -38,9 +38,9 @@ def application(
     routes: Sequence[BaseRoute] = (),
     proxies: Proxies | None = None,
 ) -> Starlette:
-    """Return the ASGI application. `problems` returns why no work can be accepted now, in
-    sentences; it may block. `hosts`: further allowed names. `routes`: those of the API, the
-    dashboard and the metrics, which nobody can reach without `principals`."""
+    """Return the ASGI application. `problems` returns sentences about why no work can be accepted
+    now; it may block. `hosts` are allowed host names in addition to loopback. `routes` are the
+    protected routes; without `principals` every request to them is refused."""
 
     checks = CapacityLimiter(CHECKS_AT_ONCE)
 
@@ -92,8 +92,8 @@ def application(
 
 
 def methods_at(request: Request) -> list[str]:
-    """Return all methods that the address of a request accepts. A route knows only its own methods,
-    and one address may have several routes."""
+    """Return all methods that are allowed at the address of a request. Several routes may share an
+    address, and each knows only its own methods."""
     found: set[str] = set()
     for route in request.app.routes:
         if (
@@ -106,8 +106,8 @@ def methods_at(request: Request) -> list[str]:
 
 
 class KnownHost:
-    """Answers 421 to a request for an unknown host name, and adds the headers that every answer
-    has."""
+    """Answers 421 to a request for an unknown host name, and adds the common headers to every
+    answer."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app

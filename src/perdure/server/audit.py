@@ -1,4 +1,4 @@
-"""Finds lines of the audit trail for the API and the dashboard."""
+"""Finds runs for the audit trail in the API and the dashboard."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from perdure.errors import NotFound
 
 
 def run_id_of(store: EngineStore, ref: str) -> str:
-    """Return the id of a run; empty for an empty `ref`. A removed run is found only by its full id.
-    Raises NotFound."""
+    """Return the id of a run; empty if `ref` is empty. A removed run can only be named by its full
+    id. Raises NotFound."""
     if not ref:
         return ""
     try:

@@ -1,8 +1,8 @@
-"""Stores deliveries from many requests in few transactions: deliveries that arrive during a
-transaction go into the next one.
+"""Stores deliveries of many requests in few transactions. Deliveries that arrive during a
+transaction are stored together in the next one.
 
-The work is done in one separate thread, so a slow disk delays only the requests that wait for it. A
-request is answered only after the commit of its delivery.
+A separate thread does the work, so a slow disk delays only the requests that wait for it. A request
+is answered only after the commit of its delivery.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perdure.errors import StoreError
 from perdure.model.forge.deliveries import Accepted, Arrived
 
 MOST = 100
-"""Maximum number of deliveries in a transaction, which is also limited by their bytes."""
+"""Maximum number of deliveries in a transaction. `MOST_BYTES` limits it too."""
 MOST_BYTES = 32 * 1024**2
 
 
@@ -31,8 +31,8 @@ class _Waiting(Struct, frozen=True):
 
 
 class Writer:
-    """Writes deliveries, as a context manager; at its end the pending ones are written. `kept` is
-    called after a commit that has stored a new delivery."""
+    """Writes deliveries. As a context manager it starts the thread, and on exit writes what is
+    pending. `kept` is called after each commit that stored a new delivery."""
 
     def __init__(
         self,
@@ -57,7 +57,8 @@ class Writer:
         self._thread.join()
 
     async def keep(self, arrived: Arrived) -> Accepted:
-        """Store a delivery, and return when it is durable. Raises the same errors as the store."""
+        """Store a delivery and wait until it is durable. Return its number and whether it was new.
+        Raises the same errors as the store."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(arrived, loop.create_future(), loop)
         self._queue.put(waiting)
@@ -86,7 +87,7 @@ class Writer:
             found = self._accept([each.arrived for each in batch])
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, StoreError):
-                # One delivery of the batch cannot be stored, but the others can.
+                # One delivery of the batch probably cannot be stored, so store each one separately.
                 for each in batch:
                     self._write([each])
                 return
@@ -101,11 +102,11 @@ def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
     def tell() -> None:
         for at, each in enumerate(batch):
             if each.answer.done():
-                continue  # The sender has disconnected in the meantime.
+                continue  # The sender has disconnected.
             if isinstance(found, Exception):
                 each.answer.set_exception(found)
             else:
                 each.answer.set_result(found[at])
 
-    with suppress(RuntimeError):  # The loop closed during the transaction.
+    with suppress(RuntimeError):  # The event loop closed during the transaction.
         batch[0].loop.call_soon_threadsafe(tell)

@@ -1,4 +1,4 @@
-"""Shared services of the API, the dashboard and the metrics. Made by `perdure serve`."""
+"""Services that the API, the dashboard and the metrics share. Created by `perdure serve`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from perdure.server.principal import Principals
 
 
 class ServiceCheck(Struct, frozen=True):
-    """Result of one check. `state`: `ok`, `warn` (works with restrictions) or `bad` (a run would
-    fail)."""
+    """Result of one check of this machine. `state` is `ok`, `warn` (works with restrictions) or
+    `bad` (a run would fail)."""
 
     topic: str
     state: str
@@ -25,8 +25,8 @@ class ServiceCheck(Struct, frozen=True):
 
 
 class Parts(Struct, frozen=True, kw_only=True):
-    """Shared services. `engine` is for verbs that act, `store` for reading: a separate connection,
-    which blocks no writer."""
+    """The shared services. `engine` is for actions. `store` is for reading; it is a separate
+    connection and blocks no writer."""
 
     engine: Engine
     store: EngineStore
@@ -34,16 +34,17 @@ class Parts(Struct, frozen=True, kw_only=True):
     principals: Principals
     journal: Journal
     seed: TaskSpec
-    """Default fields of a new task, from the settings of this machine."""
+    """Default values of a new task's fields, from the settings of this machine."""
     checks: Callable[[], Sequence[ServiceCheck]]
-    """Checks everything that a run relies on; takes a while."""
+    """Runs the checks of `perdure doctor`. This takes a while."""
     say: Callable[[str], None] = lambda line: None
-    """Writes a line to the service's log."""
+    """Writes a line to the log of the service."""
     dispatch: Callable[[], None] = lambda: None
-    """Wakes the dispatcher, because there may be a new delivery."""
+    """Wakes the dispatcher. Called when a delivery may be new."""
     drive_plans: Callable[[], None] = lambda: None
-    """Wakes the driver of plans, because there is a new plan."""
+    """Wakes the driver of plans. Called when a plan was added."""
     stop_plan: Callable[[str], PlanRun] | None = None
-    """Stops a plan; None if this process drives none."""
+    """Stops a plan. None if this process drives no plans."""
     retry_plan: Callable[[str, str], PlanRun] | None = None
-    """Continues a stopped or failed plan, or only one task of it."""
+    """Continues a stopped or failed plan, or only one of its tasks. None if this process drives no
+    plans."""

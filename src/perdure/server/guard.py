@@ -1,8 +1,8 @@
-"""Authentication before every route. Refuses unknown clients. Also refuses writes that a page of
-another site has made a browser send.
+"""Authenticates requests before any route is chosen. Refuses unknown clients, and writes that a
+page of another site made a browser send.
 
-The addresses open to anybody are listed here. Every other address needs a principal, whether it
-exists or not.
+The addresses that need no authentication are listed here. Every other address needs a principal,
+even if it does not exist.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from perdure.server.problems import Problem, problem
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in", "/sign-in/openid", "/sign-in/openid/back"})
 OPEN_BELOW = ("/webhooks/", "/static/", "/link/")
 OWN_CHECKS = "/webhooks/"
-"""Prefix of addresses that authenticate their clients themselves: forges sign their requests, and
-send no header Origin."""
+"""Prefix of addresses that authenticate their clients themselves. Forges sign their requests, and
+send no Origin header."""
 SIGN_IN = "/sign-in"
 API = "/api/"
 FORM_SECRET = "x-form-secret"
 LOOKS_MOST = 8
-"""Maximum number of look-ups in the store at once."""
+"""Maximum number of token look-ups in the store at once."""
 SAFE = frozenset({"GET", "HEAD"})
 
 
 class Guard:
-    """Sets `request.state.principal`, or answers 401, 403 or 429. Redirects a browser to the
-    sign-in page."""
+    """Middleware that sets `request.state.principal`, or answers 401, 403 or 429. A browser without
+    a sign-in is redirected to the sign-in page."""
 
     def __init__(self, app: ASGIApp, principals: Principals | None) -> None:
         self.app, self.principals = app, principals
@@ -58,7 +58,8 @@ class Guard:
         await self.app(scope, receive, self._noting_refusals(scope, send))
 
     def _noting_refusals(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that adds a refused request of a known client to the audit trail."""
+        """Return a `send` function that also adds a request to the audit trail if a known client
+        got a 403."""
         principal = scope.get("state", {}).get("principal")
         if not isinstance(principal, Principal) or self.principals is None:
             return send
@@ -89,8 +90,8 @@ class Guard:
         if not a_page or not isinstance(error, Problem) or error.status != 401:
             return problem(error)
         if headers.get("hx-request") == "true":
-            # The request is for a part of an open page. Send the whole page to the sign-in, instead
-            # of showing the sign-in in the part, or retrying forever.
+            # htmx requests a part of an open page. This header sends the whole page to the sign-in.
+            # A redirect would show the sign-in form inside the part, or htmx would retry forever.
             door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
             return problem(
                 Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door})
@@ -99,13 +100,13 @@ class Guard:
 
 
 def address_of(scope: Scope) -> str:
-    """Return the address of the client."""
+    """Return the network address of the client; empty if it is unknown."""
     return (scope.get("client") or ("", 0))[0]
 
 
 def refuse_other_sites(headers: Headers) -> None:
-    """Raise Problem for a write that a page of another site made a browser send. Programs send
-    neither of the two headers."""
+    """Raise Problem if a page of another site made a browser send this write. Only browsers send
+    the two headers, so other programs pass."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
         raise Problem(
@@ -118,7 +119,7 @@ def refuse_other_sites(headers: Headers) -> None:
 
 
 def _split(url: str) -> SplitResult:
-    """Split an address from a request; all parts are empty if it is invalid."""
+    """Split a URL from a request. All parts are empty if the URL is invalid."""
     try:
         return urlsplit(url)
     except ValueError:
@@ -126,8 +127,8 @@ def _split(url: str) -> SplitResult:
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
-    """Raise Problem for a browser's write without proof that it came from one of perdure's own
-    pages. Forms prove it by a field instead."""
+    """Raise Problem for a browser's write to the API that does not prove that it comes from one of
+    perdure's own pages. The proof is a header; forms of the dashboard use a field instead."""
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
         raise Problem(
             403,

@@ -1,10 +1,11 @@
-"""Follows the journal: one thread reads it for all listeners, so that two hundred listeners cost
-the database as much as one.
+"""Reads the journal in one thread and passes new records to all listeners. Two hundred listeners
+cost the database as much as one. Used by the live streams of the API and the dashboard.
 
-Every listener gets every record once, in the order of the numbers. In a database with several
-writing hosts, a number can appear after a greater one. The reader waits at a gap for the longest
-duration of a transaction. After that it assumes that the missing transaction was rolled back. A
-listener that is too slow is dropped, and reconnects with the last number that it has seen.
+Every listener gets every record once, in the order of the numbers. If several hosts write to the
+database, a record can appear after one with a greater number. The reader therefore waits at a gap
+as long as a transaction can take. After that it assumes that the missing transaction was rolled
+back. A listener that is too slow is dropped; its client reconnects with the last number that it
+got.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ IDLE_S = 1.0
 """Poll interval without listeners, in seconds."""
 AT_ONCE = 500
 SETTLE_S = 10.0
-"""Longest wait at a gap in the numbers, in seconds."""
+"""Maximum wait at a gap in the numbers, in seconds."""
 BACK = 100
 """Number of the newest records that are read again at the start, to find gaps."""
 BEHIND_MOST = 2000
@@ -38,26 +39,27 @@ LISTENERS_MOST = 256
 
 
 class SentRecord(Struct, frozen=True):
-    """A record with its encoded event. The reading thread encodes it once for all listeners."""
+    """A record with its server-sent event. The reading thread encodes the event once for all
+    listeners."""
 
     record: Record
     sent: bytes
 
 
 class Listener(Struct, eq=False):
-    """One listener, on an event loop. `run`: the id of the only run to listen to; empty for all.
-    `over`: whether it was dropped, or the service is stopping."""
+    """Receives new records on an event loop. `run` is the id of the only run to listen to; empty
+    for all. `over` is set when the listener was dropped or the service is stopping."""
 
     run: str
     since: int
-    """The number up to which all records were sent before it began."""
+    """Number of the last record that was sent before this listener began."""
     over: bool = False
     _told: list[SentRecord] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self, patience_s: float) -> Sequence[SentRecord]:
-        """Return the new records, or nothing after `patience_s` seconds. If there is nothing, check
-        `over`."""
+        """Return the new records; empty after `patience_s` seconds without any. If the result is
+        empty, check `over`."""
         if not self._told and not self.over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), patience_s)
@@ -90,19 +92,19 @@ class Listener(Struct, eq=False):
 
 
 class Journal:
-    """Reads the journal, as a context manager; at its end all listeners are ended. `listen` and
-    `leave` must be called on one event loop, and may be called before the start."""
+    """Reads the journal. As a context manager it starts the thread, and on exit ends all listeners.
+    `listen` and `leave` must be called on one event loop. They may be called before the start."""
 
     def __init__(self, store: EngineStore, say: Callable[[str], None] = lambda line: None) -> None:
         self._store, self._say = store, say
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        """Lock that keeps a new listener from being added during the check for having no
-        listeners."""
+        """Protects `_loop` and `_listeners`, so that no listener is added while `_tell` checks
+        whether there are any."""
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
-        """The number up to which all records were sent, or existed before the start."""
+        """Number up to which all records were sent, or existed before the start."""
         self._read, self._said = self.newest, ""
         self._rounds = Rounds("journal", self._round, LOOK_S, self._failed)
 
@@ -122,8 +124,8 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._end)
 
     def listen(self, run: str = "") -> Listener | None:
-        """Return a listener for new records, or None if there are too many listeners or the service
-        is stopping."""
+        """Return a new listener. Return None if there are too many listeners, or if the service is
+        stopping."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
             if self._rounds.is_over() or len(self._listeners) >= LISTENERS_MOST:
@@ -138,7 +140,7 @@ class Journal:
 
     def _round(self) -> float:
         """Send the next records. Return the pause until the next round, in seconds."""
-        with suppress(PerdureError):  # The database may be back at the next try.
+        with suppress(PerdureError):  # The database may work again in the next round.
             whole = self._whole(self._read, self._store.journal(self._read, AT_ONCE))
             if whole:
                 self._tell(whole)
@@ -150,14 +152,14 @@ class Journal:
         return IDLE_S
 
     def _failed(self, error: Exception) -> None:
-        """Report an error once, until it changes."""
+        """Log an error, unless the same error was logged last."""
         sentence = f"{type(error).__name__}: {error}"
         if sentence != self._said:
             self._said = sentence
             self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """Return the rows before the first gap that is still recent."""
+        """Return the rows before the first gap at which the reader still waits."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue
@@ -173,7 +175,7 @@ class Journal:
                 self.newest = rows[-1].seq
                 return
         batch = [SentRecord(row, event(row)) for row in rows]
-        with suppress(RuntimeError):  # The loop has ended.
+        with suppress(RuntimeError):  # The event loop has ended.
             self._loop.call_soon_threadsafe(self._spread, batch)
 
     def _spread(self, batch: Sequence[SentRecord]) -> None:
@@ -189,8 +191,9 @@ class Journal:
 async def new_records(
     listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Sequence[SentRecord]]:
-    """Yield new records until the end, and an empty sequence as a heartbeat. Checks in the same
-    interval whether the listener is still authenticated, even under load."""
+    """Yield new records until the listener ends, and an empty sequence as a heartbeat. At the same
+    interval `known` checks whether the client is still authenticated, even if records arrive all
+    the time."""
     asked = time.monotonic()
     while True:
         told = await listener.next(heartbeat_s)
@@ -204,5 +207,6 @@ async def new_records(
 
 
 def event(record: Record) -> bytes:
-    """Return a record as a server-sent event. Its JSON contains no line breaks."""
+    """Return a record encoded as a server-sent event. The JSON of a record contains no line breaks.
+    """
     return f"id: {record.seq}\ndata: {encode(record)}\n\n".encode()

@@ -1,8 +1,9 @@
-"""Limits of tokens to repositories and labels. This is the only place that applies them:
-`principal.authenticated` compares a `Reach`, and the API and the pages read through `LimitedStore`.
+"""Limits of tokens to repositories and labels. Only this module applies them:
+`principal.authenticated` checks the `Reach` of a route, and the API and the pages read through
+`LimitedStore`.
 
-A route is closed to limited tokens unless it says how it keeps to the limits. A run outside of the
-limits is not found, as if it did not exist.
+A route must say how it keeps to the limits; otherwise limited tokens may not use it. A run outside
+of the limits is reported as not found, as if it did not exist.
 """
 
 from __future__ import annotations
@@ -46,27 +47,27 @@ class Reach(StrEnum):
     """How a route keeps to the limits of a token."""
 
     RUN = "run"
-    """Its address names the one run that it is about."""
+    """The address names the one run that the route shows or changes."""
     LIST = "list"
-    """It shows only what its store shows: `LimitedStore`."""
+    """The route shows only what `LimitedStore` returns."""
     TASK = "task"
-    """It makes a task, and compares its repository and labels with the limits."""
+    """The route creates a task, and compares the task's repository and labels with the limits."""
     NOTHING = "nothing"
-    """It shows nothing of any run."""
+    """The route shows nothing about runs."""
     WHOLE = "whole"
-    """It is about the whole server: only for tokens without limits."""
+    """The route is about the whole server. Tokens with limits may not use it."""
 
     @staticmethod
     def of(path: str) -> Reach:
-        """Return the reach of a route that names none."""
+        """Return the default reach for a path: RUN if it names a run, or else WHOLE."""
         if path.startswith(("/runs/{run}", "/runs/{name}")):
             return Reach.RUN
         return Reach.WHOLE
 
 
 class LimitedStore:
-    """The store as a limited token sees it, for one request. A method that is not known here is
-    refused with 403."""
+    """The store as a token with limits may see it, for one request. A method that is not listed
+    here raises a Problem with 403."""
 
     def __init__(self, store: EngineStore, limits: AccessLimits) -> None:
         self._store, self._limits = store, limits
@@ -85,7 +86,7 @@ class LimitedStore:
 
     @cached_property
     def _marks(self) -> Mapping[str, RunMarks]:
-        """Return the marks of all runs inside of the limits, by id."""
+        """Return repository, labels, agent and role of each run inside of the limits, by id."""
         return {
             each.id: each
             for each in self._store.run_marks()
@@ -100,7 +101,7 @@ class LimitedStore:
         try:
             run = self._store.get(ref)
         except NotFound:
-            # The hint of the store names similar runs, which may be outside of the limits.
+            # The store's own error names similar runs, which may be outside of the limits.
             raise no_run(ref) from None
         place = run.workspace.repo if run.workspace is not None else ""
         if not self._limits.see(run.spec.repo or place, run.spec.labels):
@@ -133,7 +134,8 @@ class LimitedStore:
         return [each for each in found if self.sees(each.run)][:limit]
 
     def parked(self) -> Sequence[object]:
-        """Return nothing: accounts that wait are a matter of the whole server."""
+        """Return an empty list. Paused accounts concern the whole server, so a limited token sees
+        none."""
         return ()
 
     def ended(self, since: int, until: int, agent: str = "", scope: str = "") -> Sequence[Any]:
@@ -143,7 +145,7 @@ class LimitedStore:
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = 1000
     ) -> Sequence[AuditLine]:
-        """Return the lines of runs inside of the limits."""
+        """Return the audit lines of runs inside of the limits."""
         found: list[AuditLine] = []
         while len(found) < limit:
             lines = self._store.audit(since=since, actor=actor, run=run, after=after, limit=PAGE)
@@ -156,7 +158,7 @@ class LimitedStore:
     def placed(self) -> Sequence[Any]:
         return [each for each in self._store.placed() if self.sees(each.id)]
 
-    # --- the board
+    # --- Methods for the board
 
     def board(
         self,
@@ -194,19 +196,19 @@ class LimitedStore:
 
 
 def store_of(store: EngineStore, limits: AccessLimits) -> EngineStore:
-    """Return the store as a token with these limits sees it."""
+    """Return the store that a token with these limits may use."""
     if not limits:
         return store
     return cast("EngineStore", LimitedStore(store, limits))
 
 
 def no_run(ref: str) -> NotFound:
-    """Return the answer for a run that does not exist or is outside of the limits."""
+    """Return the error for a run that does not exist or is outside of the limits."""
     return NotFound(f"There is no run {ref!r}", "perdure ls")
 
 
 def whole_server(limits: AccessLimits) -> Problem:
-    """Return the refusal of a route that is about the whole server."""
+    """Return the error for a limited token at a route about the whole server."""
     return Problem(
         403,
         f"This is about the whole server, and the token is limited to {limits}",
@@ -215,7 +217,7 @@ def whole_server(limits: AccessLimits) -> Problem:
 
 
 def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -> None:
-    """Raise Problem with 403 for a task outside of the limits."""
+    """Raise Problem with 403 if a new task is outside of the limits."""
     if not limits.has_repository(repo):
         raise Problem(
             403,
@@ -232,8 +234,8 @@ def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -
 
 
 def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
-    """Raise Problem with 403 for a task that names a conversation or a workdir. A run outside of
-    the limits may use the same one."""
+    """Raise Problem with 403 if a new task names a conversation or a workdir. A run outside of the
+    limits may use the same conversation or workdir."""
     names = ("scope", "service", "task", *(("branch",) if limits.labels else ()))
     shared = [name for name in names if said.get(name)]
     if shared:

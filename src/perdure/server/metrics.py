@@ -1,4 +1,5 @@
-"""`GET /metrics`, for Prometheus, with a token of the scope `read` without limits."""
+"""The route `GET /metrics` for Prometheus. It needs a token with the scope `read` and without
+limits."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from perdure.telemetry.metrics.exposition import MetricsPage
 
 
 def metrics(parts: Parts) -> Route:
-    """Return the route. The numbers are read through the read-only connection."""
+    """Return the route. It reads the numbers through the read-only connection."""
     meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
 
     async def scrape(request: Request) -> Response:

@@ -1,5 +1,5 @@
-"""Notifies systemd by sd_notify(3), a datagram to the socket in NOTIFY_SOCKET. Does nothing without
-that variable."""
+"""Notifies systemd with sd_notify(3), a datagram to the socket named in NOTIFY_SOCKET. Does nothing
+if that variable is not set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Send `READY=1`, `STOPPING=1` or the like. Never raises, because a missing listener does no
-    harm."""
+    """Send a state such as `READY=1` or `STOPPING=1`. Never raises, because nothing depends on the
+    notification."""
     place = environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in ("/", "@"):
         return

@@ -1,8 +1,9 @@
-"""Talks to the OpenID Connect provider: its configuration, its keys, and the exchange of a code for
-an ID token, whose signature is checked.
+"""A client of the OpenID Connect provider. It reads the provider's configuration and keys,
+exchanges a code for an ID token, and checks the token's signature. Used by
+`dashboard.openid_sign_in`.
 
-Everything that the provider answers is treated as hostile: bounded in size and time, no redirect is
-followed, and only endpoints with https (or on loopback, as the issuer) are used.
+Answers of the provider are not trusted. Their size and the waiting time are limited, and redirects
+are not followed. Only endpoints with https are used, or on loopback with http.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ TIMEOUT_S = 10.0
 ANSWER_MOST = 512 * 1024
 TOKEN_MOST = 64 * 1024
 FRESH_S = 3600.0
-"""Time for which the provider's configuration and keys are kept, in seconds."""
+"""Time in seconds for which the provider's configuration and keys are cached."""
 AGAIN_S = 20.0
-"""Shortest time between two requests for the provider's keys, in seconds."""
+"""Minimum time in seconds between two requests for the provider's keys."""
 WELL_KNOWN = "/.well-known/openid-configuration"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_MOST = 4096
 
 
 class ProviderAway(Exception):
-    """The provider did not answer as the protocol says. The text is for the log."""
+    """Raised when the provider does not answer, or not according to the protocol. The message is
+    for the log."""
 
 
 class Provider(Struct):
-    """One provider. Thread-safe. Blocks on the network, so it must not be called on an event
-    loop."""
+    """One OpenID Connect provider. Thread-safe. It blocks on the network, so it must not be called
+    on an event loop."""
 
     chosen: OpenIdProvider
     ca_file: Path | None = None
@@ -68,7 +70,8 @@ class Provider(Struct):
             return found
 
     def place(self, back: str, state: str, nonce: str, challenge: str) -> str:
-        """Return the address at the provider where a person signs in. Raises ProviderAway."""
+        """Return the URL at the provider where a person signs in. `back` is the URL to which the
+        provider sends the person afterwards. Raises ProviderAway."""
         at = str(self.configuration()["authorization_endpoint"])
         asked = {
             "response_type": "code",
@@ -84,7 +87,7 @@ class Provider(Struct):
         return f"{at}{joint}{urlencode(asked)}"
 
     def claims(self, code: str, back: str, verifier: str, nonce: str) -> Mapping[str, Any]:
-        """Exchange a code, and return the checked claims of the ID token. Raises
+        """Exchange a code for an ID token, check the token, and return its claims. Raises
         ProviderAway."""
         form = {
             "grant_type": "authorization_code",
@@ -107,8 +110,9 @@ class Provider(Struct):
         return claims
 
     def _verified(self, token: str) -> Mapping[str, Any]:
-        """Return the claims of a token with a valid signature. Keys that changed are fetched
-        again. Raises ProviderAway."""
+        """Return the claims of a token if its signature is valid. If it is not, fetch the
+        provider's keys again and check once more, because the keys may have changed. Raises
+        ProviderAway."""
         from joserfc import jwt
         from joserfc.errors import JoseError
 
@@ -132,7 +136,7 @@ class Provider(Struct):
             return time.monotonic() - self._keys_at > AGAIN_S
 
     def _key_set(self, *, again: bool) -> Any:
-        """Return the provider's public keys. Raises ProviderAway."""
+        """Return the provider's public keys, from the cache if possible. Raises ProviderAway."""
         from joserfc.errors import JoseError
         from joserfc.jwk import KeySet
 
@@ -155,8 +159,8 @@ class Provider(Struct):
         return time.monotonic() - self._keys_at < FRESH_S
 
     def _secret(self) -> str:
-        """Return the client's secret, read again each time so that it can be changed. Raises
-        ProviderAway."""
+        """Return the client's secret. It is read from its file each time, so that it can be changed
+        while the server runs. Raises ProviderAway."""
         if not self.chosen.secret_file:
             return ""
         try:
@@ -167,7 +171,7 @@ class Provider(Struct):
     def _asked(
         self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Mapping[str, Any]:
-        """Return the JSON object at an address. Raises ProviderAway."""
+        """Request a URL and return the JSON object in the answer. Raises ProviderAway."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         if parts.scheme == "https":
@@ -199,7 +203,8 @@ class Provider(Struct):
 
 
 def ready(chosen: OpenIdProvider, public_url: str) -> None:
-    """Check that sign-in can work as far as this machine knows. Raises ConfigError."""
+    """Check that sign-in is configured completely on this machine. The provider is not contacted.
+    Raises ConfigError."""
     from importlib.util import find_spec
 
     problems = []
@@ -229,18 +234,19 @@ def secret_in(path: str) -> str:
 
 
 def refused(why: str) -> Problem:
-    """Return the answer to a sign-in that failed. The details are in the log."""
+    """Return the error for a sign-in that failed. Its details are only in the log."""
     return Problem(403, why, "sign in again, or with a token")
 
 
 def _basic(user: str, secret: str) -> str:
-    """Return the header for a client with a secret (RFC 6749, 2.3.1: both are form-encoded)."""
+    """Return the Authorization header of a client with a secret. User and secret are form-encoded
+    (RFC 6749, 2.3.1)."""
     both = f"{quote(user, safe='')}:{quote(secret, safe='')}"
     return f"Basic {base64.b64encode(both.encode()).decode()}"
 
 
 def _endpoint(name: str, url: object) -> None:
-    """Check that an address of the configuration can be asked. Raises ProviderAway."""
+    """Check that a URL of the provider's configuration is safe to request. Raises ProviderAway."""
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
         _ = parts.port
@@ -254,7 +260,8 @@ def _endpoint(name: str, url: object) -> None:
 
 
 def _is_known(key: dict[str, Any]) -> bool:
-    """Return whether the library can read a key. The others are ignored (RFC 7517, section 5)."""
+    """Return whether the library can read a key. Unreadable keys are ignored (RFC 7517, section 5).
+    """
     from joserfc.errors import JoseError
     from joserfc.jwk import KeySet
 
@@ -266,6 +273,6 @@ def _is_known(key: dict[str, Any]) -> bool:
 
 
 def _is_for_signatures(key: object) -> bool:
-    """Return whether a key of the provider is a public one for signatures. A symmetric key would
-    be known to everybody."""
+    """Return whether a key of the provider is a public key for signatures. A symmetric key is
+    refused, because anybody can read the provider's keys."""
     return isinstance(key, dict) and key.get("kty") != "oct" and key.get("use", "sig") == "sig"

@@ -1,12 +1,12 @@
-"""Authentication and scopes. Every address needs a token, on loopback too, except for a few that
-are listed in `guard`.
+"""Authenticates clients and checks their scopes. Every address needs a token, even on loopback,
+except for those listed in `guard`.
 
 A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
-cookie, which allows reading, and forms with the value of `form_secret`. Each scope includes the
-ones below: `dispatch` includes `answer`, which includes `read`; `admin` includes all. `guard`
-checks before the routing, so an address for which nobody defined access is
-closed. Every route calls
-`authenticated`, which compares scope and limits.
+cookie. The cookie alone allows reading; writes also need the value of `form_secret`. Each scope
+includes the lower ones: `read`, `answer`, `dispatch`, `admin`.
+
+`guard` authenticates before the routing, so an address without an access rule of its own is still
+protected. Every route calls `authenticated`, which checks scope and limits.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""Window of the limit on wrong tokens, in seconds. After `FAILURES_MOST` wrong tokens within the
-window, from one address or with one token, further wrong ones are answered with 429. A valid token
-is always accepted, because many people may share one address."""
+"""Window in seconds in which wrong tokens are counted. After `FAILURES_MOST` wrong ones from one
+address, or with one token, further wrong ones are answered with 429. A valid token is always
+accepted, because many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
 WHAT_MOST = 200
-"""Longest description of a refused request, in characters."""
+"""Maximum length in characters of the description of a refused request."""
 
 
 class Principal(Struct, frozen=True):
-    """The authenticated client. `name` is the name of the token. `cookie` is the secret of a
+    """An authenticated client. `name` is the name of its token. `cookie` is the secret of a
     signed-in browser; empty for a program."""
 
     name: str
@@ -56,24 +56,24 @@ class Principal(Struct, frozen=True):
     cookie: str = ""
     limits: AccessLimits = AccessLimits()
     expires: int = 0
-    """When (ms) the token expires; 0: never."""
+    """Time in milliseconds since 1970 at which the token expires; 0 if it never does."""
     kind: str = "token"
-    """`openid` for a person who signed in at a provider."""
+    """Kind of the client: `token`, or `openid` for a person who signed in at a provider."""
 
     @property
     def actor(self) -> str:
-        """Return the actor of everything that the client does."""
+        """Return the actor that the audit trail names for the client's actions."""
         return actor(self.kind, self.name)
 
     @property
     def scope(self) -> TokenScope:
-        """Return the greatest scope."""
+        """Return the highest scope of the client."""
         return max(self.scopes, key=ALL.index)
 
     @property
     def may_widen(self) -> bool:
-        """Return whether the client may go beyond the owner's settings: an admin of the whole
-        server. Commands of a limited admin would not keep to its limits."""
+        """Return whether the client may go beyond the owner's settings. Only an admin without
+        limits may: commands that a limited admin adds to a task would not keep to its limits."""
         return self.may(TokenScope.ADMIN) and not self.limits
 
     def __repr__(self) -> str:
@@ -84,14 +84,14 @@ class Principal(Struct, frozen=True):
 
     @property
     def form_secret(self) -> str:
-        """Return the value that a signed-in browser's form must carry, and that no other site can
-        know."""
+        """Return the secret that every form of a signed-in browser must contain; empty for a
+        program. Other sites cannot know it."""
         if self.cookie:
             return hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
         return ""
 
     def sent_form(self, given: str) -> bool:
-        """Return whether a form came from a page that was made for this principal."""
+        """Return whether `given` is the secret of a form that was made for this principal."""
         return bool(self.cookie) and hmac.compare_digest(
             self.form_secret.encode(), given.encode("utf-8", "replace")
         )
@@ -100,9 +100,9 @@ class Principal(Struct, frozen=True):
 def authenticated(
     request: Request, scope: TokenScope = TokenScope.READ, reach: Reach = Reach.WHOLE
 ) -> Principal:
-    """Return the principal. Raises Problem with 401 if there is none, because `Guard` does not
-    check open addresses, and with 403 if the scope is not sufficient, or the route shows more than
-    the limits of the token."""
+    """Return the principal of a request. Raises Problem with 401 if there is none, which happens at
+    addresses that `Guard` does not check. Raises Problem with 403 if the scope is too low, or if
+    the route is about the whole server and the token has limits."""
     found = getattr(request.state, "principal", None)
     if not isinstance(found, Principal):
         raise unknown()
@@ -118,7 +118,7 @@ def authenticated(
 
 
 def unknown() -> Problem:
-    """Return the refusal of an unknown client."""
+    """Return the error for an unknown client."""
     return Problem(
         401,
         "missing or invalid token",
@@ -128,22 +128,22 @@ def unknown() -> Problem:
 
 
 class Principals(Struct):
-    """Authenticates clients. Thread-safe. Blocks on the store, so it must not be called on an event
-    loop."""
+    """Authenticates clients by token or cookie. Thread-safe. It blocks on the store, so it must not
+    be called on an event loop."""
 
     reading: EngineStore
-    """A connection only for reading, which blocks no writer."""
+    """Connection that only reads, and therefore blocks no writer."""
     writing: EngineStore
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict)
     _wrong: dict[str, float] = field(default_factory=dict)
-    """The time at which a token was found to be invalid, by the token's digest. The token is not
-    looked up again for `WINDOW_S`."""
+    """Time at which a token was found to be invalid, by the token's digest (monotonic clock, in
+    seconds). Such a token is not looked up again for `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def known(self, headers: Headers, address: str) -> Principal:
-        """Return the principal of the token or cookie in the headers of a request. Raises Problem
-        with 401, or 429 after many failures."""
+        """Return the principal for the token or cookie in a request's headers. Raises Problem with
+        401, or with 429 after many failures."""
         given = headers.getlist("authorization")
         if given:
             kind, _, secret = given[0].partition(" ")
@@ -153,12 +153,12 @@ class Principals(Struct):
         return self.cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     def bearer(self, secret: str, address: str) -> Principal:
-        """Return the principal of a token that was sent from an address. Raises Problem with 401,
-        or 429 after many failures."""
+        """Return the principal for a token. `address` is the client's network address. Raises
+        Problem with 401, or with 429 after many failures."""
         return _principal(self._token(secret, address))
 
     def cookie(self, secret: str) -> Principal:
-        """Return the principal of a signed-in browser. Raises Problem with 401."""
+        """Return the principal for the cookie of a signed-in browser. Raises Problem with 401."""
         if 0 < len(secret) <= LONGEST:
             found = self.reading.signed_in(digest(secret))
         else:
@@ -168,27 +168,27 @@ class Principals(Struct):
         return _principal(found, secret)
 
     def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
-        """Sign a browser in with a token. Returns the principal and the cookie's value. Raises the
-        same errors as `bearer`."""
+        """Sign a browser in with a token. Return the principal and the value of the new cookie.
+        Raises the same errors as `bearer`."""
         token = self._token(secret.strip(), address)
         cookie, sha256 = new_cookie()
         self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
         return _principal(token, cookie), cookie
 
     def sign_in_person(self, person: Token) -> str:
-        """Sign the browser of a person in, whom a provider has named. Returns the cookie's value.
-        Raises StoreError."""
+        """Sign in the browser of a person whom an OpenID provider has authenticated. Return the
+        value of the new cookie. Raises StoreError."""
         cookie, sha256 = new_cookie()
         self.writing.sign_in_person(person, sha256, SIGNED_IN_S)
         return cookie
 
     def sign_out(self, principal: Principal) -> None:
-        """Invalidate the cookie."""
+        """Invalidate the principal's cookie."""
         self.writing.sign_out(digest(principal.cookie))
 
     def note_refusal(self, principal: Principal, what: str) -> None:
-        """Add a refused request to the audit trail, unless the same client had many within the
-        window."""
+        """Add a refused request to the audit trail. If the same client already had many refusals
+        within the window, do nothing."""
         with self._lock:
             key = f"refused {principal.actor}"
             many = self._is_many(key)
@@ -212,7 +212,8 @@ class Principals(Struct):
         return found
 
     def _refusal(self, given: str, address: str) -> Problem:
-        """Count an invalid token, and return the answer to it."""
+        """Count an invalid token, and return the error to answer with: 401, or 429 after many
+        failures."""
         with self._lock:
             many = [self._is_many(each) for each in (f"from {address}", f"of {given}")]
             if not any(many):
@@ -234,7 +235,8 @@ class Principals(Struct):
         return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
 
     def _note(self, key: str) -> None:
-        """Count a failed authentication. The caller holds the lock."""
+        """Count a failure under a key, such as a client's address. The caller must hold the lock.
+        """
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
             self.say(f"{FAILURES_MOST} invalid tokens came {key}")
@@ -243,7 +245,7 @@ class Principals(Struct):
 
 
 def _make_room(kept: dict[str, Any]) -> None:
-    """Drop the oldest entries, so that there is room for one more."""
+    """Remove the oldest entries until there is room for one more."""
     while len(kept) >= ADDRESSES_MOST:
         kept.pop(next(iter(kept)))
 

@@ -1,8 +1,7 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457), with one status for each kind of
-error.
+"""Converts errors to HTTP answers: `application/problem+json` (RFC 9457), with one status for each
+kind of error.
 
-`detail` is the sentence that the command line prints; `hint` says what to do next, as on the
-command line.
+`detail` is the message that the command line prints, and `hint` is its advice.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (StoreError, 503),
     (PerdureError, 500),
 )
-"""HTTP statuses by kind of error. The first match counts, so more specific kinds come first."""
+"""HTTP status by kind of error. The first match is used, so more specific kinds come first."""
 
 AGAIN = {429: "60", 502: "10", 503: "10", 507: "60"}
-"""Time in seconds after which the client may retry."""
+"""Seconds after which the client may retry, by status (header Retry-After)."""
 
 UNREAD = frozenset({401, 403, 408, 413, 415, 429})
-"""Statuses of refusals before the body was read. The connection is closed, because the rest of the
-body is not wanted."""
+"""Statuses of requests that are refused before their body was read. The connection is closed, so
+that the rest of the body need not be received."""
 
 
 class Problem(PerdureError):
-    """A request that is refused. `status` and `headers` are those of the answer."""
+    """An error with its own HTTP `status` and `headers`."""
 
     def __init__(
         self, status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None
@@ -59,14 +58,14 @@ class Problem(PerdureError):
 
 
 def status_of(error: PerdureError) -> int:
-    """Return the HTTP status for an error of perdure. This is the only such mapping."""
+    """Return the HTTP status for an error of perdure. No other code assigns statuses to errors."""
     if isinstance(error, Problem):
         return error.status
     return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
 def problem(error: PerdureError) -> Response:
-    """Return the answer for an error."""
+    """Return the HTTP answer for an error."""
     status = status_of(error)
     said: dict[str, object] = {
         "type": "about:blank",

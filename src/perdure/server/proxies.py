@@ -1,7 +1,7 @@
-"""The client behind a trusted proxy: its address and scheme, as the proxy names them.
+"""Finds the address and scheme of a client behind a trusted proxy, from the headers of the proxy.
 
-`application` runs `Forwarded` before everything else. Without the setting `serve_proxies` no such
-headers are trusted.
+`application` runs the middleware `Forwarded` before everything else. The setting `serve_proxies`
+names the trusted proxies. Without it these headers are ignored.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 HOPS_MOST = 20
-"""Number of addresses of `X-Forwarded-For` that are read, beginning with the nearest."""
+"""Maximum number of addresses that are read from `X-Forwarded-For`, beginning with the nearest."""
 
 
 class Proxies:
-    """The proxies whose headers are trusted, as addresses or networks such as `127.0.0.1` and
-    `10.0.0.0/8`."""
+    """The trusted proxies, as addresses or networks such as `127.0.0.1` and `10.0.0.0/8`."""
 
     def __init__(self, places: Sequence[str] = ()) -> None:
         self.networks: tuple[Network, ...] = tuple(
@@ -33,26 +32,27 @@ class Proxies:
         return found is not None and any(found in network for network in self.networks)
 
     def is_near(self, address: str) -> bool:
-        """Return whether many people may share the address: a proxy, or a program on this
-        machine."""
+        """Return whether many people may share an address. They may if it is a proxy, is on this
+        machine, or is not a valid address."""
         found = plain_address(address)
         return found is None or found.is_loopback or self.has(address)
 
     def client(self, peer: str, forwarded: str) -> str:
-        """Return the address of the sender: the first address that is not a proxy's, starting with
-        the peer and continuing backwards through `X-Forwarded-For`."""
+        """Return the address of the original client. The search starts with the peer and continues
+        backwards through `X-Forwarded-For`. It ends at the first address that is not a trusted
+        proxy."""
         names = [name.strip() for name in forwarded.split(",") if name.strip()][-HOPS_MOST:]
         while names and self.has(peer):
             found = plain_address(names.pop())
-            if found is None:  # Entries before an invalid one cannot be trusted either.
+            if found is None:  # Entries before an invalid entry cannot be trusted either.
                 break
             peer = str(found)
         return peer
 
 
 class Forwarded:
-    """Replaces the client and the scheme of requests from a trusted proxy with those that the proxy
-    names."""
+    """Middleware that sets the client and the scheme of a request to the values that a trusted
+    proxy reports."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self.app, self.proxies = app, proxies
@@ -77,8 +77,8 @@ class Forwarded:
 
 
 def plain_address(text: str) -> Address | None:
-    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`, with an IPv4 address
-    in IPv6 as IPv4. None for anything else."""
+    """Parse an address, with or without a port: `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`.
+    An IPv4 address mapped into IPv6 becomes IPv4. Return None for anything else."""
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -1,5 +1,5 @@
-"""The routes of `perdure serve` besides webhooks and health checks. All of them are behind
-`guard`."""
+"""Lists the routes of `perdure serve` that need authentication, which are all but webhooks and
+health checks."""
 
 from __future__ import annotations
 

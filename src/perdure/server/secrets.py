@@ -1,7 +1,7 @@
-"""The webhook secrets of the sources: from files, variables and systemd credentials, checked before
-the server listens.
+"""Reads the webhook secrets of all sources from files, environment variables and systemd
+credentials. They are checked before the server listens.
 
-They appear in no argument, log or message.
+Secrets never appear in an argument, log or message.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from perdure.forge.clients.tokens import CREDENTIALS
 from perdure.model.forge.sources import Source
 
 SHORTEST = 16
-"""Shortest secret, in characters; a shorter one could be guessed."""
+"""Minimum length of a secret in characters. A shorter one could be guessed."""
 LONGEST = 4096
 
 
 def secrets_of(
     sources: Sequence[Source], environ: MutableMapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return the secrets by the source's name. Removes the variables from `environ`, so that no
-    agent gets them. Raises ConfigError with all problems."""
+    """Return the secrets by the name of their source. Their variables are removed from `environ`,
+    so that no agent gets them. Raises ConfigError that lists all problems."""
     problems: list[str] = []
     found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
     for source in sources:

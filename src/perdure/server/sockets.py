@@ -1,11 +1,11 @@
-"""Sockets, and protection against slow clients. The server runs in a separate thread; the main
-thread has the pool and the signals.
+"""Runs the HTTP server on its sockets and protects it against slow clients. The server has its own
+thread; the main thread runs the pool and handles signals.
 
 uvicorn limits the idle time between two requests, but not the time for the head of a request.
-`StalledConnectionProtocol` does. It also makes room when there are too many connections: among
-those without a complete request, it closes the oldest one of the address with the most. So a client
-with hundreds of slow connections loses its own connections, and a health probe or a webhook is
-still accepted.
+`StalledConnectionProtocol` limits this too. It also makes room when there are too many connections.
+For this it considers only connections without a complete request, takes the address that has most
+of them, and closes its oldest. A client with hundreds of slow connections thus loses its own, and a
+health probe or a webhook is still accepted.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ from perdure.server.proxies import Proxies
 HEAD_S = 10.0
 CONNECTIONS_MOST = 400
 PER_ADDRESS_MOST = 100
-"""Maximum number of connections from one address, unless many people may share it: a proxy, or a
-program on this machine."""
+"""Maximum number of connections from one address. It does not apply to an address that many people
+may share: a proxy, or this machine."""
 DRAIN_S = 15
 STUCK_S = 30.0
-"""Time in seconds after which a connection is closed if its client reads nothing. Otherwise a
-stalled client would keep its connection forever."""
+"""Time in seconds after which a connection is closed if the client does not read its answer.
+Otherwise a stalled client would keep the connection forever."""
 BACKLOG = 1024
 
 
 class StalledConnectionProtocol(H11Protocol):
-    """A connection that is closed unless the head of each request arrives within `head_s`, and the
-    client reads the answers."""
+    """An HTTP connection with two more limits. It is closed if the head of a request takes longer
+    than `head_s` seconds, or if the client does not read the answer."""
 
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
     _since = 0.0
-    """The time at which it began to wait for its present request."""
+    """Time at which the wait for the current request began, by the event loop's clock in seconds.
+    """
 
     def __init__(
         self, *args: Any, head_s: float = HEAD_S, proxies: Proxies | None = None, **kwargs: Any
@@ -70,7 +71,7 @@ class StalledConnectionProtocol(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Return whether it has no complete request."""
+        """Return True unless a complete request is being answered on this connection."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def on_response_complete(self) -> None:
@@ -78,8 +79,8 @@ class StalledConnectionProtocol(H11Protocol):
         super().on_response_complete()
 
     def _finds_room(self) -> bool:
-        """Return whether this connection may stay. If there are too many connections, close a
-        waiting one to make room."""
+        """Return whether this connection may stay. If there are too many connections, close one
+        without a complete request to make room."""
         others = [
             each
             for each in self.connections
@@ -92,8 +93,8 @@ class StalledConnectionProtocol(H11Protocol):
         return len(others) < CONNECTIONS_MOST or self._closes_one(others)
 
     def _closes_one(self, others: list[StalledConnectionProtocol]) -> bool:
-        """Close the oldest waiting connection of the address that has the most waiting connections.
-        Return whether there was one."""
+        """Close one connection that waits for a request: the oldest of the address with the most
+        such connections. Return whether there was one."""
         waiting = [each for each in others if each.is_waiting]
         if not waiting:
             return False
@@ -101,7 +102,7 @@ class StalledConnectionProtocol(H11Protocol):
         oldest = min(
             (each for each in waiting if each.address == most), key=lambda each: each._since
         )
-        # Removed from the count now, because the event loop reports its end only later.
+        # Stop counting it now, because the event loop reports the end of the connection only later.
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
@@ -141,11 +142,11 @@ class StalledConnectionProtocol(H11Protocol):
 
 
 class RunningServer:
-    """A server, as a context manager. At its end it accepts nothing new, and completes current
-    requests for up to `DRAIN_S`.
+    """An HTTP server as a context manager. On exit it accepts no new requests, and completes
+    current ones for up to `DRAIN_S` seconds.
 
-    `head_s` is the time limit of the head of a request, in seconds. `proxies` are those that many
-    people may share.
+    `head_s` is the time limit in seconds for the head of a request. `proxies` are the trusted
+    proxies.
     """
 
     def __init__(
@@ -184,8 +185,8 @@ class RunningServer:
             self.broken = error
 
     def __enter__(self) -> RunningServer:
-        # Listen now, and not only in the thread: clients may connect as soon as perdure says that
-        # it listens.
+        # Listen before the thread starts: clients may connect as soon as perdure reports that it
+        # listens.
         for each in self._sockets:
             each.listen(BACKLOG)
         self._thread.start()
@@ -206,7 +207,7 @@ class RunningServer:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Parse `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
+    """Parse `HOST:PORT` or `[IPV6]:PORT` into host and port. Raises ValueError."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]]+)):(\d{1,5})", text)
     if not found or int(found[3]) > 65535:
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:8420")
@@ -222,7 +223,7 @@ def is_public(sockets: list[socket.socket]) -> bool:
 
 
 def bound(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that are bound but do not listen yet. Raises UsageError."""
+    """Return sockets that are bound to an address but do not listen yet. Raises UsageError."""
     found: list[socket.socket] = []
     try:
         for family, kind, protocol, _, place in dict.fromkeys(
@@ -233,7 +234,8 @@ def bound(host: str, port: int) -> list[socket.socket]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # For port 0, all sockets use the port that the system gave to the first.
+            # With port 0 the system chooses a port for the first socket, and all others use the
+            # same.
             each.bind(
                 (place[0], found[0].getsockname()[1] or port, *place[2:])
                 if len(found) > 1

@@ -1,4 +1,4 @@
-"""The secrets of tokens: their creation, and the digest that the store keeps."""
+"""Creates the secrets of tokens and cookies, and the digests that the store keeps."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import hashlib
 import secrets
 
 BEGINS = "prd_"
-"""Prefix by which a secret scanner recognizes a token."""
+"""Prefix of a token, by which secret scanners recognize it."""
 SECRET_BYTES = 32
 LONGEST = 200
 
 
 def new_token() -> tuple[str, str]:
-    """Return a new token's secret, and the digest for the store."""
+    """Return the secret of a new token, and its digest for the store."""
     secret = BEGINS + secrets.token_urlsafe(SECRET_BYTES)
     return secret, digest(secret)
 
 
 def new_cookie() -> tuple[str, str]:
-    """Return a new cookie for a browser that signs in, and its digest."""
+    """Return the value of a new sign-in cookie, and its digest for the store."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     return secret, digest(secret)
 
 
 def digest(secret: str) -> str:
-    """Return the SHA-256. The secret has 256 random bits, so no slow hash is needed."""
+    """Return the SHA-256 of a secret. The secret has 256 random bits, so a slow hash is not needed.
+    """
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -1,8 +1,8 @@
-"""One webhook, from the socket to the inbox: `POST /webhooks/{name}`.
+"""Accepts webhooks at `POST /webhooks/{name}` and stores them in the inbox.
 
-The answer is 202 when the delivery is durable, also if it was already known. It is also 202 for a
-delivery that is ignored, because a forge that gets a 4xx disables the webhook (GitLab permanently).
-The answer 503 means: not stored, send it again.
+The answer is 202 when the delivery is durable, even if it had arrived before. A delivery that is
+ignored is also answered with 202, because a forge disables a webhook that answers 4xx (GitLab
+permanently). The answer 503 means that the delivery was not stored and should be sent again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from perdure.model.forge.sources import Source
 from perdure.server.batches import Writer
 
 BODY_S = 30.0
-"""Time limit for a body, in seconds. Forges themselves give up after 5 to 30 s."""
+"""Time limit for the body of a request, in seconds. Forges themselves give up after 5 to 30 s."""
 HELD_MOST = 8 * BODY_MOST
-"""Maximum number of bytes of all bodies in memory. Above it, senders are asked to retry later."""
+"""Maximum size in bytes of all bodies in memory together. Above it, senders are asked to retry
+later."""
 LARGE = 1024 * 1024
-"""Size in bytes from which a delivery is parsed separately, and its memory returned to the
-system."""
+"""Minimum size in bytes of a large delivery. Large deliveries are parsed in a thread, and their
+memory is returned to the system afterwards."""
 TRIM_AFTER_S = 1.0
 LINE_EVERY_S = 1.0
 
 
 class WebhookIntake(Struct):
-    """Accepts webhooks of all sources. `say` gets a line for each refusal, at most one a second."""
+    """Accepts webhooks of all sources. `say` logs refusals, at most one line a second."""
 
     sources: Mapping[str, tuple[Source, tuple[str, ...]]]
     writer: Writer
@@ -49,7 +50,7 @@ class WebhookIntake(Struct):
     _trim: asyncio.TimerHandle | None = None
 
     async def post(self, request: Request) -> Response:
-        """Answer one webhook."""
+        """Answer one webhook request."""
         name = request.path_params["name"]
         try:
             if name not in self.sources:
@@ -94,9 +95,9 @@ class WebhookIntake(Struct):
     async def _read(
         self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]
     ) -> Arrived:
-        """Check and parse a delivery. Empties the body.
+        """Check and parse a delivery, and empty `body` to save memory.
 
-        Large deliveries are parsed in a thread, one at a time: parsed JSON takes ten times its size
+        Large deliveries are parsed in a thread, one at a time. Parsed JSON takes ten times its size
         in memory, and other requests must not wait for the parser.
         """
         raw = bytes(body)
@@ -116,20 +117,20 @@ class WebhookIntake(Struct):
         return await to_thread.run_sync(read, limiter=self._large)
 
     def _trim_soon(self) -> None:
-        """Return memory to the system shortly after a large delivery, because glibc keeps freed
-        memory between blocks in use."""
+        """Schedule a `malloc_trim` shortly after a large delivery. glibc does not return freed
+        memory to the system if it is between blocks in use."""
         if self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
 
     def _trim_now(self) -> None:
         self._trim = None
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has no such function.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has no malloc_trim
         if trim is not None:
             asyncio.get_running_loop().run_in_executor(None, trim, 0)
 
     async def _body(self, request: Request) -> bytearray:
-        """Return the raw body, with its bytes counted in `held`. Raises DeliveryRefused with 408,
-        413 or 503."""
+        """Return the raw body. Its bytes are added to `held`; the caller subtracts them. Raises
+        DeliveryRefused with 408, 413 or 503."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:12]) > BODY_MOST:
             raise too_large()
@@ -160,6 +161,6 @@ class WebhookIntake(Struct):
 
 
 def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a refusal. The connection is closed, because the rest of the sender's data is not
-    wanted."""
+    """Return the answer to a refused request. The connection is closed, so that the rest of the
+    body need not be received."""
     return JSONResponse({"error": sentence}, status, {"connection": "close", **(headers or {})})

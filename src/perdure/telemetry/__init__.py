@@ -1,1 +1,1 @@
-"""Metrics for Prometheus and spans for OpenTelemetry."""
+"""Exports metrics for Prometheus and spans for OpenTelemetry."""

@@ -1,4 +1,5 @@
-"""`audit`: prints the audit trail (hashed lines that record who did what), and checks it."""
+"""`audit`: prints the audit trail, or checks it. The trail records who did what, in lines that are
+chained by hashes."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from perdure.rules.audit_chain import AuditLine, problems, read
 from perdure.store.sql import SqlStore
 
 BROKEN = 8
-"""Exit code if the trail or its records were changed: evidence that does not verify."""
+"""Exit code if the trail or the records that it covers were changed."""
 SHOWN_MOST = 1000
-"""Maximum number of problems that a check of the trail prints."""
+"""Maximum number of problems that `--check` prints."""
 
 
 def audit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def audit_verb(arguments: argparse.Namespace) -> int:
 
 
 def _lines(store: SqlStore, arguments: argparse.Namespace) -> Iterator[AuditLine]:
-    """Yield the lines that were asked for, page by page. Raises NotFound for an unknown run."""
+    """Yield the lines that the flags select, page by page. Raises NotFound for an unknown run."""
     if arguments.since:
         since = int((time.time() - arguments.since) * 1000)
     else:
@@ -99,7 +100,7 @@ def _lines(store: SqlStore, arguments: argparse.Namespace) -> Iterator[AuditLine
 
 
 def _run_id(store: SqlStore, ref: str) -> str:
-    """Return the id of a run; a removed one is found by its full id."""
+    """Return the id of a run. A removed run is found only by its full id. Raises NotFound."""
     try:
         return store.get(ref).id
     except NotFound:
@@ -113,7 +114,7 @@ def _names(store: SqlStore) -> dict[str, str]:
 
 
 def _what(line: AuditLine, names: dict[str, str]) -> str:
-    """Return the object of an action: the run and its attempt, or the name of a token."""
+    """Return what an action was about: a run and its attempt, or the name of a token."""
     if not line.run:
         return clean(line.about)
     attempt = f", attempt {line.attempt}" if line.attempt else ""
@@ -121,8 +122,8 @@ def _what(line: AuditLine, names: dict[str, str]) -> str:
 
 
 def _of_store() -> Iterator[str]:
-    """Yield the problems that the check of the store's trail finds, then its number of lines and
-    its last hash."""
+    """Yield the problems of the store's audit trail. Then print its number of lines and its last
+    hash."""
     store = open_to_read(settings())
     yield from store.audit_problems()
     number, last = store.audit_head()
@@ -152,7 +153,7 @@ def _parsed(texts: Iterator[str]) -> Iterator[AuditLine]:
 
 
 def _checked(found: Iterator[str]) -> int:
-    """Print the problems. Return the exit code."""
+    """Print the problems of a trail. Return the exit code."""
     count = 0
     for problem in found:
         count += 1

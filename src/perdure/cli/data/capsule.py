@@ -306,7 +306,7 @@ def _list(url: str, as_json: bool) -> int:
 
 
 def _report(manifest: Manifest) -> dict[str, Any]:
-    """Return the contents of a capsule, as --json shows them."""
+    """Return a summary of a capsule's manifest, as --json shows it."""
     return {
         "name": manifest.name,
         "id": manifest.run,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDS_A_PERSON = 3
 SHORTEST_ID = 8
-"""Minimum number of characters of an entry's id at a terminal."""
+"""Minimum length of an entry's id on a terminal, in characters."""
 
 
 def gc_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,7 @@ def _line(row: Row, dry: bool) -> tuple[str, ...]:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes as `12 B`, `3.4 KB`, `1.2 GB`, in steps of 1024."""
+    """Return a number of bytes as text, such as `12 B`, `3.4 KB` or `1.2 GB`, in steps of 1024."""
     number, unit = float(count), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if number < 1024 or unit == "TB":
@@ -165,7 +165,8 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
 
 
 def _shortest(of: str, ids: Sequence[str]) -> str:
-    """Return the shortest beginning that no other id has. `perdure trash restore` accepts it."""
+    """Return the shortest unique prefix of the id `of`. `perdure trash restore` accepts such a
+    prefix."""
     others = [each for each in ids if each != of]
     lengths = range(SHORTEST_ID, len(of))
     return next(

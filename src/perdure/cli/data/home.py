@@ -69,8 +69,8 @@ def home_verb(arguments: argparse.Namespace) -> int:
 
 
 def agents_of(wanted: Sequence[str]) -> list[str]:
-    """Return the named agents, or all if none is named; `acp-NAME` stands for the agent NAME.
-    Raises NotFound."""
+    """Return the named agents, or all agents if none is named. The name `acp-NAME` means the agent
+    NAME. Raises NotFound."""
     from perdure.agents.shared.homes import HOMES, home_of
 
     for name in wanted:

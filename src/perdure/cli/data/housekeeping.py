@@ -1,5 +1,5 @@
-"""Housekeeping beside a pool: the daily sweep, the ballast (a file that reserves disk space), and a
-message when the disk gets full or has room again."""
+"""Housekeeping for a pool, in a thread: the daily sweep, the ballast (a file that reserves disk
+space), and messages when the disk gets full or has space again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from perdure.host.rounds import Rounds
 
 EVERY_S = 60.0
 KNOWN_MS = 365 * 86_400_000
-"""Time in milliseconds for which a repeated delivery is recognized. The body of the delivery may be
-deleted earlier."""
+"""Time in milliseconds for which a delivery that the forge sends again is recognized. The body of
+the delivery may be deleted earlier."""
 
 
 class Housekeeping:
-    """A thread beside the pool that runs for the duration of `with`. Leaving waits for a sweep that
-    has begun. `say` gets one line at a time.
+    """A thread for the duration of a `with` block. At the end of the block, a sweep that has begun
+    is completed. `say` is called with each message.
 
     `every_s` is the time between two rounds, in seconds.
     """
@@ -49,8 +49,8 @@ class Housekeeping:
         self._rounds.stop()
 
     def _round(self) -> None:
-        """Check the free space, then sweep if a sweep is due. A failure of the check does not
-        prevent the sweep."""
+        """Check the free space, then sweep if a sweep is due. If the check fails, the sweep takes
+        place anyway."""
         try:
             self.look()
         except Exception as error:
@@ -61,8 +61,8 @@ class Housekeeping:
         self._say(f"the daily sweep failed: {error or type(error).__name__}")
 
     def look(self) -> None:
-        """Report once when new work must wait for free disk space, and once when there is enough
-        again. Create the ballast if there is enough space."""
+        """Report once when there is too little free space for new work, and once when there is
+        enough again. Create the ballast if there is enough space."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(

@@ -1,5 +1,5 @@
-"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: statistics of perdure's records of
-conversations, and changes to these records."""
+"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: print statistics of perdure's
+records of conversations, and change these records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
-    """Print how often the attempts of a period continued their conversation; for all agents, or
-    only those named."""
+    """Print how many attempts of a period continued their conversation. `agents` and `scope` select
+    the attempts; empty means all. Return the exit code."""
     from perdure.engine.sessions import statistics
     from perdure.errors import UsageError
     from perdure.model.durations import duration
@@ -70,8 +70,8 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
 
 
 def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
-    """`sessions create SCOPE`, `extend REF`, `close REF`: change the record of a conversation, and
-    print it."""
+    """Run `sessions create SCOPE`, `extend REF` or `close REF`: change the record of a
+    conversation, and print it. Return the exit code."""
     from perdure.cli.compose import conversation_index
     from perdure.engine.conversations.records import lifetime, live_key, records_of, report
     from perdure.errors import UsageError
@@ -110,8 +110,8 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
 
 
 def rebuild(*, as_json: bool) -> int:
-    """Rebuild lost records and print them. Return 6 if some could not be stored because an attempt
-    is running there."""
+    """Rebuild lost records of conversations and print them. Return 6 if some could not be stored
+    because an attempt is using the conversation."""
     from perdure.engine.sessions import Sessions
 
     chosen = settings()

@@ -1,5 +1,5 @@
-"""`sessions check` and `sessions repair`: report what is wrong with transcripts, and make
-repaired copies. `repair` changes nothing without --write."""
+"""`sessions check` and `sessions repair`: report what is wrong with transcripts, and make repaired
+copies. `repair` changes nothing without --write."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 LISTED = 40
 """Maximum number of findings, and of edits, shown for one conversation."""
 CHANGED = 12
-"""Maximum number of lines shown of a change."""
+"""Maximum number of old lines, and of new lines, shown for a repair."""
 
 
 def check(
     shelf: ConversationIndex, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
 ) -> int:
-    """Check these conversations, or those that `ls` lists. Return 1 if an agent would refuse one,
-    or one silently lost a part."""
+    """Check the conversations `ids`, or if it is empty, those that `sessions ls` shows. Return 1 if
+    one of them is damaged, so that the agent would refuse it or a part of it is lost."""
     from perdure.engine.conversations.repair import diagnose, diagnosis
     from perdure.rules.transcript_repair import Harm
 
@@ -72,8 +72,8 @@ def print_findings(found: Diagnosis) -> None:
 def repair(
     chosen: Settings, shelf: ConversationIndex, ref: str, *, write: bool, as_json: bool
 ) -> int:
-    """Print the findings, the edit log and the change of one conversation; with `write`, apply it.
-    Return 1 if it cannot be repaired."""
+    """Print the findings, the edit log and the changed lines of one conversation. With `write`, put
+    the repaired copy in place. Return 1 if it cannot be repaired."""
     from perdure.engine.conversations.repair import diagnose, put_in_place
 
     found = diagnose(shelf, ref)
@@ -128,7 +128,7 @@ def _print_changes(found: Diagnosis) -> None:
 
 
 def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
-    """Return the number of lines at the beginning that both have in common."""
+    """Return the number of lines at the beginning that both sequences share."""
     at = 0
     while at < min(len(one), len(other)) and one[at] == other[at]:
         at += 1

@@ -1,5 +1,5 @@
-"""`sessions`: lists, reads, checks, repairs and counts all conversations, known to perdure or not,
-and shows perdure's own records of them.
+"""`sessions`: lists, shows, checks and repairs conversations, including those that were started
+without perdure. It also shows perdure's own records of them, and statistics.
 
 Only `create`, `extend`, `close`, `repair --write` and `rebuild` change anything.
 """
@@ -25,7 +25,7 @@ WHATS = ["ls", "show", "check", "repair", "stats", "rebuild", "create", "extend"
 
 
 def _what(word: str) -> str:
-    """Return the action that a word names. `mend` is the old name of `repair`."""
+    """Return the action that the argument means. `mend` is the old name of `repair`."""
     if word == "mend":
         return "repair"
     return word
@@ -132,13 +132,13 @@ def _one(ids: Sequence[str]) -> str:
 
 
 def project(cwd: Path) -> Path:
-    """Return the top of the repository that contains a directory, or else the directory itself."""
+    """Return the top directory of the repository that contains `cwd`, or `cwd` itself."""
     return next((place for place in (cwd, *cwd.parents) if (place / ".git").exists()), cwd)
 
 
 def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bool) -> None:
-    """Print the conversations as JSON or as a table, which is cut to the width of a terminal, but
-    not for a pipe."""
+    """Print the conversations as JSON or as a table. On a terminal the table is cut to the
+    terminal's width."""
     if as_json:
         print(
             json.dumps(
@@ -168,7 +168,8 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # Shorten the directory first, then the run's name: its beginning must stay visible.
+        # Shorten the directories first, then the names of runs, because the beginning of the title
+        # must stay visible.
         for column, least in ((6, 9), (5, 10)):
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
@@ -185,7 +186,8 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
 
 
 def _fit(cell: str, width: int) -> str:
-    """Return the end of a long cell, because the end of a path says more than its beginning."""
+    """Return a cell that is at most `width` characters long. The end is kept, because the end of a
+    path says more than its beginning."""
     if len(cell) <= width:
         return cell
     return "…" + cell[len(cell) - width + 1 :]

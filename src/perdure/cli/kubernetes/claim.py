@@ -1,11 +1,12 @@
-"""`sessions`, `diff` and `debug` of `perdure --cluster`: look at a task's state on its volume
-claim.
+"""`sessions`, `diff` and `debug` of `perdure --cluster`: show a task's state on its volume claim.
 
-The state of a TaskRun is on a volume to which one pod at a time can write. Between two attempts
-these verbs make a pod with that volume, from the newest attempt's Job: same image, same account,
-same protection, but none of the attempt's Secrets. The verbs `sessions` and `diff` run the verb of
-the same name in the pod, and then delete the pod. The pod of `debug` is for `kubectl exec`. All
-three need the permissions to read Jobs and to create and delete pods.
+The state of a TaskRun is on a volume to which one pod at a time can write. Between two attempts,
+these verbs create a pod with that volume. They make it from the newest attempt's Job: same image,
+same account, same protection, but none of the attempt's Secrets.
+
+`sessions` and `diff` run the verb of the same name in the pod, and then delete the pod. The pod of
+`debug` stays, for `kubectl exec`. All three need the permissions to read Jobs and to create and
+delete pods.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ EVERY_S = 0.5
 PATIENCE_S = 180.0
 """Maximum time that the pod may take to start, in seconds."""
 LONGEST_S = 4 * 3600
-"""Time in seconds after which Kubernetes ends the pod, in case the process that made it is gone."""
+"""Time in seconds after which Kubernetes ends the pod, in case its creator is gone."""
 KEPT = frozenset({"perdure-data", "perdure-tmp", "perdure-home"})
-"""The volumes of an attempt's pod that contain no Secret and no order."""
+"""Names of those volumes of an attempt's pod that have neither a Secret nor the order."""
 OVER = ("Succeeded", "Failed")
 
 
@@ -81,14 +82,14 @@ def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def run_ref(body: Object) -> str:
-    """Return the id of a TaskRun's run in the state on its claim. An id is needed, because the run
-    has another name there if an earlier TaskRun of the same name used the claim."""
+    """Return the id of a TaskRun's run in the state on its claim. The name would not do: if an
+    earlier TaskRun of the same name used the claim, the run has another name there."""
     return word(body, "metadata.uid").replace("-", "")
 
 
 def output_of(taskruns: TaskRuns, name: str, command: Sequence[str]) -> tuple[int, Sequence[str]]:
-    """Run a command on the claim. Return its exit code and the lines of its output, which are
-    untrusted. Raises Conflict and NotFound as `pod_of` does."""
+    """Run a command in a pod on the claim. Return its exit code and the lines of its output, which
+    are not trusted. Raises Conflict and NotFound as `pod_of` does."""
     with _pod(taskruns, name, command) as pod:
         body = _wait(taskruns, pod, OVER)
         lines = list(taskruns.log(pod))
@@ -101,7 +102,7 @@ def output_of(taskruns: TaskRuns, name: str, command: Sequence[str]) -> tuple[in
 
 
 def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
-    """Run a command on the claim and print its output. Return its exit code."""
+    """Run a command in a pod on the claim, and print its output. Return its exit code."""
     code, lines = output_of(taskruns, name, command)
     for line in lines:
         print(clean(line), flush=True)
@@ -110,7 +111,7 @@ def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
 
 @contextmanager
 def _pod(taskruns: TaskRuns, name: str, command: Sequence[str]) -> Iterator[str]:
-    """Make the pod and return its name. It is deleted at the end."""
+    """Create a pod on the claim, and yield its name. Delete the pod at the end."""
     made = taskruns.create_pod(pod_of(taskruns, taskruns.get(name), command))
     try:
         yield str(made["metadata"]["name"])
@@ -120,8 +121,8 @@ def _pod(taskruns: TaskRuns, name: str, command: Sequence[str]) -> Iterator[str]
 
 
 def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
-    """Return the pod on the claim of a TaskRun. Raises Conflict while an attempt has the claim, and
-    NotFound if there is no claim or no Job to take the pod from."""
+    """Return the manifest of a pod that mounts the claim of a TaskRun. Raises Conflict while an
+    attempt is using the claim, and NotFound if there is no claim or no Job to copy."""
     name, claim = word(body, "metadata.name"), word(body, "status.workspace.claimName")
     if has_open_attempt(body):
         raise Conflict(
@@ -158,8 +159,8 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
 
 
 def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
-    """Return the pod when it is in one of these phases. Raises Conflict if it does not start in
-    time."""
+    """Wait until the pod is in one of these phases, and return it. Raises Conflict if it does not
+    start in time."""
     end = time.monotonic() + PATIENCE_S
     while True:
         body = taskruns.pod(name)

@@ -1,8 +1,8 @@
 """`cp` of `perdure --cluster`: copies a file or a directory out of a task's workdir.
 
-A pod on the task's claim prints the file or directory into its log, as an encoded tar archive. So
-no permission to execute commands in pods is needed. The archive is the agent's work and is not
-trusted: an entry that leads out of the destination is refused.
+A pod on the task's claim prints the file or directory to its log, as an encoded tar archive. So no
+permission to execute commands in pods is needed. The archive is written by the agent's container
+and is not trusted: an entry with a path outside the destination is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 LONGEST = 6 << 20
-"""Maximum size of the archive, in bytes. A kubelet rotates a log at 10 MiB, and the encoding makes
-the archive a third larger."""
+"""Maximum size of the archive, in bytes. A kubelet rotates a log at 10 MiB, and base64 makes the
+archive a third larger."""
 BEGIN, END = "perdure-copy-begin", "perdure-copy-end"
 SCRIPT = f"""set -eu
 cd "$(perdure path "$1")"
@@ -74,8 +74,8 @@ def cp_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def _archive(lines: Sequence[str], name: str, path: str) -> bytes:
-    """Return the archive in a pod's log. Raises UsageError if it is too large, StoreError if it is
-    incomplete."""
+    """Return the archive from the lines of a pod's log. Raises UsageError if it is too large, and
+    StoreError if it is incomplete."""
     words = next(line for line in lines if line.startswith(f"{END} ")).split()
     if len(words) == 2:
         raise UsageError(
@@ -94,7 +94,7 @@ def _archive(lines: Sequence[str], name: str, path: str) -> bytes:
 
 
 def _unpack(archive: bytes, path: str, target: Path) -> None:
-    """Write the part of the archive that is at or below `path` to the target. Raises UsageError."""
+    """Extract the file or directory `path` from the archive to the target. Raises UsageError."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             for member in tar:

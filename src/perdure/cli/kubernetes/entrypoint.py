@@ -3,13 +3,13 @@ runs the command under an init.
 
     ENTRYPOINT ["perdure", "entrypoint", "--volume", "/data", "--"]
 
-perdure's own state and workdirs are on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
-otherwise. So a new container has everything that the previous one had. Nothing is started if the
-volume is not the expected one.
+perdure's own state and workdirs are on the volume too, unless PERDURE_STATE and PERDURE_ROOT name
+other directories. So a new container has everything that the previous one had. If the volume is not
+the expected one, nothing is started.
 
-The homes are linked at their usual places. A variable would reach only COMMAND and its children,
-and an agent in a second shell (`docker exec`) would find no conversation. perdure does not guess
-whether it is in a container: this verb says so.
+By default the homes are replaced by links at their usual paths. A variable would reach only COMMAND
+and its children. An agent in a second shell (`docker exec`) would not find its conversations.
+perdure never tries to detect a container. It links homes only for this verb and for `perdure home`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VOLUME = Path("/data")
 POLL_S = 0.2
 NEIGHBOUR_S = 30.0
-"""Seconds to wait for another container that starts on the same volume."""
+"""Time in seconds to wait for another container that is starting on the same volume."""
 Result = TypeVar("Result")
 
 
@@ -110,8 +110,8 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.kubernetes.pod import REST_S, is_pod, told_before_it_began
 
     if os.getpid() == 1:
-        # The kernel drops signals for which PID 1 has no handler; blocked until then, SIGTERM
-        # reaches the command.
+        # The kernel drops a signal for which PID 1 has no handler. While SIGTERM is blocked it
+        # stays pending instead, and later reaches the command.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         environ = _linked(arguments)
@@ -126,7 +126,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
 
 
 def _linked(arguments: argparse.Namespace) -> dict[str, str]:
-    """Link the homes to the volume. Return the environment of the command."""
+    """Link the homes to the volume. Return the environment for the command."""
     from perdure.agents.shared.homes import home_of
     from perdure.config.files import load
     from perdure.errors import Conflict
@@ -152,8 +152,7 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _volume(arguments: argparse.Namespace) -> Volume:
-    """Return the volume as soon as it is there. Raises WorkspaceError when the waiting time is
-    over."""
+    """Wait for the volume, and return it. Raises WorkspaceError if it is not there in time."""
     from perdure.errors import WorkspaceError
     from perdure.host.homes.volume import volume_at
 
@@ -166,7 +165,8 @@ def _volume(arguments: argparse.Namespace) -> Volume:
 def _patiently(
     act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
 ) -> Result:
-    """Retry until it works. Raises the last error when the waiting time is over."""
+    """Call `act` until it does not raise `obstacle`. Return its result. Raises the last error after
+    `patience_s` seconds."""
     until = time.monotonic() + patience_s
     while True:
         try:

@@ -1,8 +1,8 @@
-"""`logs` of `perdure --cluster`, and the code that follows a TaskRun to its end: prints the logs of
-the attempts' pods, one attempt after the other.
+"""`logs` and `attach` of `perdure --cluster`: print the logs of a TaskRun's pods, one attempt after
+the other. `requests` uses this code for --follow.
 
 A pod's log is deleted with the pod. The state on the task's claim also has the log of an
-interrupted attempt. It can be read while no attempt uses the claim. Lines are untrusted and are
+interrupted attempt. It can be read while no attempt uses the claim. Lines are not trusted and are
 cleaned.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 EVERY_S = 1.0
-"""Seconds between two looks at a TaskRun that is followed."""
+"""Poll interval of a TaskRun that is followed, in seconds."""
 
 
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +71,8 @@ def attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def attach_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
-    """Print the log of the attempt that runs, and of those that follow, until the TaskRun has
-    ended. Return its exit code."""
+    """Print the logs of the running attempt and of later ones, until the TaskRun has ended. Return
+    its exit code."""
     from perdure.engine.service import code_of
 
     body = taskruns.get(arguments.name)
@@ -90,9 +90,9 @@ def followed(
     told: PodLogs | None = None,
     heard: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """Wait until the TaskRun is over and `heard` confirms that the operator has acted on the
-    request. Return the TaskRun. Meanwhile, `told` prints its log. An API server that is temporarily
-    unavailable is waited for."""
+    """Wait until a TaskRun is over, and return it. `told` prints its log in the meantime. `heard`
+    returns whether the operator has acted on the caller's request; before that, the TaskRun does
+    not count as over. If the API server is temporarily unavailable, try again."""
     trouble = ""
     while True:
         try:
@@ -103,8 +103,8 @@ def followed(
             if is_over(body) and heard(body):
                 return body
         except StoreError as error:
-            # The API server or the network may be restarting; the TaskRun continues without this
-            # reader.
+            # The API server or the network may be restarting. The TaskRun continues without this
+            # command, so try again.
             if not error.transient:
                 raise
             if str(error) != trouble:
@@ -114,18 +114,21 @@ def followed(
 
 
 class PodLogs:
-    """Prints the logs of attempts, each line once, even if the connection breaks in between."""
+    """Prints the logs of attempts. Each line is printed once, even if the connection breaks in
+    between."""
 
     def __init__(
         self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0
     ) -> None:
-        """Print only the attempt `only` (0 for all), and only those after the attempt `after`."""
+        """Select the attempts to print: only the number `only` (0: all), and only those after the
+        number `after`. `say` prints a line."""
         self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
         self._lines: dict[str, int] = {}
         self._done: set[str] = set()
 
     def look(self, body: Object, *, follow: bool) -> None:
-        """Print the new lines of each attempt's pod; follow the running one until it ends."""
+        """Print the new lines of each selected attempt's pod. With `follow`, follow a running
+        attempt to its end."""
         for attempt in several(body, "status.attempts"):
             pod, number = word(attempt, "pod"), count(attempt, "number")
             if (
@@ -148,8 +151,8 @@ class PodLogs:
                 self._done.add(pod)
 
     def _kept(self, body: Object, number: int, pod: str, *, look: bool) -> None:
-        """Print the log of an attempt whose pod is gone, from the state on the claim; or print why
-        it is not shown."""
+        """Print the log of an attempt whose pod is gone, from the state on the claim. If that is
+        not possible, or `look` is false, print the reason."""
         name = word(body, "metadata.name")
         gone = f"the log of attempt {number} is gone with its pod {one_line(pod, 253)}"
         why = f"the state on the claim may have it: kubectl perdure logs {name} --attempt {number}"

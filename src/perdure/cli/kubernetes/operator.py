@@ -1,4 +1,4 @@
-"""`operator`: turns TaskRuns of a Kubernetes cluster into Jobs; see
+"""`operator`: creates Jobs for the TaskRuns of a Kubernetes cluster; see
 `perdure.kubernetes.operator`."""
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
 
 
 def _log(form: str, level: str) -> Callable[[str], None]:
-    """Return a function that writes a line of the log."""
+    """Return a function that writes a message to the log, as text or as a JSON object."""
     if form == "text":
         return say
 

@@ -1,10 +1,10 @@
 """`work --run`: performs the attempt of one pod, according to its order. The outcome goes into the
 container's termination message and the exit code.
 
-SIGTERM ends the agent in good order, as `perdure stop` would. But the attempt is then `lost` ("its
-pod was asked to end") and not cancelled: the operator continues it elsewhere. A second SIGTERM, or
-the last seconds of the grace period, ends perdure immediately, with the state that is saved by
-then.
+SIGTERM ends the agent gracefully, as `perdure stop` would. But the attempt is then `lost` ("its pod
+was asked to end") and not cancelled, so that the operator continues it elsewhere. After a second
+SIGTERM, or shortly before the grace period ends, perdure exits immediately with the state that is
+saved by then.
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
 
 MESSAGE = Path("/dev/termination-log")
-"""File from which the kubelet reads a container's termination message, unless the pod has
-another."""
+"""Default file of a container's termination message, which the kubelet reads."""
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
-"""Time in seconds before the end of the grace period at which perdure exits with the state that is
-saved by then."""
+"""Time before the end of the grace period at which perdure exits, in seconds. The state that is
+saved by then is kept."""
 REST_S = 2.0
-"""Time in seconds that leftover processes get to end. The pod's first process must exit before the
+"""Time that leftover processes get to end, in seconds. The pod's first process must exit before the
 kubelet kills it, because the result of a killed pod is not trusted."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
@@ -56,11 +55,11 @@ WIDTH = 2_000
 
 
 class Farewell:
-    """Writes the attempt's result exactly once: when it is known, or when there is no more time to
-    wait for it.
+    """Writes the attempt's result exactly once: when it is known, or when the grace period is
+    almost over.
 
-    A separate thread waits for signals, because the main thread handles none while it waits in a
-    library for a checkpoint store.
+    A separate thread waits for signals. The main thread handles no signal while it waits inside the
+    client library of the checkpoint store.
     """
 
     def __init__(self, place: Path | None, grace_s: float) -> None:
@@ -77,10 +76,11 @@ class Farewell:
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
     def say(self, result: AttemptResult) -> int:
-        """Write the result, unless one was written. Return the exit code of the result that was
-        written.
+        """Write the result, unless one was written before. Return the exit code of the result that
+        was written first.
 
-        If the result cannot be written, the exit code alone reports the outcome."""
+        If the result cannot be written, only the exit code reports the outcome.
+        """
         with self._turn:
             if self._code is None:
                 try:
@@ -99,7 +99,7 @@ class Farewell:
             write(self.place, message)
 
     def _watch(self) -> None:
-        """Exit if the main thread does not end in time after a signal."""
+        """Wait for a signal. Then exit the process if the main thread does not end in time."""
         self._listen(None)
         until = time.monotonic() + max(self.grace_s - LAST_S, self.grace_s / 2)
         with suppress(OSError):
@@ -115,19 +115,19 @@ class Farewell:
         )
 
     def _listen(self, longest_s: float | None) -> None:
-        """Wait for the next signal that asks perdure to end, at most this long."""
+        """Wait for the next SIGINT or SIGTERM, for at most `longest_s` seconds (None: no limit)."""
         before = self.asked
         while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
             self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
 
 
 def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
-    """Do nothing: `set_wakeup_fd` reports only signals that have a handler."""
+    """Do nothing. A signal needs a handler to be reported by `set_wakeup_fd`."""
 
 
 def write(place: Path, message: bytes) -> None:
-    """Write the message into the file that the kubelet reads. The file exists already and cannot be
-    replaced."""
+    """Write the message into the file that the kubelet reads. The existing file is written in
+    place, because it is a mount and cannot be replaced."""
     fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -140,15 +140,15 @@ def write(place: Path, message: bytes) -> None:
 
 
 def is_pod(command: Sequence[str]) -> bool:
-    """Return whether the command is this verb."""
+    """Return whether the command is `work --run`."""
     return "work" in command and "--run" in command
 
 
 def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
-    """Report an error of the container's entrypoint that prevents the start of this verb: write the
-    error as the attempt's result.
+    """Write an error of the container's entrypoint as the attempt's result, if the command is `work
+    --run`, which then cannot start.
 
-    Return the exit code of that result; None if the command is not this verb.
+    Return the exit code of that result, or None for any other command.
     """
     if not is_pod(command):
         return None
@@ -165,13 +165,13 @@ def told_before_it_began(command: Sequence[str], error: Exception) -> int | None
 
 
 def pod_verb(arguments: argparse.Namespace) -> int:
-    """Perform the attempt of the order. Return the exit code of its outcome."""
+    """Perform the attempt that the order describes. Return the exit code of its outcome."""
     if arguments.order is None:
         raise UsageError(
             "--run needs --order DIR", "the operator writes it; its format: docs/reference/pod.md"
         )
     if os.getpid() == 1:
-        # As PID 1, run as an init, because nobody else would reap the orphans of agents.
+        # PID 1 has to reap the orphans of agents, so run this verb as a child of an init.
         from perdure.host.process.init import run_as_init
 
         return run_as_init(
@@ -191,7 +191,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         files = arguments.order / orders.FILES
         relay = arguments.relay if is_relayed else None
         result = _performed(order, texts, files, secrets, farewell, relay)
-    except Exception as error:  # any error, because a pod without a result explains nothing
+    # Any error becomes a result, because a pod without a result explains nothing.
+    except Exception as error:
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
     detail = f": {result.outcome.detail}" if result.outcome.detail else ""
@@ -200,8 +201,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
 
 
 def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> AttemptResult:
-    """Return the result of an attempt that ended with this error. The traceback of an unexpected
-    error goes into the log."""
+    """Return the result of an attempt that this error ended. Log the traceback if the error is
+    unexpected."""
     from perdure.kubernetes.pod import outcome_of
 
     redactor, outcome = secrets.redactor(), outcome_of(error)
@@ -226,8 +227,8 @@ def _performed(
     from perdure.kubernetes.pod import follow
 
     environ = {**os.environ, **secrets.git, **secrets.agent}
-    # The checkpoint store's client reads these from the process; an agent gets its variables from
-    # `environ`.
+    # The checkpoint store's client reads its credentials from the environment of this process. The
+    # agent does not get them: its variables come from `environ`.
     os.environ.update(secrets.store)
     engine = replace(
         _engine(order, environ, secrets, relay), stopping=lambda: farewell.asked > 0, leaving=ASKED
@@ -239,7 +240,7 @@ def _engine(
     order: Order, environ: Mapping[str, str], secrets: given.Secrets, relay: Path | None
 ) -> Engine:
     """Return the engine of the pod. `relay` is the directory with the address of the relay that
-    fetches the repository; None if perdure itself does."""
+    fetches the repository. If it is None, perdure fetches the repository itself."""
     from perdure import wiring
     from perdure.config.files import load
     from perdure.host.actors import actor
@@ -247,8 +248,8 @@ def _engine(
     from perdure.model.events import Record, SessionSeen
     from perdure.rules.log_line import line_of
 
-    # Do not load perdure.toml from the working directory: agents can write to the volume that it is
-    # on.
+    # Do not load perdure.toml from the working directory. It may be on the volume, where agents can
+    # write.
     chosen = load(environ, Path("/"))
     # A file that contains a secret is left out of the checkpoint and reported. With the setting
     # `refuse`, such a file would prevent every checkpoint of the run.
@@ -259,7 +260,8 @@ def _engine(
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
-        # The pod's store is deleted with the pod, so nobody could answer a request.
+        # Requests expire at once: the pod's database is deleted with the pod, so nobody could
+        # answer.
         request_expiry=0.0,
         checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
@@ -291,7 +293,7 @@ def _engine(
 
 
 def _repository(relay: Path | None) -> str:
-    """Return the address at which the relay serves the repository; empty without a relay."""
+    """Return the URL at which the relay serves the repository; empty without a relay."""
     if relay is None:
         return ""
     from perdure.host.relay import read

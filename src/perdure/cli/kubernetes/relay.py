@@ -1,8 +1,9 @@
-"""`work --as-relay`: the relay of an attempt's pod, in a container of its own.
+"""`work --as-relay`: the relay of an attempt's pod, in its own container.
 
-It reads the order and the Secrets of repository and checkpoint store, writes its address for the
-agent's container, and answers until the kubelet ends it, which is after the agent's container has
-ended. If a Secret is not valid, the address file says so, and the attempt ends with that reason.
+It reads the order and the Secrets of repository and checkpoint store. It writes its address into a
+file for the agent's container, and serves requests until the kubelet ends it, after the agent's
+container has ended. If a Secret is not valid, the address file contains the error, and the attempt
+ends with that reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def relay_verb(arguments: argparse.Namespace) -> int:
-    """Answer until a signal asks to end. Return 0."""
+    """Serve requests until SIGTERM or SIGINT. Return 0."""
     if arguments.order is None:
         raise UsageError(
             "--as-relay needs --order DIR",
@@ -43,7 +44,7 @@ def relay_verb(arguments: argparse.Namespace) -> int:
     def end(number: int, frame: FrameType | None) -> None:
         over.set()
 
-    # The first process of a container ignores signals for which it has no handler.
+    # The kernel drops signals for which PID 1, the first process of a container, has no handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     server = None
@@ -63,7 +64,8 @@ def relay_verb(arguments: argparse.Namespace) -> int:
 
 
 def _server(directory: Path, secrets_at: Path) -> RelayServer:
-    """Return the relay, listening. Raises UsageError for an invalid order or Secret."""
+    """Return the relay's server, which is listening. Raises UsageError if the order or a Secret is
+    not valid."""
     from perdure.kubernetes.relay.server import RelayServer
 
     with (directory / orders.FILE).open("rb") as file:
@@ -73,7 +75,8 @@ def _server(directory: Path, secrets_at: Path) -> RelayServer:
 
 
 def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | None:
-    """Return the server of the order's repository; None if there is no Secret for it."""
+    """Return the access to the server of the order's repository, or None if there is no Secret for
+    it."""
     if secrets.ssh:
         return _by_ssh(order, secrets)
     if not secrets.git:
@@ -93,8 +96,8 @@ def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | Non
 
 
 def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
-    """Return the server, with key and known hosts as files of the relay's own. Raises
-    UsageError."""
+    """Return the access to the repository's server by ssh. The key and the known hosts are written
+    to private files of the relay. Raises UsageError."""
     import tempfile
 
     from perdure.host.git.ssh import Ssh
@@ -106,7 +109,7 @@ def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
     files = {name: directory / name for name in secrets.ssh}
     for name, file in files.items():
         file.touch(mode=0o600)
-        # ssh cannot read a key without a line break at its end.
+        # ssh cannot read a key without a newline at its end.
         file.write_text(secrets.ssh[name] + "\n")
     ssh = Ssh(
         key=files[given.SSH_KEY], known_hosts=files[given.KNOWN_HOSTS], config=Path(os.devnull)
@@ -116,22 +119,23 @@ def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
 
 
 def _shelf(order: Order, secrets: given.Secrets) -> RunShelf | None:
-    """Return the run's part of the checkpoint store; None if there is no Secret for it."""
+    """Return the access to the run's part of the checkpoint store, or None if there is no Secret
+    for it."""
     if not secrets.store or not order.checkpoints:
         return None
     from perdure.capsule.objects import open_store
     from perdure.kubernetes.relay.shelf import RunShelf
 
-    # The store's client reads these from the process.
+    # The store's client reads its credentials from the environment of this process.
     os.environ.update(secrets.store)
     store = open_store(order.checkpoints)
     return RunShelf(store, order.run_id, order.run_names, order.resume.from_)
 
 
 def through_relay(order: Order, directory: Path | None) -> tuple[Order, bool]:
-    """Return the order with the checkpoint store that the relay of this pod offers, and whether
-    the relay fetches the repository. Raises UsageError if a Secret is not valid, and StoreAway if
-    the relay does not start."""
+    """Wait for the relay of this pod. Return the order, with the checkpoint store of the relay if
+    it has one, and whether the relay serves the repository. Raises UsageError if a Secret is not
+    valid, and StoreAway if the relay does not start."""
     if directory is None:
         return order, False
     address = relay.wait(directory)

@@ -1,7 +1,7 @@
-"""`run`, `retry`, `update`, `stop`, `resume` of `perdure --cluster`: each makes a small change to a
-TaskRun, on which the operator acts.
+"""`run`, `fork`, `retry`, `update`, `stop`, `resume` of `perdure --cluster`: each creates or
+changes a TaskRun, and the operator acts on the change.
 
-An update never replaces an earlier one that the operator has not read: until the operator has
+An update never replaces an earlier one that the operator has not read. Until the operator has
 recorded the newest instructions, no others are accepted.
 """
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 PATIENCE_S = 60.0
-"""Time in seconds for which an update waits until the operator has recorded the previous update."""
+"""Maximum time in seconds that an update waits until the operator has recorded the previous one."""
 
 
 class NotYet(PerdureError):
-    """A precondition was not met in time; the same command may succeed later."""
+    """Raised if a precondition is not met in time. The same command may succeed later."""
 
     exit_code = 75
 
@@ -157,8 +157,8 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def spec_of(arguments: argparse.Namespace) -> Object:
-    """Return the flags as a TaskRun's spec. Flags that are not given are left to the API server's
-    defaults. Raises UsageError."""
+    """Return the spec of a TaskRun from the flags. The API server fills in defaults for flags that
+    are not given. Raises UsageError."""
     policy = {
         "attempts": arguments.attempts,
         "timeoutSeconds": _whole(arguments.timeout),
@@ -208,7 +208,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
 
 
 def _given(found: Object) -> Object:
-    """Return the object without values that were not given."""
+    """Return the object without fields that are None or empty, at any depth."""
     pruned = {
         name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
     }
@@ -218,7 +218,7 @@ def _given(found: Object) -> Object:
 
 
 def _endings(arguments: argparse.Namespace) -> Object:
-    """Return the flags that concern the end of an attempt."""
+    """Return the fields for the flags about the end of an attempt."""
     return {
         "onDenied": _choice(arguments.on_denied),
         "onLeftover": _choice(arguments.on_leftover),
@@ -276,7 +276,7 @@ FORKED = (
     "labels",
     "pod",
 )
-"""Fields of a TaskRun's spec that its fork has too."""
+"""Fields of a TaskRun's spec that are copied to its fork."""
 
 
 def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
@@ -391,7 +391,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
                     taskruns, asked, arguments, f"has version {version + 1} of its instructions"
                 )
             except Conflict:
-                pass  # Somebody else changed the TaskRun in between: read it again.
+                pass  # Another client changed the TaskRun in the meantime: read it again.
         if time.monotonic() > end:
             raise NotYet(
                 f"version {version} of {name}'s instructions is not recorded yet, and your update "
@@ -437,8 +437,12 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _told(
     taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
 ) -> int:
-    """Print the request; with --follow, wait until the TaskRun has ended. `wish` is the requested
-    retry; the end counts only after the operator has acted on it. Return the exit code."""
+    """Print what was requested. With --follow, wait until the TaskRun has ended. Return the exit
+    code.
+
+    `wish` is the name of the requested retry. The TaskRun counts as ended only after the operator
+    has acted on it.
+    """
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0

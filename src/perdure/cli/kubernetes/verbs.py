@@ -1,5 +1,5 @@
 """`perdure --cluster`, also known as `kubectl perdure`: shows and changes the TaskRuns of a
-Kubernetes cluster, with the rights of a kubeconfig.
+Kubernetes cluster, with the permissions of a kubeconfig.
 
 `-n`, `--context` and `--kubeconfig` may be before or after the verb, as with kubectl.
 """
@@ -75,7 +75,7 @@ def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
 
 
 def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentParser:
-    """Return the verb's own parser. Its help includes the flags that choose the cluster."""
+    """Return the parser of a verb. Its help includes the flags that choose the cluster."""
     parser = Parser(
         prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()]
     )
@@ -122,8 +122,7 @@ def printed(found: Any) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-# --- ls
-# --------------------------------------------------------------------------------------------------
+# --- ls ---
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +188,7 @@ def _line(row: dict[str, Any], now: int) -> tuple[str, ...]:
     )
 
 
-# --- show, why
-# --------------------------------------------------------------------------------------------------
+# --- show, why ---
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,7 +247,7 @@ def _lies(place: dict[str, Any]) -> str:
 
 
 FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
-"""Conditions that only repeat the phase, so they are not shown."""
+"""Conditions that are not shown because they only repeat the phase."""
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or silently.
+"""`attach` and `wait`: follow a run that another process supervises, with its progress or silently.
 
-Ctrl-C leaves, and the run continues. Both verbs are read-only, with one exception: on a terminal,
-`attach` accepts the answer to a request and then continues the run.
+Ctrl-C ends the verb, and the run continues. Both verbs are read-only, with one exception: on a
+terminal, `attach` accepts the answer to a request and then continues the run.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
-    # A flag instead of KeyboardInterrupt, which is lost when it is raised inside a callback of C
+    # Stopper sets a flag. A KeyboardInterrupt would be lost if it was raised inside a callback of C
     # code.
     with Stopper() as stopper, Progress() as progress:
         run = _follow(store, run, progress, stopper)
@@ -111,8 +111,8 @@ def _exit_code(store: RunStore, run: TaskRun) -> int:
 
 
 def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
-    """Show past and new records until the run is over, no process performs it, or the person
-    leaves. Return the run as it is then."""
+    """Show past and new records until the run is over, waits for a person, or has no process
+    working on it, or until Ctrl-C. Return the run as it is then."""
     from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
 
@@ -137,8 +137,8 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 
 def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Return whether no process performs the run or is about to: its supervisor died, or the run is
-    due and no worker has claimed it."""
+    """Return whether no process is working on the run or will be soon. This is so if its supervisor
+    died, or if the run is due and no worker has claimed it. `again` reads the run again."""
     from perdure.cli.compose import probe, settings
     from perdure.engine.worker import LEFT_ALONE_MS
 

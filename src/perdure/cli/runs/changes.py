@@ -1,5 +1,5 @@
-"""`diff`, `apply`, `rm`: show a run's changes, apply them to one's own checkout, and remove a run
-that is no longer needed."""
+"""`diff`, `apply`, `rm`: show a run's changes, apply them to the user's own checkout, and remove a
+run that is no longer needed."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def diff_verb(arguments: argparse.Namespace) -> int:
 
 
 def _show(text: str) -> None:
-    """Print plain text into a pipe or file, or colored text through the user's pager on a
-    terminal."""
+    """Print a patch: plain into a pipe or file, colored and with the user's pager on a terminal."""
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return

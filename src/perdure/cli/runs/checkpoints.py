@@ -1,5 +1,5 @@
-"""`checkpoints` and `restore`: list what was saved of a run, workdir and conversation together, and
-restore it."""
+"""`checkpoints` and `restore`: list the checkpoints of a run, each with workdir and conversation,
+and restore one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MOMENTS = {
     "restore": "before a restore",
     "clean-up": "before a clean-up",
 }
-"""Text that is shown for each `Checkpoint.why`."""
+"""The text that is shown for each value of `Checkpoint.why`."""
 
 
 def _line(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ GROUPINGS = ("run", "agent", "repo", "day")
 
 
 class Consumption(msgspec.Struct):
-    """Tokens and costs of one group's attempts."""
+    """Tokens and costs of the attempts of one group. `key` names the group."""
 
     key: str
     runs: int = 0
@@ -88,7 +88,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
     for key, group in groups.items():
         group.runs = len(members[key])
     total.runs = len(set().union(*members.values()))
-    # Days in order; all other groups by cost, the highest first.
+    # Sort days by date, and all other groups by cost, the highest first.
     rows = sorted(
         groups.values(), key=lambda each: each.key if by == "day" else (-each.cost_usd, each.key)
     )
@@ -101,7 +101,8 @@ def cost_verb(arguments: argparse.Namespace) -> int:
 
 
 def _attempts(store: RunStore, names: list[str], after: int) -> Iterator[tuple[TaskRun, Attempt]]:
-    """Yield the attempts that started after a time, of these runs or of all."""
+    """Yield the attempts that started after `after`, each with its run. `names` selects the runs;
+    if it is empty, all runs are read."""
     if names:
         runs = (store.get(name) for name in names)
     else:

@@ -1,6 +1,6 @@
-"""`demo`: a real agent is killed in the middle of a tool call and continues in the same
-conversation, in a scratch directory. The agent's model server is perdure's rehearsal on 127.0.0.1,
-so the demonstration needs no key, no network and no checkout."""
+"""`demo`: kills a real agent in the middle of a tool call, and lets it continue in the same
+conversation, in a scratch directory. The agent's model server is perdure's scripted one on
+127.0.0.1, so the demonstration needs no key, no network and no checkout."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ PACKAGES = {
     "claude": ("@anthropic-ai/claude-code@2.1.329", "@anthropic-ai/claude-code-linux-*/claude"),
     "codex": ("@openai/codex@0.169.0", "@openai/codex-linux-*/vendor/*/bin/codex"),
 }
-"""Package to install if there is no agent, and the path of the native program in it."""
+"""For each agent, the npm package to install if no agent is installed, and the path of the native
+program in it."""
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS_SANDBOX")
-"""Variables of the user that are passed to the agent."""
+"""Environment variables of the user that are passed to the agent."""
 FILES = {
     "shop.py": "def total(prices):\n    return sum(prices)\n",
     "test_shop.py": (
@@ -90,8 +91,8 @@ def demo_verb(arguments: argparse.Namespace) -> int:
 
 
 def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return an agent and its program: an installed one, or else one in perdure's cache, where it
-    is installed if needed. Raises AgentMissing if that fails."""
+    """Return the name of an agent and the path of its program. If no agent is installed, install
+    one into perdure's cache and return that. Raises AgentMissing."""
     from perdure.agents import registry
     from perdure.host.process import npm
 
@@ -119,8 +120,8 @@ def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def _fits(path: Path) -> bool:
-    """Return whether the program fits. Codex has a single program, built with musl. Claude Code has
-    several; the one for glibc fits."""
+    """Return whether the program can run here. The package of Codex has one program, built with
+    musl. The package of Claude Code has several, of which the one for glibc is used."""
     return "claude" not in path.name or "musl" not in path.parent.name
 
 
@@ -137,7 +138,8 @@ class Scene(Struct, frozen=True):
         return self.scratch / "shop"
 
     def environ(self, rehearsal: Rehearsal) -> dict[str, str]:
-        """Return the environment, without the user's home, settings and keys."""
+        """Return the environment of the run. It has none of the user's own homes and settings. The
+        user's keys are included only with `real`."""
         home = self.scratch / "home"
         environ = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -153,7 +155,7 @@ class Scene(Struct, frozen=True):
         return environ | {name: os.environ[name] for name in os.environ if name.startswith(keys)}
 
     def build(self, environ: Mapping[str, str]) -> None:
-        """Make the directories, and a small repository with one commit."""
+        """Create the directories, and a small repository with one commit."""
         from perdure.host.git import Git
 
         for name in ("home", "tmp", "shop"):
@@ -171,7 +173,8 @@ class Scene(Struct, frozen=True):
 
 
 def play(scene: Scene, rehearsal: Rehearsal) -> int:
-    """Run the task, kill its agent, let it continue, and print the proof that it continued."""
+    """Run the task, kill its agent, let it continue, and print the proof that it continued. Return
+    the exit code."""
     from perdure import wiring
     from perdure.cli.compose import Stopper
     from perdure.cli.runs.summary import changes_of, say_summary
@@ -248,8 +251,8 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
 
 
 def kill_in_its_tool(workdir: Path, state: Path, over: threading.Event) -> None:
-    """Kill the agent as soon as its long command has started; return early where the run is
-    over."""
+    """Wait until the agent's long command has started, then kill the agent. Return early if `over`
+    is set because the run has ended."""
     while not (workdir / "STARTED.txt").exists():
         if over.wait(LOOK_S):
             return
@@ -264,7 +267,7 @@ def kill_in_its_tool(workdir: Path, state: Path, over: threading.Event) -> None:
 
 
 def narrate(record: Record) -> None:
-    """Print what happens, as `perdure run` does."""
+    """Print a record of the run, as `perdure run` does."""
     from perdure.cli.runs.progress import style_of
 
     text = line_of(record)

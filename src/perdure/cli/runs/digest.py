@@ -1,4 +1,4 @@
-"""`digest`: summarizes a span of time on one screen, for a person who was away."""
+"""`digest`: summarizes on one screen what happened while a person was away."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def digest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def since_of(text: str) -> int:
-    """Return the time that the text means, in ms since 1970. Raises ArgumentTypeError."""
+    """Return the beginning of the time span that the text names, in ms since 1970. Raises
+    ArgumentTypeError."""
     today = date.today()
     days = {"today": today, "yesterday": today - timedelta(days=1)}
     try:
@@ -102,8 +103,8 @@ def _head(found: Digest) -> str:
 
 
 def _line(run: DigestRun, now: int) -> str:
-    """Return a run on one line: its subject, its worker, what is needed from a person, and its
-    name."""
+    """Return a run on one line: its name, its title, its role or agent, its cost, and what a person
+    should know about it."""
     who = worker_of(run.role, run.agent)
     if run.cost_usd:
         spent = f", {dollars(run.cost_usd, estimated=run.estimated)}"

@@ -1,4 +1,4 @@
-"""`fork`: makes a new run that starts with the conversation and files of another run."""
+"""`fork`: creates a run that starts with the conversation and files of another run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fork_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.conversations import ForkRequest, fork
 
     if arguments.at:
-        # For all other verbs, `--at` selects a checkpoint.
+        # `--at` is deprecated because it selects a checkpoint for all other verbs.
         print(
             f"perdure: fork --at is deprecated and means a turn: use --turn {arguments.at}",
             file=sys.stderr,

@@ -1,9 +1,9 @@
-"""A full-screen terminal: keys in, lines out. The terminal is always restored afterwards. Used by
-`picker`.
+"""A full-screen terminal that reads keys and draws lines. Used by `picker` and `run_picker`. The
+terminal is restored in any case.
 
-It reads standard input and draws on standard error, so that standard output can go into a pipe.
-Ctrl-C and Ctrl-Z arrive as keys here. A signal that ends the process (TERM, HUP) does so after the
-terminal was restored.
+Keys are read from standard input. The screen is drawn on standard error, so that standard output
+can go into a pipe. Ctrl-C and Ctrl-Z arrive as keys. SIGTERM and SIGHUP end the process after the
+terminal is restored.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _SEQUENCES = {
     "8~": END,
 }
 _PATIENCE_S = 0.05
-"""Time to wait for the rest of an escape sequence, in seconds. If nothing follows, it was the
-Escape key."""
+"""Time to wait for the rest of an escape sequence, in seconds. If nothing follows, the key was
+Escape."""
 _TICK_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class FullScreen:
-    """The terminal, taken over for the duration of `with`."""
+    """Takes over the terminal for the duration of a `with` block."""
 
     def __init__(self) -> None:
         self._keyboard, self._screen = sys.stdin.fileno(), sys.stderr.fileno()
@@ -96,18 +96,18 @@ class FullScreen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return the number of columns and lines."""
+        """The number of columns and of lines."""
         found = os.get_terminal_size(self._screen)
         return found.columns or 80, found.lines or 24
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Draw these lines from the top of the screen. They must fit."""
+        """Draw these lines from the top of the screen. They must fit on the screen."""
         self._drawn = self.size
         self._write("\x1b[H" + "\r\n".join(f"{line}\x1b[0m\x1b[K" for line in lines) + "\x1b[J")
 
     def key(self) -> str:
-        """Return the next key: one of the names above, a character, or RESIZED. Return Escape if
-        the terminal is gone."""
+        """Wait for the next key and return it: one of the names above, a character, or RESIZED if
+        the size has changed. Return ESCAPE if the terminal is gone."""
         while not self._waiting:
             if self.size != self._drawn:
                 return RESIZED
@@ -135,7 +135,7 @@ class FullScreen:
 
 
 def keys(text: str) -> list[str]:
-    """Return the keys in the typed text. Sequences without a meaning here are skipped."""
+    """Return the keys in the text that was typed. Unknown escape sequences are skipped."""
     found = []
     at = 0
     while at < len(text):
@@ -159,7 +159,7 @@ def keys(text: str) -> list[str]:
 
 
 def _is_cut(got: bytes) -> bool:
-    """Return whether the bytes end in the middle of a character."""
+    """Return whether the bytes end in the middle of a UTF-8 character."""
     try:
         got.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""`show`, `logs`, `why`: the read-only verbs for one run."""
+"""`show`, `logs`, `why`: print what is known about one run. They are read-only."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from perdure.protocols import Retention, RunStore
 
 PATIENCE_S = 3.0
-"""Seconds to wait before a run is reported as unattended: a worker pool may be about to take it
-over."""
+"""Time to wait before a run is reported as unattended, in seconds. A worker pool may be about to
+take it over."""
 CHUNK = 1 << 16
 """Number of bytes of raw output that are read at once."""
 NAP_S = 0.2
-"""Pause between two looks at a followed log, in seconds."""
+"""Poll interval of a followed log, in seconds."""
 UNATTENDED = 75
-"""Exit code of a verb that follows a run that no process performs."""
+"""Exit code of a verb that follows a run, if no process is working on the run."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +64,13 @@ def _report(ref: str) -> RunReport:
     store = open_to_read(chosen)
     run = store.get(ref)
     liveness = probe(chosen).liveness(run, store.now(), lambda: store.get(run.id))
-    # A run that ended in the meantime is shown as it ended.
+    # The probe returns None for a run that has ended in the meantime. Then read the run again.
     return report_of(store, store.get(run.id) if liveness is None else run, liveness=liveness)
 
 
 def shown_state(report: RunReport) -> str:
-    """Return the run's state in one word, or, if it is not attended, its liveness."""
+    """Return the run's state in one word. If a running run is not attended, return its liveness
+    instead."""
     return str(
         report.liveness if report.liveness not in (None, Liveness.ATTENDED) else report.state
     )
@@ -82,8 +83,8 @@ def _advice(report: RunReport) -> str:
 
 
 def _say(text: str, style: str = "") -> None:
-    """Print clean text. On a terminal it is wrapped at words, indented after its label, and in
-    color."""
+    """Print clean text in a style. On a terminal it is wrapped at words, and continuation lines are
+    indented to the text after the label."""
     hang = 10 if text.startswith(" ") else 12
     for line in wrapped(text, columns(sys.stdout), hang).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
@@ -140,7 +141,7 @@ def show_verb(arguments: argparse.Namespace) -> int:
 
 
 def _messages(report: RunReport) -> list[str]:
-    """Return a line for each message that was told to the running agent."""
+    """Return a line for each message that was sent to the running agent."""
     if not report.messages:
         return []
     from perdure.rules.messages import described
@@ -152,7 +153,7 @@ def _messages(report: RunReport) -> list[str]:
 
 
 def _agent_pid(report: RunReport) -> int:
-    """Return the process id of an agent that runs on this host; 0 if there is none."""
+    """Return the process id of the run's agent if it is running on this host, else 0."""
     if report.liveness not in (Liveness.ATTENDED, Liveness.UNATTENDED):
         return 0
     try:
@@ -224,7 +225,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
 
 
 def posting_lines(posting: Posting | None) -> list[str]:
-    """Return lines about a run's postings on its forge, including those that failed."""
+    """Return lines about what was posted on the run's forge, including failed attempts to post."""
     if posting is None:
         return []
     if posting.comment_url:
@@ -248,7 +249,8 @@ def posting_lines(posting: Posting | None) -> list[str]:
 
 
 def _waits_for(report: RunReport) -> str:
-    """Return which host continues a run whose files are not here, in a shared database."""
+    """Return a sentence about the host that has the run's files, if it is another host of a shared
+    database. Otherwise return an empty string."""
     chosen = settings()
     here = this_host(chosen)
     if not here.id or report.host_id in ("", here.id):
@@ -268,8 +270,8 @@ def _waits_for(report: RunReport) -> str:
 
 
 def _retention(agent: str) -> Retention | None:
-    """Return the retention time of the agent's own clean-up; None if it has none, or if the driver
-    cannot be loaded."""
+    """Return how long the agent's own clean-up keeps conversations. Return None if it keeps them
+    forever, or if the driver cannot be loaded."""
     from perdure.agents import registry
     from perdure.errors import PerdureError
 
@@ -334,7 +336,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
             elif text:
                 kept.append(text)
         if not records and tail is not None:
-            # The existing entries have been read; new ones are followed as they come.
+            # The existing entries have been read. From here on, new entries are printed at once.
             for text in kept[max(0, len(kept) - tail) :]:
                 print(text)
             tail = None
@@ -350,8 +352,8 @@ def logs_verb(arguments: argparse.Namespace) -> int:
 def _entries(
     arguments: argparse.Namespace, store: RunStore, run: TaskRun
 ) -> Callable[[Record], str]:
-    """Return a function that renders a record as the flags ask for it, or as an empty string to
-    skip it."""
+    """Return a function that returns a record as text, in the form that the flags select. It
+    returns an empty string for a record to skip."""
     from perdure.cli.runs.progress import style_of
     from perdure.model.codec import encode
 
@@ -396,7 +398,8 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
 
 
 class LeftAlone:
-    """Determines whether a followed run is permanently unattended, and prints that once."""
+    """Checks whether a followed run has had no supervisor for a while. If so, prints advice and
+    returns True when called."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store
@@ -419,9 +422,11 @@ class LeftAlone:
 
 
 def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlone) -> int:
-    """Print the agent's own output, unchanged into a pipe or file and cleaned of harmful characters
-    on a terminal: the standard output of one attempt, or of all in order (`only` 0). With `follow`,
-    continue until the run is over or unattended. Return the exit code."""
+    """Print the agent's own standard output. Return the exit code.
+
+    It is unchanged in a pipe or file, and without control characters on a terminal. `only` selects
+    one attempt; 0 prints all in order. With `follow`, continue until the run is over or unattended.
+    """
     from perdure.rules.lifecycle import FINAL
 
     number = only or 1
@@ -448,15 +453,16 @@ def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAl
 def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
 ) -> bool:
-    """Print one attempt's output. Return False if it was followed and the run is unattended."""
+    """Print one attempt's output, up to the attempt's end if it is followed. Return False if the
+    run is unattended."""
     if sys.stdout.isatty():
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
     else:
         decoder = None
     offset = 0
     while True:
-        # Check for the end before reading the file, so that everything written before the end is
-        # read.
+        # Check whether the attempt has ended before reading the file. So everything that it wrote
+        # before its end is read.
         ended = not follow or any(
             attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
         )

@@ -1,9 +1,9 @@
-"""`ls`: lists runs. It must be fast, so it has a short way without settings, model classes and
-drivers.
+"""`ls`: lists runs. To be fast, it normally avoids settings, model classes and drivers (the short
+way).
 
-Cases that the short way cannot handle are left to the long one: a configuration that moves the
-state directory, a database of another schema, any error. Nothing is imported at the top that costs
-more than the list itself: see docs/performance.md.
+The long way (`filters`) is used if the short way fails: if a configuration moves the state
+directory, if the database has another schema, or after any error. No module is imported at the top
+that takes more time than the list itself: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 WIDE, WIDEST = 100, 140
-"""Width of a terminal in columns from which the repository is shown, and from which the branch
-is."""
+"""Minimum width of a terminal to show the repository, and to show the branch too, in columns."""
 LEAST = 16
-"""Minimum number of columns of a name, on the narrowest terminal."""
+"""Minimum width of a name on a narrow terminal, in columns."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 SHOWN = (
     *(
@@ -54,12 +53,12 @@ READ = (
     *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""The columns that both the short and the long way read from the store."""
+"""The columns that both ways of reading take from the store."""
 WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
-"""Verdicts of the work report that the list shows because they say more than `succeeded`."""
+"""Verdicts of the work report that the list shows, because they say more than `succeeded`."""
 WATCH_S = 2.0
 EVERYTHING = 1_000_000
-"""Number of rows that are read if filters are applied after reading."""
+"""Maximum number of rows that are read if they are filtered afterwards."""
 Row = dict[str, "str | int | float | dict[str, str] | None"]
 
 
@@ -148,8 +147,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Row]:
-    """Return the rows that the flags ask for. Filters on data that is not in a column are applied
-    row by row."""
+    """Return the rows that the flags select. Filters on data that is not in a column are applied
+    after reading."""
     since = 0
     if arguments.since:
         since = _since(arguments.since)
@@ -194,8 +193,8 @@ def _fields(text: str) -> tuple[str, ...]:
 
 
 def _filled(template: str, row: Row) -> str:
-    """Return the template with each `{field}` replaced; nothing else in it has a special
-    meaning."""
+    """Return the template with each `{field}` replaced by its value. Other characters have no
+    special meaning, unlike in `str.format`."""
     import re
 
     def value(found: re.Match[str]) -> str:
@@ -205,9 +204,10 @@ def _filled(template: str, row: Row) -> str:
 
 
 def looked_at(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with the liveness of those that are running.
+    """Return the rows. Those of running runs also have their liveness.
 
-    This is fast unless a supervisor is not found immediately."""
+    This is fast as long as each supervisor is a live process of this host.
+    """
     looked: list[Row] = [
         {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
     ]
@@ -222,8 +222,8 @@ def looked_at(rows: Sequence[Row]) -> list[Row]:
 
 
 def _supervised(worker: str) -> bool:
-    """Return whether a run's supervisor is a live process of this host. This uses the supervisor's
-    name for itself (see `host.process.identity`), but avoids that module's imports."""
+    """Return whether a run's supervisor is a live process of this host. `worker` is the identity
+    that `host.process.identity` makes. It is parsed here because importing that module is slow."""
     from perdure.host import system
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
@@ -252,7 +252,7 @@ def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
 
 
 def _advice(rows: Sequence[Row]) -> list[str]:
-    """Return advice on the runs that no process attends."""
+    """Return a line of advice about the interrupted runs, and one about the unattended runs."""
     words = []
     for liveness, one, many in (
         ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
@@ -273,8 +273,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
 def runs(
     states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[Row]:
-    """Return the runs that changed last, by the short way if possible. Raises what the long way
-    raises."""
+    """Return the runs that changed last, by the short way if possible. Raises the errors of the
+    long way."""
     from perdure.store.glance import newest
 
     place = state_directory()
@@ -290,7 +290,7 @@ def runs(
 
 
 def _typed(row: dict[str, str | int]) -> Row:
-    """Return a row of the short way with the values that JSON shows."""
+    """Return a row of the short way with its values converted to the types that JSON shows."""
     labels: dict[str, str] = {}
     if row["labels"] not in ("{}", None):
         import json
@@ -311,8 +311,8 @@ def _typed(row: dict[str, str | int]) -> Row:
 
 
 def state_directory() -> str:
-    """Return the state directory, the same as `config` does, if only the environment affects it;
-    otherwise return an empty string. A project's file cannot set it."""
+    """Return the state directory, if it follows from environment variables alone. Otherwise return
+    an empty string, because `config` has to determine it. A project's file cannot set it."""
     home = os.environ.get("HOME") or "/"
     given = os.environ.get("PERDURE_STATE", "")
     if os.environ.get("PERDURE_DATABASE"):
@@ -347,7 +347,8 @@ def _shown_state(row: Row) -> str:
 
 
 def _columns(rows: Sequence[Row], now: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the head and the rows. Repository and branch are omitted on a narrow terminal."""
+    """Return the heading and the rows of the table. On a narrow terminal, repository and branch are
+    omitted."""
     room = columns(sys.stdout)
     head = ["NAME", "STATE", "AGENT", "ATTEMPT", "AGE", "COST"]
     head += ["REPO"] if not room or room >= WIDE else []
@@ -384,9 +385,12 @@ def _spent(row: Row) -> str:
 
 
 def _about(row: Row, now: int) -> str:
-    """Return the description of a run. It is preceded by the reason why the run waits or failed, or
-    by the verdict on the work if that says more than the state. For a run of a forge, the title
-    comes first, because people look for the issue."""
+    """Return the last cell of a run's row: its title, or the reason why the run waits or failed.
+
+    For a run of a forge, the title comes before the reason, because people look for the issue. For
+    a run that succeeded, a verdict on the work that says more than the state comes before the
+    title.
+    """
     title, reason = one_line(str(row["title"]), 80), one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
     before = f"{title}: " if row["role"] else ""
@@ -406,14 +410,14 @@ def _about(row: Row, now: int) -> str:
 def table(
     head: tuple[str, ...], rows: Sequence[tuple[str, ...]], marks: Sequence[str] = ()
 ) -> None:
-    """Print the rows as a table. In a pipe the lines are complete; on a terminal they are cut to
-    its width. `marks`: the state of each row, which colors its second cell on a terminal."""
+    """Print the rows as a table. On a terminal, lines are cut to its width. `marks` has the state
+    of each row, which selects the symbol and the color of the second cell on a terminal."""
     if not rows:
         return
     room = columns(sys.stdout)
     colored = bool(marks) and is_colored(sys.stdout)
     if room and marks:
-        # A mark that is visible with or without colors.
+        # The symbol shows the state even without colors.
         rows = [
             (row[0], f"{SYMBOLS.get(mark, ' ')} {row[1]}", *row[2:])
             for row, mark in zip(rows, marks, strict=True)
@@ -422,22 +426,23 @@ def table(
     rows = [tuple(fitted(cell, sys.stdout) for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # Shorten a long name so that the columns after it stay visible. Some of it is kept, because
-        # people need it for the next command.
+        # Shorten long names so that the columns after them stay visible. At least LEAST columns are
+        # kept, because people need the name for the next command.
         others = sum(width + 2 for width in widths[1:-1])
         widths[0] = min(widths[0], max(LEAST, room - others - len(head[-1]) - 2))
     for number, row in enumerate((head, *rows)):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # replaces the mark too
+        # Also replaces the mark that `cut` adds.
+        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)
         if colored:
             line = _painted(line, len(padded[0]) + 2, len(cells[1]), ("", *marks)[number])
         print(line)
 
 
 def _painted(line: str, start: int, length: int, mark: str) -> str:
-    """Return a line with its second cell in the color of its state. The head has no state and is
-    dim."""
+    """Return a line with its second cell in the color of the state `mark`. The heading has no
+    state, and is dim."""
     if not mark:
         return paint(line, "dim", sys.stdout)
     end = start + length

@@ -1,4 +1,4 @@
-"""Finds the run for a verb without a name: the newest one of this repository."""
+"""Finds the run for a verb without NAME: the newest run of the current repository."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ WANTED: dict[str, tuple[RunState, ...]] = {
     "retry": (RunState.FAILED, RunState.CANCELLED, *ACTIVE),
     "apply": (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED),
 }
-"""States of the runs to which a verb applies. A verb that is not listed applies to runs in any
-state."""
+"""States that a run must have for a verb. A verb that is not listed accepts runs in any state."""
 ONLY_ONE = ("stop", "retry", "apply", "open")
-"""Verbs that act. If several runs fit, a person chooses one on a terminal; elsewhere they need a
-name."""
+"""Verbs that change or stop something. If several runs are possible, a person chooses one on a
+terminal. Without a terminal, these verbs then need NAME."""
 PICKED = 200
-"""Maximum number of runs to choose from."""
+"""Maximum number of further runs that a person can choose from."""
 
 
 def newest_here(verb: str) -> str:
-    """Return the name of the newest run of the repository that contains the working directory.
+    """Return the name or id of the newest run of the repository that contains the working
+    directory.
 
-    If several fit a verb that acts, a person chooses one on a terminal. Raises NotFound if there is
-    none, UsageError if several fit and none was chosen.
+    If the verb is in ONLY_ONE and several runs are possible, a person chooses one on a terminal.
+    Raises NotFound if there is no run, and UsageError if several are possible and none was chosen.
     """
     store, here = open_to_read(settings()), Path.cwd()
     found = _runs_of(store, here, WANTED.get(verb, ()))
@@ -81,8 +81,8 @@ def _runs_of(store: RunStore, here: Path, states: tuple[RunState, ...]) -> Itera
 
 
 def repository_of(here: Path) -> Path | None:
-    """Return the top of the repository that contains a directory; for a linked worktree, that of
-    its main worktree. Return None outside of a repository."""
+    """Return the top directory of the repository that contains a directory, or None. For a linked
+    worktree, return that of its main worktree."""
     for place in (here, *here.parents):
         mark = place / ".git"
         if mark.is_dir():
@@ -90,7 +90,7 @@ def repository_of(here: Path) -> Path | None:
         if mark.is_file():
             text = mark.read_text(encoding="utf-8", errors="replace").strip()
             directory = Path(text.removeprefix("gitdir:").strip())
-            # A linked worktree has REPOSITORY/.git/worktrees/NAME.
+            # The .git file of a linked worktree names REPOSITORY/.git/worktrees/NAME.
             linked = directory.parent.name == "worktrees"
             if linked:
                 return directory.parents[2]

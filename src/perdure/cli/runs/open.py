@@ -65,7 +65,7 @@ def open_verb(arguments: argparse.Namespace) -> int:
 
 
 def command_line(found: InteractiveCommand) -> str:
-    """Return one line for a shell: the directory, the variables, the command."""
+    """Return a shell command in one line, with the directory and the variables of the program."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in found.env.items()]
     return clean(f"cd {shlex.quote(found.cwd)} && {' '.join([*variables, shlex.join(found.argv)])}")
 

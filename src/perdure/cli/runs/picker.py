@@ -1,9 +1,9 @@
-"""Choosing a conversation on a terminal: a list with search and preview, with the keys of the
-agents' own pickers.
+"""Lets a person choose a conversation on a terminal, from a list with search and preview. It has
+the keys of the agents' own pickers.
 
-`Picker` is the state and what each key does to it. `screen` renders it for a given number of
-columns and lines. `pick` puts both on the terminal. Without color (NO_COLOR, a dumb terminal), only
-a mark shows which line is chosen.
+`Picker` holds the state and handles each key. `screen` renders it for a given number of columns and
+lines. `pick` connects both to the terminal. Without color (NO_COLOR, a dumb terminal), the chosen
+line is shown only by a mark.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 LOADED = 200
 WIDE = 120
 FRAME = 6
-"""Number of lines of the screen besides the list: title, search, head, two lines of details,
-keys."""
+"""Number of lines of the screen that are not part of the list: title, search, heading, two lines of
+details, keys."""
 
 
 class Picker(Struct, kw_only=True):
-    """The state of the picker: the visible list, and the choice."""
+    """The state of the picker: the conversations, the search, the preview, and the choice."""
 
     load: Callable[[bool], Sequence[ConversationEntry]]
     """Returns the conversations of this directory, or with True those of all directories."""
@@ -59,7 +59,7 @@ class Picker(Struct, kw_only=True):
 
     @property
     def shown(self) -> list[ConversationEntry]:
-        """Return the conversations that contain every word of the search."""
+        """The conversations that contain every word of the search."""
         words = self.search.lower().split()
         return [entry for entry in self.entries if all(word in _haystack(entry) for word in words)]
 
@@ -71,7 +71,7 @@ class Picker(Struct, kw_only=True):
         return None
 
     def press(self, key: str) -> None:
-        """Handle one key."""
+        """Change the state according to one key."""
         if key == keys.CTRL_C:
             self.over = True
         elif key == keys.CTRL_A:
@@ -131,13 +131,13 @@ class Picker(Struct, kw_only=True):
         self.at = 0
 
     def said(self, entry: ConversationEntry) -> Sequence[Spoken]:
-        """Return the last messages of a conversation; they are read only once."""
+        """Return the last messages of a conversation. They are read only once."""
         if entry.id not in self._said:
             self._said[entry.id] = self.spoken(entry)
         return self._said[entry.id]
 
     def state(self, entry: ConversationEntry) -> str:
-        """Return the state of a conversation's workdir; it is examined only once."""
+        """Return the state of a conversation's workdir in words. It is examined only once."""
         if entry.id not in self._states:
             self._states[entry.id] = self.workdir(entry)
         return self._states[entry.id]
@@ -148,12 +148,12 @@ def _haystack(entry: ConversationEntry) -> str:
     return f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
 
 
-# --- how it looks
-# --------------------------------------------------------------------------------------------------
+# --- how it looks ---
 
 
 def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> list[str]:
-    """Return the lines of the screen, as many as fit."""
+    """Return the lines of the screen, for `width` columns and `height` lines. `plain`: without
+    color."""
     shown, current = picker.shown, picker.current
     rows = max(1, height - FRAME)
     if picker.preview and current is not None and rows >= 6:
@@ -206,8 +206,8 @@ def _search(picker: Picker) -> str:
 
 
 def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[str]:
-    """Return the names of the columns, and one line for each conversation. No column is wider than
-    its contents or its share."""
+    """Return the heading, and one line for each conversation. A column is as wide as its contents,
+    up to a fixed limit."""
     wide = width >= WIDE
     table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "ABOUT")]
     for entry in entries:
@@ -249,7 +249,7 @@ def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
 
 
 def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) -> list[str]:
-    """Return the end of the conversation, with a rule above it."""
+    """Return the last lines of the conversation, below a horizontal rule."""
     lines: list[str] = []
     for said in picker.said(entry):
         lines += _wrapped("agent:  " if said.by_agent else "person: ", clean(said.text), width)
@@ -260,7 +260,8 @@ def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) 
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    """Return the text wrapped between words where possible."""
+    """Return the text as lines for `width` columns. `head` precedes the first line. Lines are
+    broken at spaces if the text is ASCII."""
     import textwrap
 
     from rich.cells import chop_cells
@@ -289,7 +290,7 @@ def _help(picker: Picker, width: int) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    """Return the text in exactly this many columns, with a mark if it was cut."""
+    """Return the text in exactly `width` columns, with a mark if it was cut."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
@@ -309,14 +310,13 @@ def _reversed(line: str, plain: bool) -> str:
     return f"\x1b[7m{line}\x1b[0m"
 
 
-# --- on the terminal
-# -----------------------------------------------------------------------------------------------
+# --- on the terminal ---
 
 
 def pick(
     shelf: ConversationIndex, here: Path, workspaces: Workspaces, everywhere: bool = False
 ) -> ConversationEntry | None:
-    """Let a person choose a conversation. Return None if they leave."""
+    """Let a person choose a conversation, and return it. Return None if none is chosen."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
     picker = Picker(
         load=lambda all_of_them: shelf.entries(LOADED, None if all_of_them else here),
@@ -333,7 +333,7 @@ def pick(
 
 
 def describe(workspaces: Workspaces, entry: ConversationEntry) -> str:
-    """Return in a few words the state of the directory in which the conversation would continue."""
+    """Describe in a few words the state of the directory where the conversation would continue."""
     if not entry.cwd or not Path(entry.cwd).is_dir():
         return "the directory is gone"
     try:

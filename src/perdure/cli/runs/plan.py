@@ -1,8 +1,8 @@
-"""`plan`: examines a plan file (`check`, `graph`), runs plans in this process with a line for each
-task (`run`, `retry`), and shows them (`show`, `ls`).
+"""`plan`: examines a plan file (`check`, `graph`), runs a plan in this process with a line for each
+task (`run`, `retry`), or shows plans (`show`, `ls`).
 
-Ctrl-C stops the agents in good order, as `perdure stop` would; another `plan run` continues where
-they stopped.
+Ctrl-C stops the agents gracefully, as `perdure stop` would. Another `plan run` continues where they
+stopped.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _look(arguments: argparse.Namespace) -> int:
 
 
 def checked_plan(file: Path, chosen: Settings) -> Plan:
-    """Return the plan in the file; the settings are its defaults. Raises NotFound, UsageError,
+    """Return the plan in a file. The settings supply its defaults. Raises NotFound, UsageError,
     PlanError, and AgentMissing for an unknown agent."""
     from perdure.agents import registry
     from perdure.engine.plans.reader import read_plan
@@ -124,7 +124,7 @@ def _forking(agent: str) -> Forking:
 
 
 def _tree_lines(plan: Plan, strands: dict[str, Strand]) -> str:
-    """Return one line per task, in order, indented by the task's depth in the plan."""
+    """Return one line per task, in order. A task that needs others is indented below them."""
     depth: dict[str, int] = {}
     lines = []
     for task in order(plan):
@@ -176,7 +176,7 @@ def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Run `plan run FILE`."""
+    """Run the verb `plan run FILE`. Return the exit code."""
     from perdure.engine import plans
     from perdure.engine.plans.reader import seed_of
 
@@ -191,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    """Run `plan retry NAME [TASK]`."""
+    """Run the verb `plan retry NAME [TASK]`. Return the exit code."""
     from perdure.engine import plans
     from perdure.engine.plans.reader import is_file, seed_of
 

@@ -1,5 +1,5 @@
-"""Progress of a plan on standard error: a table with one line per task on a terminal, or else a
-line whenever a task's state changes."""
+"""Shows the progress of a plan on standard error. On a terminal this is a table with one line per
+task. Otherwise a line is printed whenever a task's state changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLD = (AttemptStarted, AttemptEnded, RunQueued, RunFinished)
 
 class PlanProgress:
     """Shows a plan's progress to a person. Tasks run in threads, so several of them may call it at
-    once. It never raises because of a lost terminal."""
+    the same time. A lost terminal never makes it raise."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -52,13 +52,14 @@ class PlanProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._read = 0.0  # read again, so that the final table is current
+            # makes `_table` read the plan again, so that the final table is current
+            self._read = 0.0
             self._live.__exit__(None, None, None)
             self._live = None
 
     def introduce(self, engine: Engine) -> Callable[[PlanRun], None]:
-        """Return a function that prints the beginning of the plan. It is called with the plan as
-        soon as this process has its lease."""
+        """Return a function that prints the first lines about a plan. It is called with the plan as
+        soon as this process has the plan's lease."""
 
         def began(plan: PlanRun) -> None:
             self._engine, self._plan = engine, plan
@@ -129,7 +130,8 @@ class PlanProgress:
                 return ""
 
     def _task(self, run_id: str) -> str:
-        """Return the name of a run's task; the run's own name if it belongs to no plan."""
+        """Return the name of a run's task in the plan, or the run's own name if it belongs to no
+        plan."""
         with self._lock:
             if run_id not in self._names and self._engine is not None:
                 run = self._engine.store.get(run_id)
@@ -165,8 +167,7 @@ class PlanProgress:
 
 
 def cells(task: TaskOfPlan, now_ms: int) -> list[str]:
-    """Return one task as the cells of a table row: name, state, attempts, verdict, time, cost, and
-    a remark."""
+    """Return the cells of a task's row: name, state, attempts, verdict, time, cost, remark."""
     if task.started:
         took = ((task.ended or now_ms) - task.started) // 1000
     else:

@@ -1,4 +1,5 @@
-"""`plan show` and `plan ls`: show the state of plans. They are read-only, and need no plan file."""
+"""`plan show` and `plan ls`: show the state of plans. They are read-only. A plan's name is enough;
+its file is not needed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ HEADINGS = ["TASK", "STATE", "ATTEMPTS", "RECEIPT", "TIME", "COST", ""]
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Run `plan show NAME|FILE`."""
+    """Run the verb `plan show NAME|FILE`. Return the exit code."""
     from perdure.engine.plans.prompts import report_of
     from perdure.engine.plans.reader import name_of
     from perdure.host.process import Probe
@@ -54,7 +55,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def ls(arguments: argparse.Namespace) -> int:
-    """Run `plan ls`."""
+    """Run the verb `plan ls`. Return the exit code."""
     from perdure.engine.plans.prompts import row_of
     from perdure.model.codec import printed
 
@@ -92,7 +93,7 @@ def _table(rows: list[list[str]]) -> None:
 
 
 def _explain(task: TaskOfPlan) -> None:
-    """Print the details that do not fit into a task's line."""
+    """Print the details of a task that do not fit into its line."""
     print(f"{task.name}: {task.agent}, {task.how}")
     if task.run:
         commit = f" at {task.commit[:12]}" if task.commit else ""

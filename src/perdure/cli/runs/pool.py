@@ -1,8 +1,9 @@
-"""`work`: the local pool. It runs queued attempts, and takes over runs whose supervisor died.
+"""`work`: the local worker pool. It runs queued attempts, and takes over runs whose supervisor
+died.
 
 The first SIGTERM or Ctrl-C drains the pool: it starts nothing new, and exits when the running
-attempts have ended. The second one stops the agents in good order, as `perdure stop` would, so that
-a retry continues where they stopped.
+attempts have ended. The second one stops the agents gracefully, as `perdure stop` would, so that a
+retry continues where they stopped.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def say(text: str) -> None:
 
 
 class Wishes:
-    """The requests that signals make: first to drain, then to stop the agents."""
+    """Counts the signals that ask a pool to end. The first one drains the pool, the second one
+    stops its agents."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -117,7 +119,7 @@ class Wishes:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
-        # Written without print, because the signal may have interrupted one.
+        # os.write is used because the signal may have interrupted a print, which is not reentrant.
         os.write(
             2,
             b"perdure: draining; once more stops the agents\n"
@@ -129,11 +131,12 @@ class Wishes:
 def open_pool(
     chosen: Settings, wishes: Wishes, *, guarded: bool = False, secrets: Sequence[str] = ()
 ) -> Engine:
-    """Return the engine of a pool. It reports the progress of its attempts on standard error, and
-    stops its agents on request.
+    """Return the engine of a pool. It prints the progress of its attempts on standard error, and
+    stops its agents after a second signal.
 
-    `guarded`: work comes from people who are not at this terminal. This is always so if webhooks or
-    agents are configured."""
+    `guarded`: whether people who are not at this terminal may request work. It is always true if
+    webhooks or rules for agents are configured.
+    """
     names: dict[str, str] = {}
 
     def tell(record: Record) -> None:

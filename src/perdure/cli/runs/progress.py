@@ -1,5 +1,5 @@
-"""Live progress on standard error, fed by the journal: plain lines, and on a terminal one live line
-below them."""
+"""Shows a run's progress on standard error, from the records of its journal. Records are printed as
+lines. On a terminal there is also a status line below them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ CAUGHT_UP = 20
 
 
 def _changes_needed(report: RunReport) -> str:
-    """Return the flag without which a retry would end like the last attempt; empty if none is
-    known."""
+    """Return the flag that a retry needs because it would otherwise end like the last attempt.
+    Return an empty string if no such flag is known."""
     last = next((each.outcome for each in reversed(report.attempts) if each.outcome), None)
     kind = last.kind if last else ""
     if kind == OutcomeKind.CONTINUITY_LOST and report.policy == ContinuityPolicy.STRICT:
@@ -56,15 +56,15 @@ def _changes_needed(report: RunReport) -> str:
 
 
 def ways_home(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
-    """Return the commands that bring a run's changes into the user's checkout. A merge is included
-    only if the branch is in the user's repository and has new commits."""
+    """Return the commands that apply a run's changes to the user's checkout. `git merge` is
+    included only if the branch is in the user's repository and has new commits."""
     moved = place.backend == Backend.WORKTREE and head not in ("", place.base)
     merge = f", or git merge {clean(place.branch)}" if moved else ""
     return f"perdure apply {name}{merge}"
 
 
 def style_of(record: Record) -> str:
-    """Return the style of a record's line: failures stand out, minor notes are dim."""
+    """Return the style of a record's line. Failures are red, and minor notes are dim."""
     match record.event:
         case AttemptStarted():
             return "strong"
@@ -91,7 +91,7 @@ def style_of(record: Record) -> str:
 
 
 class Progress:
-    """Shows a run's progress to a person. It never raises because of a lost terminal."""
+    """Shows a run's progress to a person. A lost terminal never makes it raise."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -124,7 +124,7 @@ class Progress:
             self._live = None
 
     def introduce(self, run: TaskRun) -> None:
-        """Print which run this is and where it works."""
+        """Print the run's name, its agent and its workdir."""
         self._name, self._attempt = run.name, run.attempt
         if run.workspace:
             place = f" in {shown_path(run.workspace.path, sys.stderr)}"
@@ -137,7 +137,8 @@ class Progress:
         self._show(record)
 
     def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
-        """Process earlier records: they count in the totals, and their last lines are shown."""
+        """Process earlier records. All of them are included in the totals, and the last ones are
+        shown."""
         self._began -= max(0, now_ms - began_ms) / 1000
         for record in records:
             self._count(record)
@@ -145,12 +146,12 @@ class Progress:
             self._show(record)
 
     def part(self, text: str) -> None:
-        """Print a line of the verb's own."""
+        """Print a line that does not come from a record."""
         self._say(text)
 
     def conclude(self, report: RunReport, changes: str = "") -> None:
-        """Print where the result is, or what to do next, and then the summary. `changes`: the
-        changes in the workdir, if they are known."""
+        """Print where the result is, or what to do next. Then print the summary. `changes`
+        describes the changes in the workdir, or is empty."""
         self._advise(report)
         if report.state != "running":
             say_summary(report, changes)

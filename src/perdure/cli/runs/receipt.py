@@ -1,5 +1,5 @@
-"""`receipt` and `key`: print an attempt's facts as a signed statement, and manage the keys for
-it."""
+"""`receipt` and `key`: print the facts about an attempt as a statement, which may be signed, and
+manage the keys for signatures."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _main_facts(predicate: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the main facts of a statement. The fields are shown as the signer wrote them."""
+    """Return the main facts of a statement, as pairs of label and text. They are shown as the
+    signer wrote them."""
     continuity, work = predicate.get("continuity"), predicate.get("work")
     attempt = predicate.get("attempt")
     outcome = attempt.get("outcome") if isinstance(attempt, dict) else None
@@ -142,7 +143,8 @@ def _main_facts(predicate: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _expected(statement: Statement, run: str, commit: str) -> None:
-    """Raise NotVerified if the statement is genuine but about another run or commit."""
+    """Raise NotVerified if the statement is about another run or commit. An empty `run` or `commit`
+    means any."""
     if run and run not in statement.run:
         name = one_line(statement.run[1] or statement.run[0], 80)
         raise NotVerified(
@@ -169,8 +171,8 @@ def _content(name: str) -> bytes:
 
 
 def _keys(given: Path | None) -> dict[str, tuple[str, Ed25519PublicKey]]:
-    """Return the trusted keys. If a key is given, nothing is read from this host, not even its
-    state directory."""
+    """Return the trusted keys, or only the given one. With a given key nothing else is read from
+    this host, not even its state directory."""
     from perdure.engine.attestation import hostkey
     from perdure.engine.attestation.envelope import key_id
 

@@ -1,8 +1,8 @@
-"""Shows an agent's requests on the terminal where its run was followed, and takes the answers.
+"""Shows an agent's requests on the terminal where its run is followed, and reads the answers.
 
-Called by `run`, `retry`, `update`, `approve` and `attach` when the run waits. Without a terminal
-these verbs end at this point. Nothing is lost when the person leaves: the request is stored, and is
-answered later.
+Called by `run`, `retry`, `update`, `approve` and `attach` when the run waits for a person. Without
+a terminal these verbs end instead. A request that is not answered here stays in the database, and
+can be answered later.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NARROWEST = 20
 
 
 def can_ask() -> bool:
-    """Return whether a person is at the terminal of this command. A command in the background would
-    be stopped when it reads from the terminal. In CI no person is there, even if there is a
-    terminal."""
+    """Return whether a person can answer on the terminal of this command. A command in the
+    background would be stopped when it reads from the terminal. In CI there is nobody, even if
+    there is a terminal."""
     if os.environ.get("CI") or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     try:
@@ -44,8 +44,8 @@ def can_ask() -> bool:
 
 
 def answer_here(engine: Engine, run_id: str) -> bool:
-    """Ask for the answers to all open requests of a run. Return whether all were answered, so that
-    the run can go on here. Ctrl-C and the end of the input leave the rest open."""
+    """Ask for the answers to all open requests of a run, and store them. Return whether none is
+    open any more. After Ctrl-C or the end of the input, the remaining requests stay open."""
     from perdure.engine import service
 
     run = engine.store.get(run_id)
@@ -60,7 +60,7 @@ def answer_here(engine: Engine, run_id: str) -> bool:
             try:
                 service.answer(engine, run.id, each.number, answer, words)
             except (Conflict, UsageError) as error:
-                # Another person answered first, by another interface.
+                # Another person has answered in the meantime, on another terminal or page.
                 _say([f"{error}"])
     except (KeyboardInterrupt, EOFError):
         if questions(opened[0]):
@@ -78,9 +78,9 @@ def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
 
 
 def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
-    """Return the lines that show the complete request. Each begins with a bar, so that no text of
-    the agent can pass for one of perdure's own lines; hidden characters are named."""
-    # A newline that `_lines` left in must not start a line without the bar.
+    """Return the lines that show the complete request. Each line of it begins with a bar, so that
+    no text of the agent looks like a line of perdure. Hidden characters are made visible."""
+    # Split at newlines that `_lines` left in, because a line must not start without the bar.
     physical = chain.from_iterable(line.split("\n") for line in _lines(request))
     lines = [visible(line.expandtabs(4)) for line in physical]
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
@@ -92,8 +92,8 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
 
 
 def _pieces(line: str, width: int) -> list[str]:
-    """Return a line in pieces that fit the terminal. Characters beyond ASCII may take two
-    columns."""
+    """Return a line as pieces that fit the terminal. Each character of a line that is not ASCII is
+    counted as two columns."""
     most = width if line.isascii() else width // 2
     return [line[at : at + most] for at in range(0, len(line), most)] or [""]
 
@@ -119,7 +119,7 @@ def _lines(request: AgentRequest) -> list[str]:
 
 
 def _signed(text: str, sign: str) -> list[str]:
-    # Only a newline separates lines, as for the shell and in files.
+    # Split only at newlines, as a shell does. `splitlines` would also split at other characters.
     return [f"{sign}{line}" for line in text.split("\n")]
 
 
@@ -141,7 +141,8 @@ def _question_lines(request: AgentRequest) -> list[str]:
 
 
 def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
-    """Return the person's answer. Raises KeyboardInterrupt and EOFError if they leave."""
+    """Ask until the person gives an answer, and return it. Raises KeyboardInterrupt or EOFError if
+    the person gives up."""
     if request.kind is RequestKind.QUESTION:
         texts = [_text(each) for each in questions(request)]
         return AnswerKind.TEXT, "\n".join(texts)
@@ -156,13 +157,14 @@ def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
             return AnswerKind.DENY, ""
         if said.lower() in YES and may_allow:
             return AnswerKind.ALLOW, ""
-        # A word such as "yep" or "ok" must not become the reason of a refusal.
+        # A single word such as "yep" or "ok" must not count as the reason for a refusal, so ask
+        # again.
         if len(said.split()) > 1:
             return AnswerKind.DENY, said
 
 
 def _text(question: Any) -> str:
-    """Return the answer to one question; a number stands for the option."""
+    """Return the answer to one question. The number of an option stands for its label."""
     labels = [str(option.get("label", "")) for option in options_of(question)]
     while True:
         said = _line("Your answer: ")
@@ -173,8 +175,8 @@ def _text(question: Any) -> str:
 
 
 def _line(prompt: str) -> str:
-    """Return a line that was typed after the prompt. Input that was typed before the prompt is
-    dropped, because it was not an answer."""
+    """Print the prompt, and return the line that is typed after it. Earlier input is dropped,
+    because it was not meant as an answer."""
     import termios
 
     sys.stderr.write(prompt)

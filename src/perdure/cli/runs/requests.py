@@ -1,4 +1,4 @@
-"""`requests`, `approve`, `deny`, `answer`: the requests of agents to people, and the answers."""
+"""`requests`, `approve`, `deny`, `answer`: list what agents ask people, and answer it."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
 
 
 def request_lines(request: AgentRequest, name: str) -> list[str]:
-    """Return the lines that show a request. Everything that the agent wrote is made visible, so
-    that it cannot pass for something else in a terminal."""
+    """Return the lines that show a request. Control characters in the agent's text are made
+    visible, so that it cannot imitate other output of the terminal."""
     lines = [f"{name}  request {request.number}  {_state(request)}"]
     asked = questions(request)
     for each in asked:
@@ -144,8 +144,8 @@ def answer_verb(arguments: argparse.Namespace) -> int:
 
 
 def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> int:
-    """Store the answer, then go on with the run here, as `retry` does. A run whose files are on
-    another host is left to that host."""
+    """Store the answer, then continue the run here, as `retry` does. If the run's files are on
+    another host, that host continues it. Return the exit code."""
     check_known(arguments.name)
     from perdure.engine import service
 
@@ -169,7 +169,7 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
 
 
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
-    """Store the answer and the rule, and print where the rule is."""
+    """Store the answer and a rule for such calls, and print the rule's file. Return the run."""
     from perdure.engine.approvals import Always, answer_always
     from perdure.host.actors import current, local_person
 

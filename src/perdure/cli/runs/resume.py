@@ -1,5 +1,5 @@
-"""`resume`: continues a chosen conversation, even one that was started manually. Without a choice,
-a picker opens on a terminal."""
+"""`resume`: continues a conversation, even one that was started manually. If none is named, a
+picker opens on a terminal."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def resume_verb(arguments: argparse.Namespace) -> int:
 
 
 def _named(arguments: argparse.Namespace) -> ConversationEntry:
-    """Return the conversation with this name or id: a run's, or one on disk. Raises NotFound,
-    UsageError."""
+    """Return the conversation of the run with this name, or the conversation with this id. Raises
+    NotFound or UsageError."""
     from perdure.engine.conversations import ConversationEntry
     from perdure.model import SessionKey
 
@@ -101,8 +101,8 @@ def _named(arguments: argparse.Namespace) -> ConversationEntry:
 
 
 def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntry | None:
-    """Return the conversation chosen on the terminal, or None. Without a terminal, print a list of
-    the candidates and raise UsageError."""
+    """Let a person choose a conversation on the terminal. Return None if none is chosen. Without a
+    terminal, print the conversations and raise UsageError."""
     store = open_to_read(chosen)
     shelf = conversation_index(store, arguments.agent)
     here = project(Path.cwd())
@@ -122,8 +122,8 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
 
 
 def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
-    """Return the given prompt, or ask for one on a terminal. It is empty only if the run itself
-    knows what to do."""
+    """Return the prompt that is given, or ask for one on a terminal. It may be empty only if the
+    run is unfinished; then the agent continues its task. Raises UsageError."""
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED
@@ -151,8 +151,8 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
 
 
 def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
-    """Return the spec from this machine's settings and the flags. The agent and the place follow
-    from the conversation."""
+    """Return a spec from the settings of this machine and the flags. The caller adds the agent and
+    the directory of the conversation."""
     if arguments.permissions:
         permissions = Permissions(arguments.permissions)
     else:

@@ -1,4 +1,4 @@
-"""`run`, `retry`, `update`: the verbs that start something and follow it to its end."""
+"""`run`, `retry`, `update`: start an attempt, and follow the run to its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from perdure.cli.parser import optional_name
 from perdure.cli.text import clean
 from perdure.errors import NotFound, PerdureError
 
-TYPE_CHECKING = False  # `perdure retry NAME` must not load modules that only new runs need.
+# Importing typing is slow, and `perdure retry NAME` must not load modules that only new runs need.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -180,8 +181,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
-    """Print which changes of the checkout are missing in the new workdir because they are not
-    committed."""
+    """Print how many uncommitted changes of the checkout will be missing in a new workdir."""
     from contextlib import suppress
     from pathlib import Path
 
@@ -195,8 +195,8 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
         or is_remote(run.spec.repo)
     ):
         return
-    # An existing workdir has changes of its own. A repository that cannot be read will fail the run
-    # anyway.
+    # Say nothing about a workdir that exists already: it may have these changes. Ignore errors of
+    # the repository here, because the run will fail with them anyway.
     if run.attempt or Path(place.path).exists():
         return
     with suppress(PerdureError):
@@ -215,8 +215,8 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
 
 
 def check_known(name: str) -> None:
-    """Raise NotFound for a name that matches no run. This check runs before the modules that
-    perform a run are loaded."""
+    """Raise NotFound if no run has this name. This check is made before the modules that perform a
+    run are loaded, because they load slowly."""
     from perdure.cli.runs.ls import DATABASE, state_directory
     from perdure.store.glance import names_beside
 
@@ -276,7 +276,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
 
 
 def drive_verb(arguments: argparse.Namespace) -> int:
-    """Supervise one run silently, in the background."""
+    """Supervise one run silently, in the background. Return the exit code."""
     from perdure.cli.compose import Stopper, open_engine, settings
     from perdure.engine.worker import drive
 
@@ -292,8 +292,12 @@ def start_and_follow(
     new: bool = False,
     updated: bool = False,
 ) -> int:
-    """Start the run. Then drive it to its end with progress, or leave it to a supervisor in the
-    background. Return the exit code."""
+    """Start the run. Then supervise it to its end, or leave it to a supervisor in the background.
+    Return the exit code.
+
+    `begin` starts the run with the engine. `new`: cancel the run if its first attempt cannot start.
+    `updated`: the run has new instructions.
+    """
     from contextlib import nullcontext
 
     from perdure.cli.compose import Stopper, open_engine
@@ -327,14 +331,14 @@ def start_and_follow(
             except PerdureError:
                 now = engine.store.get(run.id)
                 if now.state is RunState.RUNNING and now.worker != engine.worker:
-                    # Another supervisor (perdure work) claimed the run first; the result is the
-                    # same.
+                    # Another supervisor (perdure work) claimed the run first. Follow that one: the
+                    # result is the same.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
                     if new and now.attempt == 0:
                         engine.store.request_cancel(run.id)
                     raise
-        # Imported only after the agent has ended, so that its start does not wait for it.
+        # Imported after the agent has ended, so that the import does not delay the agent's start.
         from perdure.cli.runs.summary import changes_of, say_summary
 
         run = engine.store.get(run.id)
@@ -370,8 +374,8 @@ def _asks(run: TaskRun) -> bool:
 
 
 def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
-    """Ask the person at this terminal the agent's questions, and continue the run if all are
-    answered. Return the exit code; `code` if the run still waits."""
+    """Ask the person at this terminal for the answers to the agent's requests, and continue the run
+    if all are answered. Return the exit code, which is `code` if the run still waits."""
     from argparse import Namespace
 
     from perdure.cli.compose import open_engine
@@ -394,8 +398,8 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
 
 
 def print_result(report: RunReport, *, shown: bool) -> None:
-    """Print the final message of a successful run on standard output, cleaned for a terminal. If
-    progress and output share a terminal, the message is there already (`shown`)."""
+    """Print the agent's final message on standard output, if the run succeeded. `shown`: progress
+    has printed the message already. It is then omitted if output and progress share a terminal."""
     text = clean(report.result).strip()
     if report.state != "succeeded" or not text:
         return
@@ -404,7 +408,7 @@ def print_result(report: RunReport, *, shown: bool) -> None:
 
 
 def warn(report: RunReport) -> None:
-    """Warn on standard error if a promise does not hold for this run, even with --quiet."""
+    """Print a warning on standard error if a checkpoint of this run is missing."""
     from perdure.rules.explanation import missed_checkpoint
 
     text = missed_checkpoint(report)
@@ -413,7 +417,7 @@ def warn(report: RunReport) -> None:
 
 
 def detach(chosen: Settings, run: TaskRun) -> None:
-    """Start a supervisor for a run in the background."""
+    """Start a supervisor for the run, in the background."""
     from perdure.host.process.detached import spawn_detached
 
     log = chosen.state / "runs" / run.id / "supervisor.log"

@@ -1,7 +1,7 @@
-"""Lets a person choose one of several runs on a terminal, for a verb without a name.
+"""Lets a person choose one of several runs on a terminal, for a verb without NAME.
 
-`newest` calls it when a verb that acts could mean several runs. Standard output stays free for the
-verb's own output: the list is drawn on standard error.
+Used by `newest` if a verb that changes something could mean several runs. The list is drawn on
+standard error, so that standard output has only the verb's own output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.cli.text import age, cut, one_line
 from perdure.model import TaskRun
 
 FRAME = 3
-"""Number of lines besides the list: title, search, keys."""
+"""Number of lines of the screen that are not part of the list: title, search, keys."""
 HELP = "Up/Down move   Enter choose   type to search   Esc leave"
 
 
@@ -32,12 +32,12 @@ class RunPicker(Struct, kw_only=True):
 
     @property
     def shown(self) -> list[TaskRun]:
-        """Return the runs that contain every word of the search."""
+        """The runs that contain every word of the search."""
         words = self.search.lower().split()
         return [run for run in self.runs if all(word in _searched(run) for word in words)]
 
     def press(self, key: str) -> None:
-        """Handle one key."""
+        """Change the state according to one key."""
         shown = self.shown
         if key in (keys.CTRL_C, keys.ESCAPE):
             self.over = True
@@ -57,7 +57,8 @@ def _searched(run: TaskRun) -> str:
 
 
 def screen(picker: RunPicker, width: int, height: int, now: int, *, plain: bool) -> list[str]:
-    """Return the lines of the screen, as many as fit."""
+    """Return the lines of the screen, for `width` columns and `height` lines. `plain`: without
+    color."""
     shown = picker.shown
     at = min(picker.at, len(shown) - 1)
     rows = max(1, height - FRAME)
@@ -76,7 +77,7 @@ def screen(picker: RunPicker, width: int, height: int, now: int, *, plain: bool)
 
 
 def pick_run(verb: str, runs: Sequence[TaskRun], now: int) -> TaskRun | None:
-    """Return the run that the person chose; None if they left."""
+    """Let a person choose a run, and return it. Return None if none is chosen."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
     picker = RunPicker(verb=verb, runs=runs)
     with keys.FullScreen() as terminal:

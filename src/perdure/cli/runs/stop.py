@@ -1,4 +1,4 @@
-"""`stop`: ends a run's agent in good order."""
+"""`stop`: stops a run's agent gracefully."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The one line with which `run`, `retry`, `update` and `attach` end."""
+"""The last line that `run`, `retry`, `update` and `attach` print: the state of the run, its time,
+its cost and its changes."""
 
 from __future__ import annotations
 
@@ -25,17 +26,17 @@ _STAT = late_pattern(
 )
 
 DOUBTS = ("incomplete", "blocked", "refused")
-"""Verdicts on the work that are shown to a person even if the run succeeded."""
+"""Verdicts on the work that are shown even if the run succeeded."""
 
 
 def changes_of(engine: Engine, report: RunReport) -> str:
-    """Return what a run changed in its workdir, as `3 files +41 −7`; empty where git cannot tell,
-    or nothing was changed."""
+    """Return what a run changed in its workdir, such as `3 files +41 −7`. Return an empty string if
+    nothing was changed or git cannot tell."""
     from perdure.engine import service
 
     place = engine.store.get(report.id).workspace
     if place is None or place.backend is Backend.HERE:
-        return ""  # changes in the user's own directory may not be the agent's
+        return ""  # Changes in the user's own directory may not be the agent's.
     with suppress(PerdureError, OSError):
         counted = _recorded(engine.store, report, place)
         if counted is None:
@@ -53,12 +54,12 @@ def changes_of(engine: Engine, report: RunReport) -> str:
 
 
 def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int, ...] | None:
-    """Return the numbers of changed files, added and removed lines from what is recorded of the
-    attempts, so that git need not be asked; None where only git can tell.
+    """Return the numbers of changed files, added lines and removed lines from the records of the
+    attempts, which is faster than asking git. Return None if only git can tell.
 
     The last checkpoint shows whether anything is changed. The work report of the first attempt
-    compares the workdir with the commit at which the run began. Its numbers hold for the run if
-    that commit is still HEAD and nothing else wrote into the workdir.
+    compares the workdir with the commit at which the run began. Its numbers are valid for the run
+    if that commit is still HEAD and nothing else wrote to the workdir.
     """
     attempts = report.attempts
     checkpoints = store.checkpoints(report.id)
@@ -86,8 +87,8 @@ def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int
 
 
 def _converts(files: tuple[FileOfWork, ...], place: Workspace) -> bool:
-    """Return whether git attributes may apply to one of these files. Because of them git may
-    convert line endings before it counts lines, or count none."""
+    """Return whether git attributes may apply to one of these files. Then git may convert line
+    endings before it counts lines, or count no lines."""
     from perdure.workspace.worktree import common_directory, git_directory
 
     top = Path(place.path)
@@ -102,10 +103,13 @@ def _converts(files: tuple[FileOfWork, ...], place: Workspace) -> bool:
 
 
 def _is_plain(file: FileOfWork, directory: str, top: Path) -> bool:
-    """Return whether git counts the lines of a file as the work report does. git counts a deleted
-    and an added file as one renamed file. It does not count files in repositories inside the
-    workdir. It also counts no file whose content differs from its commit only because of a filter
-    of the repository; such a file is older than the attempt. `directory`: that of the attempt."""
+    """Return whether git counts the lines of a file as the work report does.
+
+    The two differ in these cases. git counts a deleted and an added file as one renamed file. git
+    does not count files in repositories inside the workdir. git also does not count a file that
+    differs from its commit only because of a filter of the repository. Such a file is older than
+    the attempt, whose directory is `directory`.
+    """
     parts = file.name.split("/")
     if file.state not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
         return False
@@ -118,8 +122,8 @@ def _is_plain(file: FileOfWork, directory: str, top: Path) -> bool:
 
 
 def summary(report: RunReport, changes: str = "") -> str:
-    """Return a run's state in one line, as `✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued
-    ✓`."""
+    """Return a run's state on one line, such as `✓ greeting · 2m14s · $0.42 · 3 files +41 −7 ·
+    continued ✓`."""
     attempts, used, state = report.attempts, report.usage, report.state
     worked = sum((each.ended or each.started) - each.started for each in attempts)
     receipt = attempts[-1].receipt if attempts else None

@@ -1,4 +1,4 @@
-"""`tell`: a message for a running agent."""
+"""`tell`: sends a message to a running agent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def tell_verb(arguments: argparse.Namespace) -> int:
 
 
 def _where(told: Told) -> str:
-    """Return in words what happens to the message."""
+    """Return a sentence about what happens to the message."""
     run, what = told.run, f"message {told.version}"
     if told.known:
         return f"{what} was accepted before: perdure show {run.name}"

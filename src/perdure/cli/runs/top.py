@@ -1,5 +1,5 @@
-"""`top`: shows all runs in this terminal. It reads through a read-only connection; a writing one is
-opened only for an action."""
+"""`top`: shows all runs in this terminal. It reads with a read-only connection. A connection that
+can write is opened only for an action such as retry."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def top_verb(arguments: argparse.Namespace) -> int:
         ) from error
     chosen = settings()
     if not chosen.database and not (chosen.state / DATABASE).exists():
-        # Create the database if there is none. Otherwise the read-only connection would not see the
-        # first run.
+        # Create the database if there is none. Otherwise the read-only connection would never see
+        # the first run.
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
@@ -55,7 +55,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
 
 
 class _Acts:
-    """The actions of the board. Each does the same as the verb of its name."""
+    """The actions of the board. Each does the same as the verb with its name."""
 
     def __init__(self, chosen: Settings) -> None:
         self._chosen = chosen
@@ -86,7 +86,8 @@ class _Acts:
         return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
 
     def verb(self, words: list[str]) -> int:
-        """Perform a verb as the command line does. Its errors are printed, not raised."""
+        """Run a verb as the command line does. Its errors are printed, not raised. Return the exit
+        code."""
         from perdure.cli.main import main
 
         try:

@@ -1,5 +1,5 @@
-"""Checks the things that `perdure serve` relies on, for `perdure doctor` and the dashboard's
-settings page. They are checked only if a forge is configured."""
+"""Checks whether the configuration of `perdure serve` is valid. Used by `perdure doctor` and by the
+dashboard's settings page, only if something is configured for the service."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
 
 
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Yield topic, state (as in `doctor.DoctorFinding`) and sentence of each check.
+    """Yield topic, state (as in `doctor.DoctorFinding`) and message of each check.
 
-    `serving`: the service itself runs the checks. Its secrets are not checked, because it has
+    `serving`: whether the service itself runs the checks. Then its secrets are not checked. It has
     removed them from the environment, and would not have started with an invalid one.
     """
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
@@ -43,8 +43,8 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
 
 
 def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check the secrets of the webhooks, the tokens for the forges and the templates of the agents:
-    present, readable, hard to guess."""
+    """Check the webhooks' secrets, the forge tokens and the templates of prompts. They must be
+    present and readable, and secrets must be hard to guess."""
     from perdure.forge.clients.connections import forges
     from perdure.forge.dispatch.prompts import Prompts
     from perdure.server.secrets import secrets_of
@@ -78,7 +78,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check that each notification channel has its library and its secret."""
+    """Check that the library and the secret of each notification channel are available."""
     from perdure.engine.notices.senders import NoticeRefused, missing, secret_of
 
     for channel in chosen.notify:
@@ -107,7 +107,7 @@ def _has_credentials(chosen: Settings) -> bool:
 
 
 def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check that the program of each agent in the rules is installed here."""
+    """Check that the agent of each rule is installed on this machine."""
     from perdure.agents import registry
 
     for rule in chosen.agents:
@@ -127,8 +127,8 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check whether there is a valid token for the API, and whether the service can be reached from
-    outside."""
+    """Check whether there is a valid token for the API, and whether other machines can reach the
+    service."""
     try:
         with closing(open_to_read(chosen)) as store:
             now = store.now()
@@ -168,7 +168,7 @@ def _is_public(listen: str) -> bool:
 
 
 def wanted(chosen: Settings) -> bool:
-    """Return whether the configuration is meant for `perdure serve` on this machine."""
+    """Return whether anything is configured that only `perdure serve` uses."""
     return bool(
         chosen.webhooks
         or chosen.agents

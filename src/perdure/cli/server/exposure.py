@@ -1,5 +1,5 @@
-"""Describes what an agent could read and change on this machine, for `perdure serve` at its start
-and for `perdure doctor`."""
+"""Describes what an agent could read and change on this machine. Used by `perdure serve` at its
+start and by `perdure doctor`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from perdure.host.privileges import is_separate
 from perdure.host.secrecy import holders
 
 CAP_SYS_PTRACE = 19
-"""Number of the capability to read the memory of any process (capabilities(7))."""
+"""Number of the Linux capability to read the memory of any process (capabilities(7))."""
 HOW = "docs: how-to/separate-user"
 NAMED_MOST = 3
 
 
 def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
-    """Yield sentences about what agents can reach, and about other processes that expose one of the
-    secrets in `held`."""
+    """Yield sentences about what agents can read and change, and about other processes whose
+    environment has one of the secrets `held`."""
     yield reach(chosen)
     found = [f"{pid} ({command})" for pid, command in holders(held)]
     if found:
@@ -40,7 +40,8 @@ def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[s
 
 def reach(chosen: Settings) -> str:
     """Return one or two sentences about what an agent could read and change."""
-    # os.access checks the real ids: with `run_as` these are the ids of the agents.
+    # os.access checks with the real user and group ids. With `run_as` these are the ids of the
+    # agents.
     open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
     if is_separate():
         return _separate_user_sentences(chosen, open_files)
@@ -63,14 +64,15 @@ def reach(chosen: Settings) -> str:
 
 
 def _own_memory() -> str:
-    """Return a sentence about whether agents can read this process, without its final period."""
+    """Return a sentence, without its final period, about whether agents can read this process."""
     if system.IS_PORTABLE:
         return "On this system they may also read memory and environment of perdure itself"
     return "They cannot read memory and environment of perdure itself"
 
 
 def _separate_user_sentences(chosen: Settings, open_files: Sequence[Path]) -> str:
-    """Return the sentences for the case that `run_as` is in force."""
+    """Return the description for agents that run as a separate user (`run_as`). `open_files`: files
+    with secrets that they can read."""
     holes = ""
     if open_files:
         holes = f". But {', '.join(map(str, sorted(open_files)))} can be read by them: chmod o-r"

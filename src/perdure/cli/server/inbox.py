@@ -1,5 +1,5 @@
-"""`inbox`: shows the deliveries of forges and their results. Text that people wrote on a forge is
-untrusted, and cleaned before it is shown."""
+"""`inbox`: shows the deliveries of forges and their results. The text in deliveries is not trusted,
+and is cleaned before it is shown."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def _waits(name: str, each: Posting) -> tuple[str, ...]:
 
 
 def _post_now(arguments: argparse.Namespace) -> int:
-    """Have `perdure serve` post the state of these runs now, without waiting until it is due."""
+    """Make `perdure serve` post the state of these runs on their forges now, without waiting until
+    it is due. Return the exit code."""
     store = open_engine(settings()).store
     runs = [store.get(ref) for ref in arguments.id]
     for run in runs:
@@ -172,8 +173,8 @@ def _intent_lines(intent: Intent | None) -> list[tuple[str, str]]:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """Parse a stored delivery again with this version of perdure. So a delivery that an older
-    version ignored can still be handled."""
+    """Parse stored deliveries again with this version of perdure, so that a delivery that an older
+    version ignored can still be handled. Return the exit code."""
     from perdure.forge.webhooks import parsed, read
 
     store = open_engine(settings()).store

@@ -1,8 +1,11 @@
-"""`serve`: runs the web server (webhooks, health, API) and the local pool in one process.
+"""`serve`: runs the web server (webhooks, health, API) and the local worker pool in one process.
 
-The first SIGTERM or Ctrl-C drains: nothing new is started, deliveries are still accepted until the
-running attempts have ended, then the server ends. The second one stops the agents in good order. A
-kill loses nothing that was acknowledged: live attempts are adopted by the next start.
+The first SIGTERM or Ctrl-C drains: nothing new is started, and deliveries are still accepted until
+the running attempts have ended. Then the server ends. The second signal stops the agents
+gracefully.
+
+After a kill, everything that was acknowledged is still in the database, and the next start takes
+over the attempts that are still running.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ def _any_token(chosen: Settings) -> bool:
 
 
 def _has_token(store: EngineStore) -> bool:
-    """Return whether there is a token that is valid now."""
+    """Return whether the store has a token that is valid now."""
     now = store.now()
     return any(not token.expires or token.expires > now for token in store.tokens())
 
@@ -123,8 +126,8 @@ def _serve(
 
     wishes = Wishes()
     with ExitStack() as stack:
-        # The clients are created before the engine. Their creation and `wipe_variables` remove the
-        # service's secrets from the environment, which is given to the engine afterwards.
+        # Create the clients before the engine. Creating them and `wipe_variables` remove the
+        # service's secrets from the environment, which the engine gets afterwards.
         clients = stack.enter_context(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
@@ -151,8 +154,8 @@ def _serve(
         )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        # A separate connection identifies callers, so that a slow query on the main connection
-        # delays no request.
+        # Callers are identified with a separate connection, so that a slow query on the main
+        # connection delays no request.
         knowing = open_to_read(chosen)
         stack.callback(knowing.close)
         principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
@@ -183,8 +186,8 @@ def _serve(
             proxies,
         )
         web = stack.enter_context(RunningServer(served, sockets, proxies))
-        # The journal is closed before the server is. Its listeners are thereby disconnected, so
-        # that the server does not wait for them.
+        # ExitStack closes the journal before the server. This disconnects the listeners of the
+        # journal, for which the server would otherwise wait.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
@@ -208,7 +211,7 @@ def _serve(
 
 
 def secret_variables(chosen: Settings) -> frozenset[str]:
-    """Return the names of the variables that hold the service's secrets."""
+    """Return the names of the environment variables that contain the service's secrets."""
     tokens = {
         *(source.token_env for source in chosen.webhooks),
         *(rule.token_env for rule in chosen.agents),
@@ -219,7 +222,7 @@ def secret_variables(chosen: Settings) -> frozenset[str]:
 
 
 def _of_openid(chosen: Settings) -> list[str]:
-    """Return the secret for the provider of sign-ins, if there is one. Raises ConfigError."""
+    """Return the client secret for the OpenID provider, or an empty list. Raises ConfigError."""
     if chosen.openid is None:
         return []
     from perdure.server.openid import ready, secret_in
@@ -233,7 +236,7 @@ def _of_openid(chosen: Settings) -> list[str]:
 def _dispatching(
     stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
 ) -> Callable[[], None]:
-    """Start to dispatch deliveries to agents. Return a function that wakes the dispatcher."""
+    """Start the thread that dispatches deliveries to agents. Return a function that wakes it."""
     from perdure.forge.dispatch import Dispatcher, Reconciler
 
     wake = stack.enter_context(
@@ -255,7 +258,7 @@ def _dispatching(
 
 
 def _seed(chosen: Settings) -> TaskSpec:
-    """Return the settings of a dispatched task that do not come from its delivery."""
+    """Return a spec with the settings that are the same for all dispatched tasks."""
     from perdure.model import TaskSpec
 
     return TaskSpec(
@@ -276,7 +279,7 @@ def _seed(chosen: Settings) -> TaskSpec:
 
 
 def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
-    """Start to post results of deliveries to their forges."""
+    """Start the thread that posts the results of runs to their forges."""
     from perdure.forge.replies import Poster, PostingUpdater
 
     def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
@@ -296,7 +299,8 @@ def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
 
 
 def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
-    """Return a run's signed receipt for its comment, empty where the settings want none."""
+    """Return a run's signed receipt for the comment on its forge, or an empty string if the
+    settings do not ask for it."""
     if chosen.receipts not in ("comment", "both"):
         return ""
     from perdure.engine.attestation.attachment import signed_receipt
@@ -315,7 +319,7 @@ def _until_drained(engine: Engine, web: RunningServer, wishes: Wishes, jobs: int
 
 
 def _problems(store: InboxStore, volumes: Volumes, wishes: Wishes) -> list[str]:
-    """Return the reasons why no new work can be accepted; empty if it can."""
+    """Return the reasons why no new work is accepted. The list is empty if it is accepted."""
     found = ["perdure is draining"] if wishes.draining else []
     try:
         store.inbox(limit=1)

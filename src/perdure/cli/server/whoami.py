@@ -1,4 +1,4 @@
-"""`whoami`: who the caller is to this machine, and to a server."""
+"""`whoami`: prints the name and the rights that the user has on this machine or on a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.host.actors import local_person
 TOKEN = "PERDURE_TOKEN"
 TIMEOUT_S = 30.0
 ANSWER_MOST = 1 << 20
-"""Largest answer of a server, in bytes."""
+"""Maximum size of an answer that is read from a server, in bytes."""
 
 
 def whoami_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,8 @@ def whoami_verb(arguments: argparse.Namespace) -> int:
 
 
 def _of_machine() -> dict[str, Any]:
-    """Return the user of the command line. A user who can write to the state may do everything."""
+    """Return the user of the command line and its rights. A user who can write to the state
+    directory may do everything."""
     state = Path(settings().state)
     scope = "admin" if os.access(state, os.W_OK) or not state.exists() else "none"
     return {
@@ -63,8 +64,8 @@ def _of_machine() -> dict[str, Any]:
 
 
 def _of_server(url: str, token: str) -> dict[str, Any]:
-    """Ask a server. No redirect is followed, as it could send the token elsewhere. Raises
-    UsageError, NotFound, PerdureError."""
+    """Return the answer of a server. No redirect is followed, because that could send the token
+    elsewhere. Raises UsageError, NotFound, PerdureError."""
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
     from urllib.parse import urlsplit
 
@@ -100,7 +101,7 @@ def _of_server(url: str, token: str) -> dict[str, Any]:
 
 
 def _token(file: str) -> str:
-    """Return the token from a file or the variable. Raises UsageError, ConfigError."""
+    """Return the token from the file or the variable. Raises UsageError or ConfigError."""
     try:
         found = Path(file).read_text().strip() if file else os.environ.get(TOKEN, "").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""`perdure top`: all runs in a terminal, grouped by what they need from a person.
+"""`perdure top`: shows all runs in a terminal, grouped by what they need from a person.
 
 Only this package uses Textual, which is imported late. `view` reads the store and decides what is
-on the board. `lines` renders each row and panel as cleaned text. `app` is the board and its keys.
-`screens` are the layers over it: a run's log, the keys, a question. The board itself is read-only:
-its actions (retry, stop) are passed in.
+on the board. `lines` renders each row and panel as cleaned text. `app` has the board and its keys.
+`screens` has the screens that cover the board: a run's log, the keys, a question. The board itself
+is read-only: its actions (retry, stop) are passed in.
 """

@@ -1,5 +1,5 @@
-"""The board: one list with headings, a panel for the chosen run, and the keys. A thread reads the
-store once a second."""
+"""The board of `perdure top`: a list of runs with headings, a panel for the chosen run, and the
+keys. A thread reads the store once a second."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from perdure.rules.text import clean
 
 LOOK_S = 1.0
 REST = 4
-"""Shortest pause after a read of the store, as a multiple of the read's duration, because searching
-many runs is slow."""
+"""Minimum pause after a read of the store, as a multiple of the read's duration. Searching many
+runs is slow."""
 PEEKED = 400
 """Number of a run's newest records that are read for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
 ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
-"""Prompts for the text that a verb needs, by verb. The verb then runs in the background."""
+"""Verbs that need a text, each with the prompt for it. The run then continues in the background."""
 CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no): "}
-"""Questions before a verb that changes the user's own files, by verb."""
+"""Verbs that change the user's own files, each with the question that is asked first."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
 class RunsApp(OptionList):
-    """The list. Its binding shows Enter in the footer, like the other keys."""
+    """The list of runs. Its binding makes the footer show Enter, like the other keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "log")]
 
@@ -104,7 +104,7 @@ class Board(App[None]):
         self._rests_until = 0.0
         self._peeking = False
         self._peeked = ""
-        """The run whose records were last requested."""
+        """Id of the run whose records were requested last."""
         self._records: list[Record] = []
 
     def compose(self) -> ComposeResult:
@@ -116,14 +116,16 @@ class Board(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        # The terminal's own colors, which are legible on light and dark backgrounds.
+        # This theme uses the terminal's own colors, which are legible on light and dark
+        # backgrounds.
         self.theme = "ansi-dark"
         self.query_one("#runs").focus()
         self._load()
         self.set_interval(self._look_s, self._reload)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable the board's keys while another screen is over it."""
+        """Return whether a key of the board is enabled. It is disabled while another screen covers
+        the board."""
         return action not in ON_BOARD or len(self.screen_stack) == 1
 
     # --- reading the store ---
@@ -167,7 +169,7 @@ class Board(App[None]):
         self._draw()
 
     def _draw(self) -> None:
-        """Draw the view. The cursor stays on its run, even if that has moved."""
+        """Draw the view. The cursor stays on its run, even if the run's row has moved."""
         runs = self.query_one("#runs", OptionList)
         chosen, at = self.chosen, runs.highlighted
         options = []
@@ -208,8 +210,7 @@ class Board(App[None]):
     def _head(self, text: str) -> None:
         self.query_one("#head", Static).update(Text(text, no_wrap=True, overflow="ellipsis"))
 
-    # --- keys
-    # ----------------------------------------------------------------------------------------------
+    # --- keys ---
 
     def action_down(self) -> None:
         self.query_one("#runs", OptionList).action_cursor_down()
@@ -221,7 +222,7 @@ class Board(App[None]):
         while_there(self._move_panel)
 
     def _move_panel(self) -> None:
-        # Restoring the cursor after a redraw is also reported as a move.
+        # Textual reports also a cursor that is restored after a redraw, so compare the run.
         if self._peeking and self.chosen != self._peeked:
             self._draw_panel()
             self._load()
@@ -285,7 +286,7 @@ class Board(App[None]):
         self.push_screen(Question(question), answered)
 
     def action_verb(self, verb: str) -> None:
-        """Perform a verb of the command line on the whole terminal, and return to the board."""
+        """Run a verb of the command line on the whole terminal, then return to the board."""
         row = self.view.row(self.chosen)
         if row is None and verb not in ("run", "cost"):
             return
@@ -305,7 +306,7 @@ class Board(App[None]):
         self._load()
 
     def _act(self, act: Act, run_id: str) -> None:
-        """Act in a thread, because stopping an agent in good order takes a while."""
+        """Call `act` in a thread, because stopping an agent takes a while. Then show its result."""
 
         def do() -> None:
             try:
@@ -327,7 +328,7 @@ class Board(App[None]):
 
 
 def _typed(question: str) -> str:
-    """Return a line that a person types; empty if they leave with Ctrl-C or Ctrl-D."""
+    """Ask for a line and return it. Return an empty string after Ctrl-C or Ctrl-D."""
     try:
         return input(question).strip()
     except (EOFError, KeyboardInterrupt):
@@ -335,8 +336,8 @@ def _typed(question: str) -> str:
 
 
 def _cursor_index(ids: list[str | None], chosen: str, at: int) -> int | None:
-    """Return the new index of the cursor: its run, or else the nearest run above its old place, or
-    else the first; None if there is none."""
+    """Return the new index of the cursor: the chosen run, or else the nearest run above the old
+    index `at`, or else the first run. Return None if there is no run."""
     if chosen in ids:
         return ids.index(chosen)
     runs = [index for index, id_ in enumerate(ids) if id_]

@@ -1,5 +1,5 @@
-"""Rows and panels as text. Text from an agent, a repository or a forge is cleaned here, and markup
-in it is never interpreted."""
+"""Renders the rows and panels of the board as text. Text from an agent, a repository or a forge is
+cleaned here. Markup in it is never interpreted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ STYLES = {
     "pending": "dim",
 }
 PEEKED = 8
-"""Number of lines of the log in the panel."""
+"""Number of lines of a run's log that the panel shows."""
 ATTEMPTS = 4
 
 
 def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
-    """Return a run's state in one word. `alive` is the liveness of a running one."""
+    """Return a run's state in one word. `alive` is the liveness of a running run."""
     if row.state is RunState.RUNNING and alive in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
         return str(alive)
     if row.opened:
@@ -53,7 +53,7 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
 
 
 def heading(group: Group) -> Text:
-    """Return a group's name with the number of its runs."""
+    """Return the heading of a group: its name and the number of its runs."""
     if group.many > len(group.rows):
         more = f" (the newest {len(group.rows)} are shown)"
     else:
@@ -100,8 +100,8 @@ def _about(row: BoardRow, view: View, state: str) -> str:
 
 
 def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
-    """Return the panel of one run: its workdir, its attempts with their receipts, and the end of
-    its log."""
+    """Return the contents of a run's panel: its workdir, its attempts with their receipts, and the
+    end of its log."""
     panel = Text(no_wrap=True, overflow="ellipsis")
     place = row.workspace
     branch = f" on {one_line(place.branch, 80)}" if place.branch else ""

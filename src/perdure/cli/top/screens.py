@@ -1,4 +1,5 @@
-"""The screens over the board: a run's log, the keys, a question before something is stopped."""
+"""The screens that cover the board: a run's log, the keys, and a question before something is
+stopped."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ from perdure.rules.text import clean, one_line
 
 LOOK_S = 0.5
 BEGIN = 2000
-"""Number of a run's newest records that are shown at first."""
+"""Number of a run's newest records that are shown when the log opens."""
 KEPT = 10_000
-"""Maximum number of lines of a log on the screen."""
+"""Maximum number of lines of a log that the screen keeps."""
 
 KEYS = (
     ("up, down, j, k", "choose a run"),
@@ -47,13 +48,14 @@ KEYS = (
 
 
 def while_there(do: Callable[..., None], *arguments: Any) -> None:
-    """Show the result of a thread, unless its widgets were removed in the meantime."""
+    """Call `do` with the result of a thread. Do nothing if its widgets were removed in the
+    meantime."""
     with suppress(NoMatches):
         do(*arguments)
 
 
 class LogScreen(Screen[None]):
-    """Follows a run's log, as `perdure attach` does."""
+    """Shows a run's log and follows it, as `perdure attach` does."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,left,q", "app.pop_screen", "back"),
@@ -119,7 +121,7 @@ class LogScreen(Screen[None]):
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows the keys."""
+    """Shows the keys of the board."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter,space", "dismiss", "back")
@@ -134,7 +136,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 class Question(ModalScreen[bool]):
-    """Asks before something is done. Only `y` confirms."""
+    """Asks a question before an action. Only `y` confirms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes"),
@@ -156,5 +158,5 @@ class Question(ModalScreen[bool]):
 
 
 Act = Callable[[str], str]
-"""Type of a function that acts on the run with this id, and returns a sentence on the result. It
-raises PerdureError."""
+"""A function that acts on the run with the given id, and returns a sentence about the result. It
+may raise PerdureError."""

@@ -1,5 +1,4 @@
-"""The contents of the board at one moment, read from the store at once. Independent of the
-terminal."""
+"""Reads the contents of the board at one moment from the store. Independent of the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from perdure.protocols import BoardRow, BoardStore, RunStore
 
 ASKING = "asking"
 SHOWN = 100
-"""Maximum number of rows of a list; the counts include all runs."""
+"""Maximum number of rows of a group. The counts include all runs."""
 
 
 class ViewStore(RunStore, BoardStore, Protocol):
@@ -24,7 +23,8 @@ class ViewStore(RunStore, BoardStore, Protocol):
 
 
 class Group(Struct, frozen=True):
-    """A heading and its runs. `lists` are the lists of the store that it combines."""
+    """A heading of the board and its runs. `lists` names the store's lists that it combines, and
+    `many` is the number of all its runs."""
 
     name: str
     lists: tuple[str, ...]
@@ -42,14 +42,14 @@ GROUPS = (
 
 
 class View(Struct, frozen=True):
-    """The contents of the board. `words` has the latest message of each running agent, by the run's
-    id."""
+    """The contents of the board. `words` maps the id of a running run to its agent's latest
+    message."""
 
     now: int = 0
     groups: Sequence[Group] = GROUPS
     words: Mapping[str, str] = field(default_factory=dict)
     alive: Mapping[str, Liveness | None] = field(default_factory=dict)
-    """The liveness of running runs, by the run's id."""
+    """The liveness of each running run, by the run's id."""
 
     def row(self, run_id: str) -> BoardRow | None:
         """Return the row of a run, if it is on the board."""
@@ -64,8 +64,8 @@ class View(Struct, frozen=True):
 
 
 def load_view(store: ViewStore, probe: Probe, words: str = "") -> View:
-    """Return the board as it is now. With `words`, only runs that contain them in name, workdir,
-    scope or instructions. Raises StoreError."""
+    """Return the current contents of the board. With `words`, only runs that contain them in name,
+    workdir, scope or instructions are included. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
     for group in GROUPS:

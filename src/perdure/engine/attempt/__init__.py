@@ -1,15 +1,19 @@
-"""One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that
-claims one run).
+"""Runs one attempt, from preparing the workdir to storing the outcome. Called by `worker`, and on
+another machine by a Job that claims one run.
 
-`perform` runs a claimed attempt. `take_over` continues one whose supervisor died, whether or not
-its agent is still alive. Each ends in one `finish`, which stores exactly one outcome, one receipt
-and one decision.
+`perform` runs a claimed attempt. `take_over` continues an attempt whose supervisor died, whether or
+not its agent is still alive. Each ends in one `finish`, which stores exactly one outcome, one
+receipt and one decision.
 
-The steps, by module: `opening_steps` (how it starts; `start_facts` gathers the facts for the
-choice, `preparation` stores the start before anything is launched), `heartbeat` (the lease),
-`supervision` (lines to events, deadlines, collisions), `event_totals` (the sum of the events),
-`checkpoints` (workdir and conversation saved together), `verification` (the task's own check),
-`finish` (evidence, receipt, decision).
+The steps, by module:
+
+- `opening_steps` starts the attempt, with `start_facts` (how) and `preparation` (files and prompt).
+- `heartbeat` renews the lease.
+- `supervision` turns output lines into events, enforces deadlines and detects collisions.
+- `event_totals` sums up the events.
+- `checkpoints` saves workdir and conversation together.
+- `verification` runs the task's own check.
+- `finish` gathers the evidence, makes the receipt and decides how the run continues.
 """
 
 from __future__ import annotations
@@ -40,9 +44,9 @@ forget_checkpoints = forget
 
 
 def perform(engine: Engine, claim: Claim) -> TaskRun:
-    """Perform the claimed attempt and return the run as it is afterwards.
+    """Perform the claimed attempt and return the run in its new state.
 
-    Errors of perdure itself (a full disk, a workdir that cannot be made) become the attempt's
+    Errors of perdure itself (a full disk, a workdir that cannot be created) become the attempt's
     outcome, with their message. Raises LostLease.
     """
     with beating(engine, claim):
@@ -68,8 +72,8 @@ def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
     except NotStarted as stop:
         return stop.outcome
     except Conflict as busy:
-        # A restore, a fork, a reset or a person's git command holds the workdir for a moment.
-        # Nothing was started, so the attempt does not count.
+        # A restore, a fork, a reset or a person's git command holds the workdir's lock for a
+        # moment. Nothing was started, so the attempt does not count.
         return Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
     except (GitFailed, StoreError) as error:
         if error.transient:
@@ -82,17 +86,17 @@ def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
 
 
 def _refused(error: PerdureError) -> Outcome:
-    """Return the outcome for an error. It includes the error's hint, because a person reads it
-    later, in the run."""
+    """Return the outcome for an error. The detail includes the error's hint, for the person who
+    reads it later with the run."""
     hint = f". {error.hint}" if error.hint else ""
     return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"{str(error).rstrip('.')}{hint}")
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
-    """Continue an attempt whose supervisor died: follow its agent if it is alive, else record how
-    it ended.
+    """Continue an attempt whose supervisor died. Follow its agent if that is alive; otherwise
+    record how the agent ended. Return the run in its new state.
 
-    Raises LostLease if another supervisor took it over first.
+    Raises LostLease if another supervisor took the attempt over first.
     """
     from perdure.engine.attempt.finish import close_unopened
 

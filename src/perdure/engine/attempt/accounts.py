@@ -1,10 +1,10 @@
-"""Determines which account a run uses, and parks accounts and agents that cannot be used now. A run
-that needs a parked one has to wait. Called by `worker` before a claim and by `finish` after an
-attempt.
+"""Determines which account a run uses. Also parks accounts and agents that cannot be used for now:
+a run that needs one of these has to wait. Called by `worker` before a claim and by `finish` after
+an attempt.
 
-An account is identified by a digest of the credentials and service settings in the agent's
-environment, if there are any, else of the path of the agent's home, which holds its login. No
-secret is read from a file, and none can be recovered from the digest.
+An account is identified by a digest. If the agent's environment has credentials or service
+settings, it is the digest of these. Otherwise it is the digest of the path of the agent's home,
+which holds its login. No secret is read from a file, and none can be recovered from the digest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
 OF_A_MODEL = late_pattern(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
-"""Pattern of a limit that concerns a single model: the account's other models stay usable."""
+"""Pattern of a message about a limit of a single model. The account's other models stay usable."""
 
 
 def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
-    """Return a digest of the credentials and the service in the environment, which shows a change
-    without revealing them; empty if there are none."""
+    """Return a digest of the credentials and service settings in the agent's environment; empty if
+    there are none. It shows that they changed without revealing them."""
     given = engine.agent_environment(driver, run)
     own = sorted(
         (name, value)
@@ -44,7 +44,7 @@ def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> st
 
 
 def account_of(engine: Engine, run: TaskRun) -> str:
-    """Return the account's name: the agent, such as `claude/`, and eight hexadecimal digits. Raises
+    """Return the account's name: the agent's name, a slash and eight hexadecimal digits. Raises
     PerdureError for an unknown agent."""
     driver = engine.driver(run.spec.agent)
     mark = mark_of_credentials(engine, run, driver)
@@ -53,7 +53,8 @@ def account_of(engine: Engine, run: TaskRun) -> str:
 
 
 def seat_of(engine: Engine, run: TaskRun) -> Seat:
-    """Return the seat that an attempt of the run needs. Raises PerdureError."""
+    """Return the seat of the run: the account that it uses, and the limits on concurrent runs.
+    Raises PerdureError."""
     agent = run.spec.agent
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
     rule = engine.rules.get(run.spec.rule)
@@ -68,7 +69,7 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
 
 
 def parked_for(store: RunStore, seat: Seat) -> Parking | None:
-    """Return the parking that delays a run with this seat; None if there is none. If there are
+    """Return the parking of the seat's account or agent; None if neither is parked. If there are
     several, return the one that ends last."""
     found = [
         p
@@ -79,8 +80,8 @@ def parked_for(store: RunStore, seat: Seat) -> Parking | None:
 
 
 def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
-    """Return what has to be parked after an attempt: its account, until a limit that the agent
-    reported has ended; its agent, if it repeatedly fails to start."""
+    """Return the parkings that follow from an attempt. Its account is parked until the usage limit
+    ends that the agent reported. Its agent is parked if it repeatedly fails to start."""
     found: list[Parking] = []
     outcome = attempt.outcome
     if outcome is None:
@@ -104,15 +105,16 @@ def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple
 
 
 def _clock(at: int) -> str:
-    """Format a time in UTC, so that it reads the same on every machine of a shared store."""
+    """Return a time as text in UTC, because machines in different time zones may share the store.
+    """
     if at < 2**47:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
     return "an unknown time"
 
 
 def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
-    """Return whether the run has to wait before it may be claimed. If it has to, store the reason
-    once, with the end of the wait if that is known."""
+    """Return whether the run has to wait before it may be claimed. If it has to, store the reason,
+    and the end of the wait if that is known."""
     parking = parked_for(store, seat)
     if parking is not None:
         store.defer(run.id, parking.until, f"parked: {parking.reason}")
@@ -135,5 +137,5 @@ def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
 
 
 def names(engine: Engine, run: TaskRun) -> Sequence[str]:
-    """Return all names that may be parked for this run."""
+    """Return the names under which this run can be parked: its account and its agent."""
     return (account_of(engine, run), run.spec.agent)

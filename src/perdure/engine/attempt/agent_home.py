@@ -1,9 +1,10 @@
-"""Checks that an agent can store its conversation and run commands. An agent that cannot write its
-home works without an error message, and cannot be resumed later.
+"""Checks that an agent can store its conversation and run commands. An agent that cannot write to
+its home works without an error message, but its conversation cannot be resumed later. Called by
+`opening_steps`, when a run is added, and by `perdure doctor`.
 
 Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
 another user. Where /tmp is read-only and TMPDIR is not set, every command of Claude Code fails, and
-so does every command in Codex's sandbox; their tasks end as if all was well.
+so does every command in Codex's sandbox. Their tasks still end without an error.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from perdure.model import Permissions
 from perdure.protocols import AgentDriver
 
 _FOLDERS = ("projects", "sessions", "tmp")
-"""Directories below their homes where Claude Code, Codex and Gemini CLI keep conversations. A
-single run of `sudo claude` leaves a directory that belongs to root."""
+"""Directories in the agents' homes where Claude Code, Codex and Gemini CLI keep conversations. A
+single run of `sudo claude` leaves a directory there that belongs to root."""
 
 
 def check_home(driver: AgentDriver, home: Path) -> None:
-    """Raise WorkspaceError if a conversation could not be written. An agent whose conversations are
-    stored in an unknown place is not checked."""
+    """Raise WorkspaceError if the agent could not save its conversation. Agents that store no
+    conversations are not checked."""
     if not driver.abilities.sessions:
         return
     for place in (home, *(home / name for name in _FOLDERS)):
@@ -39,8 +40,8 @@ def check_home(driver: AgentDriver, home: Path) -> None:
 def check_temporary(
     driver: AgentDriver, permissions: Permissions, environ: Mapping[str, str]
 ) -> None:
-    """Raise WorkspaceError if the agent may run commands and could not, because it has no directory
-    for temporary files."""
+    """Raise WorkspaceError if the agent needs temporary files to run commands and cannot write
+    them."""
     if permissions not in driver.abilities.temporary_files:
         return
     place = Path(environ.get("TMPDIR") or "/tmp")
@@ -52,8 +53,8 @@ def check_temporary(
 
 
 def unwritable(place: Path) -> str:
-    """Return why nothing can be written at a path, which need not exist yet; empty if it can be
-    written."""
+    """Return the reason why nothing can be written at a path; empty if it is writable. The path
+    need not exist yet."""
     there = place
     while not os.path.lexists(there):
         there = there.parent

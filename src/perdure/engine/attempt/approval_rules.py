@@ -1,7 +1,8 @@
-"""The file of saved approval rules: `approvals.toml` in the state directory. Written by `perdure
-approve --always`, read at the end of each attempt, and meant to be read and edited by people.
+"""Reads and writes the file of saved approval rules, `approvals.toml` in the state directory.
+`perdure approve --always` and `perdure deny --always` write it, and it is read at the end of each
+attempt. People may edit it.
 
-It is not in the repository, where the agent that asks could write it.
+The file is not in the repository, because there the agent that asks for approval could write it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HIDDEN = late_pattern(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Characters that a reviewer would not see; TOML has escapes for them."""
+"""Pattern of characters that a reviewer would not see. They are written as escapes of TOML."""
 
 
 def path_of(state: Path) -> Path:
@@ -36,11 +37,11 @@ def path_of(state: Path) -> Path:
 
 
 def load(state: Path) -> tuple[ApprovalRule, ...]:
-    """Return the saved rules. Raises ConfigError if the file cannot be understood."""
+    """Return the saved rules. Raises ConfigError if the file cannot be read or is invalid."""
     path = path_of(state)
     try:
         text = path.read_text(encoding="utf-8")
-        import tomllib  # most hosts have no such file, and every run asks
+        import tomllib  # imported late: most hosts have no such file
 
         rules = tomllib.loads(text).get("rule", [])
         return tuple(msgspec.convert(rules, resolved(list[ApprovalRule])))
@@ -51,7 +52,8 @@ def load(state: Path) -> tuple[ApprovalRule, ...]:
 
 
 def save(state: Path, rule: ApprovalRule) -> Path:
-    """Add a rule to the file, and return its path. Raises ConfigError."""
+    """Add a rule to the file, and return the file's path. Raises ConfigError if the file is
+    invalid, and UsageError if the rule cannot be written as TOML."""
     path = path_of(state)
     with (state / "approvals.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +67,8 @@ def save(state: Path, rule: ApprovalRule) -> Path:
 
 
 def rendered(rule: ApprovalRule) -> str:
-    """Return the rule as the file has it. Raises UsageError if it has no such form."""
+    """Return the rule as a TOML table. Raises UsageError if it has characters that are not Unicode.
+    """
     values = msgspec.structs.asdict(rule)
     lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
     text = "\n".join(("[[rule]]", *lines, ""))
@@ -80,7 +83,7 @@ def rendered(rule: ApprovalRule) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a TOML string on one line, with each hidden character as an escape."""
+    """Return the text as a TOML string on one line, with hidden characters escaped."""
     return _HIDDEN.sub(_escape, json.dumps(text, ensure_ascii=False))
 
 

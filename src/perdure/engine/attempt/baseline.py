@@ -1,10 +1,9 @@
-"""The baseline of a conversation: what perdure knows of it, for comparison with what the agent
-would load.
+"""Builds the baseline of a conversation: everything that perdure knows of it. The baseline is
+compared with what the agent would load. Called by `start_facts`, before anything is launched.
 
-perdure knows what it has seen itself: the session's snapshot, the transcript at the newest launch,
-perdure's own copy, and the journal (tool calls and their results, answers, prompts). A transcript
-that lacks any of these items is never trusted as complete. Called by `start_facts`, before anything
-is launched.
+The sources are perdure's own: the session's snapshot, the transcript at the newest launch,
+perdure's own copy, and the journal (prompts, answers, tool calls and their results). A transcript
+that lacks any of these items is never trusted as complete.
 """
 
 from __future__ import annotations
@@ -54,20 +53,20 @@ from perdure.model.loaded import digest, quote
 from perdure.protocols import AgentDriver
 
 QUOTED = 8
-"""Maximum number of missing items that are described in words."""
+"""Maximum number of missing items that a receipt quotes."""
 WHOLE_OUTPUT = 490
-"""Length in characters below which a result in the journal is complete. The drivers cut results at
-500 characters."""
+"""Length in characters below which a result in the journal is known to be complete. The drivers cut
+results at 500 characters."""
 WHOLE_WORDS = 300
-"""Length in characters below which the prompt quotes a command or an answer completely."""
+"""Length in characters below which the prompt quotes a command or an answer in full."""
 TOLD = 60
-"""Maximum number of items that a prompt lists."""
+"""Maximum number of unrecorded items that a prompt lists."""
 TITLE = 80
-"""Number of characters of an item's text that are kept to be quoted."""
+"""Number of characters of an item's text that are kept for quoting."""
 
 
 class Journaled(Struct, frozen=True, kw_only=True):
-    """One item of a conversation as perdure's journal has it."""
+    """One item of a conversation, as recorded in perdure's journal."""
 
     item: Item
     attempt: int
@@ -76,44 +75,47 @@ class Journaled(Struct, frozen=True, kw_only=True):
     """The command or main argument of a call, or the agent's words."""
     ok: bool = True
     output: str = ""
-    """The beginning of a result."""
+    """The beginning of the result; empty for other kinds of items."""
     rewound: bool = False
-    """Whether a person has taken the conversation back since then."""
+    """Whether a person has since removed the item from the conversation, by rewinding it."""
 
 
 class Baseline(Struct, frozen=True, kw_only=True):
-    """Everything known of one conversation, except its transcripts."""
+    """Everything that perdure knows of one conversation, except its transcripts."""
 
     snapshots: tuple[Snapshot, ...] = ()
-    """The transcript as perdure saw it last, and as it was when an attempt last went on with it."""
+    """The newest state of the transcript that perdure saw, and its state when an attempt last
+    continued from it."""
     went_on: Snapshot | None = None
-    """The one of these from which an attempt last went on."""
+    """The state from which an attempt last continued; None if there is none."""
     looks: tuple[Snapshot, ...] = ()
-    """All of the transcript's states that perdure has recorded."""
+    """All states of the transcript that perdure has recorded."""
     prompts: frozenset[str] = frozenset()
-    """The marks of the prompts that perdure sent into it."""
+    """Fingerprints of the prompts that perdure sent in the conversation."""
     journal: tuple[Journaled, ...] = ()
-    """Answers, calls and results of the attempts since the last judged one, in order."""
+    """Prompts, answers, calls and results, in order, from the last attempt that is known to have
+    continued the conversation."""
     announced: bool = False
-    """Whether an agent reported any event in the conversation. If so, it may have asked the
-    model."""
+    """Whether an agent reported any event in the conversation. If so, it may have called the model.
+    """
 
 
 UNKNOWN = Baseline()
 
 
 class _Window(Struct):
-    """Collects the journal items of a conversation since its last summary."""
+    """Collector of the journal items of a conversation since it was last compacted."""
 
     items: list[Journaled] = field(default_factory=list)
     calls: dict[tuple[int, str], str] = field(default_factory=dict)
-    """Commands by attempt and id: an agent may start counting its calls from 1 in each attempt."""
+    """Commands by attempt and call id. The attempt is part of the key because an agent may number
+    its calls from 1 in each attempt."""
 
     def take(self, event: AnyEvent, attempt: int) -> None:
-        """Add the item of one event, if it has one."""
+        """Add the item that an event reports, if it reports one."""
         match event:
             case ContextSeen(compacted=True):
-                # A summary replaces everything that came before it.
+                # A compaction replaces everything before it by a summary.
                 self.items.clear()
             case Said(text=text, aside=False) if len(text) < MAX_TEXT // 2:
                 item = Item(ItemKind.ANSWER, "", digest(text), _title(text))
@@ -139,7 +141,7 @@ def _title(text: str) -> str:
 
 
 def baseline_of(store: EngineStore, session: Session) -> Baseline:
-    """Read what is known of a session, from all runs that share its conversation."""
+    """Return what is known of a session, from all runs that share its conversation."""
     runs = store.runs_of(session.key)
     histories = {run.id: store.history(run.id, limit=HISTORY) for run in runs}
     since = max((_taken_back_at(records) for records in histories.values()), default=0)
@@ -149,7 +151,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
         for attempt in store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
-    # A restore takes out of the conversation what any run had said before the restore.
+    # A restore removes from the conversation all that was said in attempts before the restore.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
@@ -193,11 +195,11 @@ def _snapshots(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot,
 
 
 def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
-    """Return the number of damaged lines that no receipt has reported yet. They are behind the part
-    of the transcript from which an attempt last went on. Pure.
+    """Return the number of damaged lines that no receipt has reported yet. Only lines behind the
+    state from which an attempt last continued are counted. Pure.
 
-    A line is not damaged if the transcript ended within it when perdure looked: a kill cut that
-    record off while it was written, and the CLI went on behind it.
+    A line that was cut off by a kill is not damaged: perdure saw the transcript end within that
+    line, and the CLI later continued behind it.
     """
     before = known.went_on
     if before is not None and _is_prefix(content, before):
@@ -222,12 +224,12 @@ def _is_prefix(content: bytes, look: Snapshot) -> bool:
 
 
 HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
-"""Events that show that an agent was active in the conversation."""
+"""Types of events which show that an agent was active in the conversation."""
 
 
 def _taken_back_at(records: Sequence[Record]) -> int:
-    """Return when (ms) the conversation was last taken back, or came from another machine; 0:
-    never."""
+    """Return the time (ms) when the conversation was last restored or brought from another machine;
+    0 if never."""
     last = 0
     for record in records:
         event = record.event
@@ -238,7 +240,8 @@ def _taken_back_at(records: Sequence[Record]) -> int:
 
 
 def _rewound_at(records: Sequence[Record], session_id: str) -> int:
-    """Return when (ms) a person last gave the conversation back rewound; 0: never."""
+    """Return the time (ms) when a person, using the conversation in the agent's own program, last
+    rewound it; 0 if never."""
     last = 0
     for record in records:
         event = record.event
@@ -248,10 +251,9 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return the loaded items, with the items that a person took back added to those that are left
-    out. Pure.
+    """Return the loaded items, with those that a person rewound added to `dropped`. Pure.
 
-    OpenCode deletes them from its database, so no transcript has them any more.
+    OpenCode deletes rewound items from its database, so they are in no transcript.
     """
     gone = [each.item for each in unrecorded(now, journal) if each.rewound]
     if gone:
@@ -260,8 +262,8 @@ def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
 
 
 def _is_confirmed(attempt: Attempt) -> bool:
-    """Return whether the conversation was judged after the attempt, and the model had answered in
-    it."""
+    """Return whether the attempt is known to have continued the conversation: it has a receipt that
+    is not `broken`, and the model answered."""
     receipt = attempt.receipt
     if receipt is None or receipt.verdict is Verdict.BROKEN:
         return False
@@ -276,7 +278,7 @@ def _heard(attempt: Attempt) -> bool:
 
 
 def _strayed(attempt: Attempt) -> bool:
-    """Return whether the agent opened a conversation other than the one it was asked for."""
+    """Return whether the agent opened another conversation than the requested one."""
     asked, receipt = attempt.continuation, attempt.receipt
     if asked is None or receipt is None or asked.kind is not Start.RESUME:
         return False
@@ -284,7 +286,8 @@ def _strayed(attempt: Attempt) -> bool:
 
 
 def _mark(attempt: Attempt) -> str:
-    """Return the mark of the attempt's prompt, while its directory is kept; else empty."""
+    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory was deleted.
+    """
     path = Path(attempt.directory) / "prompt.md"
     try:
         return fingerprint(path.read_text(encoding="utf-8", errors="surrogatepass"))
@@ -300,13 +303,14 @@ def compare_transcript(
     path: Path | None,
     known: Baseline,
 ) -> Standing:
-    """Return how a transcript compares with what perdure has seen. Raises WorkspaceError."""
+    """Return the standing of a transcript: how it compares with what perdure has seen of the
+    conversation. Raises WorkspaceError."""
     try:
         content = path.read_bytes() if path is not None else None
     except OSError:
         content = None
     if path is None or content is None:
-        # A file that has the conversation's name but not its id was damaged.
+        # The driver finds damaged files by the conversation's name, although they lack its id.
         if driver.remains(home, session_id):
             return Standing.CHANGED
         return Standing.ABSENT
@@ -335,16 +339,16 @@ def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set
 
 
 def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return the items that a resume would load from a transcript, without secrets, in the same
-    redacted form as the journal."""
+    """Return the items that a resume would load from a transcript; None if the driver cannot tell.
+    Secrets are redacted first, because the journal is redacted too."""
     return loaded(driver, home, redactor.bytes(content))
 
 
 def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:
-    """Compare the known items with those that the agent will load now. Known items are those that
-    it would have loaded when perdure last looked, and those of the journal. Pure.
+    """Return the comparison of the known items with those that the agent will load now. The known
+    items are those of `base` and those of the journal. Pure.
 
-    `base`: what was loaded when perdure last looked; None if it is the same as `now`.
+    `base`: the items of the last transcript that perdure saw; None if they are the same as `now`.
     """
     held = compare(base.items, now) if base is not None else _all_of(now)
     before = base if base is not None else now
@@ -373,11 +377,11 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
 
 
 def with_added(copy: Loaded, there: Loaded, strange: frozenset[str]) -> Loaded | None:
-    """Return the copy's items, followed by the agent's items from the first prompt of another
-    program on; None if there is no such prompt. Pure.
+    """Return the copy's items, followed by the agent's items from another program's first prompt
+    on. None if there is no such prompt. Pure.
 
-    `there`: what would be loaded from the agent's own transcript, which the copy is to replace;
-    `strange`: the marks of the other program's prompts in it.
+    `there`: the items of the agent's own transcript, which the copy is to replace. `strange`: the
+    fingerprints of the other program's prompts in it.
     """
     added = compare(copy.items, there).added
     for at, each in enumerate(added):
@@ -392,19 +396,19 @@ def _all_of(now: Loaded) -> Comparison:
 
 
 def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
-    """Return the items of the journal that the transcript does not have at all. Pure."""
+    """Return the items of the journal that are not in the transcript at all. Pure."""
     rows = (*now.items, *now.condensed, *now.dropped)
     there = {_key(each) for each in rows if not each.made_up}
     return [each for each in journal if _key(each.item) not in there]
 
 
 def told_in_full(untold: Sequence[Journaled]) -> int:
-    """Return how many of these items, which no transcript has, the prompt replaces by quoting them
-    completely (see `prompt_facts`). Pure.
+    """Return the number of unrecorded items that the prompt makes up for, by quoting them in full
+    (see `prompt_facts`). `untold`: the items of the journal that no transcript has. Pure.
 
-    A result counts if it is short enough. A call or an answer counts only if no result follows it:
-    then the agent was killed before its next request, and the model was never shown the item in its
-    history. A quotation does not replace an item of that history.
+    A result counts if it is short enough. A short call or answer counts only if no result follows
+    it: then the agent was killed before its next request, and the model never had the item in its
+    history. A quotation cannot replace an item that the model did have in its history.
     """
     count = 0
     in_history = False
@@ -418,11 +422,12 @@ def told_in_full(untold: Sequence[Journaled]) -> int:
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
-    """Return the journal with the tool call ids of the transcript, for an agent that reports
-    different ids in its output. Pure.
+    """Return the journal with the call ids of the transcript, for an agent that prints other ids
+    than it writes into its transcript. Pure.
 
-    Only the transcript from the journal's first prompt on is searched. Calls are matched by command
-    if possible, else in order. A call without a partner keeps its own id, so it counts as missing.
+    Only the part of the transcript from the journal's first prompt on is searched. Calls are
+    matched by their command if possible, otherwise in order. A call without a match keeps its own
+    id, so it counts as missing.
     """
     rows = [*now.items, *now.condensed, *now.dropped]
     first = next((each.item for each in journal if each.item.kind is ItemKind.PROMPT), None)
@@ -450,8 +455,8 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
 
 
 def _same_command(words: str, said: str) -> bool:
-    """Return whether the command that the agent reported is the one that its transcript quotes
-    after the tool's name."""
+    """Return whether the command that the agent printed is the same as the one in its transcript.
+    There the command follows the tool's name."""
     command = said.partition(" ")[2]
     return bool(command) and command in " ".join(words.split())
 

@@ -1,9 +1,10 @@
-"""Computes what a run has spent and what is left of its budget. All attempts count, also one that
-is still running, and so do rounds of checks.
+"""Computes how much a run has spent and how much of its budget is left. All attempts count,
+including a running one, and so do rounds of checks. Used by `launch`, `supervision`, `finish` and
+plans.
 
-If an agent reports dollars, they are used. If it reports only tokens, dollars are estimated from
-the list prices of `pricing`, if its model is known. The estimate is good enough for a budget, and
-is shown only if the run has a budget.
+Dollars that an agent reports are used as they are. If it reports only tokens, and its model is
+known, dollars are estimated from the list prices of `pricing`. The estimate is good enough for a
+budget, and is shown only if the run has a budget.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ LEAST = 0.000001
 
 
 def dollars(usage: Usage, model: str) -> float:
-    """Return what an attempt cost, in dollars: as the agent reported it, else by the price list."""
+    """Return the cost of a usage in dollars, as reported by the agent or else by the price list. 0
+    if neither has a price."""
     price = None if usage.cost_usd else price_of(model)
     if price is None:
         return usage.cost_usd
@@ -37,7 +39,8 @@ def spent(attempts: Sequence[Attempt], model: str) -> float:
 
 
 def model_of(attempt: Attempt, model: str) -> str:
-    """Return the model that was used, by its transcript; else the one that was requested."""
+    """Return the model that the attempt used according to its transcript, or else the requested
+    model."""
     return (
         (attempt.fill.model if attempt.fill is not None else "")
         or attempt.flags.get("model")
@@ -46,37 +49,40 @@ def model_of(attempt: Attempt, model: str) -> str:
 
 
 def reserved(attempts: Sequence[Attempt]) -> Reserve:
-    """Return what replies that were cut off may have cost beyond what was charged for them."""
+    """Return the amount that replies which were cut off may have cost, beyond the estimate that was
+    charged for them."""
     return reserve(attempt.costs for attempt in attempts)
 
 
 class Allowance(Struct, frozen=True):
-    """The limit of an attempt's cost."""
+    """The cost limit of an attempt."""
 
     rest: float = 0.0
-    """The rest of the budget, in dollars; 0: no limit."""
+    """The part of the budget that is left, in dollars; 0: no limit."""
     costs: tuple[ReplyCosts, ...] = ()
-    """The costs of the other attempts' replies, for which a reserve is kept."""
+    """Costs of the other attempts' replies, from which the reserve is computed."""
 
     def usd(self, dearest: float = 0.0) -> float:
-        """Return the limit, in dollars; 0: no limit. `dearest`: the cost of the attempt's dearest
-        reply so far."""
+        """Return the limit in dollars; 0: no limit. `dearest`: the cost of the attempt's most
+        expensive reply so far."""
         if not self.rest:
             return 0.0
         return max(self.rest - reserve(self.costs, dearest).usd, LEAST)
 
     @property
     def varies(self) -> bool:
-        """Return whether the limit depends on the attempt's dearest reply."""
+        """Whether the limit depends on the cost of the attempt's most expensive reply."""
         return bool(self.rest) and any(each.cut for each in self.costs)
 
 
 def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
-    """Return what attempt `number`, or the next one, may cost. If nothing is left, a person has
-    allowed one more attempt: it gets what is left without the reserve, or the full budget again.
+    """Return the cost limit of attempt `number`, or of the next attempt if `number` is 0.
 
-    The limit covers the whole attempt, also after it was adopted, so what the attempt itself has
-    spent is not subtracted. The exception is its summary turn.
+    An attempt begins with no budget left only if a person has allowed it. It then gets the rest of
+    the budget without a reserve, or the full budget again if there is no rest.
+
+    The limit covers the whole attempt, even after another supervisor has adopted it. So the
+    attempt's own cost is not subtracted, except that of its summary turn.
     """
     budget = run.spec.budget_usd
     if not budget:
@@ -92,13 +98,14 @@ def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
 
 
 def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
-    """Return the limit of attempt `number`, or of the next one, at its start, in dollars; 0: no
-    limit."""
+    """Return the limit of attempt `number` at its start, in dollars; 0: no limit. Number 0 means
+    the next attempt."""
     return allowance(store, run, number).usd()
 
 
 def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
-    """Return the usage of the summary turn that this attempt asked of the previous conversation."""
+    """Return the usage of the turn in which this attempt asked the previous conversation for its
+    summary."""
     records = store.history(run.id, limit=HISTORY)
     spent = (
         record.event.usage

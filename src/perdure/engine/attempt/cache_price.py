@@ -1,9 +1,9 @@
-"""Decides by cost how an idle conversation continues. Called by `start_facts` for a conversation
-that could be resumed.
+"""Decides by cost how an idle conversation continues, when the service's prompt cache may have lost
+it. Called by `start_facts` for a conversation that could be resumed.
 
-By default it is resumed, and `perdure why` shows the figures. If the user allows it (`cold_cache`),
-it is compacted first, or a new conversation with a brief replaces it, or a person is asked. A retry
-by a person after that is the answer: the conversation is resumed.
+By default the conversation is resumed, and `perdure why` shows the figures. The setting
+`cold_cache` allows alternatives: compact it first, start a new conversation with a brief, or ask a
+person. If that person retries the run, the conversation is resumed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def weigh(
     asked: Continuation,
     new_id: str,
 ) -> Continuation:
-    """Return the continuation with the estimated cost of each way. Replace the continuation with a
-    cheaper one if the user allows it, and with `refuse` if a person has to be asked."""
+    """Return the continuation, with the estimated cost of each alternative added. It is replaced by
+    a cheaper one if the user allows that, and by `refuse` if a person has to be asked."""
     choice = _choice(engine, claim, driver, live, fill)
     weighed = replace(
         asked,
@@ -90,8 +90,8 @@ def _choice(
 
 
 def _answered(store: RunStore, claim: Claim) -> bool:
-    """Return whether the previous attempt ended with this question. Then the person's retry is the
-    answer."""
+    """Return whether the previous attempt ended by asking whether to continue at this cost. In that
+    case this attempt exists because a person retried the run, which means yes."""
     last = next(
         (a for a in reversed(store.attempts(claim.run.id)) if a.number < claim.attempt), None
     )
@@ -108,6 +108,6 @@ def _is_question(attempt: Attempt) -> bool:
 
 
 def has_choice(asked: Continuation) -> bool:
-    """Return whether there is a choice to make: only if the agent would resume its own conversation
-    unchanged."""
+    """Return whether the continuation may be replaced by a cheaper one. It may only if the agent
+    would resume its own conversation unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

@@ -1,10 +1,10 @@
-"""Takes the checkpoints of an attempt: workdir and conversation together, published when both
-halves are durable.
+"""Takes the checkpoints of an attempt. A checkpoint has the workdir and the conversation, and is
+published when both are durably saved.
 
 While the agent runs, checkpoints are taken in a separate thread, so that reading its output never
-stops. Only the watching thread writes to the store. The conversation is saved first, so that the
-files are at least as new as what was said about them. A checkpoint that cannot be taken (a full
-disk, a workdir that is gone) is recorded in the journal and never fails the attempt.
+stops. Only the supervising thread writes to the store. The conversation is saved first, so that the
+saved files are never older than the saved conversation. A checkpoint that fails (a full disk, a
+workdir that is gone) is recorded in the journal and never fails the attempt.
 """
 
 from __future__ import annotations
@@ -53,31 +53,31 @@ if TYPE_CHECKING:
     from perdure.workspace import Against
 
 SETTLES_S = 0.3
-"""Wait before a checkpoint, in seconds. An agent writes its transcript slightly later than its
-output. Most agents exit as soon as their turn is over, and then the checkpoint at the end is
-enough."""
+"""Delay before a checkpoint, in seconds. An agent writes its transcript slightly later than its
+output. Most agents also exit within this time after a turn, and then only the final checkpoint is
+taken."""
 SHARE = 10
-"""Divisor of the agent's running time: at most 1/SHARE of it is spent on checkpoints, so a large
-workdir is saved less often."""
+"""Ratio of the agent's running time to the time spent on checkpoints, as a lower limit. A large
+workdir, which takes long to save, is therefore saved less often."""
 KEPT = 10
-"""Number of a run's newest checkpoints that are kept, besides the last of each attempt and the
-keepsakes of restores."""
+"""Number of a run's newest checkpoints that are kept. The last one of each attempt, and those saved
+before a restore or clean-up, are kept in addition."""
 
 
 class Checkpointing(Struct):
-    """The checkpoints of one attempt, one at a time. Used by one thread."""
+    """Takes the checkpoints of one attempt, one at a time. Used by the supervising thread only."""
 
     engine: Engine
     opened: LiveAttempt
     begun: float = field(default_factory=process.boottime)
-    """When the last checkpoint was begun."""
+    """Start of the last checkpoint, in seconds on the boot clock."""
     took: float = 0.0
     """Duration of the last checkpoint, in seconds."""
     displaced: bool = False
-    """Whether another machine has taken the run by now, so that the attempt must end."""
+    """Whether another machine has taken over the run, so that this attempt must end."""
     work: WorkSeen | None = None
-    """The attempt's changes, set when its last checkpoint is taken; None if that could not be
-    determined."""
+    """The attempt's changes, found by its last checkpoint; None before that, or if they are
+    unknown."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None
     _why: str = ""
@@ -85,8 +85,8 @@ class Checkpointing(Struct):
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """Schedule a checkpoint for as soon as the last one is long enough ago. The next tool may
-        take hours, and the machine may be lost meanwhile."""
+        """Request a checkpoint as soon as the minimum interval since the last one has passed. The
+        next tool may run for hours, and the machine may be lost meanwhile."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted:
@@ -94,11 +94,13 @@ class Checkpointing(Struct):
             self.want("tool", in_s=max(SETTLES_S, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
-        """Request a checkpoint, which `tick` begins as soon as no other is being taken."""
+        """Request a checkpoint after `in_s` seconds. `tick` begins it when no other one is being
+        taken. `why`: the event that caused it."""
         self._wanted, self._not_before = why, process.boottime() + in_s
 
     def tick(self) -> None:
-        """Publish what is ready, and begin what is due. Return at once. Raises LostLease."""
+        """Publish a finished checkpoint and begin a requested one. Do not wait. Raises LostLease.
+        """
         if self._taking is not None and self._taking.done():
             self.took = process.boottime() - self.begun
             self._publish(self._taking.result)
@@ -109,7 +111,7 @@ class Checkpointing(Struct):
         self._record_uploads()
 
     def _record_uploads(self) -> None:
-        """Record which uploads to the checkpoint store succeeded or failed."""
+        """Record in the journal which uploads to the checkpoint store succeeded or failed."""
         publisher = self.engine.publisher
         if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
             return
@@ -117,8 +119,8 @@ class Checkpointing(Struct):
         self.engine.store.record(self.opened.claim, told)
 
     def end(self, why: str) -> None:
-        """Wait for the checkpoint that is being taken, and take the attempt's last. Raises
-        LostLease."""
+        """Wait for the checkpoint that is being taken, then take the last one of the attempt.
+        Raises LostLease."""
         self._wanted = ""
         if self._taking is not None:
             self._publish(self._taking.result)
@@ -143,7 +145,7 @@ class Checkpointing(Struct):
         return take(engine, opened, why, self._number(), copied=True, save=save)
 
     def _begin(self, why: str) -> None:
-        # Imported once the agent works: its start must not wait for it.
+        # Imported late, because the start of the agent does not need it.
         from concurrent.futures import ThreadPoolExecutor
 
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -178,9 +180,9 @@ def take(
     copied: bool = False,
     save: Callable[[int], Saved] | None = None,
 ) -> Checkpoint:
-    """Save both halves and return the checkpoint; nothing is published. `copied`: perdure's copy of
-    the transcript is already up to date. `save`: the function that saves the workdir; by default,
-    its current state is saved.
+    """Save workdir and conversation and return the checkpoint, without publishing it. `copied`:
+    perdure's copy of the transcript is already up to date. `save`: a function that saves the
+    workdir; by default its current state is saved.
 
     Raises PerdureError and OSError.
     """
@@ -221,8 +223,8 @@ def _save(
 
 
 def began_with(store: RunStore, opened: LiveAttempt) -> Against:
-    """Return the checkpoint with which the attempt's changes are compared: the one taken at the end
-    of the previous work in the workdir, or one restored since."""
+    """Return the state with which the attempt's changes are compared. It is the newest checkpoint
+    of an earlier attempt, or the checkpoint that was restored since."""
     from perdure.workspace import Against
 
     run, number = opened.claim.run, opened.attempt.number
@@ -252,8 +254,8 @@ def began_with(store: RunStore, opened: LiveAttempt) -> Against:
 
 
 def _of_others(store: RunStore, opened: LiveAttempt) -> Checkpoint | None:
-    """Return the newest checkpoint that another run of the same workdir took before this
-    attempt."""
+    """Return the newest checkpoint that another run in the same workdir took before this attempt;
+    None if there is none."""
     own = {opened.attempt.run}
     runs = [run.id for run in store.placed() if run.workspace.id == opened.workspace.id]
     found = [
@@ -267,9 +269,9 @@ def _of_others(store: RunStore, opened: LiveAttempt) -> Checkpoint | None:
 
 
 def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
-    """Update perdure's own copy from the agent's transcript, and return the transcript's path.
-    Return None, and keep the copy as it is, if there is no transcript or if it lacks something that
-    was known."""
+    """Update perdure's own copy from the agent's transcript, and return the transcript's path. If
+    there is no transcript, or it lacks content that perdure knows, keep the copy as it is and
+    return None."""
     session = opened.session
     if session is not None:
         transcript = opened.transcript(session.id)
@@ -281,8 +283,7 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
     if known is not None and not begins_with(opened.driver, transcript, known):
         return None
     if opened.adopted and opened.asked.kind is Start.FRESH:
-        # While no supervisor followed the agent, another conversation may have taken the place of
-        # this one.
+        # While no supervisor followed the agent, another conversation may have replaced this one.
         there = prompts_since(opened.driver, transcript, None)
         if there and sent(opened) not in there:
             return None
@@ -292,8 +293,8 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
 
 
 def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
-    """Return the content with which the transcript must begin: the content that was put back for
-    this attempt, or else its state when perdure last saw it."""
+    """Return the state with which the transcript must begin. It is the transcript that perdure put
+    in place for this attempt, or else the last state that perdure saw."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:
         return opened.attempt.before
@@ -301,14 +302,14 @@ def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
 
 
 def sent(opened: LiveAttempt) -> str:
-    """Return the mark of this attempt's own prompt."""
+    """Return the fingerprint of the prompt of this attempt."""
     return fingerprint(
         (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
     )
 
 
 def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Path | None) -> int:
-    """Return the newest version of the instructions that is in the conversation."""
+    """Return the newest version of the instructions that the conversation contains."""
     if session is None or transcript is None:
         if session is not None:
             return session.context_version
@@ -324,8 +325,8 @@ def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Pa
 
 
 def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
-    """Return the newest checkpoint of a workdir. Removed runs are ignored, because their
-    checkpoints expire by age."""
+    """Return the newest checkpoint of a workdir; None if there is none. Removed runs are ignored,
+    because their checkpoints expire by age."""
     runs = [
         run.id for run in store.placed() if run.removed is None and run.workspace.id == workspace.id
     ]
@@ -334,9 +335,9 @@ def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
 
 
 def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
-    """Save the workdir as it is now as a separate checkpoint that is kept, with the conversation of
-    the last one, and return it. The caller holds the workdir's lock. Raises PerdureError and
-    OSError; then nothing is published."""
+    """Save the present workdir, with the conversation of its last checkpoint, as an additional
+    checkpoint. Return that checkpoint. It is not deleted when later ones are taken. The caller
+    holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is published."""
     number = engine.store.next_checkpoint(workspace.id)
     saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
     kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
@@ -345,9 +346,9 @@ def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkp
 
 
 def prune(engine: Engine, run: TaskRun) -> None:
-    """Forget the checkpoints that the run need not keep: all but the newest, the last of each
-    attempt, and the keepsakes of restores and clean-ups. Keepsakes have content that exists nowhere
-    else, so they expire only by age. Raises PerdureError."""
+    """Delete the checkpoints that the run does not need. The newest ones and the last of each
+    attempt are kept. So are those saved before a restore or clean-up: they hold content that exists
+    nowhere else, and expire only by age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
     keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
     taken = [each for each in checkpoints if each.why not in KEEPSAKES]
@@ -367,9 +368,9 @@ def prune(engine: Engine, run: TaskRun) -> None:
 def forget(
     engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
 ) -> None:
-    """Delete checkpoints of a run, which may have been removed from the list. The rows go first, so
-    that no row is ever without its files and its conversation. Own copies that other conversations
-    need are kept. Raises PerdureError."""
+    """Delete checkpoints of a run, which may be a removed run. Database rows are deleted before the
+    files, so that no row refers to missing files. perdure's copies of the conversation are kept.
+    Raises PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
         engine.workspaces.checkpoints.forget(

@@ -1,8 +1,8 @@
-"""Measures how full the conversation of an attempt is, before and after the attempt.
+"""Measures how full the conversation of an attempt is. Called by `start_facts` before the attempt,
+and by `finish` after it.
 
-`start_facts` asks before an attempt, `finish` after it. The choices are made in `context_window`
-and `continuation`. The size of a conversation is read from its transcript, even if the agent
-reported another one.
+The size is read from the transcript, even if the agent reported another one. The modules
+`context_window` and `continuation` decide what follows from it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Size(Struct, frozen=True):
-    """A conversation's size before an attempt, and the step that follows from it."""
+    """Size of a conversation before an attempt, and the step that the size requires."""
 
     measure: Measure = Measure.NONE
     fill: Fill | None = None
@@ -54,15 +54,15 @@ UNKNOWN = Size()
 
 
 def rules_of(context: FillRules, run: TaskRun) -> FillRules:
-    """Return the user's settings, with the task's own policy."""
+    """Return the user's settings, with the policy of the task if it has one."""
     return context.named(run.spec.when_full)
 
 
 def fill_of(
     context: FillRules, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
 ) -> Fill | None:
-    """Return the fill of a conversation as it was when the snapshot was taken; None if there is no
-    transcript. Reads the transcript."""
+    """Return the fill of a conversation at the time of a snapshot; None if there is no transcript.
+    `known`: the last known fill, which supplies values that the transcript lacks."""
     if at is None:
         return None
     try:
@@ -81,8 +81,7 @@ def size_before(
     live: Session,
     at: Snapshot | None,
 ) -> Size:
-    """Return the size of the conversation, with the step that is needed before the conversation can
-    continue."""
+    """Return the size of the conversation and the step that is needed before it can continue."""
     fill = fill_of(context, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
@@ -96,8 +95,8 @@ def size_before(
         and last.outcome is not None
         and last.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
     )
-    # A person may have compacted the conversation since. The refusal does not apply to the shorter
-    # conversation.
+    # A person may have compacted the conversation since. A refusal as too long does not apply to
+    # the shorter conversation.
     exhausted = refused and fill.compactions == (
         last.fill.compactions if last is not None and last.fill is not None else 0
     )
@@ -114,7 +113,7 @@ def size_before(
 
 
 def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
-    """Return the newest ended attempt of the conversation; None if there is none."""
+    """Return the newest attempt of the conversation that has ended; None if there is none."""
     there = (
         each
         for each in reversed(attempts)
@@ -126,9 +125,9 @@ def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
 def changes(
     asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
 ) -> list[AnyEvent]:
-    """Return the journal events about changes that an attempt made to the size of its conversation.
-    If compaction was requested and did not happen, the event keeps the next attempt from requesting
-    compaction again."""
+    """Return the journal events for changes in the conversation's size during an attempt. The event
+    for a requested compaction that did not happen keeps the next attempt from requesting it again.
+    """
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)
@@ -147,24 +146,25 @@ def changes(
 def rolled_over(
     context: FillRules, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
-    """Return the journal events for a conversation that was rolled over to a new one."""
+    """Return the journal events for a conversation that a new one replaces because it is too long.
+    """
     held = fill_of(context, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
 
 
 class Sized(Struct, frozen=True):
-    """The size of a conversation after an attempt."""
+    """Size of a conversation before and after an attempt."""
 
     was: Fill | None
     now: Fill | None
     following: Measure
-    """The step to take before the conversation continues, if the attempt's last request was refused
-    as too long."""
+    """The step before the conversation can continue, if the attempt's last request was refused as
+    too long."""
 
     @property
     def compactions(self) -> int:
-        """Number of times that the attempt compacted the conversation."""
+        """Number of times that the conversation was compacted during the attempt."""
         if self.now is not None:
             return max(
                 0, self.now.compactions - (self.was.compactions if self.was is not None else 0)
@@ -172,9 +172,9 @@ class Sized(Struct, frozen=True):
         return 0
 
     def cause(self, outcome: Outcome, continuity: ContinuityPolicy) -> str:
-        """Return why the conversation is retired. Empty if the conversation stays in use: because
-        the model's service did not refuse it as too long, because it is compacted next, or because
-        a person has to decide how the run continues."""
+        """Return the reason to retire the conversation; empty if it stays in use. It stays in use
+        if it was not refused as too long, if it is to be compacted next, or if a person has to
+        decide."""
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
         if self.now is not None and self.now.tokens:
@@ -195,11 +195,11 @@ def size_after(
     answered: bool,
 ) -> Sized:
     """Return the size of the conversation after the attempt, from its transcript. `windows`: the
-    context windows that the agent reported, by model; `answered`: whether the agent said or did
-    something.
+    context windows that the agent reported, by model. `answered`: whether the agent said or did
+    anything.
 
-    A new conversation that was refused before its first answer cannot be compacted: its
-    instructions are too long.
+    A new conversation that is refused before its first answer cannot be compacted, because its
+    instructions alone are too long.
     """
     run, driver = opened.claim.run, opened.driver
     rules, known = rules_of(context, run), session.fill if session is not None else None

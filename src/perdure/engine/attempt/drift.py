@@ -1,9 +1,9 @@
-"""Detects changes that somebody else made in the workdir between two attempts, and changes that a
-restore undid.
+"""Detects how the workdir differs from the state in which the agent last left it: files that
+somebody else changed between two attempts, or that a person restored.
 
-Called when an attempt opens. The files are compared with the checkpoint that shows how the agent
-last left them, or that a person restored since. The agent is told of the differences, because it
-goes on from what it remembers.
+Called when an attempt starts. The files are compared with the newest checkpoint, or with the one
+that a person restored since. The differences are listed in the agent's prompt, because the agent
+assumes that the files are as it remembers them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ SHOWN = 20
 
 
 class Ground(Struct, frozen=True):
-    """The state that an attempt starts from: the checkpoint to compare with, and the restore since
-    the previous attempt, if there was one."""
+    """State of the workdir with which an attempt begins: the checkpoint to compare it with, and the
+    restore since the previous attempt, if there was one."""
 
     checkpoint: Checkpoint | None = None
     restored: CheckpointRestored | None = None
     back: bool = False
-    """Whether only the conversation is taken back to the checkpoint."""
+    """Whether the conversation is taken back to an older checkpoint while the files stay as they
+    are."""
     by_itself: bool = False
-    """Whether the agent may have gone on after the checkpoint, so that it may have made some of the
-    differences itself."""
+    """Whether the agent may have worked on after the checkpoint. If so, some of the differences may
+    be its own."""
 
 
 NO_GROUND = Ground()
@@ -47,8 +48,8 @@ NO_GROUND = Ground()
 def ground_of(
     store: RunStore, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> Ground:
-    """Return the state that the attempt starts from: the newest checkpoint of the run's work, or
-    the one restored since, or the older one to which the conversation is taken back."""
+    """Return the checkpoint to compare the workdir with. It is the run's newest one, the one
+    restored since, or the older one to which the conversation is taken back."""
     by_number = {checkpoint.number: checkpoint for checkpoint in store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
@@ -74,8 +75,8 @@ def drift(
     ground: Ground,
     placed: Container[str] = (),
 ) -> DriftSeen | None:
-    """Return the differences from the checkpoint; None if there are none, or if that cannot be
-    determined. `placed`: names of files that perdure wrote."""
+    """Return the differences of the workdir from the checkpoint; None if there are none or they
+    cannot be determined. `placed`: names of files that perdure wrote itself, which are ignored."""
     if ground.checkpoint is None or run.workspace is None:
         return None
     saved = ground.checkpoint.workdir
@@ -98,8 +99,8 @@ def drift(
 
 
 def without_undone(records: Sequence[Record]) -> list[Record]:
-    """Return the journal without the attempts that a restore undid: those after the attempt whose
-    checkpoint was restored."""
+    """Return the journal without the attempts that a restore undid. These are the attempts after
+    the one whose checkpoint was restored."""
     left: list[Record] = []
     for record in records:
         if isinstance(record.event, CheckpointRestored) and not record.event.files_only:

@@ -1,5 +1,5 @@
-"""The components that an attempt works with: wired together once, in the composition root, and
-passed down."""
+"""Defines `Engine`, the parts and settings that every attempt uses. They are created once, in
+`wiring`, and passed as one value."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ ORDINARY = (
         "NODE_EXTRA_CA_CERTS",
     ),
 )
-"""Variables of the user's environment that any program needs; the agent's own variables come from
-its driver."""
+"""Variables of the user's environment that any program may need. The agent's own variables are
+listed by its driver."""
 
 HISTORY = 100_000
-"""Maximum number of records of a run that are read."""
+"""Maximum number of journal records of a run that are read at once."""
 NO_LIMITS = Volumes()
 AS_USUAL = FillRules()
 
@@ -115,8 +115,8 @@ class EngineStore(
     RequestStore,
     Protocol,
 ):
-    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens,
-    notices, the audit trail, counts and the board."""
+    """The interface of the whole store: runs, sessions, plans, the inbox, postings, tokens,
+    notices, the audit trail, counts, the board and requests."""
 
 
 def _keep_on() -> bool:
@@ -124,7 +124,7 @@ def _keep_on() -> bool:
 
 
 class Engine(Struct, frozen=True, kw_only=True):
-    """The replaceable parts with which attempts work, and the few numbers that control them."""
+    """The replaceable parts that attempts use, and the settings that control them."""
 
     store: EngineStore
     workspaces: Workspaces
@@ -132,59 +132,62 @@ class Engine(Struct, frozen=True, kw_only=True):
     copies: Copies
     state: Path
     environ: Mapping[str, str]
-    """The user's environment, with the locations of homes that were linked to a volume; it may
-    change while a supervisor lives."""
+    """The user's environment, including the paths of agents' homes that are linked to a volume. It
+    may change while a supervisor runs."""
     worker: str
     homes: LinkedHomes
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
-    """Tests whether the agent goes on from a repaired transcript, and returns why not (see
-    `perdure.agents.proof`); None: no transcript is repaired."""
+    """Function that tests whether the agent can continue from a repaired transcript, and returns
+    the reason if it cannot (see `perdure.agents.proof`). None: no transcript is repaired."""
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
     host: Host = NOWHERE
-    """This host among the hosts that share the database; `NOWHERE` if it is not shared."""
+    """Identity of this host among the hosts that share a database; `NOWHERE` if the database is not
+    shared."""
     lease_s: float = 60.0
     grace_s: float = 10.0
     checkpoint_every_s: float = 20.0
-    """Minimum interval between two checkpoints while an agent runs, in seconds; 0: only at the ends
-    of turns and attempts."""
+    """Minimum interval between two checkpoints while an agent runs, in seconds. 0: checkpoints are
+    taken only at the end of a turn or an attempt."""
     checkpoint_ignored: str = "small"
-    """Sort of ignored files that a checkpoint includes: `small`, `all` or `none`."""
+    """Kind of git-ignored files that a checkpoint includes: `small`, `all` or `none`."""
     session_lifetime_s: float = 0.0
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     on_denied: OnDenied = OnDenied.ASK
-    """Action after a denied call, for tasks that do not set one."""
+    """Action after a denied tool call, for tasks that do not set one."""
     request_expiry_s: float = 0.0
-    """Time in seconds for which a run waits for a person's answers to its agent; 0: no agent may
-    ask."""
+    """Time in seconds that a run waits for a person to answer its agent's requests. 0: agents may
+    not ask."""
     on_leftover: OnLeftover = OnLeftover.END
-    """Action on leftover processes, for tasks that do not set one."""
+    """Policy for processes that an agent leaves running, for tasks that do not set one."""
     last_word: str = "off"
     """Whether an agent is asked to end with a last message in a fixed form: `on` or `off`."""
     map_when: MapWhen = MapWhen.FALLBACK
-    """When a prompt gets the project map, for tasks that do not set it."""
+    """Policy on which prompts include the project map, for tasks that do not set one."""
     map_tokens: int = 2000
     cold_cache: ColdCache = ColdCache.RESUME
     account_jobs: Mapping[str, int] = field(default_factory=dict)
-    """Maximum number of concurrent runs on one account, by agent; `*` for those that are not
-    named."""
+    """Maximum number of concurrent runs on one account, by agent. The key `*` applies to all agents
+    that are not listed."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
     """Configured rules (`[agents.NAME]`), by name (`TaskSpec.rule`)."""
     context: FillRules = AS_USUAL
     """Rules for a conversation that becomes too long for its model."""
     warm: WarmAgents | None = None
-    """The agents kept between attempts; None if none may be kept."""
+    """Agents that are kept between attempts; None if no agent may be kept."""
     publisher: Publisher | None = None
-    """Uploads checkpoints to the checkpoint store; None if none is set."""
+    """Uploader of checkpoints to the checkpoint store; None if no checkpoint store is configured.
+    """
     stopping: Callable[[], bool] = _keep_on
-    """Returns True once the supervisor was asked to end: the attempt is then stopped gracefully."""
+    """Function that returns whether the supervisor was asked to end. If so, the attempt is stopped
+    gracefully."""
     leaving: str = ""
-    """Reason for an attempt that ended because its supervisor was asked to end. With a reason it
-    counts as `lost`, without one as `cancelled`, as if a person had stopped it."""
+    """Outcome detail of attempts that ended because the supervisor was asked to end. They then
+    count as `lost`. Without a text they count as `cancelled`, as if a person had stopped them."""
 
     def attempt_directory(self, claim: Claim) -> Path:
-        """Return the directory of the attempt's logs and process marks."""
+        """Return the directory with the attempt's logs and the records of its processes."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
 
     def elsewhere(self, run: TaskRun) -> bool:
@@ -192,8 +195,8 @@ class Engine(Struct, frozen=True, kw_only=True):
         return bool(self.host.id) and run.host not in ("", self.host.id)
 
     def require_here(self, run: TaskRun, so: str) -> None:
-        """Raise Conflict if the run's workdir and conversation are on another host. `so` says what
-        cannot be done."""
+        """Raise Conflict if the run's workdir and conversation are on another host. `so`: a clause
+        for the message, which says that an action is impossible."""
         if self.elsewhere(run):
             raise Conflict(
                 f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
@@ -201,8 +204,8 @@ class Engine(Struct, frozen=True, kw_only=True):
             )
 
     def kept_from(self, run: TaskRun) -> str:
-        """Return why the run cannot go on here because its files are on another host; empty if it
-        can."""
+        """Return why the run cannot continue on this host. Empty if its files are here, or can be
+        fetched."""
         if not self.elsewhere(run):
             return ""
         there = f"its workdir and conversation are on {run.host_name}"
@@ -216,15 +219,16 @@ class Engine(Struct, frozen=True, kw_only=True):
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """Return the live processes of other programs that use a conversation. First end an idle
-        kept agent that uses it, unless it is in the workdir `but`."""
+        """Return the ids of live processes that use a conversation. An idle kept agent that uses it
+        is ended first, except in the workdir `but`."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
 
     def committer(self, run: TaskRun) -> dict[str, str]:
-        """Return the git identity of the run's commits as environment variables, as its rule says.
-        If the rule names none, the author is called after the role: `reviewer (claude)`."""
+        """Return environment variables with the git identity for the run's commits, as configured
+        by its rule. If the rule sets no identity, only the author's name is set, as in `reviewer
+        (claude)`."""
         rule, role = self.rules.get(run.spec.rule), role_of_run(run)
         if rule is None or not rule.git_name:
             if role:
@@ -234,13 +238,13 @@ class Engine(Struct, frozen=True, kw_only=True):
         return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 
     def moved_to(self, run_id: str) -> Path:
-        """Return the file that names the checkpoint store to which a run was moved; it does not
-        exist for a run that is here."""
+        """Return the path of a file with the URL of the checkpoint store to which the run was
+        moved. The file does not exist for a run that was not moved."""
         return self.state / "moved" / run_id
 
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
-        """Return the agent's environment: the ordinary variables, its own documented ones, and
-        those that the task names."""
+        """Return the agent's environment: the variables of `ORDINARY`, those that its driver lists,
+        and those that the task names."""
         passed = {
             name: value
             for name, value in self.environ.items()
@@ -251,12 +255,13 @@ class Engine(Struct, frozen=True, kw_only=True):
 
 
 def leftover_policy(on_leftover: OnLeftover, run: TaskRun) -> OnLeftover:
-    """Return the policy for processes that the run's agent leaves running."""
+    """Return the policy for processes that the agent leaves running: the task's, else
+    `on_leftover`."""
     return OnLeftover(run.spec.on_leftover or on_leftover)
 
 
 def redacted(event: EventT, redactor: Redactor) -> EventT:
-    """Return the event without secrets."""
+    """Return the event with secrets replaced."""
     text = encode(event)
     clean = redactor.text(text)
     if clean == text:
@@ -266,8 +271,8 @@ def redacted(event: EventT, redactor: Redactor) -> EventT:
 
 @lru_cache(4096)
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether a variable matches one of the patterns; a pattern that begins with `!`
-    excludes names. perdure's own variables never match."""
+    """Return whether a variable matches one of the patterns. A pattern that begins with `!`
+    excludes names. Variables of perdure itself (`PERDURE_*`) never match."""
     if name.startswith("PERDURE_"):
         return False
     if any(_matches(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
@@ -276,8 +281,8 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Return what `fnmatchcase` returns. `fnmatchcase` compiles each pattern, so it is called only
-    for patterns with more than one `*`."""
+    """Return the same as `fnmatchcase`, but faster: patterns with a single `*` need no regular
+    expression."""
     before, star, after = pattern.partition("*")
     if "*" in after or "?" in pattern or "[" in pattern:
         return fnmatchcase(name, pattern)
@@ -288,10 +293,11 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def mark_of(attempt: Attempt) -> str:
-    """Return the mark that all processes of an attempt carry in their environment."""
+    """Return the value of PERDURE_ATTEMPT in the environment of all processes of an attempt."""
     return mark_of_number(attempt.run, attempt.number)
 
 
 def mark_of_number(run_id: str, number: int) -> str:
-    """Return the mark of the attempt with this number, which need not have begun."""
+    """Return the value of PERDURE_ATTEMPT for the attempt with this number, which need not exist
+    yet."""
     return f"{run_id}.{number}"

@@ -1,4 +1,5 @@
-"""Sums up an agent's events while they come in. Pure; used by `supervision`, read by `finish`."""
+"""Computes the totals of an agent's events as they arrive. Pure. Used by `supervision`; `finish`
+reads the result."""
 
 from __future__ import annotations
 
@@ -36,16 +37,16 @@ TOO_LONG = 413
 
 
 class Joiner(Struct):
-    """Joins the pieces of a text to one event, and drops a count that is repeated with each part of
-    an answer. The result depends only on the events, not on time, so a second reading gives the
-    same result."""
+    """Joins the pieces of a text into one event, and drops repeated reports of the conversation's
+    size. The result depends only on the events and not on time, so reading the output twice gives
+    the same events."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
     carried: ContextSeen | None = None
 
     def add(self, event: AgentEvent) -> list[AgentEvent]:
-        """Return the events that are complete now, in order."""
+        """Add an event, and return the events that are now complete, in order."""
         if isinstance(event, ContextSeen):
             if event == self.carried:
                 return []
@@ -61,7 +62,8 @@ class Joiner(Struct):
         return full
 
     def rest(self) -> list[AgentEvent]:
-        """Return the remaining text as an event, when nothing more can come."""
+        """Return an event with the text collected so far, and begin a new text. The list is empty
+        if there is no text."""
         text, self.pieces, self.length = "".join(self.pieces), [], 0
         if text:
             return [Said(text)]
@@ -69,8 +71,9 @@ class Joiner(Struct):
 
 
 class CutReply(Struct, frozen=True):
-    """A reply that the agent's end cut off. `seen`: what was reported of it; None: nothing was.
-    `missing`: the estimate of the rest. `most`: the same for a long reply."""
+    """A reply that was cut off when the agent ended. `seen`: the reported part; None if nothing was
+    reported. `missing`: an estimate of the rest. `most`: an estimate of the rest if the reply was
+    long."""
 
     seen: Reply | None
     missing: Usage
@@ -78,7 +81,12 @@ class CutReply(Struct, frozen=True):
 
 
 class EventTotals(Struct):
-    """The sum of an attempt's events. `kept` is passed to the driver's classifier."""
+    """Totals of an attempt's events. `kept`: the events from which the driver determines the
+    outcome.
+
+    A final figure is the usage that an agent reports at the end of a turn. It replaces the usage of
+    the single replies before it.
+    """
 
     session_id: str = ""
     version: str = ""
@@ -91,47 +99,50 @@ class EventTotals(Struct):
     kept: list[AgentEvent] = field(default_factory=list)
     retries: list[RetrySeen] = field(default_factory=list)
     retries_in_a_row: int = 0
-    """Number of retries since the agent last got a complete answer."""
+    """Number of retries since the agent last reported usage, that is, since its last complete
+    answer."""
     refused: int = 0
-    """Number of requests refused as too long. Answers in between do not reset it, because a summary
-    is an answer too."""
+    """Number of requests that were refused as too long. Answers in between do not reset it, because
+    the summary of a compaction is an answer too."""
     counted: Usage = field(default_factory=Usage)
-    """Sum of the usage reported for this launch alone."""
+    """Sum of the usage that the agent reported for this launch alone."""
     windows: dict[str, int] = field(default_factory=dict)
-    """Context windows in tokens as the agent reports them, by model."""
+    """Context windows that the agent reported, in tokens, by model."""
     total: Usage | None = None
-    """Newest total over the whole conversation, if the agent counts that way."""
+    """Newest total of the whole conversation; None if the agent does not report such a total."""
     newest: Usage = field(default_factory=Usage)
-    """Usage reported last for this launch alone."""
+    """Usage in the newest report for this launch alone."""
     replies: dict[str, Reply] = field(default_factory=dict)
-    """Replies of the model since the agent's last final figure, by id."""
+    """Replies of the model, by id, that the agent's last final figure does not include."""
     earlier: list[Reply] = field(default_factory=list)
-    """Replies before the agent's last final figure, which includes them."""
+    """Replies that the agent's last final figure includes."""
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that a final figure includes."""
     replied: bool = False
-    """Whether the beginning of a reply was seen. If not, the request may never have been sent."""
+    """Whether the beginning of any reply was seen. If not, perhaps no request was sent."""
     revision: int = 0
-    """Counter that grows with every change."""
+    """Counter that grows with every change of the totals."""
     final: bool = False
-    """Whether the agent has reported its final figure, and nothing has begun since."""
+    """Whether the agent has reported its final figure, and no reply or turn has begun since."""
     named: bool = False
     last_reply: str = ""
     asking: bool = False
-    """Whether the agent has asked its model and has reported nothing of the answer yet."""
+    """Whether the agent has sent a request to its model, and nothing of the answer was reported
+    yet."""
     repeating: bool = False
-    """Whether the newest thing that the agent did was to announce that it repeats a request."""
+    """Whether the agent's newest action is the announcement that it repeats a request."""
     model: str = ""
     """The model that the agent named at its start."""
     ends: OpenEnds = field(default_factory=OpenEnds)
-    """The unfinished work of the turn."""
+    """The unfinished work of the turn, such as denied calls and open questions."""
     helpers: int = 0
-    """Number of helpers running in the background; the agent goes on after them."""
+    """Number of the agent's helpers that run in the background. The agent continues when they end.
+    """
     tool_last: bool = False
-    """Whether the newest thing that the agent printed is a tool call."""
+    """Whether the newest item that the agent printed is a tool call."""
 
     def absorb(self, event: AgentEvent) -> None:
-        """Add one event."""
+        """Add one event to the totals."""
         self.revision += 1
         if isinstance(event, KEPT):
             self.kept.append(event)
@@ -171,7 +182,7 @@ class EventTotals(Struct):
                     self.counted = self.counted + event.usage
                     self.newest = event.usage
             case ReplySeen(reply=reply):
-                # A reply that begins after the end of a turn shows that the agent went on.
+                # A new reply after the end of a turn shows that the agent continued.
                 known = reply.id in self.settled or reply.id in self.replies
                 self.turn_over = self.turn_over and (known or not reply.id)
                 self.final = self.final and (reply.id or self.last_reply) in self.settled
@@ -193,15 +204,15 @@ class EventTotals(Struct):
                 pass
 
     def settle(self) -> None:
-        """Note that a final figure came: it includes every reply so far."""
+        """Record that the agent reported a final figure. It includes every reply so far."""
         self.settled |= set(self.replies)
         self.earlier += self.replies.values()
         self.replies = {}
         self.final = True
 
     def count(self, reply: Reply) -> None:
-        """Add the usage of a reply so far, from the agent's output or its transcript. It is ignored
-        after a final figure, which includes it."""
+        """Add the usage of a reply as far as it was reported, by the output or the transcript.
+        Replies that a final figure already includes are ignored."""
         key = reply.id or self.last_reply
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
@@ -219,22 +230,24 @@ class EventTotals(Struct):
 
     @property
     def asks_again(self) -> bool:
-        """Whether the agent's last action was a tool call. After one it asks its model again. Codex
-        0.169.0 prints a call about 0.15 s after its transcript has it."""
+        """Whether the agent's last action was a tool call, after which it sends its model another
+        request. The transcript is checked too, because Codex 0.169.0 prints a call about 0.15 s
+        after writing it there."""
         newest = self.replies.get(self.last_reply)
         called = newest is not None and newest.calls and not self.turn_over
         return self.tool_last or called
 
     def for_classifier(self) -> list[AgentEvent]:
-        """Return the events that decide the outcome: retries first, then the others."""
+        """Return the events from which the driver determines the outcome: retries first, then the
+        others."""
         return [*self.retries, *self.kept]
 
     def usage(self, before: Usage, model: str = "") -> Usage:
-        """Return the usage of this attempt: the agent's figures, plus an estimate of usage that it
-        has not reported yet.
+        """Return the usage of this attempt: the agent's own figures, plus an estimate for replies
+        that these do not include yet.
 
-        `before`: the conversation's total at its start, if the agent counts over all of it.
-        `model`: the model whose price is used for replies that name none.
+        `before`: the conversation's total at the start of the attempt, for agents that report such
+        totals. `model`: the model whose prices apply to replies that name no model.
         """
         used = priced(self.counted, model)
         if self.total is not None:
@@ -250,14 +263,15 @@ class EventTotals(Struct):
         return used
 
     def cut_off(self, earlier: Sequence[Reply], added: int | None) -> list[CutReply]:
-        """Return an estimate of the usage that the agent could not report before it ended: the rest
-        of the replies that had begun, and a request without any report.
+        """Return estimates of the usage that the agent did not report before it ended: the rest of
+        replies that had begun, and a request without any report.
 
-        The input of that request is the whole conversation. An output is assumed to be as long as
-        the replies before on the average; a long one is at least as long as the longest of them.
+        The input of that request is the whole conversation. The length of an output is estimated as
+        the average of the earlier replies. For `most` it is the longest of them, and at least
+        `REPLY`.
 
-        `earlier`: replies before this attempt. `added`: tokens by which the conversation has grown
-        since the last reply; None: no request was under way.
+        `earlier`: replies before this attempt. `added`: tokens that were added to the conversation
+        since the last reply; None if no request was under way.
         """
         known = [*earlier, *self.replies.values()]
         outputs = [reply.usage.output for reply in known if not reply.cut and reply.usage.output]
@@ -277,15 +291,15 @@ class EventTotals(Struct):
         return [*found, CutReply(None, untold, replace(untold, output=longest))]
 
     def dearest(self, model: str, earlier: Sequence[Reply] = ()) -> float:
-        """Return the cost of the dearest reply whose figure is known, in dollars. `model`: for
-        replies that name none. `earlier`: replies before this attempt."""
+        """Return the cost of the most expensive complete reply, in dollars. `model`: for replies
+        that name no model. `earlier`: replies before this attempt."""
         known = [*earlier, *self.earlier, *self.replies.values()]
         costs = [cost_of(reply, model) for reply in known if not reply.cut]
         return max(costs, default=0.0)
 
     def _like_the_last(self) -> Usage:
-        """Return an estimate for a request of which only the beginning was seen. Its input is the
-        previous request's input and output."""
+        """Return an estimate for a request when only the beginning of its reply was seen. The
+        estimated input is the input and output of the previous request."""
         last = self.newest
         return Usage(
             input=last.input + last.output,
@@ -296,11 +310,13 @@ class EventTotals(Struct):
 
 
 def _rest(output: int, begun: int) -> Usage:
-    """Return the output that was still to come."""
+    """Return the usage for the missing part of an output. `output`: its estimated length in tokens.
+    `begun`: the tokens that were already reported."""
     rest = max(0, output - begun)
     return Usage(output=rest, estimated=rest > 0)
 
 
 def cost_of(reply: Reply, model: str) -> float:
-    """Return the cost of what was reported of a reply, in dollars. `model`: if it names none."""
+    """Return the cost of the reported part of a reply, in dollars. `model`: used if the reply names
+    no model."""
     return priced(reply.usage, reply.model or model, reply.hour).cost_usd

@@ -1,9 +1,9 @@
-"""Gathers the observations of the conversation when an attempt is over. They are the input of
-`receipt.judge`. Called by `finish`.
+"""Gathers what was observed of the conversation in an attempt that has ended. Called by `finish`,
+which passes the result to `receipt.judge`.
 
-A resumed conversation is compared, byte by byte, with what it was before the launch. A fork has its
-own file. That file either begins with its parent's history, or names its parent, whose file then
-holds that history. The parent must contain nothing of this attempt.
+A resumed conversation is compared, byte by byte, with its state before the launch. A fork has a
+file of its own. That file either begins with the parent's history or names the parent, whose file
+then has the history. The parent's file must contain nothing of this attempt.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from perdure.rules.lifecycle import UNUSABLE
 def collect(
     opened: LiveAttempt, watched: SupervisionResult, copies: Copies, outcome: Outcome
 ) -> Evidence:
-    """Return the evidence: the conversation as it is now, compared with its state before the launch
-    and its state when perdure last saw it. `outcome`: the driver's classification."""
+    """Return the evidence. The present conversation is compared with its state before the launch,
+    and with the last state that perdure saw. `outcome`: the outcome that the driver determined."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
     judged = _judged_session(asked, reading.session_id)
@@ -43,12 +43,12 @@ def collect(
     else:
         known_kept = None
     if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
-        # The transcript was complete at the launch, so it was changed while the attempt ran.
+        # The transcript was complete at the launch, so it changed only while the attempt ran.
         known_kept = True
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)
-    # Nobody saw how a lost attempt ended. Somebody else's prompts in the transcript may be from
-    # long after its end.
+    # No supervisor saw the end of a lost attempt. Other programs may have added their prompts to
+    # the transcript long after that end.
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     unheard = asked.kind is Start.RESUME and not reading.answered
     arrived = _prompt_found(opened, path, own, new)
@@ -77,22 +77,22 @@ def collect(
         refused=refused,
         opened=reading.opened,
         replayed=reading.replayed,
-        # An estimate proves nothing.
+        # An estimated figure is no evidence.
         cached_tokens=0 if used.estimated else used.cached,
     )
 
 
 def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
-    """Return whether a prompt that is in the transcript proves nothing. OpenCode 1.18.33 saves the
-    prompt before it reads the history. Only a part of an answer proves that it could read the
-    history."""
+    """Return whether the prompt is in the transcript without showing that the agent resumed the
+    conversation. OpenCode 1.18.33 saves the prompt before it reads the history. Only a part of an
+    answer shows that it could read the history."""
     first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME
     return first and not reading.begun
 
 
 def _prompt_found(opened: LiveAttempt, path: Path | None, own: str, new: list[str]) -> bool | None:
-    """Return whether the transcript has what the attempt was started with: its prompt, or the
-    results of the calls that were answered. None if there is no transcript."""
+    """Return whether the transcript has the input of the attempt: its prompt, or the results of the
+    parked calls that were answered. None if there is no transcript."""
     if path is None:
         return None
     if opened.parked and not (opened.directory / "prompt.md").stat().st_size:
@@ -102,8 +102,8 @@ def _prompt_found(opened: LiveAttempt, path: Path | None, own: str, new: list[st
 
 
 def _copy_kept(opened: LiveAttempt, copies: Copies, judged: str, path: Path | None) -> bool | None:
-    """Return whether the transcript has everything that perdure's own copy holds; None if there is
-    no transcript."""
+    """Return whether the transcript contains all of perdure's own copy. None if there is no
+    transcript or no copy."""
     if path is None or not judged:
         return None
     try:
@@ -113,8 +113,8 @@ def _copy_kept(opened: LiveAttempt, copies: Copies, judged: str, path: Path | No
 
 
 def _judged_session(asked: Continuation, returned: str) -> str:
-    """Return the id of the conversation to judge. A resumed one is judged by its own file, even if
-    the agent opened another."""
+    """Return the id of the conversation to judge. For a resume it is the requested one, even if the
+    agent opened another."""
     if asked.kind is Start.RESUME:
         return asked.session_id
     return returned or (asked.fork_id if asked.kind is Start.FORK else asked.session_id)
@@ -123,8 +123,8 @@ def _judged_session(asked: Continuation, returned: str) -> str:
 def _looked_at(
     opened: LiveAttempt, path: Path | None, before: Snapshot | None
 ) -> tuple[bool | None, list[str]]:
-    """Return whether the transcript begins with the earlier conversation, and the prompts that came
-    after it."""
+    """Return whether the transcript begins with the earlier conversation, and the fingerprints of
+    the prompts after that part. The first value is None if there is nothing to compare."""
     if path is None:
         return None, []
     if opened.asked.kind is Start.FORK and before is not None:
@@ -163,8 +163,8 @@ def _parent_kept(opened: LiveAttempt, before: Snapshot | None, own: str) -> bool
 def _foreign_prompts(
     opened: LiveAttempt, session: Session | None, known: Snapshot | None, before: Snapshot | None
 ) -> int:
-    """Return the number of prompts that somebody else sent between perdure's last look and this
-    launch."""
+    """Return the number of prompts that somebody else sent after perdure last saw the conversation
+    and before this launch."""
     if (
         session is None
         or known is None

@@ -1,8 +1,8 @@
-"""Ends an attempt: the driver's classification, the evidence, the receipt, the check, the decision;
-one `finish`.
+"""Ends an attempt. It determines the outcome, gathers the evidence, makes the receipt, runs the
+check, decides how the run continues, and stores all of this in one `finish`. Called by `perform`
+and `take_over`.
 
-Every path of an attempt ends here, also one that follows a lost machine, and nothing else writes an
-outcome.
+Every attempt ends here, including one whose machine was lost. No other code stores an outcome.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from perdure.rules.work_report import work_report
 def close(
     engine: Engine, opened: LiveAttempt, watched: SupervisionResult, checkpoints: Checkpointing
 ) -> TaskRun:
-    """Store the end of the attempt and the run's next state. Return the run as it is then."""
+    """Store the end of the attempt and the run's next state, and return the run."""
     claim = opened.claim
     watched.reading.ends.settle(*settle_refused(engine.store, opened))
     outcome = judge_turn(
@@ -104,8 +104,8 @@ def close(
     if evidence.prompt_found:
         events += received_by_prompt(engine.store, claim)
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
-    # A lost machine explains a damaged transcript: the next attempt finds out what can still be
-    # used. A refusal keeps the agent's own message.
+    # The loss of a machine explains a damaged transcript, so the outcome stays `lost`; the next
+    # attempt finds out which part is usable. A refusal keeps the agent's own message.
     known = outcome.kind is OutcomeKind.LOST
     known = known or (receipt is not None and receipt.reasons == (REFUSED,))
     if receipt is not None and broken and not known:
@@ -124,8 +124,8 @@ def close(
             detail="another program used the conversation; the policy is strict",
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
-    # Only an adopted attempt may have ended before its agent started. If the supervisor launched
-    # the agent itself, the attempt counts: otherwise an agent that cannot start would be launched
+    # An adopted attempt whose agent never started does not count. If this supervisor launched the
+    # agent itself, the attempt counts. Otherwise an agent that cannot start would be launched
     # forever.
     if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(
@@ -143,7 +143,7 @@ def close(
     used, costs = watched.meter.final_usage(watched.reading, killed=killed)
     unasked = not watched.reading.begun and _failed_first(opened, evidence, outcome)
     if evidence.refused or unasked:
-        # The request was never sent, so it has no estimated usage. Usage that the agent reported
+        # The request was never sent, so no usage is estimated for it. Usage that the agent reported
         # still counts.
         costs = replace(costs, cut=())
         used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
@@ -202,9 +202,9 @@ def close(
 def close_unopened(
     engine: Engine, claim: Claim, outcome: Outcome, used: Usage = NO_USAGE
 ) -> TaskRun:
-    """Store the end of an attempt that never launched its agent, or whose agent was on another
-    host: its usage is stored as far as that host reported it. `used`: the usage of a summary turn
-    of the previous conversation whose answer was never received."""
+    """Store the end of an attempt that did not launch its agent, or that ran on another host.
+    Return the run in its new state. Usage that was already stored is kept. `used`: the usage of a
+    summary turn whose answer was never received."""
     stored = next(
         attempt.usage
         for attempt in engine.store.attempts(claim.run.id)
@@ -217,9 +217,9 @@ def close_unopened(
 def _refused_again(
     store: RunStore, opened: LiveAttempt, watched: SupervisionResult, outcome: Outcome
 ) -> bool:
-    """Return whether the agent has refused to open the conversation, in words that its driver does
-    not know, in this attempt and the one before. The first refusal may have had a temporary
-    cause."""
+    """Return whether both this attempt and the previous one ended because the agent refused to open
+    the conversation, with messages that its driver does not know. A single refusal may have a
+    temporary cause."""
     driver, asked = opened.driver, opened.asked
     if not isinstance(driver, TellsRefusals) or asked.kind is not Start.RESUME:
         return False
@@ -240,8 +240,8 @@ def _refused_to_open(driver: TellsRefusals, events: Sequence[AnyEvent]) -> bool:
 
 
 def _refused(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
-    """Return whether the agent failed before its first turn, so that nothing was done in a
-    conversation that it changed. Gemini CLI 0.61.0 rewrites a transcript that it cannot read."""
+    """Return whether the agent failed before its first turn. If so, a change of the transcript is
+    not the result of any work: Gemini CLI 0.61.0 rewrites a transcript that it cannot read."""
     return (
         not outcome.ok
         and _unused(opened, evidence)
@@ -251,14 +251,14 @@ def _refused(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
 
 
 def _failed_first(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
-    """Return whether an agent that saves the prompt first failed before it asked its model, in
-    words that its driver does not know."""
+    """Return whether the agent failed before it sent a request to its model, with a message that
+    its driver does not know. Only for agents that save the prompt before they read the history."""
     first = opened.driver.abilities.saves_prompt_first and evidence.prompt_found is None
     return first and _unused(opened, evidence) and failed_by_itself(outcome)
 
 
 def _unused(opened: LiveAttempt, evidence: Evidence) -> bool:
-    """Return whether nothing shows that the agent resumed from the transcript."""
+    """Return whether this is a resume, and nothing shows that the agent used the transcript."""
     goes_on = opened.asked.kind is Start.RESUME
     return goes_on and not evidence.answered and not evidence.prompt_found
 
@@ -271,8 +271,8 @@ def _sessions(
     receipt: Receipt | None,
     evidence: Evidence,
 ) -> tuple[Session, ...]:
-    """Return the conversation's record after this attempt; retired only on positive proof that it
-    cannot go on."""
+    """Return the session as it is after this attempt; empty if there is none. It is retired only if
+    evidence shows that the conversation cannot continue."""
     session = watched.session
     if session is None:
         return ()
@@ -281,8 +281,8 @@ def _sessions(
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     changed = changed or broken or evidence.copy_kept is False
-    # A defect that makes the agent refuse the transcript must not get into the copy that is to
-    # replace it.
+    # perdure's copy is to replace a transcript that the agent refuses. A defect that causes the
+    # refusal must therefore not get into the copy.
     taken = not changed and not _unused(opened, evidence)
     if transcript is not None and found is not None and found.turns and taken:
         try:
@@ -290,7 +290,7 @@ def _sessions(
         except PerdureError:
             taken = False
         found = found if taken else session.snapshot
-    # If an agent's transcript cannot be read, an answer shows that it has its prompt.
+    # For an agent whose transcript cannot be read, an answer shows that it received its prompt.
     given = bool(evidence.prompt_found) or (
         evidence.answered and not opened.driver.abilities.transcripts
     )
@@ -321,8 +321,8 @@ def _sessions(
             cwd=opened.workspace.path if given else session.cwd,
             total=watched.reading.total
             or (total_of(opened.driver, found) if found is not None else session.total),
-            # A transcript that was not judged, or was judged to be changed, is not recorded as the
-            # known state of the conversation.
+            # The known state stays as it was if the transcript was not judged, or was judged to be
+            # changed.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
         ).used(engine.store.now(), engine.session_lifetime_s),
     )
@@ -331,7 +331,7 @@ def _sessions(
 def _is_new_task(
     store: RunStore, opened: LiveAttempt, session: Session, evidence: Evidence
 ) -> bool:
-    """Return whether the run's prompt is in this conversation for the first time."""
+    """Return whether this attempt is the first to bring the run's prompt into this conversation."""
     run = opened.claim.run
     return bool(evidence.prompt_found) and not any(
         attempt.session_id == session.id
@@ -343,7 +343,8 @@ def _is_new_task(
 
 
 def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Session:
-    """Return the session with its fill; retired if it is too long and a new one replaces it."""
+    """Return the session with its present fill. It is retired if the conversation is too long and a
+    new one replaces it."""
     cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
     return replace(
         session,
@@ -406,7 +407,8 @@ def _finish(
     counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
-        # A strict policy forbids a new conversation; a compacted one is still the same.
+        # The strict policy forbids a new conversation, but not compaction, which keeps the
+        # conversation.
         if asks_for_person(policy, following):
             policy = ContinuityPolicy.STRICT
         else:
@@ -434,8 +436,8 @@ def _finish(
 
 
 def _verdict(store: RunStore, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
-    """Return the verdict on the attempt's work, from the journal including the events about to be
-    stored."""
+    """Return the verdict on the attempt's work, from the journal and the events that are about to
+    be stored in it."""
     records = store.history(ended.run, limit=HISTORY)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
@@ -446,7 +448,8 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 
 
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
-    """Return the totals of the attempts, including the one that just ended, with its outcome."""
+    """Return the totals of the run's attempts. `ended`: the attempt that just ended, with its
+    `outcome`."""
     run = claim.run
     kinds = [
         _counted_as(attempt)
@@ -474,8 +477,8 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
 
 
 def _counted_as(attempt: Attempt) -> OutcomeKind | None:
-    """Return the outcome's kind; None for an attempt that was lost before its agent was started, as
-    by a restart of the server, because it says nothing about the task."""
+    """Return the kind of the outcome. Return None for an attempt that was lost before its agent
+    started, for example because the server restarted: it says nothing about the task."""
     assert attempt.outcome is not None
     outcome = attempt.outcome
     if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began):

@@ -1,9 +1,9 @@
-"""Settings that are not part of a conversation, are set again on every launch, and are stored with
-the attempt so that a change can be shown.
+"""Collects the settings of an attempt that its conversation does not contain. They are passed to
+the agent again at every launch, and stored with the attempt. `perdure why` compares the attempts to
+show changes.
 
-The CLIs forget model, permissions, tools, servers and directories between two launches. These
-settings are in the run's immutable spec, so a resume never widens them. `perdure why` compares the
-attempts.
+The CLIs do not keep model, permissions, tools, servers and directories between two launches. The
+run's immutable spec has these settings, so a resume never widens them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perdure.protocols import AgentDriver
 
 
 def flags_of(engine: Engine, claim: Claim, driver: AgentDriver) -> dict[str, str]:
-    """Return the settings that are not part of a conversation and are set again on every resume."""
+    """Return the attempt's settings by name: agent, model, permissions, arguments and account."""
     spec = claim.run.spec
     return {
         "agent": spec.agent,

@@ -1,12 +1,13 @@
-"""The heartbeat of an attempt: a supervisor that is silent for the length of a lease loses the
-attempt.
+"""Renews the lease of an attempt. A supervisor that does not renew it in time loses the attempt.
 
-If several hosts share a database, the supervisor renews the lease from the claim to the end, also
-while a repository is fetched or a check runs. Each heartbeat lets the shim keep the agent running
-for a while longer (`process.hold`). A host that is disconnected or stopped cannot renew: its shim
-asks the agent to end after two thirds of a lease and kills it after five sixths, and another host
-takes the attempt over at five quarters. Later writes of the first host are refused because of the
-fencing token (LostLease).
+If several hosts share a database, the supervisor renews the lease from the claim to the end, even
+while a repository is fetched or a check runs. Each renewal also lets the shim keep the agent
+running for another period (`process.hold`).
+
+A host that is disconnected or stopped cannot renew. After two thirds of a lease its shim asks the
+agent to end, and after five sixths it kills the agent. After five quarters another host takes the
+attempt over. Later writes of the first host fail with LostLease, because its fencing token is no
+longer valid.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from perdure.host import process
 from perdure.model import Claim, Exit, RunState, TaskRun
 
 BEATS = 4
-"""Number of heartbeats in each lease."""
+"""Number of heartbeats in the time of one lease."""
 TICK_S = 0.05
 UNTIL, END_BY = 2 / 3, 5 / 6
-"""Fractions of a lease after which an agent is asked to end, and is killed."""
+"""Fractions of a lease: without a heartbeat, the agent is asked to end after the first, and is
+killed after the second."""
 
 
 def beat(engine: Engine, claim: Claim) -> TaskRun:
-    """Renew the lease, and let the agent and the attempt's other programs run on for another
-    period. Raises LostLease, StoreError."""
+    """Renew the lease, let the attempt's programs run for another period, and return the run.
+    Raises LostLease and StoreError."""
     asked = process.boottime()
     run = engine.store.renew(claim, engine.lease_s)
     if engine.host.id:
@@ -42,10 +44,10 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
 def wait_with_heartbeat(
     engine: Engine, claim: Claim, running: process.Process
 ) -> tuple[Exit, bool]:
-    """Wait for a program of the attempt other than its agent's turn, such as a check. Meanwhile,
-    renew the lease and obey a stop. Return how the program ended, and whether it was asked to stop.
+    """Wait for a program of the attempt, such as a check. Meanwhile, renew the lease, and stop the
+    program if a stop is requested. Return how the program ended, and whether it was asked to stop.
 
-    If anything is raised (LostLease, StoreError), the program has been killed.
+    Raises LostLease and StoreError, after killing the program.
     """
     last, stopped = process.boottime(), False
     try:
@@ -66,8 +68,8 @@ def wait_with_heartbeat(
 
 @contextmanager
 def beating(engine: Engine, claim: Claim) -> Iterator[None]:
-    """Renew the lease in a separate thread while the block runs. If the lease is lost, end
-    everything of the attempt on this host."""
+    """Renew the lease in a separate thread while the block runs. If the lease is lost, end the
+    attempt's processes on this host. Do nothing if the database is not shared."""
     if not engine.host.id:
         yield
         return
@@ -87,7 +89,8 @@ def beating(engine: Engine, claim: Claim) -> Iterator[None]:
 
 
 def end_here(engine: Engine, claim: Claim) -> None:
-    """End the processes of a lost attempt, unless another supervisor of this host has it now."""
+    """Kill the processes of an attempt whose lease was lost, unless another supervisor on this host
+    has taken it over."""
     try:
         run = engine.store.get(claim.run.id)
         if (
@@ -114,6 +117,6 @@ def _beat_on(engine: Engine, claim: Claim, over: threading.Event) -> None:
                 end_here(engine, claim)
             return
         except (PerdureError, OSError):
-            # The database is unreachable: the next beat may succeed, and without one the shim ends
-            # the agent.
+            # The database is unreachable. The next heartbeat may succeed; if none does, the shim
+            # ends the agent.
             continue

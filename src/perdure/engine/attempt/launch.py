@@ -1,5 +1,5 @@
-"""Launches the agent: as a process of this attempt, or as a turn of a kept agent. Called by
-`opening_steps`, once the start is stored."""
+"""Launches the agent of an attempt, as a new process or as the next turn of a kept agent. Called by
+`opening_steps` after the attempt's start is stored."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def start(
     identity: dict[str, str],
     idle: Idle | None,
 ) -> None:
-    """Start the agent, or give the idle one its turn. `idle` is either used or ended. Raises
-    NotStarted, PerdureError."""
+    """Start the agent, or give the idle kept agent its next turn. An idle agent that is not used is
+    ended. Raises NotStarted and PerdureError."""
     try:
         launch = _launch(engine, opened, program)
         own = {**engine.agent_environment(opened.driver, opened.claim.run), **identity}
@@ -101,7 +101,8 @@ def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
 
 
 def _messages(opened: LiveAttempt) -> str:
-    """Return the directory of messages, for an agent whose turn may take them."""
+    """Return the directory for messages to the running turn; empty if the agent's turns take none.
+    """
     if isinstance(opened.driver, TakesMessages):
         return str(messages_of(opened.directory))
     return ""
@@ -116,8 +117,8 @@ def _marks(store: EngineStore, opened: LiveAttempt) -> tuple[str, ...]:
 
 
 def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
-    """Return the level at which the CLI compacts the conversation in this launch; None if it does
-    not."""
+    """Return the fill at which the CLI is to compact the conversation in this launch; None if the
+    CLI cannot be told."""
     run, rules = opened.claim.run, rules_of(context, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
     fill = fill_of(context, opened.driver, run, opened.attempt.before, known)
@@ -129,8 +130,8 @@ def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
 def _next_turn(
     on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt, idle: Idle
 ) -> process.Process | None:
-    """Give the idle agent its next turn, if it has the settings with which a new one would be
-    started, and return the turn. Otherwise end the agent and return None."""
+    """Give the idle agent its next turn, and return the turn's process. If a new agent would be
+    started with other settings, end the idle one and return None."""
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
@@ -156,16 +157,16 @@ def _next_turn(
 
 
 def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt) -> bool:
-    """Return whether the agent of this launch may be kept. An agent goes idle only if nothing of
-    its turn is left running, so a run that keeps leftovers or waits for them excludes it."""
+    """Return whether this launch's agent may be kept for later attempts. An agent becomes idle only
+    when nothing of its turn is running, so the leftover policies `keep` and `wait` exclude it."""
     run = opened.claim.run
     wanted = warm is not None and warm.wanted(opened.driver, run)
     return wanted and leftover_policy(on_leftover, run) is OnLeftover.END
 
 
 def _has_seen_all(opened: LiveAttempt, idle: Idle) -> bool:
-    """Return whether nothing came into the conversation, from anybody, since the idle process
-    finished its last turn."""
+    """Return whether the conversation is unchanged since the idle process finished its last turn.
+    """
     before = opened.attempt.before
     if (
         idle.seen is None
@@ -173,15 +174,16 @@ def _has_seen_all(opened: LiveAttempt, idle: Idle) -> bool:
         or not begins_with(opened.driver, Path(before.path), idle.seen)
     ):
         return False
-    # The conversation does not contain the prompt of this attempt yet.
+    # This attempt's own prompt is not in the conversation yet, so somebody else sent any new
+    # prompt.
     return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 
 def _first_turn(
     on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt
 ) -> process.Process | None:
-    """Return the first turn of an agent that is to be kept; None if none is to be kept, or this
-    launch needs its own process."""
+    """Start an agent that is to be kept, and return its first turn. Return None if the agent is not
+    to be kept, or this launch needs a process of its own."""
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
@@ -207,9 +209,9 @@ def _start_single_turn(
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
     told = opened.launch.messages
-    # Settings are JSON, which writes other letters than those of ASCII as escapes.
+    # In the arguments the path is inside JSON, where characters outside ASCII are escaped.
     if told and any(json.dumps(told)[1:-1] in argument for argument in command.argv):
-        # The directory exists for a turn that takes messages, and for no other.
+        # The directory exists only for turns that take messages.
         Path(told).mkdir(exist_ok=True, mode=0o700)
     return process.start(
         _with_defaults(command, opened.env),
@@ -225,7 +227,8 @@ def _start_single_turn(
 
 
 def _with_defaults(command: Command, own: dict[str, str]) -> Command:
-    """Apply the driver's variables as defaults: those that the user has set win."""
+    """Return the command without the driver's variables that `own` already sets. The user's values
+    thus take precedence over the driver's."""
     return replace(
         command, env={name: value for name, value in command.env.items() if name not in own}
     )
@@ -242,6 +245,6 @@ def _told(store: RunStore, opened: LiveAttempt) -> None:
     try:
         store.record(opened.claim, events)
     except PerdureError:
-        # The attempt is about to be recorded as not started, so no process of it may survive.
+        # The attempt will be stored as not started, so its process must not survive.
         opened.process.kill()
         raise

@@ -1,5 +1,5 @@
-"""A started attempt, as `opening_steps` returns it. It has the values that are needed to watch,
-verify and close the attempt, and the resources that are released at its end."""
+"""Defines `LiveAttempt`, a started attempt, which `opening_steps` returns. It has the values that
+are needed to supervise, verify and close the attempt, and releases its resources at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perdure.protocols import AgentDriver
 
 
 class LiveAttempt(Struct, kw_only=True):
-    """A started attempt: everything that watching and closing need."""
+    """A started attempt, with everything that supervising and closing it needs."""
 
     claim: Claim
     attempt: Attempt
@@ -36,17 +36,17 @@ class LiveAttempt(Struct, kw_only=True):
     adopted: bool = False
     lock_fd: int | None = None
     lifetime_s: float = 0.0
-    """Lifetime in seconds of a session whose id the agent reports only later."""
+    """Lifetime, in seconds, for a session that is created later, when the agent reports its id."""
     launch: Launch | None = None
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """Notes on what the driver changed in the user's arguments."""
+    """Notes about changes that the driver made to the user's arguments."""
     answers: bool = False
     """Whether the attempt was given answers to requests."""
     parked: tuple[str, ...] = ()
-    """Ids of the calls whose answers the attempt is given in place of a prompt."""
+    """Ids of the parked calls whose answers the attempt receives instead of a prompt."""
     idle: Idle | None = None
-    """The kept agent that runs this attempt as a turn; None if there is none."""
+    """The kept agent that runs this attempt as one of its turns; None if the agent is not kept."""
 
     def __enter__(self) -> LiveAttempt:
         return self
@@ -61,8 +61,8 @@ class LiveAttempt(Struct, kw_only=True):
             os.close(self.lock_fd)
             self.lock_fd = None
         if self.idle is not None:
-            # If another supervisor takes the attempt over, the agent is no longer kept: it ends
-            # with its turn.
+            # The agent is still in its turn here, so another supervisor will adopt the attempt. The
+            # agent can then no longer be kept, and ends with its turn.
             self.idle.kept.leave()
 
     @property
@@ -70,8 +70,7 @@ class LiveAttempt(Struct, kw_only=True):
         return Path(self.attempt.directory)
 
     def transcript(self, session_id: str) -> Path | None:
-        """Return the file by which a conversation is judged, as it is now; None if there is
-        none."""
+        """Return the file with the present transcript of a conversation; None if there is none."""
         return locate(self.driver, self.home, session_id, self.directory)
 
     @property

@@ -1,7 +1,8 @@
-"""Marks of prompts, answers and tool calls: what perdure knows of a conversation whose transcript
-it cannot read.
+"""Lists the marks of a conversation whose transcript perdure cannot read. A mark is a hash of a
+prompt, an answer or a tool call, taken from the journal.
 
-Called by `launch`; the agent's replay is compared with them before the next prompt is sent.
+Called by `launch`. When the agent replays the conversation, the replay is compared with the marks
+before the next prompt is sent.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from perdure.model import Session
 from perdure.model.events import ItemsMarked
 
 MOST = 2000
-"""Maximum number of marks, so that they fit into one argument of a command, with room for the rest
-of it."""
+"""Maximum number of marks. They are passed in one argument of a command, whose length is limited.
+"""
 
 
 def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:
-    """Return the newest marks that a replay of the conversation has to hold, oldest first.
+    """Return the newest marks that a replay of the conversation must contain, oldest first.
 
-    A turn that was cut off counts only with its prompt, and only if the agent answered: it is not
-    known whether the agent saved the rest.
+    A turn that was cut off contributes only its prompt, and only if the agent answered, because
+    nobody knows whether the agent saved the rest.
     """
     found: list[str] = []
     for run in store.runs_of(session.key):

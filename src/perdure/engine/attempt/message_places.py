@@ -1,14 +1,17 @@
-"""Where the messages for a running attempt are, so that the agent's CLI finds them.
+"""Places messages for a running attempt in files, where a hook of the agent's CLI finds them. Used
+by `steering` and `messages`.
 
-`service.tell` stores a message as a version of the run's instructions and places it at once;
-`messages` places what is missing (told on another host, or by a process that was killed) and
-follows each message into the conversation. Files in the attempt's directory of messages, which
-exists only if the turn takes messages:
+`steering.tell` stores a message as a version of the run's instructions and places it at once.
+`messages` places those that are missing, because they came from another host or the process that
+stored them was killed. It also checks when each message reaches the conversation.
 
-- `N.json`: the words of version N. It is written once, and is complete as soon as it exists;
-- `armed`: exists if there is any. Without it the agent's hook starts no Python;
-- `taken-N`: the hook gave version N to the CLI; its content says when in the turn. It is created
-  exclusively, so a message is given at most once.
+The files are in the attempt's directory of messages, which exists only if the turn takes messages:
+
+- `N.json`: the text of version N. The file is written once, and is complete as soon as it exists.
+- `armed`: exists if there are messages. Without it the agent's hook does not start Python.
+- `taken-N`: the hook gave version N to the CLI. The content says when in the turn it did.
+
+`taken-N` is created exclusively, so each message is given at most once.
 """
 
 from __future__ import annotations
@@ -23,16 +26,16 @@ from perdure.model import Context
 
 
 def directory_of(attempt_directory: Path) -> Path:
-    """Return the attempt's directory of messages."""
+    """Return the directory for the attempt's messages, which need not exist."""
     return attempt_directory / "messages"
 
 
 def place_messages(
     attempt_directory: Path, contexts: Iterable[Context], known: int
 ) -> tuple[int, ...]:
-    """Put the messages after the version `known` where the turn takes them, and return their
-    versions. Any number of processes and threads may do it at once."""
-    # A start of an agent needs no rules of messages.
+    """Place the messages after the version `known`, and return their versions. Place none if the
+    turn takes no messages. Processes and threads may call this concurrently."""
+    # Imported late, because the start of an agent does not need it.
     from perdure.rules.messages import pending, words
 
     directory = directory_of(attempt_directory)

@@ -1,8 +1,8 @@
-"""Follows the messages for a running attempt into its conversation. Used by `supervision`,
-`preparation` and `finish`; `message_places` says where they are.
+"""Records which messages for a running attempt have reached its conversation. Used by `supervision`
+and `finish`; `message_places` describes the files.
 
-Whether the model has a message is decided by the transcript alone. One that is not in it when the
-attempt ends is given to the next attempt in its prompt.
+Only the transcript shows whether the model has received a message. A message that is not in it when
+the attempt ends becomes part of the next attempt's prompt.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from perdure.rules.messages import newest_in
 from perdure.workspace.locks import read
 
 LOOK_EVERY_S = 0.2
-"""Interval between two looks for a message that the agent's CLI was given, in seconds."""
+"""Minimum interval between two checks for messages that the hook has given to the CLI, in seconds.
+"""
 HOW = ("turn", "boundary")
 
 
 def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
-    """Return the events for the messages that the attempt's prompt had, which is in the
-    conversation now."""
+    """Return the events for messages that were part of the attempt's prompt. The caller knows that
+    the prompt is in the conversation."""
     if not any(each.message for each in store.contexts(claim.run.id)):
         return []
     records = store.history(claim.run.id, limit=HISTORY)
@@ -40,20 +41,21 @@ def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
 
 
 class MessageWatch(Struct):
-    """Follows the messages of one attempt into its turn."""
+    """Places the messages for one attempt, and records when they reach the conversation."""
 
     engine: Engine
     opened: LiveAttempt
     told: int = 0
-    """The newest version of the run's instructions that was seen."""
+    """Newest version of the run's instructions whose message was placed."""
     delivered: frozenset[int] = frozenset()
-    """Versions whose delivery is in the journal."""
+    """Versions whose delivery to the CLI is recorded in the journal."""
     looked: float = 0.0
     on: bool = False
     """Whether the turn can take messages."""
 
     def begin(self) -> None:
-        """Read what an earlier supervisor of the attempt recorded, and place what is missing."""
+        """Read the deliveries that an earlier supervisor of the attempt recorded, and place missing
+        messages."""
         opened = self.opened
         directory = directory_of(opened.directory)
         self.on = isinstance(opened.driver, TakesMessages) and directory.is_dir()
@@ -66,20 +68,23 @@ class MessageWatch(Struct):
             self.place()
 
     def place(self) -> None:
-        """Place the messages that the turn has not taken."""
+        """Place the messages that are not in the conversation yet."""
         contexts = self.engine.store.contexts(self.opened.claim.run.id)
         self.told = contexts[-1].version
-        # A message that cannot be placed, as on a full disk, is given with the next prompt.
+        # A message that cannot be placed, for example on a full disk, becomes part of the next
+        # prompt.
         with suppress(OSError):
             place_messages(self.opened.directory, contexts, self.opened.attempt.context_version)
 
     def hear(self, newest: int) -> None:
-        """Take note of the newest version of the run's instructions, as a heartbeat returned it."""
+        """Place new messages. `newest`: the newest version of the run's instructions, as returned
+        by the last heartbeat."""
         if self.on and newest > self.told:
             self.place()
 
     def look(self, now: float, *, last: bool = False) -> None:
-        """Record what the CLI was given and what has reached the conversation since."""
+        """Record new deliveries to the CLI, and messages that have newly reached the conversation.
+        `last`: check even if the interval has not passed."""
         if not self.on or (now - self.looked < LOOK_EVERY_S and not last):
             return
         self.looked = now
@@ -104,7 +109,7 @@ class MessageWatch(Struct):
             self.place()
 
     def _received(self) -> int:
-        """Return the newest version that the conversation has."""
+        """Return the newest version of the instructions that the conversation contains."""
         known = self.opened.attempt.context_version
         if not any(version > known for version in self.delivered):
             return known
@@ -116,7 +121,8 @@ class MessageWatch(Struct):
 
 
 def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
-    """Return the versions that the hook gave to the CLI, and how."""
+    """Return the versions that the hook gave to the CLI, each with the moment: `turn` or
+    `boundary`."""
     found = []
     for path in directory.glob("taken-*"):
         number = path.name.removeprefix("taken-")
@@ -130,7 +136,8 @@ def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
 
 
 def _texts(opened: LiveAttempt) -> Sequence[str]:
-    """Return what came into the turns of this attempt from hooks."""
+    """Return the texts that the hook added to the conversation in this attempt, from the
+    transcript."""
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None
     if path is None or not isinstance(driver, TakesMessages):

@@ -1,12 +1,13 @@
-"""Counts what an attempt spends while it runs, from its agent's output and from the transcript.
-Used by `supervision`.
+"""Counts the usage of a running attempt, from its agent's output and its transcript. Used by
+`supervision` and `finish`.
 
-An agent reports its final figure at the end of a turn, if it lives that long. Until then every
-reply of the model is counted separately: Claude Code prints the usage of a reply when it begins and
-when it ends; Codex and Gemini CLI write it only into their transcripts. A reply is identified by
-its id and reported several times, so reading it again changes nothing, and a supervisor that takes
-over gets the same count. Replies that were in the transcript before the attempt, or were copied
-into it by a fork, belong to other attempts.
+An agent reports its final figure at the end of a turn, if it gets that far. Until then each reply
+of the model is counted separately. Claude Code prints the usage of a reply when the reply begins
+and when it ends. Codex and Gemini CLI write it only into their transcripts.
+
+A reply is reported several times and is identified by its id. Reading it again changes nothing, so
+a supervisor that takes over gets the same count. Replies that were in the transcript before the
+attempt, or that a fork copied into it, are not counted.
 """
 
 from __future__ import annotations
@@ -28,28 +29,29 @@ from perdure.rules.pricing import priced
 SEEK_S = 0.5
 """Minimum interval between two searches for a transcript that does not exist yet, in seconds."""
 PIECE = 8 * 1024**2
-"""Maximum number of bytes of a transcript that are read at once."""
+"""Maximum number of bytes that are read from a transcript at once."""
 
 
 class Meter(Struct):
-    """The meter of one attempt. `look` is cheap if nothing was written."""
+    """Counts the usage of one attempt. A call of `look` is cheap if the transcript has not changed.
+    """
 
     opened: LiveAttempt
     model: str = ""
-    """Newest model reported, for replies that name none."""
+    """Newest reported model. It is assumed for replies that name no model."""
     before: Usage = field(default_factory=Usage)
-    """The conversation's total when the attempt began, if the agent counts over all of it."""
+    """Total of the conversation at the start of the attempt, for agents that report such totals."""
     session_id: str = ""
     path: Path | None = None
     sought: float = 0.0
     offset: int = 0
     since: int = 0
-    """Size of the transcript when the attempt began."""
+    """Size of the transcript at the start of the attempt, in bytes."""
     earlier: set[str] = field(default_factory=set)
-    """Ids of replies that a fork copied from its parent."""
+    """Ids of the replies that a fork copied from its parent."""
 
     def begin(self) -> None:
-        """Read the usage and the replies from before the attempt."""
+        """Read the model, the total and the replies from before the attempt."""
         opened = self.opened
         session, before, driver = opened.session, opened.attempt.before, opened.driver
         self.model = (
@@ -61,12 +63,13 @@ class Meter(Struct):
                 with Path(before.path).open("rb") as file:
                     self.earlier = {reply.id for reply in driver.replies(file.read(before.size))}
         except OSError:
-            # The transcript was moved or lost since: the session's record is the next best source.
+            # The transcript was moved or lost since then. The session's record is the next best
+            # source.
             self.before = session.total if session is not None else Usage()
 
     def look(self, reading: EventTotals, *, last: bool = False) -> None:
-        """Count the new replies in the transcript. `last`: the agent has ended, and its subagents'
-        transcripts are read as well."""
+        """Count the new replies in the transcript. `last`: the agent has ended, so the transcripts
+        of its subagents are read as well."""
         path = self._transcript(last=last)
         if path is None:
             return
@@ -75,8 +78,8 @@ class Meter(Struct):
             if last:
                 self._read_subagents(path, reading)
         except OSError:
-            # The transcript may be moved at any moment, if somebody moves the agent's home. The
-            # counts so far are kept.
+            # The transcript disappears if somebody moves the agent's home. The counts so far are
+            # kept.
             self.path = None
 
     def usage(self, reading: EventTotals) -> Usage:
@@ -84,11 +87,11 @@ class Meter(Struct):
         return reading.usage(self.before, self.model)
 
     def final_usage(self, reading: EventTotals, *, killed: bool) -> tuple[Usage, ReplyCosts]:
-        """Return the usage of the attempt, with an estimate of the usage that its end cut off, and
-        the costs of its replies. `killed`: perdure did not ask the agent to end; otherwise the
-        agent may announce a request that it does not send any more."""
+        """Return the usage of the attempt, including an estimate for replies that were cut off, and
+        the costs of its replies. `killed`: perdure did not ask the agent to end. If perdure did
+        ask, the agent may have announced a request that it did not send."""
         used, found = self.usage(reading), None
-        # What a service refused costs nothing.
+        # A request that the service refused costs nothing.
         if not reading.repeating and not reading.turn_over:
             found = self._open_request()
             if found is None and killed and reading.asking:
@@ -107,11 +110,12 @@ class Meter(Struct):
         return used, ReplyCosts(cut=tuple(charged), dearest=reading.dearest(model, earlier))
 
     def dearest(self, reading: EventTotals) -> float:
-        """Return the cost of the attempt's dearest reply so far, in dollars."""
+        """Return the cost of the attempt's most expensive reply so far, in dollars."""
         return reading.dearest(self.model or reading.model)
 
     def _open_request(self) -> OpenRequest | None:
-        """Return the request that was under way at the end, where only the transcript shows it."""
+        """Return the request that was under way when the agent ended, for agents that show it only
+        in the transcript; None if there was none."""
         driver = self.opened.driver
         if not isinstance(driver, TellsRequests):
             return None
@@ -124,8 +128,8 @@ class Meter(Struct):
             return None
 
     def _earlier_replies(self) -> Sequence[Reply]:
-        """Return the replies at the end of the conversation before this attempt. If none can be
-        read, return one reply as large as the conversation."""
+        """Return the newest replies of the conversation before this attempt. If they cannot be
+        read, return a single reply whose input has the size of the conversation."""
         opened, found = self.opened, list[Reply]()
         before, session = opened.attempt.before, opened.session
         fill = session.fill if session is not None else None
@@ -140,8 +144,9 @@ class Meter(Struct):
         return found
 
     def _transcript(self, *, last: bool) -> Path | None:
-        """Return the agent's own file. An agent with an archive has none, and prints all that it
-        writes."""
+        """Return the path of the agent's transcript; None if it is unknown. Agents with an archive
+        have no such file, and print the usage of every reply. `last`: search even if the interval
+        has not passed."""
         session, opened = self.opened.session, self.opened
         if session is None or opened.driver.archive is not None:
             return None
@@ -159,7 +164,8 @@ class Meter(Struct):
     def _read(self, path: Path, reading: EventTotals) -> None:
         size = path.stat().st_size
         if size < self.offset:
-            # The file was rewritten: its content was counted already, or is older than the attempt.
+            # The file was rewritten. Its content was already counted, or is from before the
+            # attempt.
             self.offset = size
         while size > self.offset:
             with path.open("rb") as file:
@@ -178,8 +184,8 @@ class Meter(Struct):
                 reading.count(reply)
 
     def _read_subagents(self, path: Path, reading: EventTotals) -> None:
-        """Count the replies in subagents' transcripts. Each is a separate file, which may be older
-        than the attempt."""
+        """Count the replies in the transcripts of subagents. Each subagent has a file of its own,
+        which may be older than the attempt."""
         began = int((self.opened.directory / "prompt.md").stat().st_mtime * 1000)
         model = self.model
         for found in self._belonging(path):
@@ -193,8 +199,8 @@ class Meter(Struct):
 
 
 def _end_of(path: Path, since: int, until: int | None = None) -> bytes:
-    """Return the bytes of a file between two positions, at most the last `PIECE` of them; empty if
-    the file has become shorter. Raises OSError."""
+    """Return the bytes of a file from `since` to `until`, but at most the last `PIECE` of them.
+    Empty if the file has become shorter. Raises OSError."""
     with path.open("rb") as file:
         end = file.seek(0, SEEK_END) if until is None else until
         file.seek(max(since, end - PIECE))

@@ -1,7 +1,8 @@
-"""Starts an attempt: its host, its workdir, its conversation, the decision; then `preparation`
-stores the start, and the agent is launched.
+"""Starts an attempt, in this order: fetch the run's files to this host, lock the workdir, find the
+conversation, decide how to continue it, store the start (`preparation`), launch the agent
+(`launch`).
 
-A process is started only after the attempt's start is stored. `reopen_attempt` finds an attempt
+No agent is started for the attempt before its start is stored. `reopen_attempt` returns an attempt
 that another supervisor had started.
 """
 
@@ -42,15 +43,15 @@ BRIEFLY_S = 30.0
 
 
 def open_attempt(engine: Engine, claim: Claim) -> LiveAttempt:
-    """Prepare, decide, store and launch. Raises NotStarted, or a PerdureError of the workspace or
-    the driver."""
+    """Start the attempt and return it. Raises NotStarted, or a PerdureError of the workspace or the
+    driver."""
     with engine.homes.still():
         return _open(engine, claim)
 
 
 def _locked(engine: Engine, place: Workspace) -> int:
-    """Return a file descriptor that holds the workdir's lock. A holder that needs it only briefly,
-    such as a commit, is waited for. Raises InUse."""
+    """Lock the workdir and return the lock's file descriptor. Wait for a holder that needs the lock
+    only briefly, such as a commit. Raises InUse."""
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:
@@ -144,8 +145,8 @@ def _summarized(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Have the agent summarize its conversation, unless it has done so before. Return the session
-    as it is then."""
+    """Ask the agent for a summary of its conversation, unless there is one already. Return the
+    session with that turn added."""
     from perdure.engine.attempt.rollover import request_summary, told_before
 
     if told_before(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
@@ -154,8 +155,8 @@ def _summarized(
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
-    """Return the conversations of the run's scope, from the store itself, never from a cache. Lost
-    records are rebuilt."""
+    """Return the sessions of the run's scope. They are read from the store, never from a cache. If
+    there is none in use, lost records are rebuilt first."""
     key = SessionKey(claim.run.spec.agent, claim.run.scope)
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
@@ -172,8 +173,9 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
 
 
 def _brought_here(engine: Engine, claim: Claim) -> Claim:
-    """Return the claim with the run's files on this host. A run that never began gets the workdir
-    that this host would have planned. Raises NotStarted, LostLease."""
+    """Return the claim after fetching the run's files to this host, if they are on another one. A
+    run that never started gets the workdir that this host would plan for it. Raises NotStarted and
+    LostLease."""
     run = claim.run
     if why := engine.kept_from(run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
@@ -195,8 +197,8 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> LiveAttempt | None:
-    """Return the attempt of a dead supervisor, with its process if one was started; None if it
-    never began."""
+    """Return the attempt of a supervisor that died, with its process if there is one. Return None
+    if its start was never stored."""
     attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
     if attempt.continuation is None or not attempt.directory:
         return None

@@ -1,8 +1,8 @@
-"""The steps from the decision to the launch: files and transcripts are put in place, the agent's
-prompt is written, and the start is stored.
+"""Prepares an attempt for its launch: puts files and transcripts in place, writes the agent's
+prompt, and stores the start.
 
-`opening_steps` calls `begin` under the workdir's lock. It starts no process. Everything before
-`store.begin` can be repeated at any time; after it the attempt's start is recorded permanently.
+`opening_steps` calls `begin` while it holds the workdir's lock. Everything before `store.begin` can
+be repeated at any time. After it the start is permanently recorded. The agent is not started here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ from perdure.rules.placement import planned_since
 
 
 class CopyNotInPlace(Exception):
-    """A copy could not take the place of what the agent would load. `rung`: the one that failed."""
+    """A copy could not replace the transcript that the agent would load. `rung`: the rung that
+    therefore failed."""
 
     def __init__(self, rung: Rung) -> None:
         super().__init__(rung)
@@ -71,8 +72,8 @@ def begin(
     *,
     fresh: bool,
 ) -> LiveAttempt:
-    """Do everything up to the launch and return the attempt. `lifetime_s`: lifetime of the scope's
-    sessions, if it has one of its own; `fresh`: the workdir was newly made. Raises
+    """Do everything up to the launch, and return the attempt. `lifetime_s`: lifetime of the scope's
+    sessions, if it differs from the configured one. `fresh`: the workdir was just created. Raises
     CopyNotInPlace."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
@@ -193,8 +194,8 @@ def _put_in_place(
     asked: Continuation,
     ground: Ground,
 ) -> None:
-    """Put perdure's own copy, or the repaired one, where the agent looks, if the conversation goes
-    on from it."""
+    """Put the transcript in place for a rung that needs one: perdure's own copy, an older part of
+    it, or the repaired copy. Raises CopyNotInPlace."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
         if ground.back and ground.checkpoint is not None:
             back = ground.checkpoint.conversation
@@ -210,8 +211,8 @@ def _put_in_place(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
         if driver.archive is not None and asked.kind is Start.RESUME and asked.rung is Rung.COPY:
-            # An import changes no existing row, and a conversation with subagents cannot be removed
-            # before it.
+            # An import does not change existing rows. They cannot be removed first if the
+            # conversation has subagents.
             path = locate(driver, home, asked.session_id, directory)
             if path is None or not engine.copies.continued_by(driver, asked.session_id, path):
                 raise CopyNotInPlace(asked.rung)
@@ -228,8 +229,8 @@ def _put_in_place(
             ],
         )
     if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
-        # The conversation goes on from what perdure has just put there, so perdure's own copy gets
-        # the same content.
+        # The conversation continues from the transcript that perdure has just put in place, so
+        # perdure's own copy gets the same content.
         path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
         if path is not None:
             engine.copies.take(driver, asked.session_id, path, replace=True)
@@ -237,7 +238,7 @@ def _put_in_place(
 
 def _keeps_rows(driver: AgentDriver, program: Program, home: Path, session_id: str) -> bool:
     """Return whether an archive has the conversation and cannot remove it, because it has
-    subagents. An import would leave the rows that are newer than a checkpoint."""
+    subagents. Rows newer than the checkpoint would then remain after an import."""
     archive = driver.archive
     if archive is None or archive.read(home, session_id) is None:
         return False
@@ -254,8 +255,8 @@ def _session_in_use(
     own_id: str,
     now: int,
 ) -> Session | None:
-    """Return the scope's conversation if it remains in use; else retire it with the cause, and
-    return None."""
+    """Return the scope's session if the attempt continues it. Otherwise retire it, with the reason,
+    and return None."""
     if asked.expired:
         expired = SessionExpired(
             session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
@@ -282,7 +283,8 @@ def _announced(
     total: Usage,
     lifetime_s: float,
 ) -> Session:
-    """Return the scope's new conversation, under the id that the agent is asked to use."""
+    """Return a session for the scope's new conversation, with the id that the agent will be given.
+    """
     run = claim.run
     assert run.workspace is not None
     return Session(
@@ -300,8 +302,7 @@ def _announced(
 
 
 def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
-    """Put the task's files into the workdir, if there are any. `fresh`: the workdir was newly
-    made."""
+    """Put the task's files into the workdir. `fresh`: the workdir was just created."""
     run = claim.run
     assert run.workspace is not None
     contexts = [
@@ -331,15 +332,16 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
 
 
 def parent_of(asked: Continuation) -> str:
-    """Return the conversation that a new one is forked from, or stands in for."""
+    """Return the id of the conversation that the new one is forked from or replaces; empty if there
+    is none."""
     if asked.kind is Start.FORK:
         return asked.session_id
     return asked.lost_session_id
 
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
-    """Return the CLI's running total as it was before the launch. A fork begins with it if the
-    CLI's count continues from its parent's."""
+    """Return the CLI's running total from before the launch; zero if the CLI keeps none. For CLIs
+    whose count continues in a fork, it is the total of the parent."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:
@@ -349,23 +351,23 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
 def _prompt_marks(
     driver: AgentDriver, asked: Continuation, before: Snapshot | None
 ) -> frozenset[str] | None:
-    """Return the marks of the prompts in the transcript, if it replaced the agent's own; None if
-    the agent's own transcript goes on."""
+    """Return the fingerprints of the prompts in a transcript that replaced the agent's own. None if
+    the agent's own transcript is used."""
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
 
 
 def _turn_messages(driver: AgentDriver, before: Snapshot | None) -> Sequence[str]:
-    """Return the messages that came into the turns of a transcript."""
+    """Return the messages that were given to running turns, from a transcript."""
     if before is None or not isinstance(driver, TakesMessages):
         return ()
     return driver.messages(Path(before.path).read_bytes())
 
 
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
-    """Return the directory in which the conversation that goes on was until now; empty if there is
-    none."""
+    """Return the directory in which the conversation was used until now; empty if it is a new one.
+    """
     if asked.kind is Start.FORK:
         return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
     if live is not None and asked.kind is Start.RESUME:
@@ -376,8 +378,8 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
 def _put_mended(
     engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
 ) -> tuple[Path, list[str]]:
-    """Put the repaired copy where the agent looks. Return its path, and the paths to which the
-    replaced files were moved."""
+    """Put the repaired copy where the agent finds it. Return its path, and the paths to which the
+    replaced files were moved. Raises CopyNotInPlace."""
     from perdure.engine.attempt.repair import MENDED
     from perdure.engine.attempt.restore_transcript import make_room, run_import
 
@@ -396,7 +398,8 @@ def _put_mended(
             removal = driver.archive.removal(program, home, session_id)
             if removal is None:
                 raise CopyNotInPlace(Rung.REPAIRED)
-            # After a kill between the removal and the import, the next attempt finds this copy.
+            # If perdure is killed between the removal and the import, the next attempt finds this
+            # copy.
             engine.copies.take(driver, session_id, mended, replace=True)
             make_room(engine, claim.run, driver, removal, there, restoring)
         command = driver.archive.restore(program, session_id, content)
@@ -407,8 +410,8 @@ def _put_mended(
 
 
 def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> int:
-    """Return the number of prompts of somebody else that were found when the previous attempt was
-    closed, if nobody saw how that one ended."""
+    """Return the number of prompts that somebody else sent during or after the previous attempt, if
+    that attempt was lost. It is 0 if a supervisor saw the attempt's end."""
     ended = [each for each in store.attempts(claim.run.id) if each.number < claim.attempt]
     if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
         return 0
@@ -416,8 +419,8 @@ def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> in
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
-    """Return the number of prompts that somebody else put into the conversation since perdure last
-    saw it."""
+    """Return the number of prompts that somebody else sent since perdure last saw the conversation.
+    """
     if (
         live is None
         or before is None

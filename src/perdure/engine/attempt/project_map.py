@@ -1,7 +1,8 @@
-"""Adds the project map to the prompt of an attempt, if one is due: gathers the facts, has
-`project_map` draw it, and records it in the journal.
+"""Makes the project map for the prompt of an attempt, if the settings ask for one: gathers the
+facts, has the package `project_map` draw the map, and records it in the journal. Called by
+`preparation`.
 
-`project_map` is imported only when a map is drawn, so that most attempts do not pay for the import.
+The package `project_map` is imported only when a map is drawn, because most attempts need none.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def is_due(when: MapWhen, asked: Continuation, *, sessions: bool) -> bool:
-    """Return whether a map is due. `sessions`: the agent can resume a conversation. A prompt that
-    resumes one needs no map, unless `always` is set."""
+    """Return whether the prompt gets a project map. `sessions`: whether the agent can resume a
+    conversation. A prompt that resumes one gets no map, unless the setting is `always`."""
     if when is MapWhen.OFF or asked.kind in (Start.WAIT, Start.REFUSE):
         return False
     anew = asked.kind in (Start.FRESH, Start.REBUILD)
@@ -39,11 +40,11 @@ def map_for(
     asked: Continuation,
     contexts: Sequence[Context],
 ) -> str:
-    """Return the map; empty if none is due or none can be made. A missing map never fails an
-    attempt."""
+    """Return the map as text; empty if the prompt gets none or it cannot be made. A failure is
+    recorded in the journal and does not fail the attempt."""
     run = claim.run
     assert run.workspace is not None
-    # If an agent's transcripts cannot be read, nothing shows that it keeps what it saw.
+    # For an agent whose transcripts cannot be read, nothing shows that it remembers an earlier map.
     sessions = driver.abilities.sessions and driver.abilities.transcripts
     if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=sessions):
         return ""
@@ -72,8 +73,8 @@ def map_for(
 def drawn_of(
     engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0
 ) -> Drawn:
-    """Return the map of a workdir as it is now. `made`: which task made a file. Raises PerdureError
-    and OSError."""
+    """Return the map of a workdir in its present state. `prompt`: ranks the files by relevance.
+    `made`: the task that added each file. Raises PerdureError and OSError."""
     from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
@@ -87,9 +88,9 @@ def drawn_of(
 
 
 def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:
-    """Return which run added which file, by file name, from the checkpoints of runs in the same
-    workdir or the same plan. The earliest run wins. A run is called by its task's name, if it has
-    one."""
+    """Return the name of the task, or else the run, that added each file, by file name. It is found
+    by comparing checkpoints of the runs in the same workdir or plan. For a file that several runs
+    added, the earliest counts."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
@@ -103,12 +104,13 @@ def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[s
             found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
             found += [(each.number, each.workdir.commit, task) for each in checkpoints]
     for workspace, found in saved.values():
-        # Runs may take turns in a workdir: the last checkpoint of each turn counts.
+        # Runs may alternate in a workdir. The last checkpoint of each uninterrupted series of one
+        # run counts.
         ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
             added = workspaces.checkpoints.added(workspace, [commit for _, commit, _ in ends])
         except (PerdureError, OSError):
-            # The run's workdir or its checkpoints are gone, so its files have no known origin.
+            # The workdir or its checkpoints were deleted, so the origin of its files is unknown.
             continue
         for names, (_, _, task) in zip(added, ends, strict=True):
             made |= {name: task for name in names if name not in made}
@@ -116,7 +118,8 @@ def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[s
 
 
 def _plan(scope: str) -> str:
-    """Return the plan in the scope of its tasks (`plan:ID/STRAND`); empty if there is none."""
+    """Return the plan's part of a scope (`plan:ID` of `plan:ID/STRAND`); empty for a scope without
+    a plan."""
     if scope.startswith("plan:"):
         return scope.partition("/")[0]
     return ""

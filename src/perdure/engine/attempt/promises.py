@@ -1,9 +1,9 @@
-"""Checks the promises of a task beyond its instructions: files that it has to make, and conflict
-marks that must be gone.
+"""Checks what a task requires besides its instructions: files that must exist, and conflict marks
+that must be gone. Used by `finish` and by plans.
 
-Checked after the agent reports success and before the task's `verify`. Anything missing is a
-failure of the attempt, so that it goes back into the same conversation. Files are read and never
-run. A link is not followed beyond checking that its target exists.
+The check runs after the agent reports success and before the task's `verify`. If anything is
+missing, the attempt fails, and the next one tells the agent in the same conversation. Files are
+only read. For a link, only the existence of its target is checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHOWN = 20
 
 
 def missing_files_sentence(spec: TaskSpec, workdir: Path) -> str:
-    """Return a sentence for the agent about everything that is missing; empty if nothing is."""
+    """Return a sentence that tells the agent what is missing; empty if nothing is."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]
     if missing:
@@ -39,8 +39,8 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_marked(path: Path) -> bool:
-    """Return whether both ends of a conflict are in the file. A separator alone may be an
-    underlined heading."""
+    """Return whether the file has all three marks of a conflict. The separator alone may be the
+    underline of a heading."""
     try:
         if path.is_symlink() or not path.is_file():
             return False

@@ -1,5 +1,6 @@
-"""Gathers the facts about earlier attempts that the agent must know, from the run's journal and
-workdir, as a `Story` for the prompt."""
+"""Gathers the facts that the agent must know about earlier attempts, from the run's journal and
+workdir. Called by `preparation`, which passes the result, a `Story`, to the module that writes the
+prompt."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 EARLIER_LINES = 40
 EFFECTS = 40
-"""Maximum number of effects of each sort that the next attempt is told of."""
+"""Maximum number of effects that a prompt lists: of the certain ones, and again of the uncertain
+ones."""
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -71,23 +73,29 @@ def story_of(
     told: Sequence[str] = (),
     others: Sequence[Item] = (),
 ) -> Story:
-    """Return the facts as they are now. `live`: the conversation that goes on, if one does;
-    `came_from`: its directory until now; `heard`: the marks of the prompts in a transcript that
-    replaced the agent's own; `untold`: items of the conversation that the journal has and the
-    transcript lacks; `told`: the messages that came into the turns of the replaced transcript;
-    `others`: items that somebody else had added to it."""
+    """Return the facts for the prompt.
+
+    - `live`: the session in use; None for a new conversation.
+    - `turns_between`: number of prompts that somebody else sent in the conversation.
+    - `came_from`: the directory in which the conversation was used until now.
+    - `heard`: fingerprints of the prompts in the transcript, if it replaced the agent's own.
+    - `told`: messages that running turns received, from that transcript.
+    - `untold`: items of the conversation that are in the journal but not in the transcript.
+    - `others`: items that somebody else had added to the replaced transcript.
+    """
     run = claim.run
     assert run.workspace is not None
     left = without_undone(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
-    # Attempts that a restore undid are left out: they are no longer in the conversation.
+    # The conversation no longer contains the attempts that a restore undid.
     ended = [
         attempt
         for attempt in engine.store.attempts(run.id)
         if attempt.number in there and attempt.number < claim.attempt
     ]
     done, open_tools = _recent_activity(left)
-    # Looking at a large workdir takes time, and only an interrupted agent is told about it.
+    # Reading the state of a large workdir takes time, and only the prompt after an interruption
+    # describes it.
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
@@ -130,10 +138,10 @@ def story_of(
 
 
 def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
-    """List, in order, messages and actions of the agent that are missing in its conversation.
+    """Return the messages and actions of the agent that its conversation lacks, in order.
 
-    A call and its result become one entry. A call that was still running is left out, because the
-    prompt names it with the interruption.
+    A call and its result become one entry. Calls that were interrupted are left out, because
+    another part of the prompt names them.
     """
     results = {each.item.key: each for each in untold if each.item.kind is ItemKind.RESULT}
     calls = {each.item.key for each in untold if each.item.kind is ItemKind.CALL}
@@ -157,8 +165,8 @@ def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple
 
 
 def _taken_back(asked: Continuation) -> int:
-    """Return how many known items are in the transcript on a branch that the agent does not
-    load."""
+    """Return the number of known items on a branch of the transcript that the agent does not load.
+    0 if the agent's transcript was replaced."""
     shown = asked.shown
     if shown is not None and asked.rung is Rung.NATIVE:
         return shown.off_branch
@@ -168,8 +176,9 @@ def _taken_back(asked: Continuation) -> int:
 def _earlier(
     engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
 ) -> tuple[str, ...]:
-    """Return what was said in a shared conversation before this run joined it, or up to the turn at
-    which it was to be forked. The journal of this run does not include it."""
+    """Return the part of a shared conversation from before this run joined it, as lines of text.
+    For a fork, return the part up to the turn at which it begins. This run's journal lacks that
+    part."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -191,8 +200,8 @@ def _earlier(
 
 
 def _lost_workdir(records: Sequence[Record]) -> str:
-    """Return a sentence that says that the workdir was gone when this attempt began, and what
-    replaced it; empty if it was not."""
+    """Return a sentence about a workdir that was missing at the start of this attempt, and what
+    replaced it. Empty if it was not missing."""
     lost = None
     for record in records:
         if isinstance(record.event, AttemptEnded):
@@ -214,8 +223,8 @@ def _lost_workdir(records: Sequence[Record]) -> str:
 
 
 def _restored(ground: Ground) -> str:
-    """Return a sentence that says that the workdir or the conversation is not as the agent left it;
-    empty if both are."""
+    """Return a sentence about a restore of the workdir or the conversation since the agent last
+    worked. Empty if there was none."""
     checkpoint = ground.checkpoint
     if checkpoint is None or not (ground.restored or ground.back):
         return ""
@@ -243,7 +252,7 @@ def _restored(ground: Ground) -> str:
 
 
 def _drift(seen: DriftSeen, ground: Ground) -> str:
-    """Return one or two sentences about changes that the agent does not know of."""
+    """Return a text about changes of files and HEAD that the agent does not know of."""
     if ground.by_itself:
         who = "these files were changed, by you or by somebody else"
     else:
@@ -264,8 +273,8 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
 
 
 def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> str:
-    """Describe the changes of task files in this attempt, and those of versions that are not yet in
-    the conversation. Of each name, only the last change is included."""
+    """Return a text about the task files that changed in this attempt, or in a version of the
+    instructions that the conversation lacks. For each file, only the last change is included."""
     gone = retired(records)
     made = [
         (number, change) for number, change in changes_of(records) if change.version not in gone
@@ -285,8 +294,8 @@ def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> 
 def _check(
     records: Sequence[Record], ended: Sequence[Attempt], live: Session | None
 ) -> VerifyEnded | None:
-    """Return the newest check, if it failed and the conversation that goes on was not told of
-    it."""
+    """Return the newest check if it failed and its result is not in the conversation yet; else
+    None."""
     last = next(
         (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
     )
@@ -309,7 +318,7 @@ def _check(
 
 
 def _workdir(state: WorkdirState) -> str:
-    """Return the state of the workdir in a sentence, with the first few names."""
+    """Return the state of the workdir as text, with the names of the first few changed files."""
     if state.head:
         if state.branch:
             branch = f"branch {named(state.branch)}"
@@ -334,8 +343,8 @@ def _workdir(state: WorkdirState) -> str:
 
 
 def named(path: str) -> str:
-    """Return a name as one word of a sentence. A file name may be hostile: a newline, quote or
-    space must not end the word."""
+    """Return a file name in a form that is safe inside a sentence. A name may contain a newline, a
+    quote or a space, possibly to mislead the agent; such a name is quoted."""
     short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
     if re.fullmatch(r"[\w./+@-]+", short):
         return short
@@ -350,14 +359,14 @@ def _newest_delivered(
     *,
     copied: bool,
 ) -> int:
-    """Return the newest version of this run's instructions that is known to be in the conversation.
-    `heard`: the prompts of a transcript that replaced the judged one, which then decide. `copied`:
-    that transcript is perdure's newest copy."""
+    """Return the newest version of this run's instructions that is known to be in the conversation;
+    0 if none is. `heard`: fingerprints of the prompts in a transcript that replaced the agent's
+    own, which alone decide. `copied`: whether that transcript is perdure's newest copy."""
     if live is None:
         return 0
     if heard is not None:
-        # The prompts of another machine's attempts are not on this host. The checkpoint that came
-        # with the copy recorded the version that is in it.
+        # The prompts of attempts on another machine are not stored on this host. The session's
+        # record has the version that is in the copy.
         came = copied and any(
             attempt.session_id == live.id and not attempt.directory for attempt in ended
         )
@@ -372,13 +381,14 @@ def _newest_delivered(
         for a in ended
         if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
     ]
-    # A conversation that no other run shares may have been used manually; its record has the
-    # version that it was given before.
+    # A person may have used the conversation if no other run shares it. The session's record has
+    # the version that the conversation contained before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _prompt(attempt: Attempt) -> str:
-    """Return the mark of an attempt's own prompt."""
+    """Return the fingerprint of an attempt's prompt; empty if the attempt's directory was deleted.
+    """
     try:
         return fingerprint(
             (Path(attempt.directory) / "prompt.md").read_text(
@@ -390,7 +400,7 @@ def _prompt(attempt: Attempt) -> str:
 
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
-    """Describe the effects; only the newest if there are many."""
+    """Return a line of text for each effect, for the newest `EFFECTS` of them."""
     return tuple(_effect(each) for each in found)[-EFFECTS:]
 
 
@@ -401,8 +411,8 @@ def _effect(effect: Effect) -> str:
 
 
 def _recent_activity(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the newest lines of what was said and done, and the tools that were running when the
-    last attempt ended."""
+    """Return the newest lines about what was said and done, and the tool calls that were running
+    when the last attempt ended."""
     lines: list[str] = []
     running: dict[str, str] = {}
     left: tuple[str, ...] = ()

@@ -1,10 +1,10 @@
-"""The rung `repaired`: the best remaining transcript of a conversation is repaired as a copy, and
-the copy is tested with the agent before an attempt uses it.
+"""Repairs a conversation when no better rung is left (the rung `repaired`). It makes a repaired
+copy of the best remaining transcript and tests the copy with the agent. Called by `start_facts`; a
+last resort, because each test starts the agent.
 
-Called by `start_facts` only when no better rung is left, because each test starts the agent.
-Candidates are the agent's own files, then perdure's copies; those with the most prompts are tried
-first. Nothing in the agent's home is touched here: `opening_steps` puts the repaired copy in place
-and moves the file there aside.
+The candidates are the agent's own files and perdure's copies. Those with the most prompts are
+tested first. Nothing in the agent's home is changed here: `preparation` later puts the repaired
+copy in place and moves the replaced file aside.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from perdure.protocols import AgentDriver
 from perdure.rules.transcript_repair import Mended
 
 MENDED = "conversation-mended.jsonl"
-"""Name of the tested copy, in the attempt's directory until it is put in place. It may hold
-secrets, as the agent's own file does."""
+"""Name of the repaired and tested copy in the attempt's directory, until it is put in place. It may
+contain secrets, as the agent's own file does."""
 PROOF_S = 300.0
-"""Length of the lease while a copy is tested, in seconds: slightly more than twice the timeout of
-`proof`."""
+"""Duration of the lease while a copy is tested, in seconds. It is slightly more than twice the
+timeout in `proof`."""
 UNPROVEN = 3
 """Maximum number of copies that are tested in one attempt."""
 
@@ -47,9 +47,9 @@ def repair_transcript(
     *,
     own: bool = True,
 ) -> Mended | None:
-    """Repair a copy of the best transcript, in the attempt's directory, and test it. Return the
-    changes; None if no repaired copy passed its test. `own`: False if another conversation was
-    found in place of the agent's transcript."""
+    """Repair copies of the conversation's transcripts and test them, the best first. Store the
+    first that passes in the attempt's directory, and return its changes. Return None if none
+    passes. `own`: False if the agent's transcript is that of another conversation."""
     if engine.prove is None:
         return None
     complaint = _refusal_message(engine.store.attempts(claim.run.id), session_id)
@@ -60,7 +60,7 @@ def repair_transcript(
             found.append((turns, each.path, mended))
     for _, path, mended in sorted(found, key=lambda one: -one[0])[:UNPROVEN]:
         assert mended.content is not None
-        # Nothing renews the lease while the agent is tested.
+        # No heartbeat renews the lease during the test, so it is extended beforehand.
         engine.store.renew(claim, max(engine.lease_s, PROOF_S))
         why_not = engine.prove(driver, session_id, mended.content, path.name, home)
         engine.store.renew(claim, engine.lease_s)
@@ -77,8 +77,8 @@ def repair_transcript(
 def _candidates(
     copies: Copies, driver: AgentDriver, home: Path, session_id: str, *, own: bool
 ) -> Iterator[RepairCandidate]:
-    """Yield the files in the agent's home, then perdure's newest copy and the copies that were
-    moved aside. For an agent with an archive, its rows are the first."""
+    """Yield the files in the agent's home, then perdure's newest copy and its older versions. For
+    an agent with an archive, its rows come first."""
     rows = driver.archive.read(home, session_id) if driver.archive is not None and own else None
     if rows is not None:
         yield RepairCandidate(Path(session_id), rows)
@@ -91,7 +91,8 @@ def _candidates(
 
 
 def _refusal_message(attempts: Sequence[Attempt], session_id: str) -> str:
-    """Return the agent's message from when it last refused the conversation."""
+    """Return the agent's message from its newest attempt with the conversation; empty if there is
+    none."""
     said = (
         attempt.outcome.detail
         for attempt in reversed(attempts)

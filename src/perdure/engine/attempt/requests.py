@@ -1,8 +1,9 @@
-"""Requests of an attempt: the calls with which it ended, and the answers that the next attempt is
-given.
+"""Handles the requests of an attempt: the calls for which it ended, and the answers that the next
+attempt receives.
 
-`preparation` calls `prepare` before the start is stored, `finish` calls `asked` before the end is.
-The run's directory of requests is where the agent's hook finds answers and leaves its marks.
+`preparation` calls `answers_for` and `write_decisions` before the start is stored. `finish` calls
+`asked` before the end is stored. The agent's hook reads the answers in the run's directory of
+requests, and creates files there for the calls that it saw.
 """
 
 from __future__ import annotations
@@ -36,33 +37,34 @@ from perdure.rules.requests import (
 from perdure.rules.unfinished import OpenEnds
 
 TAIL = 16 * 1024 * 1024
-"""Size of the end of an agent's output that is searched for the last result, in bytes."""
+"""Number of bytes at the end of an agent's output that are searched for open calls."""
 
 
 class Answers(Struct, frozen=True, kw_only=True):
-    """The answers that an attempt is given."""
+    """The answers that an attempt receives."""
 
     requests: tuple[AgentRequest, ...] = ()
     refused: tuple[AgentRequest, ...] = ()
     """All calls that a person has refused in this run."""
     used_up: tuple[AgentRequest, ...] = ()
-    """Calls that still wait in the conversation although their approval was already used."""
+    """Calls that still wait in the conversation although their approval was used. The attempt that
+    used it was killed before they had a result, and they must not run again."""
     prompt: str = ""
-    """Text of the answers for the prompt."""
+    """The answers as text for the prompt; empty if there are none for it."""
     parked: tuple[str, ...] = field(default=())
-    """Ids of the calls that wait in the conversation and whose requests are answered. If there are
-    any, the attempt has no prompt."""
+    """Ids of the parked calls with answered requests. If there are any, the attempt has no prompt.
+    """
 
 
 def directory_of(state: Path, run_id: str) -> Path:
-    """Return the run's directory of requests."""
+    """Return the directory for the run's requests, which need not exist."""
     return state / "runs" / run_id / "requests"
 
 
 def asks(
     on_denied: OnDenied, request_expiry_s: float, driver: AgentDriver, claim: Claim, version: str
 ) -> bool:
-    """Return whether the run's agent, of this version, may ask a person."""
+    """Return whether the run's agent may ask a person. `version`: of the agent's CLI."""
     spec = claim.run.spec
     policy = OnDenied(spec.on_denied or on_denied)
     return (
@@ -83,8 +85,8 @@ def answers_for(
     *,
     news: bool,
 ) -> Answers:
-    """Return the answers that the attempt is given. `before`: the transcript that goes on. `news`:
-    there are instructions that the conversation does not have yet, so it needs a prompt."""
+    """Return the answers for the attempt. `before`: the transcript that the attempt continues.
+    `news`: whether there are new instructions, so that the attempt needs a prompt."""
     now = engine.store.now()
     requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
     if not requests:
@@ -98,7 +100,7 @@ def answers_for(
     ]
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:
-        # A new conversation has no waiting call, so its agent is told the answer in the prompt.
+        # A new conversation has no parked call, so the prompt tells its agent the answer.
         given = [replace(each, parked=False) for each in given]
     elif isinstance(driver, Parks) and before is not None and any(each.parked for each in given):
         given = list(_still_parked(driver, given, before))
@@ -124,9 +126,9 @@ def answers_for(
 def _still_parked(
     driver: Parks, given: Iterable[AgentRequest], before: Path
 ) -> Iterator[AgentRequest]:
-    """Yield the answers to calls that still wait in the conversation. A call that has a result no
-    longer waits. Either the agent got its answer and was killed later, or somebody went on without
-    the answer; then the prompt contains it."""
+    """Yield the answers that the attempt still has to receive. A parked call that has a result no
+    longer waits. If it received this answer, nothing is yielded. If it got its result in another
+    way, the answer is yielded for the prompt."""
     content = before.read_bytes()
     for each in given:
         if not each.parked or not driver.answered(content, [each.call]):
@@ -136,15 +138,15 @@ def _still_parked(
 
 
 def _used_answers(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
-    """Return the numbers of the requests whose answer was used."""
+    """Return the numbers of the requests whose answers the agent's hook has used."""
     return frozenset(
         each.number for each in requests if (directory / f"used-{each.number}").exists()
     )
 
 
 def write_decisions(state: Path, run_id: str, answers: Answers) -> None:
-    """Put the answers where the agent's hook finds them, and remove the marks of earlier
-    attempts; those of used answers stay."""
+    """Write the answers where the agent's hook finds them. Remove the hook's files from earlier
+    attempts, except those for used answers."""
     directory = directory_of(state, run_id)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("asked", "parked", "armed"):
@@ -172,7 +174,7 @@ def _decision(request: AgentRequest) -> dict[str, object]:
 
 
 def resumed_calls(store: RequestStore, opened: LiveAttempt) -> list[ToolStarted]:
-    """Return the calls that waited in the conversation and that this attempt goes on with."""
+    """Return the parked calls that this attempt resumes, as events."""
     number = opened.attempt.number
     return [
         ToolStarted(each.call, each.tool, each.summary)
@@ -184,8 +186,8 @@ def resumed_calls(store: RequestStore, opened: LiveAttempt) -> list[ToolStarted]
 def settle_refused(
     store: RequestStore, opened: LiveAttempt
 ) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the calls that a person has denied, by id and by tool and main argument. A denied call
-    that did not run is not unfinished work."""
+    """Return the calls that a person has denied: their ids, and their pairs of tool and main
+    argument. These calls do not count as unfinished work."""
     requests = [
         each for each in store.requests(opened.claim.run.id) if each.answer is AnswerKind.DENY
     ]
@@ -195,7 +197,7 @@ def settle_refused(
 def asked(
     engine: Engine, opened: LiveAttempt, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests that the attempt ends with. `ends`: the unfinished work of the turn."""
+    """Return the requests with which the attempt ends. `ends`: the unfinished work of its turn."""
     claim, driver = opened.claim, opened.driver
     if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()
@@ -216,8 +218,8 @@ def asked(
     parked = [each for each in calls if each.parked]
     earlier = engine.store.requests(claim.run.id)
     if isinstance(driver, Parks):
-        # If an approved call was not run, the agent's own settings stopped it, so its approval is
-        # not used up.
+        # The agent's own settings may stop a call that a person approved. The approval is then not
+        # used up.
         spent: frozenset[int] = frozenset()
     else:
         spent = _used_answers(directory, earlier)
@@ -243,7 +245,8 @@ def asked(
 
 
 def _arguments(calls: Iterable[OpenCall]) -> dict[str, Any]:
-    """Return the whole arguments of each call by the digest of the call: ids may repeat."""
+    """Return the complete arguments of the calls. The key is a digest of the call, because ids may
+    repeat."""
     found = {}
     for each in calls:
         try:
@@ -260,15 +263,15 @@ def _ruled(
     requests: tuple[AgentRequest, ...],
     given: Mapping[str, Any],
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests, answered where a saved rule decides. `given`: the whole arguments of
-    each call by its digest. With a file of rules that cannot be read, a person is asked."""
+    """Return the requests, with an answer if a saved rule decides. If the rules cannot be read,
+    they remain for a person. `given`: the complete arguments of each call, by its digest."""
     approvals = [each for each in requests if each.kind is RequestKind.APPROVAL]
     if not approvals:
         return requests
     try:
         rules = load(engine.state)
     except ConfigError as error:
-        # Imported late: the start of an agent does not need it.
+        # Imported late, because the start of an agent does not need it.
         import logging
 
         logging.getLogger(__name__).warning("the saved approval rules are not used: %s", error)
@@ -279,7 +282,7 @@ def _ruled(
         if each not in approvals:
             continue
         arguments = given.get(each.sha256)
-        # A tool's name that was cut may be that of another tool: a person is asked.
+        # A tool's name that was cut off may be another tool's name, so no rule applies to it.
         if not isinstance(arguments, dict) or digest(each.tool, arguments) != each.sha256:
             continue
         rule = decide(
@@ -300,7 +303,8 @@ def _ruled(
 
 
 def _transcript(opened: LiveAttempt) -> bytes:
-    """Return the transcript of an agent whose output does not report denied calls."""
+    """Return the transcript, for agents whose output does not report denied calls; empty for
+    others."""
     session = opened.session
     path = opened.transcript(session.id) if session is not None else None
     if path is None or not isinstance(opened.driver, Untold):

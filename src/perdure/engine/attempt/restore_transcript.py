@@ -1,9 +1,9 @@
-"""Puts perdure's own copy of a conversation back where the agent looks for it.
+"""Puts perdure's own copy of a conversation where the agent looks for it. Called by `preparation`
+for rungs that need it, and when a person restores a checkpoint.
 
-Called when an attempt opens on a rung that needs it, and by a restore. If an agent keeps
-conversations in files, files are put in place; if it keeps them in a database, the agent's own
-program imports the copy. The caller must check afterwards that the result is what the agent will
-load.
+If an agent keeps its conversations in files, files are written. If it keeps them in a database, the
+agent's own program imports the copy. The caller must check afterwards that the agent will load this
+content.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from perdure.protocols import AgentDriver
 
 RESTORE_S = 120.0
 ASIDE = "conversation-aside-{}.jsonl"
-"""Name of the file for content that was removed from a database to make room. It is beside the log
-of the removal."""
+"""File name for content that is removed from a database before an import. The file is beside the
+directory of the import."""
 
 
 def place_transcript(
@@ -36,16 +36,17 @@ def place_transcript(
     parts: Sequence[CopyPart] = (),
     exactly: bool = False,
 ) -> Path:
-    """Put back the newest copy, or the parts that a checkpoint names, and return where it went.
-    `directory` is for the process's marks, and must be new. Raises WorkspaceError, ValueError."""
+    """Put the newest copy, or the parts that a checkpoint names, in place and return its path.
+    `directory`: a new directory for the records of the importing process. Raises WorkspaceError and
+    ValueError."""
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
     if driver.archive is None:
         return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
     copy = engine.copies.content(driver.name, session_id, parts)
     there = driver.archive.read(home, session_id)
-    # A row that is not in the copy may be the one that the agent refuses, so the archive is cleared
-    # first. An exact restore leaves rows that came after its checkpoint, and reports them.
+    # The agent may refuse the conversation because of a row that is not in the copy, so the archive
+    # is cleared first. An exact restore keeps rows from after its checkpoint, and reports them.
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
@@ -62,15 +63,16 @@ def make_room(
     there: bytes,
     directory: Path,
 ) -> None:
-    """Remove a conversation from an archive by the command that does so, and keep its rows aside:
-    an import changes no row that is there. `there`: the rows; `directory`: that of the import."""
+    """Remove a conversation from an archive with the command `removal`, because an import does not
+    change existing rows. Save the rows first. `there`: the rows. `directory`: that of the import.
+    """
     _keep_aside(there, directory)
     run_import(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
-    """Keep the content of an archive that is removed, durably, because it is complete nowhere else.
-    A file of an earlier restore is not overwritten."""
+    """Save content that is about to be removed from an archive, and sync it to disk. It may exist
+    nowhere else in full, so every restore has a file of its own."""
     aside = directory.with_name(ASIDE.format(directory.name))
     private_directories(aside.parent)
     with open(aside, "wb", opener=private) as file:
@@ -83,7 +85,8 @@ def _keep_aside(content: bytes, directory: Path) -> None:
 def run_import(
     engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
 ) -> None:
-    """Run the command that imports a conversation into an archive, to its end."""
+    """Run a command that imports a conversation into an archive, or removes it, and wait for its
+    end."""
     assert run.workspace is not None
     restoring = process.start(
         command,

@@ -1,10 +1,10 @@
-"""Runs the last turn of a conversation that is replaced by a new one: the agent is asked for a
-summary for the new one.
+"""Asks an agent to summarize its conversation, in one last turn, before a new conversation replaces
+it because it is too long.
 
-Called by `opening_steps` for a continuation that rolls over, before anything of the new
-conversation begins. The agent has read-only permissions in that turn. Its answer is stored in the
-journal, and an attempt that is repeated after a kill does not ask twice. If the conversation has no
-room left for the question, or gives no answer, perdure's own brief is used instead.
+Called by `opening_steps` before the new conversation begins. In that turn the agent has read-only
+permissions. The summary is stored in the journal, so an attempt that is repeated after a kill does
+not ask again. If the conversation has no room left, or there is no answer, perdure's own brief is
+used instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import HANDOVER
 
 TURN = "summary"
-"""Subdirectory of the attempt's directory with the logs and marks of the turn's process."""
+"""Name of the directory, inside the attempt's directory, with the logs and records of the turn's
+process."""
 PATIENCE_S = 900.0
 LENGTH = 12_000
 """Maximum number of characters of a summary."""
@@ -55,8 +56,8 @@ def request_summary(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Ask for the summary, store the answer, and return the session as it is then. Raises
-    NotStarted if a person's stop or the supervisor's end interrupted it."""
+    """Ask for the summary, store it, and return the session with this turn added. Raises NotStarted
+    if the turn was stopped, by a person or because the supervisor ends."""
     launch = _launch(engine.store, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
@@ -113,7 +114,7 @@ def _launch(store: RunStore, claim: Claim, program: Program, home: Path, live: S
 
 
 def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
-    """Return what the agent said, and the totals of its events."""
+    """Return the agent's text, and the totals of its events."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
     if started.stdout.exists():
         output = started.stdout.read_bytes()
@@ -131,7 +132,7 @@ def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, E
 def _as_it_is(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
 ) -> Session:
-    """Return the session including its last turn, after updating perdure's own copy."""
+    """Update perdure's own copy, and return the session including its last turn."""
     transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
         engine.copies.take(driver, live.id, transcript)
@@ -146,8 +147,8 @@ def _as_it_is(
 
 
 def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """Return the summary that a conversation gave in its last turn; None if it was not asked, or if
-    it went on afterwards."""
+    """Return the event with a conversation's summary. None if it was not asked for one, or was
+    continued afterwards."""
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
             return record.event
@@ -163,8 +164,8 @@ def _continues_session(asked: Continuation, session_id: str) -> bool:
 
 
 def end_unheard(engine: Engine, claim: Claim) -> Usage:
-    """End the summary turn of a supervisor that died while waiting for the answer. Return the usage
-    that the agent had reported by then."""
+    """End a summary turn whose supervisor died, and return the usage that the agent had reported
+    for it."""
     found = process.find(engine.attempt_directory(claim) / TURN)
     if found is None:
         return Usage()

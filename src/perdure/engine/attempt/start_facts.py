@@ -1,5 +1,5 @@
-"""Gathers the facts that are known when an attempt has to start, for `continuation.choose`:
-transcripts, copies, lineage, other writers."""
+"""Decides how an attempt starts. It gathers the facts for `continuation.choose`: transcripts,
+copies, earlier sessions and other programs that use the conversation. Called by `opening_steps`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
 
 
 class NotStarted(Exception):
-    """Ends the attempt with this outcome, before anything was launched."""
+    """Raised to end an attempt before its agent is launched. `outcome`: the outcome of the attempt.
+    """
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.detail)
@@ -71,13 +72,13 @@ class NotStarted(Exception):
 
 
 class StartDecision(Struct, frozen=True):
-    """How the attempt starts, and what is known of the conversation that its transcript lacks."""
+    """How the attempt starts, and which known items its transcript lacks."""
 
     continuation: Continuation
     untold: tuple[Journaled, ...] = ()
-    """The part that the journal has."""
+    """Items that are in the journal but not in the transcript."""
     others: tuple[Item, ...] = ()
-    """Items that somebody else had added to a transcript that perdure's own copy replaces."""
+    """Items that somebody else had added to a transcript that perdure's own copy now replaces."""
 
 
 def decide(
@@ -90,11 +91,11 @@ def decide(
     idle: Idle | None = None,
     failed: frozenset[Rung] = frozenset(),
 ) -> StartDecision:
-    """Return how the attempt starts. `idle`: perdure's own kept agent, which waits for this attempt
-    and does not count as another writer. `failed`: rungs that could not be prepared in this
+    """Return how the attempt starts. `idle`: the kept agent for this attempt, which does not count
+    as another program that uses the conversation. `failed`: rungs whose preparation failed in this
     attempt.
 
-    Raises NotStarted if the attempt has to wait, or is refused.
+    Raises NotStarted if the attempt has to wait or is refused.
     """
     run = claim.run
     retired = [
@@ -167,7 +168,7 @@ def decide(
         if mended is not None:
             continuation = choose(replace(situation, edits=mended.log))
     if doubted and continuation.kind is not Start.RESUME and not too_long:
-        # A failure that the driver does not recognize may have any cause, so it never ends a
+        # A failure that the driver does not recognize may have any cause, so it must not end the
         # conversation.
         situation = replace(situation, tried=tried)
         continuation = choose(situation)
@@ -209,8 +210,8 @@ def _held_against(
     session: Session,
     known: Baseline,
 ) -> StartDecision:
-    """Return the decision with the result of a comparison: the known items of the conversation, and
-    the items that the agent will load from the transcript."""
+    """Return the decision, extended by a comparison of the known items with those that the agent
+    will load from the transcript."""
     try:
         content = _content(engine, claim, driver, home, asked)
         now = load(engine.redactor, driver, home, content)
@@ -229,14 +230,14 @@ def _held_against(
         return StartDecision(asked)
     if now is None:
         return StartDecision(asked)
-    # A fork at an earlier turn omits the newest part on purpose.
+    # A fork at an earlier turn omits the newer items on purpose.
     journal = known.journal if not asked.fork_at else ()
     if not driver.abilities.tells_call_ids:
         journal = with_ids_of(now, journal)
     now = without_rewound(now, journal)
     untold = unrecorded(now, journal)
     told = told_in_full(untold) if len(untold) <= TOLD else 0
-    # What a fork leaves out on purpose may be damaged.
+    # Damage in the part that a fork omits does not matter.
     damage = damage_of(driver, content, known) if not asked.fork_at else 0
     shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
     return StartDecision(replace(asked, shown=shown), tuple(untold), others)
@@ -245,7 +246,7 @@ def _held_against(
 def _content(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
 ) -> bytes:
-    """Return the transcript that the agent goes on from, before it is put in place."""
+    """Return the transcript that the agent will continue, before it is put in place."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
         from perdure.engine.attempt.repair import MENDED
@@ -272,8 +273,8 @@ def _loaded_before(
     session: Session,
     content: bytes,
 ) -> Loaded | None:
-    """Return what the agent would have loaded when perdure last saw the transcript; None if nothing
-    changed."""
+    """Return the items that the agent would have loaded from the last transcript that perdure saw.
+    None if the transcript has not changed."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
         copy = copies.of(driver.name, asked.session_id)
         if copy.is_file():
@@ -296,15 +297,15 @@ def _with_foreign_items(
     known: Loaded,
 ) -> Loaded | None:
     """Return the known items, followed by those that somebody else had added to a transcript that
-    perdure's own copy replaces; None if nobody had. `content`: the transcript that the agent goes
-    on from."""
+    perdure replaces. None if there are none. `content`: the transcript that the agent will
+    continue."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     found: list[bytes] = []
     standing = asked.standing in (Standing.WHOLE, Standing.CHANGED)
     if asked.rung is Rung.COPY and path is not None and standing:
         found.append(path.read_bytes())
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
-    # have been cut off. Therefore the transcripts that were given to refusing agents are searched,
+    # have been interrupted. So the transcripts of attempts in which the agent refused are searched,
     # too.
     for given in _given_in_vain(_since_restore(engine.store, claim.run.id), asked.session_id):
         found += _still_there(given, path)
@@ -318,9 +319,9 @@ def _with_foreign_items(
 
 
 def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
-    """Return the content of a transcript that an attempt was given, in a list, if a file still
-    begins with it: the file at its place, the present transcript, or one that was moved aside.
-    Otherwise return an empty list."""
+    """Return a list with the content of a transcript from an earlier attempt, if a file still
+    begins with it; else an empty list. Searched are its former path, the present transcript, and
+    files that were moved aside."""
     place = Path(given.path)
     aside = sorted(place.parent.glob(f"{escape(place.name)}{MOVED}.*"))
     for each in (place, *([path] if path is not None else []), *aside):
@@ -332,24 +333,24 @@ def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
 def _foreign_marks(
     redactor: Redactor, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
 ) -> frozenset[str]:
-    """Return the marks of prompts in a transcript that are from another program and not in the
-    copy. `prompts`: the marks of the prompts that perdure sent."""
-    # The copy is redacted, while perdure's marks of sent prompts are of the original text. So both
-    # marks of each prompt are compared.
+    """Return the fingerprints of prompts in `found` that neither perdure sent nor the copy
+    contains. `prompts`: the fingerprints of the prompts that perdure sent."""
+    # The copy is redacted, but perdure computed the fingerprints of sent prompts from the original
+    # text. So both the original and the redacted prompt are compared.
     sent = [fingerprint(each.text) for each in driver.prompts(found)]
     there = [fingerprint(each.text) for each in driver.prompts(redactor.bytes(found))]
     kept = {fingerprint(each.text) for each in driver.prompts(copy)}
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
-    # Damage may have changed a prompt of the copy so that it looks like another program's.
+    # Damage may have changed a prompt that the copy has, which then looks like another program's.
     if len(strange) <= len(kept.difference(there)):
         return frozenset()
     return frozenset(strange)
 
 
 def _given_in_vain(attempts: Sequence[Attempt], session_id: str) -> list[Snapshot]:
-    """Return the transcripts that attempts were given since the conversation last went on, newest
-    first."""
+    """Return the transcripts, newest first, with which attempts failed to continue the conversation
+    since it last did continue."""
     found: list[Snapshot] = []
     for attempt in reversed([each for each in attempts if each.outcome is not None]):
         asked, receipt = attempt.continuation, attempt.receipt
@@ -374,11 +375,11 @@ def _writers(
 
 
 class _Forking(Struct, frozen=True, kw_only=True):
-    """The conversation to fork, and whether that is possible.
+    """The conversation to fork, and whether a fork is possible.
 
-    `at`: the turn at which to fork. It is 0 if the CLI can fork only at the end and the
-    conversation ends at that turn. For other CLIs it stays set, because the parent may go on before
-    the CLI reads its transcript.
+    `at`: the turn at which to fork. 0 means the end: it is used if the CLI can fork only there and
+    the conversation ends at the requested turn. Other CLIs get the number of the turn, because the
+    parent may continue before the CLI reads its transcript.
     """
 
     at: int = 0
@@ -387,7 +388,7 @@ class _Forking(Struct, frozen=True, kw_only=True):
     refused: bool = False
     standing: Standing = Standing.ABSENT
     session: Session | None = None
-    """Session record of the conversation to fork; None if perdure has none."""
+    """Session of the conversation to fork; None if perdure has no record of it."""
     known: Baseline = NOTHING_KNOWN
 
 
@@ -410,7 +411,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         at = 0
     else:
         at = spec.fork_at
-    # A CLI that can fork only at the end would include what was said since that turn.
+    # A CLI that can fork only at the end would include newer turns.
     unable = (
         not driver.abilities.fork
         or driver.abilities.fork_bound
@@ -437,8 +438,8 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
 def _copy(
     copies: Copies, claim: Claim, driver: AgentDriver, home: Path, session_id: str
 ) -> Snapshot | None:
-    """Return a snapshot of perdure's own copy; None if the copy is too damaged to tell where it
-    belongs."""
+    """Return a snapshot of perdure's own copy. None if the copy is so damaged that its place in the
+    agent's home is unknown."""
     copy = copies.of(driver.name, session_id)
     try:
         if driver.archive is None and claim.run.workspace is not None and copy.exists():
@@ -449,7 +450,7 @@ def _copy(
 
 
 def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
-    """Return the attempts since the last restore: earlier ones say nothing about the restored
+    """Return the attempts since the last restore. Earlier attempts say nothing about the restored
     conversation."""
     events = [record.event for record in store.history(run_id, limit=HISTORY)]
     last = max(
@@ -464,8 +465,8 @@ def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
 
 
 def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, live: Session) -> int:
-    """Return the newest checkpoint whose conversation differs from the newest copy and has a prompt
-    in it; 0 if there is none."""
+    """Return the number of the newest checkpoint with an older state of the conversation. That
+    state must have a prompt and differ from the newest copy. 0 if there is none."""
     newest = copies.parts(driver, live.id)[:1]
     for checkpoint in reversed(store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
@@ -478,8 +479,8 @@ def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, li
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
-    """Return the agent that worked here last, if it is another one. An attempt whose agent neither
-    received the prompt nor answered does not count."""
+    """Return the name of the agent that worked here last, if it differs from `agent`; else empty.
+    Attempts of `agent` that neither received their prompt nor answered are ignored."""
     for attempt in reversed(attempts):
         before = attempt.flags.get("agent", "")
         heard = attempt.receipt is not None and (
@@ -495,8 +496,8 @@ def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
 def _rungs_doubted(
     attempts: Sequence[Attempt], session_id: str, now: Snapshot | None, copy: Snapshot | None
 ) -> frozenset[Rung]:
-    """Return the rungs on which the agent failed before its first turn, for a reason that its
-    driver does not know, since the conversation last went on."""
+    """Return the rungs on which the agent failed for an unknown reason, before its first turn,
+    since the conversation last continued."""
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
         asked = attempt.continuation
@@ -506,14 +507,13 @@ def _rungs_doubted(
             break
         rungs.add(asked.rung)
     if rungs and now is not None and copy is not None and now.sha256 == copy.sha256:
-        # The copy would fail in the same way.
+        # The copy has the same content, so it would fail in the same way.
         rungs.add(Rung.COPY)
     return frozenset(rungs)
 
 
 def _failed_unheard(attempt: Attempt) -> bool:
-    """Return whether the agent ended by itself, with an error, before it resumed the
-    conversation."""
+    """Return whether the agent failed by itself before it resumed the conversation."""
     asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
     if asked is None or outcome is None or asked.kind is not Start.RESUME:
         return False
@@ -528,13 +528,13 @@ def _rungs_tried(
     *,
     archived: bool,
 ) -> frozenset[Rung]:
-    """Return the rungs that failed for this conversation since it last went on, and would fail
-    again.
+    """Return the rungs that failed since the conversation last continued, and would fail again.
 
-    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was extracted
-    from a database into the attempt's directory. A failure with another transcript does not count.
-    Neither does one before an attempt that perdure refused: after a refusal, a person asked for
-    another try.
+    `now`: the agent's transcript. `copy`: perdure's own. `archived`: whether the transcript is
+    extracted from a database into the attempt's directory.
+
+    A failure with another transcript is ignored. So are failures before the last attempt that
+    perdure itself refused to start, because a person asked for another try after it.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -558,7 +558,7 @@ def _rungs_tried(
         if not (unusable or strayed or changed):
             break
         before = attempt.before
-        # The failed attempt may itself have written into the transcript.
+        # The failed attempt may have changed the transcript, so its state at the end is compared.
         left = receipt.evidence.after if receipt is not None else None
         left = left or before
         same = now is None or left is None or now.sha256 == left.sha256
@@ -567,15 +567,15 @@ def _rungs_tried(
         failed = {asked.rung}
         if same:
             failed.add(Rung.NATIVE)
-            # If the agent did not find the file by its id, it may find it by its path. A broken
-            # file fails either way.
+            # An agent that did not find the file by its id may find it by its path. A broken file
+            # fails either way.
             failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
         else:
             failed -= {Rung.NATIVE, Rung.PATH}
         followed = before is None or left is None or copy is None
         if before is not None and left is not None and copy is not None:
-            # A copy whose size is between the two includes at most what the failed attempt wrote. A
-            # copy of any other size is different, so it may be tried.
+            # A copy whose size is between these two differs at most by what the failed attempt
+            # wrote, so it would fail too. A copy of any other size may be tried.
             followed = before.size <= copy.size <= left.size
         if not followed:
             failed.discard(Rung.COPY)

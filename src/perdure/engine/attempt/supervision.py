@@ -1,7 +1,8 @@
-"""Follows a live agent: turns its output lines into journal events, and enforces its limits.
+"""Supervises a running agent: turns its output lines into journal events, and enforces its limits.
+Called by `perform` and `take_over`.
 
-The agent writes into files, so nothing here can block it, and a later supervisor reads them from
-the start. Events that are already in the journal are counted and not written twice.
+The agent writes its output into files, so perdure cannot block it. A later supervisor reads these
+files from the start; it skips as many events as the journal already has.
 """
 
 from __future__ import annotations
@@ -59,32 +60,35 @@ from perdure.protocols import Archive, GoesOn, RunStore, Untold
 
 TICK_S = 0.04
 RECKONED_S = 0.1
-"""Minimum interval between two calculations of an attempt's usage without a budget, in seconds."""
+"""Minimum interval between two calculations of the usage of an attempt without a budget, in
+seconds."""
 METERED_S = 1.0
 """Minimum interval between two writes of an attempt's usage to the store, in seconds."""
 LAST_WORD_S = 1.0
-"""Time that an agent gets to end by itself after the reply that spent the budget, if it calls no
-tool, in seconds."""
+"""Time in seconds in which an agent may end by itself after the reply that spent the budget, if it
+calls no tool."""
 UNFOLLOWED_S = 10.0
-"""Time that an agent with a budget may run on when its supervisor is silent, in seconds, if its CLI
-does not enforce the budget itself. After this time nobody has counted its cost, so the shim ends
-it. If the supervisor is gone, the shim ends it at once."""
+"""Time in seconds that an agent with a budget may continue while its supervisor does not respond.
+It applies only if the CLI does not enforce the budget itself. Nobody counts the cost meanwhile, so
+the shim then ends the agent. If the supervisor's process is gone, the shim ends the agent at once.
+"""
 UNFOLLOWED_LEAST_S = 2.0
-"""Lower limit of that time, in seconds, if the rest of the budget would be spent sooner at the pace
-so far. The supervisor itself may be slow."""
+"""Minimum of the time for which `UNFOLLOWED_S` is the maximum, in seconds. It allows for a slow
+supervisor even if the budget will soon be spent."""
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
-"""Time that an agent may run on after a turn that left processes running, in seconds."""
+"""Time in seconds that an agent gets to exit after a turn, before processes that it left running
+are searched."""
 ALONE_S = 3.0
-"""Silence after which an agent is ended whose turn is over and that left no processes running, in
-seconds. An agent that goes on shows this by a new line, by the number of its helpers, or in its
-conversation (`GoesOn`)."""
+"""Time without output, in seconds, after which an agent is ended whose turn is over and that left
+no processes running. An agent that continues shows this by a new line, by the number of its
+helpers, or in its conversation (`GoesOn`)."""
 LEFT_EVERY_S = 0.25
 """Interval between two searches for processes that a turn left running, in seconds."""
 LEFT_NAMED = 50
-"""Maximum number of leftover processes that the journal names."""
+"""Maximum number of leftover processes in one journal event."""
 TOOL_PATIENCE = 5
-"""Factor by which silence during a tool call may last longer than otherwise."""
+"""Factor by which the stall timeout is extended during a tool call."""
 
 
 class SupervisionResult(Struct, kw_only=True):
@@ -96,12 +100,14 @@ class SupervisionResult(Struct, kw_only=True):
     other_writers: tuple[int, ...]
     meter: Meter
     collided: bool = False
-    """Whether a strict policy stopped the agent, because another program used its conversation."""
+    """Whether the agent was stopped because another program used its conversation and the policy is
+    strict."""
 
 
 def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
-    """Return how long an agent may run on when its supervisor is silent, in seconds: until the rest
-    of its budget would be spent at its pace so far, within limits. Pure."""
+    """Return how long an agent may continue while its supervisor does not respond, in seconds. This
+    is the time in which the rest of the budget would be spent at the pace so far, within limits.
+    Pure."""
     if spent <= 0 or ran_s <= 0:
         return UNFOLLOWED_S
     enough = max(0.0, budget - spent) / (spent / ran_s)
@@ -122,27 +128,27 @@ class _Watch(Struct):
     others: set[int] = field(default_factory=set)
     allowed: Allowance = field(default_factory=Allowance)
     budget: float = 0.0
-    """Maximum cost of the attempt by now, in dollars; 0: no limit."""
+    """Present cost limit of the attempt, in dollars; 0: no limit."""
     used: Usage = NO_USAGE
-    """Usage as it is stored."""
+    """Usage that was last written to the store."""
     reckoning: Usage = NO_USAGE
-    """Usage as calculated last. The next two fields have the time of the calculation and the
-    revision of the reading."""
+    """Usage that was last calculated. The next two fields are the time of that calculation and the
+    revision of the totals that it used."""
     reckoned: float = 0.0
     revision: int = 0
     metered: float = 0.0
     overspent: float = 0.0
-    """Time at which the budget was spent; 0 as long as it is not."""
+    """Time at which the cost reached the budget; 0 before that."""
     began: float = 0.0
-    """When the agent printed its first line. Processes that started earlier belong to the agent
-    itself and are not leftovers."""
+    """Time at which the agent printed its first line. Processes that started earlier belong to the
+    agent itself and are not leftovers."""
     over: float = 0.0
-    """Time at which the agent's turn ended; 0 as long as it has not."""
+    """Time at which the agent's turn ended; 0 before that."""
     surveyed: float = 0.0
     beat: float = 0.0
     renewed: float = 0.0
-    """Time at which the lease was last renewed. The next field has the time at which the shim was
-    last told to let the agent run."""
+    """Time of the last renewal of the lease. The next field is the time at which the shim was last
+    told to let the agent continue."""
     held: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -150,11 +156,11 @@ class _Watch(Struct):
     capped: bool = False
     collided: bool = False
     turn: Turn | None = None
-    """The turn of an agent that is to be kept; None for other agents."""
+    """The turn of an agent that may be kept; None for other agents."""
 
     def take_lines(self) -> None:
-        """Read new lines. This pins a conversation when it is first seen, and saves it at the end
-        of a turn."""
+        """Read new lines and process their events. When a conversation is first seen, its id is
+        stored; at the end of a turn, the conversation is saved."""
         lines = self.lines.read()
         if lines:
             self.heard = process.boottime()
@@ -186,15 +192,17 @@ class _Watch(Struct):
         if isinstance(event, ToolEnded):
             self.checkpoints.tool_ended()
         resumes = self.opened.asked.kind is Start.RESUME
-        # After a turn that failed at once there is nothing to save. A defect that makes the agent
-        # refuse its transcript must not get into the copy that is to replace it.
+        # A resume that failed at once has nothing to save. Also, perdure's copy is to replace a
+        # transcript that the agent refuses, so a defect that causes the refusal must not get into
+        # the copy.
         saves = self.reading.answered or not resumes
         if self.reading.turn_over and not was_over and saves:
             self.save_turn()
             self.checkpoints.want("turn", in_s=SETTLES_S)
 
     def pin(self, session_id: str) -> None:
-        """Store a newly seen id at once. If a resume returns another id, stop the attempt."""
+        """Store the id of a newly seen conversation at once. If a resume opened another
+        conversation, stop the agent."""
         session, asked = self.opened.session, self.opened.asked
         if not session_id or (session is not None and session.id == session_id):
             return
@@ -231,14 +239,14 @@ class _Watch(Struct):
         self.flush(self.opened.session)
 
     def save_turn(self) -> None:
-        """Update perdure's own copy at the end of a turn. Mark the conversation as confirmed if it
-        contains the prompt."""
+        """Update perdure's own copy at the end of a turn. If the conversation contains the
+        attempt's prompt, mark the session as confirmed."""
         session = self.opened.session
         try:
             transcript = copy_conversation(self.engine.copies, self.opened)
         except PerdureError as error:
-            # A full disk is no reason to stop an agent that can go on: the copy is tried again at
-            # the end of the attempt.
+            # The copy failed, for example on a full disk. The agent can continue, and the copy is
+            # tried again at the end of the attempt.
             self.pending.append(
                 CopyMissed(
                     session_id=session.id if session else "",
@@ -258,9 +266,9 @@ class _Watch(Struct):
             self.flush(self.opened.session)
 
     def keep_budget(self, now: float) -> None:
-        """Store what was used so far, and end an agent that goes on after it has spent its
-        budget."""
-        # With a budget, an agent that has spent it must not ask its model again meanwhile.
+        """Store the usage so far. End an agent that continues after it has spent its budget."""
+        # With a budget, the usage is calculated without delay, because an agent that has spent the
+        # budget must not send another request.
         due = self.budget or now - self.reckoned >= RECKONED_S
         if due and self.reading.revision != self.revision:
             self.reckoned, self.revision = now, self.reading.revision
@@ -284,7 +292,7 @@ class _Watch(Struct):
         self.pending = []
 
     def flush(self, session: Session | None = None) -> None:
-        """Write the waiting events, all in one transaction."""
+        """Write the pending events to the store, in one transaction."""
         if self.pending or session is not None:
             self.engine.store.record(self.opened.claim, self.pending, session)
             self.pending = []
@@ -295,27 +303,27 @@ class _Watch(Struct):
             self.opened.process.stop(cause)
 
     def extend_deadline(self, now: float) -> None:
-        """Let an agent with a budget run for another short period. Called again and again while a
-        supervisor follows the agent."""
+        """Let an agent with a budget continue for another short period. The supervisor calls this
+        repeatedly; if it stops doing so, the shim ends the agent."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
         ran_s = now - self.began if self.began else 0.0
         period = unfollowed_s(self.budget, self.reckoning.cost_usd, ran_s)
         if not alone or now - self.held < period / 5:
             return
         self.held, until = now, now + period
-        if self.engine.host.id:  # never longer than the lease, see `heartbeat`
+        if self.engine.host.id:  # at most until the lease's limit, see `heartbeat`
             until = min(until, self.renewed + self.engine.lease_s * UNTIL)
         grace = self.engine.lease_s * (END_BY - UNTIL)
         process.hold(Path(self.opened.attempt.directory), until, until + grace, followed=True)
 
     def keep_limits(self) -> None:
-        """Enforce the limits: heartbeat, a person's stop, silence, endless retries, other writers,
-        budget."""
+        """Renew the lease, and enforce all limits: requests to stop, leftovers, silence, endless
+        retries, collisions and budget."""
         now = process.boottime()
         if self.engine.stopping() and not self.stopped:
             self.stop("stopped")
-            # The program that stops perdure may kill it before the agent has ended, so a checkpoint
-            # is taken now.
+            # A service manager that stops perdure may kill it before the agent has ended, so a
+            # checkpoint is taken at once.
             self.checkpoints.want("stop")
         if self.checkpoints.displaced:
             self.stop("stopped")
@@ -352,8 +360,8 @@ class _Watch(Struct):
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """End an agent that does not exit although its turn is over. Also end the processes that it
-        left running."""
+        """End an agent that does not exit although its turn is over, and the processes that it left
+        running."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
@@ -379,8 +387,8 @@ class _Watch(Struct):
         agent.release(left if keep else ())
 
     def goes_on(self) -> bool:
-        """Return whether the conversation shows that the agent is not finished, although it
-        reported the end of its turn. Then the wait begins again."""
+        """Return whether the conversation shows that the agent will continue, although it reported
+        the end of its turn. In that case the wait for its exit begins again."""
         driver, archive = self.opened.driver, self.opened.driver.archive
         session = self.opened.session
         if not isinstance(driver, GoesOn) or archive is None or session is None:
@@ -391,7 +399,8 @@ class _Watch(Struct):
         return False
 
     def tell_left(self, found: Sequence[process.Left], count: int, *, keep: bool) -> None:
-        """Record processes that were left running in the journal; nothing if there were none."""
+        """Record leftover processes in the journal, if there are any. `count`: their number.
+        `keep`: whether they continue to run."""
         if not found:
             return
         became = "kept" if keep else "ended"
@@ -400,7 +409,8 @@ class _Watch(Struct):
         self.pending.append(redacted(event, self.engine.redactor))
 
     def foreign_processes(self, session: Session, agent: process.Process) -> set[int]:
-        """Return the processes that use the conversation and do not belong to this attempt."""
+        """Return the ids of processes that use the conversation and do not belong to this attempt.
+        """
         there = set(self.opened.driver.writers(self.opened.home, session.id))
         if there:
             there.discard(agent.agent_pid or 0)
@@ -409,14 +419,14 @@ class _Watch(Struct):
         return there
 
     def look_for_others(self) -> None:
-        """Look for other live programs on the same conversation. Each is recorded once as a
-        collision, and ends the attempt under a strict policy."""
+        """Search for other live programs that use the conversation. Each is recorded once, as a
+        collision. Under the strict policy a collision ends the attempt."""
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
             return
         new = self.foreign_processes(session, agent) - self.others
-        # Between fork and exec a child looks like the agent, so an unknown process counts only when
-        # it is seen a second time.
+        # Between fork and exec, a child of the agent looks like a second agent. So an unknown
+        # process counts only if it is seen twice.
         new &= self.foreign_processes(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
@@ -428,7 +438,7 @@ class _Watch(Struct):
 
 
 def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> SupervisionResult:
-    """Follow the agent to its end, however it ends, and return how it ended. Raises LostLease."""
+    """Follow the agent until it ends, and return how it ended. Raises LostLease."""
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
     lines, meter = process.Lines(stdout), Meter(opened)
@@ -454,9 +464,9 @@ def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> Su
     else:
         run.turn = None
     for call in resumed_calls(engine.store, opened):
-        # The CLI prints only the result of a call that waited in the conversation. So perdure adds
-        # the beginning of the call before the first line in every reading, so that an adopted
-        # attempt counts the same events.
+        # For a parked call the CLI prints only the result. perdure adds the beginning of the call,
+        # before the first line. It does so in every reading, so that an adopted attempt counts the
+        # same events.
         run.absorb(call)
     run.flush()
     if opened.adopted:
@@ -514,7 +524,7 @@ def _read_to_the_end(run: _Watch) -> None:
 
 
 def _ask_the_transcript(run: _Watch) -> None:
-    """Add events that the agent's transcript has and its output omits: denied calls, and
+    """Process the events that are in the agent's transcript but not in its output: denied calls and
     questions."""
     opened = run.opened
     session, driver = opened.session, opened.driver
@@ -530,8 +540,8 @@ def _ask_the_transcript(run: _Watch) -> None:
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:
-    """Add the facts that a killed agent had not reported yet: its conversation's id, the tools that
-    it had started, and an estimate of what its last answer used."""
+    """Process facts from the archive that a killed agent did not report: the id of its
+    conversation, the tools that it had started, and an estimate of the usage of its last answer."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
     if resumed or run.reading.session_id:
@@ -552,7 +562,7 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
 
 
 def _already_written(store: RunStore, opened: LiveAttempt) -> int:
-    """Return how many events of this attempt's agent are already in the journal."""
+    """Return the number of events of this attempt's agent that the journal already has."""
     if not opened.adopted:
         return 0
     records = store.history(opened.claim.run.id, limit=1_000_000)

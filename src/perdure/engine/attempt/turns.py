@@ -1,10 +1,10 @@
-"""Detects the end of one turn of a kept agent: whether it is over, and whether all of it is in the
-transcript. Used by `supervision`.
+"""Detects the end of a turn of a kept agent: whether the turn is over, and whether all of it is in
+the transcript. Used by `supervision`.
 
-A process that has exited has written everything. One that stays alive may not have, when it reports
-that its turn is over. So the attempt is over only when the agent's last words are in the
-transcript. If they do not appear, or if anything is still running in the background, the agent is
-released: the attempt then ends as any other, when the process does.
+A process that has exited has written everything. A process that stays alive may report the end of
+its turn before it has written all of it. So the attempt is over only when the agent's last words
+are in the transcript. If they do not appear, or anything still runs in the background, the agent is
+not kept. The attempt then ends when the process exits, as any other attempt does.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
 from perdure.protocols import Heard
 
 SAVED_S = 10.0
-"""Time that an agent gets to write its last words to the transcript after it has reported the end
-of its turn, in seconds."""
+"""Time in seconds in which an agent must write its last words to the transcript, after it has
+reported the end of its turn."""
 TAIL = 8 * 1024**2
-"""Number of bytes at the end of a transcript that are searched for them."""
+"""Number of bytes at the end of a transcript in which the agent's last words are searched."""
 
 
 class Turn(Struct):
@@ -43,13 +43,13 @@ class Turn(Struct):
     why: str = ""
 
     def hear(self, line: bytes) -> None:
-        """Take in one more line of its output."""
+        """Process one more line of the agent's output."""
         driver = self.opened.driver
         assert driver.warm is not None
         self.heard = driver.warm.hear(line, self.heard)
 
     def settle(self, reading: EventTotals) -> None:
-        """Keep the agent idle, or release it, as soon as its turn is over. Return at once."""
+        """Decide whether to keep the agent, as soon as its turn is over and saved. Do not wait."""
         if self.decided or not self.heard.over:
             self.over_at = 0.0
             return
@@ -81,8 +81,8 @@ class Turn(Struct):
         self.idle.kept.let_go()
 
     def _saved(self) -> bool:
-        """Return whether the turn is in the transcript: this attempt's prompt, and the agent's last
-        words."""
+        """Return whether the transcript has the whole turn: this attempt's prompt and the agent's
+        last words."""
         session = self.opened.session
         if session is not None:
             path = self.opened.transcript(session.id)
@@ -103,15 +103,14 @@ class Turn(Struct):
         )
 
     def ended(self, end: Exit) -> AgentKeptWarm | AgentLetGo:
-        """End the attempt: keep the agent for its next turn, or end it. Return the event for the
-        journal."""
+        """Keep the agent for its next turn, or end it. Return the event for the journal."""
         self.opened.idle = None
         kept, session, driver = self.idle.kept, self.opened.session, self.opened.driver
         if self.opened.process is not None:
             pid = self.opened.process.agent_pid
         else:
             pid = None
-        # An agent that was asked to rest has answered by now, or is gone.
+        # If the agent was asked to wait for its next turn, it has answered by now or has exited.
         resting = self.decided and not self.why and kept.rested()
         if (
             end.cause == "turn"

@@ -1,11 +1,10 @@
-"""Runs the task's own check: a shell command, run in the workdir when the agent reports that it is
+"""Runs the task's own check, a shell command, in the workdir after the agent reports that it is
 done. Called by `finish`.
 
-It runs as an agent does: under a shim, with its own directory, log and mark, so that no process of
-it survives its end, a stop or the death of its supervisor. An interrupted check is run again from
-its beginning and does not count. It gets the agent's environment without the agent's own
-credentials. Its output is limited in length, redacted, and reduced to its most telling part for the
-agent.
+The check is started as an agent is, under a shim and with a directory and a log of its own. None of
+its processes survives the end of the check, a stop, or the death of the supervisor. An interrupted
+check is run again from its beginning and does not count. It gets the agent's environment without
+the agent's credentials. Its output is limited in length and redacted; the agent gets an excerpt.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.rules.excerpt import excerpt, telling_line
 
 LOG_CAP = 64 * 1024**2
-"""Number of bytes of output at which a check is ended as failed."""
+"""Maximum output of a check, in bytes. A check that writes more is ended and has failed."""
 LOOKED_AT = 2 * 1024**2
-"""Number of bytes of a long log that are read: one quarter from its beginning, three quarters from
-its end."""
+"""Number of bytes that are read from a long log: one quarter from its beginning, three quarters
+from its end."""
 TRIES = 3
-"""Maximum number of times that a check is run if its shim is killed, so that nobody saw how it
-ended."""
+"""Maximum number of times that a check is run. It is repeated if its shim was killed, because its
+result is then unknown."""
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
 """Exit codes of a shell for a command that it cannot run or cannot find."""
@@ -40,7 +39,7 @@ TOO_LONG, TOO_MUCH = 124, 125
 
 
 class _Checked(Struct, frozen=True):
-    """The end of the command, and its output."""
+    """The result of a check: how it ended, its output, and its duration in seconds."""
 
     end: Exit
     said: str
@@ -58,10 +57,10 @@ class _Checked(Struct, frozen=True):
 
 
 def verify(engine: Engine, opened: LiveAttempt) -> tuple[Outcome, list[AnyEvent]]:
-    """Run the check to its end. Return the attempt's outcome, and the events for the journal.
+    """Run the check until it ends. Return the attempt's outcome, and the events for the journal.
 
-    A stop (by a person, or because perdure itself ends) ends the check: then the attempt is
-    cancelled and the check has no result. Raises LostLease.
+    A stop ends the check, whether a person requested it or perdure itself is ending. The attempt is
+    then cancelled and the check has no result. Raises LostLease.
     """
     run = opened.claim.run
     command = engine.redactor.text(run.spec.verify)
@@ -113,7 +112,7 @@ def verify(engine: Engine, opened: LiveAttempt) -> tuple[Outcome, list[AnyEvent]
 
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
-    """Return how many checks of these instructions have failed."""
+    """Return the number of failed checks for this version of the instructions."""
     kinds = [
         attempt.outcome.kind
         for attempt in attempts
@@ -123,7 +122,7 @@ def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
 
 
 def _outcome_of(command: str, checked: _Checked) -> Outcome:
-    """Return the outcome of the attempt that follows from the end of the check."""
+    """Return the outcome of the attempt that follows from the result of the check."""
     short = " ".join(command.split())[:120]
     if checked.code == 0:
         return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{short}`", code=0)
@@ -165,7 +164,7 @@ def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
 
 def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     """Return the agent's environment without the agent's own credentials. Variables that the task
-    itself names (--env) are kept, because a person gave them to the task's programs."""
+    names (`--env`) are kept, because they are meant for all programs of the task."""
     driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
@@ -177,8 +176,8 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
 
 
 def _directory(opened: LiveAttempt) -> Path:
-    """Return a new directory for each check. A check that a dead supervisor had begun is killed
-    first."""
+    """Return the path of a new directory for a check. Checks that a dead supervisor had started are
+    killed first."""
     number = 1
     while (directory := opened.directory / f"verify-{number}").exists():
         begun = process.find(directory)
@@ -189,16 +188,16 @@ def _directory(opened: LiveAttempt) -> Path:
 
 
 def said_in(redactor: Redactor, directory: Path, end: Exit) -> str:
-    """Return the output of a command that has ended, safe to show. The text is redacted once more,
-    because an escape sequence in the middle of a secret hides the secret in the file but not in the
-    text."""
+    """Return the output of a command that has ended, safe to show. The text is redacted again after
+    the file was, because an escape sequence inside a secret hides the secret in the file."""
     for name in ("stdout", "stderr"):
         redactor.file(directory / name)
     return redactor.text(_read(directory / "stdout") or end.stderr_tail)
 
 
 def _read(log: Path) -> str:
-    """Return the log as text that is safe to show; of a long one the beginning and the end."""
+    """Return the log as text that is safe to show. A long log is reduced to its beginning and its
+    end."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -214,8 +213,8 @@ def _read(log: Path) -> str:
 
 
 def _plain(output: bytes) -> str:
-    """Return the output without escape sequences and control characters. A line that overwrites
-    itself is reduced to its last state."""
+    """Return the output as text without escape sequences and control characters. For a line that
+    was overwritten (carriage return), only the last version is kept."""
     drawn = (
         next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
         for line in output.split(b"\n")

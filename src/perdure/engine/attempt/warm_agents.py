@@ -1,18 +1,16 @@
-"""Keeps agents between attempts: one process runs one turn after the other, as long as each turn is
-the same as a new process would have run.
+"""Keeps agents running between attempts. One process serves one attempt after the other, each as
+one turn, as long as a new process would do the same.
 
-Called by `opening_steps` (which agent idles in this workdir, and can it have this turn), by
-`supervision` (is the turn over, and saved), and by all code that is about to touch a workdir or a
-conversation. Guarantees:
+Called by `opening_steps` to get the idle agent of a workdir, by `launch` to start one, and by
+`turns` to keep one after its turn. Code that is about to change a workdir or a conversation ends
+the idle agents there first. Guarantees:
 
-- Only the process that owns an `Idle` gives it turns, while it holds the workdir's lock. Any other
-  process that takes that lock ends the agent first.
-- An agent gets a turn only if program, arguments, environment, directory and conversation are the
-  same, the conversation has nothing in it that the process has not seen, and the attempt would be
-  resumed by its own id. Otherwise the process is ended, and a new one is started.
-- A turn is over when the agent reports it, nothing of it is running, and all of it is in the
-  transcript: the evidence is the same as for any attempt.
-- Any deviation ends the process, and costs no more than a new start.
+- Only the process that owns an `Idle` gives it turns, while it holds the workdir's lock.
+- Any other process that takes the lock ends the agent first.
+- An agent gets a turn only if a new process would have the same settings and conversation.
+- The conversation must contain nothing that the agent's process has not seen.
+- A turn is over when the agent reports it, nothing runs any more, and the transcript has all of it.
+- Any deviation ends the process, which costs no more than a new start.
 """
 
 from __future__ import annotations
@@ -45,39 +43,40 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 PLAN = "plan:"
-"""Prefix of the scopes of plans, whose runs follow each other in one conversation."""
+"""Prefix of the scopes of plans. Runs of one scope follow each other in one conversation."""
 
 
 class Keep(Struct, frozen=True, kw_only=True):
-    """Which agents are kept, and for how long. `policy`: `off`, `plans` or `on`."""
+    """Limits for kept agents. `policy` says which are kept: `off` (none), `plans` (those of plans)
+    or `on` (all)."""
 
     policy: str = "plans"
     idle_s: float = 300.0
     turns: int = 50
     memory: int = 2 * 1024**3
-    """Maximum resident memory of an agent and its descendants between two turns, in bytes; 0: no
+    """Maximum resident memory of an agent and its descendants between two turns, in bytes. 0: no
     limit."""
     most: int = 4
-    """Maximum number of idle agents."""
+    """Maximum number of idle agents of one perdure process."""
 
 
 class Idle(Struct, kw_only=True):
-    """A kept agent, between two turns or in one of them."""
+    """A kept agent, which is idle or in a turn."""
 
     kept: process.Kept
     workspace: Workspace
     like: str = ""
-    """Digest of the settings that all its turns share."""
+    """Digest of the settings that all of its turns share."""
     session_id: str = ""
     seen: Snapshot | None = None
-    """Snapshot of the conversation when the agent became idle. The agent's process knows the
-    conversation up to there."""
+    """Snapshot of the conversation at the end of the agent's last turn. The process has seen it up
+    to that point."""
     since: float = field(default_factory=process.boottime)
 
 
 class WarmAgents:
-    """The kept agents of this process, by workdir, and access to those of other processes, which
-    are registered in `directory`."""
+    """The kept agents of this process, by workdir. Agents of other processes are registered in
+    files in `directory`, and can be ended from here."""
 
     def __init__(self, directory: Path, keep: Keep, grace_s: float) -> None:
         self.directory, self.keep, self.grace_s = directory, keep, grace_s
@@ -85,16 +84,17 @@ class WarmAgents:
         self._guard = threading.Lock()
 
     def wanted(self, driver: AgentDriver, run: TaskRun) -> bool:
-        """Return whether the agent of this run should be kept, if it can be."""
+        """Return whether the settings ask for keeping the run's agent, and its driver supports
+        that."""
         policy = self.keep.policy
         return driver.warm is not None and (
             policy == "on" or (policy == "plans" and run.scope.startswith(PLAN))
         )
 
     def borrow(self, workspace: Workspace, session_id: str) -> Idle | None:
-        """Return this process's own idle agent of the workdir, if it is on this conversation; any
-        other agent that idles there is ended. The caller holds the workdir's lock. Raises
-        Conflict."""
+        """Return the idle agent of the workdir, if this process owns it and it has this
+        conversation. Any other idle agent of the workdir is ended. The caller holds the workdir's
+        lock. Raises Conflict."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         if idle is not None and session_id and idle.session_id == session_id and idle.kept.alive():
@@ -103,8 +103,8 @@ class WarmAgents:
         return None
 
     def end_in(self, workspace: Workspace) -> None:
-        """End the agent that idles in the workdir, whichever process keeps it. The caller holds the
-        workdir's lock. Raises Conflict if that is not possible from this machine."""
+        """End the idle agent of the workdir, whichever process owns it. The caller holds the
+        workdir's lock. Raises Conflict if the agent runs on another machine."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         self._end(workspace, idle)
@@ -124,8 +124,8 @@ class WarmAgents:
         process.end_kept(there, self.grace_s)
 
     def end_on(self, session_id: str, lock: Callable[[Workspace, str], int], but: str = "") -> None:
-        """End the idle agents of a conversation, in any workdir but `but`. An agent that is in a
-        turn is left alone."""
+        """End the idle agents of a conversation, except in the workdir `but`. Agents that are in a
+        turn are left alone. `lock`: takes a workdir's lock, which ends the idle agent there."""
         for about in self.directory.glob("*/about.json"):
             known = read_json(about)
             if known.get("session") == session_id and about.parent.name != but:
@@ -142,8 +142,8 @@ class WarmAgents:
                     )
 
     def start(self, command: Command, workspace: Workspace, env: Mapping[str, str]) -> Idle:
-        """Start an agent to be kept, which has had no turn yet. The caller holds the workdir's
-        lock, and has ended the agent that was idle there."""
+        """Start an agent that is to be kept, and return it. It has had no turn yet. The caller
+        holds the workdir's lock, and has ended any idle agent there."""
         directory = self.directory / workspace.id
         if directory.exists():
             process.end_kept(directory, self.grace_s)
@@ -162,8 +162,8 @@ class WarmAgents:
         return idle
 
     def give_back(self, idle: Idle, lock: Callable[[Workspace, str], int]) -> None:
-        """Let the agent wait for its next turn. If there are too many, those that have waited
-        longest are ended."""
+        """Keep the agent for its next turn. If there are too many idle agents, end those that have
+        been idle longest."""
         self._register(idle)
         idle.since = process.boottime()
         with self._guard:
@@ -174,7 +174,7 @@ class WarmAgents:
             )
             too_many = others[: max(0, len(self._idle) - self.keep.most)]
         for each in too_many:
-            with contextlib.suppress(Conflict):  # it has its next turn just now
+            with contextlib.suppress(Conflict):  # another attempt is just giving it a turn
                 os.close(lock(each.workspace, "perdure"))
 
     def _register(self, idle: Idle) -> None:
@@ -184,11 +184,11 @@ class WarmAgents:
             "backend": str(idle.workspace.backend),
             "host": os.uname().nodename,
         }
-        with contextlib.suppress(FileNotFoundError):  # it has ended already
+        with contextlib.suppress(FileNotFoundError):  # the agent has already ended
             write(idle.kept.directory / "about.json", json.dumps(about).encode(), whole=True)
 
     def close(self) -> None:
-        """End all agents that this process keeps."""
+        """End all agents that this process owns."""
         with self._guard:
             idle, self._idle = list(self._idle.values()), {}
         for each in idle:
@@ -198,15 +198,15 @@ class WarmAgents:
 def compatibility_digest(
     driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str
 ) -> tuple[str, Command | None]:
-    """Return a digest of the settings that a process must have been started with to run this turn
-    on this conversation. Also return the command of the turn."""
+    """Return a digest of the settings with which a process for this turn would be started, and the
+    turn's command. The command is None if the agent cannot be kept for this launch."""
     assert driver.warm is not None
     asked = Continuation(kind=Start.RESUME, session_id=session_id)
     command = driver.warm.command(replace(launch, continuation=asked, mark="", compact_at=None))
     if command is None:
         return "", None
-    # The rule is compared instead of the level in tokens, because that is known exactly only after
-    # the agent has reported its context window.
+    # The user's setting is compared, not the resulting number of tokens. That number is known
+    # exactly only after the agent has reported its context window.
     if launch.compact_at is not None:
         level = (launch.compact_at.percent, launch.compact_at.given)
     else:

@@ -1,10 +1,10 @@
 """Restores the workdir of a run that continues after its workdir was cleaned up or lost.
 
-`opening_steps` calls `restore_if_missing` before each attempt, `checkpoints` before a restore;
-forks and `perdure open` call `reopen` first. The journal says whether a clean-up removed the
-workdir. If so, it is moved back from the trash, or rebuilt from the checkpoint taken of it if the
-trash was emptied meanwhile. A workdir that was lost with its machine is filled from the newest
-checkpoint.
+`opening_steps` calls `restore_if_missing` before each attempt. Forks and `perdure open` call
+`reopen`, and a restore of a checkpoint calls `take_back`. The journal says whether a clean-up
+removed the workdir. If so, it is moved back from the trash. If it is not in the trash any more, it
+is rebuilt from the checkpoint that the clean-up took. A workdir that was lost with its machine is
+rebuilt from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from perdure.protocols import RunStore
 from perdure.workspace.locks import make_private, write
 
 MARK = "half-back"
-"""Name of a file beside a run's attempts: it exists from when the workdir is made again until its
-files are restored."""
+"""Name of a file in the run's directory. It exists while a restored workdir is incomplete: from the
+creation of the workdir until its files are restored."""
 
 
 def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
-    """Return the event of the clean-up that removed the workdir; None if it was brought back or
-    reset since."""
+    """Return the event of the clean-up that removed the workdir. None if there was none, or the
+    workdir was restored or reset since."""
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
@@ -46,8 +46,8 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
 
 
 def is_taken_back(store: RunStore, run: TaskRun) -> bool:
-    """Return whether a person restored a checkpoint or reset the run after its newest attempt, so
-    that the result of that attempt is not what is there."""
+    """Return whether a person restored a checkpoint or reset the run after its newest attempt. If
+    so, the workdir does not have the result of that attempt."""
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
     turns = (AttemptEnded, CheckpointRestored, RunReset, RunResetUndone)
     last = next((event for event in reversed(told) if isinstance(event, turns)), None)
@@ -57,11 +57,11 @@ def is_taken_back(store: RunStore, run: TaskRun) -> bool:
 
 
 def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back if a clean-up removed it or it was lost, and return whether it did.
+    """Restore the workdir if a clean-up removed it or it was lost. Return whether it was restored.
     The caller holds its lock.
 
-    If killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
-    while a process uses it.
+    After a kill, the next call completes the restore. Raises WorkspaceError, GitFailed, and
+    Conflict if a process uses the workdir.
     """
     place, mark = run.workspace, _mark(engine.state, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
@@ -88,7 +88,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except NotFound:
-        # The checkpoint was deleted manually: the workdir starts from its branch again.
+        # Somebody deleted the checkpoint, so the workdir starts from its branch again.
         mark.unlink(missing_ok=True)
         if lost:
             engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
@@ -102,8 +102,9 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
 
 
 def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
-    """Do the same as `restore_if_missing` under the workdir's lock, for a verb that needs the
-    workdir and starts no attempt. Raises InUse too."""
+    """Call `restore_if_missing` under the workdir's lock, for a command that needs the workdir and
+    starts no attempt. `holder`: name of that command. Raises InUse and the errors of
+    `restore_if_missing`."""
     if run.workspace is None or os.path.lexists(run.workspace.path):
         return
     fd = engine.workspaces.lock(run.workspace, holder)
@@ -114,8 +115,8 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
 
 
 def take_back(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back from the trash, if a clean-up moved it there, and return whether it
-    did. Checkpoints are not used. The caller holds its lock. Raises WorkspaceError."""
+    """Move the workdir back from the trash, if a clean-up moved it there. Return whether it did. No
+    checkpoint is used. The caller holds the workdir's lock. Raises WorkspaceError."""
     place = run.workspace
     if place is None or os.path.lexists(place.path) or cleaned_up(engine.store, run) is None:
         return False
@@ -131,8 +132,8 @@ def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 
 def _checkpoint(store: RunStore, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
-    """Return the checkpoint of the workdir with this number, which another run in the same workdir
-    may have taken; None if there is none."""
+    """Return the checkpoint of the workdir with this number; None if there is none. Another run in
+    the same workdir may have taken it."""
     own = [each for each in store.checkpoints(run.id) if each.number == number]
     found = own or [each for each in store.checkpoints() if each.number == number]
     return next(
@@ -142,7 +143,8 @@ def _checkpoint(store: RunStore, run: TaskRun, place: Workspace, number: int) ->
 
 
 def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
-    """Return whether an attempt of the run used the workdir, and no reset cleared it since."""
+    """Return whether an attempt of the run used the workdir since the last reset. False for a
+    workdir that is the user's own checkout."""
     if place.backend is Backend.HERE:
         return False
     reset = 0
@@ -154,8 +156,8 @@ def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
 
 
 def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return the run's newest checkpoint of this workdir, or the restored one if a restore came
-    last."""
+    """Return the run's newest checkpoint of this workdir. If it was restored after that, return the
+    restored checkpoint."""
     mine = [
         each
         for each in store.checkpoints(run.id)

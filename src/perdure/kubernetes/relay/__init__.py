@@ -1,8 +1,9 @@
-"""The relay of an attempt's pod: a container beside the agent's that alone has the credentials of
-the repository and of the checkpoint store.
+"""The relay of an attempt's pod: a container beside the agent's. Only the relay has the credentials
+of the repository and of the checkpoint store.
 
-It fulfills few requests, for the agent's container and so possibly for a hostile agent: fetch the
-repository of the order (`forge`, or `ssh`), and read and write the checkpoints of the order's run
-(`shelf`). A request names neither a server nor a path of its own, and the relay sees nothing of
-the volume: no configuration, hook or object of a workdir takes part. `server` listens.
+The agent's container, and so a hostile agent, can send requests to the relay. The relay therefore
+accepts only a few: fetch the repository of the order (`forge` or `ssh`), and read and write the
+checkpoints of the order's run (`shelf`). A request cannot choose a server or a path on it. The
+relay does not mount the volume, so no configuration, hook or object of a workdir can influence it.
+`server` accepts the requests.
 """

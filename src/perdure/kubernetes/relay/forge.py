@@ -1,9 +1,8 @@
-"""Fetches the repository of the order for the agent's container: the two requests of git's protocol
-over HTTP that read, with the credentials added.
+"""Fetches the repository of the order for the agent's container over HTTP, and adds the
+credentials. Only the two read requests of git's protocol exist here, so a push is impossible.
 
-The address comes from the order alone, and a push is a request that does not exist here. Redirects
-are not followed, because the next server must not get the credentials. Bodies pass through
-unchanged, in pieces.
+The address comes only from the order. Redirects are not followed, because the next server must not
+get the credentials. Bodies are passed on unchanged, in pieces.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ REQUEST = f"application/x-{SERVICE}-request"
 
 
 class ForgeTrouble(Exception):
-    """The server gave no answer that can be passed on. `status` is the relay's answer, and the
-    message is a sentence about the reason."""
+    """Raised when the repository's server gave no usable answer. `status` is the HTTP status that
+    the relay returns; the message tells the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,14 +38,16 @@ class ForgeTrouble(Exception):
 
 
 class ForgeAnswer(msgspec.Struct, frozen=True):
-    """The server's answer. `pieces` yields its content, while the connection is open."""
+    """The answer of the repository's server. `kind` is the content type. `pieces` yields the
+    content and is valid only while the connection is open."""
 
     kind: str
     pieces: Iterator[bytes]
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """The server of one repository. `login` is (user, secret), or None for a public one."""
+    """The HTTP server of one repository. `login` is (user, secret); None for a public repository.
+    """
 
     url: str
     login: tuple[str, str] | None
@@ -55,13 +56,13 @@ class Upstream(msgspec.Struct, frozen=True):
 
     @contextmanager
     def refs(self, headers: Mapping[str, str]) -> Iterator[ForgeAnswer]:
-        """Ask for the refs. Raises ForgeTrouble."""
+        """Request the list of refs, and yield the answer. Raises ForgeTrouble."""
         with self._asked("GET", f"/info/refs?service={SERVICE}", headers, None) as answer:
             yield answer
 
     @contextmanager
     def pack(self, headers: Mapping[str, str], body: Iterator[bytes]) -> Iterator[ForgeAnswer]:
-        """Ask for objects. Raises ForgeTrouble."""
+        """Request objects, and yield the answer. Raises ForgeTrouble."""
         with self._asked("POST", f"/{SERVICE}", headers, body) as answer:
             yield answer
 
@@ -94,7 +95,8 @@ class Upstream(msgspec.Struct, frozen=True):
             line.close()
 
     def _line(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-        """Return a connection to the server, or to the proxy that the environment sets for it."""
+        """Return a connection to the server. It goes through the proxy that the environment sets
+        for the server, if any."""
         place, via = (host, port or PORTS[scheme]), self._proxy(scheme, host)
         first = place
         if via is not None:
@@ -110,7 +112,7 @@ class Upstream(msgspec.Struct, frozen=True):
         return line
 
     def _proxy(self, scheme: str, host: str) -> SplitResult | None:
-        """Return the address of the proxy for a server; None without one."""
+        """Return the address of the proxy for a server; None if the environment sets none."""
         proxy = proxy_of(scheme, host, self.environ)
         if not proxy:
             return None
@@ -119,8 +121,8 @@ class Upstream(msgspec.Struct, frozen=True):
         return urlsplit(proxy)
 
     def _headers(self, asked: Mapping[str, str], with_body: bool) -> dict[str, str]:
-        """Return the headers for the server. Of git's own, only those pass that this protocol
-        has."""
+        """Return the headers for the server. Of the client's headers only Git-Protocol and
+        Content-Encoding are passed on, and only with known values."""
         told = {"User-Agent": "git/perdure-relay", "Accept": "*/*"}
         protocol = asked.get("Git-Protocol") or ""
         if _PROTOCOL.fullmatch(protocol):
@@ -137,12 +139,13 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 def _check(status: int) -> None:
-    """Raise ForgeTrouble for an answer that is not the repository's content."""
+    """Raise ForgeTrouble for a status that does not mean success."""
     match status:
         case 200:
             return
         case 401 | 403:
-            # git would ask for a login after a 401, and nobody here has one.
+            # A 401 would make git in the agent's container ask for a login, which it does not have.
+            # So it gets a 403.
             raise ForgeTrouble(http.HTTPStatus.FORBIDDEN, "the server refused the credentials")
         case 404 | 410:
             raise ForgeTrouble(http.HTTPStatus.NOT_FOUND, "the server has no such repository")

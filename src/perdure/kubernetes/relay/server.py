@@ -1,12 +1,13 @@
-"""Listens for the requests of the agent's container, on 127.0.0.1.
+"""The relay's HTTP server. It accepts requests of the agent's container on 127.0.0.1.
 
-    GET  /{word}/git/info/refs?service=git-upload-pack      the refs of the repository
-    POST /{word}/git/git-upload-pack                        objects of it
+    GET  /{word}/git/info/refs?service=git-upload-pack      refs of the repository
+    POST /{word}/git/git-upload-pack                        objects of the repository
     GET  /{word}/names/{prefix}                             names in the checkpoint store
-    GET, HEAD, PUT, POST /{word}/objects/{key}              an object there; POST creates one
+    GET, HEAD, PUT, POST /{word}/objects/{key}              an object in the store; POST creates it
 
-Every other request gets 404 or 403. The client is not trusted: sizes are bounded, and no part of
-a request becomes a part of an address or a file name before it has matched a grammar.
+`{word}` is a random secret in the relay's address. Every other request gets 404 or 403. The client
+is not trusted: sizes are limited, and no part of a request is used in an address or a file name
+before it has matched a strict pattern.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ from perdure.rules.text import one_line, write_stderr
 
 IDLE_S = 600.0
 LONGEST_REQUEST = 1 << 30
-"""Maximum size of a request of git in bytes. A pod with many refs needs some megabytes."""
+"""Maximum size in bytes of a request of git. A request for a repository with many refs takes some
+megabytes."""
 LONGEST_LINE = 1_000
 WORDS_MOST = 1_000
 
 
 class RelayServer(ThreadingHTTPServer):
-    """The relay of one pod. `forge` and `shelf` are None for what the pod needs no credentials
-    for."""
+    """The relay of one pod. `forge` or `shelf` is None if the pod needs no credentials for the
+    repository or for the checkpoint store."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -52,7 +54,7 @@ class RelayServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
 
     def address(self) -> RelayAddress:
-        """Return the address for the agent's container."""
+        """Return the address that the agent's container needs."""
         return RelayAddress(
             port=self.server_port,
             word=self.word,
@@ -61,7 +63,7 @@ class RelayServer(ThreadingHTTPServer):
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report an error of one request, without its details: they may contain a secret."""
+        """Report only the type of an unexpected error, because its details may contain a secret."""
         import sys
 
         error = sys.exc_info()[1]
@@ -70,14 +72,14 @@ class RelayServer(ThreadingHTTPServer):
 
 
 class _Requests(BaseHTTPRequestHandler):
-    """One connection of the agent's container."""
+    """Handles one connection from the agent's container."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_S
     server: RelayServer
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: the paths have the relay's word."""
+        """Log nothing, because the paths contain the relay's secret word."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -85,7 +87,8 @@ class _Requests(BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
 
     def _answer(self) -> None:
-        # A body that was not read would be taken for the next request.
+        # Close the connection after each request. Otherwise an unread body would be parsed as the
+        # next request.
         self.close_connection = True
         _, word, room, path = [*self.path.split("/", 3), "", "", ""][:4]
         if not hmac.compare_digest(word.encode(), self.server.word.encode()):
@@ -116,7 +119,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._say(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "it is too large")
         except (ConnectionError, TimeoutError):
             raise
-        except Exception as error:  # obstore has errors of its own
+        except Exception as error:  # obstore raises errors of its own classes
             words = str(error) if isinstance(error, PerdureError) else _first(error)
             write_stderr(one_line(f"perdure: relay: {words}", 300))
             self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)
@@ -131,8 +134,8 @@ class _Requests(BaseHTTPRequestHandler):
             raise RelayRefused("this relay only fetches")
 
     def _pass(self, asked: AbstractContextManager[ForgeAnswer]) -> None:
-        """Pass the server's answer on. After its beginning was sent, an error can only break it
-        off, which git notices."""
+        """Send the answer of the repository's server to the client. If an error occurs after the
+        first byte, close the connection, which git reports as an error."""
         with asked as answer:
             self.send_response(http.HTTPStatus.OK)
             self.send_header("Content-Type", one_line(answer.kind, 100))
@@ -165,7 +168,7 @@ class _Requests(BaseHTTPRequestHandler):
                 self._say(http.HTTPStatus.OK, b"")
 
     def _body(self, most: int) -> Iterator[bytes]:
-        """Yield the content of the request. Raises TooLarge."""
+        """Yield the body of the request. Raises TooLarge if it has more than `most` bytes."""
         if (self.headers.get("Transfer-Encoding") or "").lower() == "chunked":
             yield from self._chunks(most)
             return
@@ -181,7 +184,8 @@ class _Requests(BaseHTTPRequestHandler):
             yield piece
 
     def _chunks(self, most: int) -> Iterator[bytes]:
-        """Yield the chunks of a request (RFC 9112, 7.1)."""
+        """Yield the content of a chunked body (RFC 9112, 7.1). Raises TooLarge if it has more than
+        `most` bytes."""
         left = most
         while size := self._size():
             left -= size

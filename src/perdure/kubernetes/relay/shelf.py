@@ -1,11 +1,11 @@
-"""The part of the checkpoint store that the relay lets a pod read and write.
+"""Limits the access of a pod to the checkpoint store. Used by the relay's `server`.
 
-That is: the terms and manifests of its own run, those of the run that it continues (to read), and
-parts of files by their content.
+The pod may read and write the terms and manifests of its own run. It may read those of the run that
+it continues. It may also read and write parts of files.
 
-Parts are shared by all runs of a store. A part can be read by one that knows the digest of its
-content, and is written only if its content has that digest. So a hostile agent can damage or read
-no checkpoint of another run.
+All runs of a store share its parts. A part's name is the digest of its content, so only a client
+that knows the digest can read the part. A part is written only if its content has that digest. A
+hostile agent can therefore neither damage nor read a checkpoint of another run.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _RECORDS = re.compile(rf"runs/({RUN.pattern})(?:/terms)?")
 
 
 class RelayRefused(Exception):
-    """Raised for a request that the relay does not fulfill; the message says why."""
+    """Raised for a request that the relay does not allow. The message tells the reason."""
 
 
 class RunShelf:
-    """The part of a checkpoint store that belongs to one run. `names`: the names that the run may
-    have. `lender`: the name or the id of the run whose conversation it continues; empty for
-    none."""
+    """The part of a checkpoint store that one run may use. `names` are the names that the run may
+    have. `lender` is the name or the id of the run whose conversation it continues; empty for none.
+    """
 
     def __init__(
         self, store: CheckpointStore, run: str, names: Collection[str], lender: str = ""
@@ -47,7 +47,8 @@ class RunShelf:
         self._lent: frozenset[str] | None = None
 
     def names(self, prefix: str) -> KeyNames:
-        """Return the names directly below a prefix. Raises RelayRefused."""
+        """Return the names directly below a prefix. Raises RelayRefused if the pod may not read
+        there."""
         if prefix == "runs":
             stored = self.store.objects.names(prefix)
             own = self._readable()
@@ -58,17 +59,19 @@ class RunShelf:
         return self.store.objects.names(prefix)
 
     def get(self, key: str) -> bytes:
-        """Return an object. Raises RelayRefused, and what `Objects.get` raises."""
+        """Return an object. Raises RelayRefused if the pod may not read it, and the errors of
+        `Objects.get`."""
         self._check(key)
         return self.store.objects.get(key, _most(key))
 
     def has(self, key: str) -> bool:
-        """Return whether an object exists. Raises RelayRefused."""
+        """Return whether an object exists. Raises RelayRefused if the pod may not read it."""
         self._check(key)
         return self.store.objects.has(key)
 
     def put(self, key: str, content: bytes) -> None:
-        """Write a part. Raises RelayRefused if it is not the content that its name says."""
+        """Write a part. Raises RelayRefused if the content does not have the digest in the part's
+        name."""
         part = _PART.fullmatch(key)
         if part is None:
             raise RelayRefused("only parts of files may be written again")
@@ -83,7 +86,8 @@ class RunShelf:
         self.store.objects.put(key, content)
 
     def create(self, key: str, content: bytes) -> None:
-        """Write a term or a manifest. Raises RelayRefused, and FileExistsError."""
+        """Create a term or a manifest of the pod's own run. Raises RelayRefused if it is not one,
+        and FileExistsError if it exists already."""
         record = _RECORD.fullmatch(key)
         if record is None or record[1] != self.run:
             raise RelayRefused("it is not a term or a manifest of this run")
@@ -92,8 +96,8 @@ class RunShelf:
         self.store.objects.create(key, content)
 
     def _check_manifest(self, content: bytes) -> None:
-        """Raise RelayRefused for a manifest of another run. Runs are found by the names in their
-        manifests, so a name is as good as the run that it belongs to."""
+        """Raise RelayRefused if a manifest has another run's id or name. The name matters too,
+        because runs are looked up by the names in their manifests."""
         try:
             found = manifests.read(content)
         except CapsuleError as error:
@@ -102,19 +106,20 @@ class RunShelf:
             raise RelayRefused("the manifest is that of another run")
 
     def _check(self, key: str) -> None:
-        """Raise RelayRefused if an object may not be read."""
+        """Raise RelayRefused if the pod may not read an object."""
         record = _RECORD.fullmatch(key)
         if _PART.fullmatch(key) or (record and self._may_read(record[1])):
             return
         raise RelayRefused("it is not this run's")
 
     def _may_read(self, run: str) -> bool:
-        """Return whether a run's records may be read. The run's own need no search of the store."""
+        """Return whether the pod may read the records of a run. For its own run, the store is not
+        searched."""
         return run == self.run or run in self._readable()
 
     def _readable(self) -> frozenset[str]:
-        """Return the ids of the runs that may be read. The lender is looked up when it is first
-        needed, and again as long as it is not found."""
+        """Return the ids of the runs that the pod may read. The lender is looked up at the first
+        use, and again at each use until it is found."""
         if not self._lender:
             return frozenset({self.run})
         with self._turn:
@@ -127,7 +132,7 @@ class RunShelf:
 
 
 def longest(key: str) -> int:
-    """Return the maximum size of the content that may be written to a key, in bytes."""
+    """Return the maximum size in bytes of the content for a key."""
     return LONGEST_FRAME if key.startswith("members/") else LONGEST_MANIFEST
 
 

@@ -1,9 +1,9 @@
-"""Fetches the repository of the order by ssh for the agent's container, which speaks git's protocol
-over HTTP with the relay.
+"""Fetches the repository of the order by ssh for the agent's container. The agent's container
+itself talks to the relay in git's protocol over HTTP.
 
-Each request gets a connection of its own (`perdure.host.git.upload_pack`). ssh has the key and the
-known hosts of the Secret and no configuration. The command there is `git-upload-pack` with the path
-of the order, which only reads.
+Each request opens a new ssh connection (`perdure.host.git.upload_pack`). ssh uses the key and the
+known hosts of the Secret, and no configuration file. The command on the server is `git-upload-pack`
+with the path of the order, which can only read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ABSENT = re.compile(
 
 
 class SshUpstream(msgspec.Struct, frozen=True):
-    """The server of one repository. `url` is `ssh://user@host/path` or `user@host:path`."""
+    """The ssh server of one repository. `url` is `ssh://user@host/path` or `user@host:path`."""
 
     url: str
     ssh: Ssh
@@ -37,14 +37,14 @@ class SshUpstream(msgspec.Struct, frozen=True):
 
     @contextmanager
     def refs(self, headers: Mapping[str, str]) -> Iterator[ForgeAnswer]:
-        """Ask for the server's greeting. Raises ForgeTrouble."""
+        """Request the server's capabilities, and yield the answer. Raises ForgeTrouble."""
         with self._connected(headers) as line:
             kind = f"application/x-{SERVICE}-advertisement"
             yield ForgeAnswer(kind, iter([line.greeting()]))
 
     @contextmanager
     def pack(self, headers: Mapping[str, str], body: Iterator[bytes]) -> Iterator[ForgeAnswer]:
-        """Ask for refs or objects. Raises ForgeTrouble."""
+        """Send a request for refs or objects, and yield the answer. Raises ForgeTrouble."""
         with self._connected(headers) as line:
             line.greeting()
             line.send(_plain(body, headers.get("Content-Encoding") or ""))
@@ -101,11 +101,12 @@ def _last(said: str) -> str:
 
 
 def _plain(body: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield a request without the compression that git uses over HTTP. Raises ForgeTrouble."""
+    """Yield the body of a request, decompressed if git compressed it for HTTP. Raises ForgeTrouble
+    if it cannot be decompressed."""
     if encoding not in ("gzip", "deflate"):
         yield from body
         return
-    # 32 and the largest window: zlib reads the header of either format.
+    # Adding 32 makes zlib detect the header of either format, gzip or deflate.
     unpacked = zlib.decompressobj(32 + zlib.MAX_WBITS)
     try:
         for piece in body:

@@ -1,5 +1,5 @@
-"""Disk and clean-up: everything is moved to the trash first, and nothing is moved unless a request
-confirms it (`dry_run: false`)."""
+"""Verbs for disk usage and clean-up. Everything that is removed is moved to the trash first.
+Nothing is moved unless the request says `dry_run: false`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     if wanted not in {
         entry.id for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
     }:
-        # Purging is final, so the beginning of an id is not enough.
+        # Purging is final, so it needs the full id and not only its beginning.
         raise NotFound(
             f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash lists full ids"
         )

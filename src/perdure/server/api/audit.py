@@ -1,4 +1,4 @@
-"""The audit trail: the actions on runs and tokens, with their actors."""
+"""Verbs for the audit trail, which records actions on runs and tokens with their actors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Conversations: lists them, shows one with its lineage, computes statistics, continues one."""
+"""Verbs for conversations: list them, show one with its lineage, compute statistics, continue one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ from perdure.workspace.identity import is_remote
 
 
 def conversation_index(parts: Parts, only: tuple[str, ...] = ()) -> ConversationIndex:
-    """Return the shelf to search for conversations. Raises AgentMissing for an unknown agent."""
+    """Return an index of the conversations of these agents, or of all agents. Raises AgentMissing
+    for an unknown agent."""
     found = {}
     for name in only or registry.names():
         try:
@@ -107,7 +109,8 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
     else:
         permissions = said.permissions
     if not asked.who.may_widen:
-        # A conversation without a run continues in its own directory, which may be any directory.
+        # A conversation without a run continues in the directory where it began, which may be any
+        # directory.
         if entry.run is None and not said.repo:
             here = "its own directory"
         else:

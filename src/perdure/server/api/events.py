@@ -1,9 +1,9 @@
-"""The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of
-all runs, or of one.
+"""Streams the journal as server-sent events (html.spec.whatwg.org, "Server-sent events"), for all
+runs or for one.
 
-Each event is a record as `perdure logs --json` prints it, with the record's number as its id. A
-client that reconnects with `Last-Event-ID` gets all records since, each once and in order. A client
-that is too slow, or whose token has become invalid, is disconnected.
+Each event is a record as `perdure logs --json` prints it; its id is the record's number. A client
+that reconnects with `Last-Event-ID` gets all later records, each once and in order. A client that
+is too slow, or whose token has become invalid, is disconnected.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from perdure.server.problems import Problem
 HEARTBEAT_S = 15.0
 PAGE = 500
 BEGIN = b"retry: 2000\n\n"
-"""The first bytes of a stream, with the delay in milliseconds after which a browser reconnects."""
+"""First bytes of a stream. They set the delay in milliseconds after which a browser reconnects."""
 HEARTBEAT = b": still here\n\n"
 
 
 def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint, for all runs or for the one in the address. Without `Last-Event-ID` (or
-    `?after=`) the stream of all runs begins with new records, and that of one run with its first
-    record."""
+    """Return the endpoint of a stream of all runs, or of the run that the address names. Without
+    `Last-Event-ID` (or `?after=`), the stream of all runs begins with new records, and the stream
+    of one run with its first record."""
 
     async def streamed(request: Request) -> Response:
         ref = request.path_params.get("run", "")
@@ -68,7 +68,8 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
 
 
 def _after(request: Request) -> int:
-    """Return the last number that the client has seen, or -1 for a new client. Raises Problem."""
+    """Return the number of the last record that the client has seen; -1 for a new client. Raises
+    Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
     if said != "-1" and not (
         said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST
@@ -111,7 +112,7 @@ async def _event_bytes(
             else:
                 yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable. A client that reconnects later misses no record.
+        return  # The database is unavailable. The client will reconnect and miss no record.
     finally:
         parts.journal.leave(listener)
 

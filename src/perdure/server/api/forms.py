@@ -1,5 +1,5 @@
-"""The fields of requests: query and body, validated before anything is done. An unknown field is
-refused."""
+"""The fields of requests, in the query and in the body. They are validated before any work begins.
+An unknown field is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST = 2**53
 LINE = r"^[^\u0000-\u001f\u007f]*$"
 
 Line = Annotated[str, Meta(max_length=1000, pattern=LINE)]
-"""One line, without control characters."""
+"""Text of one line without control characters."""
 Text = Annotated[str, Meta(max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Some = Annotated[str, Meta(min_length=1, max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
@@ -31,7 +31,7 @@ Limit = Annotated[int, Meta(ge=1, le=500, description="maximum number")]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 
 INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule", "title", "link"})
-"""Fields of a task that only perdure sets."""
+"""Fields of a task that only perdure itself sets."""
 GIVEN = (
     *(
         "agent",
@@ -67,8 +67,8 @@ GIVEN = (
     ),
     *("verify_timeout_s", "labels", "map"),
 )
-"""Fields of a task that a caller may give. A new field must be in this set or in `INTERNAL`, else
-the API does not start."""
+"""Fields of a task that a request may set. A new field must be added here or to `INTERNAL`;
+otherwise the API does not start."""
 TYPES: dict[Any, Any] = {
     str: Line,
     int: Small,
@@ -79,11 +79,11 @@ TYPES: dict[Any, Any] = {
 
 
 class Query(Struct, forbid_unknown_fields=True, kw_only=True):
-    """No fields: the address says everything."""
+    """A query without parameters."""
 
 
 class Page(Query):
-    """The size of a page of a list."""
+    """Selects a page of a list."""
 
     limit: Limit = 50
 
@@ -100,7 +100,7 @@ class RunsQuery(Page):
 
 
 class RecordsQuery(Query):
-    """Selects records of a run's journal."""
+    """Selects records of a run's journal. `after` is the number of a record."""
 
     after: Count = 0
     limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
@@ -114,7 +114,7 @@ class RawQuery(Query):
 
 
 class DiffQuery(Query):
-    """Options of a diff. `stat`: a summary instead of the patch."""
+    """Options of a diff. `stat` requests a summary instead of the patch."""
 
     stat: bool = False
 
@@ -126,7 +126,7 @@ class SessionsQuery(Page):
 
 
 class StatsQuery(Query):
-    """Selects the attempts for the statistics."""
+    """Selects the attempts that are counted in the statistics."""
 
     agent: tuple[Line, ...] = ()
     scope: Line = ""
@@ -136,7 +136,7 @@ class StatsQuery(Query):
 
 
 class InboxQuery(Page):
-    """Selects deliveries."""
+    """Selects deliveries by state and source. `before` is the number of a delivery."""
 
     state: DeliveryState | None = None
     source: Line = ""
@@ -144,8 +144,8 @@ class InboxQuery(Page):
 
 
 class AuditQuery(Query):
-    """Selects lines of the audit trail. `actor` is a part of its name, `run` a name or an id,
-    `since` a time in ms, `after` the number of a line."""
+    """Selects lines of the audit trail. `actor` is a part of the actor's name. `run` is a run's
+    name or id. `since` is a time in milliseconds since 1970. `after` is the number of a line."""
 
     since: Count = 0
     actor: Line = ""
@@ -167,12 +167,13 @@ class SweepQuery(Query):
 
 
 class Body(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An empty object."""
+    """A body without fields: an empty object."""
 
 
 class Retry(Body):
-    """Continues a run. `agent` hands the run over to another CLI. `attempts`: number of further
-    attempts (default: one). All other given fields replace those of the task from now on."""
+    """Continues a run. `agent` hands the run over to another agent. `attempts` is the number of
+    further attempts (default: one). All other given fields replace those of the task permanently.
+    """
 
     agent: Line = ""
     continuity: ContinuityPolicy | None = None
@@ -186,7 +187,8 @@ class Retry(Body):
 
 
 class Update(Body):
-    """New instructions for the same conversation. The other fields stay in effect."""
+    """Gives new instructions to the same conversation. Fields that are left out keep their values.
+    """
 
     prompt: Some
     on_denied: OnDenied | None = None
@@ -195,14 +197,16 @@ class Update(Body):
 
 
 class MessageForm(Body):
-    """A message for the running agent. The same `key` and prompt are the same message."""
+    """A message for the running agent. A request with the same `key` and prompt as before sends no
+    second message."""
 
     prompt: Some
     key: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RequestAnswerForm(Body):
-    """An answer to a request; request 0 is the only open one."""
+    """An answer to a request of an agent. `request` is its number; 0 means the only open request.
+    """
 
     answer: AnswerKind
     words: Annotated[str, Meta(max_length=8000, pattern=r"^[^\u0000]*$")] = ""
@@ -210,8 +214,8 @@ class RequestAnswerForm(Body):
 
 
 class Fork(Body):
-    """A new run that begins with another run's conversation: after one of its turns, at a
-    checkpoint, or now."""
+    """A new run that begins with another run's conversation. It begins after turn `at`, at a
+    checkpoint, or at the conversation's end."""
 
     prompt: Text = ""
     at: Small = 0
@@ -221,7 +225,8 @@ class Fork(Body):
 
 
 class Resume(Body):
-    """Continues a conversation; the fields after the prompt apply to one that has no run yet."""
+    """Continues a conversation. The fields after `prompt` apply only if the conversation has no run
+    yet."""
 
     prompt: Text = ""
     name: Line = ""
@@ -232,16 +237,16 @@ class Resume(Body):
 
 
 class Restore(Body):
-    """Restores a checkpoint; 0 is the newest."""
+    """Restores a checkpoint. 0 means the newest checkpoint."""
 
     checkpoint: Small = 0
     files_only: bool = False
 
 
 class Reset(Body):
-    """The work to clear: that of a run, of an agent on an issue or a branch of a repository, or of
-    a service's task. Without `dry_run: false` nothing is cleared, and the answer lists what would
-    be."""
+    """Names the work to clear: that of a run, of an agent on an issue or branch of a repository, or
+    of a service's task. Without `dry_run: false` nothing is cleared, and the answer lists what
+    would be cleared."""
 
     run: Line = ""
     agent: Line = ""
@@ -265,7 +270,8 @@ Lifetime = Annotated[
 
 
 class NewSession(Body):
-    """A conversation for future runs with this agent and scope; the first of them starts it."""
+    """Reserves a conversation for future runs with this agent and scope. The first of these runs
+    starts it."""
 
     agent: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
     scope: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
@@ -273,25 +279,26 @@ class NewSession(Body):
 
 
 class ExtendedSession(Body):
-    """Restarts the lifetime of a conversation, with another length if one is given."""
+    """Restarts the lifetime of a conversation. `lifetime` changes its length."""
 
     lifetime: Lifetime = ""
 
 
 class ClosedSession(Body):
-    """The reason for closing a conversation."""
+    """Closes a conversation. `cause` is the reason."""
 
     cause: Line = ""
 
 
 class PlanRetry(Body):
-    """`task`: only this task of the plan; otherwise all that failed or were stopped."""
+    """Continues a plan. `task` limits this to one task; otherwise all failed or stopped tasks
+    continue."""
 
     task: Line = ""
 
 
 class NewPlan(Body):
-    """A plan: the object that a plan file contains, as JSON. Its name is its key."""
+    """A plan: the content of a plan file as a JSON object. Its name is its key."""
 
     plan: dict[str, Any]
     repo: Annotated[
@@ -305,7 +312,8 @@ class NewPlan(Body):
 
 
 class SweepShape(Body):
-    """A sweep. Without `dry_run: false` nothing is removed, and the answer lists what would be."""
+    """Options of a sweep. Without `dry_run: false` nothing is removed, and the answer lists what
+    would be removed."""
 
     dry_run: bool = True
     many: bool = False

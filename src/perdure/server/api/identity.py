@@ -1,4 +1,4 @@
-"""Tells a client who it is to this server."""
+"""The verb that tells a client its own identity."""
 
 from __future__ import annotations
 

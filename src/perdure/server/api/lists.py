@@ -1,4 +1,4 @@
-"""Other lists: plans, agents, deliveries. Also replays a delivery."""
+"""Verbs for plans, agents and deliveries, including the replay of a delivery."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def submit_plan(parts: Parts, asked: ApiCall) -> PlanReport:
-    """Store and start the given plan, and return it. Raises Problem with 403 if the plan needs an
-    admin, PlanError, UsageError, Conflict."""
+    """Store and start the given plan, and return its report. Raises Problem with 403 if the plan
+    needs the scope admin, PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)

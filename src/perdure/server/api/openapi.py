@@ -1,5 +1,5 @@
-"""The document of the API (OpenAPI 3.1), generated from the tables of verbs, so that it matches
-what the API does."""
+"""Makes the OpenAPI 3.1 document of the API from the tables of verbs, so that it matches what the
+API does."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ABOUT = (
 )
 _NAMES = {kind.__name__: name for kind, name in shapes.RENAMED.items()}
 _NAME = re.compile(rf'"(#/components/schemas/|)(?:(\w+)Shape|({"|".join(_NAMES)}))"')
-"""A shape whose name is taken by another class has a suffix in the code, but not in the
-document."""
+"""Pattern of class names, and of references to them, that the document changes. A shape has the
+suffix `Shape` in the code if another class has its plain name; the document uses the plain name."""
 OF_LIMITS = {
     Reach.RUN: "A token with limits gets 404 for a run outside of them.",
     Reach.LIST: "A token with limits sees what is inside of them.",
@@ -53,7 +53,7 @@ PROBLEMS = {
 
 
 def document(verbs: Sequence[Verb]) -> bytes:
-    """Return the document as JSON."""
+    """Return the OpenAPI document as JSON."""
     kinds = dict.fromkeys(
         kind
         for kind in chain.from_iterable(
@@ -120,7 +120,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
 
 
 def _renamed(found: re.Match[str]) -> str:
-    """Return a name of a class, or a reference to it, as the document has it."""
+    """Return the replacement for a class name, or for a reference to it, in the document."""
     return f'"{found[1]}{found[2] or _NAMES[found[3]]}"'
 
 

@@ -1,4 +1,4 @@
-"""Requests of agents to people: list them, answer one."""
+"""Verbs for requests of agents to people: list them, answer one."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def answered(parts: Parts, asked: ApiCall) -> RunReport:
-    """Store the answer; the pool goes on with the run. Only an admin may allow a call that the
-    agent may not make by itself."""
+    """Store the answer to a request, wake the pools, and return the run's report. Raises Problem
+    with 403 if the answer allows a call and the client is not an admin."""
     said = asked.body
     if said.answer is AnswerKind.ALLOW and not asked.who.may(TokenScope.ADMIN):
         raise Problem(

@@ -1,4 +1,4 @@
-"""The routes of the API, made from the tables of verbs."""
+"""Makes the routes of the API from the tables of verbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs: submit, show, continue, stop, fork, restore, remove."""
+"""Verbs for runs: submit, show, continue, stop, fork, restore, remove."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from perdure.workspace.identity import is_remote
 COLUMNS = 100
 """Width of a diff's summary, in columns."""
 RAW_MOST = 16 * 1024 * 1024
-"""Maximum number of bytes of an agent's own output; the end is returned."""
+"""Maximum number of bytes that are returned of an agent's own output. The end of a longer output is
+returned."""
 PATCH_MOST = 64 * 1024 * 1024
-"""Largest patch, in bytes. A patch is held in memory, and an agent's output must not fill the
-memory."""
+"""Maximum size of a patch in bytes. A patch is held in memory, so its size must be limited."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
-"""Fields that run the caller's own commands beside the agent, read the service's own variables, or
-allow any directory."""
+"""Fields of a task that only an admin may set. They run commands on the server, read the service's
+environment variables, or allow any directory."""
 OWN_LABELS = frozenset(
     labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
 )
-"""Labels that tell perdure where a run came from, and where to reply."""
+"""Labels in which perdure itself stores where a run came from and where to reply."""
 LIMIT_OF = {
     "attempts": "attempts",
     "timeout_s": "timeout",
@@ -55,7 +55,7 @@ assert set(LIMIT_OF.values()) == LIMITS
 
 
 def report(parts: Parts, ref: str) -> RunReport:
-    """Return the run as `perdure show --json` prints it."""
+    """Return the report of a run, as `perdure show --json` prints it."""
     run = parts.store.get(ref)
     liveness = liveness_of(parts.engine, run, parts.store)
     return report_of(
@@ -64,7 +64,7 @@ def report(parts: Parts, ref: str) -> RunReport:
 
 
 def ready(parts: Parts, run: TaskRun) -> RunReport:
-    """Wake the pools, because the run may be due now, and return the run's report."""
+    """Wake the pools, because the run may be due now. Return the run's report."""
     ring(parts.engine.state)
     return report(parts, run.id)
 
@@ -89,7 +89,7 @@ def submitted(parts: Parts, asked: ApiCall) -> RunReport:
 
 
 class Usual(Protocol):
-    """The defaults of a task."""
+    """The settings and default values that `task_of` needs."""
 
     @property
     def settings(self) -> Settings: ...
@@ -98,8 +98,9 @@ class Usual(Protocol):
 
 
 def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
-    """Return the task: the given fields (as attributes) over the settings of the service. Raises
-    Problem with 403 if it needs an admin, UsageError."""
+    """Return the task with the given fields. `given` has them as attributes; other fields come from
+    the settings of the service. Raises Problem with 403 if the task needs the scope admin, and
+    UsageError."""
     settings = parts.settings
     said = {
         each: getattr(given, each)
@@ -136,8 +137,7 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
 
 
 def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
-    """Check that a task of a caller with `dispatch` stays within the owner's settings. Raises
-    Problem for anything beyond, which needs an admin."""
+    """Raise Problem if a task goes beyond the owner's settings. Only an admin may do that."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
     if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
         beyond.append("permissions: full")
@@ -237,7 +237,8 @@ def updated(parts: Parts, asked: ApiCall) -> RunReport:
 
 
 def send_message(parts: Parts, asked: ApiCall) -> RunReport:
-    """Accept a message; a run that ended in the same moment goes on with it."""
+    """Send a message to a run's agent and return the run's report. If the run has just ended, it
+    continues with the message."""
     done = steering.tell(parts.engine, asked.at["run"], asked.body.prompt, asked.body.key)
     return ready(parts, done.run)
 

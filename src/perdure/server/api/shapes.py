@@ -1,6 +1,6 @@
-"""The fields of answers, for the document. Reports of runs and plans are declared in
+"""The fields of answers, for the OpenAPI document. Reports of runs and plans are declared in
 `model.reports`, and the document describes those classes. The other answers are made by the code
-behind the command line's `--json`; a test compares real ones with the shapes here."""
+behind the command line's `--json`. A test compares real answers with the shapes here."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from perdure.model.requests import AnswerKind, RequestKind, RequestState
 
 
 class Runs(Answer):
-    """`next` is the `cursor` of the next page; null on the last one."""
+    """A page of runs. `next` is the `cursor` of the next page; null on the last page."""
 
     runs: list[RunOfList]
     next: str | None
 
 
 class Caller(Answer):
-    """`expires`: when (ms) the token expires; 0: never. Empty `repositories` and `labels`: no
-    limits."""
+    """The client's identity. `expires` is the time in milliseconds since 1970 at which the token
+    expires; 0 if it never does. Empty `repositories` and `labels` mean no limits."""
 
     actor: str
     name: str
@@ -92,14 +92,15 @@ class LineOfAudit(Shape):
 
 
 class Audit(Answer):
-    """`next` is the `after` of the next page; null on the last one."""
+    """A page of the audit trail. `next` is the `after` of the next page; null on the last page."""
 
     lines: list[LineOfAudit]
     next: int | None
 
 
 class Records(Answer):
-    """`next` is the `after` of the next page; null where there is none yet."""
+    """A page of a run's journal. `next` is the `after` of the next page; null if there is none yet.
+    """
 
     run: str
     records: list[Record]
@@ -112,7 +113,7 @@ class Checkpoints(Answer):
 
 
 class Restored(Answer):
-    """`undo` is the checkpoint of the state before the restore."""
+    """The result of a restore. `undo` is a checkpoint of the state before the restore."""
 
     run: str
     checkpoint: Checkpoint
@@ -121,7 +122,8 @@ class Restored(Answer):
 
 
 class Removed(Answer):
-    """`trash` is the entry that has the workdir; `kept`: why the workdir stays."""
+    """The result of a removal. `trash` is the id of the trash entry with the workdir. `kept` is the
+    reason if the workdir was not moved."""
 
     run: str
     id: str
@@ -162,7 +164,7 @@ class SessionShape(SessionOfList):
 
 
 class SessionRecord(Answer):
-    """perdure's record of a conversation. `expires`: null for one that never does."""
+    """perdure's record of a conversation. `expires` is null if the conversation never expires."""
 
     id: str
     agent: str
@@ -237,7 +239,7 @@ class DeliveryOfList(Shape):
 
 
 class Deliveries(Answer):
-    """`next` is the `before` of the next page; null on the last one."""
+    """A page of deliveries. `next` is the `before` of the next page; null on the last page."""
 
     deliveries: list[DeliveryOfList]
     next: int | None
@@ -275,7 +277,7 @@ class SweepRow(Shape):
 
 
 class Swept(Answer):
-    """The result of a sweep. `trouble`: the reason if nothing was removed."""
+    """The result of a sweep. `trouble` is the reason if nothing was removed."""
 
     dry_run: bool
     trouble: str
@@ -319,7 +321,7 @@ class Purged(Answer):
 
 
 class ProblemDetails(Struct, kw_only=True):
-    """A problem (RFC 9457): `detail` is a sentence, `hint` what to do next."""
+    """An error (RFC 9457). `detail` is the message, `hint` the advice."""
 
     type: str
     title: str
@@ -335,11 +337,12 @@ RENAMED: dict[type[Struct], str] = {
     PlanReport: "Plan",
     TaskOfPlan: "PlanTask",
 }
-"""Reports that the document has known by another name from its beginning."""
+"""Names in the document of reports whose class has a different name. They must not change, because
+clients use them."""
 
 
 def named(name: str) -> type[Struct]:
-    """Return the shape with this name in the document."""
+    """Return the shape that has this name in the document."""
     for kind, known in RENAMED.items():
         if known == name:
             return kind

@@ -1,8 +1,8 @@
-"""Defines an address of the API, and answers its requests: authenticates, validates, does the work
-in a thread, and returns JSON.
+"""Defines what a verb of the API is, and answers its requests. A request is authenticated and
+validated. The work is done in a thread, and the result is returned as JSON.
 
-A body is JSON, parsed as strictly as a forge's: no duplicate key, no NaN, limited nesting. An
-invalid value is answered with 400 and its place.
+A body is JSON, parsed as strictly as a forge's: no duplicate keys, no NaN, limited nesting. An
+invalid value is answered with 400 and the path of the field.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from perdure.server.problems import Problem
 BODY_MOST = 4 * 1024 * 1024
 BODY_S = 30.0
 AT_ONCE = 16
-"""Maximum number of verbs done in parallel; the others wait."""
+"""Maximum number of requests in progress at once. Further requests wait."""
 WALKS_AT_ONCE = 1
-"""Maximum number of verbs that search the whole disk at once. Waiting for one does not block other
-verbs."""
+"""Maximum number of requests in progress at once that search the whole disk. They do not count
+toward `AT_ONCE`."""
 PREFIX = "/api/v1"
 Row = TypeVar("Row")
 
 
 class ApiCall(Struct, frozen=True, kw_only=True):
-    """A validated request. `at`: the parameters of the path."""
+    """A validated request. `who` is the client. `at` has the parameters of the path."""
 
     who: Principal
     at: Mapping[str, str]
@@ -51,8 +51,9 @@ class ApiCall(Struct, frozen=True, kw_only=True):
 
 
 def page_of(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], Row | None]:
-    """Return the rows of one page, and its last row if another page follows. The caller reads one
-    row more than `limit`: this row shows whether there is another page."""
+    """Return the rows of one page, and its last row if another page follows (otherwise None). The
+    caller must have read `limit + 1` rows, because the additional row shows that another page
+    follows."""
     shown = rows[:limit]
     if len(rows) > len(shown):
         return shown, shown[-1]
@@ -60,41 +61,42 @@ def page_of(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], Row | None]
 
 
 class Raw(Struct, frozen=True, kw_only=True):
-    """An answer other than JSON: bytes from outside. A browser saves it, and never shows it as a
-    page."""
+    """An answer that is not JSON but unchecked bytes, such as an agent's output. A browser saves it
+    as a file and never displays it as a page."""
 
     content: bytes
     name: str
 
 
 class Verb(Struct, frozen=True, kw_only=True):
-    """One method of one address. `does` may wait for the store, git and the disk; it runs in a
-    thread."""
+    """One method at one address. `does` runs in a thread, so it may wait for the store, git and the
+    disk."""
 
     method: str
     path: str
     says: str
-    """Description in the OpenAPI document: one sentence."""
+    """Description for the OpenAPI document, in one sentence."""
     does: Callable[[Parts, ApiCall], Any]
     answer: str = "object"
-    """Name of the answer's shape (see `shapes`), or `text`."""
+    """Name of the answer's shape in `shapes`, or `text`."""
     scope: TokenScope = TokenScope.READ
     query: type[msgspec.Struct] = Query
     body: type[msgspec.Struct] | None = None
     status: int = 200
     walks: bool = False
-    """Whether it searches the whole disk."""
+    """Whether the verb searches the whole disk."""
     reach: Reach | None = None
-    """How it keeps to the limits of a token; None: as `Reach.of` its path."""
+    """How the verb keeps to the limits of a token. None means the default for its path
+    (`Reach.of`)."""
 
     @property
     def within(self) -> Reach:
-        """Return how it keeps to the limits of a token."""
+        """Return how the verb keeps to the limits of a token."""
         return self.reach or Reach.of(self.path)
 
     @property
     def id(self) -> str:
-        """Return the verb's id in the document: `get_runs_run_diff`."""
+        """Return the verb's id in the OpenAPI document, such as `get_runs_run_diff`."""
         return (
             f"{self.method}{self.path}".lower()
             .replace("/", "_")
@@ -103,7 +105,7 @@ class Verb(Struct, frozen=True, kw_only=True):
 
 
 class ApiContext(Struct):
-    """The limits on verbs done in parallel."""
+    """Limits the number of requests in progress at once."""
 
     _limiter: CapacityLimiter | None = None
     _walks: CapacityLimiter | None = None
@@ -123,7 +125,7 @@ class ApiContext(Struct):
 def endpoint(
     verb: Verb, parts: Parts, room: ApiContext
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint for Starlette."""
+    """Return the Starlette endpoint of a verb."""
 
     async def answered(request: Request) -> Response:
         who = authenticated(request, verb.scope, verb.within)
@@ -145,7 +147,8 @@ def endpoint(
 
 
 def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
-    """Perform the request as the token's owner, with the store as the token sees it."""
+    """Carry out a request with the client as the actor, and with the store limited to what the
+    client may see."""
     with acting(asked.who.actor):
         if asked.who.limits:
             parts = replace(parts, store=store_of(parts.store, asked.who.limits))
@@ -155,7 +158,8 @@ def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
 
 
 def response_of(found: Any, status: int = 200) -> Response:
-    """Return the answer: JSON with a version, or bytes to be saved."""
+    """Return the HTTP answer for a result: JSON with a schema version, or a `Raw` result as a file
+    to save."""
     if isinstance(found, Raw):
         headers = {"content-disposition": f'attachment; filename="{found.name}"'}
         return Response(found.content, status, headers, "text/plain; charset=utf-8")
@@ -167,7 +171,7 @@ def response_of(found: Any, status: int = 200) -> Response:
 def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # The file name is not valid text.
+    except UnicodeEncodeError:  # a file name is not valid Unicode
         return json.dumps(builtins(value), ensure_ascii=True).encode()
 
 
@@ -178,7 +182,8 @@ def _part(value: str) -> str:
 
 
 def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the query as an object, with repeatable parameters as lists."""
+    """Return the query's parameters as a dict. Repeatable parameters become lists. Raises Problem
+    for any other parameter that is given twice."""
     several = {each.name for each in msgspec.structs.fields(kind) if each.default == ()}
     found: dict[str, Any] = {}
     for name, value in given.multi_items():
@@ -205,8 +210,8 @@ def _converted(
 
 
 async def _object(request: Request) -> Mapping[str, Any]:
-    """Return the JSON object in the body; an empty one for an empty body. Raises Problem with 400,
-    408, 413 or 415."""
+    """Return the JSON object in the body; an empty object for an empty body. Raises Problem with
+    400, 408, 413 or 415."""
     body = await body_of(request)
     if not body:
         return {}
@@ -222,7 +227,8 @@ async def _object(request: Request) -> Mapping[str, Any]:
 
 
 async def body_of(request: Request, most: int = BODY_MOST) -> bytes:
-    """Return the raw body. Raises Problem with 408 or 413."""
+    """Return the raw body. Raises Problem with 408 if it takes too long, 413 if it is longer than
+    `most` bytes, and 400 if it is incomplete."""
     length = request.headers.get("content-length", "")
     too_large = Problem(413, f"The body has more than {most:,} bytes")
     if length.isdecimal() and int(length[:12]) > most:

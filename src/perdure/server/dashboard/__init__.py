@@ -1,17 +1,19 @@
-"""The dashboard: server-rendered pages over the store. `perdure.server.routes` is the caller.
+"""The dashboard: server-rendered pages over the store. Called by `perdure.server.routes`.
 
-The modules: `context` (the services that pages use), `visits` (one request of a signed-in user),
-`pages` (templates, which clean and escape everything hostile), `sign_in` (signing in and out);
-`board`, `digests`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks`, `audits`
-(the pages); `actions` and `confirmation` (the actions, and the pages that ask first); `live`
-(updates of an open page); `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data
-to what is shown).
+- `context`: the services that pages share. `visits`: one request of a signed-in user.
+- `endpoints`: from an address to a page. `pages`: templates, which clean and escape all values.
+- `sign_in`, `openid_sign_in`: signing in and out. `links`: the page of a signed link.
+- `board`, `digests`, `tasks`, `sessions`, `plans`: pages about runs and conversations.
+- `records`, `disk`, `inbox`, `checks`, `audits`: the other pages.
+- `actions`, `confirmation`: the actions, and the pages that ask for confirmation.
+- `live`: updates of an open page. `measurements`: slow measurements, cached.
+- `threads`, `timelines`, `lines`, `diffs`, `fingerprints`: pure functions that prepare data.
 
-Pages are ordinary functions in the server's threads, so they may wait for the store, git and the
-disk. Reading works without scripts. A GET changes nothing. Every form carries the secret of its
-sign-in (`principal.form_secret`). An action that the same page cannot undo asks first, and names
-its consequences. The policy in `rendering.CSP` forbids pages to load anything from elsewhere and to
-run inline scripts.
+A page is an ordinary function that runs in a thread of the server, so it may wait for the store,
+git and the disk. Pages can be read without scripts. A GET changes nothing. Every form contains the
+secret of its sign-in (`principal.form_secret`). An action that cannot be undone on the same page
+asks for confirmation and names its consequences. The policy in `pages.CSP` forbids inline scripts,
+and anything loaded from another site.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def routes(parts: Parts) -> list[BaseRoute]:
 
 
 def _sign_in_routes(parts: Parts) -> list[BaseRoute]:
-    """Return the routes for signing in and out: with a token, and at a provider if one is set."""
+    """Return the routes for signing in and out with a token, and at an OpenID provider if one is
+    configured."""
     chosen = parts.settings.openid
     public = parts.settings.serve_public_url
     if chosen is None:

@@ -1,4 +1,4 @@
-"""Actions on runs. Each action is one of the command line's verbs, with the same rules."""
+"""Actions on runs. Each action does the same as a verb of the command line, by the same rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perdure.server.dashboard.visits import Visit
 from perdure.server.problems import Problem
 
 ROOT = Path("/")
-"""Base of relative paths. It is fixed, so that the server's working directory does not matter."""
+"""Base of relative paths. A fixed base makes them independent of the server's working directory."""
 
 
 def retry(visit: Visit) -> Response:
@@ -80,8 +80,7 @@ def tell(visit: Visit) -> Response:
 
 
 def answer(visit: Visit) -> Response:
-    """Answer a request of the run's agent. A call that the agent may not make by itself can be
-    allowed only by an admin."""
+    """Store the answer to a request of the run's agent. Only an admin may allow a call."""
     given = visit.given("answer")
     if given not in tuple(AnswerKind):
         raise UsageError("expected allow, deny or text as the answer", "use the buttons")
@@ -123,7 +122,7 @@ def stop(visit: Visit) -> Response:
 
 
 def ask_reset(visit: Visit) -> Response:
-    """Ask before a reset, and show the result of a dry run."""
+    """Ask for confirmation of a reset, and show the result of a dry run."""
     run = visit.desk.look.get(visit.named("name"))
     found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
     others = [each.name for each in found.runs if each.id != run.id]
@@ -237,7 +236,7 @@ def do_restore(visit: Visit) -> Response:
 
 
 def ask_new(visit: Visit) -> Response:
-    """Show `/new`: the form for a task in a repository."""
+    """Show `/new`, the form for a task in a repository."""
     fields = [
         Field("prompt", "Prompt", "text", needed=True),
         Field("repo", "Repository", hint=_repositories(visit), needed=True),

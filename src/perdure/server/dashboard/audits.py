@@ -16,14 +16,14 @@ from perdure.server.dashboard.pages import HEADERS
 from perdure.server.dashboard.visits import Visit
 
 SPANS = {"1d": ("a day", 1), "7d": ("a week", 7), "30d": ("a month", 30), "all": ("all", 0)}
-"""The spans that the page offers: name, and number of days."""
+"""The spans of time that the page offers: name and number of days (0: no limit), by key."""
 DAY_MS = 86_400_000
 PAGE = 200
 EXPORT_MOST = 10_000
 
 
 def audit(visit: Visit) -> Response:
-    """Show `/audit`: the lines of a span of time, oldest first, page by page."""
+    """Show `/audit`: the lines of a span of time, oldest first, in pages."""
     span, actor, run = visit.asked("since") or "7d", visit.asked("actor"), visit.asked("run")
     store, problem = visit.desk.look, ""
     after = _after(visit)
@@ -61,7 +61,8 @@ def audit(visit: Visit) -> Response:
 
 
 def as_lines(visit: Visit) -> Response:
-    """Answer `/audit.jsonl`: the same lines as JSON, one on each line, to be saved."""
+    """Return `/audit.jsonl`: the lines of the page's filters as a file, one JSON object on each
+    line."""
     store = visit.desk.look
     found = store.audit(
         since=_since(visit.asked("since") or "7d", visit.now),
@@ -76,7 +77,7 @@ def as_lines(visit: Visit) -> Response:
 
 
 def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
-    """Return the names of the runs by their ids. Names of removed runs are missing."""
+    """Return the names of runs by their ids. Removed runs are left out."""
     names = {}
     for run in runs:
         with suppress(NotFound):
@@ -85,7 +86,8 @@ def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
 
 
 def _since(span: str, now: int) -> int:
-    """Return the beginning of a span, in ms. Raises UsageError."""
+    """Return the beginning of a span, in milliseconds since 1970. Raises UsageError for an unknown
+    span."""
     if span not in SPANS:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))
     days = SPANS[span][1]

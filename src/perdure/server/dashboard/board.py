@@ -1,5 +1,5 @@
 """The board: all runs, grouped by what they need. The store counts the runs and divides them into
-pages. Only the rows that are shown are read, even of ten thousand runs."""
+pages. Even with ten thousand runs, only the displayed rows are read."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ GROUPS = {
     "succeeded": ("Done", 15),
     "cancelled": ("Stopped", 5),
 }
-"""The lists in their order: title, and number of rows on the board."""
+"""The lists of the board in their order: title and maximum number of rows, by group."""
 PAGE = 60
 NEWEST = (2**62, 2**62)
 
 
 def board(visit: Visit) -> Response:
-    """Show `/`: all lists, or one of them, page by page."""
+    """Show `/`: all lists, or one list in pages."""
     group, words, agent = visit.asked("state"), visit.asked("q").strip(), visit.asked("agent")
     if group and group not in GROUPS:
         raise UsageError(f"There is no list {group!r}", ", ".join(GROUPS))
@@ -90,7 +90,7 @@ def _url(given: Mapping[str, str]) -> str:
 
 
 def _before(visit: Visit) -> tuple[int, int]:
-    """Return the position at the end of the previous page."""
+    """Return the position of the last row of the previous page, from the query."""
     first, _, second = visit.asked("before").partition(".")
     fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
     if fits:
@@ -145,7 +145,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
-    """Return the most important fact about the run's present state."""
+    """Return the most important fact about the run's current state."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)

@@ -1,4 +1,5 @@
-"""A page that asks for confirmation: the consequences, and the fields to fill in."""
+"""The page that asks for confirmation of an action. It names the consequences and has the fields to
+fill in."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from perdure.server.dashboard.visits import Visit
 
 
 class Field(Struct, frozen=True):
-    """A field of the form. `kind`: `line`, `text`, `choice` or `tick`."""
+    """A field of the form. `kind` is `line`, `text`, `choice` or `tick` (a checkbox)."""
 
     name: str
     label: str
@@ -34,7 +35,7 @@ def ask(
     undo: str = "",
     danger: bool = False,
 ) -> Response:
-    """Return the page. Its form is sent to the page's own address."""
+    """Return the page that asks `question`. Its form is sent to the address of the page itself."""
     return visit.page(
         "ask.html",
         question=question,

@@ -1,5 +1,5 @@
-"""Shared services of the pages. A page reads through a separate connection, so that a reader does
-not block the pool."""
+"""Services that all pages share. A page reads through a separate database connection, so that it
+does not block the pool."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ AT_ONCE = 12
 
 
 class PageContext(Struct, frozen=True, kw_only=True, dict=True):
-    """Shared services. `look` is only for reading. `seed` has the default fields of a new task.
-    `checks` checks this machine, which takes a while. `dispatch` wakes the dispatcher, because
-    there may be a new delivery."""
+    """The shared services. `look` is a store that only reads. `seed` has the default values of a
+    new task's fields. `checks` runs the checks of `perdure doctor`, which takes a while. `dispatch`
+    wakes the dispatcher when a delivery may be new."""
 
     engine: Engine
     look: EngineStore
@@ -39,16 +39,16 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """Return the limit on the number of pages made in parallel. It keeps slow pages from using
-        the threads of webhooks and health checks."""
+        """Return the limit on pages that are made at once. It keeps slow pages from using all
+        threads, which webhooks and health checks need."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:
-        """Tell the pools that there is work."""
+        """Wake the pools, because there is work."""
         ring(self.engine.state)
 
     def shelf(self) -> ConversationIndex:
-        """Return all conversations of this machine."""
+        """Return an index of all conversations on this machine."""
         return ConversationIndex(self.look, _loaded(), self.engine.environ)
 
     @property
@@ -57,7 +57,7 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
 
 
 def _loaded() -> dict[str, AgentDriver]:
-    """Return the drivers that can be loaded. One that fails does not hide the others."""
+    """Return all drivers that can be loaded. A driver that fails to load is left out."""
     found = {}
     for name in registry.names():
         try:

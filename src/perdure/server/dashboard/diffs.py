@@ -1,5 +1,4 @@
-"""Parses a patch for display: files, and their lines with numbers. Pure. The patch is hostile
-bytes."""
+"""Parses a patch into files and numbered lines for display. Pure. The patch is untrusted bytes."""
 
 from __future__ import annotations
 
@@ -12,16 +11,16 @@ from msgspec import Struct, field
 from perdure.rules.text import visible
 
 LINES = 4000
-"""Maximum number of lines of a patch that are shown; the whole is available as a file."""
+"""Maximum number of lines of a patch on the page. The whole patch is available as a file."""
 FILES = 500
-"""Maximum number of files that are named."""
+"""Maximum number of files that the page names."""
 WIDE = 600
 HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 
 class ChangedFile(Struct):
-    """A changed file. `how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind,
-    old number, new number, text)."""
+    """A changed file. `how` is `new`, `deleted`, `renamed`, `binary` or `changed`. A line is a
+    tuple of kind, old number, new number and text."""
 
     name: str
     how: str = "changed"
@@ -31,7 +30,8 @@ class ChangedFile(Struct):
 
 
 class Patch(Struct, frozen=True):
-    """A parsed patch. `left`: number of lines not shown. `more`: number of files not named."""
+    """A parsed patch. `left` is the number of lines that are not shown, `more` the number of files
+    that are not named."""
 
     files: tuple[ChangedFile, ...]
     left: int
@@ -87,8 +87,8 @@ def _lines(patch: bytes) -> Iterator[str]:
 
 
 def _name(line: str) -> str:
-    """Return the new name from a line `diff --git a/x b/x`. If the patch has a `+++` line, the name
-    in that line is more reliable."""
+    """Return the new name from a line `diff --git a/x b/x`. The result is preliminary: a `+++`
+    line, if there is one, is more reliable and replaces it."""
     return line.removeprefix("diff --git ").rpartition(" b/")[2] or line
 
 

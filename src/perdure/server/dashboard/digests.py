@@ -1,4 +1,4 @@
-"""The page that summarizes a span of time, for a person who was away."""
+"""The page that summarizes what happened in a span of time, for a person who was away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perdure.errors import UsageError
 from perdure.server.dashboard.visits import Visit
 
 SPANS = {"8h": "8 hours", "1d": "a day", "yesterday": "yesterday", "7d": "a week"}
-"""The spans that the page offers, with their names."""
+"""Names of the spans of time that the page offers, by key."""
 HOURS = {"8h": 8, "1d": 24, "7d": 7 * 24}
 GROUPS = (
     ("needs_you", "Needs you", "asking"),
@@ -40,7 +40,7 @@ def digests(visit: Visit) -> Response:
 
 
 def _begin(span: str, now: int) -> int:
-    """Return the beginning of a span, in ms."""
+    """Return the beginning of a span, in milliseconds since 1970."""
     moment = datetime.fromtimestamp(now / 1000).astimezone()
     if span in HOURS:
         return now - HOURS[span] * 3_600_000

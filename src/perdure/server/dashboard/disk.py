@@ -1,4 +1,5 @@
-"""Disk usage: how much, by which owner, what could be freed, and what the next sweep would do."""
+"""The page of disk usage: how much is used, by which owner, what could be freed, and what the next
+sweep would do."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ ROWS = 300
 
 
 def disk(visit: Visit) -> Response:
-    """Show `/disk`, as last measured. Starts a new measurement after ten minutes."""
+    """Show `/disk` with the last measurement. If it is older than ten minutes, start a new one."""
     engine = visit.desk.engine
     found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
     taken: DiskUsage | None = found.value if found is not None else None
@@ -52,7 +53,7 @@ def disk(visit: Visit) -> Response:
 
 
 def measure(visit: Visit) -> Response:
-    """Discard the measurements."""
+    """Discard the measurements, so that the page makes new ones. Redirect to the page."""
     visit.desk.measured.forget("disk")
     visit.desk.measured.forget("sweep")
     return visit.to("/disk")
@@ -68,7 +69,7 @@ def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
-    """Return the number of bytes and of entries that the next sweep would take."""
+    """Return the number of bytes and the number of entries that the next sweep would remove."""
     taken = swept.taken if swept is not None else ()
     return sum(row.bytes for row in taken), len(taken)
 

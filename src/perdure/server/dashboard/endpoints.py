@@ -1,4 +1,5 @@
-"""From an address to a page: authentication, the form's fields, and a page for any error."""
+"""Makes routes from pages and actions. A route authenticates the user, reads the form's fields, and
+shows any error as a page."""
 
 from __future__ import annotations
 
@@ -22,20 +23,21 @@ from perdure.server.principal import authenticated
 from perdure.server.problems import Problem, status_of
 
 BODY_MOST = 1024 * 1024
-"""Largest form, in bytes: the longest prompt, with room to spare."""
+"""Maximum size of a form in bytes: enough for the longest prompt."""
 FIELDS_MOST = 32
 
 
 class Need(Struct, frozen=True):
-    """The requirements of a page: a scope, and how it keeps to the limits of a token."""
+    """The requirements of a page: the user's scope, and how the page keeps to the limits of a
+    token."""
 
     scope: TokenScope
     reach: Reach
 
 
 def read_route(desk: PageContext, path: str, answer: Answer, reach: Reach | None = None) -> Route:
-    """Return the route of a page that needs the scope `read`. `reach`: default as `Reach.of` its
-    path."""
+    """Return the route of a page that needs the scope `read`. The default of `reach` is `Reach.of`
+    its path."""
     need = Need(TokenScope.READ, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
@@ -54,7 +56,8 @@ def action_route(
     question: Answer | None = None,
     reach: Reach | None = None,
 ) -> Route:
-    """Return the route of an action by a form, and of the page that asks first, if there is one."""
+    """Return the route of an action that a form triggers. If there is a `question` page, a GET
+    shows it to ask for confirmation."""
     need = Need(scope, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
@@ -97,7 +100,7 @@ def _respond(
 
 
 def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
-    """Return the visit, with the store as the visitor's token sees it."""
+    """Return the visit for a request. Its store shows only what the user's token may see."""
     principal = authenticated(request, reach=Reach.NOTHING)
     if principal.limits:
         desk = replace(desk, look=store_of(desk.look, principal.limits))
@@ -105,7 +108,7 @@ def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
 
 
 def _error_page(desk: PageContext, request: Request, error: PerdureError) -> Response:
-    """Return the error as a page: the sentence, and what to do next."""
+    """Return a page with the message of an error and its advice."""
     path = request.url.path.rstrip("/")
     if request.method == "POST" or status_of(error) != 404:
         back = path.rpartition("/")[0]
@@ -117,8 +120,8 @@ def _error_page(desk: PageContext, request: Request, error: PerdureError) -> Res
 
 
 async def read_form(request: Request, most: int = BODY_MOST) -> dict[str, str]:
-    """Return the fields of a form; of several with one name, the last. Raises Problem for a body
-    that is no form, too large, or too slow."""
+    """Return the fields of a form. If several fields have the same name, the last one is used.
+    Raises Problem if the body is not a form, too large or too slow."""
     if (
         request.headers.get("content-type", "").partition(";")[0].strip().lower()
         != "application/x-www-form-urlencoded"

@@ -1,4 +1,4 @@
-"""Groups failures by agent, outcome and message, ignoring numbers, names and paths in the message.
+"""Groups failures by agent, outcome and message. Numbers, names and paths in messages are ignored.
 Pure."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARYING = (
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
 )
 RUNS = 8
-"""Maximum number of runs that are named in a group."""
+"""Maximum number of runs that a group names."""
 SUGGESTED = {
     **NEEDS_PERSON,
     OutcomeKind.RATE_LIMITED: (
@@ -59,11 +59,12 @@ SUGGESTED = {
     OutcomeKind.TRUNCATED: "the model's answer was cut off or empty; the run continues by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
-"""Advice by outcome. Outcomes without advice are left out."""
+"""Advice by kind of outcome. Some kinds have none."""
 
 
 class Failure(Struct):
-    """A group of failed attempts. `resolved`: number of its runs that have succeeded since."""
+    """A group of failed attempts. `resolved` is the number of its runs that have succeeded since.
+    """
 
     id: str
     agent: str
@@ -81,7 +82,7 @@ class Failure(Struct):
 
 
 def normal(message: str) -> str:
-    """Return a message without its varying parts."""
+    """Return a message with its varying parts replaced by fixed words."""
     text = one_line(message, 300)
     for pattern, word in VARYING:
         text = pattern.sub(word, text)
@@ -89,7 +90,7 @@ def normal(message: str) -> str:
 
 
 def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
-    """Return the groups, newest failure first. A run that a person stopped is no failure."""
+    """Return the groups, newest failure first. Attempts that a person stopped are not failures."""
     groups: dict[str, Failure] = {}
     seen: dict[str, set[str]] = {}
     for each in failed:

@@ -1,4 +1,4 @@
-"""The webhook inbox: deliveries with their results, and replaying one."""
+"""The pages of the webhook inbox: deliveries with their results, and the replay of a delivery."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from perdure.server.dashboard.visits import Visit
 PAGE = 100
 BODY = 100_000
 INDENTED_MOST = 1_000_000
-"""Longest body that is indented, in characters; a longer one is shown unchanged."""
+"""Maximum length in characters of a body that is indented. A longer one is shown unchanged."""
 
 
 def inbox(visit: Visit) -> Response:
-    """Show `/inbox`: newest first, by state and source."""
+    """Show `/inbox`: deliveries, newest first, filtered by state and source."""
     state, before = visit.asked("state"), visit.asked("before")
     chosen = DeliveryState(state) if state in set(DeliveryState) else None
     number = int(before) if before.isdecimal() and len(before) < 18 else 0
@@ -38,7 +38,7 @@ def inbox(visit: Visit) -> Response:
 
 
 def delivery(visit: Visit) -> Response:
-    """Show `/inbox/NUMBER`: the delivery, parsed and raw."""
+    """Show `/inbox/NUMBER`: one delivery, parsed and raw."""
     found, body = visit.desk.look.delivery(visit.named("number"))
     intent = [
         (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
@@ -63,7 +63,7 @@ def _indented(body: str) -> str:
 
 
 def ask_replay(visit: Visit) -> Response:
-    """Ask before a replay: `/inbox/NUMBER/replay`."""
+    """Show `/inbox/NUMBER/replay`, which asks for confirmation."""
     found, _ = visit.desk.look.delivery(visit.named("number"))
     return ask(
         visit, f"Replay delivery {found.number}?", yes="Replay", back=f"/inbox/{found.number}",

@@ -1,5 +1,5 @@
-"""The live log of a run: formats journal records as lines, the same for old and new records.
-Pure."""
+"""Formats journal records as lines for the log of a run. Old records on a page and new ones in a
+stream look the same. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PageLine(Struct, frozen=True):
 
 
 def lines(records: Sequence[Record]) -> list[PageLine]:
-    """Return the lines, without records that a person need not see."""
+    """Return the lines for records. Records without interest for a person are left out."""
     return [
         PageLine(each.seq, each.at, _kind(each.event), text)
         for each in records

@@ -1,8 +1,9 @@
-"""The page of a signed link in a notice: it shows one call and one answer, with a button.
+"""The page of a signed link in a notice. It shows one call of an agent and one answer, with a
+button.
 
-Anybody who has the link may use it, without a token. Looking at the page changes nothing, so that
-the preview of a chat or the scanner of a mail server does not use the link up. The answer is the
-button's, and a request is answered once.
+Anybody who has the link may use it, without a token. Opening the page changes nothing, so link
+previews of a chat and scanners of a mail server do no harm. Only the button answers the request,
+and a request can be answered once.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from perdure.server.problems import status_of
 
 UNKNOWN = "This link is not valid. It may have been cut off by the program that you opened it from."
 QUIET = {**HEADERS, "referrer-policy": "strict-origin", "x-robots-tag": "noindex"}
-"""The path is the secret, so no other page is told the path. With `no-referrer` a browser would
-send `Origin: null` with the button's request, which is refused as one of another site."""
+"""Headers that keep the link secret: other sites see only the origin, and search engines do not
+index the page. `no-referrer` is not possible. A browser would then send `Origin: null` with the
+button's request, which is refused as coming from another site."""
 
 
 class Asked(Struct, frozen=True):
-    """A link with its run and its request, as they are now."""
+    """A link, with its run and its request in their current state."""
 
     link: AnswerLink
     run: TaskRun
@@ -63,8 +65,8 @@ def _page(desk: PageContext, text: str, *, acts: bool) -> Response:
 
 
 def _request_of_link(desk: PageContext, text: str) -> Asked:
-    """Return what a link asks for. Raises NotFound for a link that was not made here, Conflict for
-    one that cannot be used any more, StoreError."""
+    """Return the run and the request of a link. Raises NotFound if the link was not created by this
+    server, Conflict if it can no longer be used, and StoreError."""
     key = link_key(desk.engine.state)
     link = verified(text, key) if key else None
     if link is None:
@@ -87,7 +89,7 @@ def _request_of_link(desk: PageContext, text: str) -> Asked:
 
 
 def _show(asked: Asked) -> Response:
-    """Return the page that asks for a confirmation."""
+    """Return the page that asks for confirmation of the answer."""
     allows = asked.link.answer is AnswerKind.ALLOW
     return page(
         "link.html",
@@ -105,7 +107,8 @@ def _show(asked: Asked) -> Response:
 
 
 def _answer(desk: PageContext, asked: Asked) -> Response:
-    """Give the answer of the link. Raises what `service.answer` raises."""
+    """Store the link's answer to the request, and return a page about the result. Raises the errors
+    of `service.answer`."""
     link = asked.link
     via = f"link/{link.channel}"
     with acting(actor("link", link.channel)):

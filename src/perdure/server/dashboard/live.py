@@ -1,9 +1,8 @@
-"""Live updates: lines for a run's log, and signals for pages that show many runs. Both come from
-the one journal.
+"""Streams updates to open pages. Both streams are fed by the one reader of the journal.
 
-`/runs/NAME/live` sends each new line as the log shows it, with the record's number as the event's
-id; a browser that reconnects gets the lines that it missed. `/live` only signals that something
-happened. The board then reloads itself, at most every other second.
+`/runs/NAME/live` sends new lines for the log of a run. The id of an event is the number of its last
+record, so a browser that reconnects gets the lines that it missed. `/live` only signals that
+something happened. The board then reloads itself, at most every other second.
 """
 
 from __future__ import annotations
@@ -84,12 +83,13 @@ def _stream(content: AsyncIterator[bytes]) -> Response:
 
 
 def _head() -> Response:
-    """Answer a HEAD request. It does not count as a listener."""
+    """Answer a HEAD request. This adds no listener."""
     return Response(media_type="text/event-stream", headers=HEADERS)
 
 
 def _after(request: Request) -> int:
-    """Return the last number that the page has shown. Raises Problem."""
+    """Return the number of the last record that the page shows; 0 if it shows none. Raises Problem.
+    """
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     if not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
         raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
@@ -120,21 +120,21 @@ async def _event_bytes(
             after = missed[-1].seq
             yield _event(missed)
         async for told in new_records(listener, HEARTBEAT_S, known):
-            # The page may have shown more records than the journal had sent when it began to
-            # listen.
+            # The page may already show records that the journal sent only after this listener
+            # began.
             if new := [each.record for each in told if each.record.seq > after]:
                 yield _event(new)
             elif not told:
                 yield HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable. A client that reconnects later misses no record.
+        return  # The database is unavailable. The browser will reconnect and miss no record.
     finally:
         journal.leave(listener)
 
 
 def _event(records: Sequence[Record]) -> bytes:
-    """Return the lines as one event, followed by a signal for the timeline. Records without a line
-    cause only the signal."""
+    """Return the lines of records as one event, and after it the signal to reload the timeline. If
+    no record has a line, return only the signal."""
     text = part("log_lines.html", "lines", lines(records)).strip()
     if text:
         data = "".join(f"data: {line}\n" for line in text.split("\n"))
@@ -145,7 +145,7 @@ def _event(records: Sequence[Record]) -> bytes:
 
 
 async def _is_signed_in(desk: PageContext, principals: Principals, request: Request) -> bool:
-    """Return whether the listener is still signed in."""
+    """Return whether the client of a stream is still signed in."""
     try:
         await to_thread.run_sync(
             principals.known, request.headers, address_of(request.scope), limiter=desk.limiter

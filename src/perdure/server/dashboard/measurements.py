@@ -1,4 +1,5 @@
-"""Slow measurements, made once in a separate thread and shown with their age."""
+"""Caches slow measurements. They are made in a separate thread, and pages show them with their age.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from msgspec import Struct, field
 from perdure.errors import PerdureError
 
 FIRST_S = 1.5
-"""Maximum time that a page waits for a first measurement, in seconds."""
+"""Maximum time in seconds that a page waits for the first measurement."""
 
 
 class Found(Struct, frozen=True):
-    """A measurement: its time (ms since 1970), its duration (s), and its value, or the reason why
-    there is none."""
+    """A measurement: its time (milliseconds since 1970), its duration in seconds, and its value. If
+    it failed, `problem` has the reason."""
 
     at: int
     seconds: float
@@ -26,7 +27,7 @@ class Found(Struct, frozen=True):
 
 
 class Measured(Struct):
-    """Measurements by name. Thread-safe."""
+    """A cache of measurements by name. Thread-safe."""
 
     _lock: threading.Condition = field(default_factory=threading.Condition)
     _found: dict[str, Found] = field(default_factory=dict)
@@ -35,8 +36,9 @@ class Measured(Struct):
     def get(
         self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int
     ) -> tuple[Found | None, bool]:
-        """Return the known measurement, and whether a new one is in progress. Starts a new one if
-        the known one is older than `fresh_s`. If there is none yet, waits briefly for the first."""
+        """Return the cached measurement, and whether a new one is in progress. A new one is started
+        if the cached one is older than `fresh_s` seconds. If nothing is cached, wait up to
+        `FIRST_S` for the first one."""
         with self._lock:
             found = self._found.get(name)
             if name not in self._under_way and (
@@ -54,8 +56,8 @@ class Measured(Struct):
             return self._found.get(name), name in self._under_way
 
     def now(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> Any:
-        """Return the value, measuring first if the known one is older than `fresh_s`. Raises the
-        errors of the measurement."""
+        """Return the cached value. If it is older than `fresh_s` seconds, measure first, in this
+        thread. Raises the errors of `measure`."""
         with self._lock:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:

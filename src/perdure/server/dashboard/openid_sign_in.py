@@ -1,10 +1,9 @@
-"""Signing in at a provider of OpenID Connect: the way there, and the way back (authorization code
-with PKCE).
+"""Signs a person in at an OpenID Connect provider (authorization code with PKCE). One route sends
+the browser to the provider, and another receives it when it comes back.
 
-One sign-in is kept in a signed cookie of the browser that began it, so that nobody else's browser
-can end it, and each state is used once. The way back answers with a page instead of a redirect: the
-new cookie is only for requests from perdure's own pages, so the browser would not send it along a
-redirect that began on another site.
+A signed cookie holds the sign-in in progress, so only the browser that began it can complete it.
+Each state is used once. On return the person gets a page, not a redirect. The new cookie is
+SameSite=Strict, and a browser would not send it after a redirect that began on another site.
 """
 
 from __future__ import annotations
@@ -40,14 +39,15 @@ COOKIE = "perdure_way"
 LASTS_S = 600
 USED_MOST = 4096
 AT_ONCE = 4
-"""Maximum number of requests that wait for the provider at once."""
+"""Maximum number of requests that may wait for the provider at once."""
 CODE_MOST = 4096
 NEXT_MOST = 1000
 FAILED = "The sign-in did not work. The server's log has the reason."
 
 
 class SignInWay(msgspec.Struct, frozen=True, array_like=True):
-    """One sign-in under way. `at`: when it began, in seconds of the epoch."""
+    """A sign-in in progress, as the cookie holds it. `at` is the time when it began, in seconds
+    since 1970."""
 
     state: str
     nonce: str
@@ -57,7 +57,8 @@ class SignInWay(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SignIns(Struct):
-    """The sign-ins of one process. A restart ends those that are under way."""
+    """Begins and completes sign-ins. The signing key is new in each process, so a restart ends
+    sign-ins that are in progress."""
 
     provider: Provider
     principals: Principals
@@ -69,7 +70,7 @@ class SignIns(Struct):
 
     @property
     def name(self) -> str:
-        """Return the name of the provider for people."""
+        """Return the name of the provider for display."""
         return self.provider.chosen.name or urlsplit(self.provider.chosen.issuer).netloc
 
     @property
@@ -77,7 +78,8 @@ class SignIns(Struct):
         return f"{self.public_url}{BACK}"
 
     def begin(self, next: str) -> tuple[str, str]:
-        """Return the address at the provider, and the cookie. Raises ProviderAway."""
+        """Begin a sign-in. Return the URL at the provider, and the cookie that holds the sign-in.
+        Raises ProviderAway."""
         words = [secrets.token_urlsafe(32) for _ in range(3)]
         way = SignInWay(words[0], words[1], words[2], local(next[:NEXT_MOST]), time.time())
         digest = hashlib.sha256(way.verifier.encode()).digest()
@@ -85,8 +87,8 @@ class SignIns(Struct):
         return place, self._sealed(way)
 
     def end(self, way: SignInWay, code: str) -> str:
-        """Return the cookie of a person who came back with a code; empty for a person without a
-        rule. Raises ProviderAway, StoreError."""
+        """Complete a sign-in with the provider's code. Return the person's new cookie; empty if no
+        rule of `[openid]` matches the person. Raises ProviderAway, StoreError."""
         claims = self.provider.claims(code, self.back, way.verifier, way.nonce)
         rule = rule_for(claims, self.provider.chosen)
         name = person_of(claims)
@@ -104,7 +106,8 @@ class SignIns(Struct):
         return self.principals.sign_in_person(person)
 
     def way_of(self, cookie: str, state: str) -> SignInWay | None:
-        """Return the sign-in that this browser began with this state, once."""
+        """Return the sign-in from a cookie if its signature and its state are valid and it is not
+        too old. A second call with the same state returns None."""
         body, _, seal = cookie.partition(".")
         if not hmac.compare_digest(self._seal(body).encode(), seal.encode("utf-8", "replace")):
             return None
@@ -130,7 +133,7 @@ class SignIns(Struct):
 
 
 def routes(sign_ins: SignIns) -> list[BaseRoute]:
-    """Return the routes of the way there and back."""
+    """Return the routes that begin and complete a sign-in."""
     limiter: list[CapacityLimiter] = []
 
     def room() -> CapacityLimiter:
@@ -146,7 +149,8 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
             sign_ins.say(f"sign-in: {one_line(str(error), 300)}")
             return sign_in_page(wanted, FAILED, 502, sign_ins.name)
         answer = RedirectResponse(place, 303, HEADERS)
-        # Lax: the browser has to send it when the provider sends the person back.
+        # SameSite=Lax, because the browser must send this cookie when the provider redirects it
+        # back.
         answer.set_cookie(
             COOKIE,
             cookie,
@@ -190,7 +194,7 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
 
 
 def _over(answer: Response) -> Response:
-    """Return the answer, which ends the way of this browser."""
+    """Delete the cookie of the sign-in in progress, and return the answer."""
     answer.delete_cookie(COOKIE, path=START)
     return answer
 

@@ -1,8 +1,8 @@
-"""Templates, and their output. Every expression of every template is cleaned and escaped, so pages
-can show texts from agents, repositories and forges without further care.
+"""Renders the templates. The value of every expression in a template is cleaned and escaped, so
+pages can safely show texts from agents, repositories and forges.
 
-A page has no inline style or script, which the policy in `CSP` forbids. Bars and threads are drawn
-as SVG.
+The policy in `CSP` forbids inline styles and scripts, so pages have none. Bars and threads are
+drawn as SVG.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ HEADERS = {
 
 
 def _harmless(value: Any) -> Any:
-    """Clean the value of an expression. Every value passes through this function before it is
-    escaped."""
+    """Return the value of a template expression without harmful characters. Called for every value
+    before it is escaped."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return clean(value)
 
 
 def size(count: int) -> str:
-    """Format a size: `12 kB`, `3.4 GB`."""
+    """Format a size in bytes: `12 kB`, `3.4 GB`."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
@@ -68,7 +68,8 @@ def lasted(milliseconds: int) -> str:
 
 
 def money(dollars: float, estimated: bool = False) -> str:
-    """Format dollars: `$0.42`, `≈$0.42` for an estimate. Fractions of a cent are shown."""
+    """Format dollars: `$0.42`, or `≈$0.42` for an estimate. Amounts below half a cent get four
+    decimals."""
     mark = "≈" if estimated else ""
     if dollars >= 0.005 or dollars == 0:
         return f"{mark}${dollars:.2f}"
@@ -76,7 +77,8 @@ def money(dollars: float, estimated: bool = False) -> str:
 
 
 def href(url: str) -> str:
-    """Return an http(s) address, else an empty text, so that `javascript:` never becomes a link."""
+    """Return the URL if it is http or https; otherwise an empty string, because a `javascript:` URL
+    must not become a link."""
     if url.startswith(("https://", "http://")):
         return url
     return ""
@@ -107,8 +109,8 @@ PAGES.filters |= {
 
 
 class Static(StaticFiles):
-    """Scripts and styles. A file with a version in its name is cached by the browser; perdure's own
-    files are revalidated each time."""
+    """Serves scripts and styles. The browser caches a file with a version in its name. It asks each
+    time whether perdure's own files have changed."""
 
     def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
         answer = super().file_response(full_path, *rest, **more)
@@ -120,10 +122,10 @@ class Static(StaticFiles):
 def page(
     template: str, status: int = 200, headers: Mapping[str, str] = HEADERS, **values: Any
 ) -> HTMLResponse:
-    """Return a rendered template as a response."""
+    """Render a template and return it as a response."""
     return HTMLResponse(PAGES.get_template(template).render(values), status, headers)
 
 
 def part(template: str, macro: str, *values: Any) -> str:
-    """Return the output of one macro of a template."""
+    """Render one macro of a template and return its text."""
     return str(getattr(PAGES.get_template(template).module, macro)(*values))

@@ -1,4 +1,5 @@
-"""Plans: the states of their tasks, in columns of tasks that may run at once."""
+"""The pages of plans. They show the tasks in columns; tasks in one column may run at the same time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ SHOWN = 100
 
 
 def plans(visit: Visit) -> Response:
-    """Show `/plans`."""
+    """Show `/plans`, the list of plans."""
     look, probe = visit.desk.look, probe_of(visit.desk.engine.state, visit.desk.engine.host)
     return visit.page(
         "plans.html", plans=[report_of(look, each, probe) for each in look.plans(SHOWN)]
@@ -23,7 +24,7 @@ def plans(visit: Visit) -> Response:
 
 
 def plan(visit: Visit) -> Response:
-    """Show `/plans/NAME`."""
+    """Show `/plans/NAME`, the tasks of one plan."""
     look = visit.desk.look
     report = report_of(
         look,
@@ -34,12 +35,13 @@ def plan(visit: Visit) -> Response:
 
 
 def columns(tasks: Sequence[TaskOfPlan]) -> list[list[TaskOfPlan]]:
-    """Return the tasks in columns: each is to the right of all tasks that it needs."""
+    """Return the tasks in columns. Each task is in a column to the right of all tasks that it
+    needs."""
     depth: dict[str, int] = {}
     left = list(tasks)
     while left:
         ready = [each for each in left if all(name in depth for name in each.needs)]
-        if not ready:  # A plan with a cycle was never accepted.
+        if not ready:  # Never happens, because a plan with a cycle is refused.
             ready = left
         for each in ready:
             depth[each.name] = 1 + max((depth.get(name, 0) for name in each.needs), default=0)

@@ -1,5 +1,5 @@
-"""Statistics of many attempts: failures by fingerprint, and how often conversations continued, by
-day."""
+"""The pages of statistics over many attempts: failures by fingerprint, and how often conversations
+were continued, by day."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _span(visit: Visit, usual: str) -> tuple[str, int]:
 
 
 def failures(visit: Visit) -> Response:
-    """Show `/failures`."""
+    """Show `/failures`, the failed attempts in groups."""
     span, since = _span(visit, "7d")
     failed = visit.desk.look.failed_attempts(since, FAILED_MOST)
     return visit.page(
@@ -43,7 +43,8 @@ def failures(visit: Visit) -> Response:
 
 
 def continuity(visit: Visit) -> Response:
-    """Show `/continuity`: the numbers and a table. `chart.js` draws `/continuity.json`."""
+    """Show `/continuity`: numbers and a table. On the page, `chart.js` draws the data of
+    `/continuity.json`."""
     span, since = _span(visit, "30d")
     whole, days = _measured(visit, span, since)
     return visit.page(
@@ -52,8 +53,9 @@ def continuity(visit: Visit) -> Response:
 
 
 def continuity_json(visit: Visit) -> Response:
-    """Return the days as columns: seconds since 1970, conversations to continue, conversations
-    continued, and the count of each fallback."""
+    """Return `/continuity.json`: one list for each quantity, with one item for each day. The
+    quantities are the day (seconds since 1970), conversations to continue, conversations continued,
+    the rate, and the count of each fallback."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
     causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
@@ -77,8 +79,9 @@ def continuity_json(visit: Visit) -> Response:
 def _measured(
     visit: Visit, span: str, since: int
 ) -> tuple[Statistics, list[tuple[int, Statistics]]]:
-    """Return the statistics of the whole span, and of each of its days (by the server's clock),
-    oldest first. Cached for some seconds, because it reads every attempt."""
+    """Return the statistics of the whole span, and those of each day, oldest first. Days are days
+    of the server's clock. The result is cached for `FRESH_S` seconds, because every attempt must be
+    read."""
     found: tuple[Statistics, list[tuple[int, Statistics]]]
     found = visit.desk.measured.now(
         f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now
@@ -95,6 +98,6 @@ def _days(visit: Visit, since: int) -> tuple[Statistics, list[tuple[int, Statist
 
 
 def _day(ms: int) -> int:
-    """Return the beginning of the day, in ms."""
+    """Return the beginning of a time's day, in milliseconds since 1970."""
     here = time.localtime(ms / 1000)
     return int(time.mktime((here.tm_year, here.tm_mon, here.tm_mday, 0, 0, 0, 0, 0, -1)) * 1000)

@@ -1,4 +1,5 @@
-"""Conversations: all on this machine and in the store. Search, read, resume, fork."""
+"""The pages of conversations: all on this machine and in the store. They can be searched, read,
+resumed and forked."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ LONGEST = 6000
 
 
 def sessions(visit: Visit) -> Response:
-    """Show `/sessions`, newest first; `q` searches id, agent, run, directory and first words."""
+    """Show `/sessions`: conversations, newest first. The parameter `q` searches id, agent, run,
+    directory, title and first words."""
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.shelf().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
@@ -65,7 +67,7 @@ def session(visit: Visit) -> Response:
 
 
 def ask_resume(visit: Visit) -> Response:
-    """Ask before resuming: `/sessions/ID/resume`."""
+    """Show `/sessions/ID/resume`, which asks for instructions before resuming."""
     entry = _to_resume(visit)
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "default: continue the task" if unfinished else ""
@@ -93,14 +95,15 @@ def do_resume(visit: Visit) -> Response:
 def _to_resume(visit: Visit) -> ConversationEntry:
     entry = visit.desk.shelf().find(visit.named("id"))
     if entry.run is None and not visit.principal.may_widen:
-        # The conversation continues in its own directory, which may be any directory.
+        # A conversation without a run continues in the directory where it began, which may be any
+        # directory.
         refuse_widening({"here": "its own directory"}, visit.desk.settings)
     return entry
 
 
 def ask_fork(visit: Visit) -> Response:
-    """Show `/runs/NAME/fork`: the form. `checkpoint` in the address selects where the fork
-    begins."""
+    """Show `/runs/NAME/fork`, the form for a fork. With the parameter `checkpoint`, the fork begins
+    at that checkpoint."""
     run = visit.desk.look.get(visit.named("name"))
     if visit.asked("checkpoint").isdecimal():
         checkpoint = visit.asked("checkpoint")

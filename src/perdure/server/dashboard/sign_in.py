@@ -1,5 +1,5 @@
-"""Signing in and out: a token opens a sign-in. No script can read its cookie, and no other site can
-make a browser send it."""
+"""The routes for signing in with a token and for signing out. No script can read the cookie of a
+sign-in, and no other site can make a browser send it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from perdure.server.principal import COOKIE, SIGNED_IN_S, Principals, authentica
 from perdure.server.problems import Problem
 
 LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
-"""Pattern of an address of this site. `//other` and `/\\other` lead to another site."""
+"""Pattern of a path on this site. `//other` and `/\\other` do not match, because they lead to
+another site."""
 FORM_MOST = 8192
-"""Largest form, in bytes, that is accepted without authentication."""
+"""Maximum size in bytes of a form without authentication."""
 
 
 def routes(principals: Principals, public_url: str = "", provider: str = "") -> list[BaseRoute]:
-    """Return the routes of `/sign-in` and `/sign-out`. `public_url`: the address at which people
-    reach the server. `provider`: the name of the OpenID Connect provider, if there is one."""
+    """Return the routes of `/sign-in` and `/sign-out`. `public_url` is the URL at which people
+    reach the server. `provider` is the name of the OpenID Connect provider; empty for none."""
 
     async def sign_in(request: Request) -> Response:
         if request.method != "POST":
@@ -67,7 +68,7 @@ def routes(principals: Principals, public_url: str = "", provider: str = "") -> 
 
 
 def set_cookie(answer: Response, cookie: str, request: Request, public_url: str) -> None:
-    """Give a signed-in browser its cookie."""
+    """Set the sign-in cookie in an answer."""
     answer.set_cookie(
         COOKIE,
         cookie,
@@ -79,20 +80,20 @@ def set_cookie(answer: Response, cookie: str, request: Request, public_url: str)
 
 
 def is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser uses https. It does if the proxy says so, or if it used the public
-    address and that is https."""
+    """Return whether the browser uses https. It does if the request (or the proxy) says so, or if
+    the browser used the host of the public URL and that URL has https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)
 
 
 def sign_in_page(next: str, sentence: str = "", status: int = 200, provider: str = "") -> Response:
-    """Return the page for signing in, with what went wrong."""
+    """Return the page for signing in. `sentence` tells why the last try failed."""
     return page("sign_in.html", status, next=local(next), sentence=sentence, provider=provider)
 
 
 def local(next: str) -> str:
-    """Return an address of this site: the given one, or the board's."""
+    """Return the path if it is on this site; otherwise the path of the board."""
     if LOCAL.fullmatch(next):
         return next
     return "/"

@@ -35,22 +35,22 @@ from perdure.server.dashboard.timelines import timeline
 from perdure.server.dashboard.visits import Visit
 
 TAIL = 120
-"""Number of records at the start of the log beside the timeline."""
+"""Number of records that the log beside the timeline shows at first."""
 PAGE = 600
 HISTORY = 100_000
 CHUNK = 1 << 16
 SHOWN_MOST = 8 * 1024 * 1024
-"""Largest patch that is shown as a page, in bytes; a larger one is only available as a file."""
+"""Maximum size in bytes of a patch on the page. A larger one is only available as a file."""
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
 def found(visit: Visit) -> TaskRun:
-    """Return the run in the address. Raises NotFound."""
+    """Return the run that the address names. Raises NotFound."""
     return visit.desk.look.get(visit.named("name"))
 
 
 def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
-    """Return the values for the head of all pages of a run."""
+    """Return the values for the header that all pages of a run share."""
     asks = any(each.type in {*ASKING, "open"} for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
@@ -78,7 +78,7 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
 
 
 def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
-    """Return the open requests of the run's agent, as the run's pages show them."""
+    """Return the open requests of the run's agent, prepared for display."""
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
@@ -105,7 +105,7 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
-    """Return the actions that the visitor may take on the run now."""
+    """Return the actions that the user may take on the run now."""
     at_work = run.state in (RunState.RUNNING, RunState.QUEUED, RunState.PENDING)
     opened = any(each.type == "open" for each in run.conditions)
     can = set()
@@ -133,7 +133,7 @@ def overview(visit: Visit) -> Response:
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
     report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
-    # A separate query is needed, because `records` lacks the end of a very long history.
+    # Read the end of the log separately: of a very long history, `records` has only the beginning.
     tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html",
@@ -148,15 +148,15 @@ def overview(visit: Visit) -> Response:
 
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
-    """Return the command with which a person continues in the agent's own program, or an empty
-    text."""
+    """Return the command that opens the conversation in the agent's own program; empty if there is
+    no conversation."""
     if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None:
         return f"perdure open {run.name}"
     return ""
 
 
 def log(visit: Visit) -> Response:
-    """Show `/runs/NAME/log`: the whole log, page by page, live at its end."""
+    """Show `/runs/NAME/log`: the whole log in pages. The last page is live."""
     run = found(visit)
     if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18:
         after = int(visit.asked("after"))
@@ -182,8 +182,12 @@ def log(visit: Visit) -> Response:
 
 
 def _earlier(before: Sequence[Record]) -> int | None:
-    """Return `after` for the previous page, or None if there is none. `before`: the records of the
-    previous page, preceded by one more record if there is an earlier page."""
+    """Return the parameter `after` that selects the previous page; None if there is no previous
+    page.
+
+    `before` has the records of the previous page. If there is a page before that, `before` begins
+    with that page's last record.
+    """
     if not before:
         return None
     if len(before) > PAGE:
@@ -193,7 +197,7 @@ def _earlier(before: Sequence[Record]) -> int | None:
 
 def raw(visit: Visit) -> Response:
     """Return `/runs/NAME/attempts/N/stdout`: the agent's own output, unchanged. The browser saves
-    it as a file, and never shows it as a page."""
+    it as a file and never displays it as a page."""
     run = found(visit)
     wanted = visit.named("number")
     attempt = next(

@@ -1,5 +1,5 @@
-"""The thread of a run: its attempts in a row, joined where the conversation continued, by the
-evidence. Pure."""
+"""Prepares the thread of a run: its attempts in a row, with a mark that tells whether each
+continued the conversation of the one before. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ NOT_ITS_FAULT = frozenset(
 
 
 class Pip(Struct, frozen=True):
-    """One attempt. `tone`: `live`, `good`, `pause` (ended for an outside reason), `stop` or `bad`.
-    `joint` to the attempt before: `on`, `fresh`, `broken`, or `open` if not known yet."""
+    """One attempt in the thread. `tone` is `live`, `good`, `pause` (ended for an outside reason),
+    `stop` or `bad`. `joint` is the connection to the attempt before: `on` (conversation continued),
+    `fresh`, `broken`, or `open` if not known yet."""
 
     number: int
     tone: str
@@ -31,7 +32,7 @@ class Pip(Struct, frozen=True):
 
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
-    """Return the attempts in order."""
+    """Return the thread of these attempts, in order."""
     return [
         Pip(
             each.number,
@@ -44,7 +45,7 @@ def thread(attempts: Sequence[Attempt]) -> list[Pip]:
 
 
 def tone_of(kind: OutcomeKind | None) -> str:
-    """Return the tone for an outcome; None means that the attempt has not ended."""
+    """Return the tone for an outcome. None means that the attempt has not ended."""
     if kind is None:
         return "live"
     if kind is OutcomeKind.SUCCEEDED:
@@ -57,8 +58,8 @@ def tone_of(kind: OutcomeKind | None) -> str:
 
 
 def joint(attempt: Attempt) -> str:
-    """Return the joint to the previous attempt. Without a receipt, the planned continuation
-    counts."""
+    """Return the connection to the previous attempt, from the receipt. Without a receipt, return it
+    from the planned continuation."""
     if attempt.receipt is None:
         asked = attempt.continuation
         if asked is None:

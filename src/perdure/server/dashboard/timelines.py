@@ -1,5 +1,5 @@
-"""The timeline of a run: its attempts with the gaps between them, from its report and its journal.
-Pure."""
+"""Makes the timeline of a run: its attempts with the gaps between them, from its report and its
+journal. Pure."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ BETWEEN = (
     SettingsChanged,
 )
 SOON_MS = 1500
-"""Shortest gap between two attempts that is shown, in milliseconds, unless something happened in
-it."""
+"""Minimum duration in milliseconds of a gap that is shown. A shorter gap is shown only if it has
+events."""
 
 
 class Gap(Struct, frozen=True):
-    """Time without an attempt. `kind` is `backoff` (until a set time), `person` (until a person
-    decided) or `queue`."""
+    """A time without an attempt. `kind` tells what the run waited for: `backoff` (a set time),
+    `person` (a person's decision) or `queue` (a free worker)."""
 
     kind: str
     milliseconds: int
@@ -54,7 +54,8 @@ class Gap(Struct, frozen=True):
 
 
 class Try(Struct, frozen=True):
-    """An attempt as in its report, with the sentences of `perdure why` and the gap before it."""
+    """An attempt of the report, with the sentences of `perdure why` and the gap before the attempt.
+    """
 
     report: AttemptOfRun
     whys: tuple[tuple[str, str], ...]
@@ -63,7 +64,7 @@ class Try(Struct, frozen=True):
 
 
 class Timeline(Struct, frozen=True):
-    """The timeline. `after` is the gap after the last attempt. `strip` is the whole timeline as
+    """A timeline. `after` is the gap after the last attempt. `strip` draws the whole timeline as
     sections of a line: (kind or tone, start, end), with positions from 0 to 1000."""
 
     tries: tuple[Try, ...]
@@ -72,7 +73,7 @@ class Timeline(Struct, frozen=True):
 
 
 def timeline(report: RunReport, records: Sequence[Record], now: int) -> Timeline:
-    """Make the timeline from a run's report (`report.report_of`) and its whole journal."""
+    """Return the timeline for a run's report (`report.report_of`) and its whole journal."""
     attempts = report.attempts
     tries: list[Try] = []
     seen = report.created
@@ -118,8 +119,7 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
 
 
 def _said_between(records: Sequence[Record], since: int) -> bool:
-    """Return whether anything happened to a run after its last attempt, apart from the run's
-    end."""
+    """Return whether the run has events after its last attempt, apart from its own end."""
     return any(
         each.at >= since
         and each.attempt == 0

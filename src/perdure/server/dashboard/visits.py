@@ -1,4 +1,5 @@
-"""One request of a signed-in user: its parameters, the user's permissions, and the answer."""
+"""One request of a signed-in user: its parameters, the user's permissions, and the answer. Every
+page function gets a `Visit`."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ PLACES = (
     ("/audit", "Audit", "a"),
 )
 LIMITED_PLACES = frozenset({"/", "/digest", "/audit"})
-"""The sections that keep to the limits of a token. The others are about the whole server."""
+"""Sections for tokens with limits. The other sections are about the whole server."""
 TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
@@ -51,11 +52,13 @@ TOLD = {
     "replayed": "The delivery was processed again.",
     "measured": "Measured again.",
 }
-"""Messages after an action. Only these can be shown, so a link cannot insert other text."""
+"""Messages after an action, by the value of the parameter `done`. A link can choose one of them,
+but cannot make the page show other text."""
 
 
 class Visit(Struct, frozen=True, kw_only=True, dict=True):
-    """One request. `now` is the time by the store's clock, in ms."""
+    """A request of a signed-in user. `now` is the time by the store's clock, in milliseconds since
+    1970."""
 
     desk: PageContext
     request: Request
@@ -65,35 +68,36 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def places(self) -> tuple[tuple[str, str, str], ...]:
-        """Return the sections that the visitor may see."""
+        """Return the sections that the user may see, as path, title and keyboard shortcut."""
         if self.principal.limits:
             return tuple(each for each in PLACES if each[0] in LIMITED_PLACES)
         return PLACES
 
     @property
     def name(self) -> str:
-        """Return the name of the token."""
+        """Return the name of the user's token."""
         return self.principal.name
 
     @property
     def csrf(self) -> str:
-        """Return the secret that every form carries."""
+        """Return the secret that every form must contain."""
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Return whether the visitor may use verbs of this scope here. They need a sign-in."""
+        """Return whether the user may act with this scope. Only a browser with a sign-in may act.
+        """
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
-        """Return a parameter of the query, or an empty text."""
+        """Return a parameter of the query; empty if it is missing."""
         return self.request.query_params.get(name, "")[:500]
 
     def given(self, name: str) -> str:
-        """Return a field of the form, or an empty text."""
+        """Return a field of the form; empty if it is missing."""
         return self.form.get(name, "").replace("\r\n", "\n")
 
     def number(self, name: str) -> int:
-        """Return an integer from the form; 0 if it is missing. Raises UsageError."""
+        """Return an integer field of the form; 0 if it is missing. Raises UsageError."""
         text = self.given(name).strip()
         if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
             raise UsageError(
@@ -108,7 +112,8 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def here(self) -> str:
-        """Return the requested address, without the message of an action."""
+        """Return the path and query of the request, without the parameter that shows an action's
+        message."""
         rest = [
             (name, value)
             for name, value in self.request.query_params.multi_items()
@@ -120,7 +125,7 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def place(self) -> str:
-        """Return the section of the dashboard that the page belongs to."""
+        """Return the path of the section to which the page belongs."""
         path = self.request.url.path
         return next((each for each, _, _ in PLACES if each != "/" and path.startswith(each)), "/")
 
@@ -137,7 +142,8 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return page(template, status, visit=self, now=self.now, **values)
 
     def to(self, path: str, done: str = "") -> Response:
-        """Redirect the visitor after an action."""
+        """Return a redirect after an action. `done` selects the message that the next page shows.
+        """
         return RedirectResponse(f"{path}?done={done}" if done else path, 303, HEADERS)
 
 

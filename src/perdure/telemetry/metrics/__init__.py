@@ -1,8 +1,10 @@
 """Metrics for Prometheus, served by `GET /metrics` of `perdure serve`.
 
-All numbers come from the store, and those about disk space from the volumes. Nothing is counted on
-the side, so every `serve` over one database reports the same, and a restart loses nothing.
-`tallies` adds up attempts that have ended (pure), `follower` reads each of them once, `disk`
-measures the disk usage from time to time, `families` names the metrics, `exposition` renders them.
-Only this package imports prometheus-client.
+All numbers come from the store, and those about disk space from the volumes. There are no counters
+in memory, so every `serve` with the same database reports the same numbers, and a restart loses
+nothing. Only this package imports prometheus-client. Its modules:
+
+- `tallies` adds up attempts that have ended (pure), and `follower` reads each of them once.
+- `disk` measures the disk usage at intervals.
+- `families` names the metrics, and `exposition` renders them.
 """

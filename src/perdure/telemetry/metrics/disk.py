@@ -1,5 +1,5 @@
-"""Disk usage, as found by the latest walk over all files. A walk may take long, so it runs in a
-thread, from time to time."""
+"""Measures disk usage by walking over all files. A walk may take long, so it runs in a thread, at
+intervals. Used by `exposition`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REST = 50
 
 
 class DiskMeasure(Struct, frozen=True):
-    """The result of the latest walk: the time of its end (seconds since 1970), and the disk usage
-    by class."""
+    """The result of the latest walk: its end (seconds since 1970), its duration in seconds, and the
+    bytes and number of files by class of data."""
 
     at: float
     took_s: float
@@ -30,7 +30,7 @@ class DiskMeasure(Struct, frozen=True):
 
 
 class DiskGauges:
-    """Gives each scrape the latest result, without waiting for a walk. Threads may share it."""
+    """Provides the latest result to each scrape, without waiting for a walk. Thread-safe."""
 
     def __init__(self, walk: Callable[[], DiskUsage], every_s: float = EVERY_S) -> None:
         self._walk = walk
@@ -40,8 +40,8 @@ class DiskGauges:
         self._found: DiskMeasure | None = None
 
     def look(self) -> DiskMeasure | None:
-        """Return the latest result, or None before the first walk has ended. Start a walk if one is
-        due."""
+        """Return the latest result; None before the first walk has ended. If a walk is due, start
+        it in a thread."""
         if time.monotonic() >= self._due and self._walking.acquire(blocking=False):
             threading.Thread(target=self._go, name="disk", daemon=True).start()
         return self._found

@@ -1,4 +1,4 @@
-"""Renders all metrics in the format that the scraper accepts. Called by `perdure serve`."""
+"""Renders all metrics in the format that the scraper requests. Called by `perdure serve`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from perdure.telemetry.metrics.follower import AttemptTallies
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
-"""Age up to which a result is reused, in seconds. So many scrapers cost no more than one."""
+"""Maximum age of a result that is served again, in seconds. It limits the load by many scrapers."""
 
 
 class MetricsPage:
-    """Answers scrapes. Any thread may call it, but only one at a time queries the store."""
+    """Renders the metrics for scrapes. Thread-safe; only one thread at a time queries the store."""
 
     def __init__(self, engine: Engine, version: str, fresh_s: float = FRESH_S) -> None:
         self._engine = engine
@@ -37,7 +37,7 @@ class MetricsPage:
         self._found: list[Metric] = []
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics as text, and its content type. `accept`: the value of the Accept
+        """Return the metrics as text, and their content type. `accept`: the request's Accept
         header. Raises StoreError."""
         with self._turn:
             if time.monotonic() >= self._until:

@@ -1,5 +1,6 @@
-"""The names and help texts of all metrics. Names begin with `perdure_`. Labels are agents, roles,
-states, hosts, sources and causes, and never text from an agent, a repository or a person."""
+"""Defines the names and help texts of all metrics. Used by `exposition`. Names begin with
+`perdure_`. Labels are agents, roles, states, hosts, sources and causes, and never text from an
+agent, a repository or a person."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from perdure.telemetry.metrics.disk import DiskMeasure
 from perdure.telemetry.metrics.tallies import BOUNDS_S, NO_RECEIPT, MetricTally, agent_label
 
 ROLES_MOST = 50
-"""Maximum number of roles that have a label of their own."""
+"""Maximum number of roles with a label of their own."""
 TROUBLE = {
     "collision_seen": (
         "perdure_collisions",
@@ -46,7 +47,7 @@ TROUBLE = {
 
 
 def build(version: str) -> Iterator[Metric]:
-    """Yield the version of this perdure."""
+    """Yield the metric with perdure's version as its label."""
     yield InfoMetricFamily("perdure_build", "Version of this perdure", value={"version": version})
 
 
@@ -135,8 +136,8 @@ def state_gauges(counts: Counts) -> Iterator[Metric]:
 def _by_role(
     roles: Mapping[tuple[str, RunState], int],
 ) -> list[tuple[tuple[str, RunState], int]]:
-    """Return the numbers of the first roles by name, and the sum of all others as `other`: a store
-    may contain the roles of many configurations."""
+    """Return the numbers of the first `ROLES_MOST` roles by name, and the sum of all others as
+    `other`. A store may contain the roles of many configurations."""
     known = sorted({role for role, _ in roles if agent_label(role) == role})[:ROLES_MOST]
     found = Counter({(role if role in known else "other", state): 0 for role, state in roles})
     for (role, state), number in roles.items():
@@ -146,7 +147,7 @@ def _by_role(
 
 
 def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
-    """Yield the totals over all attempts that have ended."""
+    """Yield the metrics with totals over all attempts that have ended."""
     agents = sorted(tallies.items())
     pairs = product(agents, OutcomeKind)
     outcomes = [((agent, kind), tally.outcomes[kind]) for (agent, tally), kind in pairs]
@@ -209,7 +210,7 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
 def on_disk(
     rooms: Sequence[tuple[str, DiskRoom]], crowded: bool, measured: DiskMeasure | None
 ) -> Iterator[Metric]:
-    """Yield disk usage and free space."""
+    """Yield the metrics of disk usage and free space."""
     yield _gauge(
         "perdure_disk_free_bytes",
         "Free space on the volume of a place",

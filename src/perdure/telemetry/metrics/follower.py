@@ -1,8 +1,9 @@
-"""Reads every attempt that has ended, once, in order of their ends, and adds it to the tallies.
+"""Reads every attempt that has ended, in order of the ends, and adds each to the tallies once. Used
+by `exposition`.
 
-The first call after a start reads the whole past, page by page; each later call only what is new. A
-transaction that began earlier may become visible later, so the last minute is read again each time;
-attempts that were already counted are skipped.
+The first call after a start reads all attempts, page by page. Each later call reads only new ones.
+A transaction that began earlier may become visible later, so the last minute is read again each
+time. Attempts that were already counted are skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from perdure.telemetry.metrics.tallies import MetricTally, agent_label
 PAGE = 500
 OVERLAP_MS = 60_000
 READ_S = 2.0
-"""Maximum time that one call reads, in seconds; the next call continues from there."""
+"""Maximum duration of one call, in seconds. The next call continues from there."""
 
 
 class AttemptTallies:
@@ -26,19 +27,19 @@ class AttemptTallies:
         self._newest = 0
         self._counted: dict[tuple[str, int], int] = {}
         self._cut: tuple[int, str, int] | None = None
-        """Where the last call ran out of time, if it did. The next call continues exactly there,
-        even if many attempts ended in the same millisecond."""
+        """Position at which the last call ran out of time; None if it did not. The next call
+        continues exactly there, even if many attempts ended in the same millisecond."""
         self.tallies: dict[str, MetricTally] = {}
         self.complete = False
-        """Whether the tallies include all attempts since the store was created. They must not be
-        shown before."""
+        """Whether the tallies include all attempts since the store was created. Incomplete tallies
+        must not be shown."""
 
     def catch_up(self, read_s: float = READ_S) -> None:
         """Add the attempts that have ended since the last call, for about `read_s` seconds at most.
         Raises StoreError."""
         until = time.monotonic() + read_s
-        # An end in the future was written while a clock was wrong. It must not become the position
-        # to continue from, because attempts that end now sort before it.
+        # An end in the future was written by a host whose clock was wrong. It must not become the
+        # position to continue from, because attempts that end now sort before it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
         after, self._cut = self._cut or (oldest, "", 0), None
         while True:

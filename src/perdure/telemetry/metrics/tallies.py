@@ -19,29 +19,29 @@ from perdure.engine.sessions.statistics import (
 from perdure.model import Attempt
 
 BOUNDS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-"""Upper bounds of the buckets for the duration of an attempt, in seconds; one more bucket counts
-longer ones."""
+"""Upper bounds of the histogram buckets for the duration of an attempt, in seconds. One more bucket
+counts longer attempts."""
 NO_RECEIPT = "none"
 AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def agent_label(name: str) -> str:
-    """Return an agent's name as a label, or `other` for an invalid one: a run imported from another
-    machine may name anything."""
+    """Return an agent's name as a label value, or `other` if the name is invalid. A run that was
+    imported from another machine may have any name there."""
     if AGENT.fullmatch(name):
         return name
     return "other"
 
 
 class MetricTally(Struct):
-    """The totals of one agent since the store was created."""
+    """Totals of one agent since the store was created."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
-    """Receipts of all attempts, by verdict."""
+    """Number of receipts of all attempts, by verdict."""
     resumes: Counter[str] = field(default_factory=Counter)
-    """Attempts that were to continue a conversation, by the verdict of their receipt; `none` if
-    there is none."""
+    """Number of attempts that were to continue a conversation, by the verdict of their receipt. The
+    key is `none` for attempts without a receipt."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     fresh_tokens: int = 0
     """Number of input tokens that did not come from the prompt cache."""
@@ -51,16 +51,16 @@ class MetricTally(Struct):
     seconds: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     cold: int = 0
-    """Number of successful attempts that began a conversation; the next field counts the tokens
-    they bought."""
+    """Number of successful attempts that began a conversation. The next field is the number of
+    tokens that they were charged for at the full price."""
     cold_tokens: int = 0
     warm: int = 0
-    """Number of successful attempts that continued a conversation; the next field counts the tokens
-    they bought."""
+    """Number of successful attempts that continued a conversation. The next field is the number of
+    tokens that they were charged for at the full price."""
     warm_tokens: int = 0
 
     def add(self, attempt: Attempt) -> None:
-        """Count an attempt that has ended."""
+        """Add an attempt that has ended to the totals."""
         assert attempt.outcome is not None and attempt.ended is not None
         self.outcomes[attempt.outcome.kind] += 1
         if attempt.receipt is not None:
@@ -95,8 +95,9 @@ class MetricTally(Struct):
 
     @property
     def saved(self) -> int | None:
-        """Return the tokens that continuing conversations saved, compared with the mean of
-        successful first attempts; None if there is nothing to compare."""
+        """Number of tokens that were saved by continuing conversations. Each continued attempt is
+        compared with the mean of the successful attempts that began one. None if there is nothing
+        to compare."""
         if self.cold and self.warm:
             return round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
         return None

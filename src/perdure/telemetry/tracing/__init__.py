@@ -1,9 +1,9 @@
 """Sends a span for each attempt to a collector, by OpenTelemetry's conventions for agents. Only
-this package imports OpenTelemetry, and only if traces are wanted.
+this package imports OpenTelemetry, and only if traces are enabled.
 
 `wiring` calls `tracer` and registers the result as an Observer of the store. `spans` converts a
-stored attempt that has ended to a span, which contains no prompt, output or command. `exporter`
-sends spans in a thread of its own.
+stored attempt that has ended into a span, which contains no prompt, output or command. `exporter`
+sends spans in a separate thread.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SPOKEN = "http/protobuf"
 
 
 def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | None:
-    """Return the exporter of spans if OpenTelemetry's own variables ask for one, else None. If they
-    ask for one that cannot be made, call `tell` with the reason and return None."""
+    """Return the exporter of spans if OpenTelemetry's own variables request one; else None. If the
+    request cannot be met, call `tell` with the reason and return None."""
     base = environ.get(BASE, "")
     endpoint = environ.get(ENDPOINT, "") or (f"{base.rstrip('/')}/v1/traces" if base else "")
     exporter = environ.get("OTEL_TRACES_EXPORTER", "otlp")

@@ -1,8 +1,8 @@
-"""Sends spans to the collector that OpenTelemetry's variables name, in a thread. An attempt never
-waits for it, nor fails because of it.
+"""Sends spans in a thread to the collector that OpenTelemetry's variables name. An attempt never
+waits for it and never fails because of it.
 
 A batch that the collector rejects is retried for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
-and reported once. At the end of the process the last spans get `LAST_S`.
+and reported once. When the process ends, the last spans are sent for at most `LAST_S` seconds.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ LAST_S = 3.0
 
 
 class PendingSpans(RunStore, CountingStore, Protocol):
-    """The store methods from which a span is built."""
+    """The part of the store from which a span is built."""
 
 
 class Tracer:
-    """An Observer: makes a span of each attempt when its end is stored."""
+    """An Observer of the store that sends a span for each attempt whose end is stored."""
 
     def __init__(
         self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]
     ) -> None:
-        # The exporter logs every failed try, on standard error unless logging is set up. Here
-        # `tell` reports the problem once.
+        # The exporter logs every failed try, to standard error if logging is not configured. So its
+        # log is silenced here, and `tell` reports the problem once.
         logging.getLogger(OTLPSpanExporter.__module__).addHandler(logging.NullHandler())
         named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
@@ -57,7 +57,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._send, name="traces", daemon=True)
         self._thread.start()
         self.store: PendingSpans | None = None
-        """The store; set as soon as it is open."""
+        """The store; None until it is open."""
         atexit.register(self.close)
 
     def __call__(self, record: Record) -> None:

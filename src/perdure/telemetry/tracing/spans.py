@@ -1,8 +1,8 @@
-"""Converts an attempt that has ended to a span, by OpenTelemetry's generative-AI conventions
-(0.66b, still in development), with attributes of perdure's own.
+"""Converts an attempt that has ended into a span, by OpenTelemetry's conventions for generative AI
+(0.66b, still in development), with additional attributes of perdure. Used by `exporter`.
 
-Ids are derived from run and attempt, so every process reports the same span for an attempt, and the
-link to the previous attempt can be computed without stored state.
+Ids are derived from run and attempt. So every process reports the same span for an attempt, and the
+link to the previous attempt needs no stored state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Value = str | int | float | bool
 
 PROVIDERS = {"claude": "anthropic", "codex": "openai", "gemini": "gcp.gemini"}
-"""Provider of each agent's models; an agent that uses several providers has no entry."""
+"""Providers of the agents' models. An agent that uses several providers has no entry."""
 MS = 1_000_000
 """Nanoseconds in a millisecond."""
 SCOPE = InstrumentationScope("perdure")
@@ -41,8 +41,8 @@ SCOPE = InstrumentationScope("perdure")
 def span_of(
     run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: Resource
 ) -> ReadableSpan:
-    """Return the span of an attempt that has ended. `marks`: the records of perdure's own events in
-    the attempt."""
+    """Return the span of an attempt that has ended. `marks`: the attempt's journal records of
+    events that perdure itself caused."""
     assert attempt.ended is not None and attempt.outcome is not None
     kind = attempt.outcome.kind
     if attempt.number > 1:
@@ -65,8 +65,8 @@ def span_of(
 
 
 def context_of(run_id: str, number: int) -> SpanContext:
-    """Return the span context of an attempt. Each attempt has a trace of its own: two of them may
-    be days apart."""
+    """Return the span context of an attempt. Each attempt has a trace of its own, because two
+    attempts may be days apart."""
     digest = hashlib.sha256(f"{run_id}.{number}".encode()).digest()
     trace, span = int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
     return SpanContext(
@@ -75,7 +75,7 @@ def context_of(run_id: str, number: int) -> SpanContext:
 
 
 def attributes(run: TaskRun, attempt: Attempt) -> Iterator[tuple[str, Value]]:
-    """Yield the attributes of the attempt, without any text from prompts and output."""
+    """Yield the attributes of the span. They contain no text from prompts or output."""
     outcome, usage, asked = attempt.outcome, attempt.usage, attempt.continuation
     yield "gen_ai.operation.name", "invoke_agent"
     yield "gen_ai.agent.name", run.spec.agent
@@ -117,8 +117,8 @@ def _event(record: Record) -> Event:
 
 
 def _of_event(record: Record) -> Iterator[tuple[str, Value]]:
-    """Yield the attributes of an event: numbers and perdure's own words, but no command, no file
-    name and no text from an agent."""
+    """Yield the attributes of an event: numbers and perdure's own words, but no command, file name
+    or text from an agent."""
     match record.event:
         case AgentLaunched(turn=turn):
             yield "turn", turn
