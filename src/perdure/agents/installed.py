@@ -1,4 +1,4 @@
-"""The agents as `perdure agents --json` shows them: installed version, home, abilities."""
+"""Lists the agents for `perdure agents --json`: installed version, home, abilities."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from perdure.errors import AgentMissing, PerdureError
 def installed(
     running: Iterable[str], environ: Mapping[str, str], homes: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Return one entry for each agent. `running`: the agent of each run in progress; `environ`: the
-    environment in which programs are searched; `homes`: the same environment, with the homes that
-    are linked to a volume."""
+    """Return one entry for each agent.
+
+    - `running`: name of the agent of each run in progress.
+    - `environ`: environment in which the programs are searched.
+    - `homes`: the same environment, but with the homes that are linked to a volume.
+    """
     at_work = Counter(running)
     return [_agent(name, at_work[name], environ, homes) for name in names()]
 
@@ -25,8 +28,8 @@ def installed(
 def _agent(
     name: str, running: int, environ: Mapping[str, str], homes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the entry of one agent. A driver that cannot be loaded gets a `problem`, so that the
-    other agents are still listed."""
+    """Return the entry of one agent. If its driver cannot be loaded, the entry has a `problem`, so
+    that the other agents are still listed."""
     found = {
         "name": name,
         "installed": False,

@@ -1,12 +1,11 @@
-"""Proves that the installed agent can continue from a transcript: a real resume in a scratch home,
-against a rehearsed model.
+"""Proves that the installed agent can continue from a transcript: runs a real resume in a scratch
+home against a rehearsed model.
 
-`wiring` passes it to the engine as `Engine.prove`; `perdure sessions repair` calls it. The agent is
-started as an attempt would start it and resumes the repaired copy. Its requests to the model are
+`wiring` passes the prover to the engine as `Engine.prove`, and `perdure sessions repair` calls it.
+The agent is started as in an attempt and resumes the repaired copy. Its requests to the model are
 compared with the content of the copy. Of the user's files, only the agent's program and the
-transcripts of the conversations that this one was forked from are read. It uses no network but
-127.0.0.1, no token, and costs nothing. The rehearsal is strict: it refuses what the real services
-refuse.
+transcripts of the copy's ancestors are read. The proof uses no network but 127.0.0.1 and no token,
+and costs nothing. The rehearsal is strict: it refuses what the real services refuse.
 """
 
 from __future__ import annotations
@@ -30,16 +29,17 @@ COMPACTED = (
     b'"type":"compacted"',
     b"Got it. Thanks for the additional context!",
 )
-"""Marks of a compaction: a transcript that contains one is sent to the model with a summary in
-place of its beginning."""
+"""Texts that occur only in a compacted transcript. The model gets a summary in place of the
+beginning of such a transcript."""
 
 Prove = Callable[[AgentDriver, str, bytes, str, Path], str]
-"""Takes the driver, the conversation's id, the content, the file's name and the agent's own home.
-Returns why the copy is not proven, or an empty string if it is."""
+"""Type of a prover. It is called with the driver, the conversation's id, the copy's content and
+file name, and the agent's own home. It returns why the copy is not proven, or an empty string if it
+is."""
 
 
 def prover(environ: Mapping[str, str]) -> Prove:
-    """Return a prover for the agents that are found in this environment."""
+    """Return a prover that searches the agents' programs in this environment."""
 
     def prove(driver: AgentDriver, session_id: str, content: bytes, name: str, home: Path) -> str:
         try:
@@ -52,7 +52,7 @@ def prover(environ: Mapping[str, str]) -> Prove:
 
 
 class _Trial:
-    """One resume in a scratch home."""
+    """One resume of the copy in a scratch home."""
 
     def __init__(
         self,
@@ -78,7 +78,8 @@ class _Trial:
     def run(self) -> str:
         for folder in ("work", "home", "tmp"):
             (self.scratch / folder).mkdir()
-        from perdure.agents.rehearsal import Rehearsal  # a whole server, rarely needed
+        # Imported late, because it loads a whole server and is rarely needed.
+        from perdure.agents.rehearsal import Rehearsal
 
         with Rehearsal("say I am here.", strict=True) as rehearsal:
             places = {"HOME": str(self.scratch / "home"), "TMPDIR": str(self.scratch / "tmp")}
@@ -115,8 +116,8 @@ class _Trial:
         )
 
     def put_in_place(self) -> None:
-        """Put the copy, and the conversations that it was forked from, where a resume finds
-        them."""
+        """Put the copy, and the conversations that it was forked from, at the paths where the agent
+        looks for them."""
         if self.driver.archive is not None:
             self.process(
                 self.driver.archive.restore(self.program, self.session_id, self.content), "restore"
@@ -158,9 +159,9 @@ class _Trial:
             started.kill()
 
     def missing(self, told: str) -> str:
-        """Return an error that quotes the first text of the copy that did not reach the model;
-        empty if all texts reached it in order. The beginning of a compacted conversation may be
-        missing."""
+        """Return an error message that quotes the first text of the copy that did not reach the
+        model. Empty if all texts reached the model in order. The beginning of a compacted
+        conversation may be missing."""
         spoken = [
             words for each in self.driver.spoken(self.content) if (words := _plain(each.text))
         ]

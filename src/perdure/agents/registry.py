@@ -1,10 +1,10 @@
-"""The agents that perdure can drive, by name. Drivers are imported only when they are needed, so
-`perdure ls` imports none of them.
+"""The registry of the agents that perdure can drive, by name. A driver is imported only when it is
+needed, so `perdure ls` imports none.
 
 Called by the composition root only. Built-in drivers are listed in `BUILT_IN`. A third-party driver
-is an entry point of the group `perdure.drivers` with the agent's name; its object is a driver, or a
-class that creates one without arguments. The test suite in `perdure.testing.drivers` checks that a
-driver keeps the contract.
+is an entry point of the group `perdure.drivers` with the agent's name. The entry point's object is
+a driver, or a class that is called without arguments to create one. The test suite in
+`perdure.testing.drivers` checks whether a driver fulfills the contract.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUILT_IN = {
 GROUP = "perdure.drivers"
 ACP = "acp-"
 """Name prefix of the agents that are driven over ACP, as in `acp-codex`. `names` does not list
-them, because the set of possible ACP agents is open."""
+these agents, because any name may follow the prefix."""
 
 
 def names() -> list[str]:
@@ -37,8 +37,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> AgentDriver:
-    """Return the driver with that name. Raise AgentMissing if there is none, DriverError if it
-    cannot be loaded or is not a driver."""
+    """Return the driver with that name. Raise AgentMissing if there is none. Raise DriverError if
+    it cannot be loaded or is not a driver."""
     if place := BUILT_IN.get(name):
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
@@ -67,15 +67,16 @@ def load(name: str) -> AgentDriver:
 
 
 def _from_outside() -> Iterable[EntryPoint]:
-    # Listing the installed entry points takes longer than the rest of the start-up, and no built-in
-    # agent needs it.
+    # Entry points are searched last, because listing them takes longer than the rest of the
+    # start-up and no built-in agent needs them.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
 
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
-    """Return the object if it has every attribute of AgentDriver; else raise DriverError."""
+    """Return the object of an entry point if it has every attribute of AgentDriver; else raise
+    DriverError."""
     wanted = [
         *AgentDriver.__annotations__,
         *(word for word in vars(AgentDriver) if not word.startswith("_")),

@@ -1,1 +1,2 @@
-"""Forges: webhooks in, deliveries dispatched, replies out, and the clients of their REST APIs."""
+"""Connects perdure to forges. Receives webhooks, dispatches deliveries, posts replies, and contains
+the clients of the forges' REST APIs."""

@@ -1,8 +1,8 @@
-"""The interfaces between packages. `perdure.wiring` alone chooses the implementations; other
+"""The interfaces between packages. Only `perdure.wiring` chooses the implementations. Other
 packages import the protocols from here.
 
-Each protocol says what its callers may rely on. The conformance suite in `perdure.testing` proves
-that for drivers and stores, also for those of other packages.
+Each protocol documents what its callers may rely on. The conformance suite in `perdure.testing`
+tests this for drivers and stores, including those of other packages.
 """
 
 from __future__ import annotations

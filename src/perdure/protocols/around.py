@@ -1,5 +1,5 @@
-"""The interfaces of components that are notified about runs: the checkpoint store, and
-observers."""
+"""The interfaces of the components that accompany runs: the publisher for a checkpoint store, and
+observers of the journal."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 class Publisher(Protocol):
     """Uploads checkpoints so that other machines can find them, and reports when another machine
-    has taken up a run."""
+    has taken over a run."""
 
     def refused(self, run: TaskRun) -> str:
-        """Return why no attempt may start here, in a sentence; empty if an attempt may start, or if
-        that is unknown."""
+        """Return a sentence if no attempt may start on this machine; empty if an attempt may start,
+        or if that is not known."""
         ...
 
     def available(self, run: TaskRun) -> str:
-        """Return why a run whose files are on another host cannot be fetched, in a sentence; empty
-        if it can be fetched."""
+        """Return a sentence if a run whose files are on another host cannot be fetched; empty if it
+        can."""
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:
@@ -37,23 +37,24 @@ class Publisher(Protocol):
         ...
 
     def told(self, run_id: str) -> Sequence[AnyEvent]:
-        """Return the events of the run since the last call, for the journal. After `PlaceLost` the
-        run's attempt must end."""
+        """Return the events of the run since the last call, for the journal. If one of them is
+        `PlaceLost`, the run's attempt must end."""
         ...
 
     def settle(self, run_id: str) -> str:
-        """Upload the run's state after an attempt, and wait until the upload is done. Returns an
-        error sentence, or an empty string."""
+        """Upload the run's state after an attempt, and wait until the upload is complete. Returns
+        an error sentence, or an empty string."""
         ...
 
     def settled(self, run_id: str) -> bool:
-        """Return whether the last `settle` uploaded the whole run, with no file left out."""
+        """Return whether the last call of `settle` uploaded the whole run, without leaving out a
+        file."""
         ...
 
 
 class Observer(Protocol):
-    """Called with each committed Record, in the thread that stored it, so it must be quick. It
-    should not raise: an exception is logged as a warning of the logger `perdure`, and changes
-    nothing."""
+    """A function that is called with each committed Record, in the thread that stored it, so it
+    must be quick. It should not raise. An exception is logged as a warning of the logger `perdure`,
+    and has no other effect."""
 
     def __call__(self, record: Record, /) -> None: ...

@@ -1,5 +1,5 @@
-"""The part of a store that counts, for metrics: the number of things of each kind, and each ended
-attempt once."""
+"""The part of a store that counts runs, sessions and deliveries, and lists ended attempts, for
+metrics."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ if TYPE_CHECKING:
 
 
 class AtWork(Struct, frozen=True):
-    """The running runs of an agent on a host: their number, and the number whose lease was not
-    renewed."""
+    """The running runs of one agent on one host. `lapsed` is the number of runs whose lease has
+    expired."""
 
     agent: str
     host: str
-    """Empty if the database is not shared."""
+    """Id of the host; empty if the database is not shared."""
     runs: int
     lapsed: int
     lease_until: int
-    """Time (ms) at which the first of the leases ends, or ended."""
+    """Time (ms) at which the earliest of the leases expires or has expired."""
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """The numbers of things in the store at one moment. Removed runs are not counted."""
+    """Counts of the store's contents at one moment. Removed runs are not counted."""
 
     at: int
-    """The store's clock, in ms."""
+    """Time of the count by the store's clock, in ms."""
     runs: Mapping[tuple[str, RunState], int]
-    """By agent and state."""
+    """Number of runs, by agent and state."""
     roles: Mapping[tuple[str, RunState], int]
-    """Runs that work under a rule, by rule and state."""
+    """Number of runs that work under a rule, by rule and state."""
     due: int
     due_since: int | None
-    """Time (ms) since which the longest waiting run has been due; None if no run is due."""
+    """Time (ms) at which the longest waiting run became due; None if no run is due."""
     at_work: Sequence[AtWork]
     need_person: Mapping[str, int]
-    """Runs with the condition `needs_person`, by agent."""
+    """Number of runs with the condition `needs_person`, by agent."""
     opened: int
-    """Runs that a person has open in the agent's own program."""
+    """Number of runs that a person has open in the agent's own program."""
     parked: int
     sessions: Mapping[tuple[str, SessionState], int]
-    """By agent and state."""
+    """Number of sessions, by agent and state."""
     checkpoints: int
     deliveries: Mapping[tuple[str, str], int]
-    """By source and state."""
+    """Number of deliveries, by source and state."""
     delivery_since: int | None
-    """When (ms) the oldest unsettled delivery arrived; None if there is none."""
+    """Time (ms) at which the oldest unsettled delivery arrived; None if there is none."""
     trouble: Mapping[tuple[str, str], int]
-    """Number of records since the beginning, by agent and kind: `checkpoint_missed`,
+    """Number of journal records since the beginning, by agent and kind: `checkpoint_missed`,
     `collision_seen`, `compacted`, `copy_missed`, `rolled_over`."""
 
 
 class CountingStore(Protocol):
-    """Counts the contents of the store. A count reads an index and decodes nothing."""
+    """Counts the contents of the store. Each count reads only an index and decodes no JSON."""
 
     def counts(self) -> Counts:
-        """Return all numbers, taken at one moment."""
+        """Return all counts, taken at one moment."""
         ...
 
     def ended_after(
         self, ended: int, run: str, number: int, limit: int = 1000
     ) -> Sequence[tuple[SessionKey, Attempt]]:
-        """Return the attempts after this one in the order of (end in ms, run, number), with their
-        runs' keys. Call it again with the last one for the next page."""
+        """Return the attempts that follow the given one in the order of (end in ms, run, number),
+        each with its run's key. For the next page, pass the last attempt of this one."""
         ...
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
-        """Return perdure's own steps in an attempt, oldest first and at most 200 records:
-        launches, checkpoints, checks, the fate of the conversation. The agent's messages are not
-        among them."""
+        """Return the records of perdure's own steps in an attempt, oldest first and at most 200:
+        launches, checkpoints, checks, and what happened to the conversation. The agent's messages
+        are left out."""
         ...

@@ -1,4 +1,4 @@
-"""The interface to the forges."""
+"""The interface to a forge's REST API. `perdure.forge.clients` implements it."""
 
 from __future__ import annotations
 
@@ -22,45 +22,47 @@ if TYPE_CHECKING:
 
 
 class ForgeApi(Protocol):
-    """A forge as one login sees it, through the REST API. Usable from any thread. Reads return the
-    current state, which may be newer than an event.
+    """A forge as one login sees it, through the REST API. May be used from any thread. Reads return
+    the current state, which may be newer than an event.
 
-    Every call raises ForgeUnavailable (ask again, not before `retry_s`), ForgeDenied (a problem of
-    the token: a person is needed), NotFound (the repository, issue or commit does not exist, or
-    this login may not see it) or ForgeRefused (the forge will never accept the call). No call
-    repeats a request, and every call ends within a minute. A repository is `owner/name`, on GitLab
-    with all groups; anything else is NotFound.
+    Every call may raise one of these errors:
+
+    - ForgeUnavailable: try again, not before `retry_s`.
+    - ForgeDenied: the token is the problem, so a person is needed.
+    - NotFound: the repository, issue or commit does not exist, or this login may not see it.
+    - ForgeRefused: the forge will never accept the call.
+
+    No call retries by itself, and every call ends within a minute. A repository is `owner/name`, on
+    GitLab with all groups; any other name raises NotFound.
     """
 
     @property
     def address(self) -> str:
-        """The address of the forge itself, for people: `https://git.example.com`, without a slash
-        at the end."""
+        """Address of the forge for people, with no final slash: `https://git.example.com`."""
         ...
 
     @property
     def command_prefix(self) -> str:
-        """The beginning of a command to perdure in a comment on this forge: `/`, or `/perdure ` if
-        the forge has some commands of the same names itself."""
+        """Prefix of a command to perdure in a comment on this forge: `/`, or `/perdure ` if the
+        forge itself has commands of the same names."""
         ...
 
     def whoami(self) -> str:
-        """Return the login that the token belongs to. The forge is asked once."""
+        """Return the login to which the token belongs. The answer of the forge is cached."""
         ...
 
     def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
         """Return the repositories of this login that match one of the patterns (fnmatch of
         `owner/name`), at most 1,000. A pattern without `*`, `?` and `[` is a name, and is returned
-        unchecked."""
+        without asking the forge."""
         ...
 
     def permission(self, repository: str, login: str) -> Access:
-        """Return the permissions of a login in the repository. An unknown login has no
-        permissions."""
+        """Return the access level of a login in the repository; `none` for an unknown login."""
         ...
 
     def issue(self, ref: IssueRef) -> Issue:
-        """Return an issue, or the issue part of a pull request."""
+        """Return an issue. For a pull request, return the fields that it shares with issues."""
         ...
 
     def pull(self, repository: str, number: int) -> Pull: ...
@@ -69,25 +71,24 @@ class ForgeApi(Protocol):
         self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
     ) -> Sequence[Issue]:
         """Return the open issues and pull requests with this label and this assignee that were
-        updated since a time (ms); at most 1,000."""
+        updated since a time (ms), at most 1,000."""
         ...
 
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
-        """Return the login that last added this label, assigned this login, or reopened the issue.
-        Empty if that is unknown. GitHub and GitLab are not asked, so for them the result is always
-        empty."""
+        """Return the login that last added this label, assigned this login, or reopened the issue;
+        empty if unknown. GitHub and GitLab are not asked, so their result is always empty."""
         ...
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
-        """Return the comments that were made or changed since a time (ms), including this login's
-        own, oldest first. A pull request includes its reviews and their line comments."""
+        """Return the comments that were made or changed since a time (ms), oldest first. This
+        login's own comments are included. For a pull request, so are reviews and their comments on
+        lines."""
         ...
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
-        """Return the oldest comment of this login that contains this text; None if there is
-        none."""
+        """Return the oldest comment of this login that contains `marker`; None if there is none."""
         ...
 
     def comment(self, ref: IssueRef, text: str) -> Comment: ...
@@ -97,8 +98,8 @@ class ForgeApi(Protocol):
         ...
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
-        """Add a reaction to the issue, or to one of its comments (not a review). Does nothing if
-        the reaction is already there."""
+        """Add a reaction to the issue, or to one of its comments (but not to a review). Does
+        nothing if the reaction exists already."""
         ...
 
     def set_status(
@@ -111,24 +112,24 @@ class ForgeApi(Protocol):
         text: str = "",
         url: str = "",
     ) -> None:
-        """Set the status of a commit under a name (`context`). A new status replaces the earlier
-        one of the same name. The text is cut at 140 characters."""
+        """Set the status of a commit under the name `context`. A new status replaces the earlier
+        one of the same name. `text` is cut to 140 characters."""
         ...
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
-        """Return the status and check results of a commit, the newest of each name."""
+        """Return the statuses and check results of a commit, only the newest of each name."""
         ...
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        """Return the failed checks of a commit. The first few have the end of their log. A log that
-        cannot be fetched is no error: `note` says why."""
+        """Return the failed checks of a commit. The first few include the end of their log. If a
+        log cannot be fetched, `note` gives the reason, and no error is raised."""
         ...
 
     def hunk(
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
     ) -> str:
-        """Return the diff of a pull request around a line, up to that line. Empty if the forge
-        sends the diff with the comment (all but GitLab), or has none."""
+        """Return the diff of a pull request around a line, up to that line. Empty if there is none,
+        and for all forges but GitLab, because they send the diff with the comment."""
         ...
 
     def branch(self, repository: str, name: str) -> Branch | None:
@@ -137,32 +138,32 @@ class ForgeApi(Protocol):
         ...
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
-        """Return the pull request of this branch of the same repository: the open one, else the
-        newest."""
+        """Return the pull request of this branch of the same repository: the open one if there is
+        one, otherwise the newest. None if there is none."""
         ...
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
-        """Return the open pull request whose branch is at this commit."""
+        """Return the open pull request whose branch is at this commit; None if there is none."""
         ...
 
     def open_pull(
         self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False
     ) -> Pull:
         """Open a pull request, or return the open one of this branch. Raises ForgeRefused if there
-        is nothing to merge."""
+        are no commits to merge."""
         ...
 
     def failed_deliveries(
         self, repository: str, receiver: str, *, since: int
     ) -> Sequence[FailedDelivery] | None:
-        """Return the webhooks since a time (ms) that the forge sent to an address ending with
-        `receiver` (`/webhooks/NAME`), and that were never accepted (GitLab: in the last seven
-        days). None if the forge does not report them (Gitea, Forgejo), does not report them to this
-        login, or has no such webhook."""
+        """Return the webhooks that the forge sent since a time (ms) to an address ending with
+        `receiver` (`/webhooks/NAME`), and that were never accepted. GitLab reports only the last
+        seven days. Returns None if the forge does not report failed webhooks (Gitea, Forgejo), does
+        not report them to this login, or has no such webhook."""
         ...
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:
-        """Ask the forge to send a delivery again, under the same delivery id."""
+        """Ask the forge to send a delivery again, with the same delivery id."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,5 @@
-"""The store of runs. Every change of state is one call, and every call is one transaction."""
+"""The interface of the store of runs. Every change of state is one call, and every call is one
+transaction."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Begun(Struct, frozen=True, kw_only=True):
-    """The data that is stored before the launch of an attempt."""
+    """The data that is stored before an attempt is launched."""
 
     continuation: Continuation
     directory: str
@@ -51,11 +52,11 @@ class Begun(Struct, frozen=True, kw_only=True):
     session: Session | None
     workspace: Workspace
     answers: tuple[AgentRequest, ...] = ()
-    """Requests whose answers the attempt is given."""
+    """Requests whose answers are passed to the attempt."""
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """The data that `finish` stores, all or nothing."""
+    """The data that `finish` stores in one transaction."""
 
     outcome: Outcome
     decision: Decision
@@ -64,19 +65,19 @@ class Ending(Struct, frozen=True, kw_only=True):
     costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
     work: str = ""
-    """The verdict on the attempt's work."""
+    """Verdict on the attempt's work."""
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
-    """The sessions in their new state, retired ones first."""
+    """The changed sessions, retired ones first, because only one session of a key may be live."""
     events: tuple[AnyEvent, ...] = ()
     requests: tuple[AgentRequest, ...] = ()
-    """Requests to a person, for which the run waits."""
+    """Requests to a person, whose answers the run waits for."""
     parkings: tuple[Parking, ...] = ()
     """Accounts and agents to be parked because of limits or failures in this attempt."""
 
 
 class RunRow(Struct, frozen=True):
-    """A run as a list shows it, read from plain columns without decoding JSON."""
+    """The fields of a run for a list, read from plain columns without decoding JSON."""
 
     id: str
     name: str
@@ -90,39 +91,41 @@ class RunRow(Struct, frozen=True):
     worker: str
     run_after: int = 0
     fill_tokens: int = 0
-    """Tokens of the conversation's newest request; 0: unknown."""
+    """Size of the conversation's newest request, in tokens; 0: unknown."""
     fill_window: int = 0
-    """Tokens that the model can take; 0: unknown."""
+    """Maximum size of a request to the model, in tokens; 0: unknown."""
     lease_until: int = 0
-    """Time (ms) at which the supervisor's lease ends; 0: the run has no supervisor."""
+    """Time (ms) at which the supervisor's lease expires; 0: the run has no supervisor."""
     host: str = ""
-    """The host that has the run's files, if several share the database."""
+    """Host that has the run's files; empty if the database is not shared."""
     role: str = ""
-    """The rule that the run works under; empty if none."""
+    """Rule that the run works under; empty if none."""
     ordinal: int = 0
-    """The run's number in the order of arrival, for paging through a list."""
+    """Number of the run in the order of creation, for paging through a list."""
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
-    """A run from another machine, ready to be stored: checked, with a workspace of this machine,
-    and in a final state."""
+    """A run that was moved from another machine, ready to be stored. It was checked, has a
+    workspace of this machine, and is in a final state."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
     attempts: tuple[Attempt, ...]
-    """All attempts of the run, all ended."""
+    """All attempts of the run. Each of them has ended."""
     sessions: tuple[Session, ...]
     records: tuple[Record, ...]
-    """The journal of the run; `run` and `seq` are ignored."""
+    """The journal of the run. The fields `run` and `seq` are ignored."""
     checkpoint: Checkpoint
     event: RunTakenIn
     requests: tuple[AgentRequest, ...] = ()
     waits: Decision | None = None
-    """How the run waits for a person's answer, if its agent asked something."""
+    """The decision to wait for a person's answer, if the run's agent has an open request; otherwise
+    None."""
 
 
 class PlacedRun(Struct, frozen=True):
-    """A run and its workdir, for clean-ups. `removed`: when (ms) it was removed from the list."""
+    """A run and its workdir, for clean-ups. `removed` is the time (ms) at which it was removed from
+    the list."""
 
     id: str
     name: str
@@ -135,18 +138,18 @@ class PlacedRun(Struct, frozen=True):
     opened: bool
     workspace: Workspace
     role: str = ""
-    """The rule that the run works under; empty if none."""
+    """Rule that the run works under; empty if none."""
 
 
 class RunStore(Protocol):
-    """Runs, attempts, contexts and the journal. Every method is one durable transaction.
+    """Stores runs, attempts, instructions and the journal. Every method is one durable transaction.
 
     Times are by the store's own clock. A write under a claim raises LostLease unless the run is
     running with the attempt number and worker of the claim.
     """
 
     def now(self) -> int:
-        """Return the time by the store's clock, in ms."""
+        """Return the time by the store's clock, in ms since 1970."""
         ...
 
     def add(
@@ -158,11 +161,11 @@ class RunStore(Protocol):
         given: Given = NOTHING_GIVEN,
         deliveries: Sequence[int] = (),
     ) -> TaskRun:
-        """Add a run as `queued`. If a run with the same key, an equal spec and equal files exists,
-        return that one. Raises Conflict if the key exists with other content, if the name is taken,
-        or if another run is running on the workspace or scope.
+        """Add a run as `queued`, and return it. If a run with the same key, an equal spec and equal
+        files exists, return that run instead. Raises Conflict if the key exists with a different
+        spec or files, if the name is taken, or if another run is running on the workspace or scope.
 
-        `deliveries` are the numbers of the deliveries that ask for the run; the same transaction
+        `deliveries` are the numbers of the deliveries that ask for the run. The same transaction
         marks them as handled. Raises Conflict if one of them was settled already.
         """
         ...
@@ -181,42 +184,43 @@ class RunStore(Protocol):
         agent: str = "",
         scope: str = "",
     ) -> Sequence[RunRow]:
-        """Return runs, newest first. `before`: only those with smaller ordinals, for the next
-        page."""
+        """Return runs, newest first. `before`: only runs with a smaller ordinal (for the next
+        page)."""
         ...
 
     def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """Return runs by the time of the last change, latest first."""
+        """Return runs in the order of their last change, latest first."""
         ...
 
     def claim(
         self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
     ) -> Claim | None:
-        """Claim the next due run, or the one with this id. In one step the run becomes `running`,
-        its attempt number grows by one, and the attempt is stored.
+        """Claim the next due run, or the one with this id. In one transaction the run becomes
+        `running`, its attempt number grows by one, and the attempt is stored.
 
-        Returns None if nothing is due, or if another running run uses the run's session or
-        workspace. With a seat, also returns None if the run's account or agent is parked, or if the
-        account has as many running runs as the seat allows.
+        Returns None if no run is due, or if another running run uses the run's session or
+        workspace. `seat` gives the limit for the run's account: None is also returned if the
+        account or agent is parked, or if the account has as many running runs as the limit allows.
         """
         ...
 
     def parked(self) -> Sequence[Parking]:
-        """Return the accounts and agents that are parked now."""
+        """Return the accounts and agents that are parked now. No run is launched on them for some
+        time."""
         ...
 
     def park(self, parking: Parking) -> None:
-        """Park an account or agent: nothing is claimed with a seat there until the given time. An
-        account or agent that is parked already gets the new time."""
+        """Park an account or agent: until the given time, `claim` with a seat on it returns None.
+        If the account or agent is parked already, the new time replaces the old one."""
         ...
 
     def unpark(self, *what: str) -> None:
-        """Free these accounts or agents again, for all models."""
+        """End the parking of these accounts or agents, for all models."""
         ...
 
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
-        """Let a queued run wait until a time, without using up an attempt. Returns None if the run
-        is no longer queued."""
+        """Make a queued run due only at a given time, without using up an attempt. Returns None if
+        the run is no longer queued."""
         ...
 
     def seats_taken(self, account: str) -> int:
@@ -228,24 +232,25 @@ class RunStore(Protocol):
         ...
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        """Return the ended attempts of an agent that began last, over all runs; newest first."""
+        """Return the ended attempts of an agent over all runs. The one that began last is the
+        first."""
         ...
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
-        """Return the runs that `claim` would take now, in its order."""
+        """Return the runs that `claim` would take now, in the same order."""
         ...
 
     def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
-        """Take over the *same* attempt from the worker named in the claim. Raises LostLease if
-        another worker was faster."""
+        """Take over the claim's attempt from the worker that the claim names, without starting a
+        new attempt. Raises LostLease if another worker took it over first."""
         ...
 
     def renew(self, claim: Claim, lease_s: float) -> TaskRun:
-        """Extend the lease and return the run, so that the caller sees `cancel_requested`."""
+        """Extend the lease and return the run. The caller can then check `cancel_requested`."""
         ...
 
     def begin(self, claim: Claim, begun: Begun) -> Attempt:
-        """Store how the attempt starts. Called once an attempt, before the launch."""
+        """Store how the attempt starts. Called once for each attempt, before the launch."""
         ...
 
     def record(
@@ -256,15 +261,15 @@ class RunStore(Protocol):
         usage: Usage | None = None,
         received: int = 0,
     ) -> None:
-        """Append events under the claim, and store the session and the attempt's usage so far if
-        they are given. `received`: the running turn took the messages up to this version, which is
-        then the attempt's context version."""
+        """Append events under the claim. Also stores the session and the attempt's usage so far, if
+        given. `received`: the running turn has received the messages up to this version, which
+        becomes the attempt's context version."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
         """Store the attempt's outcome, receipt, usage, sessions and last events and the run's next
-        state, together. If the run has a newer context version than the attempt, a final state
-        other than `cancelled` becomes `queued` instead."""
+        state, in one transaction. If the run has a newer context version than the attempt, a final
+        state other than `cancelled` becomes `queued` instead."""
         ...
 
     def update(
@@ -276,39 +281,40 @@ class RunStore(Protocol):
         events: Sequence[AnyEvent] = (),
         message: str = "",
     ) -> TaskRun:
-        """Append a context version with its files, and the given events. A run in a final state
-        becomes `queued` and may try once more. `deliveries` as in `add`. `message`: the key of a
-        message for the running attempt; one with the same key and text is appended once. Raises
-        Conflict for the same key with another text."""
+        """Append a version of the instructions with its files, and the given events. A run in a
+        final state becomes `queued` and gets one more attempt. `deliveries`: as in `add`.
+        `message`: the key of a message for the running attempt; a message with the same key and
+        text is appended only once. Raises Conflict if the key was used with another text."""
         ...
 
     def requeue(
         self, run_id: str, reason: str, more: int = 1, *, after_success: bool = False
     ) -> TaskRun:
-        """Queue a run again for a person's retry: due now, with `more` attempts allowed in addition
-        to those made. Raises Conflict while the run is running, and after success unless
-        `after_success` is set."""
+        """Queue a run again because a person retries it. It is due now, and gets `more` attempts in
+        addition to those made. Raises Conflict while the run is running. Also raises it if the run
+        has succeeded, unless `after_success` is set."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
-        """Change the spec of a run, except its prompt, or hand the run over to the spec's agent.
-        Workdir and history are kept. Raises Conflict while the run is running."""
+        """Change the spec of a run, except its prompt. If the spec names another agent, the run is
+        handed over to that agent. Workdir and history are kept. Raises Conflict while the run is
+        running."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
-        """Give the run to a person: until `take_back`, no attempt of it, or of any run on its
-        workdir or conversation, is claimed. Raises Conflict while one of them runs, or is already
-        open."""
+        """Mark the run as open in a person's hands. Until `take_back`, `claim` takes neither this
+        run nor any other run on its workdir or conversation. Raises Conflict while one of them is
+        running, or is already open."""
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
-        """End a person's use of the run, if `open_run` began one, and store the conversations' new
-        states, retired ones first."""
+        """Mark the run as no longer open, if `open_run` marked it. Also stores the conversations'
+        new states, retired ones first."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """Return the open run that conflicts with this one: the run itself, or a run on its workdir
-        or conversation. None if no person has such a run open."""
+        """Return the run that a person has open on this run's workdir or conversation. It may be
+        this run itself. None if there is none."""
         ...
 
     def retitle(self, run_id: str, title: str) -> None:
@@ -317,34 +323,34 @@ class RunStore(Protocol):
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:
-        """Request the cancellation of a running run. A pending or queued one becomes `cancelled` at
-        once."""
+        """Request the cancellation of a running run. A pending or queued run becomes `cancelled`
+        immediately."""
         ...
 
     def remove(self, run_id: str) -> None:
         """Remove a run in a final state from the list. Its name and key become free, and no command
-        finds it any more, but its attempts, instructions and journal can still be read by its full
-        id. Raises Conflict for any other run, NotFound for one that does not exist."""
+        finds it any more. Its attempts, instructions and journal can still be read by its full id.
+        Raises Conflict for a run in any other state, NotFound for one that does not exist."""
         ...
 
     def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
-        """Put a removed run, given by its full id, back on the list. It gets its old name and key
-        if they are still free."""
+        """Put a removed run, given by its full id, back in the list. It gets this name and key if
+        they are still free."""
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
-        """Reset runs, all or nothing: waiting ones become `cancelled`, and their live conversations
-        are retired with this cause. Returns the ids of the conversations. Raises Conflict while one
-        of the runs is running or open."""
+        """Reset runs, all or none of them. Waiting ones become `cancelled`, and their live
+        conversations are retired with this cause. Returns the ids of the conversations. Raises
+        Conflict while one of the runs is running or open."""
         ...
 
     def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Restore the conversations that the latest `reset` of the runs retired, unless other
-        conversations have replaced them since. Returns the ids of those restored."""
+        """Revive the conversations that the latest `reset` of the runs retired, unless other
+        conversations have replaced them. Returns the ids of the revived conversations."""
         ...
 
     def placed(self) -> Sequence[PlacedRun]:
-        """Return every run that was ever accepted, including removed ones, oldest first."""
+        """Return every run that was ever added, including removed ones, oldest first."""
         ...
 
     def lapsed(self) -> Sequence[Claim]:
@@ -356,39 +362,39 @@ class RunStore(Protocol):
         ...
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Store a run from another machine with everything that belongs to it, all or nothing. Its
-        state is final, so it is not claimed until a person continues it. Raises Conflict if its
+        """Store a run from another machine with everything that belongs to it, in one transaction.
+        Its state is final, so it is not claimed until a person continues it. Raises Conflict if its
         name or id is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str) -> int:
-        """Return the number of the next checkpoint of this workspace. The runs of a workspace share
-        the numbers."""
+        """Return the number for the next checkpoint of this workspace. All runs of a workspace
+        share one numbering."""
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        """Store a checkpoint whose files and conversation are durable, and add it to the journal.
-        Without a claim (by the holder of the workdir's lock) it raises Conflict while an attempt
-        that has begun is running. It always raises Conflict if the workspace already has this
-        number."""
+        """Store a checkpoint, and add it to the journal. Its files and conversation must be durable
+        already. Without a claim, the caller must hold the workdir's lock; then Conflict is raised
+        while an attempt that has begun is running. Conflict is always raised if the workspace
+        already has this number."""
         ...
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
-        """Return the checkpoints of the run, or of all runs including removed ones, oldest
-        first."""
+        """Return the checkpoints of the run, oldest first. Without a run, return those of all runs,
+        including removed ones."""
         ...
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
-        """Delete the records of these checkpoints. The caller deletes their files and
+        """Delete the records of these checkpoints. The caller must delete their files and
         conversations afterwards. Unknown numbers are ignored."""
         ...
 
     def restored(
         self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
     ) -> TaskRun:
-        """Store the conversations after a restore, retired ones first, with its event. The caller
-        holds the workdir's lock. Raises Conflict while an attempt that has begun is running; a run
-        that is only claimed is no conflict."""
+        """Store the conversations after a restore, retired ones first, and the event. The caller
+        must hold the workdir's lock. Raises Conflict while an attempt that has begun is running. A
+        run that is only claimed is no conflict."""
         ...
 
     def fetched(
@@ -399,9 +405,9 @@ class RunStore(Protocol):
         checkpoint: Checkpoint,
         event: CheckpointRestored,
     ) -> TaskRun:
-        """Store that the claimed run's workdir and conversation are now on this host: the
-        workspace, the conversations (retired ones first) and the fetched checkpoint, all or
-        nothing."""
+        """Store that the claimed run's workdir and conversation are now on this host. Stores the
+        workspace, the conversations (retired ones first) and the fetched checkpoint, in one
+        transaction."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...
@@ -409,20 +415,20 @@ class RunStore(Protocol):
     def contexts(self, run_id: str) -> Sequence[Context]: ...
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ...) -> Sequence[Record]:
-        """Return the newest Records of the run with `seq` less than `before`, oldest first."""
+        """Return the newest Records of the run whose `seq` is less than `before`, oldest first."""
         ...
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """Return Records of the run with `seq` greater than `after`, oldest first."""
+        """Return the Records of the run whose `seq` is greater than `after`, oldest first."""
         ...
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """Return Records of all runs with `seq` greater than `after`, in the order of `seq`. If
-        several hosts write at once, a Record with a smaller `seq` may appear later."""
+        """Return the Records of all runs whose `seq` is greater than `after`, in the order of
+        `seq`. If several hosts write at once, a Record with a smaller `seq` may appear later."""
         ...
 
     def newest_record(self) -> int:
-        """Return the greatest `seq`; 0 if there is no record."""
+        """Return the greatest `seq` in the journal; 0 if the journal is empty."""
         ...
 
     def close(self) -> None:

@@ -1,16 +1,17 @@
-"""Stores runs, conversations and the journal. `open` is the entry point; `perdure.cli.compose`
+"""Stores runs, conversations and the journal. The entry point is `open`; `perdure.cli.compose`
 calls it.
 
 The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
 (rules for every write), `reads` (queries), `queries.sql` (every statement by name), `rows`
 (conversion between rows and model objects), `dialect` (the interface to a database), `sqlite` and
-`postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (where a database
-file may be). Importing this package costs nothing: everything is imported by the first `open`.
+`postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (the file systems
+on which a database file is allowed). Importing this package is cheap, because everything else is
+imported by the first `open`.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # importing typing takes too long for `perdure ls`
+TYPE_CHECKING = False  # Importing typing would slow down `perdure ls` noticeably.
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -30,14 +31,14 @@ def open(  # noqa: A001 - used as stores.open
     ballast: Ballast | None = None,
     host: Host | None = None,
 ) -> SqlStore:
-    """Open the store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL. Create or
-    upgrade it if needed.
+    """Open and return the store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL.
+    Creates or upgrades it if needed.
 
-    `read_only` changes nothing; if there is no store, an empty one is shown. `observers` are called
-    with each committed Record. `host` identifies this machine among those that share the database.
-    `allow_network` permits a database file on a network file system, for users who know that theirs
-    has reliable locks. Raises StoreError with one sentence if the database is not writable, full,
-    damaged, unreachable or of a newer perdure.
+    With `read_only` nothing is changed; if there is no store, the result is an empty one.
+    `observers` are called with each committed Record. `host` identifies this machine among those
+    that share the database. `allow_network` permits a database file on a network file system, for
+    users who know that theirs has reliable locks. Raises StoreError with one sentence if the
+    database is not writable, full, damaged, unreachable, or from a newer perdure.
     """
     from pathlib import Path
 
@@ -80,8 +81,8 @@ def _postgres(
 
 
 def examine(url: str) -> Iterator[tuple[str, str]]:
-    """Check a database at a `postgresql://` URL for `perdure doctor`. Yields findings: `ok`, `warn`
-    or `bad`, and a sentence."""
+    """Check the database at a `postgresql://` URL for `perdure doctor`. Yields findings: `ok`,
+    `warn` or `bad`, and a sentence."""
     from contextlib import closing
 
     from perdure.errors import StoreError
@@ -96,8 +97,8 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 
 
 def sqlite_warning() -> str:
-    """Return a sentence if the SQLite in use has a known bug that matters to the user, otherwise
-    ""."""
+    """Return a sentence if the SQLite in use has a known bug that affects perdure; otherwise an
+    empty text."""
     from perdure.store.disk import sqlite_warning
 
     return sqlite_warning()

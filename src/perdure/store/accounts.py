@@ -1,10 +1,10 @@
-"""Accounts in SQL: the number of runs in progress on each, and the accounts and agents that are
-parked until a time. Part of `perdure.protocols.RunStore`.
+"""Accounts in SQL: how many runs are in progress on each account, and which accounts and agents are
+parked. Part of `perdure.protocols.RunStore`.
 
-The claim calls `no_seat` in its own transaction, so no two workers take the last seat of an
-account. Parking survives restarts. An expired row has no effect, and is deleted by the next write
-that only concerns parking. The writes that end attempts do not delete expired rows: they run
-concurrently, and would wait for each other.
+`claim` calls `no_seat` in its own transaction, so two workers cannot both exceed the limit of an
+account. Parking survives restarts. An expired row has no effect, and the next write that only
+concerns parking deletes it. The writes that end attempts do not delete expired rows, because these
+writes run concurrently and would wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Accounts(StoreWrites):
-    """A `StoreWrites` that also stores accounts."""
+    """Adds the methods for accounts to the store: parking, and counts of running runs."""
 
     def parked(self) -> Sequence[Parking]:
         return [_parking(row) for row in self._rows("parked", now=self.now())]
@@ -64,8 +64,8 @@ class Accounts(StoreWrites):
 
 
 def no_seat(write: Write, seat: Seat) -> bool:
-    """Return whether a run may not begin now. Its account or agent may be parked, or the maximum
-    number of runs of its account or its rule may be in progress."""
+    """Return whether a run may not begin now. Either its account or agent is parked, or the maximum
+    number of runs of its account or its rule is in progress."""
     if (
         write.one(
             "parked_for", account=seat.account, agent=seat.agent, model=seat.model, now=write.now
@@ -87,7 +87,8 @@ def no_seat(write: Write, seat: Seat) -> bool:
 
 
 def put(write: Write, parking: Parking) -> None:
-    """Park the account or agent, or change the end if it is parked already."""
+    """Park the account or agent. If it is parked already, only change the time at which the parking
+    ends."""
     until = min(parking.until, MAX_TIME)
     write.do(
         "park",

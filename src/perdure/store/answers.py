@@ -1,5 +1,5 @@
-"""Requests in SQL: `perdure.protocols.RequestStore`. If two answers arrive at the same moment,
-one is stored and the other is refused with a sentence."""
+"""Requests in SQL: `perdure.protocols.RequestStore`. If two answers to a request arrive at the same
+moment, one is stored and the other raises Conflict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perdure.store.rows import noun_of, run_of
 
 
 class StoredRequests(StoreWrites):
-    """A `StoreWrites` that also stores requests."""
+    """Adds the methods of `RequestStore` to the store."""
 
     def requests(self, run_id: str) -> Sequence[AgentRequest]:
         return [noun_of(row["body"], AgentRequest) for row in self._rows("requests", run=run_id)]
@@ -44,8 +44,8 @@ class StoredRequests(StoreWrites):
 
         with self._write() as write:
             run = run_of(write.named(run_id))
-            # The run's row is locked first: of several concurrent answers, the last must see the
-            # others.
+            # Lock the run's row first. The last of several concurrent answers must see the others,
+            # because it makes the run due.
             write.do("touch_run", id=run.id, now=write.now)
             found = write.one("request", run=run.id, number=number)
             if found is None:

@@ -1,5 +1,5 @@
-"""The audit trail in SQL: `perdure.protocols.AuditStore`. `transaction` appends to it; this reads
-and checks it."""
+"""The audit trail in SQL: `perdure.protocols.AuditStore`. `transaction` appends lines; this module
+reads and checks them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNAUDITED_MOST = 100
 
 
 class AuditTrail(StoreReads):
-    """A `StoreReads` that also reads the audit trail."""
+    """Adds the methods of `AuditStore` to the store."""
 
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = PAGE
@@ -57,7 +57,8 @@ class AuditTrail(StoreReads):
             after = lines[-1].number
 
     def _changed(self, lines: Sequence[AuditLine]) -> Iterator[str]:
-        """Yield the lines whose record in the journal is missing or differs from the line."""
+        """Yield a sentence for each line whose record in the journal is missing or differs from the
+        line."""
         from perdure.rules.audit_chain import digest, named
 
         values = {"after": lines[0].number - 1, "until": lines[-1].number}

@@ -1,4 +1,4 @@
-"""The board in SQL: `perdure.protocols.BoardStore`. Counts and pages use indexes, so that ten
+"""The lists of runs in SQL: `perdure.protocols.BoardStore`. Counts and pages use indexes, so ten
 thousand runs cost no more than a hundred."""
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 NEWEST = (2**62, 2**62)
 ASKING = "asking"
-"""Name of the list of runs that need a person, beside the lists by state."""
+"""Name of the list of runs that need a person. All other lists are named after a state."""
 PIPS = 8
-"""Maximum number of attempts that a list shows of a run."""
+"""Maximum number of attempts that a row of a list has."""
 
 
 class Boards(StoreReads):
-    """A `StoreReads` with the queries of the board."""
+    """Adds the methods of `BoardStore` to the store."""
 
     def board(
         self,
@@ -113,8 +113,8 @@ class Boards(StoreReads):
 
 
 def pattern(words: str) -> str:
-    """Return a pattern for LIKE, with `!` as its escape, that matches the words anywhere and in any
-    case."""
+    """Return a LIKE pattern, with `!` as its escape character, for texts that contain the
+    lower-case words. Empty for no words."""
     if not words:
         return ""
     escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
@@ -122,7 +122,8 @@ def pattern(words: str) -> str:
 
 
 def marks_of(row: Row) -> RunMarks:
-    """Return what limits look at, without decoding the whole task."""
+    """Return the properties of a run by which a token's limits select it. Does not decode the whole
+    task."""
     from perdure.protocols import RunMarks
 
     spec, place = json.loads(row["spec"]), json.loads(row["workspace"])

@@ -1,5 +1,5 @@
-"""Counts over all runs, for metrics and overviews. Every count uses an index, and all are taken in
-one view of the database."""
+"""Counts over all runs, for metrics and overviews. Every count uses an index, and all counts are
+made in one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StoreCounts(StoreReads):
-    """A `StoreReads` that also counts: the methods of `CountingStore`."""
+    """Adds the methods of `CountingStore` to the store."""
 
     def counts(self) -> Counts:
         from perdure.protocols import AtWork, Counts

@@ -1,7 +1,7 @@
 """The interface between the store and a database. `sqlite` and `postgres` implement it.
 
-In both, a cursor takes the statements of `queries.sql` unchanged, and returns rows with columns by
-name.
+In both, a cursor accepts the statements of `queries.sql` unchanged, and returns rows with columns
+by name.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ class Database(Protocol):
     """An open database. Threads may share it."""
 
     place: str
-    """Its name in messages: a path, or an address without its password."""
+    """Name of the database in messages: a path, or an address without its password."""
 
     def now(self) -> int:
-        """Return the database's clock, in ms since 1970. Leases depend on this clock alone."""
+        """Return the time by the database's clock, in ms since 1970. Leases depend on this clock
+        alone."""
         ...
 
     def reading(self) -> AbstractContextManager[Any]:
-        """Yield a cursor on one view of the database as it is now. Writers are not blocked. Raises
+        """Yield a cursor on one snapshot of the database. Writers are not blocked. Raises
         StoreError."""
         ...
 
     def writing(self, *, claimed: bool = False) -> AbstractContextManager[tuple[Any, int]]:
-        """Yield a cursor in one durable transaction, and the time in it. Everything is stored when
-        the block ends, or nothing.
+        """Yield a cursor in one durable transaction, and the time of the transaction in ms.
+        Everything is stored when the block ends; nothing is stored if the block raises.
 
-        There is no other writer at the same time, unless both are `claimed`: then each writes only
-        about the one run that it holds. Raises StoreError, Conflict.
+        There is no other writer at the same time, except that several `claimed` transactions may
+        run together. Each of these writes only data of the one run that it has claimed. Raises
+        StoreError, Conflict.
         """
         ...
 

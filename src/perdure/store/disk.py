@@ -1,8 +1,9 @@
-"""Decides whether a database may be on a file system: local disk yes, network no.
+"""Decides whether a database may be on a file system: on a local disk yes, on the network no.
 
 SQLite's write-ahead log needs shared memory and reliable locks. On a network file system both fail
-silently, and two hosts corrupt the database at once (sqlite.org/wal.html: "does not work over a
-network filesystem"). Called by `sqlite.connect`; `perdure doctor` calls `sqlite_warning`.
+silently, and two hosts that write at the same time corrupt the database (sqlite.org/wal.html: "does
+not work over a network filesystem"). Called by `sqlite.connect`; `perdure doctor` calls
+`sqlite_warning`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ NETWORK = frozenset(
     glusterfs gpfs lustre ncpfs ocfs2 gfs2 orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse
     fuse.vmhgfs-fuse afpfs webdav macfuse osxfuse""".split()
 )
-"""Types of file systems that are, or may be, shared with another kernel: Linux, then macOS."""
+"""Types of file systems that are, or may be, shared with other machines: first on Linux, then on
+macOS."""
 
 LOCAL_FUSE = frozenset(
     """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs
     fuse.cryfs fuse.ext4 fuse.ext2 fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
 )
-"""FUSE types known to keep their data on this machine; all others are treated as network file
-systems."""
+"""FUSE types that are known to keep their data on this machine. All others are treated as network
+file systems."""
 
 
 def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
-    """Raise StoreError if the directory is on a network file system. Do nothing if the system does
-    not report the type of the file system."""
+    """Raise StoreError if the directory is on a network file system. Accepts it if the type of the
+    file system is unknown."""
     kind = file_system(directory, mounts)
     if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
         raise StoreError(
@@ -44,8 +46,8 @@ def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
 
 
 def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
-    """Return the type of the file system of a path, or "". `mounts`: the kernel's list, on Linux
-    (proc(5))."""
+    """Return the type of the file system of a path; empty if unknown. `mounts` is the kernel's list
+    of mounts on Linux (proc(5))."""
     try:
         known = system.mounts(mounts)
     except OSError:
@@ -61,10 +63,10 @@ def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
-    """Return a sentence if this SQLite has the WAL-reset bug, otherwise "".
+    """Return a sentence if this SQLite has the WAL-reset bug, otherwise an empty text.
 
-    It affects 3.7.0 to 3.51.2: two connections that write and checkpoint at the same instant may,
-    very rarely, corrupt the database. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03).
+    The bug affects 3.7.0 to 3.51.2: two connections that write and checkpoint at the same instant
+    may, very rarely, corrupt the database. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03).
     """
     if version >= (3, 51, 3):
         return ""

@@ -1,5 +1,5 @@
-"""Rules for every write of a run: the fence, the mutual exclusion of runs, and how a run is settled
-or queued again.
+"""The rules that every write to a run must pass: the fence (does the claim still hold), the mutual
+exclusion of runs, and the end or re-queueing of a run.
 
 Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
 checkpoints and removals.
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 def require_claim(write: Write, claim: Claim) -> TaskRun:
-    """Return the run, if it still belongs to the claim. This check is the fence of every claimed
-    write. Raises LostLease if it fails."""
+    """Return the run, if it is still claimed by this claim. Every claimed write calls this first.
+    Raises LostLease otherwise."""
     row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
     if row is None:
         raise lost_lease(claim)
@@ -42,7 +42,7 @@ def require_claim(write: Write, claim: Claim) -> TaskRun:
 
 
 def at_rest(write: Write, run_id: str) -> TaskRun:
-    """Return the run, if no attempt of it has begun. Raises Conflict otherwise.
+    """Return the run. Raises Conflict if an attempt of it has begun and is still running.
 
     An attempt that is only claimed does not count: it waits for the workdir's lock, which the
     caller holds.
@@ -67,7 +67,7 @@ def lost_lease(claim: Claim) -> LostLease:
 
 
 def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
-    """Return the run with the same key, or None. Raises Conflict if its spec or its files
+    """Return the run with the same key, or None. Raises Conflict if that run's spec or files
     differ."""
     row = write.one("run_by_key", ref=spec.key) if spec.key else None
     if row is None:
@@ -102,15 +102,16 @@ def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scop
 
 
 def more_attempts(run: TaskRun, more: int = 1) -> int:
-    """Return the new maximum of attempts when a person allows `more` of them."""
+    """Return the run's maximum number of attempts after a person allows `more` further ones."""
     return max(run.attempts_allowed, run.attempt + more)
 
 
 def next_state(
     run: TaskRun, attempt: Attempt, ending: Ending, now: int
 ) -> tuple[RunState, int, str]:
-    """Return state, run_after and reason after an attempt. A request that a person made during the
-    attempt takes precedence."""
+    """Return the state, `run_after` and reason of a run whose attempt ended. If a person stopped
+    the run or added instructions during the attempt, that takes precedence over the attempt's
+    decision."""
     decision = ending.decision
     if run.cancel_requested and decision.state is RunState.QUEUED:
         return RunState.CANCELLED, now, "stopped on request"
@@ -131,8 +132,8 @@ def settle(
     reason: str,
     condition: Condition | None = None,
 ) -> TaskRun:
-    """Put a run into a state in which no attempt runs, and record that in the journal. Raises
-    ValueError if the state machine has no such move."""
+    """Change the state of a run whose attempt ended, and record the change in the journal. Raises
+    ValueError if the state machine has no such transition."""
     from perdure.model.codec import encode
     from perdure.model.events import RunFinished, RunQueued
 
@@ -165,8 +166,9 @@ def settle(
 def instruct(
     write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN, message: str = ""
 ) -> TaskRun:
-    """Append a version of the instructions, and queue the run if its state is final. Raises
-    NotFound, and Conflict if the key of a message is taken by another one."""
+    """Append a version of the instructions, and queue the run if its state is final. Returns the
+    run. A message with a known key and the same text is ignored. Raises NotFound, and Conflict if
+    the key is used with another text."""
     from perdure.model.events import ContextAdded
 
     run = run_of(write.named(run_id))
@@ -195,9 +197,9 @@ def instruct(
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
-    """Queue a run that has no attempt in progress: due now, with `more` further attempts allowed.
-    A run that is queued already becomes due now. Raises ValueError if the state machine has no such
-    move."""
+    """Queue a run that has no attempt in progress. It is due now, and `more` further attempts are
+    allowed. If it is queued already, it becomes due now. Raises ValueError if the state machine has
+    no such transition."""
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 
@@ -218,16 +220,17 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
 
 
 def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condition, ...]:
-    """Return the run's conditions with the new one. Of each type there is one. `needs_person` is
-    dropped once the run is queued or has succeeded."""
+    """Return the run's conditions together with the new one, at most one of each type.
+    `needs_person` is dropped once the run is queued or has succeeded."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
     if new is None or new.type != WAITING:
         kept.pop(WAITING, None)
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
     if state is RunState.QUEUED:
-        # Somebody wants the run to go on, although the work was taken back on the forge before.
+        # The run was queued again after its work had been taken back on the forge, so the work is
+        # given again.
         kept.pop("withdrawn", None)
-        # The workdir is in use again. The next clean-up checks it again.
+        # The workdir is in use again, and the next clean-up will check it again.
         kept.pop(UNSAVED, None)
     return tuple(kept.values())

@@ -1,10 +1,10 @@
-"""Reads the newest runs with nothing but sqlite3: for `perdure ls`, which has to respond instantly,
-and for verbs that get a name that no run has.
+"""Reads the newest runs with nothing but sqlite3. Used by `perdure ls`, which must respond
+instantly, and by commands whose argument names no run.
 
-The functions answer only in the normal case. For anything unusual (another schema, an error) they
-return None, and the caller takes the slow path, which reports in a sentence what is wrong. This
-module and its imports must not use typing, pathlib or dataclasses: importing each would cost more
-than the query.
+The functions answer only in the normal case. In any unusual case (another schema version, an error)
+they return None. The caller then uses the ordinary store, which reports the problem in a sentence.
+This module and its imports must not use typing, pathlib or dataclasses, because importing each
+would take longer than the query.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DETAILS = (
     *("repo", "branch", "prompt", "title", "link", "role", "labels"),
     *("cost_usd", "estimated", "work"),
 )
-"""Fields that are read only for the rows that are shown: they are stored in JSON, which takes
+"""Fields that are read only for the rows that are shown. They are stored in JSON, which takes
 longer to read than a column."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
  substr(json_extract(spec, '$.prompt'), 1, {LISTED_PROMPT}), title, link, rule,
@@ -55,7 +55,7 @@ _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace,
  FROM runs WHERE ordinal = ?"""
 
 _ONLY = "AND (agent IN ({0}) OR rule IN ({0})) "
-"""Condition for runs of certain agents or roles."""
+"""SQL condition that selects runs of certain agents or roles."""
 
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 CHANGED = COLUMNS.index("updated")
@@ -64,11 +64,11 @@ CHANGED = COLUMNS.index("updated")
 def newest(
     path: str, states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[dict[str, str | int]] | None:
-    """Return the rows of `find` by last change, the latest first, as dicts with the names in
-    COLUMNS and DETAILS. None if they cannot be read quickly.
+    """Return the rows of `find` in the order of their last change, latest first, as dicts with the
+    names in COLUMNS and DETAILS as keys. Returns None if they cannot be read quickly.
 
-    `agents`: only runs of these agents or roles, if any are given; `since`: only runs changed
-    after this time, in ms.
+    `agents`: only runs of these agents or roles, if any are given; `since`: only runs that changed
+    after this time (ms).
     """
     try:
         os.stat(path)  # noqa: PTH116
@@ -80,8 +80,8 @@ def newest(
     if connection is None:
         return None
     try:
-        # Each state is read in the order of an index; a query for all states would sort the whole
-        # table.
+        # Each state is read in the order of an index. A query for all states would have to sort the
+        # whole table.
         only = _ONLY.format(",".join("?" * len(agents))) if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
@@ -103,8 +103,8 @@ def newest(
 
 
 def names_beside(path: str, ref: str) -> list[str] | None:
-    """Return the newest names if no run has `ref` as its name, key, id or beginning of an id.
-    Return None if a run matches, or if that cannot be decided quickly."""
+    """Return the names of the newest runs, if no run has `ref` as its name, its key, or the
+    beginning of its id. Returns None if a run has, or if that cannot be determined quickly."""
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -131,8 +131,8 @@ def names_beside(path: str, ref: str) -> list[str] | None:
 
 
 def _opened(path: str) -> sqlite3.Connection | None:
-    """Return the database, opened for reading; None if that fails or if it has another schema
-    version."""
+    """Return a read-only connection to the database; None if that fails or if the database has
+    another schema version."""
     try:
         connection = sqlite3.connect(
             f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None
@@ -149,7 +149,7 @@ def _opened(path: str) -> sqlite3.Connection | None:
 
 
 def _schema() -> int:
-    """Return the schema version of this perdure: the number of its newest migration."""
+    """Return the schema version of this perdure: the number of the newest migration script."""
     names = os.listdir(f"{HERE}/migrations")  # noqa: PTH208
     return max(int(name.partition("_")[0]) for name in names if name.endswith(".sql"))
 

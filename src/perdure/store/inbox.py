@@ -1,5 +1,5 @@
-"""The inbox in SQL: `perdure.protocols.InboxStore`. A delivery is stored before its forge gets an
-answer, and only once, however often it is sent."""
+"""The inbox in SQL: `perdure.protocols.InboxStore`. A delivery is stored before the forge gets its
+answer, and is stored only once even if it is sent several times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL = 2**62
 
 
 class Inbox(Plans):
-    """A `Plans` that also stores the inbox."""
+    """Adds the methods of `InboxStore` to the store."""
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
         with self._write() as write:
@@ -93,7 +93,7 @@ class Inbox(Plans):
 
 def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
     """Mark deliveries as `handled`, in the transaction that gives the run their instructions.
-    Raises Conflict if another process has already settled one."""
+    Raises Conflict if another process has already settled one of them."""
     if not numbers:
         return
     from perdure.model.forge.deliveries import DeliveryState

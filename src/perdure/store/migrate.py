@@ -1,8 +1,9 @@
-"""Upgrades the schema: numbered scripts, all in one transaction, counted by `PRAGMA user_version`.
+"""Upgrades the schema with numbered scripts, all in one transaction. `PRAGMA user_version` has the
+number of the last script.
 
-Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves either the
-previous schema or the newest one. A new database is empty until its schema is complete. If many
-processes upgrade at once, the first one to get the write lock does it.
+Called by `sqlite.connect`. After a kill, a full disk or a power cut, the database has either the
+previous schema or the newest one. A new database stays empty until its schema is complete. If
+several processes upgrade at once, the first one to get the write lock does it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from perdure.errors import StoreError
 SCRIPTS = Path(__file__).parent / "migrations"
 
 APPLICATION = 0x70726472
-"""`PRAGMA application_id` of perdure's databases ("prdr"). A file of another program is not
-touched."""
+"""`PRAGMA application_id` of perdure's databases ("prdr"). A database of another program has a
+different one, and is not changed."""
 
 
 def newest(scripts: Path = SCRIPTS) -> int:
-    """Return the schema version that this perdure writes."""
+    """Return the schema version of this perdure: the number of its newest script."""
     return max(number for number, _ in numbered(scripts))
 
 
 def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
-    """Return the schema version of a database, 0 for an empty one. Raises StoreError for a database
-    of a newer perdure or of another program."""
+    """Return the schema version of a database; 0 for an empty one. Raises StoreError for a database
+    from a newer perdure or from another program."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
     if owner != APPLICATION and (
@@ -46,7 +47,8 @@ def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIP
 
 
 def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> None:
-    """Upgrade the schema, or change nothing. The connection must be in autocommit mode."""
+    """Upgrade the schema. An error leaves the database unchanged. The connection must be in
+    autocommit mode."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = version_of(connection, place, scripts)
@@ -69,7 +71,8 @@ def numbered(scripts: Path = SCRIPTS) -> list[tuple[int, Path]]:
 
 
 def statements(script: str) -> Iterator[str]:
-    """Yield the statements one at a time: `executescript` would commit before it begins."""
+    """Yield the statements of a script one at a time. `executescript` cannot be used, because it
+    commits before it begins."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line

@@ -1,5 +1,5 @@
-"""The outbox of notices in SQL: `perdure.protocols.NoticeStore`. The position in the audit trail
-and the notices of its lines are stored together, so that each line is considered once."""
+"""The notices to people in SQL: `perdure.protocols.NoticeStore`. The position in the audit trail
+and the notices of its lines are stored together, so that each line is processed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Notices(Postings):
-    """A `Postings` that also stores notices."""
+    """Adds the methods of `NoticeStore` to the store."""
 
     def notices_seen(self) -> int | None:
         rows = self._rows("notices_seen")

@@ -1,7 +1,7 @@
 """Plans in SQL: `perdure.protocols.PlanStore`. The process that works on a plan holds its lease.
 
-The only change made to a run here is to add instructions, in one transaction with the plan's own
-record of them.
+This module changes runs in only one way: it appends instructions, in the same transaction as the
+plan's record of them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from perdure.rules.plan import PlannedRun, PlanRun
 
 _OF_THE_ROW = ("created", "updated", "worker", "lease_until")
-"""Fields of a plan that are stored in columns. The other fields are in the row's body, which only
-the holder of the lease writes."""
+"""Fields of a plan that are stored in columns. The other fields are stored as JSON in `body`, which
+only the holder of the lease writes."""
 
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class Plans(StoreWrites):
-    """A `StoreWrites` that also stores plans."""
+    """Adds the methods of `PlanStore` to the store."""
 
     def add_plan(self, plan: PlanRun) -> PlanRun:
         with self._write() as write:

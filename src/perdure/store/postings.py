@@ -1,5 +1,5 @@
-"""Postings in SQL: `perdure.protocols.PostingStore`. Due postings are found by comparing states, so
-nothing is lost if an event was missed."""
+"""Postings in SQL: `perdure.protocols.PostingStore`. Due postings are found by comparing a run's
+state with the posting, so a missed event does no harm."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from perdure.model.forge.postings import Posting
 
 HERE = "here"
-"""Holder of a posting if no other host shares the database. A lock in the state directory keeps a
-second process from posting."""
+"""Name of the holder of a posting if no other host shares the database. In that case a lock in the
+state directory keeps a second process from posting."""
 
 
 class Postings(Inbox):
-    """An `Inbox` that also stores postings."""
+    """Adds the methods of `PostingStore` to the store."""
 
     def posting(self, run_id: str) -> Posting | None:
         rows = self._rows("posting", run=run_id)

@@ -1,7 +1,7 @@
-"""The store's statements, read once from `queries.sql`: `SQL["claim_next"]`.
+"""Loads the store's statements from `queries.sql`, once: `SQL["claim_next"]`.
 
-They are written for SQLite, in portable SQL; `store.postgres.translation` converts the parameters
-to the form that psycopg takes.
+They are written for SQLite, in portable SQL. `store.postgres.translation` converts the parameters
+to psycopg's form.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _MARK = "-- name: "
 
 
 def load(text: str) -> dict[str, str]:
-    """Return the named statements of a text. A comment line `-- name: x` above a statement names
-    it."""
+    """Return the statements of a text by name. The name of a statement is in the comment line `--
+    name: x` above it."""
     statements: dict[str, str] = {}
     for part in ("\n" + text).split("\n" + _MARK)[1:]:
         name, _, statement = part.partition("\n")

@@ -1,5 +1,5 @@
-"""The queries of the store. Nothing here writes, and `find` decodes no JSON, which keeps `perdure
-ls` fast."""
+"""The queries of the store. Nothing here writes. `find` decodes no JSON, which keeps `perdure ls`
+fast."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 ALL = 2**62
 PREFIX = 4
-"""Minimum number of leading characters of an id that identify a run."""
+"""Minimum length of the beginning of an id by which a run can be named, in characters."""
 
 
 class StoreReads:
-    """The half of `SqlStore` that reads. The methods are those of `RunStore` and `SessionStore`."""
+    """The reading half of `SqlStore`. `RunStore` and `SessionStore` document its methods."""
 
     def __init__(self, database: Database, host: Host = NOWHERE) -> None:
         self._database = database
@@ -56,7 +56,7 @@ class StoreReads:
         return self._database.now()
 
     def close(self) -> None:
-        """End the connection; the store cannot be used afterwards."""
+        """Close the database. The store cannot be used afterwards."""
         self._database.close()
 
     def problems(self) -> list[str]:
@@ -81,8 +81,8 @@ class StoreReads:
             if not states:
                 rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
-                # Each state is read in the order of an index; a query for all states would sort the
-                # whole table.
+                # Each state is read in the order of an index. A query for all states would have to
+                # sort the whole table.
                 rows = list(
                     chain.from_iterable(
                         cursor.execute(
@@ -217,8 +217,8 @@ class StoreReads:
 
 
 def named(cursor: Any, ref: str) -> Row:
-    """Return the row of the run that a person means by an id, a name, a key or the beginning of an
-    id. Raises NotFound, with similar names in the hint."""
+    """Return the row of the run with this id, name, key or beginning of an id. Raises NotFound,
+    with similar names in the hint."""
     for statement in ("run_by_id", "run_by_name", "run_by_key"):
         if ref:
             row = cursor.execute(SQL[statement], {"ref": ref}).fetchone()
@@ -226,8 +226,8 @@ def named(cursor: Any, ref: str) -> Row:
             row = None
         if row is not None:
             return row
-    # `above` sorts after all texts that begin with `ref`. This uses the index, and unlike with LIKE
-    # there are no wildcards to escape.
+    # `above` sorts after all texts that begin with `ref`. The comparison uses the index and, unlike
+    # LIKE, has no wildcards to escape.
     if len(ref) >= PREFIX:
         near = cursor.execute(
             SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}

@@ -1,6 +1,6 @@
-"""Statements on requests within a transaction: stored with the end of an attempt, given to the next
-one, superseded when the run goes on or ends without them. Called by `fence`, `sql`, `retention` and
-`answers`."""
+"""Statements on requests within a transaction. A request is stored at the end of an attempt, given
+to the next attempt, or superseded when the run continues or ends without it. Called by `fence`,
+`sql`, `retention` and `answers`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def of_run(write: Write, run_id: str) -> list[AgentRequest]:
 
 
 def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
-    """Store new requests, and record them in the journal."""
+    """Store the new requests of an attempt, and record them in the journal."""
     from perdure.model.codec import encode
     from perdure.model.events import AnyEvent, RequestAnswered, RequestMade
 
@@ -55,7 +55,8 @@ def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
 
 
 def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
-    """Replace a request that is still in the state `was`. Return whether it was."""
+    """Replace a request, but only if it is still in the state `was`. Returns whether it was
+    replaced."""
     from perdure.model.codec import encode
 
     row = write.one(
@@ -70,7 +71,7 @@ def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
 
 
 def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
-    """Store that an attempt is given these answers. Expired requests get their default answer here.
+    """Store that an attempt gets these answers. An expired request gets its default answer here.
     Raises LostLease if one of them was changed meanwhile."""
     from perdure.model.events import RequestGiven
 
@@ -94,8 +95,8 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
 
 
 def release(write: Write, run: TaskRun, why: str) -> None:
-    """Supersede the requests of a run, also those that were answered but not used. If the run waits
-    for them, make it due."""
+    """Supersede the requests of a run, including those with an answer that no attempt got. If the
+    run waits for an answer, make it due."""
     from perdure.model.codec import encode
 
     supersede(write, run.id, why, answered=True)
@@ -105,8 +106,8 @@ def release(write: Write, run: TaskRun, why: str) -> None:
 
 
 def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) -> None:
-    """Close the open requests of a run, whose agent will not be given an answer. `answered`: also
-    close those that were answered but not used."""
+    """Mark the open requests of a run as superseded, because its agent will not get an answer.
+    `answered`: also mark those with an answer that no attempt got."""
     from perdure.model.events import RequestSuperseded
 
     for each in of_run(write, run_id):

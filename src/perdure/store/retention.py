@@ -1,8 +1,8 @@
-"""Writes about stored runs: checkpoints, removal from the list and return to it, runs from other
-machines, resets.
+"""Writes outside of an attempt: checkpoints, removal from the list and return to it, runs from
+other machines, resets.
 
-This is the half of `SqlStore` that no attempt calls while it runs, except for `add_checkpoint`. The
-methods are those of `RunStore`.
+This is the half of `SqlStore` that a running attempt does not call, except for `add_checkpoint`.
+`RunStore` documents the methods.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 
 OF_WORKDIR = (UNSAVED, "half_back")
-"""Types of the conditions that concern a run's workdir."""
+"""Types of conditions that describe a run's workdir."""
 
 
 class StoreWrites(StoreReads):
-    """A `StoreReads` that can also write. `_write` is one transaction; the observers see its
+    """A `StoreReads` that can also write. `_write` opens one transaction. The observers get its
     Records after the commit."""
 
     def __init__(
@@ -56,9 +56,9 @@ class StoreWrites(StoreReads):
         super().__init__(database, host)
         self._observers = tuple(observers)
         self.actor = PERDURE
-        """The actor that is recorded for a write if no actor was named."""
+        """Actor to record for a write if the caller names none."""
         self.cache: CachedLookups | None = None
-        """Answers `look_up`, and is updated when sessions are stored."""
+        """Cache that answers `look_up`. It is updated whenever sessions are stored."""
 
     def close(self) -> None:
         if self.cache is not None:
@@ -91,7 +91,8 @@ class StoreWrites(StoreReads):
             for session in sessions:
                 write.put_session(session)
             if not event.files_only:
-                # An answer belongs to the conversation in which the agent asked.
+                # An answer is only valid in the conversation in which the agent asked, so the
+                # requests are superseded.
                 release(write, run, "an earlier checkpoint was restored")
             write.note(run.id, 0, [event])
             return run
@@ -168,7 +169,8 @@ class StoreWrites(StoreReads):
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
                 kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
                 if len(kept) < len(run.conditions):
-                    # Conditions of the workdir no longer hold: the next workdir begins empty.
+                    # The next workdir begins empty, so conditions that describe the old one are
+                    # dropped.
                     run = run_of(
                         write.one(
                             "tell_run", id=run.id, conditions=encode(tuple(kept)), now=write.now
@@ -217,9 +219,9 @@ class StoreWrites(StoreReads):
 
     @contextmanager
     def _write(self, claim: Claim | None = None, *, by_itself: bool = False) -> Iterator[Write]:
-        """Open a write transaction. Under a claim it may only touch the claim's own run, workdir
-        and conversation, because others may write at the same time. Under a claim, or with
-        `by_itself`, perdure is the recorded actor, even in a process that a person started."""
+        """Open a write transaction. Under a claim it must only touch the claim's own run, workdir
+        and conversation, because other writes may happen at the same time. Under a claim, or with
+        `by_itself`, perdure is recorded as the actor, even in a process that a person started."""
         claimed = claim is not None
         actor = PERDURE if claimed or by_itself else current(self.actor)
         with self._database.writing(claimed=claimed) as (cursor, now):
@@ -238,8 +240,8 @@ class StoreWrites(StoreReads):
 
 
 def _log_failed(observer: Observer) -> None:
-    """Log that an observer raised, and go on: observers are foreign code, and the transaction is
-    committed."""
+    """Log that an observer raised, and continue. Observers may be code of other packages, and the
+    transaction is already committed."""
     import logging
 
     logging.getLogger("perdure").warning("the observer %r raised", observer, exc_info=True)

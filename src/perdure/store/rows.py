@@ -1,7 +1,7 @@
 """Converts database rows to model objects and back. `codec` is imported late, because listing runs
-decodes nothing.
+does not decode anything.
 
-Called by `reads` and `sql`. A row is anything that returns a column by its name.
+Called by `reads` and `sql`. A row is any object that returns a column by its name.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 Noun = TypeVar("Noun")
 
 Row = Any
-"""A row of either database: `row["column"]`."""
+"""A row from SQLite or PostgreSQL: `row["column"]`."""
 
 REMEMBERED = 2000
-"""Number of decoded events that are kept in memory."""
+"""Maximum number of decoded events that are cached in memory."""
 REMEMBERED_SIZE = 2048
-"""Maximum length of a remembered event as it is stored, in characters. Longer ones are not kept in
-memory: an agent may write events of 16 KiB, and a server runs for months."""
+"""Maximum length of a stored event that is cached, in characters. Longer events are not cached,
+because an agent may write events of 16 KiB, and a server runs for months."""
 MAX_TIME = 2**53
-"""The latest time that is stored, in ms. It is needed because an agent may report any number as the
-end of its limit."""
+"""Latest time that is stored, in ms. Later times are cut, because an agent may report any number as
+the end of its limit."""
 
 
 def noun_of(text: str, kind: type[Noun]) -> Noun:
-    """Decode stored JSON. Raises StoreError if it does not fit the type: it is damaged, or of a
+    """Decode stored JSON. Raises StoreError if it does not fit the type: it is damaged, or from a
     newer perdure."""
     from msgspec import MsgspecError
 
@@ -96,12 +96,12 @@ def given_of(row: Row) -> Given:
 
 
 def claim_of(row: Row) -> Claim:
-    """Return the claim that holds the running run of a row."""
+    """Return the claim that a worker has on the run of a row."""
     return Claim(run_of(row), row["attempt"], row["worker"])
 
 
 def run_row_of(row: Row) -> RunRow:
-    """Return the list entry for a row, which has plain columns only."""
+    """Return the `RunRow` for a row that has only plain columns."""
     from perdure.protocols import RunRow
 
     return RunRow(
@@ -126,7 +126,7 @@ def run_row_of(row: Row) -> RunRow:
 
 
 def placed_of(row: Row) -> PlacedRun:
-    """Return the placed run for a row, which has plain columns and a workspace."""
+    """Return the `PlacedRun` for a row that has plain columns and a workspace."""
     from perdure.protocols import PlacedRun
 
     return PlacedRun(
@@ -145,8 +145,7 @@ def placed_of(row: Row) -> PlacedRun:
 
 
 def scope_of(spec: TaskSpec, run_id: str) -> str:
-    """Return the conversation's scope for a run that is not stored yet, by the same rule as for a
-    stored one."""
+    """Return the scope that a run will have once it is stored."""
     return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
 
 
@@ -191,8 +190,8 @@ def key_values(key: SessionKey) -> dict[str, str]:
 
 
 def host_values(host: Host, now: int) -> dict[str, Any]:
-    """Return the parameters that select the runs that this host may start: its own, those that any
-    host may start, and those that another host has abandoned."""
+    """Return the parameters that select the runs that this host may start. These are its own runs,
+    those that any host may start, and those that another host has abandoned."""
     if not host.id:
         return {"host": "", "left_alone": now}
     return {
@@ -211,9 +210,9 @@ def record_of(row: Row) -> Record:
 
 
 def event_of(text: str) -> AnyEvent:
-    """Decode a stored event. An event that this perdure does not know becomes Unrecognised, with
-    its text. The most recently decoded events are kept in memory, because an attempt reads its
-    run's journal nine times."""
+    """Decode a stored event. An event of an unknown type becomes Unrecognised and keeps its text.
+    The most recently decoded events are cached in memory, because an attempt reads its run's
+    journal nine times."""
     if len(text) > REMEMBERED_SIZE:
         return _decoded(text)
     return _remembered(text)

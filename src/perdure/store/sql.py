@@ -4,9 +4,9 @@
 Every public method is one transaction. A write under a claim first passes the fence
 (`fence.require_claim`): the run must be running, at the claim's attempt, with the claim's worker.
 Otherwise LostLease is raised and nothing is stored. The store itself writes the Record of every
-change of state, in the same transaction. A caller's copy of such an event is dropped, so that each
-is stored once. The schema enforces the most important rules again, against bugs: no two writers, no
-two ends of an attempt, no transition that the state machine does not have.
+change of state, in the same transaction. If a caller passes such an event too, it is dropped, so
+that each is stored once. The schema enforces the most important rules again, against bugs: no two
+writers, no two ends of an attempt, and no transition that the state machine does not have.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 
 class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, AuditTrail):
-    """Implements `perdure.engine.attempt.engine.EngineStore` over one database. Threads may share
-    it; each process opens its own."""
+    """The store over one database: implements `perdure.engine.attempt.engine.EngineStore`. Threads
+    may share it; each process opens its own."""
 
     def add(
         self,
@@ -222,7 +222,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             stored_requests.give(write, begun.answers, claim.attempt)
             kept = tuple(each for each in run.conditions if each.type != WAITING)
             if kept != run.conditions:
-                # Nobody answered in time, so the run no longer waits.
+                # The request expired without an answer, so the run no longer waits.
                 write.do("tell_run", id=run.id, conditions=encode(kept), now=write.now)
             return attempt
 

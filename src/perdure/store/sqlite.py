@@ -1,8 +1,8 @@
-"""SQLite under the store: how a database is opened, how a transaction runs, and how its errors
-become sentences.
+"""SQLite under the store: opens a database, runs its transactions, and turns its errors into
+sentences.
 
 This is one implementation of `dialect.Database`; `postgres` is the other. Every write is BEGIN
-IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and a power cut. There
+IMMEDIATE in WAL with synchronous=FULL, so a committed change survives a kill and a power cut. There
 is one connection with one transaction at a time; threads wait for each other. Do not use it across
 a fork. Never open and close the file by other means: a process loses its POSIX locks on a file when
 it closes any handle of that file.
@@ -26,7 +26,7 @@ from perdure.store.disk import refuse_network
 from perdure.store.migrate import migrate, newest, version_of
 
 BUSY_S = 30.0
-"""Timeout of a write that waits for another process's write, in seconds."""
+"""Maximum wait for another process's write, in seconds."""
 
 SMALLEST_PAGE = 512
 """SQLite's smallest page size, in bytes (sqlite.org/fileformat2.html)."""
@@ -35,7 +35,7 @@ ELSEWHERE = "make it writable, or choose another state directory"
 
 
 class Sqlite:
-    """An open database."""
+    """An open SQLite database."""
 
     def __init__(
         self, connection: sqlite3.Connection, place: str, *, read_only: bool = False
@@ -46,20 +46,20 @@ class Sqlite:
         self.place = place
         self.read_only = read_only
         self._turn = threading.RLock()
-        # The last connection that closes moves the database's log into the file. At the end of the
-        # process nothing is closed automatically, so it is closed here.
+        # When the last connection is closed, SQLite moves the log into the database file. Python
+        # closes no connection at the end of the process, so it is closed here.
         weakref.finalize(self, connection.close)
 
     def now(self) -> int:
-        """Return the time in milliseconds since 1970. The database runs in this process, so the
-        process's clock is the store's own."""
+        """Return the time in milliseconds since 1970, by this machine's clock."""
         return time.time_ns() // 1_000_000
 
     @contextmanager
     def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        """Yield a cursor in one durable transaction, and the time in it. Everything is stored when
-        the block ends, or nothing. `claimed` makes no difference: SQLite has one writer at a time.
-        Raises StoreError, Conflict."""
+        """Yield a cursor in one durable transaction, and the time of the transaction in ms.
+        Everything is stored when the block ends; nothing is stored if the block raises. `claimed`
+        makes no difference, because SQLite has one writer at a time. Raises StoreError, Conflict.
+        """
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self._turn, in_words(self.place, self.ballast):
@@ -79,7 +79,7 @@ class Sqlite:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Cursor]:
-        """Yield a cursor on one view of the database as it is now. Writers are not blocked. Raises
+        """Yield a cursor on one snapshot of the database. Writers are not blocked. Raises
         StoreError."""
         with self._turn, in_words(self.place):
             cursor = self.connection.cursor()
@@ -121,9 +121,10 @@ def connect(
     `read_only` changes nothing in the database, except that an older schema is upgraded. If there
     is no database yet, it opens an empty one in memory. `allow_network` is for users who know that
     their network file system has reliable locks and shared memory. `ballast` is the file that is
-    deleted when the disk is full, to make room.
+    deleted to make room when the disk is full.
     """
-    # Links are not resolved: a moved state directory keeps its name.
+    # Symbolic links are not resolved, so a state directory that was moved and linked keeps its path
+    # in messages.
     path = Path(os.path.abspath(path))  # noqa: PTH100
     place = str(path)
     if not allow_network:
@@ -145,8 +146,8 @@ def _open_for_writing(path: Path, place: str) -> Sqlite:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # The version is checked first: another program's database must not be changed, not even its
-        # mode.
+        # The version is checked first. A database of another program must not be changed, and
+        # neither must its journal mode.
         version = version_of(connection, place)
         _use_wal(connection, place)
         if version < newest():
@@ -171,7 +172,7 @@ def _open_for_reading(path: Path, place: str) -> Sqlite:
     connection.close()
     if version == 0:
         return _empty(place)
-    # An older perdure's schema. Upgrading it is the only write that a reader makes.
+    # The schema is from an older perdure. Upgrading it is the only write that a reader makes.
     _open_for_writing(path, place).close()
     return _open_for_reading(path, place)
 
@@ -185,8 +186,8 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
         connection.close()
         log = Path(f"{place}-wal")
         empty = not log.exists() or not log.stat().st_size
-        # SQLite cannot create its shared memory in a directory that is not writable. Without a log
-        # there is nothing to share.
+        # SQLite cannot create its shared memory in a directory that is not writable. Without a log,
+        # no shared memory is needed.
         if empty and (
             _no_room(error)
             or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -201,9 +202,9 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
 
 
 def _alone(place: str) -> sqlite3.Connection:
-    """Open a database that has a log, on a full disk on which there is no room for the shared
-    memory. A single process may read the log without shared memory (sqlite.org/wal.html, "Use of
-    WAL Without Shared-Memory"). The connection writes nothing except what is in the log already."""
+    """Open a database that has a log, when the disk has no room for the shared memory. A single
+    process may read the log without shared memory (sqlite.org/wal.html, "Use of WAL Without
+    Shared-Memory"). The connection writes only what is already in the log."""
     connection = _raw(_uri(place, "mode=rw"))
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -231,15 +232,16 @@ def _raw(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
-    # Otherwise a write of several rows needs a directory for temporary files, which a container
-    # with a read-only root may not have (SQLITE_IOERR_GETTEMPPATH).
+    # Keep temporary data in memory. Otherwise a write of several rows needs a directory for
+    # temporary files, which a container with a read-only root may not have
+    # (SQLITE_IOERR_GETTEMPPATH).
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
 def _use_wal(connection: sqlite3.Connection, place: str) -> None:
-    """Turn the write-ahead log on. SQLite does not wait for other processes here, so this function
-    does."""
+    """Turn the write-ahead log on. SQLite does not wait for other processes in this case, so this
+    function does."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -259,8 +261,8 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
 
 
 def _refuse_unlike(path: Path, place: str) -> None:
-    """Raise StoreError for a path that cannot be examined: it may be a database. Also raise it for
-    a file smaller than SQLite's smallest page, which SQLite would overwrite."""
+    """Raise StoreError for a path that cannot be examined, because it may be a database. Also
+    raises it for a file smaller than SQLite's smallest page, because SQLite would overwrite it."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -274,8 +276,8 @@ def _refuse_unlike(path: Path, place: str) -> None:
 
 
 def _make_file(path: Path) -> None:
-    """Create an empty file that only its owner can read: it will hold prompts and the agents'
-    variables."""
+    """Create an empty file that only its owner can read, because it will hold prompts and
+    environment variables of agents."""
     if path.is_dir():
         raise StoreError(f"{path} is a directory, not a database", "name a file in it")
     try:
@@ -285,8 +287,8 @@ def _make_file(path: Path) -> None:
             f"The state directory {path.parent} cannot be created: {_why(error)}", ELSEWHERE
         ) from error
     try:
-        # O_EXCL: an existing database must not be opened and closed here (see the module's
-        # docstring).
+        # With O_EXCL, an existing database is not opened and closed here, which would drop its
+        # locks (see the module's docstring).
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return
@@ -302,8 +304,8 @@ def _why(error: OSError) -> str:
 
 @contextmanager
 def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
-    """Turn SQLite's errors into sentences. If the disk was full, delete the ballast, so that the
-    next try has room."""
+    """Turn SQLite's errors in the block into sentences. If the disk was full, delete the ballast,
+    so that the next try has room."""
     try:
         yield
     except sqlite3.IntegrityError as error:
@@ -346,8 +348,8 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
             | sqlite3.SQLITE_CANTOPEN
             | sqlite3.SQLITE_AUTH
         ):
-            # SQLITE_CANTOPEN also occurs while the process has too many open files, so it is
-            # transient.
+            # SQLITE_CANTOPEN also occurs while the process has too many open files, so the error
+            # counts as transient.
             transient = code & 0xFF == sqlite3.SQLITE_CANTOPEN
             return StoreError(
                 f"The database {place} cannot be opened or written: {error}",

@@ -1,5 +1,5 @@
-"""Tokens in SQL: `perdure.protocols.TokenStore`. Only digests of tokens and sign-ins get here,
-never their secrets."""
+"""Tokens in SQL: `perdure.protocols.TokenStore`. This module gets only digests of tokens and
+sign-ins, never their secrets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from perdure.store.notices import Notices
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000
-"""Minimum time between two recorded uses of a token, in milliseconds: not every request should cost
-a write."""
+"""Minimum time between two recorded uses of a token, in milliseconds. It keeps most requests from
+causing a write."""
 
 
 class StoredTokens(Notices):
-    """A `Notices` that also stores tokens and sign-ins."""
+    """Adds the methods of `TokenStore` to the store."""
 
     def add_token(self, token: Token, sha256: str) -> Token:
         with self._write() as write:
@@ -39,7 +39,8 @@ class StoredTokens(Notices):
                     f"There is a token {token.name!r} already",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # A sign-in may remain from the moment when an earlier token of this name was removed.
+            # A sign-in may remain if it was made just when an earlier token of this name was
+            # removed.
             write.do("sign_out_token", token=token.name)
             write.deed("token_added", _named(token))
             return _token_of(row)

@@ -1,5 +1,5 @@
-"""One open write transaction, as `sql` sees it: statements by name, one clock reading, and the
-Records that are written."""
+"""One open write transaction, used by `sql`. It executes statements by name, reads the clock once,
+and collects the Records that are written."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ STATE_KINDS = frozenset(
         "run_finished",
     }
 )
-"""Kinds of the records that change a run's state. All of them are in the audit trail."""
+"""Kinds of records that change a run's state. All of them are added to the audit trail."""
 
 
 class Write:
-    """One write transaction, valid until it ends. `records` and `sessions` are those written so
-    far; observers and the cache get them after the commit."""
+    """One write transaction, valid until it ends. `records` and `sessions` collect what was
+    written. Observers and the cache get them after the commit."""
 
     def __init__(
         self, cursor: Any, now: int, host: Host = NOWHERE, actor: str = PERDURE, *, claimed: bool
@@ -70,19 +70,19 @@ class Write:
         self.sessions: list[Session] = []
 
     def one(self, statement: str, **values: Any) -> Row:
-        """Return the first row of a statement, or None."""
+        """Execute a statement and return its first row, or None."""
         return self._cursor.execute(SQL[statement], values).fetchone()
 
     def all(self, statement: str, **values: Any) -> list[Row]:
-        """Return all rows of a statement."""
+        """Execute a statement and return all rows."""
         return list(self._cursor.execute(SQL[statement], values).fetchall())
 
     def do(self, statement: str, **values: Any) -> None:
-        """Run a statement that returns no rows."""
+        """Execute a statement that returns no rows."""
         self._cursor.execute(SQL[statement], values)
 
     def named(self, ref: str) -> Row:
-        """Return the row of a run. Raises NotFound."""
+        """Return the row of the run that `ref` names. Raises NotFound."""
         return named(self._cursor, ref)
 
     def attempt(self, claim: Claim) -> Attempt:
@@ -92,9 +92,9 @@ class Write:
     def host_of(
         self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
     ) -> dict[str, str]:
-        """Return the host that a new run is bound to. If another run has the same workdir or
-        conversation, return that run's host. Otherwise return this host if the new run needs
-        something local, else no host."""
+        """Return the host to which a new run is bound, as parameters of a statement. If another run
+        has the same workdir or conversation, this is that run's host. Otherwise it is this host if
+        the new run needs something local, else no host."""
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
         if self._host.id:
             beside = self.one("host_beside", **values)
@@ -123,13 +123,13 @@ class Write:
             )
 
     def put_attempt(self, attempt: Attempt) -> None:
-        """Replace an attempt that has not ended."""
+        """Replace the stored data of an attempt that has not ended."""
         values = attempt_values(attempt)
         del values["started"]
         self.do("put_attempt", **values)
 
     def receive(self, claim: Claim, version: int) -> None:
-        """Store that the running turn took the messages up to this version."""
+        """Store that the running turn has received the messages up to this version."""
         attempt = self.attempt(claim)
         more = version - attempt.context_version
         if more > 0:
@@ -137,7 +137,7 @@ class Write:
             self.put_attempt(changed)
 
     def put_context(self, run_id: str, context: Context) -> None:
-        """Append a version of the instructions."""
+        """Append a version of the instructions to a run."""
         from perdure.model.codec import encode
 
         if context.given != NOTHING_GIVEN:
@@ -172,7 +172,7 @@ class Write:
         self.sessions.append(replace(session, revision=row["revision"]))
 
     def put_checkpoint(self, run: TaskRun, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint of the run, and record that in the journal."""
+        """Store a checkpoint of the run, and record it in the journal."""
         from perdure.model.codec import encode
         from perdure.model.events import CheckpointTaken
 
@@ -198,7 +198,8 @@ class Write:
         self.note(run.id, checkpoint.attempt, [taken])
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Store a run from another machine. Its records keep their times and get new numbers."""
+        """Store a run from another machine, and return it. Its records keep their times and get new
+        numbers."""
         from perdure.model.codec import encode
 
         run = arrival.run
@@ -287,12 +288,12 @@ class Write:
                 actor=self.actor,
             )["seq"]
             self.records.append(Record(run_id, seq, attempt, self.now, event, self.actor))
-            # Events of agents are left out: they are too many for one chain that all writers share.
+            # Events of agents are left out. They are too many for one chain that all writers share.
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
     def deed(self, kind: str, about: str, actor: str = "", run: str = "") -> None:
-        """Add an action without a journal record to the audit trail."""
+        """Add a line to the audit trail for an action that has no record in the journal."""
         self._audit(kind, "", about=about, actor=actor or self.actor, run=run)
 
     def _audit(
@@ -318,8 +319,8 @@ class Write:
         )
 
     def seal(self) -> None:
-        """Append the actions of this transaction to the audit trail. The head of the trail stays
-        locked until the commit, so this must be the last statement."""
+        """Write this transaction's lines to the audit trail. The head of the trail stays locked
+        until the commit, so call this last."""
         if not self._audited:
             return
         from msgspec.structs import asdict
@@ -337,8 +338,8 @@ class Write:
         self.do("put_audit_head", number=number, hash=previous)
 
     def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """Return the events without changes of state. The store writes those itself, each exactly
-        once."""
+        """Return the events without those that record a change of state. The store writes these
+        itself, each exactly once."""
         from perdure.model import events as e
 
         own = (

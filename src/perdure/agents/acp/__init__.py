@@ -1,5 +1,5 @@
-"""The driver for agents that speak the Agent Client Protocol. `registry` makes one for each name
-`acp-NAME`."""
+"""The driver for agents that speak the Agent Client Protocol (ACP). `registry.load` calls `make`
+for each agent name of the form `acp-NAME`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def make(name: str, load: Callable[[str], AgentDriver]) -> AgentDriver:
-    """Return the driver of `acp-NAME`. It reads conversations if `load` has a native driver for the
-    agent. Raise AgentMissing for an invalid name."""
+    """Return the driver for the agent `name` (`acp-NAME`). The native driver that `load` returns
+    for NAME, if there is one, reads the agent's transcripts. Raise AgentMissing for an invalid
+    name."""
     from perdure.agents.acp.driver import KNOWN, AcpDriver
 
     if name in KNOWN:

@@ -1,25 +1,38 @@
-"""A program that runs one turn of an agent that speaks ACP (agentclientprotocol.com, version 1),
-and prints it as JSON lines on stdout.
+"""Runs one turn of an agent that speaks ACP (agentclientprotocol.com, version 1) and prints the
+turn as JSON lines on stdout.
 
-`AcpDriver` starts it by its path with `python -P`, so that nothing is imported from the workdir.
-The one argument is the order as JSON (written by `AcpDriver.command`), the prompt is read from
-stdin, and the agent inherits this process's environment. It needs the library
-`agent-client-protocol` (written against 0.12.1), and of perdure one small module, if the order
-names a directory of requests.
+`AcpDriver` starts this program by its path with `python -P`, so that nothing is imported from the
+workdir. The only argument is the order: a JSON object written by `AcpDriver.command`. The prompt is
+read from stdin, and the agent inherits this process's environment. The program needs the library
+`agent-client-protocol` (written against 0.12.1). It imports one small module of perdure if the
+order names a directory of requests.
 
-Guarantees: no prompt is sent to another conversation than the requested one; the id is printed
-before the prompt is sent; the replay of an old conversation is never printed as an answer; the
-agent has ended when this program ends.
+Guarantees:
+
+- A prompt is only sent to the requested conversation.
+- The conversation's id is printed before the prompt is sent.
+- The replay of an old conversation is never printed as an answer.
+- The agent's process has ended when this program ends.
 
 If the order has `known`, perdure cannot read the agent's transcripts. Then a conversation is loaded
 rather than resumed, and its replay must contain all known items before the prompt is sent. The id
 is printed only if the agent can resume or load a conversation.
 
-Lines: `session` (the id), `marks` (hashes of the items), `prompted`, `tool` (a call that has
-begun), `update` (as the agent sent it), `notice` (text that is not the model's), `again` (a new
-answer replaces one that broke off), `asked` (a permission request and the answer), `end` (stop
-reason and usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn ended by
-itself, 1 it did not, 3 the library is not installed, 143 stopped.
+Types of lines:
+
+- `session`: the conversation's id.
+- `marks`: hashes of the prompt, the answers and the tool calls.
+- `prompted`: the prompt is being sent.
+- `tool`: a call that has begun.
+- `update`: a message as the agent sent it.
+- `notice`: text that does not come from the model.
+- `again`: a new answer replaces one that broke off.
+- `asked`: a permission request and the answer to it.
+- `end`: stop reason and usage.
+- `error`: the stage that failed, with code and message.
+
+Exit codes: 0 if the turn was completed, 1 if it was not, 3 if the library is not installed, 143 if
+the program was stopped.
 """
 
 from __future__ import annotations
@@ -45,28 +58,29 @@ PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Maximum number of pieces of a text for which every run of adjacent pieces is compared. In a text
-of more pieces, only runs up to its end are compared."""
+"""Maximum number of pieces of a text for which every run of adjacent pieces is compared. For a text
+with more pieces, only the runs that extend to its end are compared."""
 QUIET_S = 0.5
-"""Silence after which a replay is over, in seconds: Gemini CLI 0.61.0 sends a part of it after its
-answer to `session/load`."""
+"""Duration of silence after which a replay counts as complete, in seconds. Gemini CLI 0.61.0 sends
+a part of the replay after its response to `session/load`."""
 LATE_S = 10.0
-"""Time limit for the rest of a replay that lacks known items, in seconds."""
+"""Time limit for the rest of a replay in which known items are missing, in seconds."""
 ANNOUNCED_S = 2.0
-"""Maximum wait for the announcement of a call for which the agent asks a permission, in seconds."""
+"""Maximum wait for the announcement of a tool call after the agent has requested a permission for
+it, in seconds."""
 CANCEL_S = 1.0
 END_S = (3.0, 3.0)
-"""Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
+"""Time limits for the agent to exit, in seconds: after its input was closed, and after SIGTERM."""
 OVER_S = (2.0, 1.0)
-"""The same two times for an agent that has answered; shorter, so that a run ends soon after the
-agent's result."""
+"""Time limits for an agent that has completed its turn, in the order of END_S, in seconds. They are
+shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 LOOKING = ("read", "search", "think")
 
 
 class BridgeRefused(Exception):
-    """The agent cannot carry out the order."""
+    """Raised if the agent cannot carry out the order."""
 
 
 def say(kind: str, **fields: Any) -> None:
@@ -76,12 +90,12 @@ def say(kind: str, **fields: Any) -> None:
 
 
 class Lacking(Exception):
-    """The replay of a conversation lacks known items."""
+    """Raised if known items are missing in the replay of a conversation."""
 
 
 class Items:
-    """The prompts, answers and tool calls of a conversation, in order. The pieces of a text are
-    kept separately."""
+    """Collects the prompts, answers and tool calls of a conversation, in order. The pieces of a
+    text are stored separately."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, list[tuple[str, str]]]] = []
@@ -104,9 +118,9 @@ class Items:
             self.all[-1][1].append((str(update.get("messageId") or ""), words))
 
     def marks(self) -> list[str]:
-        """Return one mark for each answer and each completed call of this turn."""
-        # codex-acp 2.6.0 sends warnings as pieces of an answer, but without the message id that its
-        # answers have.
+        """Return a hash for each answer and each completed tool call of this turn."""
+        # codex-acp 2.6.0 sends warnings as pieces of an answer. They have no message id, but real
+        # answers have one.
         said = chain.from_iterable(pieces for role, pieces in self.all if role == "said")
         named = any(name for name, _ in said)
         found = []
@@ -117,27 +131,28 @@ class Items:
         return found
 
     def possible(self) -> set[str]:
-        """Return the marks of every text that a replay may contain. A replay may merge messages, so
-        each run of adjacent pieces gets a mark."""
+        """Return the hashes of all texts that a replay may contain. A replay may merge messages, so
+        every run of adjacent pieces is hashed."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]
             for first in range(len(words)):
-                # In a replay of thousands of pieces, only runs up to the end of the text are
-                # compared.
+                # Hashing every run would be too slow for thousands of pieces, so only the runs that
+                # extend to the end of the text are hashed.
                 ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
                 found.update(mark(role, "".join(words[first:end])) for end in ends)
         return found
 
 
 def mark(role: str, text: str) -> str:
-    """Return a hash that does not depend on white space."""
+    """Return a hash of the text, prefixed with its role. Differences in white space do not change
+    it."""
     plain = " ".join(text.split()).encode("utf-8", "surrogatepass")
     return f"{role}:{hashlib.sha256(plain).hexdigest()[:16]}"
 
 
 class Tale:
-    """Converts the agent's messages of the turn into lines, in order."""
+    """Converts the agent's messages of the turn into output lines, in order."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.notices: bool = order["notices"]
@@ -155,14 +170,14 @@ class Tale:
         elif kind == "agent_message_chunk":
             self._said(update)
         elif kind == "session_info_update":
-            # codex-acp 2.6.0 ends a failed turn with `end_turn`; only this status says that it
-            # failed.
+            # codex-acp 2.6.0 ends a failed turn with the stop reason `end_turn`. Only this status
+            # shows that the turn failed.
             status = ((update.get("_meta") or {}).get("codex") or {}).get("threadStatus") or {}
             self.failed = self.failed or status.get("type") == "systemError"
 
     def _tool(self, update: dict[str, Any]) -> None:
-        """Print a call once, when it has really begun: OpenCode announces a call before it knows
-        the command."""
+        """Print a tool call once, when its status is no longer `pending`. OpenCode announces a
+        pending call before it knows the command."""
         self.answer = ""
         key = str(update.get("toolCallId"))
         self.calls[key] = {
@@ -188,9 +203,9 @@ class Tale:
 
 
 def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments of a call for which the agent asks a permission. They are taken
-    from the announcement of the call (`begun`), else from the request: OpenCode's request has only
-    the arguments of the permission."""
+    """Return name and arguments of a tool call for which the agent requests a permission. They are
+    taken from the announcement of the call (`begun`). If it has no arguments, they are taken from
+    the request (`asked`): OpenCode's request has only the arguments of the permission."""
     told = next((each for each in (begun, asked) if each.get("rawInput")), asked)
     given = told.get("rawInput")
     if not isinstance(given, dict) or not given:
@@ -204,8 +219,8 @@ def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[
 
 
 class Ear(Tale):
-    """Answers the agent's requests: only permissions are supported. The agent handles files and
-    terminals itself."""
+    """Receives the agent's messages and answers its permission requests. No other requests are
+    supported, because the agent handles files and terminals itself."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         super().__init__(order)
@@ -213,7 +228,7 @@ class Ear(Tale):
         self.allow: str = order["allow"]
         self.requests: str = order.get("requests", "")
         self.approved: set[str] = set()
-        """Calls of this turn that a person has allowed: id and digest."""
+        """Calls of this turn that a person has allowed, each as its id and its digest."""
         self.refused = False
         self.told = asyncio.Event()
         self.prompted = False
@@ -221,8 +236,9 @@ class Ear(Tale):
         self.items = Items()
 
     def observe(self, event: Any) -> None:
-        """Process every incoming message, whether or not the library's schema knows it. A message
-        before the prompt is part of a replay, or has no meaning for the turn."""
+        """Process an incoming message, including messages that the library's schema does not know.
+        A message that arrives before the prompt is only collected, because it belongs to a replay.
+        """
         message = event.message
         self.heard = time.monotonic()
         if message.get("method") == "session/update":
@@ -236,7 +252,7 @@ class Ear(Tale):
                 self.told.set()
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
-        """Do nothing: `observe` has processed the message already, without the schema."""
+        """Do nothing, because `observe` has already processed the message."""
 
     async def request_permission(
         self, session_id: str, tool_call: Any, options: list[Any], **_: Any
@@ -252,7 +268,7 @@ class Ear(Tale):
         if granted:
             wanted = ("allow_once", "allow_always")
         elif self.is_approved(tool_call.tool_call_id, name, given):
-            # Grant this one call only, never more.
+            # The person allowed only this call, so never choose `allow_always`.
             granted, wanted = True, ("allow_once", "allow_once")
         else:
             wanted = ("reject_once", "reject_always")
@@ -274,9 +290,13 @@ class Ear(Tale):
         )
 
     def permits(self, kind: str, places: list[str]) -> bool:
-        """Return whether a call is granted. By `allow`: `nothing` (the agent's own mode is the
-        limit), `look` (reading only), `work` (all but known paths outside of the workdir),
-        `anything`."""
+        """Return whether `allow` grants a tool call of this kind on these paths.
+
+        - `nothing`: grants no call, because the agent's own mode is the limit.
+        - `look`: grants calls that only read.
+        - `work`: grants calls without a path outside of the workdir.
+        - `anything`: grants every call.
+        """
         inside = all((self.cwd / place).resolve().is_relative_to(self.cwd) for place in places)
         return (
             self.allow == "anything"
@@ -285,8 +305,9 @@ class Ear(Tale):
         )
 
     async def announced(self, call: str) -> dict[str, Any]:
-        """Return the call as the agent announced it; empty if it does not. OpenCode 1.18.33 sends
-        the announcement and the request in either order."""
+        """Return the announcement of the tool call, or an empty dict if there is none after
+        ANNOUNCED_S. OpenCode 1.18.33 sends the announcement and the permission request in either
+        order."""
         end = time.monotonic() + ANNOUNCED_S
         while not (found := self.calls.get(call) or {}).get("rawInput"):
             self.told.clear()
@@ -297,8 +318,9 @@ class Ear(Tale):
         return found
 
     def is_approved(self, call: str, name: str, given: dict[str, Any]) -> bool:
-        """Return whether a person allowed this call. The approval is used up by it; an agent may
-        ask for several permissions of the same call."""
+        """Return whether a person allowed this tool call, and mark the approval as used. An agent
+        may request several permissions for one call, so the answer is the same for the rest of the
+        turn."""
         if not self.requests:
             return False
         from perdure.agents.shared.answers import digest, use
@@ -318,8 +340,8 @@ class Ear(Tale):
 async def converse(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], prompt: str
 ) -> int:
-    """Run one turn and return the exit code. Every failure of the agent is printed as one `error`
-    line."""
+    """Run one turn and return the exit code. A failure of the agent is printed as one `error` line.
+    """
     from acp import RequestError, text_block
 
     stage = "initialize"
@@ -383,7 +405,7 @@ async def converse(
         if ear.failed:
             say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
             return 1
-        # Over codex-acp 2.6.0, every refusal of a call cancels the turn.
+        # With codex-acp 2.6.0, every denied call cancels the turn.
         over = answer.stop_reason == "end_turn" or (
             answer.stop_reason == "cancelled" and ear.refused
         )
@@ -404,9 +426,9 @@ async def converse(
 async def open_session(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[str, Any]:
-    """Open a new conversation, or fork or continue the requested one. Return its id and the agent's
-    answer. To continue a conversation, the agent resumes it if it can (then there is no replay),
-    else loads it."""
+    """Open a new conversation, or fork or continue the requested one. Return the conversation's id
+    and the agent's response. To continue, use `session/resume`, which sends no replay; if the agent
+    lacks it, use `session/load`. Raise BridgeRefused if the agent cannot do what is needed."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     sessions = getattr(can, "session_capabilities", None)
     if getattr(sessions, "additional_directories", None):
@@ -434,7 +456,7 @@ async def open_session(
 
 
 def keeps(can: Any) -> bool:
-    """Return whether the agent says that it can load or resume a conversation."""
+    """Return whether the agent reports that it can load or resume a conversation."""
     return bool(
         getattr(can, "load_session", False)
         or getattr(getattr(can, "session_capabilities", None), "resume", None)
@@ -444,8 +466,9 @@ def keeps(can: Any) -> bool:
 async def take_up(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load the conversation, or resume it if the agent cannot load. Return the agent's answer, and
-    the way in which the conversation was opened. Raise Lacking or BridgeRefused."""
+    """Load the conversation and check its replay; resume it if the agent cannot load. Return the
+    agent's response, and fields that tell how the conversation was opened. Raise Lacking if the
+    replay is incomplete, BridgeRefused if the agent can neither load nor resume."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
         if not keeps(can):
@@ -476,8 +499,8 @@ async def take_up(
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
-    """Return whether the agent's own list of conversations lacks this one. If an error names no
-    cause, this is the only proof that the conversation is missing."""
+    """Return whether the conversation is missing in the agent's own list of conversations. If an
+    error names no cause, only this list proves that the conversation is missing."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False
     cursor: str | None = None
@@ -495,8 +518,8 @@ async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> boo
 async def settle(
     agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
 ) -> None:
-    """Set mode and model; this is needed again in every turn. Raise if the agent does not offer
-    them, so that no turn runs with other settings."""
+    """Set mode and model, as is necessary in every turn. Raise BridgeRefused if the agent does not
+    offer the model, so that no turn runs with another one."""
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:
@@ -519,7 +542,7 @@ async def settle(
 
 
 def values(options: list[Any]) -> Iterator[str]:
-    """Yield the values of an option, also of one with groups."""
+    """Yield the values of a list of options, including those inside groups."""
     for option in options:
         if hasattr(option, "options"):
             yield from values(option.options)
@@ -528,7 +551,7 @@ def values(options: list[Any]) -> Iterator[str]:
 
 
 async def carry_out(order: dict[str, Any], prompt: str) -> int:
-    """Start the agent, run the turn and end the agent; return the exit code."""
+    """Start the agent, run the turn, end the agent, and return the exit code."""
     from acp.client.connection import ClientSideConnection
 
     pipe = asyncio.subprocess.PIPE
@@ -570,8 +593,8 @@ async def carry_out(order: dict[str, Any], prompt: str) -> int:
 
 
 async def end(process: asyncio.subprocess.Process, times: tuple[float, float]) -> None:
-    """End the agent: close its input, then send SIGTERM, then SIGKILL. The shim handles its
-    leftovers."""
+    """End the agent: close its input, then send SIGTERM, then SIGKILL. Processes that the agent
+    leaves behind are handled by the shim."""
     assert process.stdin is not None
     process.stdin.close()
     for last_word, time_s in zip((process.terminate, process.kill), times, strict=True):

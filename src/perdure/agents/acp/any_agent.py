@@ -1,12 +1,15 @@
-"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
-command. Made by `acp.make`.
+"""The driver for ACP agents without a native driver: `acp-NAME`, where the variable
+PERDURE_ACP_NAME holds the agent's command. Created by `acp.make`.
 
-perdure does not know where such an agent keeps its conversations, so it cannot prove from files
-that a conversation continued. If the agent can load a conversation, it replays all of it, and the
-bridge compares the replay with perdure's own record before the prompt is sent. If the agent can
-only resume a conversation, perdure relies on the agent's word. If it can do neither, each attempt
-begins a new conversation and is given the project map. The user names further environment variables
-for the agent with `--env`.
+perdure does not know where such an agent stores its conversations, so it cannot prove from files
+that a conversation continued. Three cases:
+
+- An agent that can load a conversation replays all of it. The bridge compares the replay with
+  perdure's own record before the prompt is sent.
+- For an agent that can only resume a conversation, perdure relies on the agent's response.
+- With any other agent, each attempt begins a new conversation and is given the project map.
+
+The user names further environment variables for the agent with `--env`.
 """
 
 from __future__ import annotations
@@ -48,12 +51,12 @@ from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, War
 from perdure.rules.transcript_repair import Mended
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""Permissions that the bridge grants by level, in the bridge's terms. Nothing else restricts the
-agent, so `read` is refused."""
+"""Value of the bridge's option `allow` for each permissions level. Nothing else restricts the
+agent, so the level `read` is refused."""
 
 
 class AnyAcpDriver:
-    """An `AgentDriver`."""
+    """Implements `AgentDriver` for an ACP agent without a native driver."""
 
     archive: Archive | None = None
     warm: Warm | None = None
@@ -73,7 +76,8 @@ class AnyAcpDriver:
         self.variable = f"PERDURE_ACP_{name.replace('-', '_').upper()}"
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """Return the agent's whole command as shell words. Raise AgentMissing."""
+        """Return the agent's command, quoted for a shell, with its version. Raise AgentMissing if
+        the command is not set, its program is not found, or the library is not installed."""
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
@@ -92,7 +96,7 @@ class AnyAcpDriver:
         return Program(path=shlex.join(words), version=programs.version(Path(found)))
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Return the user's home: the agent's own home is not known."""
+        """Return the user's home directory, because the agent's own one is not known."""
         return Path(environ.get("HOME") or "/")
 
     def refuse(self, launch: Launch) -> str:
@@ -104,8 +108,8 @@ class AnyAcpDriver:
         return ""
 
     def command(self, launch: Launch) -> Command:
-        """Return the bridge's command, with the order as its argument. Raise ValueError for a
-        fork."""
+        """Return the bridge's command, with the order (JSON) as its argument. Raise ValueError for
+        a fork."""
         asked = launch.continuation
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
             raise ValueError(f"{self.name} has no continuation {asked.kind}")
@@ -147,12 +151,12 @@ class AnyAcpDriver:
         return acp_requests.open_calls(output)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the command that starts the agent alone, because it is not known how the agent
-        continues a conversation."""
+        """Return the command that starts the agent without a conversation. How the agent continues
+        one in its own program is not known."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
 
-    # The place and the format of the agent's conversations are not known, so the methods below find
-    # nothing.
+    # The methods below find nothing, because the place and the format of the agent's conversations
+    # are not known.
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
         return None

@@ -5,14 +5,17 @@ Loaded by `perdure.agents.registry.load`. The driver starts `acp_bridge`, which 
 runs one turn with it and prints the turn as lines. The agent's command is the one in `KNOWN`, or
 the value of the variable PERDURE_ACP_NAME.
 
-Messages of the protocol are no evidence of a conversation. But the agent keeps the conversation
-under the same id as its own command line does. So the agent's native driver handles transcripts,
-copies, prompts, writers and error messages. An agent without a native driver is driven by
-`any_agent`.
+Messages of the protocol do not prove that a conversation was stored. But the agent stores the
+conversation under the same id as when it is used on the command line. So the agent's native driver
+handles transcripts, copies, prompts, writers and error messages. An agent without a native driver
+is driven by `any_agent`.
 
-Permissions are set again for every turn. Codex has modes (its own sandbox; requests beyond it are
-refused). OpenCode and Gemini CLI are restricted as on their command lines. Claude Code only asks
-for permissions, which are answered by the level; so `read` is refused.
+Permissions are set again for every turn:
+
+- Codex has modes. Each mode has its own sandbox, and a request to go beyond it is refused.
+- OpenCode and Gemini CLI are restricted as on their command lines.
+- Claude Code has no restriction of its own over ACP. It requests permissions, which are answered by
+  the level, so the level `read` is refused.
 """
 
 from __future__ import annotations
@@ -78,28 +81,30 @@ BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
 _NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = late_pattern(rf"\s*(?:{LABEL}\s*)*/")
-"""Pattern of a prompt that gets the label. Agents take a prompt that begins with `/word` for one of
-their own commands."""
+"""Pattern of a prompt that needs LABEL in front. Agents take a prompt that begins with `/word` for
+one of their own commands."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 
 class KnownAgent(Struct, frozen=True):
-    """How a known agent is started and restricted. `command`: the program that speaks ACP; empty if
-    the agent's native program does."""
+    """How a known agent is started and restricted.
+
+    `command`: the program that speaks ACP. Empty if the agent's native program speaks ACP itself.
+    """
 
     command: str = ""
     words: tuple[str, ...] = ()
     install: str = ""
     variable: str = ""
-    """Variable that tells the ACP program the path of the agent's native program."""
+    """Variable that gives the ACP program the path of the agent's native program."""
     modes: Mapping[Permissions, str] = field(default_factory=dict)
     allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
-    """Permissions that the bridge grants by level, in the bridge's terms."""
+    """Value of the bridge's option `allow` for each permissions level."""
     fork: bool = False
     retries: int = 0
     notices: bool = False
-    """Whether the agent sends warnings and errors like text of the model, but without a
-    message id."""
+    """Whether the agent sends warnings and errors in the same way as text of the model, but without
+    a message id."""
 
 
 KNOWN = {
@@ -125,13 +130,14 @@ KNOWN = {
         fork=True,
     ),
 }
-"""Written against codex-acp 2.6.0, OpenCode 1.18.33 and Gemini CLI 0.61.0; claude-agent-acp as
-documented for 0.100.0, not run by the tests."""
+"""Known ACP agents by name. Written against codex-acp 2.6.0, OpenCode 1.18.33 and Gemini CLI
+0.61.0. The entry for claude-agent-acp follows the documentation of 0.100.0; the tests do not run
+it."""
 
 
 class AcpArchive(Struct, frozen=True):
-    """The native driver's `Archive`. To restore, it runs the agent's program without the arguments
-    that make it speak ACP."""
+    """Wraps the native driver's `Archive`. Its commands run the agent's program without the
+    arguments that make the program speak ACP."""
 
     native: Archive
     words: tuple[str, ...]
@@ -140,12 +146,12 @@ class AcpArchive(Struct, frozen=True):
         return self.native.read(home, session_id)
 
     def find(self, home: Path, mark: str) -> str:
-        """Return an empty string: over ACP a conversation has no title. It needs none, because its
-        id is printed before the model is asked."""
+        """Return an empty string, because a conversation that began over ACP has no title to search
+        for. None is needed: the id is printed before the prompt is sent."""
         return ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return nothing: over ACP a tool is printed when it begins."""
+        """Return nothing, because over ACP every tool call is printed when it begins."""
         return ()
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
@@ -167,7 +173,7 @@ class AcpArchive(Struct, frozen=True):
         return self._own(program, self.native.restore(program, session_id, copy))
 
     def _own(self, program: Program, command: Command) -> Command:
-        """Return a command of the native driver with the agent's own program, without the words
+        """Return a command of the native driver with the agent's own program, without the arguments
         that make the program speak ACP."""
         given = shlex.split(program.path)
         if tuple(given[-len(self.words) :]) == self.words:
@@ -178,7 +184,7 @@ class AcpArchive(Struct, frozen=True):
 
 
 class AcpDriver:
-    """An `AgentDriver` that builds on the agent's native driver."""
+    """Implements `AgentDriver` over ACP, with the help of the agent's native driver."""
 
     def __init__(self, name: str, native: AgentDriver) -> None:
         self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
@@ -199,8 +205,8 @@ class AcpDriver:
         )
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """Return the agent's whole command as shell words. Raise AgentMissing, also if perdure's
-        extra `acp` is not installed."""
+        """Return the agent's command, quoted for a shell, with its version. Raise AgentMissing if
+        the program is not found or the library is not installed."""
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
@@ -232,8 +238,8 @@ class AcpDriver:
         return self.native.home(environ)
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused: nothing enforces its permissions level, or the native
-        driver has a reason. Empty if it is not refused."""
+        """Return why the launch is refused; empty if it is not. Reasons: nothing can enforce its
+        permissions level, or the native driver refuses it."""
         if launch.spec.permissions not in self.known.allow:
             return (
                 f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
@@ -242,8 +248,8 @@ class AcpDriver:
         return self.native.refuse(launch)
 
     def command(self, launch: Launch) -> Command:
-        """Return the bridge's command, with the order as its argument. Raise ValueError for an
-        invalid id."""
+        """Return the bridge's command, with the order (JSON) as its argument. Raise ValueError for
+        an invalid id, and for a resume by path."""
         asked, level = launch.continuation, launch.spec.permissions
         if asked.rung is Rung.PATH or asked.kind not in (
             Start.FRESH,
@@ -274,19 +280,20 @@ class AcpDriver:
         )
 
     def _fresh(self, launch: Launch) -> Command:
-        """Return the native driver's command for a new conversation: its variables and flags apply
-        here too."""
+        """Return the native driver's command for a new conversation. Its variables also apply over
+        ACP, and so do Gemini CLI's flags."""
         return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
 
     def _checked(self, session_id: str, launch: Launch) -> str:
-        """Return the id. Raise ValueError if the native driver does not accept it."""
+        """Return the conversation's id. Raise ValueError if the native driver does not accept the
+        id."""
         asked = Continuation(kind=Start.RESUME, session_id=session_id)
         self.native.command(replace(launch, continuation=asked))
         return session_id
 
     def _arguments(self, launch: Launch) -> list[str]:
-        """Return the agent's arguments. Gemini CLI takes the flags of its command line over ACP
-        too; the others get only the user's arguments."""
+        """Return the agent's arguments. Gemini CLI accepts the flags of its command line over ACP
+        too; the other agents get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
         return [
@@ -294,7 +301,8 @@ class AcpDriver:
         ]
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
-        """Return the directories that Codex must be able to write to for a commit."""
+        """Return the directories outside of the workdir that Codex must write to for a commit.
+        Empty for other agents."""
         commits = (
             self.native.name == "codex"
             and launch.spec.permissions is Permissions.EDIT
@@ -305,9 +313,9 @@ class AcpDriver:
         return ()
 
     def _hold(self, launch: Launch) -> str:
-        """Return a pattern for a file of Gemini CLI 0.61.0. While the file exists, the bridge waits
-        for the next minute: Gemini would empty the file if it loaded the same conversation twice
-        within one minute."""
+        """Return a pattern for a file of Gemini CLI 0.61.0; empty for other agents. While such a
+        file exists, the bridge waits for the next minute. Gemini would empty the file if it loaded
+        the same conversation twice within one minute."""
         if self.native.name != "gemini":
             return ""
         return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
@@ -333,8 +341,8 @@ class AcpDriver:
         )
 
     def _sent(self, prompt: str) -> str:
-        """Return the prompt, with a label before one that an agent would take for a command.
-        Gemini's own driver knows more such prompts."""
+        """Return the prompt as it is sent: with a label in front if the agent would take the prompt
+        for a command. Gemini's native driver knows more such prompts than `_COMMAND`."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
         if _COMMAND.match(prompt):
@@ -342,7 +350,8 @@ class AcpDriver:
         return prompt
 
     def _original(self, words: str) -> str:
-        """Return the prompt without the label. Gemini's own driver has removed it already."""
+        """Return the prompt without the label that `_sent` added. Gemini's native driver has
+        already removed its label."""
         if self.native.name != "gemini" and _COMMAND.match(words):
             return words.removeprefix(LABEL)
         return words
@@ -381,7 +390,8 @@ class AcpDriver:
         return self.native.replies(transcript)
 
     def total(self, transcript: bytes) -> Usage:
-        """Return zero: over ACP, usage is reported for each turn."""
+        """Return zero, because over ACP usage is reported for each turn and not for the
+        conversation."""
         return Usage()
 
     def open_request(self, content: bytes) -> OpenRequest | None:
@@ -401,12 +411,13 @@ class AcpDriver:
         return acp_requests.open_calls(output)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the interactive command of the agent's native program, found by its name."""
+        """Return the command that opens the conversation in the agent's interactive native program.
+        The program is given by its name only."""
         return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
-        """Return the writers that the native driver finds. For agents other than Codex, add the
-        bridges whose order names the conversation."""
+        """Return the ids of the processes that write to the conversation: those that the native
+        driver finds and, except for Codex, the bridges whose order names the conversation."""
         own = self.native.writers(home, session_id)
         if self.native.name == "codex":
             return own
@@ -414,8 +425,8 @@ class AcpDriver:
 
 
 def _bridges(home: Path, session_id: str) -> Iterator[int]:
-    """Yield the bridges whose order names this conversation. Reads the command lines of all visible
-    processes."""
+    """Yield the process ids of the bridges whose order names this conversation. Reads the command
+    lines of all visible processes."""
     for pid in system.pids() if session_id else ():
         with suppress(OSError):
             words = system.command(pid).split(b"\0")

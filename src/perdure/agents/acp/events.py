@@ -1,7 +1,7 @@
-"""The lines of `acp_bridge` as events. Pure; written against version 1 of the protocol.
+"""Converts the lines of `acp_bridge` into events. Pure; written against version 1 of the protocol.
 
-An agent reports its usage, if at all, once at the end of a turn and for that turn only. Its text
-comes in pieces. Agents use different fields for the command of a call, so several are searched.
+An agent reports its usage at the end of a turn and only for that turn, if at all. Its text arrives
+in pieces. Agents use different fields for the command of a tool call, so several are searched.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ _HINTS = {
     "move": "edits",
     "execute": "runs",
 }
-"""Effect hints by a call's kind. `other` has none."""
+"""Effect hints by a tool call's kind. The kind `other` has no hint."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """Return the events of one line; never raise."""
+    """Return the events of one line of output. Never raise; an unknown line becomes an
+    `Unrecognised` event."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -94,7 +95,7 @@ def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return a denied call for a permission that was not granted."""
+    """Return a `ToolDenied` event if the permission request was not granted, else nothing."""
     if found.get("granted") is not False:
         return ()
     title = json_lines.text(found.get("title"), SUMMARY)
@@ -172,8 +173,8 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """Return the usage of one turn. The agents exclude the cached parts from the input; here the
-    input includes them, as everywhere in perdure."""
+    """Return the usage of one turn. ACP agents report the cached input separately; the result
+    includes it in the input, as everywhere in perdure."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),
@@ -187,7 +188,8 @@ def _usage(used: Any) -> Usage:
 
 
 def _error(found: dict[str, Any]) -> TurnEnded:
-    """Return the failed turn, with the agent's message and the details in its `data`."""
+    """Return the end of a failed turn, with the agent's message and the details in its field
+    `data`."""
     more = (
         json_lines.text(json_lines.part(found, "data", key), SUMMARY)
         for key in ("details", "message", "errorName", "codexErrorInfo")

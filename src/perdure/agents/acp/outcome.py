@@ -1,9 +1,9 @@
-"""How a turn over ACP ended. Pure.
+"""Determines how a turn over ACP ended. Pure.
 
 A turn succeeded if its stop reason is `end_turn` and the bridge's exit code is 0. A failure is a
-JSON-RPC error with the agent's own message. The native driver's classifier (`native`) reads it,
-because the agent's command line prints the same messages. Messages that were observed only over ACP
-are listed here.
+JSON-RPC error with the agent's own message. The native driver's classifier (`native`) reads the
+message, because the agent prints the same messages on its command line. Messages that were observed
+only over ACP are listed here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _K = OutcomeKind
 
 AUTH_REQUIRED = "-32000"
 NOT_FOUND = "-32002"
-"""Error codes of the protocol."""
+"""JSON-RPC error code of ACP for a missing resource. AUTH_REQUIRED above is the code for a missing
+login."""
 NOT_INSTALLED = 3
 STOPPED = 143
 
@@ -27,8 +28,8 @@ _GONE = rule(
     r"no rollout found|thread not found|Invalid session identifier|No previous sessions "
     r"found|Resource not found",
 )
-"""Messages for a lost conversation. codex-acp 2.6.0 sends the second one only at the prompt: its
-resume of a thread whose file is gone succeeds."""
+"""Messages for a lost conversation. codex-acp 2.6.0 reports success when it resumes a thread whose
+file is gone, and sends the second message only after the prompt."""
 _WORDS = (
     rule(
         _K.CONTEXT_EXHAUSTED, r"context.?length|context window|prompt is too long|maximum context"
@@ -51,7 +52,8 @@ Native = Callable[[Exit, Sequence[AgentEvent]], Outcome]
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> Outcome:
-    """Return the outcome of the attempt."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    """
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
@@ -77,15 +79,15 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
 
 
 def refused_to_open(ended: TurnEnded) -> bool:
-    """Return whether the agent answered `session/load` or `session/resume` with an error. An agent
-    that ended meanwhile did not answer."""
+    """Return whether the agent answered `session/load` or `session/resume` with an error. The code
+    is 0 if the agent ended without an answer."""
     answered = ended.facts.get("code", "0") != "0"
     return not ended.ok and answered and ended.facts.get("stage") == "resume"
 
 
 def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
     """Return the kind of outcome that follows from stage, code and stop reason; None if none does.
-    A conversation that could not be opened is not necessarily lost."""
+    A failure to open a conversation does not prove that the conversation is lost."""
     stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
     if stop := ended.facts.get("stop"):
         return _STOPS.get(stop, _K.FAILED)

@@ -1,4 +1,5 @@
-"""Finds the calls that an agent asked for over ACP and that were not granted. Pure."""
+"""Finds the tool calls for which an agent requested a permission over ACP and did not get it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ SUMMARY = 500
 
 
 def may_ask(level: Permissions, allow: str) -> bool:
-    """Return whether a person can allow further calls: at the level `edit`, unless the bridge
-    grants every call anyway."""
+    """Return whether a person can allow more calls than the bridge grants. True only at the level
+    `edit`, and not if the bridge grants every call."""
     return level is Permissions.EDIT and allow != "anything"
 
 
 def open_calls(output: bytes) -> list[OpenCall]:
-    """Return the calls in the bridge's output that the agent asked for and that were not
+    """Return the tool calls in the bridge's output for which a permission was requested and not
     granted."""
     lines = (json_lines.read(line) for line in output.split(b"\n") if b'"asked"' in line)
     asked = [each for each in lines if each and each.get("type") == "asked"]

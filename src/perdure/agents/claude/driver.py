@@ -1,22 +1,22 @@
-"""The driver for Claude Code: how it is started, and what its output and files mean. Written
+"""The driver for Claude Code: how the CLI is started, and what its output and files mean. Written
 against 2.1.329.
 
 Loaded by `perdure.agents.registry.load`. Events, outcomes and transcripts are in modules of their
 own beside this one.
 
-Permissions, and why these flags:
+Permissions, and the reasons for their flags:
 
-- `read`: `dontAsk` denies every call that would need a permission, so only reading tools run, and
+- `read`: `dontAsk` denies every call that would need a permission. So only reading tools run, and
   shell commands that the CLI knows to be harmless. The editing tools are disallowed as well,
   because the user's own settings may allow them.
-- `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash`
+- `edit`: files in the workdir may be changed (`acceptEdits`). Any shell command runs (`Bash` is
   allowed), because the agent could not run tests or git otherwise. A shell command is not confined
   to the workdir. Every other call that would need a permission is denied.
 - `full`: every call runs. As root the CLI refuses this mode unless IS_SANDBOX=1 is in the user's
   environment.
 
-A word `@file` stays in the prompt, and the CLI adds the file to the request, as it does for a
-person.
+A word `@file` stays in the prompt, and the CLI adds the file to the request, as it does in
+interactive use.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
 MAX_PROMPT_BYTES = 10 * 1024 * 1024
-"""Maximum length of a prompt, in bytes. The CLI refuses one byte more: `piped stdin input exceeds
+"""Maximum length of a prompt, in bytes. The CLI refuses a longer one: `piped stdin input exceeds
 10MB`."""
 
 _PERMISSIONS = {
@@ -75,13 +75,13 @@ _UNATTENDED = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_MAX_RETRIES": "3",
 }
-"""Default environment; the user's own variables take precedence. The CLI retries three times: its
-ten retries take minutes, and perdure schedules retries itself."""
+"""Default environment; the user's own variables take precedence. The CLI retries at most three
+times: its default of ten retries takes minutes, and perdure schedules retries itself."""
 
 PROMPT_TOOL = "--permission-prompt-tool"
 ANSWER = 20_000
-"""Number of tokens of the window that 2.1.329 keeps free for the answer: at 50 % of 1,000,000 it
-compacts at 490,000."""
+"""Size of the part of the window that 2.1.329 reserves for the answer, in tokens. At a level of 50
+% of 1,000,000 it compacts at 490,000."""
 
 _RESERVED = frozenset(
     {
@@ -115,7 +115,7 @@ _RESERVED = frozenset(
 
 
 class ClaudeDriver:
-    """An `AgentDriver`."""
+    """Implements `AgentDriver` for Claude Code."""
 
     name = "claude"
     archive = None
@@ -179,9 +179,9 @@ class ClaudeDriver:
         ),
         *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
     )
-    """Patterns of the variables that the agent is given; `!pattern` excludes names. Excluded are
-    the variables that a running Claude Code sets for its children, which would tie the agent to
-    that session, and two settings that would resume a conversation or prevent it from being
+    """Patterns of the variables that are passed to the agent; `!pattern` excludes names. Two groups
+    are excluded: variables that a running Claude Code sets for its children, because they would tie
+    the agent to that session; and settings that resume a conversation or prevent it from being
     saved."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class ClaudeDriver:
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_CLAUDE names, else the first `claude` on PATH. An npm
-        wrapper is resolved to the native program."""
+        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -197,7 +197,8 @@ class ClaudeDriver:
         return Path(environ.get("CLAUDE_CONFIG_DIR") or user_home(environ) / ".claude")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (prompt, arguments or settings); empty if it is not."""
+        """Return why the launch is refused (prompt, arguments or settings); empty if it is not
+        refused."""
         if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude "
@@ -210,8 +211,8 @@ class ClaudeDriver:
         )
 
     def command(self, launch: Launch) -> Command:
-        """Return the command line. The prompt is passed on stdin, so that it is never taken for a
-        flag or for the value of one. Raise ValueError for an invalid id."""
+        """Return the command line, with the prompt on stdin. As an argument, the prompt could be
+        taken for a flag or for the value of one. Raise ValueError for an invalid id."""
         argv = [
             launch.program.path,
             "-p",
@@ -219,28 +220,29 @@ class ClaudeDriver:
             "--verbose",
             *_conversation(launch),
         ]
-        # Only these lines report a reply's usage when the reply begins. Without them, the usage of
-        # an agent that is killed during a reply would be unknown.
+        # Only partial messages report a reply's usage when the reply begins. Without them, the
+        # usage of an agent that is killed during a reply would be unknown.
         argv.append("--include-partial-messages")
         own = settings(launch)
         argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
         if launch.last_word:
             schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
             argv.append(f"--json-schema={schema}")
-        # A settings file of the user's that sets variables is passed on as it is, without hooks.
+        # perdure's hooks are missing in `own` if the user's settings file sets variables: such a
+        # file is passed on unchanged.
         hooked = bool(launch.requests) and HOOK.name in own.argument
         if hooked and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
-            # Without this flag AskUserQuestion is not offered to the model. Nobody reads the
-            # prompts: with a file as input the CLI denies them ("Stream closed"), after the hooks
-            # were asked.
+            # Without this flag the tool AskUserQuestion is not offered to the model. The value
+            # `stdio` means that prompts are answered on stdin. Nobody answers them: stdin is a
+            # file, so the CLI denies them ("Stream closed") after it has run the hooks.
             argv.append(f"{PROMPT_TOOL}=stdio")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         if launch.budget_usd and not any(
             argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
         ):
-            # The CLI counts the cost of this process only, also after a resume (2.1.329), and
-            # checks it after each reply.
+            # The CLI counts only the cost of its own process, also after a resume (2.1.329). It
+            # checks the cost after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
         env = {
             name: value
@@ -250,8 +252,8 @@ class ClaudeDriver:
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),
-            # Resume without a prompt, so that the waiting call is run. A prompt would follow the
-            # call at once, and would close a further waiting call of the agent.
+            # To run a parked call, resume without a prompt. A prompt would be sent right after the
+            # call, and would cancel further calls that the agent parked.
             stdin=b"" if launch.parked else claude_files.sent(launch.prompt).encode(),
             env=env,
             notes=notes,
@@ -326,8 +328,9 @@ class ClaudeDriver:
         return tuple(claude_files.messages(content))
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the interactive command, with the same guard against the CLI's clean-up as an
-        attempt has."""
+        """Return the command that opens the conversation in the interactive program. Like the
+        command of an attempt, it sets a retention, so that the CLI's clean-up deletes no
+        conversations."""
         argv = [
             launch.program.path,
             "--resume",
@@ -342,8 +345,8 @@ class ClaudeDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the flags that select the conversation: a chosen id, a resume by id or path, or a
-    fork."""
+    """Return the flags that select the conversation: a chosen id for a new one, a resume by id or
+    path, or a fork. Raise ValueError for an invalid id or path."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -367,8 +370,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> dict[str, str]:
-    """Return the variables that set the level of the CLI's own compaction, in percent of the window
-    without the part kept free for the answer."""
+    """Return the variables that set the level of the CLI's own compaction. The level is a
+    percentage of the window without the part that is reserved for the answer (ANSWER)."""
     at = launch.compact_at
     if at is None:
         return {}
@@ -385,8 +388,8 @@ def _compact(launch: Launch) -> dict[str, str]:
 
 
 def _fork(launch: Launch) -> list[str]:
-    """Return the flags for the fork's own id and for the point of the parent's transcript that it
-    continues from. Reads the parent's transcript."""
+    """Return the flags for the fork's id and for the message of the parent conversation after which
+    the fork begins. Reads the parent's transcript."""
     asked = launch.continuation
     if asked.fork_id:
         named = [f"--session-id={checked(asked.fork_id)}"]

@@ -1,8 +1,8 @@
-"""Claude Code's `stream-json` lines as events. Pure.
+"""Converts Claude Code's `stream-json` lines into events. Pure.
 
-Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One process may print several
-pairs of `init` and `result`, because a background task that ends starts another turn. Each `result`
-counts the usage since the previous one.
+Observed with 2.1.329 (`claude -p --output-format stream-json --verbose`). One process may print
+several pairs of `init` and `result`, because a background task that ends starts another turn. Each
+`result` counts the usage since the previous `result`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ HOOK_FILE = 1 << 16
 """Maximum number of characters read from a file that the hook wrote."""
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
-"""The events of a reply that report its usage. The thousands of other events are fragments of its
-text, which a later line repeats in full."""
+"""Types of stream events that report the usage of a reply. The thousands of other stream events are
+fragments of the reply's text, which a later line repeats in full."""
 _ARGUMENTS = (
     "command",
     "file_path",
@@ -70,16 +70,17 @@ _FACTS = (
     "result_index",
 )
 _EXIT_CODE = late_pattern(r"Exit code (\d{1,3})\b")
-"""Beginning of a failed command's result. A command that ended with 0 has no exit code in its
-result."""
+"""Pattern of the beginning of a failed command's result. The result of a successful command has no
+exit code."""
 _COMMAND = "local_bash"
-"""The type of a background task that is a command of the shell tool. All others are helpers."""
+"""Type of a background task that is a shell command. Tasks of all other types are helpers, such as
+subagents."""
 _BARRED = late_pattern(
     r"<tool_use_error>Error: No such tool available: "
     r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
 )
-"""Result of a call whose tool the permissions level removed. Only real tools are listed: a call of
-a tool that never existed is not a denial."""
+"""Pattern of the result of a call whose tool the permissions level removed. Only real tools are
+listed, because a call of a tool that never existed is not a denial."""
 _LIMIT_HIT = "Output token limit hit"
 """Beginning of the prompt that 2.1.329 sends on its own after an answer that was cut off."""
 _QUIET = frozenset(
@@ -91,12 +92,13 @@ _QUIET = frozenset(
         "prompt_suggestion",
     }
 )
-"""Known types that say nothing about the attempt. The subtypes of `system` that `_system` does not
-match say nothing either."""
+"""Known types of lines without information about the attempt. The subtypes of `system` that
+`_system` does not match have none either."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """Return the events of one line; never raise."""
+    """Return the events of one line of output. Never raise; an unknown line becomes an
+    `Unrecognised` event."""
     if not line.strip():
         return ()
     if line.startswith(_PIECE) and not any(mark in line for mark in _COUNTS):
@@ -168,8 +170,8 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield the events of an assistant line. An API error is skipped: the CLI prints it like the
-    agent's text, and the result repeats it."""
+    """Yield the events of an assistant line. An API error yields nothing, although the CLI prints
+    it like text of the agent: the result repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
     if (reply := transcript.reply(found.get("message"))) is not None:
@@ -191,8 +193,8 @@ def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield an event if the CLI prompted the model on its own, because an answer was refused or cut
-    off."""
+    """Yield an event if the line is a prompt that the CLI itself sent because an answer was refused
+    or cut off."""
     if found.get("isSynthetic") is not True:
         return
     said = [
@@ -226,7 +228,8 @@ def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
-    """Return the rejected calls: by id, the origin of the rejection (`hook` or `permissions`)."""
+    """Return the rejected calls: for each id, the origin of the rejection (`hook` or
+    `permissions`)."""
     told = {
         json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
         for meta in json_lines.items(found.get("tool_result_meta"))
@@ -261,8 +264,8 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return the limit if it was reached. A warning that it is near (`allowed_warning`) is not an
-    event."""
+    """Return a `LimitSeen` event if the usage limit was reached. The warning that the limit is near
+    (`allowed_warning`) returns nothing."""
     limit = found.get("rate_limit_info")
     if json_lines.part(limit, "status") != "rejected":
         return ()
@@ -307,8 +310,8 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield the calls that did not run, as the result lists them. Some versions do not report the
-    decision with each call, so the result is the only place."""
+    """Yield a `ToolDenied` event for each call that the result lists as not run. In some versions
+    only the result has this information."""
     for denial in json_lines.items(found.get("permission_denials")):
         yield _not_run(denial, "tool_name", "tool_use_id", "tool_input")
     deferred = found.get("deferred_tool_use")
@@ -329,9 +332,9 @@ def _not_run(
 
 
 def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
-    """Return the calls that the newest result in the output reports as denied, or as put off by
-    perdure's own hook. The hook writes the ids of the calls that it puts off into `directory`. So
-    calls that a hook of the repository put off are not returned."""
+    """Return the calls that the newest result in the output reports as denied, or as deferred by
+    perdure's own hook. The hook writes the ids of the calls that it defers into `directory`. A call
+    that a hook of the repository deferred is not in that list and is not returned."""
     results = [line for line in output.split(b"\n") if b'"type":"result"' in line]
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":
@@ -347,7 +350,8 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
 
 
 def hook_words(directory: Path, name: str) -> list[str]:
-    """Return the lines that the hook wrote into a file of the directory; empty if there is none."""
+    """Return the lines of a file that the hook wrote into the directory; empty if there is no such
+    file."""
     try:
         with (directory / name).open(encoding="utf-8", errors="replace") as file:
             return file.read(HOOK_FILE).splitlines()
@@ -368,13 +372,14 @@ def _open_call(
 
 
 def _worded(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield the structured last word if the agent gave one."""
+    """Yield the agent's last word (its structured final answer) if the result contains one."""
     if (word := last_word(found.get("structured_output"))) is not None:
         yield word
 
 
 def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return the context window of each model, including the models of subagents."""
+    """Return an event with the size of the context window for each model, including those of
+    subagents."""
     models = found.get("modelUsage")
     told = models.items() if isinstance(models, dict) else ()
     sizes = (
@@ -385,13 +390,13 @@ def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(found: dict[str, Any]) -> Usage:
-    """Return the usage of all models since the last result. The field `usage` is not enough: it
-    lacks the CLI's own requests outside of the conversation. The input includes its cached parts,
-    which the API counts separately.
+    """Return the usage of all models since the previous result. The field `usage` is not enough,
+    because it lacks the requests that the CLI makes outside of the conversation. The API counts
+    cached input separately; here the input includes it.
 
     Since some version after 2.1.240, `total_cost_usd` accumulates over resumes. So it is read only
-    if the CLI is too old to report the cost of the turn; in those versions it counts the process
-    only.
+    if the CLI is too old to report the usage since the previous result. In those versions
+    `total_cost_usd` counts only the current process.
     """
     models = found.get("model_usage_since_last_result")
     if isinstance(models, dict) and models:

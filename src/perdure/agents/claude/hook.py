@@ -1,21 +1,24 @@
-"""The program that Claude Code runs before a tool call, and after calls that needed a permission
-that nobody was there to give. Observed with 2.1.329.
+"""A hook program for Claude Code, for tool calls that a person has to allow. The CLI runs it before
+each tool call and after each batch of tool calls. Observed with 2.1.329.
 
-Started by the settings that `settings` makes, with the run's directory of requests as its only
-argument; it must not import anything but a few modules of the standard library, because the agent
-waits for it. Files in that directory:
+It is started by the settings that `settings` creates. Its only argument is the run's directory of
+requests. It imports only a few modules of the standard library, because the agent waits for it.
+Files in the directory:
 
 - `decisions.json`: the answers of people, written by perdure before the launch;
 - `armed`: exists if there is anything to look up. Without it the shell does not even start Python;
 - `asked`: digests of calls that need a permission, written by this program;
-- `parked`: ids of calls that this program put off;
+- `parked`: ids of calls that this program deferred;
 - `used-N`: the answer to request N was used. Created exclusively, so an answer is used once.
 
-A call that needs a permission is denied the first time, and the agent is asked to make it once
-more, alone: only `PreToolUse` can put a call off (`defer`), it runs before the permissions are
-checked, and a call beside others cannot be put off. `PermissionRequest` would run after the check;
-but beside `--permission-prompt-tool=stdio`, without which no question can be asked, its answer
-comes too late.
+A call that needs a permission is denied the first time. The agent is then told to make the same
+call again, as the only call of its answer. The reasons:
+
+- Only `PreToolUse` can defer a call (`defer`), but it runs before the permissions are checked. So
+  the first time it is not known yet that the call needs a permission.
+- A call cannot be deferred if the same answer contains other calls.
+- `PermissionRequest` runs after the check. But its answer comes too late if
+  `--permission-prompt-tool=stdio` is set, and without that flag the agent cannot ask questions.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ import json
 import os
 import sys
 
-TYPE_CHECKING = False  # importing typing takes longer than all the rest
+# Set here, because importing `typing` takes longer than the rest of the program.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -68,7 +72,8 @@ def add(path: str, line: str) -> None:
 
 
 def take(path: str) -> bool:
-    """Return whether the answer was unused until now."""
+    """Create the file that marks an answer as used. Return whether the answer was unused until now.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -77,8 +82,9 @@ def take(path: str) -> bool:
 
 
 def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
-    """Return the answer to this call, found by its id, else by its digest; None if there is none.
-    If the id is right but the arguments are not those that the person saw, the call is refused."""
+    """Return the person's answer to this call; None if there is none. A parked call is found by its
+    id, any other call by its digest. If a parked call has other arguments than the person saw,
+    return a refusal."""
     try:
         with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
             decisions: list[dict[str, Any]] = json.load(file)
@@ -96,7 +102,7 @@ def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
 
 
 def before(directory: str, given: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """Return the output for `PreToolUse`; None leaves the call to the CLI's own permissions."""
+    """Return the output for `PreToolUse`. None means that the CLI's own permissions decide."""
     call = given.get("tool_use_id", "")
     decided = decision_for(directory, call, key)
     if decided is not None:
@@ -115,7 +121,7 @@ def answered(
     if decided["answer"] == "deny":
         reason = "A person refused this call" + (": " + words if words else ".")
         return {"permissionDecision": "deny", "permissionDecisionReason": reason}
-    # An answer to a question may be given again: it changes nothing but the conversation.
+    # An answer to a question may be given several times, because it changes only the conversation.
     question = decided["answer"] == "text"
     if not question and not take(path_of(directory, f"used-{decided['number']}")):
         if not decided["parked"]:
@@ -134,7 +140,7 @@ def answered(
 
 def after(directory: str, given: dict[str, Any]) -> dict[str, Any] | None:
     """Return the output for `PostToolBatch`: a text to the agent about calls that needed a
-    permission; None if there were none."""
+    permission. None if there were no such calls."""
     told: list[str] = []
     asked = path_of(directory, "asked")
     for each in given.get("tool_calls") or []:

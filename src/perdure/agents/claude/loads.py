@@ -1,27 +1,29 @@
 """Computes from a transcript what Claude Code sends to the model after a resume. Pure; called by
 the driver. Every rule was observed with 2.1.329.
 
-Each record names its parent, and a resume loads the chain from one record (the leaf) back to its
-root or to a compact boundary:
+Each record names its parent. A resume loads the chain from one record (the leaf) back to its root
+or to a compact boundary. The rules:
 
 - The leaf is the last record of the file. Sidechain records and records of type `progress` do not
-  count. If a `last-prompt` record names another leaf, that one wins, unless the last record
-  descends from it or belongs to the same tool calls.
-- A parent that is not in the file is replaced by the record written last before it, if that is at
-  most five seconds older. Else the chain ends there, and the model sees nothing from before the
-  lost record. If two records have one id, the later one counts.
-- Each tool call of a reply is a record of its own, one after the other, and the parent of a result
-  is its call. If one record of a reply is on the chain, all its records are loaded, and all results
-  of its calls.
+  count. If a `last-prompt` record names another leaf, that leaf is used instead. Exception: the
+  last record descends from it or belongs to the same tool calls.
+- If a parent is not in the file, the record written last before the child replaces it. This record
+  must be at most five seconds older than the child. Else the chain ends at the child, and the model
+  sees nothing from before the lost record. If two records have the same id, the later one counts.
+- Each tool call of a reply is a record of its own. These records follow each other, and the parent
+  of a result is its call. If one record of a reply is on the chain, all records of the reply are
+  loaded, and all results of its calls.
 - A boundary names the records that are kept after the summary. If one of them is missing, none is
   kept.
-- If a boundary keeps records, all other records before the newest boundary are out of reach. Those
-  that the newest boundary keeps follow its summary. A record whose parent is out of reach, or is
-  the summary, follows the last of them. `/compact` writes such records behind a turn that was
+- If any boundary keeps records, the newest boundary hides all records before it, except those that
+  it keeps itself. The kept records follow the summary. A record whose parent is hidden, or is the
+  summary, is attached to the last kept record. `/compact` writes such records after a turn that was
   interrupted.
-- A call without a result gets the result "outcome unknown" if nothing was said after it; else the
-  call is left out. A result without a call is left out, and so is a second result of a call. If the
-  end is unanswered, "No response requested." is added. The resume writes these texts into the file.
+- A call without a result is left out if an answer or a prompt follows it. Else it gets the result
+  "outcome unknown".
+- A result without a call is left out, and so is a second result of the same call.
+- If the conversation does not end with an answer, "No response requested." is added.
+- The resume writes the texts that it adds into the file.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ _UNKNOWN = "[Tool call interrupted: the session ended before this call's result 
 _SYNTHETIC = "<synthetic>"
 """Name of the model in records that the CLI itself wrote."""
 _BRIDGED_MS = 5000
-"""Maximum time between a record whose parent is lost and the record written last before it, in
-milliseconds. A longer gap is not bridged: five seconds were observed to be bridged, seven were
+"""Maximum age difference between a record whose parent is lost and the record that replaces the
+parent, in milliseconds. A difference of five seconds was observed to be accepted, seven seconds
 not."""
 _NO_RESPONSE = "No response requested."
 _WORDS = frozenset(
@@ -56,7 +58,8 @@ _WORDS = frozenset(
         *("input", "tool_use_id", "is_error", "compactMetadata", "logicalParentUuid"),
     }
 )
-"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
+"""Keys and types that occur in the records. A word that differs from one of them in a single bit
+counts as damage."""
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
 
@@ -71,26 +74,28 @@ class _Record(Struct, eq=False):
     boundary: dict[str, Any] | None
     """Metadata of a compact boundary; None for other records."""
     before: str
-    """Id of the record that a boundary follows: its logical parent, else the previous record."""
+    """Id of the record before a boundary: the boundary's logical parent, else the previous record.
+    """
     error: bool
-    """Whether it is an API error, which the CLI prints but never sends."""
+    """Whether the record is an API error, which the CLI prints but never sends to the model."""
 
 
 class _File(Struct, eq=False):
-    """The records by id, in file order."""
+    """The records of a transcript by id, in file order."""
 
     records: dict[str, _Record]
     parents: dict[str, str]
-    """The parent of each record that a resume can reach; "" for a root."""
+    """Parent of each record that a resume can reach, by id; "" for a root."""
     last: str
     """Id of the newest record that a resume may start from."""
     leaf: str | None
-    """Id that the newest `last-prompt` names."""
+    """Id of the leaf that the newest `last-prompt` record names; None if there is no such record.
+    """
     aside: bool = False
-    """Whether `leaf` is a sidechain record; the CLI then finds no conversation."""
+    """Whether `leaf` is a sidechain record. If it is, the CLI finds no conversation."""
 
     def before(self, boundary: _Record) -> _File:
-        """Return the file as it was before a compact boundary was written."""
+        """Return the records as they were before a compact boundary was written."""
         earlier = dict(
             itertools.takewhile(lambda each: each[1] is not boundary, self.records.items())
         )
@@ -98,7 +103,7 @@ class _File(Struct, eq=False):
 
 
 def loads(content: bytes) -> Loaded:
-    """Return the items that a resume would send, and those that it would leave out."""
+    """Return the items that a resume would send to the model, and those that it would leave out."""
     file = _read(content)
     chain = [] if file.aside else _chain(file, _leaf(file))
     shown, condensed, compactions = _behind_boundary(file, chain)
@@ -121,7 +126,7 @@ def loads(content: bytes) -> Loaded:
 
 
 def damaged(content: bytes) -> tuple[damage.Span, ...]:
-    """Return the lines that are not as the CLI wrote them."""
+    """Return the byte ranges of damaged lines: lines that the CLI cannot have written."""
     return damage.damaged(content, _is_record, _WORDS)
 
 
@@ -158,7 +163,7 @@ def _read(content: bytes) -> _File:
 
 
 def _parents(records: dict[str, _Record]) -> dict[str, str]:
-    """Return the parents of all records that a resume can reach."""
+    """Return the parent of each record that a resume can reach, by id."""
     parents = {record.key: record.parent for record in records.values()}
     boundaries = [each for each in records.values() if each.boundary is not None]
     if not any(_preserved_records(records, each) for each in boundaries):
@@ -175,8 +180,8 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
 
 
 def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
-    """Replace parents that cannot be reached, by the five-second rule in the docstring of this
-    module."""
+    """Return the parents, with each missing parent replaced by the five-second rule in the
+    docstring of this module."""
     torn = {
         key
         for key, parent in parents.items()
@@ -264,8 +269,8 @@ def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
         if words := transcript.prompt_of(entry):
             yield item(ItemKind.PROMPT, transcript.as_given(words))
     elif kind == "attachment":
-        # A prompt that was sent while the agent was running: the model sees it with the next
-        # result.
+        # This is a prompt that was sent while the agent was running. The model sees it together
+        # with the next tool result.
         attached = entry.get("attachment")
         queued = (
             json_lines.part(attached, "type") == "queued_command"
@@ -280,7 +285,8 @@ def _argument(given: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    """Return the text of a content; a block that is not text is included as its `repr`."""
+    """Return the text of a message's content. A block that is not text is included as its `repr`.
+    """
     if isinstance(content, str):
         return content
     return "\n".join(
@@ -290,8 +296,8 @@ def _text(content: Any) -> str:
 
 
 def _chain(file: _File, leaf: str) -> list[_Record]:
-    """Return the records from the root, or from a compact boundary without a parent, to the
-    leaf."""
+    """Return the chain that ends at the leaf, oldest record first. It begins at a root, or at a
+    compact boundary without a parent."""
     found: dict[str, _Record] = {}
     key = leaf
     while key in file.parents and key not in found:
@@ -301,15 +307,15 @@ def _chain(file: _File, leaf: str) -> list[_Record]:
 
 
 def _leaf(file: _File) -> str:
-    """Return the id of the record at which the chain ends."""
+    """Return the id of the leaf: the record at which the chain ends."""
     named = file.records.get(file.leaf or "")
     if named is None or file.leaf not in file.parents:
         return file.last
     newest = _chain(file, file.last)
     if any(record is named for record in newest):
         return file.last
-    # The parent of a result is its own call, also of parallel calls. So the newest record may be on
-    # another branch than the named one although both belong to one turn.
+    # The parent of a result is always its own call, also if several calls ran in parallel. So the
+    # newest record may be on another branch than the named one although both belong to one turn.
     while named is not None and not named.message and not _is_said(named):
         named = file.records.get(file.parents.get(named.key, ""))
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
@@ -319,7 +325,7 @@ def _leaf(file: _File) -> str:
 
 
 def _is_said(record: _Record) -> bool:
-    """Return whether a record is a user record without tool results."""
+    """Return whether a record is a user record without tool results, such as a prompt."""
     return record.kind == "user" and not any(each.kind is ItemKind.RESULT for each in record.items)
 
 
@@ -340,8 +346,8 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 def _since_boundary(
     file: _File, chain: list[_Record]
 ) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
-    """Return the records of a chain after its newest boundary, and the file and the chain as they
-    were before that boundary (None if there is none)."""
+    """Return the records of a chain after its newest boundary. Also return the file and the chain
+    as they were before that boundary; None if there is no boundary."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -351,7 +357,8 @@ def _since_boundary(
 
 
 def _anchor(boundary: _Record) -> str:
-    """Return the id of the summary of a boundary. The records that the boundary keeps follow it."""
+    """Return the id of a boundary's summary record. The records that the boundary keeps come after
+    it."""
     told = boundary.boundary
     return _name(json_lines.part(told, "preservedMessages", "anchorUuid")) or _name(
         json_lines.part(told, "preservedSegment", "anchorUuid")
@@ -359,7 +366,7 @@ def _anchor(boundary: _Record) -> str:
 
 
 def _preserved_records(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
-    """Return the records before a boundary that the model still sees."""
+    """Return the records from before a boundary that the model still sees after it."""
     told = boundary.boundary
     names = json_lines.part(told, "preservedMessages", "uuids")
     if isinstance(names, list):
@@ -380,7 +387,7 @@ def _preserved_records(records: dict[str, _Record], boundary: _Record) -> list[_
 
 
 def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
-    """Return the chain with all records of its replies and all results of their calls."""
+    """Return the chain, extended by all records of its replies and all results of their calls."""
     replies: dict[str, list[_Record]] = {}
     results: dict[str, list[_Record]] = {}
     for record in file.records.values():
@@ -416,7 +423,8 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
 
 
 def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
-    """Return the items in the order of the request, and those that are left out of it."""
+    """Return the items in the order of the request, and the items that are left out of the request.
+    """
     calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
     results: dict[str, Item] = {}
     for each in _flat(shown):
@@ -453,7 +461,8 @@ def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
 
 
 def _completing_items(sent: list[Item], end: _Record | None) -> Iterator[Item]:
-    """Yield the items that the CLI adds at the end to complete the request."""
+    """Yield the items that the CLI adds at the end: results for open calls, and an answer if there
+    is none."""
     closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
     dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
     for key in dangling:

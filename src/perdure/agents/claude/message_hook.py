@@ -1,13 +1,13 @@
-"""The program that Claude Code runs after a batch of tool calls and before it ends a turn, if a
-message for the running attempt is there. Observed with 2.1.329.
+"""A hook program for Claude Code that passes people's messages to a running agent. The CLI runs it
+after a batch of tool calls and before it ends a turn, if there is a message. Observed with 2.1.329.
 
-Started by the settings that `settings` makes, with the attempt's directory of messages as its only
-argument (see `perdure.engine.attempt.messages`); it must not import anything but a few modules of
-the standard library, because the agent waits for it.
+It is started by the settings that `settings` creates. Its only argument is the attempt's directory
+of messages (see `perdure.engine.attempt.messages`). It imports only a few modules of the standard
+library, because the agent waits for it.
 
-The output of `PostToolBatch` reaches the model with the results of the tools. That of `Stop` makes
-the CLI go on with the turn. The CLI keeps both in the transcript, as an attachment, before it asks
-the model.
+The output for `PostToolBatch` reaches the model together with the results of the tools. The output
+for `Stop` makes the CLI continue the turn. The CLI writes both into the transcript, as an
+attachment, before it sends them to the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import os
 import sys
 
-TYPE_CHECKING = False  # importing typing takes longer than all the rest
+# Set here, because importing `typing` takes longer than the rest of the program.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -24,7 +25,8 @@ HOW = {"PostToolBatch": "turn", "Stop": "boundary"}
 
 
 def take(path: str, how: str) -> bool:
-    """Return whether the message was not given to the CLI until now."""
+    """Create the file that marks a message as given to the CLI. Return whether the file did not
+    exist."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
@@ -35,7 +37,7 @@ def take(path: str, how: str) -> bool:
 
 
 def messages(directory: str, how: str) -> list[str]:
-    """Return the messages that the CLI has not been given yet, in order, and mark them as given."""
+    """Return the messages that were not given to the CLI yet, in order, and mark them as given."""
     names = [name.removesuffix(".json") for name in os.listdir(directory)]
     found = []
     for number in sorted(int(name) for name in names if name.isdecimal()):
@@ -48,7 +50,7 @@ def messages(directory: str, how: str) -> list[str]:
 def main() -> None:
     given: dict[str, Any] = json.load(sys.stdin)
     event = given["hook_event_name"]
-    # A subagent has tools of its own; the message is for the agent.
+    # The hook also runs for the tools of subagents, but messages are only for the main agent.
     if event not in HOW or "agent_id" in given:
         return
     found = messages(sys.argv[1], HOW[event])

@@ -1,8 +1,9 @@
-"""How a run of Claude Code ended. Pure; every sentence below was printed by 2.1.329.
+"""Determines how an attempt with Claude Code ended. Pure. Every message matched below was printed
+by 2.1.329.
 
 Neither the exit code nor the result's `subtype` is reliable alone: SIGINT ends with code 0, and an
-API error has `subtype: success`. An attempt succeeded if its last result has no error and at least
-one turn, no other turn began after it, and the exit code is 0.
+API error has `subtype: success`. An attempt succeeded if all of this is true: its last result has
+no error and at least one turn, no other turn began after that result, and the exit code is 0.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _FACTS = {
     ("api_error", "usage_limit_reached"): _K.RATE_LIMITED,
     ("api_error", "connection_failed"): _K.OVERLOADED,
 }
-"""Fields of the result that determine the outcome on their own."""
+"""Outcome by field and value of the result, for values that determine the outcome on their own."""
 
 _WORDS = (
     rule(_K.SESSION_MISSING, r"No conversation found"),
@@ -103,7 +104,7 @@ _WORDS = (
         r"hang up|fetch failed",
     ),
 )
-"""Messages of the CLI, the most specific first."""
+"""Outcome rules for the CLI's messages, the most specific first."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -115,11 +116,12 @@ _STATUS = {
 }
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
-"""Errors that the CLI was observed to report as the agent's answer in a successful result."""
+"""Pattern of errors that the CLI was observed to report as the agent's answer in a successful
+result."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
-"""Values of `terminal_reason` for a turn that was completed. A deferred call is judged by its own
-event."""
+"""Values of `terminal_reason` for a completed turn. The deferred call itself has an event of its
+own."""
 
 _HOOK = (
     "a hook of the repository or of the user ended the turn: look at .claude/settings.json and at "
@@ -133,7 +135,8 @@ _ROOT = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    """
     if stopped := by_supervisor(exit):
         return stopped
     ended = _last_turn(events)
@@ -163,8 +166,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 
 def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
-    """Return the outcome of a result without an error. Its fields may still say that the turn was
-    cut short."""
+    """Return the outcome of a result without an error. Its other fields may still show that the
+    turn was cut short."""
     kind = _by_facts(ended.facts)
     reason = ended.facts.get("terminal_reason", "")
     if kind is _K.CONFIG_ERROR:
@@ -177,7 +180,7 @@ def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
 
 
 def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
-    """Return the last result; None if another turn began after it and never ended."""
+    """Return the last turn's end; None if another turn began after it and did not end."""
     for event in reversed(events):
         if isinstance(event, TurnEnded):
             return event
@@ -187,8 +190,8 @@ def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
 
 
 def _without_result(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of a process that was killed or failed before its first reply. The error
-    stream may say why."""
+    """Return the outcome of a process that ended without a result, because it was killed or failed
+    before its first reply. Its stderr may tell the reason."""
     kind = judge(exit.stderr_tail, _WORDS)
     if kind and exit.code not in (None, 0) and not exit.signal:
         said = next(
@@ -214,8 +217,8 @@ def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome, with the time at which a limit ends, and with advice where the CLI's own
-    sentence does not help."""
+    """Return the outcome with additional facts: the time at which a usage limit ends, or advice
+    where the CLI's message does not help."""
     if kind is _K.RATE_LIMITED:
         return ending(kind, words, exit, _until(words, exit, events))
     found = ending(kind, words, exit)
@@ -231,7 +234,8 @@ def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEven
 
 
 def _until(words: str, exit: Exit, events: Sequence[AgentEvent]) -> int | None:
-    """Return when the limit ends: from its own event, which is exact, else from the text."""
+    """Return when the usage limit ends, in milliseconds since 1970; None if unknown. The time in a
+    limit event is exact, so it is preferred to the time in the text."""
     named = next(
         (event.until for event in reversed(events) if isinstance(event, LimitSeen) and event.until),
         None,

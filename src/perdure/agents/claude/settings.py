@@ -1,11 +1,12 @@
 """The settings of a launch of Claude Code: the user's own `--settings` arguments, merged with the
-settings that perdure needs. Called by the driver. Observed with 2.1.329: a second `--settings`
-replaces the first one, so perdure passes exactly one; a value that begins with a brace is JSON, any
-other value is a file.
+settings that perdure needs. Called by the driver.
+
+Observed with 2.1.329: a second `--settings` replaces the first one, so perdure passes exactly one.
+A value that begins with a brace is JSON, and any other value is the path of a file.
 
 Reads the files that the user names, relative to the launch's directory. A file that sets
-environment variables may hold secrets, so its content is not put into a command line: such a file
-must contain perdure's key itself.
+environment variables may hold secrets, so its content is not copied into a command line. Such a
+file must contain the settings that perdure needs itself.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ from perdure.model import Launch
 FLAG = "--settings"
 KEPT_DAYS = 3650
 NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
-"""Settings that perdure needs. Without them, any run that lasts a few seconds deletes every
-conversation older than 30 days, also those of other programs."""
+"""Settings that perdure needs. With the default, every run of more than a few seconds deletes all
+conversations older than 30 days, including those of other programs."""
 _LARGEST = 1 << 20
 HOOK = Path(__file__).with_name("hook.py")
 MESSAGE_HOOK = Path(__file__).with_name("message_hook.py")
 QUESTION = "AskUserQuestion"
 AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) printf %s "$given" |'
-"""Beginning of a shell command that starts Python only if a call needed a permission."""
+"""Beginning of a shell command that starts the hook program only if a call needed a permission."""
 
 
 class ClaudeSettings(Struct, frozen=True):
-    """The settings argument of a launch, and the other arguments."""
+    """The `--settings` argument of a launch, and the user's other arguments."""
 
     argument: str
     rest: tuple[str, ...]
-    """The user's arguments without their settings."""
+    """The user's arguments without `--settings`."""
     problem: str = ""
-    """Why the launch is impossible, in one sentence; else empty."""
+    """Reason why the launch is impossible, in one sentence; empty if it is possible."""
     note: str = ""
-    """A sentence on the user's value that is ignored; empty if none is."""
+    """Sentence about a value of the user that is ignored; empty if no value is ignored."""
 
 
 def settings(launch: Launch) -> ClaudeSettings:
-    """Return the one argument `--settings` of a launch. The user's later settings override earlier
-    ones, key by key."""
+    """Return the single `--settings` argument of a launch. If the user gave several, later ones
+    override earlier ones, key by key."""
     rest, given = _split(launch.spec.agent_args)
     merged: dict[str, Any] = {}
     for value in given:
@@ -85,8 +86,9 @@ def settings(launch: Launch) -> ClaudeSettings:
 
 
 def _request_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the hooks for requests to a person: matcher and command, by event. Unless a call was
-    denied or an answer has arrived, the shell ends before it starts Python."""
+    """Return the hooks for requests to a person: for each event, pairs of matcher and command.
+    Except for questions, the command starts Python only if a call was denied or there are answers
+    to look up."""
     program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
     return {
@@ -99,8 +101,8 @@ def _request_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def _message_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the hooks that take messages for the running turn. While there is none, the shell
-    ends before Python starts."""
+    """Return the hooks that pass messages to the running turn: for each event, pairs of matcher and
+    command. The command starts Python only if there is a message."""
     program = shlex.join([sys.executable, "-I", "-S", str(MESSAGE_HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
     command = f"[ -e {armed} ] || exit 0; exec {program}"
@@ -108,7 +110,7 @@ def _message_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def _with_hooks(own: Any, ours: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
-    """Return the user's hooks and these."""
+    """Return the user's hooks (`own`), extended by perdure's hooks (`ours`)."""
     hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
     for event, entries in ours.items():
         there = hooks.get(event)
@@ -121,8 +123,9 @@ def _with_hooks(own: Any, ours: dict[str, list[tuple[str, str]]]) -> dict[str, A
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the other arguments, and the values of the flag in both of its forms. A flag without a
-    value stays in the arguments, so that the CLI reports it."""
+    """Split the arguments into those without `--settings` and the values of `--settings`. Both
+    forms of the flag are recognized. A flag without a value stays in the arguments, so that the CLI
+    reports it."""
     rest: list[str] = []
     values: list[str] = []
     left = list(arguments)
@@ -138,8 +141,9 @@ def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return the settings of one value, or None, and the problem in one sentence. A missing file is
-    not a problem here: the CLI reports it."""
+    """Return the settings of one value, and the problem in one sentence (empty if there is none).
+    The settings are None if they cannot be read. A missing file is not a problem here, because the
+    CLI reports it."""
     if value.lstrip().startswith("{"):
         return _object(value, "The JSON of the argument --settings")
     path = cwd / value
@@ -172,7 +176,7 @@ def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` overridden by `above`: objects are merged key by key, everything else is
+    """Return `below` overridden by `above`. Objects are merged key by key; any other value is
     replaced."""
     merged = dict(below)
     for key, value in above.items():

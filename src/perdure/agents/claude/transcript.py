@@ -2,8 +2,9 @@
 have it open.
 
 Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory
-`{session}` with spilled tool output and subagents; `{home}/sessions/{pid}.json` for each live
-process. Ids are checked before they become part of a path.
+`{session}` with tool output that was too long for the transcript, and with subagents;
+`{home}/sessions/{pid}.json` for each live process. Ids are checked before they become part of a
+path.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
 TELLING = ("PostToolBatch", "Stop")
-"""Events of the hooks that give the agent a message."""
+"""Hook events through which a message can be given to the agent."""
 _SLUG_LIMIT = 200
 _FIRST = 500
 _OWN_WORDS = (
@@ -39,19 +40,19 @@ _OWN_WORDS = (
         "This session is being continued from a previous conversation",
     ),
 )
-"""Beginnings of the user lines that the CLI itself writes, for versions that do not record the
-source of a prompt."""
+"""Beginnings of the user lines that the CLI itself writes. Needed for versions that do not record
+the source of a prompt."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file, or None; if there are several, the one written last. It may
-    be empty or damaged."""
+    """Return the conversation's file, or None. If there are several, return the one written last.
+    It may be empty or damaged."""
     return next(iter(remains(home, session_id)), None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Return all files of the conversation, newest first: it may have files in the folders of two
-    working directories."""
+    """Return all files of the conversation, newest first. A conversation that was continued in
+    another working directory may have a file in both folders."""
     if is_id(session_id):
         found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
     else:
@@ -67,14 +68,14 @@ def _written(path: Path) -> float:
 
 
 def place(home: Path, session_id: str, cwd: Path) -> Path:
-    """Return the path in the folder of the given directory, in which the conversation is resumed.
-    Every version looks in that folder first."""
+    """Return the path of the conversation's file for a resume in the given directory. Every version
+    looks in the folder of that directory first."""
     return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
 
 
 def slug(cwd: Path) -> str:
-    """Return the folder name for a working directory: each UTF-16 unit that is not an ASCII letter
-    or digit becomes a dash; a long name is cut and ends in a hash."""
+    """Return the folder name for a working directory. Each UTF-16 unit that is not an ASCII letter
+    or digit becomes a dash. A long name is cut, and a hash is appended."""
     real = str(cwd.resolve())
     units = real.encode("utf-16-le", "surrogatepass")
     codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
@@ -97,7 +98,7 @@ def _base36(number: int) -> str:
 
 
 def belongings(transcript: Path) -> Sequence[Path]:
-    """Return the directory with spilled tool output and subagents, if there is one."""
+    """Return the directory with the subagents and with long tool output, if it exists."""
     beside = transcript.with_suffix("")
     if beside != transcript and beside.is_dir():
         return (beside,)
@@ -105,23 +106,23 @@ def belongings(transcript: Path) -> Sequence[Path]:
 
 
 def sent(prompt: str) -> str:
-    """Return the prompt as it is written to stdin: with a space before a leading slash, because the
-    CLI would take `/cost` for its own command."""
+    """Return the prompt as it is written to stdin. A prompt that begins with a slash gets a space
+    in front, because the CLI would take `/cost` for its own command."""
     if re.match(r" */", prompt):
         return f" {prompt}"
     return prompt
 
 
 def as_given(words: str) -> str:
-    """Return the prompt as it was before `sent`."""
+    """Return a prompt without the space that `sent` added."""
     if re.match(r" +/", words):
         return words[1:]
     return words
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts of people and programs, in order; the CLI's own user lines and unreadable
-    lines are skipped."""
+    """Yield the prompts of people and programs, in order. User lines that the CLI itself wrote and
+    unreadable lines are skipped."""
     for line in content.split(b"\n"):
         told = b'"user"' in line or b'"queued_command"' in line
         if told and (entry := json_lines.read(line)) and (words := prompt_of(entry)):
@@ -129,7 +130,7 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def answered(content: bytes, calls: Sequence[str]) -> bool:
-    """Return whether each of the calls has a result."""
+    """Return whether every one of these calls has a result in the transcript."""
     left = set(calls)
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"tool_result"' in line else None
@@ -139,7 +140,8 @@ def answered(content: bytes, calls: Sequence[str]) -> bool:
 
 
 def messages(content: bytes) -> Iterator[str]:
-    """Yield what hooks told the agent after tool calls and before the end of a turn (2.1.329)."""
+    """Yield the texts that hooks gave the agent after tool calls and before the end of a turn
+    (2.1.329)."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"hook_additional_context"' in line else None
         told = entry.get("attachment") if entry is not None else None
@@ -152,8 +154,8 @@ def messages(content: bytes) -> Iterator[str]:
 
 def prompt_of(entry: dict[str, Any]) -> str:
     """Return the text of a prompt; empty for all other lines. Two kinds of prompts are recorded as
-    attachments: one that came while the agent worked, and one for a conversation in which a call
-    waits (2.1.329)."""
+    attachments (2.1.329): a prompt that arrived while the agent was running, and a prompt for a
+    conversation with a parked call."""
     queued = entry.get("attachment") if entry.get("type") == "attachment" else None
     if json_lines.part(queued, "type") == "queued_command" and not entry.get("isSidechain"):
         words = json_lines.part(queued, "prompt")
@@ -188,8 +190,9 @@ def prompt_of(entry: dict[str, Any]) -> str:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Return the conversations of all working directories. Subagents' files are in deeper folders
-    and not matched; a file without a prompt is not a conversation yet."""
+    """Return at most `limit` conversations of all working directories. Files of subagents are in
+    deeper folders and not matched. A file without a prompt is not a conversation yet. `only`:
+    return only the conversation with this id."""
     if only and not is_id(only):
         return ()
     return listing_order.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
@@ -228,7 +231,7 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Yield the prompts and the agent's texts."""
+    """Yield the prompts and the agent's texts, in order."""
     for line in content.split(b"\n"):
         if b'"user"' in line or b'"assistant"' in line:
             entry = json_lines.read(line)
@@ -254,8 +257,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill: the usage of the newest answer, or the size that a compaction after that
-    answer reported. A transcript does not contain the size of the window."""
+    """Return how full the conversation is: the request size of the newest answer, or the size that
+    a later compaction reported, in tokens. A transcript does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         if b'"usage"' in line or b'"compact_boundary"' in line:
@@ -277,7 +280,7 @@ def fill(content: bytes) -> Fill:
 
 
 def carried_by(entry: dict[str, Any]) -> int:
-    """Return the size of the request for an answer, in tokens, as the answer reports it; 0 for
+    """Return the size of the request for an answer, as the answer reports it, in tokens. 0 for
     answers that the CLI itself wrote."""
     used = json_lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
@@ -285,8 +288,8 @@ def carried_by(entry: dict[str, Any]) -> int:
 
 
 def usage(told: Any) -> Usage:
-    """Return the usage of a reply. The API counts the cached parts of the input separately; here
-    the input includes them."""
+    """Return the usage of a reply. The API counts the cached parts of the input separately; the
+    result includes them in the input."""
     cached, written = (
         json_lines.whole(json_lines.part(told, "cache_read_input_tokens")),
         json_lines.whole(json_lines.part(told, "cache_creation_input_tokens")),
@@ -300,8 +303,8 @@ def usage(told: Any) -> Usage:
 
 
 def reply(message: Any, at: int = 0) -> Reply | None:
-    """Return the usage that a message of the model, or its last event, reports; None if it reports
-    none, like a message that the CLI itself made."""
+    """Return the usage that a message of the model, or its last stream event, reports. None if it
+    reports no usage, as in a message that the CLI itself wrote."""
     used = json_lines.part(message, "usage")
     counted = usage(used)
     if not (counted.input or counted.output):
@@ -316,8 +319,9 @@ def reply(message: Any, at: int = 0) -> Reply | None:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """Yield the model's replies. A reply has one line for each of its parts. Every line has the
-    final count, if it was known when the line was written."""
+    """Yield the model's replies. Each part of a reply has a line of its own, so a reply is yielded
+    several times. A line may lack the final token count if it was written before the count was
+    known."""
     for line in content.split(b"\n"):
         if b'"usage"' in line and b'"assistant"' in line:
             entry = json_lines.read(line)
@@ -332,7 +336,7 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 def end_of_turn(content: bytes, turn: int) -> str:
     """Return the id of the last message of a turn, for `--resume-session-at`. Raise ValueError if
-    there is no such turn or it has no answer."""
+    the conversation has no such turn or the turn has no answer."""
     at, last = 0, ""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"uuid"' in line else None
@@ -349,8 +353,8 @@ def end_of_turn(content: bytes, turn: int) -> str:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Return the live processes that registered for this conversation. The registration survives a
-    SIGKILL, so start times are compared."""
+    """Return the ids of the live processes that registered for this conversation. A killed process
+    leaves its registration behind, so the start time is compared too."""
     found = []
     for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
         try:
@@ -364,8 +368,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _is_registered(pid: int, entry: dict[str, Any]) -> bool:
-    """Return whether the live process with this id is the one that registered itself. `procStart`
-    in the entry is the start time of the process as Linux reports it."""
+    """Return whether the live process `pid` is the one that wrote this registration. Its start time
+    must equal `procStart`, which is the start time that Linux reports."""
     known = system.stat(pid)
     if known is None or known[0] in "ZX":
         return False

@@ -1,9 +1,10 @@
-"""Claude Code as a process for many turns: `--input-format stream-json`. Observed with 2.1.329.
+"""Runs Claude Code as one process for many turns: `--input-format stream-json`. Observed with
+2.1.329.
 
-It reads one line for each prompt, answers with an `init` and a `result`, and exits with code 0 when
-its input is closed and its turn is over. The line of an answer has the id of its record in the
-transcript. The list of background tasks is printed whenever it changes; a background task that ends
-starts a turn.
+The process reads one line for each prompt and answers with an `init` and a `result`. After its
+input is closed, it finishes its turn and exits with code 0. The line of an answer has the id of its
+record in the transcript. The list of background tasks is printed whenever it changes. A background
+task that ends starts a turn.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from perdure.model import Command, Launch
 from perdure.protocols import Heard
 
 COUNTED = ("--max-turns", "--max-budget-usd")
-"""Arguments that set a limit for the whole life of a process. They cannot limit a single turn."""
+"""Arguments whose limit applies to the whole life of a process, so they cannot limit a single turn.
+"""
 _NOT_READ = b'{"type":"user"'
-"""Beginning of the lines with tool results. They are skipped without parsing, because they may be
-long. A `result` line may have its type anywhere."""
+"""Beginning of the lines with tool results. They may be long, so they are skipped without parsing.
+All other lines are parsed, because the type of a `result` line may be anywhere in it."""
 
 
 class ClaudeWarm:
-    """A `Warm`. `command`: makes the command that starts a process for one prompt."""
+    """Implements `Warm` for Claude Code. `command` creates the command of a process for one prompt.
+    """
 
     def __init__(self, command: Callable[[Launch], Command]) -> None:
         self._command = command
@@ -38,8 +41,8 @@ class ClaudeWarm:
             or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
         ):
             return None
-        # A turn that ends with a call that waits must end the process, so a kept agent is not asked
-        # to put calls off. The directory of messages is an attempt's own.
+        # A turn that ends with a deferred call must end the process, so a kept agent gets no
+        # directory of requests. The directory of messages belongs to a single attempt.
         once = self._command(replace(launch, requests="", messages=""))
         prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
         argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])

@@ -1,21 +1,26 @@
-"""A program that drives one thread of `codex app-server`: one turn for each input line, printed in
+"""Drives one thread of `codex app-server`: runs one turn for each input line and prints the turn in
 the format of `codex exec --json`.
 
-`CodexWarm` starts it by its path with `python -I -S`, so it uses only the standard library, and two
-small modules of perdure if the order names a directory of requests. Its one argument is the order
-as JSON (written by `CodexWarm.bridged`). An input line is `{"prompt": ...}`. The server inherits
-this process's environment and directory. Written against 0.169.0, whose `exec` is itself a client
-of the app server, within one process.
+`CodexWarm` starts this program by its path with `python -I -S`, so it uses only the standard
+library. It imports two small modules of perdure if the order names a directory of requests. Its
+only argument is the order: a JSON object written by `CodexWarm.bridged`. An input line is
+`{"prompt": ...}`. The server inherits this process's environment and directory. Written against
+0.169.0, whose `exec` is itself a client of an app server in the same process.
 
-Guarantees: the thread's id is printed before a prompt is sent, and no prompt is sent to another
-thread than the requested one. Sandbox and approvals are those of the order, or the turn does not
-begin. Every request of the server is refused, as `exec` refuses it; only with a directory of
-requests does the server ask before it runs a command without the sandbox, and then each call that a
-person has allowed runs, once. When the end of a turn is printed, no terminal of the turn runs in
-the background. If the server refuses a request, the program prints the words of `exec` on stderr
-and exits with code 1. If the server ends, the program ends in the same way (by the same signal,
-too). It ends after its turn when its input is closed, and also when the server begins a turn that
-was not requested; the exit code is then 0 if the last turn was completed.
+Guarantees:
+
+- The thread's id is printed before a prompt is sent, and a prompt is only sent to the requested
+  thread.
+- Sandbox and approvals are those of the order; else the turn does not begin.
+- Every request of the server is refused, as `exec` refuses it. Exception: with a directory of
+  requests, the server asks before it runs a command without the sandbox. A command that a person
+  has allowed then runs once.
+- When the end of a turn is printed, no terminal of the turn is running in the background.
+- If the server refuses a request, the program prints the same message as `exec` on stderr and exits
+  with code 1.
+- If the server ends, the program ends with the same exit code or signal.
+- When its input is closed, the program finishes its turn and ends. It also ends when the server
+  begins a turn that was not requested. The exit code is 0 if the last turn was completed.
 
 In addition to the fields of `exec`, `turn.completed` has `turn_id`, which identifies the end of the
 turn in the rollout.
@@ -40,13 +45,14 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
 END_S = 3.0
-"""Time for the server to exit after its input was closed, and again after SIGTERM, in seconds."""
+"""Time limit for the server to exit after its input was closed, and again after SIGTERM, in
+seconds."""
 SERVERS_S = 10.0
-"""Maximum wait for the user's MCP servers before the first turn, in seconds. A server that starts
-later would look like a leftover of the turn."""
+"""Maximum wait for the user's MCP servers before the first turn, in seconds. An MCP server that
+starts during a turn would look like a leftover process of the turn."""
 TICKS_S = 0.03
 """Wait after the MCP servers have started, in seconds. It is longer than the resolution of process
-start times, so that these processes are older than the first output line."""
+start times, so the MCP servers are provably older than the first output line."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",
@@ -57,21 +63,21 @@ TOLD = frozenset(
     "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
     "collabAgentToolCall webSearch imageView".split()
 )
-"""Types of the items that come from the agent itself. Only these are printed."""
+"""Types of the items that are printed: those that come from the agent itself."""
 
 
 APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
-"""The server's requests for an approval. They are answered in runs that can ask a person; in all
-others they are refused."""
+"""Methods of the server's approval requests. They are answered if the run has a directory of
+requests, and refused in all other runs."""
 
 
 class ServerRefused(Exception):
-    """The server refused a request or did not follow the order; the message has the words of
-    `exec`."""
+    """Raised if the server refused a request or did not follow the order. The message is the one
+    that `exec` would print."""
 
 
 class Over(Exception):
-    """The server has ended."""
+    """Raised if the app server has ended."""
 
 
 def say(kind: str, **fields: Any) -> None:
@@ -85,7 +91,7 @@ def snake(name: str) -> str:
 
 
 def is_allowed(directory: str, told: dict[str, Any]) -> bool:
-    """Return whether a person allowed this command, and use the approval up."""
+    """Return whether a person allowed this command, and mark the approval as used."""
     sys.path.append(str(Path(__file__).parents[3]))
     from perdure.agents.codex.requests import asked_by_server
     from perdure.agents.shared.answers import digest, use
@@ -102,7 +108,7 @@ class BridgeLines:
         self._rest: list[bytes] = []
 
     def read(self) -> list[bytes]:
-        """Wait for input and return the lines that are complete."""
+        """Wait for input and return the lines that it completes, possibly none."""
         piece = os.read(self.fd, CHUNK)
         self.open = piece != b""
         *whole, rest = piece.split(b"\n")
@@ -115,9 +121,9 @@ class BridgeLines:
 
 
 def die_with(parent: int) -> None:
-    """Have this new process killed as soon as its parent ends. A server that loses its client, or
-    is asked to end, records in the thread that the user interrupted the turn. A killed `exec`
-    records nothing, so the server is killed instead."""
+    """Let the kernel kill this new process (the server) as soon as its parent ends. A server that
+    loses its client, or is asked to end, records in the thread that the user interrupted the turn.
+    A killed `exec` records nothing, and a killed server does not either."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,9 +132,10 @@ def die_with(parent: int) -> None:
 
 
 def guard(server: int) -> tuple[int, int]:
-    """Do the same as `die_with` on systems whose kernel cannot. A child process kills the server
-    when this process is gone. It also holds the server's input open, so that the server does not
-    lose its client before that. Return the child, and the descriptor that releases it."""
+    """Replace `die_with` on systems whose kernel lacks the feature: start a child process that
+    kills the server when this process is gone. The child also keeps the server's input open, so
+    that the server does not lose its client before it is killed. Return the child's id, and the
+    file descriptor on which one byte ends the child."""
     waiting, releasing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -142,7 +149,8 @@ def guard(server: int) -> tuple[int, int]:
 
 
 class Server:
-    """The app server, with its answers and notifications that are not processed yet."""
+    """The app server's process, with the answers and notifications that were received but not
+    processed yet."""
 
     def __init__(self, command: list[str], portable: bool, requests: str = "") -> None:
         pipe = subprocess.PIPE
@@ -155,7 +163,7 @@ class Server:
         self.answers: dict[int, dict[str, Any]] = {}
         self.asked = 0
         self.requests = requests
-        """The run's directory of requests; empty if nobody is asked."""
+        """The run's directory of requests; empty if no person can be asked."""
 
     def write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -179,7 +187,7 @@ class Server:
             raise Over
 
     def reply(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a request of the server."""
+        """Return the response to a request that the server sent."""
         method = message["method"]
         if self.requests and method in APPROVALS:
             told = message.get("params") or {}
@@ -189,7 +197,8 @@ class Server:
         return {"error": {"code": -32601, "message": words}}
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Return the result of one request. Raise ServerRefused or Over."""
+        """Send one request to the server and return its result. Raise ServerRefused if the server
+        answers with an error, Over if it has ended."""
         self.asked += 1
         self.write({"id": self.asked, "method": method, "params": params})
         while self.asked not in self.answers:
@@ -203,8 +212,8 @@ class Server:
         return result
 
     def end(self) -> int:
-        """End the server: close its input, then send SIGTERM, then SIGKILL. Return its `returncode`
-        as `Popen` reports it."""
+        """End the server: close its input, then send SIGTERM, then SIGKILL. Return the exit code,
+        negative for a signal as in `Popen.returncode`."""
         assert self.process.stdin is not None
         if self.guard is not None:
             child, releasing = self.guard
@@ -223,7 +232,7 @@ class Server:
 
 
 class Thread:
-    """One conversation on the server; it is opened with the first prompt."""
+    """One conversation on the server, opened when the first prompt arrives."""
 
     def __init__(self, server: Server, order: dict[str, Any]) -> None:
         self.server, self.order = server, order
@@ -235,11 +244,11 @@ class Thread:
         self.ended: dict[str, Any] = {}
         self.policy = "on-request" if server.requests else "never"
         self.alone = False
-        """Whether the server has begun a turn that was not requested."""
+        """Whether the server has begun a turn on its own."""
 
     def open(self) -> None:
-        """Resume or begin the thread. No directory is passed, because the server would record it as
-        trusted by the user. Raise ServerRefused."""
+        """Resume or begin the thread and wait for the user's MCP servers. No directory is passed,
+        because the server would record it as trusted by the user. Raise ServerRefused or Over."""
         order, call = self.order, self.server.call
         about = {"name": "perdure", "title": "perdure", "version": order["version"]}
         call(
@@ -271,8 +280,8 @@ class Thread:
         self.wait_for(config.get("mcp_servers") or {})
 
     def check(self, found: dict[str, Any]) -> None:
-        """Check that sandbox and approvals are not wider than the order. Raise ServerRefused if
-        they are."""
+        """Raise ServerRefused if the server's response grants a wider sandbox or other approvals
+        than the order."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
         reviewer = found.get("approvalsReviewer")
         if self.server.requests and reviewer != "user":
@@ -284,9 +293,9 @@ class Thread:
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
-        """Wait until the user's MCP servers have started or failed, or the time is over. Nothing is
-        printed before that, because the first output line means that all long-lived processes are
-        running."""
+        """Wait until the user's MCP servers have started or failed, for at most SERVERS_S. The
+        first output line means that all long-lived processes are running, so nothing is printed
+        before that."""
         names = {
             name
             for name, each in servers.items()
@@ -308,7 +317,7 @@ class Thread:
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
-        """Run one turn; return whether it was completed. Raise ServerRefused or Over."""
+        """Run one turn and return whether it was completed. Raise ServerRefused or Over."""
         if not self.id:
             self.open()
         self.error, self.ended = "", {}
@@ -343,7 +352,7 @@ class Thread:
         return False
 
     def tell(self) -> None:
-        """Process the server's new notifications about this thread."""
+        """Process the notifications that the server has sent about this thread."""
         news, self.server.news = self.server.news, []
         for message in news:
             told = message.get("params") or {}
@@ -386,8 +395,8 @@ class Thread:
 
 def serve(thread: Thread) -> int:
     """Run a turn for each input line, until the input ends. Also stop when the server begins a turn
-    on its own, because `exec` would not see such a turn either. Return the exit code. Raise
-    ServerRefused or Over."""
+    on its own, because `exec` would not see such a turn either. Return the exit code: 0 if the last
+    turn was completed, else 1. Raise ServerRefused or Over."""
     prompts, server, good = BridgeLines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)
@@ -419,7 +428,7 @@ def main(order: dict[str, Any]) -> int:
     except ServerRefused as refused:
         sys.stderr.write(f"Error: {refused}\n")
         code = 1
-    except BrokenPipeError:  # the reader has gone
+    except BrokenPipeError:  # the reader of stdout has closed it
         return 1
     except Over:
         ended = server.end()

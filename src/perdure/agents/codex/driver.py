@@ -1,14 +1,20 @@
-"""The driver for the Codex CLI: how it is started, and what its output and files mean. Written
+"""The driver for the Codex CLI: how the CLI is started, and what its output and files mean. Written
 against 0.169.0.
 
 Loaded by `perdure.agents.registry.load`. Events, outcomes and rollouts are in modules of their own
 beside this one.
 
-Permissions use the CLI's own sandbox. The CLI forgets it on resume, so it is set every time: `read`
-is read-only, `edit` is workspace-write (the workdir and temporary directories; no network), `full`
-has no sandbox. Codex keeps the git directory read-only in the sandbox. For `edit`, the parts that a
-commit needs are made writable, except in the user's own checkout (`here`). In a linked worktree,
-the repository's hooks and configuration stay read-only.
+Permissions use the CLI's own sandbox. The CLI forgets the sandbox on resume, so it is set in every
+launch:
+
+- `read` is read-only.
+- `edit` is workspace-write: the workdir and temporary directories are writable, and there is no
+  network.
+- `full` has no sandbox.
+
+Codex keeps the git directory read-only in the sandbox. For `edit`, the parts that a commit needs
+are made writable, except in the user's own checkout (`here`). In a linked worktree, the
+repository's hooks and configuration stay read-only.
 """
 
 from __future__ import annotations
@@ -55,8 +61,8 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
 MAX_PROMPT_CHARACTERS = 1 << 20
-"""Maximum length of a prompt, in characters. The CLI refuses one more: `Input exceeds the maximum
-length of 1048576 characters`."""
+"""Maximum length of a prompt, in characters. The CLI refuses a longer one: `Input exceeds the
+maximum length of 1048576 characters`."""
 
 _ALWAYS = (
     "--disable=plugins",
@@ -65,7 +71,7 @@ _ALWAYS = (
     "check_for_update_on_startup=false",
 )
 """Arguments of every launch. With plugins, a run would contact other hosts. With unbounded retries,
-it would wait forever if the network is gone."""
+it would wait forever without a network."""
 
 COMPACT_AT = "model_auto_compact_token_limit"
 
@@ -92,7 +98,7 @@ _RESERVED = frozenset(
 
 
 class CodexDriver:
-    """An `AgentDriver`."""
+    """Implements `AgentDriver` for the Codex CLI."""
 
     name = "codex"
     archive = None
@@ -106,7 +112,8 @@ class CodexDriver:
         max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
         compacts=True,
         tells_call_ids=False,
-        # Codex's sandbox keeps a register there (0.169.0).
+        # Codex's sandbox stores a register of its own in the directory for temporary files
+        # (0.169.0).
         temporary_files=(Permissions.READ, Permissions.EDIT),
     )
     variables = (
@@ -132,15 +139,15 @@ class CodexDriver:
         ),
         *("!CODEX_SANDBOX*", "!CODEX_MANAGED_*", "!CODEX_APPLY_PATCH_*"),
     )
-    """Patterns of the variables that the agent is given; `!pattern` excludes the names that a
-    running Codex sets for its children."""
+    """Patterns of the variables that are passed to the agent. `!pattern` excludes the variables
+    that a running Codex sets for its children."""
 
     def __init__(self) -> None:
         self.warm = _SERVER
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_CODEX names, else the first `codex` on PATH. An npm
-        wrapper is resolved to the native program."""
+        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -148,7 +155,8 @@ class CodexDriver:
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not."""
+        """Return why the launch is refused (its prompt or arguments); empty if it is not refused.
+        """
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
@@ -159,11 +167,11 @@ class CodexDriver:
     def command(self, launch: Launch) -> Command:
         """Return the command line.
 
-        All flags are placed before `resume`, which takes few of them. The last flag before the
+        All flags are placed before `resume`, which accepts few of them. The last flag before the
         subcommand is perdure's, so that no argument of the user takes the subcommand as its value.
-        If people have answered requests, this is the command of the bridge, because `exec` asks
-        nobody. Raise ValueError for an invalid id, with which Codex would silently start a new
-        conversation.
+        If the launch carries people's answers to requests, return the bridge's command instead,
+        because `exec` never asks for an approval. Raise ValueError for an invalid id: Codex would
+        silently start a new conversation.
         """
         if launch.answers and launch.requests and (answering := _SERVER.bridged(launch)):
             return answering
@@ -247,15 +255,17 @@ class CodexDriver:
         return untold.untold(content)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a call of this run can be allowed later: only the app server asks."""
+        """Return whether a person can allow calls of this run later. This needs the app server,
+        because `codex exec` never asks for an approval."""
         return spec.permissions is Permissions.EDIT and is_bridged(spec.agent_args, version)
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return codex_requests.open_calls(transcript)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the interactive command, without the background server, which would hold the
-        thread for a minute after the person has left."""
+        """Return the command that opens the thread in the interactive program. It runs without
+        Codex's background server, which would lock the thread for a minute after the program has
+        ended."""
         argv = [
             launch.program.path,
             "resume",
@@ -272,8 +282,8 @@ class CodexDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the arguments that select the thread: none for a new one, `resume` or `fork` with an
-    id."""
+    """Return the arguments that select the thread: `resume` or `fork` with an id, or none for a new
+    thread. Raise ValueError for an invalid id."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -287,8 +297,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> list[str]:
-    """Return the setting for the CLI's own compaction, unless the user's arguments have it. The CLI
-    checks this level before the first request of a turn, too."""
+    """Return the setting for the level of the CLI's own compaction, unless the user's arguments set
+    it. The CLI checks the level before every request, including the first one of a turn."""
     at = launch.compact_at
     if (
         at is None
@@ -306,13 +316,14 @@ def _sandbox(launch: Launch) -> list[str]:
 
 
 def _settings(launch: Launch) -> list[str]:
-    """Return the settings that apply to a process for one turn and to a kept process."""
+    """Return the settings that `codex exec` and a kept app server have in common."""
     return [*_ALWAYS, *_roots(launch), *_compact(launch), *_index(launch)]
 
 
 def _index(launch: Launch) -> list[str]:
-    """Return the setting for the thread's own index if the home's index points elsewhere, unless
-    the user's arguments name an index. Reads the file system."""
+    """Return the setting that gives the thread an index of its own. It is needed if the index of
+    Codex's home has a wrong path for the thread. Empty if the user's arguments name an index. Reads
+    the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
@@ -324,7 +335,7 @@ def _index(launch: Launch) -> list[str]:
 
 
 def _roots(launch: Launch) -> list[str]:
-    """Return the setting for the directories that are writable in addition to the workdir."""
+    """Return the setting for directories outside of the workdir that the sandbox makes writable."""
     if launch.spec.permissions is not Permissions.EDIT:
         return []
     if launch.spec.here:
@@ -334,18 +345,18 @@ def _roots(launch: Launch) -> list[str]:
     listed = json.dumps(roots, ensure_ascii=False)
     settings = ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
     if not os.access("/tmp", os.W_OK | os.X_OK):
-        # 0.169.0 wants to make a directory `.codex` in each of its roots, and /tmp is one by
-        # default; where that is not possible every command fails.
+        # 0.169.0 tries to create a directory `.codex` in each writable directory, and /tmp is one
+        # by default. If it cannot be created, every command fails.
         settings += ["-c", "sandbox_workspace_write.exclude_slash_tmp=true"]
     return settings
 
 
 def git_roots(cwd: Path) -> list[Path]:
-    """Return the paths that a commit from this directory must write to and the sandbox does not
-    allow. Reads the file system.
+    """Return the paths that a commit from this directory must write to and that the sandbox
+    protects. Empty if the `.git` file cannot be trusted. Reads the file system.
 
-    A linked worktree is trusted only if its repository knows it, because an agent could have
-    written any path into the `.git` file.
+    A linked worktree is trusted only if its repository refers back to it, because an agent could
+    have written any path into the `.git` file.
     """
     mark = cwd / ".git"
     if mark.is_symlink():

@@ -1,7 +1,7 @@
-"""Codex's `exec --json` lines as events. Pure. Read from 0.169.0.
+"""Converts Codex's `exec --json` lines into events. Pure. Observed with 0.169.0.
 
 Only `turn.failed` is a failure; an item or a line of type `error` is not. `usage` counts the whole
-thread, also across resumes and forks, and its input includes the cached part.
+thread, also across resumes and forks. Its input includes the cached part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _STATUS = late_pattern(r"status:? (\d{3})")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """Return the events of one line; never raise."""
+    """Return the events of one line of output. Never raise; an unknown line becomes an
+    `Unrecognised` event."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -68,7 +69,8 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     name = json_lines.text(item.get("type"), SUMMARY)
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
-        # The answer may have the requested form; 0.169.0 also lets other answers pass.
+        # The answer may be the agent's last word, which has a requested form. 0.169.0 also accepts
+        # answers without this form.
         if said.startswith("{"):
             word = last_word(json_lines.read(said.encode()))
         else:
@@ -93,7 +95,8 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _argument(item: dict[str, Any]) -> str:
-    """Return the command, the tool of an MCP server, the search query, or the changed files."""
+    """Return the main argument of a call: the command, the tool of an MCP server, the search query,
+    or the changed files."""
     if changes := json_lines.items(item.get("changes")):
         return json_lines.text(
             ", ".join(json_lines.text(change.get("path")) for change in changes), SUMMARY
@@ -106,8 +109,8 @@ def _argument(item: dict[str, Any]) -> str:
 
 
 def _error(message: str) -> Sequence[AgentEvent]:
-    """Return a retry event for a message that Codex prints before it tries again. Other errors are
-    skipped, because `turn.failed` repeats the last one."""
+    """Return a retry event if Codex printed this message before it tries again. Any other error
+    returns nothing, because `turn.failed` repeats the last one."""
     if not message.startswith("Reconnecting"):
         return ()
     status = _STATUS.search(message)
@@ -115,7 +118,7 @@ def _error(message: str) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """Return the usage. The input includes its cached parts, as the API counts it."""
+    """Return the usage. Its input includes the cached parts, because the API counts it so."""
     return Usage(
         input=json_lines.whole(json_lines.part(used, "input_tokens")),
         output=json_lines.whole(json_lines.part(used, "output_tokens")),

@@ -1,11 +1,11 @@
-"""Detects that Codex's own index of its threads points outside of its home. Called by the driver.
-Reads, and never writes. As of 0.169.0.
+"""Detects that Codex's index of its threads has paths outside of Codex's home. Called by the
+driver. Only reads files. Observed with 0.169.0.
 
 `{home}/state_5.sqlite` holds the absolute path of every rollout. After the home was moved, Codex
 finds none of its threads ("no rollout found") although their files are there. After it was copied,
-Codex continues in the old files. Moving the database aside would lose the other data that the user
-keeps in it. So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex
-fills from the rollouts of its home.
+Codex continues in the old files. Moving the database aside would lose other data that it contains.
+So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex fills from the
+rollouts of its home.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from perdure.agents.codex import transcript
 
 VARIABLE = "CODEX_SQLITE_HOME"
 SETTING = "sqlite_home"
-"""Name of the same setting in the configuration."""
+"""Name of the setting in Codex's configuration that does the same as the variable
+CODEX_SQLITE_HOME."""
 _OWN = "perdure-index"
 _ROLLOUT = "select rollout_path from threads where id = ?"
 PATIENCE_S = 2.0
 
 
 def own_index(home: Path, session_id: str) -> Path | None:
-    """Return the directory for the thread's own index; None if the home's index has the right path
-    for the thread, or no entry for it."""
+    """Return the directory for the thread's own index. None if it needs none, because the home's
+    index has the right path for the thread or no entry for it."""
     there = transcript.remains(home, session_id)
     told = _indexed_path(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):
@@ -35,8 +36,8 @@ def own_index(home: Path, session_id: str) -> Path | None:
 
 
 def _indexed_path(home: Path, session_id: str) -> Path | None:
-    """Return the path of the thread's file according to the newest index; None if the index has
-    none."""
+    """Return the path of the thread's file according to the newest index; None if the thread is not
+    in the index."""
     indexes = sorted(home.glob("state_*.sqlite"), key=lambda path: (len(path.name), path.name))
     if not indexes:
         return None

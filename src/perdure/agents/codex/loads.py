@@ -1,14 +1,14 @@
 """Computes from a rollout what Codex sends to the model after a resume. Pure; called by the driver.
 Every rule was observed with 0.169.0.
 
-- Items are the `response_item` records in file order, without the user messages that Codex itself
-  wrote.
-- A `compacted` record replaces all items before it with its own history: the prompts, and a summary
-  in place of the rest.
-- Going back (`thread/revert`, the Esc key twice) begins a new file for the same thread. Like the
-  file of a fork, it holds only the later records. Its first record names the file that it
-  continues, and the ordinal up to which it does so (`history_base`). Older versions wrote a record
-  `thread_rolled_back` with the number of turns instead.
+- The items are the `response_item` records in file order. User messages that Codex itself wrote are
+  left out.
+- A `compacted` record replaces all items before it with a history of its own: the prompts, and a
+  summary in place of the rest.
+- If the user goes back (`thread/revert`, the Esc key twice), a new file for the same thread begins.
+  Like the file of a fork, it holds only the later records. Its first record names the file that it
+  continues, and the ordinal at which the continued part ends (`history_base`). Older versions wrote
+  a record `thread_rolled_back` with the number of turns instead.
 - A line that is not UTF-8 is skipped.
 - A call without a result gets the result `aborted`; a result without a call is left out.
 """
@@ -37,12 +37,13 @@ _WORDS = frozenset(
         *_RESULTS,
     }
 )
-"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
+"""Keys and types that occur in the records. A word that differs from one of them in a single bit
+counts as damage."""
 _TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session_meta"')
 
 
 class _History:
-    """The conversation as it is after the records that were read so far."""
+    """State of the conversation after the records that were read so far."""
 
     def __init__(self) -> None:
         self.items: list[Item] = []
@@ -51,7 +52,7 @@ class _History:
         self.compactions = 0
 
     def compact(self, payload: Any) -> None:
-        """Replace all items with the history in the record."""
+        """Replace all items with the history in a `compacted` record."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
         if isinstance(given, list):
@@ -72,7 +73,7 @@ class _History:
         self.items, self.compactions = now, self.compactions + 1
 
     def roll_back(self, turns: int) -> None:
-        """Drop the newest turns."""
+        """Move the items of the newest `turns` turns to the dropped items."""
         starts = [at for at, each in enumerate(self.items) if each.kind is ItemKind.PROMPT]
         if turns and starts:
             at = starts[max(0, len(starts) - turns)]
@@ -81,11 +82,11 @@ class _History:
 
 
 def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
-    """Return the items that a resume would send. `bases`: contents of the files that this one
-    continues, the nearest first."""
+    """Return the items that a resume would send to the model. `bases`: contents of the files that
+    this rollout continues, the nearest first."""
     history = _History()
     ends = [_end(each) for each in (content, *bases)]
-    # Each file says how far its base is read; the newest file is read completely.
+    # Each file names the ordinal up to which its base is read. The newest file is read completely.
     thread = transcript.meta_of(content).get("id")
     for each, end in reversed(list(zip((content, *bases), (None, *ends), strict=False))):
         _read(history, each, end, own=transcript.meta_of(each).get("id") == thread)
@@ -98,7 +99,7 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
 
 
 def damaged(content: bytes) -> tuple[damage.Span, ...]:
-    """Return the lines that are not as the CLI wrote them."""
+    """Return the byte ranges of damaged lines: lines that the CLI cannot have written."""
     return damage.damaged(content, _is_record, _WORDS)
 
 
@@ -110,7 +111,7 @@ def _is_record(entry: dict[str, Any]) -> bool:
 
 
 def _end(content: bytes) -> int | None:
-    """Return the ordinal of the base at which a file stops using it; None if it names none."""
+    """Return the ordinal up to which a file uses the records of its base; None if it names none."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     if isinstance(found, int):
         return found
@@ -118,8 +119,9 @@ def _end(content: bytes) -> int | None:
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Read the items of a file before the ordinal `end`. Later items of the thread itself (`own`)
-    were rolled back, and count as dropped; those of another thread are ignored."""
+    """Add a file's items up to the ordinal `end` to the history. Later items were rolled back if
+    the file belongs to the thread itself (`own`), and are added as dropped. In a file of another
+    thread they are ignored."""
     for entry in json_lines.marked(_decodable(content), _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end
@@ -133,7 +135,7 @@ def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> N
 
 
 def _decodable(content: bytes) -> bytes:
-    """Return the content without lines that are not UTF-8, which the CLI skips."""
+    """Return the content without lines that are not UTF-8. The CLI skips such lines."""
     if _is_utf8(content):
         return content
     return b"\n".join(line for line in content.split(b"\n") if _is_utf8(line))
@@ -163,8 +165,8 @@ def _items(payload: Any) -> Iterator[Item]:
 
 
 def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
-    """Yield the items of an entry of a replacement history. The message with Codex's summary is not
-    a prompt of the user."""
+    """Yield the items of one entry of a replacement history. The entry that contains Codex's
+    summary is not a prompt, although its role is `user`."""
     if (
         json_lines.part(entry, "type") == "message"
         and summary
@@ -209,8 +211,8 @@ def _name(value: Any) -> str:
 
 
 def _closed(items: Sequence[Item]) -> Iterable[Item]:
-    """Yield the items as the request has them: every call with a result, every result with a
-    call."""
+    """Yield the items in the form of the request: missing results are added, and results without a
+    call are left out."""
     calls = {each.key for each in items if each.kind is ItemKind.CALL}
     results = {each.key for each in items if each.kind is ItemKind.RESULT}
     for each in items:

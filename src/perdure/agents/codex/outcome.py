@@ -1,8 +1,9 @@
-"""How a run of Codex ended. Pure; every sentence below was printed by 0.169.0.
+"""Determines how an attempt with Codex ended. Pure. Every message matched below was printed by
+0.169.0.
 
-An attempt succeeded if there is a `turn.completed` and the exit code is 0. Everything else is
-decided by prose: that of `turn.failed` if there is one, else that of the error stream. SIGINT ends
-with code 1 and no message, so it is recognized only if perdure sent it.
+An attempt succeeded if there is a `turn.completed` and the exit code is 0. All other outcomes
+follow from the text of `turn.failed` if there is one, else from stderr. SIGINT ends with code 1 and
+no message, so it is recognized only if perdure sent it.
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ _WORDS = (
         r"failed|error sending request",
         r"waiting for network|timed? ?out|connection (closed|reset|refused)",
     ),
-    # Any other refusal to resume: no turn has begun, so another copy may be tried.
+    # Catches every other refusal to resume. No turn has begun, so another copy of the transcript
+    # may be tried.
     rule(_K.SESSION_BROKEN, r"thread/resume"),
 )
-"""Messages of the CLI, the most specific first."""
+"""Outcome rules for the CLI's messages, the most specific first."""
 
 _INDEX = (
     "Codex's own index is damaged: move state_5.sqlite and thread_history_1.sqlite out of its "
@@ -78,7 +80,8 @@ _INDEX = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    """
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)

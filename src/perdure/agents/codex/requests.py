@@ -1,9 +1,10 @@
-"""Finds Codex's calls that a person may allow: commands that its sandbox or its rules stopped, and
-questions. Pure; written against 0.169.0.
+"""Finds Codex's calls that a person may allow or answer: commands that its sandbox or its rules
+stopped, and questions. Pure; written against 0.169.0.
 
-A call is identified by what runs: the command, its directory, and that it runs without the sandbox.
-The app server's approval requests contain the same three if the model itself asked to run outside
-the sandbox (`sandbox_permissions`). Codex never asks for a command that failed in the sandbox.
+A call is identified by the command, its directory, and the fact that it runs without the sandbox.
+An approval request of the app server contains the same three if the model itself asked to run the
+command outside the sandbox (`sandbox_permissions`). Codex never asks for a command that failed in
+the sandbox.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-TYPE_CHECKING = False  # the bridge imports this file: typing and the model would take long
+# False at run time, because the bridge imports this file and importing the model would take long.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from perdure.model.requests import OpenCall
 
 COMMANDS = {"exec_command": "cmd", "shell_command": "command"}
-"""Tools that run a command, each with the name of its argument for the command."""
+"""Tools that run a command, each with the name of the argument that holds the command."""
 ESCALATED = "require_escalated"
 SHELLS = frozenset({"bash", "sh", "zsh"})
 _PLACES = frozenset({"/bin", "/usr/bin", "/usr/local/bin"})
@@ -29,15 +31,16 @@ _OTHERS = frozenset(
     yield_time_ms max_output_tokens timeout_ms
     """.split()
 )
-"""Arguments that a call may also have, because they do not change which command runs."""
+"""Arguments that a plain command may have. No other argument is allowed, because it could change
+what runs."""
 _QUESTION = "request_user_input"
 _ASKS = "AskUserQuestion"
-"""The name under which perdure keeps the questions of all agents."""
+"""Tool name under which perdure stores the questions of all agents."""
 
 
 def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
-    """Return the arguments that identify a command, for the approval by a person and for the call
-    that the model repeats."""
+    """Return the arguments that identify a command. They are the same for the call that a person
+    allowed and for the call that the model repeats later."""
     return {
         COMMANDS[tool]: command,
         "workdir": os.path.normpath(directory),
@@ -46,9 +49,9 @@ def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
 
 
 def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Return the calls that an approval request of the app server can be about, one for each tool
-    that runs commands. Empty if the request is about more than a command, or if another shell runs
-    the command."""
+    """Return the calls that match an approval request of the app server, one for each tool that
+    runs commands. Empty if the request is for more than a command, or if the command runs in an
+    unknown shell."""
     if any(told.get(name) for name in ("networkApprovalContext", "additionalPermissions")):
         return []
     try:
@@ -63,8 +66,8 @@ def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]
 
 
 def open_calls(content: bytes) -> list[OpenCall]:
-    """Return the calls and questions since the newest prompt of a rollout that a person may
-    answer."""
+    """Return the calls and questions since the newest prompt of a rollout that a person may allow
+    or answer."""
     from perdure.agents.codex.untold import untold
     from perdure.agents.shared import json_lines
     from perdure.model.events import QuestionAsked, ToolDenied
@@ -106,7 +109,8 @@ def _text(arguments: Mapping[str, Any]) -> str:
 
 
 def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:
-    """Return the arguments by which a person may allow a call; None if it is no plain command."""
+    """Return the arguments that identify a call for an approval; None if it is not a plain command.
+    """
     from pathlib import PurePath
 
     command = given.get(COMMANDS.get(tool, ""))

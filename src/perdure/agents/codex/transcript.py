@@ -1,9 +1,9 @@
 """Codex's own files: where a thread is stored, what it contains, and which processes have it open.
 
-Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` after
-the thread if the file was begun by going back in the thread;
-`{home}/thread-writer-locks/<thread>.lock`, held by flock while a process writes. A fork's file
-holds only the records after the fork and names its parent (`forked_from_id`).
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`. If the file was begun
+by going back in the thread, its name has `_<file>` after the thread.
+`{home}/thread-writer-locks/<thread>.lock` is locked with flock while a process writes. A fork's
+file holds only the records after the fork and names its parent (`forked_from_id`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _REPLIED = (*_COUNTED, b'_call"')
 _ASKED = (*_COUNTED, b'"response_item"', b'"compacted"', b'"task_complete"', b'"turn_aborted"')
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
-"""Types of calls that get a result from the CLI. All other calls are run by the service."""
+"""Types of calls whose result comes from the CLI. All other calls are run by the model's service.
+"""
 _RESULTS = frozenset(f"{name}_output" for name in _CALLS)
 BYTES_A_TOKEN = 4
-"""Assumed size of a token of text, in bytes."""
+"""Assumed number of bytes of text for each token."""
 _OWN_WORDS = (
     *(
         "<environment_context>",
@@ -44,18 +45,18 @@ _OWN_WORDS = (
     ),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
 )
-"""Beginnings of the user messages that Codex itself writes, for versions that do not record the
-source of a message."""
+"""Beginnings of the user messages that Codex itself writes. Needed for versions that do not record
+the source of a message."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the thread's rollout, or None; if there are several, the one with the newest date in
-    its name."""
+    """Return the thread's rollout, or None. If there are several, return the one with the newest
+    date in its name."""
     return next(iter(remains(home, session_id)), None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Return all files of the thread by the date in their names, newest first. Going back in a
+    """Return all files of the thread, newest first by the date in their names. Going back in a
     thread begins another file (0.169.0)."""
     found = _rollouts(home, f"-{session_id}") if is_id(session_id) else ()
     found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
@@ -65,8 +66,8 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
 
 
 def _rollouts(home: Path, part: str) -> Iterator[Path]:
-    """Yield the rollouts with this text in their names. They lie in directories by year, month and
-    day, and are looked for about ten times in an attempt: `Path.glob` takes three times as long."""
+    """Yield the rollouts whose names contain this text. They are in directories by year, month and
+    day. `Path.glob` would take three times as long, and an attempt needs about ten searches."""
     directories = [str(home / "sessions")]
     for _ in range(3):
         within = chain.from_iterable(_entries(directory) for directory in directories)
@@ -86,8 +87,8 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 
 def bases(home: Path, content: bytes) -> Sequence[Path]:
-    """Return the files that a rollout continues, the nearest first. A file is identified by the
-    last id in its name."""
+    """Return the files that a rollout continues, the nearest first. A rollout identifies such a
+    file by the last id in the file's name."""
     found: list[Path] = []
     head = content.partition(b"\n")[0]
     while (path := _base(home, head)) is not None and path not in found:
@@ -97,8 +98,8 @@ def bases(home: Path, content: bytes) -> Sequence[Path]:
 
 
 def _base(home: Path, head: bytes) -> Path | None:
-    """Return the file that a first line names as its base, or None; if there are several, the one
-    with the newest date in its name."""
+    """Return the file that a rollout's first line (`head`) names as its base, or None. If there are
+    several, return the one with the newest date in its name."""
     named = json_lines.text(json_lines.part(meta_of(head), "history_base", "thread_id"))
     files = home.glob(f"sessions/*/*/*/rollout-*{named}.jsonl") if is_id(named) else ()
     fitting = [path for path in files if path.stem.endswith((f"-{named}", f"_{named}"))]
@@ -114,8 +115,9 @@ def _head(path: Path) -> bytes:
 
 
 def place(home: Path, session_id: str, copy: Path) -> Path:
-    """Return the path for the rollout: that of its remaining file, else by the date in the copy's
-    name, else by the date in the copy's first line.
+    """Return the path at which Codex finds the rollout. This is the path of the thread's existing
+    file, if there is one. Else it is built from the copy's name, or from the date in the copy's
+    first line.
 
     Raise ValueError if the copy is not a rollout of this thread.
     """
@@ -141,8 +143,8 @@ def place(home: Path, session_id: str, copy: Path) -> Path:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts of people and programs, in order; Codex's own user messages and unreadable
-    lines are skipped."""
+    """Yield the prompts of people and programs, in order. User messages that Codex itself wrote and
+    unreadable lines are skipped."""
     for line in content.split(b"\n"):
         if (
             b'"user"' in line
@@ -159,7 +161,7 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def prompt_of(message: Any) -> str:
-    """Return the text of a prompt; empty for a message that Codex itself added."""
+    """Return the text of a prompt; empty for a message that Codex itself wrote."""
     texts = [
         item["text"]
         for item in json_lines.items(json_lines.part(message, "content"))
@@ -180,7 +182,8 @@ def prompt_of(message: Any) -> str:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Return the threads that people and programs began, without those of subagents."""
+    """Return at most `limit` threads that people and programs began. Threads of subagents are left
+    out. `only`: return only the conversation with this id."""
     if only and not is_id(only):
         return ()
     return listing_order.newest(
@@ -211,7 +214,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 
 def meta_of(content: bytes) -> dict[str, Any]:
-    """Return the thread's metadata from the first line of a rollout; empty if it has none."""
+    """Return the thread's metadata from the first line of a rollout; empty if the line has none."""
     head = json_lines.read(content.partition(b"\n")[0]) or {}
     if head.get("type") == "session_meta":
         meta = head.get("payload")
@@ -223,8 +226,8 @@ def meta_of(content: bytes) -> dict[str, Any]:
 
 
 def parent(content: bytes) -> str:
-    """Return the id of the thread that this one was forked from, or an empty string. To resume a
-    fork, Codex needs the parent's rollout too."""
+    """Return the id of the thread that this one was forked from; empty if it is not a fork. To
+    resume a fork, Codex needs the parent's rollout too."""
     named = json_lines.text(meta_of(content).get("forked_from_id"))
     if is_id(named):
         return named
@@ -232,8 +235,8 @@ def parent(content: bytes) -> str:
 
 
 def total(content: bytes) -> Usage:
-    """Return the newest total, which accumulates over resumes and forks. The input includes its
-    cached parts."""
+    """Return the newest total usage of the thread, which accumulates over resumes and forks. The
+    input includes its cached parts."""
     for line in reversed(content.split(b"\n")):
         if b'"token_count"' in line and (
             used := json_lines.part(json_lines.read(line), "payload", "info", "total_token_usage")
@@ -243,8 +246,8 @@ def total(content: bytes) -> Usage:
 
 
 def usage(told: Any) -> Usage:
-    """Return one of Codex's counts as usage. The input includes its cached parts, as the API counts
-    it."""
+    """Return a token count of Codex as `Usage`. The input includes its cached parts, because the
+    API counts it so."""
     return Usage(
         input=json_lines.whole(json_lines.part(told, "input_tokens")),
         output=json_lines.whole(json_lines.part(told, "output_tokens")),
@@ -254,10 +257,13 @@ def usage(told: Any) -> Usage:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """Yield the model's replies. 0.169.0 writes a record as soon as a reply has arrived, but the
-    thread's total only when the reply's tools have ended. After a kill in between, a resume
-    continues from the older total. Older versions write only the total. A reply's calls come
-    before its record."""
+    """Yield the model's replies. The rollout contains them in two forms:
+
+    - 0.169.0 writes a `token_usage_record` as soon as a reply has arrived. The reply's calls come
+      before this record.
+    - All versions write the thread's total, but only when the reply's tools have ended. After a
+      kill in between, a resume continues from the older total. Older versions write only the total.
+    """
     model, calls = "", False
     for entry in json_lines.marked(content, _REPLIED):
         payload, at = entry.get("payload"), json_lines.moment(entry.get("timestamp"))
@@ -290,11 +296,12 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def open_request(content: bytes) -> OpenRequest | None:
-    """Return the request whose answer was not recorded, by the order of the lines: 0.169.0 writes a
-    prompt and the result of a tool before it asks the model, and a record of the usage as soon as
-    the answer has arrived."""
+    """Return the model request whose answer was not recorded; None if there is none. It is found by
+    the order of the lines. 0.169.0 writes a prompt, or the result of a tool, before it sends the
+    request. It writes a record of the usage as soon as the answer has arrived."""
     asking, added, model = False, 0, ""
-    # Before 0.169.0 there are no such records: a new total shows that an answer has arrived.
+    # Versions before 0.169.0 write no usage records. There, a new total shows that an answer has
+    # arrived.
     recorded, known = b'"token_usage_record"' in content, Usage()
     calls: set[str] = set()
     for entry in json_lines.marked(content, _ASKED):
@@ -346,14 +353,15 @@ def _output(item: Any) -> str:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill: the newest count of one request. After a compaction, or after a request that
-    was refused as too long, it is Codex's own estimate."""
+    """Return how full the conversation is, in tokens. This is the newest token count of a single
+    request. After a compaction, or after a request that was refused as too long, the count is
+    Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
     for entry in json_lines.marked(content, _TOLD):
         if entry.get("type") == "compacted":
-            # The newest count is that of the request for the summary, and includes the conversation
-            # before it.
+            # The newest count belongs to the request for the summary. It includes the conversation
+            # before the compaction.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(entry, "payload", "model")) or model
@@ -381,7 +389,7 @@ def fill(content: bytes) -> Fill:
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Yield the prompts and the agent's messages."""
+    """Yield the prompts and the agent's messages, in order."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"message"' in line else None
         if (
@@ -403,8 +411,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Return the processes that hold the thread's lock, according to the kernel. The lock is not
-    probed with flock, because that would make a Codex that starts at that moment fail."""
+    """Return the ids of the processes that hold the thread's lock, according to the kernel. perdure
+    does not try to take the lock itself, because a Codex that starts at that moment would fail."""
     lock = home / "thread-writer-locks" / f"{session_id}.lock"
     if is_id(session_id):
         return system.holders_of_lock(str(lock))

@@ -1,5 +1,5 @@
-"""Finds calls and questions in the rollout that Codex does not print, and returns them as events.
-Pure; written against 0.169.0.
+"""Finds calls and questions that are in Codex's rollout but not in its output, and returns them as
+events. Pure; written against 0.169.0.
 
 `exec --json` has no line for a rejected call or for a question to the user. Both are only in the
 rollout, as the result of a `function_call`.
@@ -25,7 +25,7 @@ _REJECTED = late_pattern(
     r"|Command blocked by|Tool call blocked by",
     re.IGNORECASE,
 )
-"""Beginning of the result of a call that was not allowed to run."""
+"""Pattern of the beginning of the result of a call that was not allowed to run."""
 _FAILED = late_pattern(r"Process exited with code [1-9]")
 _NO_NETWORK = late_pattern(
     r"Could not resolve|Couldn't connect to server|Network is unreachable|Name or service not known"
@@ -33,15 +33,16 @@ _NO_NETWORK = late_pattern(
     r"|dial tcp|getaddrinfo|failed to lookup address",
     re.IGNORECASE,
 )
-"""Error texts of a command that could not reach a host. Codex does not say that its sandbox was the
-reason, but the turn's settings tell whether there was any network, loopback included."""
+"""Pattern of the error texts of a command that could not reach a host. Codex does not report that
+its sandbox was the reason. So the turn's settings are used, which tell whether the sandbox had a
+network (loopback included)."""
 _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
 
 def untold(content: bytes) -> list[AgentEvent]:
-    """Return the questions and the rejected calls since the newest prompt, without rejected calls
-    that later ran."""
+    """Return events for the questions and the rejected calls since the newest prompt. Rejected
+    calls that ran later are left out."""
     calls: dict[str, dict[str, Any]] = {}
     found: list[AgentEvent] = []
     offline = False
@@ -71,7 +72,7 @@ def untold(content: bytes) -> list[AgentEvent]:
 
 
 def _is_offline(settings: dict[str, Any]) -> bool:
-    """Return whether the sandbox of a turn has no network."""
+    """Return whether the turn's sandbox has no network."""
     profile = json_lines.part(settings, "payload", "permission_profile", "network")
     policy = json_lines.part(settings, "payload", "sandbox_policy", "network_access")
     return profile == "restricted" or (profile is None and policy is False)
@@ -80,7 +81,7 @@ def _is_offline(settings: dict[str, Any]) -> bool:
 def _after(
     found: list[AgentEvent], key: str, call: dict[str, Any], output: str, *, offline: bool
 ) -> list[AgentEvent]:
-    """Return the events that follow the result of this call."""
+    """Return the events `found` so far, updated by the result (`output`) of one more call."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
     if name == _ASKS:
         return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]
@@ -101,7 +102,8 @@ def _after(
         return found
     if failed:
         return found
-    # The agent went on with another call, so an earlier stop by the sandbox no longer blocks it.
+    # A later call succeeded, so earlier denials by the sandbox did not stop the agent and are
+    # removed.
     kept = [
         each
         for each in found
@@ -113,7 +115,7 @@ def _after(
 
 
 def _argument(call: dict[str, Any]) -> str:
-    """Return the command, or all arguments of the tool."""
+    """Return the command of a call; all arguments if it has no command."""
     raw = call.get("arguments") or call.get("input")
     given = json_lines.read(str(raw or "").encode()) or {}
     named = (given.get(key) for key in _ARGUMENTS)

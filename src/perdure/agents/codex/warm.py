@@ -1,10 +1,10 @@
-"""Codex as a process for many turns: `codex app-server`, with `codex_bridge` between it and its
-keeper. Observed with 0.169.0.
+"""Runs Codex as one process for many turns: `codex app-server`, with `codex_bridge` between the
+server and perdure's keeper. Observed with 0.169.0.
 
 The bridge prints what `codex exec --json` would print, so the driver parses both in the same way.
 Options that are flags of `exec` but not of the server are set by the bridge when it opens the
-thread. A fork, arguments that only `exec` has, and a Codex that is older or of unknown version get
-a process for one turn.
+thread. A separate process for each turn is used in three cases: for a fork, for arguments that only
+`exec` accepts, and for a Codex whose version is older than OLDEST or unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perdure.protocols import Heard
 BRIDGE = Path(__file__).with_name("codex_bridge.py")
 
 OLDEST = (0, 169)
-"""Oldest version whose app server is used. Older versions get one process for each turn."""
+"""Oldest version whose app server is used. Older versions get a separate process for each turn."""
 
 SANDBOX = {
     Permissions.READ: "read-only",
@@ -41,20 +41,23 @@ _SHARED_WITH_VALUE = frozenset({"-c", "--config", "--enable", "--disable"})
 
 
 class CodexWarm:
-    """A `Warm`. `settings`: the arguments that `exec` and the server both take, for a launch."""
+    """Implements `Warm` for Codex. `settings` returns the arguments of a launch that `exec` and the
+    server both accept."""
 
     def __init__(self, settings: Callable[[Launch], Sequence[str]]) -> None:
         self._settings = settings
 
     def command(self, launch: Launch) -> Command | None:
-        # A kept server asks nobody, so a launch with answers to requests gets a server of its own.
+        # A kept server never asks for approvals. So a launch with people's answers gets a server of
+        # its own.
         if launch.last_word or (launch.answers and launch.requests):
             return None
         return self.bridged(launch)
 
     def bridged(self, launch: Launch) -> Command | None:
-        """Return the bridge's command. If the launch has answers of people, the server asks before
-        it runs a command without its sandbox."""
+        """Return the bridge's command; None if the app server cannot be used for this launch. If
+        the launch carries people's answers, the server asks before it runs a command without the
+        sandbox."""
         asked = launch.continuation
         if asked.kind is Start.FORK or not is_bridged(
             launch.spec.agent_args, launch.program.version
@@ -73,8 +76,9 @@ class CodexWarm:
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
             "portable": system.IS_PORTABLE,
-            # This module may not import the package itself, and importlib.metadata would load 32
-            # modules.
+            # The import contracts forbid this module to import the package itself, and
+            # `importlib.metadata` would load 32 modules. So the version is read from the loaded
+            # package.
             "version": sys.modules["perdure"].__version__,
             "requests": launch.requests if launch.answers else "",
             "schema": json.loads(LAST_WORD.read_text("utf-8")) if launch.last_word else None,
@@ -98,20 +102,20 @@ class CodexWarm:
 
 
 def is_bridged(arguments: Sequence[str], version: str) -> bool:
-    """Return whether this version's app server can be used with these arguments of the user."""
+    """Return whether the app server of this Codex version can be used with the user's arguments."""
     return shared(arguments) and known(version)
 
 
 def known(version: str) -> bool:
-    """Return whether this version is at least the oldest one whose app server was tested. An empty
-    version is unknown, so False."""
+    """Return whether this version is at least OLDEST, the oldest version whose app server was
+    tested. False for an unknown version (an empty string)."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST
 
 
 def shared(arguments: Sequence[str]) -> bool:
     """Return whether the app server accepts all these arguments of `exec`. It accepts only settings
-    and features."""
+    (`-c`) and feature switches."""
     left = iter(arguments)
     for argument in left:
         if argument in _SHARED_WITH_VALUE:

@@ -1,23 +1,28 @@
-"""The driver for the Gemini CLI: how it is started, and what its output and files mean. Written
-against 0.61.0.
+"""The driver for the Gemini CLI: how the CLI is started, and what its output and files mean.
+Written against 0.61.0.
 
 Loaded by `perdure.agents.registry.load`. Events, outcomes and chat files are in modules of their
 own beside this one.
 
 Three things are set for every launch, because a conversation would be lost without them:
 
-- `gemini_keep.mjs` is loaded into the process, because the CLI's clean-up at the start deletes
-  every conversation that was ever resumed, also live ones. The clean-up can be switched off only in
-  the user's own settings, or in a file that belongs to root. The script also prints why the model's
-  last answer ended, which the CLI does not report.
+- `gemini_keep.mjs` is loaded into the process. Without it, the CLI's clean-up at the start deletes
+  every conversation that was ever resumed, including live ones. The clean-up can be switched off
+  only in the user's own settings, or in a file that belongs to root. The script also prints why the
+  model's last answer ended, which the CLI does not report.
 - GEMINI_CLI_NO_RELAUNCH is set. Without it, the CLI is two processes: the first one ignores
-  SIGTERM, and the second one survives its death.
-- A prompt that begins like a command (`/`, `?`) gets a label before it, because a resume drops such
+  SIGTERM, and the second one keeps running when the first one is killed.
+- A prompt that begins like a command (`/`, `?`) gets a label in front, because a resume drops such
   prompts from the history.
 
-Permissions: `read` denies shell and writing tools by a policy of the highest tier; `edit` allows
-the editing tools and every shell command, because the agent could not run tests or git otherwise;
-`full` is yolo. The workdir is trusted, as if a person had started the CLI there.
+Permissions:
+
+- `read` denies shell and writing tools by a policy of the highest tier.
+- `edit` allows the editing tools and every shell command, because the agent could not run tests or
+  git otherwise.
+- `full` is the CLI's mode `yolo`.
+
+The workdir is trusted, as if a person had started the CLI there.
 """
 
 from __future__ import annotations
@@ -56,7 +61,8 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
-"""Maximum length of a prompt, in bytes. The CLI cuts a longer one without a message on stdout."""
+"""Maximum length of a prompt, in bytes. The CLI truncates a longer one without a message on stdout.
+"""
 
 KEEP = Path(__file__).with_name("gemini_keep.mjs")
 READ = Path(__file__).with_name("gemini_read.toml")
@@ -95,7 +101,7 @@ _RESERVED = frozenset(
 
 
 class GeminiDriver:
-    """An `AgentDriver`."""
+    """Implements `AgentDriver` for the Gemini CLI."""
 
     name = "gemini"
     abilities = Abilities(
@@ -128,23 +134,24 @@ class GeminiDriver:
             "!GEMINI_PTY_INFO",
         ),
     )
-    """Patterns of the variables that the agent is given; `!pattern` excludes the names that a
-    running Gemini CLI, or the editor around it, sets for its children."""
+    """Patterns of the variables that are passed to the agent. `!pattern` excludes the variables
+    that a running Gemini CLI, or the editor around it, sets for its children."""
 
     archive = None
     warm = None
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """Return the program that PERDURE_GEMINI names, else the first `gemini` on PATH, resolved
-        to the script that node runs."""
+        """Return the program that PERDURE_GEMINI names, else the first `gemini` on PATH. It is
+        resolved to the script that node runs. Raise AgentMissing if there is none."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Return `.gemini` in GEMINI_CLI_HOME, else in the user's home."""
+        """Return the directory `.gemini` in GEMINI_CLI_HOME, else in the user's home."""
         return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not."""
+        """Return why the launch is refused (its prompt or arguments); empty if it is not refused.
+        """
         if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
@@ -153,8 +160,9 @@ class GeminiDriver:
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """Return the command line, with the prompt on stdin, so that none of it is read as a flag.
-        Raise ValueError for an invalid id, or for a fork of a conversation that does not exist."""
+        """Return the command line, with the prompt on stdin, so that no part of it is read as a
+        flag. Raise ValueError for an invalid id, or for a fork of a conversation that does not
+        exist."""
         argv = [
             launch.program.path,
             *launch.spec.agent_args,
@@ -227,8 +235,8 @@ class GeminiDriver:
         return ()
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the interactive command, with the same guard against the CLI's clean-up as an
-        attempt has."""
+        """Return the command that opens the conversation in the interactive program. Like the
+        command of an attempt, it loads the script that switches off the CLI's clean-up."""
         argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         keep = {"NODE_OPTIONS": f"--import={KEEP.as_uri()}", "GEMINI_CLI_NO_RELAUNCH": "true"}
@@ -243,8 +251,8 @@ class GeminiDriver:
 
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that switch the relaunch off and trust the workdir, and NODE_OPTIONS
-    with perdure's script after the task's own options."""
+    """Return the environment variables of a launch. They switch the relaunch off and trust the
+    workdir. perdure's script is appended to the NODE_OPTIONS that the task sets."""
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
     return {
         "NODE_OPTIONS": options,
@@ -254,8 +262,8 @@ def _environ(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the flag that selects the conversation: a chosen id, a resume by id, or a copy of
-    another one under a new id."""
+    """Return the flag that selects the conversation: a chosen id for a new one, a resume by id, or
+    the file of the parent for a fork. Raise ValueError for an invalid id or a missing parent."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:

@@ -1,8 +1,8 @@
-"""Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
+"""Converts Gemini CLI's `stream-json` lines into events. Pure. Observed with 0.61.0.
 
-An answer is printed in pieces, which the watcher joins. The counts of a result are those of this
-launch only, and their input includes the cached part. A line `error` with severity `error` is a
-failure, even if the result after it says success; a warning is not.
+An answer is printed in pieces, which the watcher joins. The token counts of a result are those of
+this launch only, and their input includes the cached part. A line `error` with severity `error` is
+a failure, even if the result after it reports success; a warning is not a failure.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_works
 _ASKS = "ask_user"
 _BARRED = late_pattern(
     "Path not in workspace|"
-    # The permissions level removed these tools. Only real tools are listed: a call of a tool that
-    # never existed is not a denial.
+    # Tools that the permissions level removes. Only real tools are listed, because a call of a tool
+    # that never existed is not a denial.
     r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
     r"found"
 )
-"""Beginning of the error of a call that was not allowed."""
+"""Pattern of the beginning of the error for a call that was not allowed."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """Return the events of one line; never raise."""
+    """Return the events of one line of output. Never raise; an unknown line becomes an
+    `Unrecognised` event."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -100,8 +101,8 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 
 
 def _finish(reason: str) -> Sequence[AgentEvent]:
-    """Return an event if the model's answer was cut off, by the reason that `gemini_keep.mjs`
-    prints."""
+    """Return a `ReplyCut` event if the model's answer was cut off. `reason` is printed by
+    `gemini_keep.mjs`."""
     if reason in _ENDED:
         return ()
     return (ReplyCut(_REASONS.get(reason, reason)),)
@@ -117,8 +118,8 @@ def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return a failed turn. The result that follows has no message for this error, and after too
-    many turns it even says `success`."""
+    """Return the end of a failed turn, or nothing for a warning. The result that follows has no
+    message for this error, and after too many turns it even reports `success`."""
     if found.get("severity") != "error":
         return ()
     return (TurnEnded(ok=False, text=json_lines.text(found.get("message"))),)

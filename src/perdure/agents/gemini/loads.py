@@ -1,14 +1,14 @@
 """Computes from a chat file what Gemini CLI sends to the model after a resume. Pure; called by the
 driver. Written against 0.61.0.
 
-- The newest version of a message counts, at the position where its id came first. `$set` with
-  `messages` replaces all messages. `$rewindTo` removes the named message and all that follow it, or
-  all messages if there is no such message.
+- If a message was recorded several times, the newest version counts, at the position of the first
+  one. `$set` with `messages` replaces all messages. `$rewindTo` removes the named message and all
+  that follow it, or all messages if there is no such message.
 - Prompts that look like commands are skipped. A file that a prompt names with `@` is sent after the
   prompt, and is not an item.
 - A compression replaces messages with a summary and a fixed answer to it.
-- A result is recorded with its call, and again in a message of its own; every resume duplicates
-  them (gemini-cli#29365). Each result is one item.
+- A result is recorded with its call, and again in a message of its own. Every resume duplicates
+  these records (gemini-cli#29365). Each result is one item.
 - A tool call that was running at a kill is not recorded.
 """
 
@@ -31,11 +31,12 @@ _WORDS = frozenset(
         *("functionCall", "functionResponse", "displayContent"),
     }
 )
-"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
+"""Keys and types that occur in the records. A word that differs from one of them in a single bit
+counts as damage."""
 
 
 def loads(content: bytes) -> Loaded:
-    """Return the items that a resume would send, and those that it would leave out."""
+    """Return the items that a resume would send to the model, and those that it would leave out."""
     now: dict[str, Message] = {}
     known: dict[str, Message] = {}
     condensed: dict[str, Message] = {}
@@ -79,7 +80,7 @@ def loads(content: bytes) -> Loaded:
 
 
 def damaged(content: bytes) -> tuple[damage.Span, ...]:
-    """Return the lines that are not as the CLI wrote them."""
+    """Return the byte ranges of damaged lines: lines that the CLI cannot have written."""
     return damage.damaged(content, _is_record, _WORDS)
 
 
@@ -100,7 +101,7 @@ def _acknowledged(
     now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]
 ) -> Iterator[list[Item]]:
     """Yield the items of each message. The fixed answer to a summary is marked as made up, because
-    it is not the model's."""
+    the CLI wrote it and not the model."""
     before = ""
     for key in now:
         made_up = before in summaries
@@ -143,8 +144,8 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
 
 
 def _results(told: Message) -> Iterator[Item]:
-    """Yield the results recorded with a call: their text, or the parts of the message that held
-    them."""
+    """Yield the results that are recorded with a call, either as a text or as the parts of a
+    message."""
     result = told.get("result")
     if isinstance(result, str):
         yield item(ItemKind.RESULT, result, _key(told))
@@ -170,7 +171,7 @@ def _text(parts: Any) -> str:
 
 
 def _once(items: Iterator[Item]) -> tuple[Item, ...]:
-    """Return the items without repetitions of a call or result."""
+    """Return the items; a call or result that occurs again is left out."""
     seen: set[tuple[str, str]] = set()
     found: list[Item] = []
     for each in items:

@@ -1,9 +1,10 @@
-"""How a run of the Gemini CLI ended. Pure; every sentence below was printed by 0.61.0.
+"""Determines how an attempt with the Gemini CLI ended. Pure. Every message matched below was
+printed by 0.61.0.
 
 An attempt succeeded if its result has `status: success`, no error came before it, and the exit code
 is 0. After SIGTERM and SIGINT the code is 0, but there is no result. After a failed request the
-code is the HTTP status modulo 256 (429 is 173). After other failures before the result it is a
-small code of the CLI's own.
+code is the HTTP status modulo 256 (429 becomes 173). After other failures before the result it is
+one of the CLI's own small codes.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ _WORDS = (
         r"ECONN\w+|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|timed? ?out|stream ended without|empty response",
     ),
 )
-"""Messages of the CLI, the most specific first."""
+"""Outcome rules for the CLI's messages, the most specific first."""
 
 _USAGE = (
     "Gemini CLI does not know an argument, or does not take its value, and printed its long usage"
@@ -83,8 +84,8 @@ _CODES = {
     55: _K.CONFIG_ERROR,
     130: _K.CANCELLED,
 }
-"""The CLI's own exit codes. 42 (invalid input or session) and 54 (a tool) do not determine an
-outcome."""
+"""Outcomes by the CLI's own exit codes. Two codes are left out because they do not determine an
+outcome: 42 (invalid input or session) and 54 (a tool)."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -96,7 +97,8 @@ _STATUS = {
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    """
     if stopped := by_supervisor(exit):
         return stopped
     turns = [event for event in events if isinstance(event, TurnEnded)]
@@ -127,7 +129,7 @@ def _by_code(exit: Exit) -> OutcomeKind | None:
 
 
 def _said(exit: Exit) -> str:
-    """Return the line of the error stream that explains the failure, else its last line."""
+    """Return the first line of stderr that matches an outcome rule, else the last line."""
     plain = _COLOUR.sub("", exit.stderr_tail)
     return next(
         (line.strip() for line in plain.splitlines() if judge(line, _WORDS)), last_line(plain)

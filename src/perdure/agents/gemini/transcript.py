@@ -7,9 +7,10 @@ Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the i
 record may replace or rewind all messages before it. So the whole file must be read to know what is
 still in the conversation.
 
-A resume leaves an empty file with the same id behind (or, within the same minute, writes an empty
-list of messages into the conversation's own file, followed at once by the full one). If there are
-several files, the CLI takes the one with messages that was written last, and so does `transcript`.
+A resume leaves an empty file with the same id behind. If it runs in the minute in which the
+conversation began, it writes into the conversation's own file: an empty list of messages, followed
+at once by the full one. If there are several files, the CLI takes the one with messages that was
+written last, and so does `transcript`.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ _FIRST = 500
 _STARTED = late_pattern(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = late_pattern(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
-"""Pattern of a prompt that gets the label: one that a resume would drop, or such a prompt that
-already has the label before it."""
+"""Pattern of a prompt that needs the label in front, because a resume would drop it. A prompt of
+this kind that already has the label gets a second one, so that `as_given` can remove one again."""
 _IGNORED = late_pattern(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
 
 
 def sent(prompt: str) -> str:
-    """Return the prompt as it is written to stdin, with a label before a prompt that the next
-    resume would drop."""
+    """Return the prompt as it is written to stdin. A prompt that the next resume would drop gets a
+    label in front."""
     if _COMMAND.match(prompt):
         return f"{_LABEL}{prompt}"
     return prompt
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file, or None; if there are several, the one that a resume takes.
-    It may hold no prompt."""
+    """Return the conversation's file, or None. If there are several, return the one that a resume
+    takes. It may contain no prompt."""
     if not is_id(session_id):
         return None
     found = [
@@ -62,8 +63,8 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Return the conversation's files, with the one that a resume takes first. Files whose first
-    line has no id are included; the empty files that each resume leaves behind are not."""
+    """Return the conversation's files; the one that a resume takes is the first. Files whose first
+    line has no id are included. The empty files that each resume leaves behind are not."""
     named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
     ids = {path: _id_of(path) for path in named if path.is_file()}
     own = [path for path, each in ids.items() if each == session_id or not each]
@@ -90,9 +91,9 @@ def _rank(path: Path) -> tuple[bool, float, str]:
 
 
 def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-    """Return the path in the folder of the directory's project, in which the conversation is
-    resumed. The file is named by the minute in which the conversation began. Raise ValueError if
-    the copy is not the conversation with this id."""
+    """Return the path of the conversation's file for a resume in the given directory. It is in the
+    folder of the directory's project, and its name has the minute in which the conversation began.
+    Raise ValueError if the copy is not the conversation with this id."""
     checked(session_id)
     with copy.open("rb") as file:
         head = json_lines.read(file.readline())
@@ -109,8 +110,8 @@ def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
 
 
 def project(home: Path, cwd: Path) -> str:
-    """Return the project name that the CLI has for a directory, or will give it. Reads the file
-    system."""
+    """Return the project name that the CLI has chosen for a directory, or would choose. Reads the
+    file system."""
     root = str(cwd.resolve())
     try:
         known = json_lines.part(json_lines.read((home / "projects.json").read_bytes()), "projects")
@@ -148,7 +149,7 @@ def _owner(home: Path, name: str) -> str:
 
 
 def belongings(transcript: Path) -> Sequence[Path]:
-    """Return the directory with the subagents' conversations, if there is one."""
+    """Return the directory with the subagents' conversations, if it exists."""
     beside = transcript.parent / _id_of(transcript)
     if beside != transcript.parent and beside.is_dir():
         return (beside,)
@@ -156,8 +157,8 @@ def belongings(transcript: Path) -> Sequence[Path]:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts that are in the conversation at the end of these records, in order; prompts
-    that were rolled back are skipped. Prompts that the CLI condensed into a summary are included,
+    """Yield the prompts that are in the conversation after these records, in order. Prompts that
+    were rolled back are skipped. Prompts that the CLI condensed into a summary are included,
     because the conversation continued from them."""
     said: dict[str, str] = {}
     alive: set[str] = set()
@@ -198,11 +199,11 @@ def _key(message: dict[str, Any]) -> str:
 
 
 def words_of(message: dict[str, Any]) -> str:
-    """Return the text of a prompt; empty for tool results, for text that the CLI itself added, and
+    """Return the text of a prompt. Empty for tool results, for text that the CLI itself added, and
     for prompts that a resume drops.
 
-    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has
-    the prompt as it was given.
+    A prompt that names a file with `@` is recorded with the file's content. The field
+    `displayContent` has the prompt without it.
     """
     parts = _parts(message.get("content"))
     if any("functionResponse" in part for part in parts):
@@ -224,15 +225,15 @@ def _joined(parts: Sequence[dict[str, Any]]) -> str:
 
 
 def as_given(words: str) -> str:
-    """Return the prompt as it was before `sent`."""
+    """Return a prompt without the label that `sent` added."""
     if _COMMAND.match(words):
         return words.removeprefix(_LABEL)
     return words
 
 
 def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
-    """Return the id of the message with the CLI's summary of the earlier messages, or None. A fixed
-    answer follows it."""
+    """Return the id of the message that contains the CLI's summary of earlier messages, or None. It
+    is recognized by the CLI's fixed answer after it."""
     for message, answer in pairwise(messages):
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
             return json_lines.text(message.get("id"))
@@ -240,8 +241,8 @@ def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Return the conversations of all projects. The empty files that a resume leaves behind are
-    skipped."""
+    """Return at most `limit` conversations of all projects. The empty files that a resume leaves
+    behind are skipped. `only`: return only the conversation with this id."""
     if only and not is_id(only):
         return ()
     found = listing_order.newest(
@@ -272,8 +273,8 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Yield the prompts and the agent's texts as they were recorded, including those that were
-    rolled back later."""
+    """Yield the prompts and the agent's texts in the order in which they were recorded. Texts that
+    were rolled back later are included."""
     told: set[str] = set()
     for line in content.split(b"\n"):
         record = json_lines.read(line) if line.strip() else None
@@ -290,8 +291,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill by the newest answer that has a count. A transcript does not contain the size
-    of the window."""
+    """Return how full the conversation is, in tokens, by the newest answer with a token count. A
+    transcript does not contain the size of the window."""
     tokens, model, condensed = 0, "", set()
     for line in content.split(b"\n"):
         if b'"tokens"' in line or b'"$set"' in line:
@@ -310,8 +311,8 @@ def fill(content: bytes) -> Fill:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """Yield the model's replies. A reply is recorded when it has arrived, and again when its tools
-    have ended."""
+    """Yield the model's replies. A reply is recorded when it arrives and again when its tools have
+    ended, so it is yielded several times."""
     for line in content.split(b"\n"):
         record = json_lines.read(line) if b'"tokens"' in line else None
         for message in (
@@ -342,9 +343,9 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Return the processes that were started with this conversation. The CLI registers none, so
-    command lines are read. A process that switched to the conversation from inside the program is
-    not found."""
+    """Return the ids of the processes that were started with this conversation. The CLI keeps no
+    list of its processes, so command lines are read. A process that switched to the conversation
+    interactively is not found."""
     if not is_id(session_id):
         return ()
     wanted = session_id.encode()
@@ -363,7 +364,7 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _same_home(pid: int, home: Path) -> bool:
-    """Return whether the process uses this home; True if its environment cannot be read."""
+    """Return whether the process uses this Gemini home; True if its environment cannot be read."""
     try:
         environ = dict(
             pair.split(b"=", 1) for pair in system.variables(pid).split(b"\0") if b"=" in pair

@@ -1,13 +1,17 @@
-"""Reads OpenCode's database: one SQLite file with the sessions of all directories. The file is
-never written. `home` is that file.
+"""Reads OpenCode's database: one SQLite file with the sessions of all directories. `home` is the
+path of that file. The file is never written.
 
-Layout of 1.18.33: tables `session`, `message`, `part`, the latter two with their content as JSON. A
-conversation is returned as lines: one for the session, one for each message and one for each part,
-in the order in which the CLI reads them, with sorted keys. Later changes of complete rows (a
-summary of changes on a prompt, the mark of a pruned tool output) are left out, so the lines of
-complete rows do not change while the conversation goes on. A killed process leaves incomplete rows,
-which no later process completes. While a session is reverted, a last line names the place to which
-it is reverted: the next prompt deletes everything from there on.
+Layout of 1.18.33: tables `session`, `message` and `part`; the latter two have their content as
+JSON. A conversation is returned as lines with sorted keys: one for the session, one for each
+message and one for each part, in the order in which the CLI reads them.
+
+The lines of complete rows do not change while the conversation continues. For this, changes that
+the CLI makes to complete rows are left out: a summary of changes on a prompt, the flag of a tool
+output that is no longer sent. A killed process leaves incomplete rows, which no later process
+completes.
+
+While a session is reverted, a last line names the message or part to which it is reverted. The next
+prompt deletes everything from there on.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ def is_id(session_id: str) -> bool:
 
 
 def checked(session_id: str) -> str:
-    """Return the id. Raise ValueError if it is not a session id: with an empty one, the CLI would
+    """Return the id. Raise ValueError if it is not a session id: for an empty id, the CLI would
     start a new session."""
     if not is_id(session_id):
         raise ValueError(f"{session_id!r} is not a session id of OpenCode")
@@ -65,13 +69,13 @@ def checked(session_id: str) -> str:
 
 
 def title(mark: str) -> str:
-    """Return the session's title, by which it is found later. With a given title, the CLI does not
-    ask a model for one."""
+    """Return the title that perdure gives a session, so that the session can be found later. For a
+    session with a title, the CLI does not ask a model for one."""
     return f"perdure {mark}"
 
 
 def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query; none if the database is missing or cannot be read."""
+    """Return the rows of a query; an empty list if the database is missing or cannot be read."""
     try:
         with closing(
             sqlite3.connect(f"{home.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
@@ -82,8 +86,8 @@ def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
 
 
 def directory(home: Path, session_id: str) -> Path | None:
-    """Return the directory in which the session began; None if there is no such session. A session
-    can continue only in that directory."""
+    """Return the directory in which the session began, which is the only one where it can continue.
+    None if there is no such session."""
     rows = _rows(home, _SESSION, session_id)
     if rows:
         return Path(rows[0][1])
@@ -91,10 +95,11 @@ def directory(home: Path, session_id: str) -> Path | None:
 
 
 class OpenCodeArchive:
-    """An `Archive`."""
+    """Implements `Archive` for OpenCode."""
 
     def read(self, home: Path, session_id: str) -> bytes | None:
-        """Return the session's lines (see the module's docstring), or None."""
+        """Return the session's lines (see the module's docstring); None if there is no such
+        session."""
         if is_id(session_id):
             head = _rows(home, _SESSION, session_id)
         else:
@@ -143,16 +148,16 @@ class OpenCodeArchive:
         return b"".join(told)
 
     def find(self, home: Path, mark: str) -> str:
-        """Return the id of the session with the title that the launch gave it; empty if there is
-        none."""
+        """Return the id of the newest session with the title that perdure gave it; empty if there
+        is none."""
         rows = _rows(home, _TITLED, title(mark))
         if rows:
             return str(rows[0][0])
         return ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return the tools that were running at a kill. The CLI prints a tool only when it has
-        ended, so these are only in the database."""
+        """Return start events for the tools in these lines that were running at a kill. The CLI
+        prints a tool only when it has ended, so these tools are only in the database."""
         told = (
             entry
             for line in piece.split(b"\n")
@@ -166,13 +171,14 @@ class OpenCodeArchive:
         )
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
-        """Return an estimate of the answer that a kill cut off. The CLI writes the tokens of an
-        answer only when its tools have ended; until then its row says 0."""
+        """Return an estimated usage for an answer that a kill cut off; None if there is none. The
+        CLI writes the token counts of an answer only when its tools have ended; until then they are
+        0. Answers in the first `since` bytes are ignored."""
         return unfinished.estimate(content, since)
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
-        """Return the copy in the form that `read` returns after a restore in this directory. The
-        session then belongs to that directory."""
+        """Return the copy as `read` would return it after a restore in this directory. A restored
+        session belongs to the directory of the restore."""
         first, _, rest = copy.partition(b"\n")
         head = json_lines.read(first) or {}
         if head.get("type") == "session":
@@ -180,9 +186,9 @@ class OpenCodeArchive:
         return copy
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return the text of a prompt or a finished answer, or the arguments and result of a
-        finished tool: an import changes other fields. For a message that gets no more parts, return
-        its role."""
+        """Return the part of a row that no longer changes, also not by an import; empty if there is
+        none. For a prompt or a finished answer this is the text, for a finished tool its arguments
+        and result. For a message that gets no more parts it is the role."""
         part = row.get("data")
         kind, state = json_lines.part(part, "type"), json_lines.part(part, "state")
         if row.get("type") == "message":
@@ -200,16 +206,17 @@ class OpenCodeArchive:
         return ""
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
-        """Return the command `opencode session delete`, which is needed because an import changes
-        no existing row. Return None for a session with subagents: they would be deleted with it."""
+        """Return the command `opencode session delete`; None for a session with subagents, which
+        would be deleted with it. The session must be deleted before a restore, because an import
+        changes no existing row."""
         if _rows(home, _CHILDREN, checked(session_id)):
             return None
         return Command(argv=(program.path, "session", "delete", session_id), stdin=b"")
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        """Return the command `opencode import` with the copy as an export on stdin. It adds missing
-        rows and changes none; the session then belongs to the directory in which the command
-        runs."""
+        """Return the command `opencode import` with the copy as an export on stdin. The command
+        adds missing rows and changes none. The session then belongs to the directory in which the
+        command runs. Raise ValueError if the copy is of another session."""
         told = [entry for line in copy.split(b"\n") if (entry := json_lines.read(line))]
         head = next((entry for entry in told if entry.get("type") == "session"), {})
         if head.get("id") != checked(session_id):
@@ -251,7 +258,8 @@ def _messages(session_id: str, told: Sequence[dict[str, Any]]) -> list[dict[str,
 
 
 def _row(content: Any) -> dict[str, Any]:
-    """Return the JSON of a row; text that is not JSON is kept under `unreadable`."""
+    """Return the JSON object of a row. Text that is not JSON is returned under the key
+    `unreadable`."""
     found = json_lines.read(content.encode() if isinstance(content, str) else bytes(content or b""))
     if found is not None:
         return found
@@ -259,7 +267,7 @@ def _row(content: Any) -> dict[str, Any]:
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the part without the mark `compacted`, which the CLI adds when it no longer sends a
+    """Return the part without the time `compacted`. The CLI adds it when it no longer sends a
     tool's old output."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
         time.pop("compacted", None)
@@ -271,8 +279,8 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts of people and programs, in order; the CLI's own additions and unreadable
-    lines are skipped."""
+    """Yield the prompts of people and programs, in order. Texts that the CLI itself added and
+    unreadable lines are skipped."""
     for line in content.split(b"\n"):
         if (
             b'"user"' in line
@@ -291,8 +299,9 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Return the sessions of all directories that people and programs began. Sessions of subagents,
-    which have a parent, are left out."""
+    """Return at most `limit` sessions of all directories that people and programs began. Sessions
+    of subagents (those with a parent) are left out. `only`: return only the conversation with this
+    id."""
     found = []
     for key, where, updated in _rows(home, _NEWEST, only, only, str(limit)):
         turns, first, _ = (_rows(home, _PROMPTS, key) or [(0, "", "")])[0]
@@ -312,7 +321,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Yield the prompts and the agent's texts."""
+    """Yield the prompts and the agent's texts, in order."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"part"' in line else None
         if entry is not None and entry.get("type") == "part":
@@ -330,9 +339,9 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def goes_on(content: bytes) -> bool:
-    """Return whether the session ends with a message that the CLI will still answer. After an
-    answer that fills the window, 1.18.33 reports the end of the turn, then prompts itself for a
-    summary and continues with the summary."""
+    """Return whether the session ends with a message that the CLI will still answer. If an answer
+    fills the window, 1.18.33 first reports the end of the turn. Then it asks the model for a
+    summary on its own and continues with the summary."""
     messages = (
         entry
         for line in reversed(content.split(b"\n"))
@@ -346,8 +355,9 @@ def goes_on(content: bytes) -> bool:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill: the count of the newest answer that has one or, right after a compaction,
-    the length of its summary. The database does not contain the size of the window."""
+    """Return how full the conversation is, in tokens, by the newest answer with a token count.
+    Right after a compaction it is the length of the summary. The database does not contain the size
+    of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         if b'"tokens"' in line and b'"message"' in line:
@@ -373,9 +383,9 @@ def fill(content: bytes) -> Fill:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Return the live processes whose command line names this session. The CLI keeps no register of
-    processes. A process that opened the session in another way is not found here; it is only
-    noticed when it writes."""
+    """Return the ids of the live processes whose command line names this session. The CLI keeps no
+    list of its processes. So a process that opened the session in another way is not found here; it
+    is noticed only when it writes."""
     found = []
     for pid in system.pids() if is_id(session_id) else ():
         try:
@@ -389,11 +399,11 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _has_open(pid: int, database: Path) -> bool:
-    """Return whether the process has this database open; True if its descriptors may not be
+    """Return whether the process has this database open; True if its file descriptors may not be
     read."""
     wanted = database.resolve()
     try:
-        # Pipes and sockets have names too, as `pipe:[1]`, which are no paths.
+        # The names of pipes and sockets, such as `pipe:[1]`, are not paths.
         return any(
             path.startswith("/") and Path(path).resolve() == wanted
             for path in system.open_files(pid)

@@ -1,15 +1,15 @@
-"""The driver for OpenCode: how it is started, and what its output and database mean. Written
+"""The driver for OpenCode: how the CLI is started, and what its output and database mean. Written
 against 1.18.33.
 
 Loaded by `perdure.agents.registry.load`. Events, outcomes and the archive are in modules of their
 own beside this one.
 
-Permissions, and why they are set in this way: the CLI has no sandbox. It rejects every call that
-needs a permission, and then ends with exit code 0 and without a message. So perdure always sets
-`OPENCODE_PERMISSION`, which overrides every configuration, and decides each call in advance.
+Permissions: the CLI has no sandbox. It rejects every call that needs a permission, and then ends
+with exit code 0 and without a message. So perdure decides each call in advance: it always sets
+`OPENCODE_PERMISSION`, which overrides every configuration.
 
-- `read`: only reading tools are allowed. The project's own configuration could widen this for an
-  agent of its own, so it is not read; the project's AGENTS.md is not read then, either.
+- `read`: only reading tools are allowed. The project's configuration is not read, because it could
+  define an agent with more permissions. The project's AGENTS.md is then not read, either.
 - `edit`: everything is allowed except paths outside of the workdir. A shell command is not confined
   to the workdir.
 - `full`: everything is allowed.
@@ -65,8 +65,8 @@ PACKAGE = programs.Package(
 BRIDGE = Path(__file__).with_name("opencode_bridge.py")
 
 RETRIES_IN_A_ROW = 5
-"""Maximum number of retries in a row. The CLI repeats the request of a broken stream at once, and
-without limit (617 times in 80 s)."""
+"""Maximum number of retries in a row. If a stream breaks off, the CLI repeats the request at once
+and without limit (617 times in 80 s)."""
 
 _LOOKING = (
     "read",
@@ -103,8 +103,8 @@ _PERMISSIONS: dict[Permissions, dict[str, str]] = {
 }
 
 _LOGS = ("--print-logs", "--log-level=ERROR")
-"""Flags that print errors on stderr. Without them, the cause of many failures is only in a log
-file: `Unexpected server error. Check server logs for details.`"""
+"""Flags that print errors on stderr. Without them, stderr only has `Unexpected server error. Check
+server logs for details.` for many failures, and the cause is in a log file."""
 
 _RESERVED = frozenset(
     {
@@ -137,7 +137,7 @@ _RESERVED = frozenset(
 
 
 class OpenCodeDriver:
-    """An `AgentDriver`."""
+    """Implements `AgentDriver` for OpenCode."""
 
     name = "opencode"
     archive = opencode_archive.ARCHIVE
@@ -198,25 +198,25 @@ class OpenCodeDriver:
             "!OPENCODE_AUTO_SHARE",
         ),
     )
-    """Patterns of the variables that the agent is given; `!pattern` excludes names. The CLI reads
-    the keys of a hundred providers, each from the provider's own variable; the user names those
-    that are not listed here with `--env`."""
+    """Patterns of the variables that are passed to the agent; `!pattern` excludes names. The CLI
+    supports a hundred providers, each with a variable of its own for the key. The user names
+    variables that are not listed here with `--env`."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_OPENCODE names, else the first `opencode` on PATH. An npm
-        wrapper is resolved to the native program."""
+        wrapper is resolved to the native program. Raise AgentMissing if there is none."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Return the path of the database: OPENCODE_DB (default: `opencode.db`) in the directory
-        `opencode` below XDG_DATA_HOME, else below `~/.local/share`."""
+        """Return the path of the database. Its name is OPENCODE_DB (default: `opencode.db`), and
+        its directory is `opencode` below XDG_DATA_HOME, else below `~/.local/share`."""
         shared = Path(environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share")
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments, or a conversation of another
-        directory); empty if it is not. If such a conversation were resumed from here, the CLI would
-        run the turn, print nothing and never end. Reads the database."""
+        """Return why the launch is refused; empty if it is not refused. Reasons: its prompt, its
+        arguments, or a conversation that belongs to another directory. OpenCode would run a turn of
+        such a conversation, print nothing and never end. Reads the database."""
         asked = launch.continuation
         if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)
@@ -229,9 +229,9 @@ class OpenCodeDriver:
 
     def command(self, launch: Launch) -> Command:
         """Return the command line, with the prompt on stdin, because as an argument it would arrive
-        in quotes. With answers of people it is the bridge's command, because `run` rejects every
-        call that needs a permission. Raise ValueError for an invalid id: with an empty one,
-        OpenCode would silently start a new session."""
+        in quotes. If the launch carries people's answers to requests, return the bridge's command
+        instead, because `run` rejects every call that needs a permission. Raise ValueError for an
+        invalid id: with an empty one, OpenCode would silently start a new session."""
         argv = [
             launch.program.path,
             "run",
@@ -244,7 +244,8 @@ class OpenCodeDriver:
             argv.append(f"--model={launch.spec.model}")
         permissions = _PERMISSIONS[launch.spec.permissions]
         if launch.requests:
-            # `run` rejects such a call, which ends the turn. The bridges answer it.
+            # With `ask`, `run` rejects a call outside of the workdir and ends the turn, so that a
+            # person can be asked. In the next attempt the bridge answers the same call.
             permissions = {**permissions, "external_directory": "ask"}
         env = {
             "OPENCODE_PERMISSION": json.dumps(permissions),
@@ -265,11 +266,12 @@ class OpenCodeDriver:
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
-        """Return None: conversations have no files of their own; see `archive`."""
+        """Return None, because conversations are in a database and not in files of their own; see
+        `archive`."""
         return None
 
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-        """Raise ValueError: a copy is put back by `archive.restore`."""
+        """Raise ValueError, because a copy is restored with `archive.restore` and not as a file."""
         raise ValueError(f"OpenCode keeps {session_id!r} in its database, not in a file")
 
     def belongings(self, transcript: Path) -> Sequence[Path]:
@@ -305,8 +307,8 @@ class OpenCodeDriver:
         return opencode_archive.fill(transcript)
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
-        """Return nothing: the CLI prints the usage of a step at the moment when it stores it, so
-        the database has no usage that was not printed."""
+        """Return nothing. The CLI prints the usage of a step when it stores the usage, so the
+        database has none that was not printed."""
         return ()
 
     def total(self, transcript: bytes) -> Usage:
@@ -322,8 +324,8 @@ class OpenCodeDriver:
         return ()
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a call of this run can be allowed later. The bridge does not know the
-        user's own arguments for `run`."""
+        """Return whether a person can allow calls of this run later. False with arguments of the
+        user: they are for `opencode run`, and the bridge cannot apply them."""
         return spec.permissions is Permissions.EDIT and not spec.agent_args
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
@@ -341,8 +343,8 @@ class OpenCodeDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the flags that select the session: the title of a new one (with the attempt's mark),
-    or the id of the one to resume or fork."""
+    """Return the flags that select the session: for a new one a title with the attempt's mark, else
+    the id of the session to resume or fork. Raise ValueError for an invalid id."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -358,7 +360,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _order(launch: Launch) -> dict[str, Any]:
-    """Return the order for `opencode_bridge`."""
+    """Return the order for `opencode_bridge`: what to start, the session, and the directory of
+    requests."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     return {

@@ -1,9 +1,9 @@
-"""OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
+"""Converts OpenCode's `run --format json` lines into events. Pure. Observed with 1.18.33.
 
-A line is printed when a part is complete, so a tool is seen only when it has ended. Tokens are
-counted for each step and printed when the tools of the step have ended; before, it is only known
-that the step has begun. `step_finish` with the reason `unknown` means that the stream broke off:
-the CLI asks again at once.
+A line is printed when a part is complete, so a tool appears only when it has ended. Tokens are
+counted for each step and printed when the tools of the step have ended. Before, only the start of
+the step is known. `step_finish` with the reason `unknown` means that the stream broke off; the CLI
+then repeats the request at once.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ SUMMARY = 500
 _REASONS = {"length": "max_tokens", "content-filter": "refusal"}
 _ASKS = "question"
 _OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
-"""Tools that a permissions level removes. A call of a tool that never existed is not a denial."""
+"""Tools that a permissions level may remove. Only real tools are listed, because a call of a tool
+that never existed is not a denial."""
 _DENIED = late_pattern(r"The user (has specified a rule which prevents|rejected permission)")
-"""Beginning of the error of a call that was not allowed."""
+"""Pattern of the beginning of the error for a call that was not allowed."""
 _REJECTED = late_pattern(r"The user rejected permission")
-"""Beginning of the error of a call that a person could have allowed."""
+"""Pattern of the beginning of the error for a call that a person could have allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
-"""Status in the retry event of a request that was refused as too long."""
+"""HTTP status in the retry event for a request that was refused as too long."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
 _COLOURS = late_pattern(r"\x1b\[[0-9;]*m")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """Return the events of one line; never raise."""
+    """Return the events of one line of output. Never raise; an unknown line becomes an
+    `Unrecognised` event."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -105,7 +107,8 @@ def begun(part: Any) -> ToolStarted:
 
 
 def _tool(part: Any) -> Sequence[AgentEvent]:
-    """Return the start and the end of a tool call: the CLI prints no line when a tool starts."""
+    """Return the start and the end of a tool call. Both come from the line of its end, because the
+    CLI prints no line for the start."""
     state, started = json_lines.part(part, "state"), begun(part)
     code = json_lines.part(state, "metadata", "exit")
     ok = json_lines.part(state, "status") == "completed" and not code
@@ -130,7 +133,7 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
 
 
 def rejected_calls(output: bytes) -> list[OpenCall]:
-    """Return the calls in the output that were rejected because a permission was missing."""
+    """Return the calls in the output that the CLI rejected because a permission was missing."""
     lines = (json_lines.read(line) for line in output.split(b"\n") if b'"tool_use"' in line)
     parts = [each.get("part") for each in lines if each and each.get("type") == "tool_use"]
     return [_open_call(part) for part in parts if _is_rejected(part)]
@@ -170,8 +173,9 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
 
 
 def _overflow(error: Any) -> Sequence[AgentEvent]:
-    """Return a retry event for a request that was refused as too long. This is not the end: the CLI
-    compacts the conversation and asks again, without limit if that does not help."""
+    """Return a retry event if a request was refused as too long. The turn does not end then: the
+    CLI compacts the conversation and repeats the request, without limit if compacting does not
+    help."""
     too_long = json_lines.text(json_lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
     if too_long:
         return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),)
@@ -179,7 +183,8 @@ def _overflow(error: Any) -> Sequence[AgentEvent]:
 
 
 def _error(error: Any) -> AgentEvent:
-    """Return the end of a failed run. The CLI's own retries came before it, without any output."""
+    """Return the event for an error that ended the turn. The CLI has retried before, without any
+    output."""
     name, status = (
         json_lines.text(json_lines.part(error, "name"), SUMMARY),
         json_lines.whole(json_lines.part(error, "data", "statusCode")),
@@ -194,8 +199,8 @@ def _error(error: Any) -> AgentEvent:
 
 
 def step_usage(part: Any) -> Usage:
-    """Return the usage of one step. OpenCode excludes the cached parts from the input; here the
-    input includes them, as everywhere in perdure."""
+    """Return the usage of one step. OpenCode does not count the cached parts as input; the result
+    includes them in the input, as everywhere in perdure."""
     tokens = json_lines.part(part, "tokens")
     cached, written = (
         json_lines.whole(json_lines.part(tokens, "cache", "read")),

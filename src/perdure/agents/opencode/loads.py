@@ -3,10 +3,10 @@ called by the driver. Written against 1.18.33.
 
 - Messages and their parts are in the order in which the CLI reads them. A failed answer is left
   out, unless it was interrupted and has content.
-- A finished summary (an answer with the mark `summary`) replaces everything before the request that
+- A finished summary (an answer with the flag `summary`) replaces everything before the request that
   it answers.
-- While a session is reverted, everything from the reverted place on is left out; the next prompt
-  deletes it.
+- While a session is reverted, the message or part to which it is reverted and everything after it
+  is left out; the next prompt deletes it.
 - A tool that was running at a kill gets the result "[Tool execution was interrupted]".
 """
 
@@ -29,7 +29,8 @@ _WORDS = frozenset(
         *("input", "output", "error", "finish", "summary", "synthetic", "ignored"),
     }
 )
-"""Keys and types in the rows. One changed bit in such a word is recognized as damage."""
+"""Keys and types that occur in the rows. A word that differs from one of them in a single bit
+counts as damage."""
 _UNFINISHED = frozenset({"pending", "running"})
 _SILENT = frozenset({"step-start", "reasoning"})
 
@@ -48,7 +49,7 @@ class _Message(Struct, eq=False):
 
 
 def loads(content: bytes) -> Loaded:
-    """Return the items that a resume would send, and those that it would leave out."""
+    """Return the items that a resume would send to the model, and those that it would leave out."""
     messages, revert = _read(content)
     shown, dropped = _reverted(messages, revert)
     at, compactions = _behind_summary(shown)
@@ -69,7 +70,7 @@ def loads(content: bytes) -> Loaded:
 
 
 def damaged(content: bytes) -> tuple[damage.Span, ...]:
-    """Return the lines of rows that are not as the CLI wrote them."""
+    """Return the byte ranges of damaged lines: rows that the CLI cannot have written."""
     return damage.damaged(content, _is_row, _WORDS)
 
 
@@ -106,8 +107,8 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
 def _reverted(
     messages: list[_Message], revert: dict[str, Any]
 ) -> tuple[list[_Message], list[_Message]]:
-    """Return the messages before the place to which the session was reverted, and those from there
-    on."""
+    """Return two lists of messages: the content before the point to which the session was reverted,
+    and the content from there on. A message that contains the point is split."""
     at = next(
         (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
     )
@@ -127,7 +128,7 @@ def _reverted(
 
 
 def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
-    """Return the index of the first loaded message, and the number of summaries."""
+    """Return the index of the first message that is loaded, and the number of summaries."""
     summaries = [message for message in messages if message.is_summary]
     if not summaries:
         return 0, 0
@@ -177,7 +178,8 @@ def _failed(message: _Message) -> bool:
 
 
 def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
-    """Return a call and its result. The results of a step are sent after all of its calls."""
+    """Return a tool call and its result. They are separate, because the results of a step are sent
+    after all of its calls."""
     key, state = json_lines.text(part.get("callID")), part.get("state")
     given = json_lines.part(state, "input")
     asked = call(

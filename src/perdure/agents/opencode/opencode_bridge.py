@@ -1,17 +1,22 @@
-"""A program that runs one turn of `opencode serve` and prints it in the format of `opencode run
---format json`.
+"""Runs one turn of `opencode serve` and prints the turn in the format of `opencode run --format
+json`.
 
-`OpenCodeDriver` starts it by its path with `python -I -S` for an attempt that is given answers of a
-person: `opencode run` rejects every call that needs a permission. It uses only the standard
-library, and one small module of perdure. Its one argument is the order as JSON (written by
-`OpenCodeDriver.command`), the prompt is read from stdin. The server inherits this process's
-environment. Written against 1.18.33.
+`OpenCodeDriver` starts this program by its path with `python -I -S`, for an attempt that is given
+people's answers to requests. `opencode run` cannot be used there, because it rejects every call
+that needs a permission. The program uses only the standard library and one small module of perdure.
+Its only argument is the order: a JSON object written by `OpenCodeDriver.command`. The prompt is
+read from stdin. The server inherits this process's environment. Written against 1.18.33.
 
-Guarantees: no prompt is sent to another conversation than the requested one. A call that needs a
-permission runs if a person has allowed exactly this call, and the approval is used up by it. A call
-that a person has refused is rejected with the person's words, and the turn goes on, once. Every
-other call is rejected as `run` rejects it, which ends the turn. The server listens on 127.0.0.1
-with a new password, and it ends with this process.
+Guarantees:
+
+- A prompt is only sent to the requested conversation.
+- A call that needs a permission runs if a person has allowed exactly this call. The approval is
+  then used up.
+- A call that a person has refused is rejected with the person's words, and the turn continues. If
+  the model repeats the call, the turn ends.
+- Every other call that needs a permission is rejected as `run` rejects it, which ends the turn.
+- The server listens on 127.0.0.1 with a new password. On Linux, it ends as soon as this process
+  ends.
 """
 
 from __future__ import annotations
@@ -34,22 +39,24 @@ from urllib.parse import quote, urlencode
 PR_SET_PDEATHSIG = 1
 LISTENS = "opencode server listening on http://127.0.0.1:"
 END_S = 3.0
-"""Time for the server to exit after SIGTERM, in seconds."""
+"""Time limit for the server to exit after SIGTERM, in seconds."""
 INPUT_S = 5.0
-"""Maximum wait until the arguments of a call can be read, in seconds."""
+"""Maximum wait for the arguments of a call, in seconds. The server may ask for a permission before
+it has stored them."""
 RULES = [
     {"permission": name, "action": "deny", "pattern": "*"}
     for name in ("question", "plan_enter", "plan_exit")
 ]
-"""Rules that `run` gives a new session."""
+"""Permission rules of a new session, as `opencode run` sets them."""
 
 
 class ServeFailed(Exception):
-    """The server refused a request or ended; the message has the words of `run`."""
+    """Raised if the server refused a request or ended. The message is the one that `run` would
+    print."""
 
 
 def die_with(parent: int) -> None:
-    """Have this new process killed as soon as its parent ends."""
+    """Let the kernel kill this new process (the server) as soon as its parent ends."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -58,7 +65,7 @@ def die_with(parent: int) -> None:
 
 
 class OpenCodeServer:
-    """The server and its HTTP API."""
+    """The process of `opencode serve`, and its HTTP API."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         password = secrets.token_urlsafe(24)
@@ -91,7 +98,8 @@ class OpenCodeServer:
         return connection.getresponse()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """Return the answer to one request. Raise ServeFailed if it is an error."""
+        """Send one HTTP request and return the JSON of the response. Raise ServeFailed if the
+        status is an error."""
         response = self.open(method, path, content)
         text = response.read()
         if response.status >= 400:
@@ -108,22 +116,24 @@ class OpenCodeServer:
 
 
 class ServedTurn:
-    """One turn of one session."""
+    """One turn of one session on the server."""
 
     def __init__(self, server: OpenCodeServer, order: dict[str, Any]) -> None:
         self.server, self.order = server, order
         self.session = self.open_session()
         self.family = {self.session}
-        """The session and those of its subagents."""
+        """Ids of the session and of its subagents' sessions."""
         self.approved: set[str] = set()
-        """Calls of this turn that a person has allowed. One call may need several permissions."""
+        """Calls of this turn that a person has allowed, each as its id and its digest. One call may
+        need several permissions."""
         self.refused: set[str] = set()
-        """Digests of the calls whose refusal the model has read. The turn ends with a second such
-        call, because a model could repeat it without end."""
+        """Digests of the calls whose refusal the model has been given. If the model repeats such a
+        call, the turn ends, because the model might repeat it forever."""
         self.failed = False
 
     def open_session(self) -> str:
-        """Return the id of the session that the order names, of a fork of it, or of a new one."""
+        """Find, fork or create the session that the order asks for, and return its id. Raise
+        ServeFailed if the session does not exist."""
         session = self.order["session"]
         if not session:
             given = {"title": self.order["title"], "permission": RULES}
@@ -143,7 +153,8 @@ class ServedTurn:
         sys.stdout.flush()
 
     def run(self, prompt: str) -> int:
-        """Run the turn and return the exit code."""
+        """Run the turn and return the exit code. Raise ServeFailed if the server ends during the
+        turn."""
         events = self.server.open("GET", "/event")
         given: dict[str, Any] = {"parts": [{"type": "text", "text": prompt}]}
         provider, _, model = self.order["model"].partition("/")
@@ -155,7 +166,8 @@ class ServedTurn:
                 continue
             event = json.loads(line[5:])
             if not began:
-                # The stream has begun, so no event of the turn can be missed.
+                # Send the prompt only after the first event, so that no event of the turn is
+                # missed.
                 began = True
                 self.server.call("POST", f"/session/{self.session}/prompt_async", given)
             if self.take(event["type"], event.get("properties") or {}):
@@ -163,7 +175,7 @@ class ServedTurn:
         raise ServeFailed("the server ended in the middle of the turn")
 
     def take(self, kind: str, told: dict[str, Any]) -> bool:
-        """Process one event. Return whether the turn is over."""
+        """Process one event of the server. Return whether the turn is over."""
         own = told.get("sessionID") == self.session
         if kind == "session.created":
             if told["info"].get("parentID") in self.family:
@@ -180,7 +192,7 @@ class ServedTurn:
         return kind == "session.status" and own and told["status"]["type"] == "idle"
 
     def print_part(self, part: dict[str, Any]) -> None:
-        """Print the part if `run` prints it."""
+        """Print the part if `opencode run` would print it."""
         if part.get("sessionID") != self.session:
             return
         kind = part["type"]
@@ -192,7 +204,8 @@ class ServedTurn:
             self.say("text", part=part)
 
     def answer(self, asked: dict[str, Any]) -> None:
-        """Answer the request for a permission."""
+        """Answer a permission request of the server, and report a rejection on stderr as `run`
+        does."""
         reply = self.reply(asked)
         if reply == {"reply": "reject"}:
             places = ", ".join(asked["patterns"])
@@ -219,8 +232,8 @@ class ServedTurn:
         return {"reply": "reject", "message": f"A person refused this call: {words}"}
 
     def call_of(self, session: str, message: Any, call: Any) -> tuple[str, Any] | None:
-        """Return tool and arguments of a call; None if they cannot be read. The server may ask
-        before it has stored the arguments."""
+        """Return name and arguments of a tool call; None if they cannot be read within INPUT_S. The
+        server may ask for a permission before it has stored them."""
         end = time.monotonic() + INPUT_S
         while message and call and time.monotonic() < end:
             with contextlib.suppress(ServeFailed):

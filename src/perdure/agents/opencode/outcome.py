@@ -1,8 +1,8 @@
-"""How a run of OpenCode ended. Pure; written against 1.18.33.
+"""Determines how an attempt with OpenCode ended. Pure; written against 1.18.33.
 
 An attempt succeeded if the last step has the reason `stop` and the exit code is 0. Exit code 0
-alone is not enough: a rejected permission also ends the run with it, without a final message.
-Failures of the service have a status; other failures are prose on stderr.
+alone is not enough: the CLI also exits with 0, and without a final message, after a rejected
+permission. Failures of the model's service have an HTTP status; other failures are text on stderr.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ _WORDS = (
         r"(closed|reset|refused)",
     ),
 )
-"""Messages of the CLI, the most specific first."""
+"""Outcome rules for the CLI's messages, the most specific first."""
 
 _CAUSE = late_pattern(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
-"""Log line on stderr with the cause of an `Unexpected server error`."""
+"""Pattern of the log line on stderr that has the cause of an `Unexpected server error`."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -82,7 +82,8 @@ _REJECTED = "the agent asked for a permission that its level of --permissions do
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt."""
+    """Return the outcome of the attempt, from the exit of its process and the events of its output.
+    """
     if exit.cause == "retrying" and any(
         isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
     ):
@@ -128,8 +129,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
-    """Return the outcome of a failed turn. The text decides if it is about the conversation; else
-    the status decides; else the text."""
+    """Return the outcome of a failed turn. The error text decides if it is about the conversation
+    or a refusal. Else the HTTP status decides, and if it does not, the text."""
     if "Unexpected server error" in ended.text:
         cause = _CAUSE.search(exit.stderr_tail)
     else:

@@ -1,8 +1,8 @@
-"""Estimates the usage of an answer that a kill cut off. Pure. Read from OpenCode 1.18.33.
+"""Estimates the usage of an answer that a kill cut off. Pure. Observed with OpenCode 1.18.33.
 
-The row of an answer has `tokens` of 0 until all of its tools have ended. Its request contained at
-least the input and output of the answer before it, and everything that was added since. The result
-depends only on the lines of `OpenCodeArchive.read`.
+The row of an answer has `tokens` of 0 until all of its tools have ended. The estimate counts what
+the request for the answer contained at least: the input and output of the previous answer, and
+everything that was added since. The result depends only on the lines of `OpenCodeArchive.read`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from perdure.agents.shared import json_lines
 from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
-"""Assumed bytes of text in a token. Prose has about 4, source code between 3 and 4. An estimate
-that is too high ends a budget early; one that is too low lets the budget be overspent."""
+"""Assumed number of bytes of text for each token. Prose has about 4, source code between 3 and 4.
+An estimate that is too high ends a budget early; one that is too low lets the budget be overspent.
+"""
 _STOPPED = "MessageAbortedError"
 
 
 class _Story(Struct):
-    """The conversation as far as it was read."""
+    """State of the conversation after the lines that were read so far."""
 
     before: Usage = Usage()
     """Usage of the newest answer whose row has token counts."""
     carried: int = 0
-    """Tokens of the answers so far, which the next request will include."""
+    """Number of tokens of the answers so far, which the next request will include."""
     added: int = 0
-    """Size in bytes of the text that was added after the answer of `before`, without the newest
-    answer's own text (`said`)."""
+    """Size of the text that was added after the answer of `before`, in bytes. The newest answer's
+    own text is not included; it is in `said`."""
     said: int = 0
     newest: str = ""
     cut_off: bool = False
@@ -63,8 +64,9 @@ class _Story(Struct):
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
-    """Return the newest answer with an estimated usage. None if its row has token counts, if its
-    request failed, or if its row begins within the first `since` bytes."""
+    """Return the newest answer with an estimated usage, if a kill cut it off. Return None if its
+    row has token counts, if its request failed, or if its row begins within the first `since` bytes
+    (before the attempt)."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
@@ -92,8 +94,8 @@ def _message(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_off(data: Any) -> bool:
-    """Return whether a row is an answer that was interrupted after the request was sent to the
-    model, so that the row has no token counts."""
+    """Return whether a row is an answer without token counts because it was interrupted after the
+    request was sent to the model."""
     usage, error = step_usage(data), json_lines.part(data, "error", "name")
     asked = json_lines.part(data, "time", "completed") is None or error == _STOPPED
     is_answer = json_lines.part(data, "role") == "assistant"
@@ -109,8 +111,8 @@ def _guess(story: _Story) -> Usage:
         cached=min(asked, last.input),
         estimated=True,
     )
-    # The CLI reports dollars for each step, so the cost is scaled from the step before by the
-    # number of tokens.
+    # The CLI reports a cost in dollars for each step. So the cost is the previous step's, scaled by
+    # the number of tokens.
     if last.input:
         share = (asked + guess.output) / (last.input + last.output)
     else:

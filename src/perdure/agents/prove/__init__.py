@@ -1,5 +1,5 @@
-"""`perdure prove`: tests the installed agents against the rehearsal, to find out whether the
-behavior that perdure relies on holds for these programs.
+"""`perdure prove`: tests the installed agents against the rehearsal, to find out whether they
+behave as perdure expects.
 
 Called by `cli.prove`. It needs no key, no network and no tokens. Every scene has a scratch home, an
 empty workdir and its own model server on 127.0.0.1, and runs the real program through its driver.
@@ -48,37 +48,41 @@ HOLDS, DIFFERS, BROKEN = "holds", "differs", "broken"
 
 
 class ProveCandidate(Struct, frozen=True):
-    """A program to test, with its driver."""
+    """An agent's program that is tested, with its driver."""
 
     driver: AgentDriver
     program: Program
 
 
 class RowCheck(Struct, frozen=True, kw_only=True):
-    """The answer of one row. `known` is the answer recorded for the version `ProveResult.known`, if
-    it differs from this one."""
+    """The result for one row.
+
+    `known`: the recorded result and observation for the version `ProveResult.known`. None if they
+    are the same as now, or if none are recorded.
+    """
 
     id: str
     asks: str
     relied: bool
     result: str
-    """`holds`; `differs`: the row does not hold, and perdure does not rely on it; `broken`: the row
-    does not hold, and perdure relies on it."""
+    """One of three values. `holds`: the row's statement is true. `differs`: it is not true, and
+    perdure does not rely on it. `broken`: it is not true, and perdure relies on it."""
     seen: str
     detail: str
     seconds: float
-    """Duration of the row's whole scene, in seconds."""
+    """Duration of the scene that answered the row, in seconds."""
     known: tuple[str, str] | None = None
 
 
 class ProveResult(Struct, frozen=True, kw_only=True):
-    """The answers of one program, in the order of ROWS."""
+    """The results for one program, in the order of ROWS."""
 
     agent: str
     version: str
     program: str
     known: str
-    """The version that it was compared with; empty if no answers of the agent are recorded."""
+    """Version whose recorded answers were used for comparison; empty if none are recorded for the
+    agent."""
     checks: tuple[RowCheck, ...]
 
     @property
@@ -94,8 +98,8 @@ def candidates(
     wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]
 ) -> tuple[list[ProveCandidate], list[str]]:
     """Return the programs to test, and a sentence for each agent that was skipped. The programs are
-    those given by path and the wanted agents as their drivers find them; if neither is given, all
-    installed agents. Raise AgentMissing if a wanted agent, or every agent, is missing."""
+    the given ones and those of the wanted agents. If neither are given, they are all installed
+    agents. Raise AgentMissing if a wanted agent is missing, or if no agent is installed."""
     found: list[ProveCandidate] = []
     passed: list[str] = []
     for name, path in programs:
@@ -121,7 +125,7 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
     program = driver.locate(environ)
     agents.environ(
         "http://127.0.0.1", name
-    )  # raises UsageError for an agent that cannot be directed to the rehearsal
+    )  # called only for its UsageError, if the agent cannot be directed to the rehearsal
     return ProveCandidate(
         driver,
         program
@@ -131,8 +135,8 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
 
 
 def _reported_version(path: str, environ: Mapping[str, str]) -> str:
-    """Return the version that the program prints for `--version`; "unknown" if it prints none. Over
-    ACP, `path` is a whole command, which is not run."""
+    """Return the version that the program prints for `--version`; "unknown" if it prints none. For
+    an agent over ACP, `path` is a whole command. It is not run, and the result is "unknown"."""
     if not Path(path).exists():
         return "unknown"
     with tempfile.TemporaryDirectory(prefix="pp") as scratch:
@@ -166,9 +170,13 @@ def prove(
     stopping: Callable[[], bool] = lambda: False,
     known_file: Path = FILE,
 ) -> Iterator[ProveResult]:
-    """Test each program in turn and yield its result. `only`: ids of the rows to answer; all rows
-    of their scenes are answered. `jobs`: number of scenes at once; 0 means the number of
-    processors. Raise Interrupted when `stopping` becomes true, UsageError for an unknown row."""
+    """Test each program in turn and yield its result.
+
+    - `only`: ids of the rows to answer. All rows of their scenes are answered.
+    - `jobs`: number of scenes at once; 0 means the number of processors.
+
+    Raise Interrupted when `stopping` returns true, UsageError for an unknown row.
+    """
     if strangers := sorted(set(only) - set(ROWS)):
         raise UsageError(
             f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}."
@@ -208,8 +216,8 @@ def _play(
     environ: Mapping[str, str],
     stopping: Callable[[], bool],
 ) -> dict[str, tuple[RowFinding, float]]:
-    """Play one scene. Return the answers to all its rows, each with the duration of the scene in
-    seconds."""
+    """Run one scene. Return the answers to all its rows, each with the duration of the scene in
+    seconds. A row that the scene did not reach is answered with the reason. Raise Interrupted."""
     began = time.monotonic()
     found: dict[str, RowFinding] = {}
     missing = RowFinding("", False, "not seen")
@@ -236,7 +244,7 @@ def _play(
             missing = RowFinding("", False, "the driver refuses it", str(failure))
         except (
             OSError
-        ) as failure:  # a program that ended just before it was killed, or a file that was removed
+        ) as failure:  # the program may end just before it is killed, or a file may be removed
             missing = RowFinding("", False, "not seen", str(failure))
         finally:
             stage.close()

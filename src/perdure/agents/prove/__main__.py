@@ -1,5 +1,5 @@
-"""`python -m perdure.agents.prove REPORT.json ...`: records the answers of `perdure prove --json`
-as the known ones of these versions."""
+"""Records the results of `perdure prove --json` as known results of the tested versions. Run as
+`python -m perdure.agents.prove REPORT.json ...`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The scenes in which the agent is killed, stopped, started twice, or given other flags than
-before. See `scenes`."""
+before. `scenes` has the others and describes what a scene is."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def first_reply(stage: Stage) -> Iterator[RowFinding]:
 
 
 def known_before(stage: Stage, begun: StageRun) -> RowFinding:
-    """Return how the conversation's id is known before the model has answered."""
+    """Return whether the conversation's id is known before the model has answered, and how."""
     row = "id-before-answer"
     if begun.launch.continuation.session_id:
         return RowFinding(row, True, "chosen by the caller")
@@ -78,8 +78,8 @@ def known_before(stage: Stage, begun: StageRun) -> RowFinding:
 
 
 def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
-    """Kill the program when its prompt is in the transcript, or after the time limit for that.
-    Return the killed run; raise Failed if its conversation's id is not known."""
+    """Kill the program as soon as its prompt is in the transcript, at the latest after SETTLE_S.
+    Return the killed run. Raise Failed if its conversation's id is not known."""
     asked = begun.launch.continuation.session_id
     stage.until(lambda: prompt in stage.prompts(asked or begun.session_id()), SETTLE_S)
     begun.kill()
@@ -127,7 +127,7 @@ def tool(stage: Stage) -> Iterator[RowFinding]:
 
 
 def the_call(ran: StageExit) -> RowFinding:
-    """Return how a call that was killed is shown to the model."""
+    """Return how the model is shown a call that was running when the agent was killed."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
     call = next(
@@ -217,7 +217,8 @@ def model(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _requested_model(ran: StageExit) -> str:
-    """Return the model's name in the last request, from its body or its path (Gemini)."""
+    """Return the name of the model in the last request, from its body or (for Gemini) from its
+    path."""
     if not ran.requests:
         return ""
     found = re.search(r"/models/([^/:?]+)", ran.requests[-1].path)

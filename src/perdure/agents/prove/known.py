@@ -1,8 +1,8 @@
-"""The recorded answers from earlier tests, for each version of an agent, in `known.json`.
+"""Results of earlier tests, recorded for each version of an agent in `known.json`.
 
-A program is compared with its own version if that is recorded, else with the newest recorded
-version of its agent. `python -m perdure.agents.prove REPORT.json` records the answers of a `perdure
-prove --json`.
+A program is compared with its own version if that version is recorded, else with the newest
+recorded version of its agent. `python -m perdure.agents.prove REPORT.json` records the results of
+`perdure prove --json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]
-"""By row: the result, and a text on the observed behavior."""
+"""Recorded answers by row id. Each answer has two texts: the result and the observed behavior."""
 
 
 class KnownAnswers(Struct, frozen=True):
@@ -26,7 +26,7 @@ class KnownAnswers(Struct, frozen=True):
     answers: Answers
 
     def change(self, row: str, result: str, seen: str) -> list[str] | None:
-        """Return the recorded answer if it differs from this one, else None."""
+        """Return the recorded answer to the row; None if it is the same as now or not recorded."""
         before = self.answers.get(row)
         if before and before != [result, seen]:
             return before
@@ -34,7 +34,8 @@ class KnownAnswers(Struct, frozen=True):
 
 
 def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
-    """Return the answers to compare with, or None if none are recorded for the agent."""
+    """Return the recorded answers to compare this version with; None if none are recorded for the
+    agent."""
     versions = read(file).get(agent, {})
     if not versions:
         return None
@@ -43,7 +44,7 @@ def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswer
 
 
 def read(file: Path = FILE) -> dict[str, dict[str, Answers]]:
-    """Return all recorded answers, by agent and version."""
+    """Return all recorded answers, by agent and version. Empty if the file does not exist."""
     agents: dict[str, dict[str, Answers]] = (
         json.loads(file.read_text(encoding="utf-8"))["agents"] if file.exists() else {}
     )
@@ -55,8 +56,8 @@ def _order(version: str) -> list[int]:
 
 
 def record_answers(report: Path, file: Path = FILE) -> None:
-    """Write the report's answers into the file. They replace those of the same agents and
-    versions."""
+    """Write the answers of a JSON report into the file. Recorded answers of the same agents and
+    versions are replaced."""
     agents = read(file)
     for proof in json.loads(report.read_text(encoding="utf-8"))["agents"]:
         answers = {check["id"]: [check["result"], check["seen"]] for check in proof["checks"]}

@@ -1,7 +1,7 @@
-"""The questions of `perdure prove`: one row for each, with a rule for whether perdure relies on a
-yes.
+"""The rows of `perdure prove`. Each row is a statement about an agent that is tested, with a rule
+for whether perdure relies on it.
 
-Read by `scenes` (which answers them), by the command line and by the documents. A row's id is
+Used by `scenes` (which answers the rows), by the command line and by the documents. A row's id is
 stable: it is used in JSON, in `known.json` and in docs/reference/prove.md. Pure.
 """
 
@@ -15,8 +15,8 @@ from perdure.protocols import Abilities
 
 
 class ProveRow(Struct, frozen=True):
-    """One question. `relied`: whether perdure relies on a yes, for an agent with these
-    abilities."""
+    """One statement that is tested. `relied` returns whether perdure relies on it for an agent with
+    the given abilities."""
 
     id: str
     asks: str
@@ -24,7 +24,8 @@ class ProveRow(Struct, frozen=True):
 
 
 class RowFinding(Struct, frozen=True):
-    """One answer. The text of `seen` is the same in every run; that of `detail` may differ."""
+    """The answer to one row. `seen` is the same text in every run; `detail` may differ from run to
+    run."""
 
     row: str
     holds: bool

@@ -1,7 +1,8 @@
-"""The scenes: each runs the real program against a scripted model and answers one or a few rows.
+"""The scenes of `perdure prove`. Each scene runs the real program against a scripted model and
+answers one or a few rows.
 
-Played by `prove`, each on a `Stage` of its own. A scene yields its answers one by one. If it fails,
-`prove` answers its remaining rows.
+Called by `prove`, each scene with a `Stage` of its own. A scene yields its answers one by one. If
+it fails, `prove` fills in its remaining rows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was 
 
 
 class ProveScene(Struct, frozen=True):
-    """`rows`: ids of the rows that it answers. `quick`: also played by `--quick`."""
+    """A scene, and the script of its model.
+
+    `rows`: ids of the rows that it answers. `quick`: whether `--quick` includes it. `subscription`:
+    whether Claude Code is given a subscription's token.
+    """
 
     rows: tuple[str, ...]
     script: str
@@ -40,8 +45,8 @@ class ProveScene(Struct, frozen=True):
 
 
 def continuation_finding(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
-    """Return whether the second run continued the conversation of the first one, and all these
-    words reached the model."""
+    """Return the answer to the row: yes if the second run continued the conversation of the first
+    one, and all these words reached the model."""
     if not second.requests:
         return RowFinding(row, False, f"{describe_end(second)}, no request", second.outcome.detail)
     if not second.reached(*words):
@@ -59,7 +64,8 @@ def continuation_finding(row: str, first: StageExit, second: StageExit, *words: 
 
 
 def first_turn(stage: Stage) -> StageExit:
-    """Run and return a first turn to continue from. Raise Failed if it does not succeed."""
+    """Run the first turn of a conversation that a scene continues. Return its result. Raise Failed
+    if it does not succeed."""
     ran = stage.run(ASKED)
     if not ran.ok or not ran.session_id:
         raise Failed(f"the first turn {describe_end(ran)}", ran.outcome.detail)
@@ -67,7 +73,8 @@ def first_turn(stage: Stage) -> StageExit:
 
 
 class Failed(Exception):
-    """A scene cannot continue: `seen` is a stable text, `detail` may differ from run to run."""
+    """Raised if a scene cannot continue. `seen` is the same text in every run; `detail` may differ
+    from run to run."""
 
     def __init__(self, seen: str, detail: str = "") -> None:
         super().__init__(seen)
@@ -112,8 +119,8 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
 
 
 def unreadable_transcripts(stage: Stage) -> Iterator[RowFinding]:
-    """Test an agent whose transcripts cannot be read: whether it loads a conversation, replays it,
-    and sends all of it to the model."""
+    """Test an agent whose transcripts perdure cannot read. Yield whether it succeeds, and whether a
+    resume sends the whole conversation to the model, with or without a replay."""
     first = stage.run(ASKED)
     yield RowFinding("start", first.ok, describe_end(first), first.outcome.detail)
     if not first.ok:
@@ -206,7 +213,7 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _unknown(session_id: str) -> str:
-    """Return an id of the same form that no conversation has."""
+    """Return an id in the same format that belongs to no conversation."""
     try:
         UUID(session_id)
     except ValueError:
@@ -239,7 +246,7 @@ def moved_home(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _not_a_file(folder: str, names: list[str]) -> list[str]:
-    """Return the names of sockets and pipes, which cannot be copied."""
+    """Return the names of sockets and pipes, which `copytree` cannot copy."""
     return [
         name
         for name in names
@@ -261,8 +268,8 @@ def own_copy(stage: Stage) -> Iterator[RowFinding]:
 
 
 def fails(row: str, *kinds: OutcomeKind) -> Play:
-    """Return a scene in which the service fails and the driver must report one of these
-    outcomes."""
+    """Return a scene's function for a model service that fails. The answer is yes if the driver
+    reports one of these outcomes."""
 
     def play(stage: Stage) -> Iterator[RowFinding]:
         ran = stage.run("hello", patience_s=2 * PATIENCE_S)
@@ -368,4 +375,4 @@ BY_ITS_WORD = (
     ProveScene(("start", "resume"), TWO, unreadable_transcripts, quick=True),
     ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
 )
-"""The scenes for an agent whose transcripts cannot be read."""
+"""Scenes for an agent whose transcripts perdure cannot read."""

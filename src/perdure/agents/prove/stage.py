@@ -1,10 +1,10 @@
 """The environment of one scene: a scratch home, an empty workdir, a rehearsed model, and the
 agent's program.
 
-Made by `prove` for each scene and closed after it. It starts programs only through `process`, so no
-process of an agent outlives its scene. It reads the agent's data only through the driver. The
-user's home is not touched. The agent's environment has only PATH, IS_SANDBOX, a fixed language,
-scratch directories, and the variables of `agents.rehearsal.agents.environ`.
+Created by `prove` for each scene and closed after it. A stage starts programs only through
+`process`, so no process of an agent outlives its scene. It reads the agent's data only through the
+driver, and does not touch the user's home. The agent's environment has only PATH, IS_SANDBOX, a
+fixed language, scratch directories, and the variables of `agents.rehearsal.agents.environ`.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ from perdure.model.events import AgentEvent, RetrySeen, SessionSeen, UsageSeen
 from perdure.protocols import AgentDriver
 
 PATIENCE_S = 120.0
-"""Time limit of an agent's run, in seconds. It is long, so that a slow machine gives the same
-answers; OpenCode's own retries alone take 73 s."""
+"""Time limit of an agent's run, in seconds. It is long, so that the answers are the same on a slow
+machine; OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
-"""Time limit of a turn that hangs forever on some CLIs, in seconds."""
+"""Time limit of a turn that never ends with some CLIs, in seconds."""
 SETTLE_S = 10.0
-"""Time limit for a program whose model does not answer to write its transcript, in seconds. Half of
-it is the limit for a leftover to end by itself."""
+"""Time limit for a program to write its transcript while it waits for the model's answer, in
+seconds. Half of it is the time limit for a leftover process to end by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
 MODELS = {"opencode": ("rehearsal/rehearsal", "rehearsal/some-model")}
-"""Two model names for a CLI that does not pass every name on to the service."""
+"""Two model names for each CLI that only accepts configured names. All other CLIs pass any name on
+to the service."""
 
 
 class Interrupted(Exception):
-    """perdure was asked to end."""
+    """Raised if the user asked perdure to stop."""
 
 
 class Unseen(Exception):
-    """An event that a scene waited for did not happen. The text is short and stable, because it is
-    compared between versions."""
+    """Raised if an event that a scene waited for did not happen. The message is short and the same
+    in every run, because messages are compared between versions."""
 
 
 class StageExit(Struct, frozen=True):
@@ -71,11 +72,12 @@ class StageExit(Struct, frozen=True):
     outcome: Outcome
     events: tuple[AgentEvent, ...]
     requests: tuple[Request, ...]
-    """The requests that reached the model in this run."""
+    """Requests that reached the model in this run, without side requests."""
     asked: str = ""
-    """The id that the program was given: chosen, resumed or forked from."""
+    """Id of the conversation that the program was given: a chosen one, or the one to resume or
+    fork."""
     alive: int = 0
-    """Number of processes of the attempt that are still alive; 0 is expected."""
+    """Number of processes of the attempt that are still running; 0 is expected."""
 
     @property
     def ok(self) -> bool:
@@ -91,8 +93,8 @@ class StageExit(Struct, frozen=True):
 
     @property
     def usage(self) -> Usage | None:
-        """The usage that the program reported: the last count if the counts are cumulative, else
-        their sum."""
+        """Usage that the program reported; None if it reported none. This is the last count if the
+        counts are cumulative, else their sum."""
         seen = [event for event in self.events if isinstance(event, UsageSeen)]
         if not seen:
             return None
@@ -103,7 +105,7 @@ class StageExit(Struct, frozen=True):
 
 class Stage(Struct):
     """The environment of one scene. `agent_home` is the directory in which the agent is configured
-    to keep its conversations."""
+    to store its conversations."""
 
     directory: Path
     driver: AgentDriver
@@ -114,12 +116,13 @@ class Stage(Struct):
     stopping: Callable[[], bool] = lambda: False
     running: list[process.Process] = field(default_factory=list)
     marks: tuple[str, ...] = ()
-    """Marks of the conversation's known items, for an agent whose transcripts cannot be read."""
+    """Hashes of the conversation's known items, for an agent whose transcripts perdure cannot read.
+    """
     work: Path = Path()
-    """The agent's working directory; made with the stage."""
+    """The agent's working directory, created together with the stage."""
     agent_home: Path = Path()
     own_environ: dict[str, str] = field(default_factory=dict)
-    """The environment of the agent's program."""
+    """Environment variables of the agent's program."""
 
     def __post_init__(self) -> None:
         self.work = self.directory / "work"
@@ -128,8 +131,8 @@ class Stage(Struct):
         self.live_in(self.directory / "home" / self.driver.name)
 
     def live_in(self, agent_home: Path) -> None:
-        """Make this directory the agent's home, and write settings into it that direct the agent to
-        the rehearsal."""
+        """Use this directory as the agent's home from now on. Settings are written into it that
+        direct the agent to the rehearsal."""
         self.agent_home = agent_home
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
@@ -150,7 +153,7 @@ class Stage(Struct):
             one.kill()
         self.rehearsal.stop()
 
-    # The agent's program
+    # Methods that run the agent's program
 
     def run(
         self,
@@ -160,7 +163,7 @@ class Stage(Struct):
         patience_s: float = PATIENCE_S,
         **options: str,
     ) -> StageExit:
-        """Run the program to its end and return the result. `options`: those of `launch`."""
+        """Run the program to its end and return the result. `options` are passed to `launch`."""
         with self.begun(prompt, asked, **options) as begun:
             return begun.end(patience_s)
 
@@ -168,7 +171,8 @@ class Stage(Struct):
     def begun(
         self, prompt: str, asked: Continuation | None = None, **options: str
     ) -> Iterator[StageRun]:
-        """Start the program; it is killed at the end of the `with` block."""
+        """Start the program and yield the running process. It is killed at the end of the `with`
+        block."""
         launch = self.launch(prompt, asked, **options)
         command = self.driver.command(launch)
         argv, env = command.argv, command.env
@@ -198,8 +202,9 @@ class Stage(Struct):
         model: str = "",
         permissions: str = "edit",
     ) -> Launch:
-        """Return a launch. Without a continuation it is a fresh one, with a chosen id if the CLI
-        takes one. Empty `permissions`: the caller removes the arguments that set them."""
+        """Return the launch for a run. Without a continuation (`asked`) it begins a new
+        conversation, with a chosen id if the CLI accepts one. If `permissions` is empty, the caller
+        removes the arguments that set permissions."""
         chosen = str(uuid4()) if self.driver.abilities.choose_id else ""
         return Launch(
             spec=TaskSpec(
@@ -219,7 +224,8 @@ class Stage(Struct):
         )
 
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Return the arguments and variables that are the same at every permissions level."""
+        """Return the arguments and environment variables of the launch without those that depend on
+        the permissions level."""
         commands = [
             self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
             for level in Permissions
@@ -234,14 +240,14 @@ class Stage(Struct):
         }
         return argv, env
 
-    # The agent's conversations
+    # Methods that read and restore the agent's conversations
 
     @property
     def home(self) -> Path:
         return self.driver.home(self.own_environ)
 
     def history(self, session_id: str) -> bytes | None:
-        """Return the conversation as the CLI keeps it, or None."""
+        """Return the content of the conversation as the CLI stores it; None if there is none."""
         if not session_id:
             return None
         if self.driver.archive is not None:
@@ -252,11 +258,11 @@ class Stage(Struct):
         return None
 
     def prompts(self, session_id: str) -> list[str]:
-        """Return the prompts in the conversation."""
+        """Return the prompts that the stored conversation contains."""
         return [prompt.text for prompt in self.driver.prompts(self.history(session_id) or b"")]
 
     def put_back(self, session_id: str, copy: bytes) -> None:
-        """Write perdure's own copy to the path where a resume finds it."""
+        """Restore a copy of the conversation to the place where the agent looks for it."""
         if self.driver.archive is None:
             kept = self.directory / "copy"
             kept.write_bytes(copy)
@@ -284,7 +290,8 @@ class Stage(Struct):
             raise Interrupted
 
     def until(self, met: Callable[[], bool], patience_s: float) -> bool:
-        """Wait until the condition is met; return False if it is not met in time."""
+        """Wait until `met` returns true. Return False if that does not happen within `patience_s`
+        seconds."""
         end = time.monotonic() + patience_s
         while not met():
             self.look_up()
@@ -295,7 +302,7 @@ class Stage(Struct):
 
 
 class StageRun(Struct, frozen=True):
-    """A run of the agent's program that was started."""
+    """A started run of the agent's program."""
 
     stage: Stage
     launch: Launch
@@ -317,7 +324,8 @@ class StageRun(Struct, frozen=True):
         )
 
     def session_id(self, told_only: bool = False) -> str:
-        """Return the conversation's id: the printed one, else the one in the archive."""
+        """Return the conversation's id: the one that the program printed or, unless `told_only`,
+        the one in the archive. Empty if there is none yet."""
         told = next(
             (
                 event.session_id
@@ -331,7 +339,7 @@ class StageRun(Struct, frozen=True):
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
     def asks_the_model(self) -> None:
-        """Wait for the program's first request to the model. Raise Unseen if there is none."""
+        """Wait for the program's first request to the model. Raise Unseen if no request arrives."""
         come = self.stage.until(
             lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(),
             PATIENCE_S,
@@ -340,14 +348,14 @@ class StageRun(Struct, frozen=True):
             raise Unseen("no request reached the model")
 
     def kill(self) -> None:
-        """Send SIGKILL to the program only, as the kernel does when memory is short."""
+        """Send SIGKILL to the program only, as the kernel does when it runs out of memory."""
         pid = self.process.agent_pid
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
 
     def leaves_something(self) -> bool:
-        """Kill the program; return whether processes that it started live on. The shim would end
-        them at once, so it is stopped meanwhile."""
+        """Kill the program and return whether processes that it started are still running.
+        Meanwhile the shim is stopped (SIGSTOP), because it would end them at once."""
         shim = self.process.shim
         if shim is None:
             return False
@@ -361,8 +369,8 @@ class StageRun(Struct, frozen=True):
             shim.send(signal.SIGCONT)
 
     def end(self, patience_s: float = PATIENCE_S) -> StageExit:
-        """Wait for the end of the program and return the result. Stop it if it exceeds the time
-        limit or retries without limit."""
+        """Wait for the end of the program and return the result. The program is stopped if it
+        exceeds the time limit or retries without limit."""
         until = time.monotonic() + patience_s
         found: Exit | None = None
         stopped = ""
@@ -386,8 +394,8 @@ class StageRun(Struct, frozen=True):
         return StageExit(self.session_id(), outcome, tuple(events), requests, asked, alive)
 
     def _asks_for_ever(self) -> bool:
-        """Return whether the driver's limit of retries in a row is reached, with no answer between
-        them. This is the engine's own rule."""
+        """Return whether the program has reached the driver's limit of retries in a row, without an
+        answer between them. The engine uses the same rule."""
         enough = self.stage.driver.abilities.retries_in_a_row
         if enough:
             told = [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
@@ -403,7 +411,7 @@ def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
 
 
 def describe_end(ran: StageExit) -> str:
-    """Return how a run ended, in stable words."""
+    """Return a short text on how a run ended. The text is the same for the same kind of end."""
     if ran.outcome.kind is OutcomeKind.TIMED_OUT:
         return "never ends"
     if ran.ok:

@@ -1,4 +1,4 @@
-"""Scripted model servers on loopback, against which the real agent CLIs run without a key, a
+"""Scripted model servers on 127.0.0.1, against which the real agent CLIs run without a key, a
 network or a token.
 
     with Rehearsal("run echo hello\\n---\\nsay It said hello.") as rehearsal:
@@ -6,7 +6,7 @@ network or a token.
         rehearsal.last.messages                              # what reached the model
 
 The language of the scripts is described in `script`, the choice of the reply in `cues`, the record
-in `server`.
+of requests in `server`.
 """
 
 from __future__ import annotations

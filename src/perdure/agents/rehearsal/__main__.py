@@ -1,8 +1,8 @@
-"""The rehearsal as a program: `python -m perdure.agents.rehearsal --script FILE [--port N]
+"""Runs the rehearsal as a program: `python -m perdure.agents.rehearsal --script FILE [--port N]
 [--port-file F] [--record F.jsonl]`.
 
-It prints its address, serves until SIGINT or SIGTERM, and exits with 0. The port file is written
-atomically when the server listens.
+The program prints its address, serves until SIGINT or SIGTERM, and exits with 0. The port file is
+written atomically when the server listens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--codex-home", type=Path, help="directory to write Codex's config.toml to")
     options = parser.parse_args(argv)
     ends = {signal.SIGINT, signal.SIGTERM}
-    # Before any thread starts, so that all of them leave these signals to sigwait.
+    # Block the signals before any thread starts. All threads inherit this, so only `sigwait`
+    # receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         with Rehearsal(

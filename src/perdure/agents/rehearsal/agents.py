@@ -1,7 +1,6 @@
-"""Settings with which the real CLIs use the rehearsal, with a dummy key, and no other network.
-Observed with Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33.
-Nothing here starts a process.
-"""
+"""Settings that make the real CLIs use the rehearsal, with a dummy key and no other network. No
+process is started here. Observed with Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and
+OpenCode 1.18.33."""
 
 from __future__ import annotations
 
@@ -19,18 +18,18 @@ BUILT_IN = ("claude", "codex", "gemini", "opencode")
 def environ(
     url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
 ) -> dict[str, str]:
-    """Return the agent's variables. They override an environment that has at least PATH, HOME and
-    TMPDIR.
+    """Return the environment variables that make the agent use the rehearsal. They override an
+    environment that has at least PATH, HOME and TMPDIR. Raise UsageError for an unknown agent.
 
-    `agent` is a built-in agent, a built-in agent over ACP, or `acp-` and any other name. For such a
-    name, the variables of all built-in agents are returned, because it is not known which ones the
-    agent reads. Raise UsageError for any other name.
-
-    `home`: the directory where the agent keeps its conversations, set by the agent's own variable;
-    Codex's and Gemini's settings are written there (see `write_codex_home`, `write_gemini_home`),
-    and for Codex without a home the arguments of `codex_args` are needed. `retries`: number of the
-    CLI's own retries after a failure. `subscription`: Claude Code gets a subscription's token in
-    place of an API key; only then does it read when a usage limit ends.
+    - `agent`: a built-in agent, a built-in agent over ACP, or `acp-` and any other name. For such a
+      name, the variables of all built-in agents are returned, because it is not known which ones
+      the agent reads.
+    - `home`: the directory where the agent stores its conversations. Codex's and Gemini's settings
+      are written there (see `write_codex_home`, `write_gemini_home`). Codex without a home needs
+      the arguments of `codex_args`.
+    - `retries`: number of the CLI's own retries after a failure.
+    - `subscription`: whether Claude Code gets a subscription's token in place of an API key. Only
+      then does it read when a usage limit ends.
     """
     if agent.startswith("acp-"):
         behind = agent.removeprefix("acp-")
@@ -90,10 +89,9 @@ def environ(
 
 
 def write_gemini_home(home: Path, retries: int = 1) -> None:
-    """Write the settings below GEMINI_CLI_HOME; existing ones are replaced. A model is named, so
-    that the CLI makes no calls to choose one. The clean-up of old conversations keeps its default,
-    so that it can be rehearsed too.
-    """
+    """Write Gemini CLI's settings below `home` (GEMINI_CLI_HOME); existing ones are replaced. They
+    name a model, so that the CLI makes no requests to choose one. The clean-up of old conversations
+    keeps its default, so that it can be tested too."""
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
         "model": {"name": "rehearsal"},
@@ -116,12 +114,13 @@ _OPENCODE_QUIET = dict.fromkeys(
     ),
     "1",
 )
-"""Without the third variable, every run contacts the package registry."""
+"""Variables that switch off OpenCode's own network access. Without
+OPENCODE_DISABLE_DEFAULT_PLUGINS, every run contacts the package registry."""
 
 
 def _opencode(url: str) -> dict[str, Any]:
-    """Return OpenCode's configuration. The provider's package is built into OpenCode. The number of
-    its retries cannot be set: six requests in 73 s."""
+    """Return OpenCode's configuration. It uses a provider package that is built into OpenCode. The
+    number of its retries cannot be set: it sends six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
     models = {
         name: {"limit": {"context": 100_000, "output": 4_000}}
@@ -142,8 +141,8 @@ def _opencode(url: str) -> dict[str, Any]:
 
 
 def _xdg(home: Path | None) -> dict[str, str]:
-    """Return the variables that put the database into `opencode` below the home and hide the user's
-    configuration."""
+    """Return the variables that place OpenCode's database in `opencode` below `home` and hide the
+    user's configuration. Empty without a home."""
     if home is None:
         return {}
     return {
@@ -163,16 +162,16 @@ def codex_args(url: str, retries: int = 1) -> list[str]:
 
 
 def write_codex_home(url: str, home: Path, retries: int = 1) -> None:
-    """Create the directory and write its `config.toml`; an existing one is replaced."""
+    """Create the directory and write `config.toml` into it; an existing file is replaced."""
     home.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {value}\n" for name, value in _settings(url, retries).items()]
     (home / "config.toml").write_text("".join(lines), encoding="utf-8")
 
 
 def _settings(url: str, retries: int) -> dict[str, str]:
-    """Return the settings as dotted names and TOML values. Without `plugins = false`, every run
-    contacts hosts on the internet. Without the second feature switch, Codex waits forever if the
-    server does not answer."""
+    """Return Codex's settings as dotted names with TOML values. Two features are switched off. With
+    plugins, every run contacts hosts on the internet. With unbounded retries, Codex waits forever
+    if the server does not answer."""
     return {
         "model": '"rehearsal"',
         "model_provider": '"rehearsal"',

@@ -1,4 +1,4 @@
-"""The Messages API of Anthropic (version 2023-06-01), as Claude Code 2.1.329 uses it."""
+"""Speaks the Messages API of Anthropic (version 2023-06-01), as Claude Code 2.1.329 uses it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _FULL = "prompt is too long: 205000 tokens > 200000 maximum"
 
 
 class Anthropic:
-    """POST /v1/messages."""
+    """Implements `Dialect` for POST /v1/messages."""
 
     name = "anthropic"
 
@@ -160,8 +160,8 @@ class Anthropic:
 
 def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
     """Return the headers for a subscription whose five-hour window is used up. Claude Code 2.1.329
-    reads them only with a subscription's token; with an API key it prints the body's message,
-    without a time."""
+    reads them only if it has a subscription's token. With an API key it prints the message of the
+    body, which names no time."""
     reset = str(int(now + limit.seconds))
     unified = {
         "status": "rejected",
@@ -200,7 +200,7 @@ def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
 
 
 def _added(raw: dict[str, Any]) -> Iterator[str]:
-    """Yield the texts of a message that `_messages` leaves out."""
+    """Yield the texts of a message that the CLI itself added. `_messages` leaves them out."""
     content = raw.get("content")
     if raw.get("role") == "system" and isinstance(content, str):
         yield content
@@ -261,7 +261,7 @@ def _message(
 
 
 def _tool_use(run: RunTool) -> dict[str, Any]:
-    # Ten minutes is the maximum timeout of the tool in 2.1.329.
+    # Ten minutes is the longest timeout that the tool accepts in 2.1.329.
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     return {
         "type": "tool_use",

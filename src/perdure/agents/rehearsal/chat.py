@@ -1,5 +1,5 @@
-"""The Chat Completions API that OpenAI began and many services speak, as OpenCode 1.18.33 uses it
-through `@ai-sdk/openai-compatible`."""
+"""Speaks the Chat Completions API, which OpenAI introduced and many services offer, as OpenCode
+1.18.33 uses it through `@ai-sdk/openai-compatible`."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ _FULL = (
 
 
 class Chat:
-    """POST /v1/chat/completions."""
+    """Implements `Dialect` for POST /v1/chat/completions."""
 
     name = "chat"
 
     def conversation(
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
-        """Return the request in the common form. OpenCode sends a request without tools only for
-        titles and summaries, so such a request is a side request."""
+        """Return the request in the common form. OpenCode sends requests without tools only for
+        titles and summaries, so a request without tools is a side request."""
         tools = [
             str(tool["function"].get("name", ""))
             for tool in items(body, "tools")
@@ -131,8 +131,8 @@ class Chat:
         }
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
-        """Return the API's error response. The API has no field for the end of a usage limit; the
-        waiting time is in the usual header."""
+        """Return the API's error response. The API has no field for the end of a usage limit, so
+        the waiting time is in the header `retry-after`."""
         if isinstance(failure, Limit):
             error = {
                 "message": "The usage limit has been reached",
@@ -187,8 +187,8 @@ def _usage(tokens: TokenCounts) -> dict[str, Any]:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """Return the command as a call of the shell tool, with a timeout of ten minutes (in ms): the
-    tool's default is two."""
+    """Return the command as a call of the shell tool, or the call of another tool. The timeout is
+    ten minutes (in ms), because the shell tool's default is only two."""
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     given = run.arguments if run.tool else shell
     function = {"name": run.tool or conversation.shell, "arguments": json.dumps(given)}

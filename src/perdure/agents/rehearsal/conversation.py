@@ -1,8 +1,8 @@
-"""A request of any dialect in a common form: the messages with their roles, without those that the
-CLI itself adds.
+"""A model request of any dialect in a common form: the messages with their roles, without those
+that the CLI itself adds.
 
-Made by the dialects (`anthropic.conversation`, `openai.conversation`), read by `cues` and by every
-test that checks which history reached the model. Pure.
+Created by the dialects (`Dialect.conversation`). Read by `cues`, and by every test that checks
+which history reached the model. Pure.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from perdure.agents.rehearsal.script import Mark
 
 
 class ChatMessage(Struct, frozen=True):
-    """One message or tool call. `role` is user, assistant, tool_call or tool_result."""
+    """One message or tool call. `role` is `user`, `assistant`, `tool_call` or `tool_result`."""
 
     role: str
     text: str
-    """The text. For a call of the shell tool the command; for another tool its name and its
-    arguments as JSON."""
+    """Text of the message. For a call of the shell tool it is the command; for another tool it is
+    the tool's name and its arguments as JSON."""
     call: str = ""
-    """The id that connects a tool_call with its tool_result."""
+    """Id that connects a `tool_call` with its `tool_result`; empty for other messages."""
 
 
 class ScriptedConversation(Struct, frozen=True):
@@ -30,24 +30,26 @@ class ScriptedConversation(Struct, frozen=True):
 
     messages: tuple[ChatMessage, ...]
     session: str = ""
-    """The CLI's own id of the conversation, from headers or body; empty if it sent none."""
+    """The CLI's own id of the conversation, from headers or body; empty if the CLI sent none."""
     side: bool = False
-    """Whether the request is outside of the conversation: a title, a summary, a subagent."""
+    """Whether the request is not part of the conversation, but for a title, a summary or a
+    subagent."""
     summary: str = ""
-    """Format of a summary that the CLI expects, with `{}` in place of the text. Set only for a side
-    request for a summary with which the conversation continues."""
+    """Format in which the CLI expects a summary, with `{}` in place of the text. It is set only if
+    the request asks for a summary with which the conversation continues; such a request is a side
+    request."""
     streamed: bool = True
     model: str = ""
     shell: str = ""
     """Name of the shell tool that the request offers."""
     waiting: str = ""
-    """Number of the command that is still running according to the last tool result (Codex); else
-    empty."""
+    """Number of a command that is still running according to the last tool result; empty if there
+    is none. Only Codex numbers its commands."""
     added: tuple[str, ...] = ()
-    """Texts that the CLI itself added between the messages: reminders, the words of hooks (Claude
-    Code)."""
+    """Texts that the CLI itself added between the messages, such as reminders and the output of
+    hooks. Only filled for Claude Code."""
     unfinished: frozenset[str] = frozenset()
-    """Ids of the calls whose result says that their command is still running."""
+    """Ids of the calls whose result reports that their command is still running."""
 
     @property
     def prompts(self) -> list[str]:
@@ -55,10 +57,12 @@ class ScriptedConversation(Struct, frozen=True):
         return [message.text for message in self.messages if message.role == "user"]
 
     def marks(self) -> list[tuple[Mark, bool]]:
-        """Return the model's texts and calls in order, each with whether it is complete. A text
-        always is. A tool call is complete if it has a result, and the result does not say that the
-        call was interrupted or its command killed. Each prompt is a mark ("user", ""), so that no
-        reply extends across it."""
+        """Return the model's texts and calls in order, each with whether it is complete.
+
+        A text is always complete. A tool call is complete if it has a result, unless the result
+        says that the call was interrupted or its command was killed. A prompt becomes the
+        incomplete mark ("user", ""), so that no reply matches across it.
+        """
         results = {
             message.call: message.text for message in self.messages if message.role == "tool_result"
         }
@@ -80,12 +84,12 @@ class ScriptedConversation(Struct, frozen=True):
 
 
 _INTERRUPTED = re.compile(
-    r"\A\[Tool call interrupted"  # Claude Code 2.1.329, after a kill
-    r"|\A\[Request interrupted"  # Claude Code, after SIGINT
-    r"|\A\[Tool execution was interrupted\]"  # OpenCode 1.18.33, after a kill
-    r"|\AExit code (137|143)\b"  # Claude Code: the command was killed with the CLI
-    # Codex 0.169.0, after a kill; its app server, after it was asked to end
+    r"\A\[Tool call interrupted"  # Claude Code 2.1.329, if the CLI was killed
+    r"|\A\[Request interrupted"  # Claude Code, if the CLI was interrupted by SIGINT
+    r"|\A\[Tool execution was interrupted\]"  # OpenCode 1.18.33, if the CLI was killed
+    r"|\AExit code (137|143)\b"  # Claude Code, if the command was killed together with the CLI
+    # Codex 0.169.0, if the CLI was killed or its app server was asked to end
     r"|\A(Wall time: .*\n)?aborted( by user\b.*)?\Z"
-    # Codex: the command was killed
+    # Codex, if the command was killed
     r"|\AChunk ID: .*\nWall time: .*\nProcess exited with code (137|143)\b"
 )

@@ -1,18 +1,21 @@
-"""Selects the next reply. Called once by the server for each request of a conversation;
-thread-safe.
+"""Selects the next reply of the rehearsed model. The server calls it once for each request of a
+conversation. Thread-safe.
 
 `by request` (the default): the n-th request that a script answers gets its n-th reply, independent
-of the history. A `fail` or `limit` answers a request without using the reply up; a reply with a
-`hang` or `cut` is used up by the last of these. A CLI that retries on its own after a cut gets the
-next reply.
+of the history. A `fail` or `limit` answers a request without using the reply up. A reply with a
+`hang` or `cut` is used up when that line has taken effect for the last time (`xK`). A CLI that
+retries on its own after a cut gets the next reply.
 
-`by history`: the next reply depends on the history that reached the model. So after a kill and a
-resume the script continues at the right place, and a conversation that lost its history starts
-over. The history is read from its beginning. A reply counts as given if all its texts and commands
-are there in order and every command is complete; missing replies in between (lost lines) are
-skipped. If only the beginning of the expected reply is there (a text without its command, a text
-cut short, an interrupted command), the whole reply is given again. So a command that took effect
-just before a kill, but has no result in the transcript yet, runs twice.
+`by history`: the next reply depends on the history that reached the model. After a kill and a
+resume, the script continues at the right place. A conversation that lost its history starts over.
+The history is read from its beginning:
+
+- A reply counts as given if all its texts and commands are there in order and every command is
+  complete.
+- Missing replies in between (lost lines) are skipped.
+- A reply is given again if only its beginning is there: a text without its command, a text cut
+  short, an interrupted command. So a command runs twice if it took effect just before a kill but
+  has no result in the transcript yet.
 """
 
 from __future__ import annotations
@@ -42,17 +45,17 @@ from perdure.agents.rehearsal.script import (
 
 
 class PlannedReply(Struct, frozen=True):
-    """The answer to one request: a failure, or actions to send."""
+    """The answer to one request: a failure to report, or the actions to carry out."""
 
     actions: tuple[Action, ...] = ()
     failure: Fail | Limit | None = None
     script: int | None = None
     """Index of the script that answers; None if none matches."""
     reply: int | None = None
-    """Index of the reply in its script; None after the last one."""
+    """Index of the reply in its script; None if all replies of the script were given."""
     waits: str = ""
-    """Number of a running command. If it is set, the answer is a call that continues to wait for it
-    (Codex)."""
+    """Number of a running command (Codex); else empty. If it is set, the answer is a call that
+    continues to wait for this command."""
 
     @property
     def tokens(self) -> TokenCounts:
@@ -63,7 +66,8 @@ class PlannedReply(Struct, frozen=True):
 
     @property
     def stop(self) -> str:
-        """Return the provider's own stop reason; empty for the usual one."""
+        """Return the reason of the script's `stop` line; empty for the provider's usual stop
+        reason."""
         return next(
             (action.reason for action in reversed(self.actions) if isinstance(action, Stop)), ""
         )
@@ -73,23 +77,23 @@ DONE: tuple[Action, ...] = (Say("Done."),)
 
 
 class ReplySource(Protocol):
-    """Chooses the answers: scripts (`ReplyPlanner`), or a custom model that computes them from the
-    conversation. Thread-safe."""
+    """Chooses the answers of the rehearsal. Implemented by `ReplyPlanner` with scripts, or by a
+    custom model that computes answers from the conversation. Must be thread-safe."""
 
     def next(self, conversation: ScriptedConversation) -> PlannedReply:
-        """Return the answer to this request. A `PlannedReply` without a `script` means that there
-        is no answer."""
+        """Return the answer to this request. If the source has no answer, return a `PlannedReply`
+        whose `script` is None."""
         ...
 
     def summary(self, conversation: ScriptedConversation) -> str:
-        """Return the answer when the CLI asks for a summary of this conversation; empty for the
-        usual one."""
+        """Return the text to send when the CLI requests a summary of this conversation. Empty means
+        the default text."""
         ...
 
 
 class ReplyPlanner:
-    """The scripts, with the current position in each, and the disturbances (such as a hang) that
-    have already happened."""
+    """Answers from scripts. It stores the position in each script, and how often each disturbance
+    (such as a hang) has happened."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = tuple(scripts)
@@ -98,7 +102,7 @@ class ReplyPlanner:
         self._lock = threading.Lock()
 
     def next(self, conversation: ScriptedConversation) -> PlannedReply:
-        """Return the answer to this request; `PlannedReply()` if no script matches."""
+        """Return the answer to this request. Return `PlannedReply()` if no script matches."""
         for number, script in enumerate(self.scripts):
             if any(script.match in prompt for prompt in conversation.prompts) or not script.match:
                 with self._lock:
@@ -106,8 +110,8 @@ class ReplyPlanner:
         return PlannedReply()
 
     def summary(self, conversation: ScriptedConversation) -> str:
-        """Return the answer when the CLI asks for a summary of this conversation; empty if no
-        script has one."""
+        """Return the text to send when the CLI requests a summary of this conversation. Empty if no
+        matching script has one."""
         matching = (
             each
             for each in self.scripts
@@ -136,7 +140,7 @@ class ReplyPlanner:
     def _plan_reply(
         self, number: int, index: int, reply: ScriptedReply
     ) -> tuple[PlannedReply, bool]:
-        """Return the reply up to its first disturbance that has not happened yet, and whether this
+        """Return the reply up to the first disturbance that is still to happen, and whether this
         request uses the reply up."""
         left: list[Action] = []
         for place, action in enumerate(reply.actions):
@@ -156,8 +160,8 @@ class ReplyPlanner:
 
 
 def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Return the index of the reply after the last one in the history; `len(replies)` if the last
-    reply is in it."""
+    """Return the index of the next reply: the one after the last reply in the history.
+    `len(replies)` if all were given."""
     expected, at = 0, 0
     while at < len(history):
         length = 1
@@ -181,8 +185,8 @@ def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]
 
 
 def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Return how many marks at the start of the history match the beginning of the reply. The last
-    one may be a text cut short."""
+    """Return the number of marks at the start of the history that match the beginning of the reply.
+    The last of them may be a text that was cut short."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):

@@ -1,8 +1,8 @@
 """The HTTP side of the rehearsal: sockets, threads, chunks. It is independent of scripts and
 providers.
 
-Each connection has a thread. While an answer pauses or hangs, it ends if the client disconnects or
-the desk stops.
+Each connection has a thread. An answer that pauses or hangs is ended if the client disconnects or
+the server stops.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Other: TypeAlias = Callable[[str, str], None]
 
 
 class AnswerRecord(Struct, frozen=True):
-    """The functions to which the desk reports the usage of an answer."""
+    """Callbacks to which the HTTP server reports the usage of an answer."""
 
     begun: Callable[[TokenCounts], None]
-    """Called with the full usage when the first bytes were sent."""
+    """Called with the full usage as soon as the first bytes are sent."""
     reported: Callable[[TokenCounts], None]
-    """Called with the usage that was reported to the client so far."""
+    """Called with the usage that the client has been told so far."""
 
 
 _MODEL = {
@@ -51,8 +51,8 @@ _MODEL = {
     "created": 1767225600,
     "owned_by": "perdure",
 }
-# Anthropic's and OpenAI's lists and the one that Codex reads (`models`) share a path; each client
-# reads its own fields.
+# Anthropic's list of models, OpenAI's list, and the list that Codex reads (`models`) have the same
+# path. So one answer has the fields of all three.
 _MODELS = {
     "object": "list",
     "data": [_MODEL],
@@ -64,7 +64,8 @@ _MODELS = {
 
 
 class RehearsalHttpServer(ThreadingHTTPServer):
-    """Listens as soon as it is created. `answer` and `other` are called from many threads."""
+    """HTTP server that listens as soon as it is created. It calls `answer` and `other` from many
+    threads."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -87,7 +88,7 @@ class RehearsalHttpServer(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def stop(self) -> None:
-        """End all answers, close all sockets and wait for the threads, for at most ten seconds."""
+        """End all answers, close all sockets and wait at most ten seconds for the threads."""
         if self.stopping.is_set():
             return
         self.stopping.set()
@@ -104,7 +105,7 @@ class RehearsalHttpServer(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def visit(self, connection: socket.socket) -> Iterator[None]:
-        """Register the connection with `stop` while the block runs."""
+        """Register the connection while the block runs, so that `stop` closes it."""
         with self._lock:
             self._open[connection] = threading.current_thread()
         if self.stopping.is_set():
@@ -116,7 +117,7 @@ class RehearsalHttpServer(ThreadingHTTPServer):
                 self._open.pop(connection, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Show an error, unless it is that of a client that disconnected."""
+        """Print an error, unless it means that the client disconnected."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -181,7 +182,7 @@ class _Visit(BaseHTTPRequestHandler):
         self._play(*found)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: the record has every request."""
+        """Log nothing, because the server records every request."""
 
     def _play(
         self,
@@ -228,7 +229,8 @@ class _Visit(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _go_on(self, step: Slow | Hold | Hang | Cut) -> bool:
-        """Pause; return False if the answer ends here. The connection is then closed."""
+        """Carry out a pause or a disturbance. Return whether the answer continues; if it does not,
+        the connection is closed."""
         if isinstance(step, Cut):
             over = True
         elif isinstance(step, Hold):
@@ -243,8 +245,8 @@ class _Visit(BaseHTTPRequestHandler):
         return not over
 
     def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
-        """Wait for the time to pass or the file to exist. Return True if the client disconnected or
-        the desk stopped before."""
+        """Wait until the time has passed or the file exists. Return True if the client disconnected
+        or the server stopped before that."""
         end = None if seconds is None else time.monotonic() + seconds
         gone = select.poll()
         gone.register(self.connection, select.POLLIN)
@@ -252,8 +254,8 @@ class _Visit(BaseHTTPRequestHandler):
             left = 0.1 if end is None else min(0.1, end - time.monotonic())
             if left <= 0 or (file is not None and file.exists()):
                 return False
-            # A client that waits for an answer sends nothing, so a readable socket means that it
-            # has disconnected.
+            # A client sends nothing while it waits for an answer. So if the socket becomes
+            # readable, the client has usually disconnected (an empty read).
             if gone.poll(1 + int(left * 1000)):
                 return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(
                     left

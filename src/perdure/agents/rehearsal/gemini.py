@@ -1,4 +1,4 @@
-"""The Gemini API of Google (v1beta), as Gemini CLI 0.61.0 uses it with an API key."""
+"""Speaks the Gemini API of Google (v1beta), as Gemini CLI 0.61.0 uses it with an API key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OWN = (
     "<hook_context>",
     "[The previous response was interrupted before it completed.]",
 )
-"""Beginnings of the texts that the CLI itself writes, for the user or the model."""
+"""Beginnings of the messages that the CLI itself writes in the name of the user or the model."""
 
 _ERRORS = {
     400: ("INVALID_ARGUMENT", "The request was refused by the rehearsal."),
@@ -46,8 +46,8 @@ _FULL = "The input token count (1050000) exceeds the maximum number of tokens al
 
 
 class Gemini:
-    """POST /v1beta/models/MODEL:streamGenerateContent, or :generateContent if it is not
-    streamed."""
+    """Implements `Dialect` for POST /v1beta/models/MODEL:streamGenerateContent, and for
+    :generateContent if it is not streamed."""
 
     name = "gemini"
 
@@ -65,8 +65,8 @@ class Gemini:
                 items(entry, "functionDeclarations") for entry in items(body, "tools")
             )
         )
-        # The requests have no id of the conversation. Requests for routing, summaries and
-        # compressions offer no tools.
+        # The CLI sends no id of the conversation. Its requests for routing, summaries and
+        # compressions offer no tools, so they are side requests.
         beside = "GeminiCLI" in headers.get("user-agent", "") and not tools
         return ScriptedConversation(
             tuple(messages), side=beside, streamed=self._streamed, shell=SHELL
@@ -128,8 +128,8 @@ class Gemini:
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    """Return the error for a quota that is used up, with the number of seconds until its end, in
-    google.rpc details."""
+    """Return the error for a quota that is used up. Its `details` (google.rpc) have the number of
+    seconds until the quota is renewed."""
     delay = f"{limit.seconds:g}s"
     violation = {
         "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
@@ -186,7 +186,7 @@ def _call(run: RunTool) -> dict[str, Any]:
 
 
 def _response(parts: list[dict[str, Any]], cue: PlannedReply) -> dict[str, Any]:
-    """Return the last event of a stream, or the complete answer."""
+    """Return the last event of a stream, or the complete answer if it is not streamed."""
     tokens = cue.tokens
     usage = {
         "promptTokenCount": tokens.input,

@@ -1,4 +1,4 @@
-"""The Responses API of OpenAI, as Codex CLI 0.169.0 uses it (`wire_api = "responses"`)."""
+"""Speaks the Responses API of OpenAI, as Codex CLI 0.169.0 uses it (`wire_api = "responses"`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OWN = re.compile(
     r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted"
     r"|user_shell_command)\b|# AGENTS\.md instructions)"
 )
-"""Beginnings of the user messages that Codex itself writes."""
+"""Pattern of the beginning of a user message that Codex itself writes."""
 
 _SUMMARY = "You are performing a CONTEXT CHECKPOINT COMPACTION"
 _RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
@@ -67,7 +67,7 @@ _FULL = (
 
 
 class OpenAI:
-    """POST /v1/responses."""
+    """Implements `Dialect` for POST /v1/responses."""
 
     name = "openai"
 
@@ -190,7 +190,7 @@ class OpenAI:
 
 
 class _Text:
-    """One message of the model while it is streamed."""
+    """Yields the events of one message of the model while it is streamed."""
 
     def __init__(self, index: int) -> None:
         self.id = _id("msg")
@@ -234,7 +234,8 @@ def _message_item(id: str, text: str) -> dict[str, Any]:
 def _response(
     id: str, model: str, cue: PlannedReply | None, output: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the answer: in progress, complete, or ended early for the script's `stop` reason."""
+    """Return the response object. It is in progress without a `cue`; else it is complete, or
+    incomplete if the script names a `stop` reason."""
     usage, status, reason = None, "in_progress", None
     if cue is not None:
         tokens, status = cue.tokens, "completed"
@@ -264,12 +265,13 @@ def _shell(tools: list[dict[str, Any]]) -> str:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """Return the command as a call of the shell tool that the request offers, or the call of
-    another tool."""
+    """Return a command as a call of the shell tool that the request offers, or the call of another
+    tool."""
     if run.tool:
         return _function(run.tool, run.arguments)
     if conversation.shell == "exec_command":
-        # 30 s is the maximum wait of the tool in 0.169.0; `_wait` continues to wait.
+        # In 0.169.0 the tool waits for at most 30 s. For a longer command, `_wait` makes further
+        # calls.
         return _function("exec_command", {"cmd": run.command, "yield_time_ms": 30_000})
     if conversation.shell == "shell_command":
         return _function("shell_command", {"command": run.command, "timeout_ms": 600_000})
@@ -287,8 +289,8 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
 
 
 def _wait(number: str) -> dict[str, Any]:
-    """Return a call that continues to wait for a command that runs longer than the shell tool
-    waits. Not part of any script."""
+    """Return a call that continues to wait for a running command. It is used if a command runs
+    longer than the shell tool waits, and it is not part of any script."""
     return _function(
         "write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000}
     )
@@ -362,8 +364,8 @@ def _call_text(entry: dict[str, Any]) -> str:
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Return the running commands: by a command's number, the ids of the calls that started it or
-    waited for it."""
+    """Return the running commands by number. The value is the set of ids of the calls that started
+    the command or waited for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:

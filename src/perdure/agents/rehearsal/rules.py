@@ -1,9 +1,10 @@
-"""The known reasons for which the real services refuse a history. Without these checks, a resume
-against the rehearsal would prove nothing. Called by the server if it is `strict`. The messages are
-the services' own, because the CLIs and perdure's classifiers read them. Anthropic's and OpenAI's
-rules are taken from their documentation and from reported errors (claude-code#9346, #21726, #63147;
-codex "No tool output found"). No rule is applied to Gemini, because Gemini CLI 0.61.0 sends every
-tool result twice after a resume (gemini-cli#29365). Pure.
+"""Checks whether the real services would refuse a history. Without these checks, a resume against
+the rehearsal would prove nothing. Called by the server if it is `strict`. Pure.
+
+The messages are those of the services, because the CLIs and perdure's classifiers read them.
+Anthropic's and OpenAI's rules are taken from their documentation and from reported errors
+(claude-code#9346, #21726, #63147; codex "No tool output found"). Gemini has no rules, because
+Gemini CLI 0.61.0 sends every tool result twice after a resume (gemini-cli#29365).
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 from perdure.agents.rehearsal.wire import items
 
 IMAGE_LIMIT = 5 * 1024 * 1024
-"""Maximum length of one image for Anthropic, in base64 characters."""
+"""Maximum length of one image that Anthropic accepts, in base64 characters."""
 
 
 def refusal(dialect: str, body: Mapping[str, Any]) -> str:
-    """Return the message with which the service refuses the request (status 400), or an empty
-    string."""
+    """Return the message with which the service would refuse the request (status 400); empty if it
+    would not."""
     match dialect:
         case "anthropic":
             return _anthropic(body)

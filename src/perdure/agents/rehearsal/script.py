@@ -1,36 +1,41 @@
-"""The script language: what the rehearsed model says and does, with one action on each line, the
-same for every dialect.
+"""The script language: what the rehearsed model says and does. Each line has one action, and the
+language is the same for every dialect.
 
-Read by `parse`; played by `cues` (which reply is next) and by the dialects (how it looks on the
-wire). Pure.
+Read by `parse`. `cues` chooses the next reply, and the dialects convert it into their wire format.
+Pure.
 
 A script is a list of replies separated by a line `---`. A reply is a list of actions:
 
-    say TEXT           text of the model, streamed; `say` lines that follow each other make one text
+    say TEXT           text of the model, streamed; consecutive `say` lines form one text
     run COMMAND        calls the CLI's own shell tool
     call TOOL JSON     calls the tool of that name; its arguments are a JSON object
     nothing            an answer without any content
-    slow SECONDS       what comes next is spread over that time; headers are sent before
-    hold FILE          the stream stays open and silent until the file exists, then the rest
-    hang [xK]          the stream stays open and silent until the client or the server stops
-    cut [xK]           the connection is cut in mid-stream
-    cut clean [xK]     the answer ends in good order on the wire, without the model's last word
+    slow SECONDS       spreads the following text over that time; headers are sent before
+    hold FILE          keeps the stream open and silent until the file exists, then continues
+    hang [xK]          keeps the stream open and silent until the client or the server stops
+    cut [xK]           cuts the connection in mid-stream
+    cut clean [xK]     ends the stream properly, but without the model's last event
     fail STATUS [xK]   an HTTP error with the provider's own error body, then the rest
     limit SECONDS [xK] a usage limit that ends that many seconds from now, then the rest
-    full [xK]          the request is refused: the conversation is too long for the model
-    stop REASON        the provider's own word for why the answer ends, in place of the usual one
+    full [xK]          refuses the request: the conversation is too long for the model
+    stop REASON        the provider's reason for why the answer ends, in place of the usual one
     usage in=N out=N cached=N
-                       the tokens reported, word for word (default in=100 out=7 cached=0)
+                       the reported tokens, sent unchanged (default in=100 out=7 cached=0)
 
-`xK`: the number of times (default: 1), counted over all requests; after that the line is skipped.
-So a `hang` in a reply that is given again (after a kill, `by history`) does not hang again. A reply
-with nothing left to send is skipped. `fail`, `limit` and `full` must come before everything that
-the reply sends. After the last reply the model says `Done.`.
+`xK` is the number of times that the line takes effect (default: 1), counted over all requests;
+after that the line is skipped. So a `hang` in a reply that is given again (after a kill, `by
+history`) does not hang again. A reply with nothing left to send is skipped. `fail`, `limit` and
+`full` must come before everything that the reply sends. After the last reply the model says
+`Done.`.
 
-A script may begin with `match TEXT` (it answers only if a prompt of the user contains TEXT), `by
-history` (see `cues`), and `summary TEXT` (the answer when the CLI asks for a summary of a long
-conversation). Scripts are separated by a line `===`; the first one that matches answers. Lines that
-begin with `#` and blank lines are skipped.
+A script may begin with these lines:
+
+- `match TEXT`: the script answers only if a prompt of the user contains TEXT.
+- `by history`: how the next reply is chosen; see `cues`.
+- `summary TEXT`: the answer when the CLI asks for a summary of a long conversation.
+
+Scripts are separated by a line `===`; the first one that matches answers. Lines that begin with `#`
+and blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -46,14 +51,14 @@ from perdure.errors import UsageError
 
 
 class ScriptError(UsageError):
-    """A script cannot be read; the sentence names the line."""
+    """Raised if a script cannot be parsed. The message names the line."""
 
 
 class Say(Struct, frozen=True):
     text: str
 
     def pieces(self, most: int = 12) -> list[str]:
-        """Return the text in at most `most` parts, cut before words."""
+        """Split the text into at most `most` parts, each beginning at a word, and return them."""
         words = re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or [self.text]
         step = -(-len(words) // most)
         return ["".join(words[at : at + step]) for at in range(0, len(words), step)]
@@ -61,20 +66,20 @@ class Say(Struct, frozen=True):
 
 class RunTool(Struct, frozen=True):
     command: str
-    """The shell command; for another tool its name and its arguments as JSON, in the form of a
-    history."""
+    """The shell command. For another tool it is the tool's name and its arguments as JSON, as in
+    `ChatMessage.text`."""
     tool: str = ""
-    """The name of the tool; empty for the CLI's own shell."""
+    """Name of the tool; empty for the CLI's own shell tool."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of a tool that is not the shell."""
+        """Return the arguments of the call, for a tool other than the shell tool."""
         given: dict[str, Any] = json.loads(self.command.removeprefix(self.tool))
         return given
 
 
 class Nothing(Struct, frozen=True):
-    """An answer without any content."""
+    """Action: send an answer without any content."""
 
 
 class Slow(Struct, frozen=True):
@@ -98,9 +103,9 @@ class Fail(Struct, frozen=True):
     status: int
     times: int = 1
     words: str = ""
-    """The service's error message; empty for the usual one of the status."""
+    """Error message of the service; empty for the usual message of the status."""
     full: bool = False
-    """The conversation is too long for the model."""
+    """Whether the error says that the conversation is too long for the model."""
 
 
 class Limit(Struct, frozen=True):
@@ -109,8 +114,8 @@ class Limit(Struct, frozen=True):
 
 
 class TokenCounts(Struct, frozen=True):
-    """The usage that a reply reports. The numbers are sent unchanged, each in the provider's own
-    field."""
+    """The usage that a reply reports. The numbers are sent unchanged, each in the field that the
+    provider has for it."""
 
     input: int = 100
     output: int = 7
@@ -125,7 +130,7 @@ Action: TypeAlias = (
     Say | RunTool | Nothing | Slow | Hold | Hang | Cut | Fail | Limit | TokenCounts | Stop
 )
 Mark: TypeAlias = tuple[str, str]
-"""The trace of a reply in a history: ("say", text) or ("run", command)."""
+"""One text or command of a reply, as it appears in a history: ("say", text) or ("run", command)."""
 
 
 class ScriptedReply(Struct, frozen=True):
@@ -133,7 +138,7 @@ class ScriptedReply(Struct, frozen=True):
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Return the marks that the complete reply leaves in a history."""
+        """Return the marks that a history contains after the complete reply was given."""
         return marks(self.actions)
 
 
@@ -142,11 +147,12 @@ class Script(Struct, frozen=True):
     match: str = ""
     by_history: bool = False
     summary: str = ""
-    """The answer when the CLI asks for a summary."""
+    """Text to send when the CLI requests a summary; empty for the default text."""
 
 
 def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
-    """Return the texts (with the lines of one text joined) and calls of these actions, in order."""
+    """Return the texts and calls of these actions, in order. Consecutive `say` lines are joined
+    into one text."""
     found: list[Say | RunTool] = []
     for action in actions:
         last = found[-1] if found else None
@@ -160,7 +166,7 @@ def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
 
 
 def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
-    """Return the marks that these actions leave in a history, in order."""
+    """Return the marks that a history contains after these actions, in order."""
     return tuple(
         ("say", action.text) if isinstance(action, Say) else ("run", action.command)
         for action in content(actions)
@@ -168,7 +174,7 @@ def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
 
 
 def parse(text: str) -> tuple[Script, ...]:
-    """Return all scripts of a file, at least one. Raise ScriptError with the number of the first
+    """Return the scripts of a file, at least one. Raise ScriptError with the number of the first
     invalid line."""
     scripts: list[Script] = []
     draft = _Draft()
@@ -187,7 +193,7 @@ def parse(text: str) -> tuple[Script, ...]:
 
 
 class _Draft:
-    """One script while it is parsed."""
+    """Collects the lines of one script while it is parsed."""
 
     def __init__(self) -> None:
         self.replies: list[ScriptedReply] = []

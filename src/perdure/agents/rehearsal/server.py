@@ -1,9 +1,9 @@
-"""The rehearsal: a model server on 127.0.0.1 that plays a script and remembers every request.
+"""The rehearsal: a model server on 127.0.0.1 that answers from a script and records every request.
 
-For tests, for the demo and for `perdure prove`: the real agent CLIs use it like their own service,
-without a key or another network. One process and one port serve every dialect.
+Used by tests, by the demo and by `perdure prove`. The real agent CLIs use it like their own
+service, without a key or another network. One process and one port serve every dialect.
 
-Guarantees: a request is in the record before the first byte of its answer is sent; a client that
+Guarantees: a request is recorded before the first byte of its answer is sent; a client that
 disconnects ends only its own answer; `stop` ends every answer, also hanging ones, and returns
 within seconds.
 """
@@ -42,30 +42,31 @@ VERBS: dict[str, Dialect] = {
     "streamGenerateContent": Gemini(),
     "generateContent": Gemini(streamed=False),
 }
-"""The dialects whose path ends in `/models/MODEL:VERB`."""
+"""Dialects of requests whose path ends in `/models/MODEL:VERB`, by VERB."""
 
 SIDE = PlannedReply((Say("A rehearsal."),))
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """One request as it arrived."""
+    """One recorded HTTP request."""
 
     number: int
-    """Number of the request, counted over all requests from 1."""
+    """Number of the request in order of arrival, from 1. All requests are counted."""
     time: int
-    """Milliseconds since 1970 (UTC)."""
+    """Time of arrival, in milliseconds since 1970 (UTC)."""
     dialect: str
-    """anthropic, openai, chat or gemini; empty if it is not a call of the model."""
+    """`anthropic`, `openai`, `chat` or `gemini`; empty if the request is not for the model."""
     path: str
     """Method and path, for example `POST /v1/messages?beta=true`."""
     session: str
     messages: tuple[ChatMessage, ...]
     answer: str
-    """`reply`, `fail`, `limit`, `wait` (for a running command), `side`, `unmatched` or `other`."""
+    """Kind of the answer: `reply`, `fail`, `limit`, `wait` (a call that waits for a running
+    command), `side`, `unmatched` or `other`."""
     script: int | None = None
     reply: int | None = None
-    """Indices of the script and the reply that answer, from 0. None if no script answers; `reply`
-    is also None for `Done.` after the last reply."""
+    """Index of the reply that answers, from 0. None if no script answers, and for `Done.` after the
+    last reply."""
     model: str = ""
     """Name of the requested model."""
     added: tuple[str, ...] = ()
@@ -73,8 +74,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def side(self) -> bool:
-        """Return whether the request is not a step of the conversation, so that it does not advance
-        a script."""
+        """Return whether the request is not a step of the conversation. Such a request does not
+        advance a script."""
         return self.answer in ("side", "wait", "other")
 
     @property
@@ -106,10 +107,12 @@ class Request(Struct, frozen=True, kw_only=True):
 class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
-    `script`: the text of a script, parsed scripts, or a `ReplySource` that computes its answers.
-    `port` 0 lets the system choose one. `record`: a file to which every request is appended as a
-    line of JSON, flushed before the answer. `strict`: refuse a history that the real service
-    refuses."""
+    - `script`: the text of a script, parsed scripts, or a `ReplySource` that computes its answers.
+    - `port`: 0 lets the system choose one.
+    - `record`: a file to which every request is appended as a line of JSON, flushed before the
+      answer.
+    - `strict`: refuse a history that the real service would refuse.
+    """
 
     def __init__(
         self,
@@ -140,7 +143,8 @@ class Rehearsal:
         self._desk: RehearsalHttpServer | None = None
 
     def start(self) -> Rehearsal:
-        """Start to listen. Raise OSError if the port is in use or the record cannot be opened."""
+        """Start to listen and return the server. Raise OSError if the port is in use or the record
+        file cannot be opened."""
         if self._record:
             self._file = self._record.open("a", encoding="utf-8")
         else:
@@ -153,7 +157,7 @@ class Rehearsal:
         return self
 
     def stop(self) -> None:
-        """End every answer and every connection. May be called twice."""
+        """End every answer and close every connection. A second call does nothing."""
         if self._desk is not None:
             self._desk.stop()
         self._close_file()
@@ -181,33 +185,33 @@ class Rehearsal:
 
     @property
     def requests(self) -> list[Request]:
-        """Return the steps of the conversations in order of arrival, without side requests."""
+        """Return the recorded requests without side requests, in order of arrival."""
         return [request for request in self.everything if not request.side]
 
     @property
     def everything(self) -> list[Request]:
-        """Return all requests, including side requests."""
+        """Return all recorded requests, including side requests."""
         with self._arrived:
             return list(self._all)
 
     @property
     def reported(self) -> dict[int, TokenCounts]:
-        """Return the usage that was reported to the client so far, by number of the request. For an
-        answer that was cut off, a part of it or nothing may have been reported, depending on the
-        dialect."""
+        """Return the usage that clients have been told so far, by number of the request. For an
+        answer that was cut off this is a part of its usage or none, depending on the dialect."""
         with self._arrived:
             return dict(self._reported)
 
     @property
     def begun(self) -> dict[int, TokenCounts]:
-        """Return the usage in full of each answer whose first bytes were sent, by number of the
-        request. An answer that was cut off counts like a whole one."""
+        """Return the full usage of each answer whose first bytes were sent, by number of the
+        request. An answer that was cut off counts fully."""
         with self._arrived:
             return dict(self._begun)
 
     @property
     def last(self) -> Request:
-        """Return the last of `requests`. Raise LookupError if there is none."""
+        """Return the last request that is not a side request. Raise LookupError if there is none.
+        """
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")
@@ -219,7 +223,7 @@ class Rehearsal:
 
     def wait_for(self, requests: int, timeout: float = 300.0) -> Request:
         """Wait until this number of requests (without side requests) has arrived. Return the
-        request with that number, counted from 1. Raise TimeoutError after `timeout` seconds."""
+        request with that number. Raise TimeoutError after `timeout` seconds."""
         with self._arrived:
             met = self._arrived.wait_for(
                 lambda: sum(not request.side for request in self._all) >= requests, timeout
@@ -234,22 +238,22 @@ class Rehearsal:
     def environ(
         self, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
     ) -> dict[str, str]:
-        """See `agents.environ`."""
+        """Return the variables that make an agent use this server; see `agents.environ`."""
         return agents.environ(self.url, agent, home, retries, subscription)
 
     def codex_args(self, retries: int = 1) -> list[str]:
-        """See `agents.codex_args`."""
+        """Return the arguments that make Codex use this server; see `agents.codex_args`."""
         return agents.codex_args(self.url, retries)
 
     def write_codex_home(self, home: Path, retries: int = 1) -> None:
-        """See `agents.write_codex_home`."""
+        """Write Codex settings that use this server; see `agents.write_codex_home`."""
         agents.write_codex_home(self.url, home, retries)
 
     def _answer(
         self, path: str, headers: dict[str, str], body: dict[str, Any]
     ) -> tuple[Dialect, PlannedReply, ScriptedConversation, AnswerRecord] | None:
-        """Return the answer to a POST with a JSON body; None if it is not a call of the model.
-        Called by the desk."""
+        """Record a POST with a JSON body and return its answer. None if it is not a request to the
+        model. Called by `RehearsalHttpServer`."""
         place = path.partition("?")[0]
         dialect = DIALECTS.get(place) or (
             VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None
@@ -310,7 +314,7 @@ class Rehearsal:
         said: ScriptedConversation | None = None,
         cue: PlannedReply | None = None,
     ) -> int:
-        """Record a request and return its number. The caller holds the condition."""
+        """Record a request and return its number. The caller holds the lock of `_arrived`."""
         said, cue = said or ScriptedConversation(()), cue or PlannedReply()
         request = Request(
             number=len(self._all) + 1,

@@ -1,4 +1,4 @@
-"""The interface between the dialects (the providers' wire formats) and the server. Pure."""
+"""Defines the interface between the dialects (the providers' wire formats) and the server. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
-"""Bytes to send, or an action between them. Nothing follows a Hang or a Cut. `TokenCounts`: the
-usage reported so far."""
+"""One step of an answer: bytes to send, or an action between them. Nothing follows a Hang or a Cut.
+`TokenCounts` records the usage that the client has been told so far."""
 
 
 class Refusal(Struct, frozen=True):
-    """An HTTP error as the provider sends it."""
+    """An HTTP error response in the provider's format."""
 
     status: int
     body: dict[str, Any]
@@ -26,7 +26,7 @@ class Refusal(Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """One provider's API. `headers` have lower-case names."""
+    """The API of one provider. The names in `headers` are in lower case."""
 
     name: str
 
@@ -35,12 +35,12 @@ class Dialect(Protocol):
     ) -> ScriptedConversation: ...
 
     def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
-        """Yield the reply as server-sent events. A text is sent in several events, so that a client
-        sees it grow."""
+        """Yield the reply as server-sent events. A text is sent in several events, as a real
+        service does."""
         ...
 
     def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
-        """Return the reply as one JSON body."""
+        """Return the reply as one JSON object, for a request that is not streamed."""
         ...
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
@@ -54,7 +54,7 @@ def event(name: str, payload: Mapping[str, Any]) -> bytes:
 
 
 def paced(say: Say, seconds: float) -> Iterator[tuple[str, Slow]]:
-    """Yield the pieces of a text, each with the pause that follows it."""
+    """Yield the pieces of a text, each with the pause after it. The pauses add up to `seconds`."""
     pieces = say.pieces()
     for piece in pieces:
         yield piece, Slow(seconds / len(pieces))

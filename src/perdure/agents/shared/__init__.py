@@ -1,1 +1,1 @@
-"""Code that the drivers share: endings, ids, JSON lines, logins, programs, retention."""
+"""Code that the drivers share: outcomes, ids, JSON lines, logins, programs, retention."""

@@ -1,8 +1,9 @@
-"""Reads people's answers to an agent's calls, for the programs between perdure and an agent.
+"""Reads people's answers to an agent's tool calls. Used by the bridges between perdure and an
+agent.
 
 The bridges import this module before they let a call run. It needs no other module of perdure, and
-only the standard library. The directory is the run's directory of requests, with the files that
-`agents.claude.hook` describes.
+only the standard library. The parameter `directory` is the run's directory of requests, with the
+files that `agents.claude.hook` describes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any
 
 
 def digest(tool: str, given: Any) -> str:
-    """Return the digest of a call, as `perdure.rules.requests.digest` does."""
+    """Return the SHA-256 of a call's name and arguments. `perdure.rules.requests.digest` returns
+    the same."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def use(directory: str, *keys: str) -> bool:
-    """Return whether a person allowed the call that has one of these digests. The approval is
-    used up: the same call is not allowed a second time. If there is also a refusal, the call is
-    refused."""
+    """Return whether a person allowed the call that has one of these digests, and mark the approval
+    as used. A used approval does not allow the same call again. A refusal takes precedence over an
+    approval."""
     decisions = _decisions(directory, keys)
     if any(each["answer"] == "deny" for each in decisions):
         return False
@@ -34,8 +36,8 @@ def use(directory: str, *keys: str) -> bool:
 
 
 def refusal(directory: str, *keys: str) -> str | None:
-    """Return the words with which a person refused the call that has one of these digests; None if
-    nobody did."""
+    """Return the words with which a person refused the call that has one of these digests. None if
+    nobody refused it."""
     for each in _decisions(directory, keys):
         if each["answer"] == "deny":
             return str(each["words"])
@@ -43,7 +45,7 @@ def refusal(directory: str, *keys: str) -> str | None:
 
 
 def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return the answers to calls with these digests; none if they cannot be read."""
+    """Return the answers to calls with one of these digests. Empty if the file cannot be read."""
     try:
         known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -52,7 +54,8 @@ def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _take(path: str) -> bool:
-    """Return whether the answer was unused until now, and mark it as used."""
+    """Create the file that marks an answer as used. Return whether the answer was unused until now.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

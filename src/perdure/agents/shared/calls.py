@@ -1,8 +1,9 @@
-"""Parts of tool calls that are the same for all agents: questions, the last word, sandbox errors.
-Pure.
+"""Parses the parts of tool calls that are the same for all agents: questions, the last word,
+sandbox errors. Pure.
 
 Claude Code's `AskUserQuestion`, Codex's `request_user_input`, Gemini CLI's `ask_user` and
-OpenCode's `question` all take a list `questions` with `question` and `options` of `label` each.
+OpenCode's `question` all take a list `questions`. Each question has `question` and `options`, and
+each option has a `label`.
 """
 
 from __future__ import annotations
@@ -18,25 +19,27 @@ from perdure.patterns import late_pattern
 
 SUMMARY = 500
 MOST = 20
-"""Number of offered answers that are kept."""
+"""Maximum number of offered answers that are kept for a question."""
 
 
 LAST_WORD = Path(__file__).with_name("last_word.json")
-"""JSON schema of the last word: the structured final answer that an agent is asked for."""
+"""Path of the JSON schema of the last word: the structured final answer that an agent is asked for.
+"""
 _FIELDS = {"status", "summary", "questions", "follow_ups"}
 _STATUS = ("done", "nothing_to_do", "incomplete", "blocked")
 _SANDBOX = late_pattern(r"Read-only file system|Operation not permitted|seccomp|landlock")
-"""Error texts of a command that a sandbox stopped."""
+"""Pattern of the error texts of a command that a sandbox stopped."""
 
 
 def sandboxed(output: str) -> bool:
-    """Return whether a sandbox stopped the command that failed with this output."""
+    """Return whether the output of a failed command shows that a sandbox stopped it."""
     return _SANDBOX.search(output) is not None
 
 
 def main_argument(given: Any, names: Sequence[str]) -> str:
-    """Return the main argument of a tool, cut to a length limit: its command, else its first text.
-    Texts under one of the known names come before all others."""
+    """Return the main argument of a tool call, cut to a length limit. It is the command, if there
+    is one. Else it is the first text under one of `names` (in their order), else the first text of
+    all arguments."""
     if not isinstance(given, dict):
         return ""
     if command := json_lines.text(given.get("command"), json_lines.COMMAND):
@@ -48,7 +51,7 @@ def main_argument(given: Any, names: Sequence[str]) -> str:
 
 def last_word(given: Any) -> LastWordGiven | None:
     """Return the agent's last word, or None if it does not match `last_word.json`. Its texts are
-    cut to the limits of an event."""
+    cut to the length limits of an event."""
     if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
         return None
     lists = [given["questions"], given["follow_ups"]]
@@ -65,7 +68,7 @@ def last_word(given: Any) -> LastWordGiven | None:
 
 
 def question(tool_id: str, given: Any) -> QuestionAsked:
-    """Return all questions of one call as one event, with the offered answers."""
+    """Return one event with all questions of a call and their offered answers."""
     asked = json_lines.items(json_lines.part(given, "questions"))
     options = list(chain.from_iterable(json_lines.items(each.get("options")) for each in asked))
     return QuestionAsked(

@@ -1,8 +1,8 @@
 """Finds lines of a transcript that its CLI cannot have written. A disk or a file system may leave
-such lines after a power cut.
+such lines after a power failure.
 
-A driver gives the words that its CLI uses, and a test for its records. Changed text within a record
-that is otherwise complete is not found: only a comparison with a copy shows that.
+A driver passes the words that its CLI uses, and a test for its records. A changed text in an
+otherwise complete record is not found, because only a comparison with a copy shows it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,26 @@ from typing import Any
 from perdure.agents.shared import json_lines
 
 Span = tuple[int, int]
-"""Offsets of a line in bytes: its first one, and the one behind its last, without the line end."""
+"""Byte range of a line without its line end: the offset of its first byte, and the offset after its
+last byte."""
 
 _INSIDE = ("message", "payload", "content", "state", "toolCalls")
-"""Keys whose values the CLI itself forms. Other values may have keys of a tool or of a user."""
+"""Keys whose values have a form that the CLI determines. Other values may have keys that come from
+a tool or from a user."""
 
 
 def damaged(
     content: bytes, is_record: Callable[[dict[str, Any]], bool], words: frozenset[str]
 ) -> tuple[Span, ...]:
-    """Return the damaged lines, in order. `is_record`: whether an object has the form of this CLI's
-    records; `words`: keys and types of its records, of which one changed bit is noticed.
+    """Return the byte ranges of damaged lines, in order.
+
+    - `is_record`: returns whether an object has the form of this CLI's records.
+    - `words`: keys and types of the records. A word that differs from one of them in a single bit
+      counts as damage.
 
     The text after the last line end may be a record that is being written, or one that a kill cut
-    off. It counts only if it has zero bytes, which a file system puts in place of a lost page.
+    off. It counts as damaged only if it has zero bytes, which a file system puts in place of a lost
+    page.
     """
     found: list[Span] = []
     start = 0
@@ -56,7 +62,8 @@ def _is_sound(
 
 
 def _words(entry: dict[str, Any]) -> Iterator[str]:
-    """Yield the keys of a record, and the values that name a type or a role."""
+    """Yield the keys of a record and of its inner objects, and the values that name a type or a
+    role."""
     left = [entry]
     while left:
         for key, value in left.pop().items():
@@ -69,8 +76,8 @@ def _words(entry: dict[str, Any]) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _is_misspelled(word: str, words: frozenset[str]) -> bool:
-    """Return whether one bit makes a known word of this one. New words of a later version of a CLI
-    differ in more than that."""
+    """Return whether the word differs from a known word in exactly one bit. New words of a later
+    CLI version differ in more bits."""
     if word in words:
         return False
     return any(len(word) == len(known) and _is_one_bit(word, known) for known in words)

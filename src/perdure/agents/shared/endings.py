@@ -1,7 +1,7 @@
-"""Outcomes that follow from how the process ended. Shared by the drivers' classifiers.
+"""Determines outcomes from the way in which the process ended. Shared by the drivers' classifiers.
 
-`by_supervisor` is asked first: an agent that perdure stopped did not fail. `by_process` is asked
-last, when the agent's own output explains nothing.
+`by_supervisor` is called first, because an agent that perdure stopped did not fail. `by_process` is
+called last, if the agent's own output explains nothing.
 """
 
 from __future__ import annotations
@@ -44,18 +44,20 @@ _NOT_STARTED = (126, 127)
 
 
 def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str]]:
-    """Return one row of a rule table: the kind, and a case-insensitive pattern that matches any of
-    the patterns."""
+    """Return one rule of a rule table: the kind of outcome, and a case-insensitive pattern that
+    matches any of the patterns."""
     return kind, late_pattern("|".join(patterns), re.IGNORECASE)
 
 
 def judge(words: str, rules: Rules) -> OutcomeKind | None:
-    """Return the kind of the first rule that matches; None if none does."""
+    """Return the kind of outcome of the first rule that matches the text; None if no rule matches.
+    """
     return next((kind for kind, pattern in rules if pattern.search(words)), None)
 
 
 def by_supervisor(exit: Exit) -> Outcome | None:
-    """Return the outcome if perdure ended the process or its end was not observed; else None."""
+    """Return the outcome if perdure ended the process, or if its end was not observed; else None.
+    """
     found = _CAUSES.get(exit.cause)
     if found:
         return ending(found[0], found[1], exit)
@@ -63,8 +65,8 @@ def by_supervisor(exit: Exit) -> Outcome | None:
 
 
 def by_process(exit: Exit, silent: str) -> Outcome:
-    """Return the outcome where the agent's output does not explain the end. `silent` is the
-    sentence for a process that exited without a signal."""
+    """Return the outcome if the agent's output does not explain its end. `silent` is the sentence
+    for a process that exited without a signal."""
     number = exit.signal or (exit.code - 128 if exit.code and 128 < exit.code < 160 else 0)
     if number == signal.SIGINT:
         return ending(OutcomeKind.CANCELLED, "it was interrupted (SIGINT)", exit)
@@ -73,7 +75,7 @@ def by_process(exit: Exit, silent: str) -> Outcome:
     said = last_line(exit.stderr_tail)
     if exit.code in _NOT_STARTED:
         # A shell, env(1) and perdure's shim exit with these codes if a program is missing or cannot
-        # be run. The next attempt would end in the same way.
+        # be run. This is a configuration error, because the next attempt would end in the same way.
         return ending(
             OutcomeKind.CONFIG_ERROR,
             f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "),
@@ -84,7 +86,7 @@ def by_process(exit: Exit, silent: str) -> Outcome:
 
 
 def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None) -> Outcome:
-    """Return an outcome with the code and the signal of the exit."""
+    """Return an outcome with the exit code and the signal of the process."""
     return Outcome(
         kind=kind,
         detail=json_lines.text(" ".join(detail.split()), DETAIL),
@@ -95,7 +97,7 @@ def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None)
 
 
 def explained(outcome: Outcome, sentence: str) -> Outcome:
-    """Return the outcome with the sentence placed before the agent's own words."""
+    """Return the outcome with the sentence in front of its detail, which is put in parentheses."""
     return replace(outcome, detail=json_lines.text(f"{sentence} ({outcome.detail})", DETAIL))
 
 

@@ -1,15 +1,15 @@
-"""The folders of each agent's home, and the environment variables that move them. Read by `perdure
-home` and `perdure entrypoint`.
+"""The directories and files of each agent's home, and the environment variables that relocate them.
+Used by `perdure home` and `perdure entrypoint`.
 
-Measured on Claude Code 2.1.329, Codex 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33:
+Observed with Claude Code 2.1.329, Codex 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33:
 
-- Claude Code keeps `.claude.json` beside its directory (in `~`), but inside of the directory if
+- Claude Code keeps `.claude.json` beside its directory (in `~`), but inside the directory if
   CLAUDE_CONFIG_DIR is set.
 - Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. If the index is
-  moved with the directory, it points to the old paths and Codex finds no conversation. If it is
-  missing, Codex rebuilds it from the rollouts.
-- OpenCode has no variable of its own: XDG_DATA_HOME would move the files of every program that it
-  starts.
+  moved with the directory, it has the old paths and Codex finds no conversation. If it is missing,
+  Codex rebuilds it from the rollouts.
+- OpenCode has no variable of its own. XDG_DATA_HOME would also relocate the files of every program
+  that OpenCode starts.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ HOMES = {
 
 
 def home_of(agent: str) -> Home:
-    """Return the agent's home. An agent over ACP has the home of its native agent. Raise NotFound
-    for a third-party driver."""
+    """Return the agent's home. For an agent over ACP, return the home of its native agent. Raise
+    NotFound for a third-party driver."""
     found = HOMES.get(agent.removeprefix("acp-"))
     if found is None:
         raise NotFound(

@@ -1,5 +1,5 @@
-"""Reads untrusted JSON lines of an agent: a value that is missing or has the wrong type reads as
-empty.
+"""Reads JSON lines of an agent, which are not trusted: a value that is missing or has the wrong
+type is read as an empty one.
 
 Used by the event parsers and the transcript readers of all agents.
 """
@@ -18,14 +18,14 @@ import msgspec
 from perdure.model.events import MAX_TEXT
 
 COMMAND = 4096
-"""Maximum length of a shell command, in characters; longer than other texts, because the effect
-ledger reads it."""
+"""Maximum length of a shell command, in characters. It is larger than that of other texts, because
+the effect ledger needs the whole command."""
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 
 
 def read(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object on the line, or None. A line with invalid UTF-8 is still read."""
+    """Return the JSON object on the line; None if there is none. Invalid UTF-8 is replaced."""
     try:
         found = _DECODER.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -39,30 +39,30 @@ def read(line: bytes) -> dict[str, Any] | None:
 
 
 def marked(content: bytes, marks: Collection[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of the lines that contain one of the marks; no other line is
-    parsed."""
+    """Yield the JSON objects of the lines that contain one of `marks`. Other lines are not parsed,
+    to save time."""
     for line in content.split(b"\n"):
         if any(mark in line for mark in marks) and (entry := read(line)) is not None:
             yield entry
 
 
 def part(value: Any, *path: str) -> Any:
-    """Return the value at the path of keys, or None."""
+    """Return the value that the path of keys leads to in nested objects; None if there is none."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def items(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a list; everything else is skipped."""
+    """Return the objects in a list, without its other values. Empty if the value is not a list."""
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return []
 
 
 def text(value: Any, limit: int = MAX_TEXT) -> str:
-    """Return the string as valid UTF-8 text of at most `limit` characters. If it is cut, its end
-    says by how many characters."""
+    """Return the value as valid UTF-8 text of at most `limit` characters; empty if it is not a
+    string. A text that is cut ends with the number of missing characters."""
     if not isinstance(value, str):
         return ""
     if len(value) <= limit:
@@ -73,21 +73,23 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
 
 
 def whole(value: Any) -> int:
-    """Return a count: never negative, 0 if the value is not a number."""
+    """Return the value as a count that is never negative; 0 if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0
     return min(max(int(value), 0), 1 << 53)
 
 
 def exit_code(value: Any) -> int | None:
-    """Return an exit code, or the negative number of a signal; None if the value is neither."""
+    """Return the value as an exit code, or as a negative signal number; None if it cannot be
+    either."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 0xFFFF:
         return None
     return value
 
 
 def moment(value: Any) -> int:
-    """Return the time of an RFC 3339 string in milliseconds since 1970; 0 if it is not one."""
+    """Return the time of an RFC 3339 string in milliseconds since 1970; 0 if the value is not such
+    a string."""
     with suppress(TypeError, ValueError, OverflowError):
         at = datetime.fromisoformat(value)
         return max(0, int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000))
@@ -95,7 +97,8 @@ def moment(value: Any) -> int:
 
 
 def dollars(value: Any) -> float:
-    """Return an amount of money: never negative, 0.0 if the value is not a number."""
+    """Return the value as an amount in dollars that is never negative; 0.0 if it is not a number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0.0
     return round(min(max(float(value), 0.0), 1e9), 6)

@@ -1,7 +1,7 @@
 """Lists conversations on disk, newest first, without reading long ones completely. Shared by the
 drivers whose transcripts are files.
 
-Called by the drivers' `conversations`; each driver passes the function that reads one file.
+Called by the drivers' `conversations`. Each driver passes the function that reads one file.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from pathlib import Path
 from perdure.model import Conversation
 
 HEAD = 256 * 1024
-"""Number of bytes that are read of a long transcript; the first prompt is among them."""
+"""Number of bytes that are read of a long transcript. The first prompt is normally among them."""
 WHOLE = 4 * 1024 * 1024
-"""Maximum size of a transcript that is read completely, in bytes, so that its turns can be
+"""Maximum size of a transcript that is read completely, in bytes. The turns of a longer one are not
 counted."""
 
 Reader = Callable[[Path, bytes, bool, int], Conversation | None]
-"""Takes the path, the content (or its head), whether the content is complete, and the time of the
-last write (ms). Returns the conversation, or None if the file is not one."""
+"""Type of a function that reads one file. It is called with the path, the content (or its
+beginning), whether the content is complete, and the time of the last write (in ms since 1970). It
+returns None if the file is not a conversation."""
 
 
 def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversation]:
-    """Return the newest conversations that the reader recognizes, at most `limit`. Unreadable files
-    are skipped."""
+    """Return the newest conversations, at most `limit`. Files that cannot be read or are not
+    conversations are skipped."""
     found: list[Conversation] = []
     dated = [
         (state.st_mtime_ns, path, state.st_size)
         for path in paths
         if (state := _state(path)) is not None
     ]
-    # Look at more files than asked for, because some files are not conversations.
+    # Some files are not conversations, so more than `limit` files are considered.
     for written, path, size in nlargest(limit * 2 + 20, dated):
         if len(found) >= limit:
             break

@@ -1,11 +1,14 @@
 """Finds out, without a network, whether an agent's CLI is logged in. Called by `doctor`, which also
-runs the command that `question` returns; nothing here starts a process.
+runs the command that `question` returns. No process is started here.
 
-Observed with an empty home and no network: `claude auth status` (2.1.329) answers JSON and ends
-with 1, `codex login status` (0.169.0) says `Not logged in` and ends with 1. Gemini CLI (0.61.0) has
-no such command: without a chosen method and without one of its variables it ends with 41. OpenCode
-(1.18.33) lists its credentials, and has models that need none. `codex exec` takes CODEX_API_KEY;
-OPENAI_API_KEY is read only by a provider of config.toml that names it.
+Observed with an empty home and no network:
+
+- `claude auth status` (2.1.329) prints JSON and exits with 1.
+- `codex login status` (0.169.0) prints `Not logged in` and exits with 1. `codex exec` uses
+  CODEX_API_KEY. OPENAI_API_KEY is used only by a provider in config.toml that names it.
+- Gemini CLI (0.61.0) has no such command. It exits with 41 if no login method is chosen and none of
+  its variables is set.
+- OpenCode (1.18.33) lists its credentials, and has models that need none.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ _GEMINI_VARIABLES = (
 
 
 class Missing(Struct, frozen=True):
-    """A missing prerequisite of the agent, and its remedy. `certain`: a run would certainly
-    fail."""
+    """A missing prerequisite of the agent, and its remedy. `certain`: whether a run would fail for
+    certain."""
 
     sentence: str
     remedy: str
@@ -41,7 +44,8 @@ class Missing(Struct, frozen=True):
 
 
 def question(agent: str, program: Program) -> tuple[str, ...]:
-    """Return the command that reports whether the CLI is logged in; empty if the CLI has none."""
+    """Return the command that reports whether the CLI is logged in. Empty if the CLI has no such
+    command."""
     words = {"claude": ("auth", "status"), "codex": ("login", "status")}.get(agent)
     if words:
         return (program.path, *words)
@@ -51,8 +55,9 @@ def question(agent: str, program: Program) -> tuple[str, ...]:
 def missing(
     agent: str, home: Path, environ: Mapping[str, str], code: int = 0, said: str = ""
 ) -> Missing | None:
-    """Return the prerequisite that the agent lacks; None if it is logged in or this cannot be found
-    out. `code` and `said`: exit code and output of the command that `question` returned."""
+    """Return the login or key that the agent lacks. None if the agent is logged in, or if that
+    cannot be determined. `code` and `said`: exit code and output of the command that `question`
+    returned."""
     if agent == "claude":
         return _claude(said)
     if agent == "codex":
@@ -148,7 +153,7 @@ def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def native_name(agent: str, known: Sequence[str]) -> str:
-    """Return the name of the CLI behind an agent: `acp-codex` uses the login of `codex`."""
+    """Return the name of the CLI whose login an agent uses: `codex` for `acp-codex`."""
     inner = agent.removeprefix("acp-")
     if inner in known:
         return inner

@@ -1,8 +1,8 @@
-"""Finds an agent's native program. The npm wrapper is never started: a kill would end the wrapper
-and leave the agent running.
+"""Finds an agent's native program. The npm wrapper is never started, because a kill would end only
+the wrapper and leave the agent running.
 
-Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex`
-0.169.0 and `opencode-ai` 1.18.33.
+Used by the drivers' `locate`. Observed layouts: `@anthropic-ai/claude-code` 2.1.329,
+`@openai/codex` 0.169.0 and `opencode-ai` 1.18.33.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ _NUMBER = late_pattern(r"\d+\.\d+\.\d+[\w.+]*")
 
 
 class Package(Struct, frozen=True):
-    """How an agent is installed. `variable` names the environment variable with its path; `scope`
-    is its npm scope, or `node_modules` if it has none; `native` is a glob for the program inside
-    the platform package, empty if the agent is only a script. The platform package is named
-    `platform`-linux-x64 and so on."""
+    """How an agent is installed with npm.
+
+    - `variable`: name of the environment variable that holds the program's path.
+    - `scope`: npm scope of the package, or `node_modules` if it has none.
+    - `native`: glob for the program inside the platform package; empty if the agent is only a
+      script.
+
+    The platform package is named `platform`-linux-x64 and so on.
+    """
 
     command: str
     variable: str
@@ -36,7 +41,7 @@ class Package(Struct, frozen=True):
     name: str
     native: str
     platform: str = ""
-    """Prefix of the platform package's name; empty if the prefix is the package's own name."""
+    """Prefix of the platform package's name; empty if it is the same as `name`."""
 
     @property
     def install(self) -> str:
@@ -44,7 +49,7 @@ class Package(Struct, frozen=True):
 
 
 def locate(package: Package, environ: Mapping[str, str]) -> Program:
-    """Return the program named by the package's variable, else the first one on PATH. Raise
+    """Return the program that the package's variable names, else the first one on PATH. Raise
     AgentMissing if there is none or it cannot be started."""
     given = environ.get(package.variable, "")
     found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
@@ -68,7 +73,7 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
 
 
 def native(package: Package, path: Path) -> Path:
-    """Return the native file behind the npm wrapper; any other program is returned unchanged."""
+    """Return the native program behind an npm wrapper. Any other path is returned unchanged."""
     real = path.resolve()
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):
@@ -87,8 +92,8 @@ def native(package: Package, path: Path) -> Path:
 
 
 def interpreter(path: Path) -> str:
-    """Return the interpreter of a script (`#!/usr/bin/env node`); empty if the file is not a script
-    or cannot be read."""
+    """Return the name of the interpreter in a script's first line (`node` in `#!/usr/bin/env
+    node`). Empty if the file is not a script or cannot be read."""
     try:
         with path.open("rb") as file:
             first = file.readline(256)
@@ -106,8 +111,8 @@ def interpreter(path: Path) -> str:
 
 
 def version(program: Path) -> str:
-    """Return the version from the program's file name (the native installer's layout) or from a
-    package file above it; empty if neither has one."""
+    """Return the version from the program's file name (as the native installer sets it), else from
+    a package file in a directory above it. Empty if neither has one."""
     real = program.resolve()
     if _NUMBER.fullmatch(real.name):
         return real.name

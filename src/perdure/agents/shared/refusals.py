@@ -1,5 +1,5 @@
-"""Checks for launches that cannot work with any agent. Each returns one sentence for a person, or
-an empty string. Shared by the drivers' `refuse`."""
+"""Checks whether a launch cannot work, for any agent. Each function returns the reason as one
+sentence for a person, or an empty string. Shared by the drivers' `refuse`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from perdure.model import Launch
 
 
 def prompt(launch: Launch) -> str:
-    """Return why the prompt cannot be sent (it is empty, or not valid Unicode); empty if it can."""
+    """Return why the prompt cannot be sent: it is empty, or it is not valid Unicode. Return an
+    empty string if it can be sent."""
     if not launch.prompt.strip():
         return "The prompt is empty."
     try:
@@ -20,9 +21,10 @@ def prompt(launch: Launch) -> str:
 
 
 def arguments(launch: Launch, reserved: frozenset[str]) -> str:
-    """Return why the agent's arguments are refused: one has a NUL character, or is reserved for
-    perdure; empty if they are fine. Recognize every form that the CLIs accept: `--name=value`,
-    `-nvalue`, and `--camelCase` for `--camel-case` (yargs, of Gemini CLI and OpenCode)."""
+    """Return why one of the agent's arguments is refused: it has a NUL character, or it is one of
+    `reserved`. Return an empty string if none is refused. Every form that the CLIs accept is
+    recognized: `--name=value`, `-nvalue`, and `--camelCase` for `--camel-case` (yargs, of Gemini
+    CLI and OpenCode)."""
     for argument in launch.spec.agent_args:
         if "\0" in argument:
             return "An argument for the agent has a NUL character in it."

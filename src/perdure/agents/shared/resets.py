@@ -1,10 +1,14 @@
-"""Reads from an agent's prose when a usage limit ends. Pure: the caller passes the clock and the
-time zone.
+"""Finds the end of a usage limit in an agent's error message. Pure: the caller passes the current
+time and the time zone.
 
-Sentences as printed by Claude Code 2.1.329 ("resets 8:41am (UTC)", "resets Nov 24, 8:48am
-(Europe/Berlin)", "resets Jun 9, 2027, 9:48am (..)"), by older ones ("usage limit
-reached|1749924000") and by Codex 0.169.0 ("try again at 5:46 AM.", "try again at Nov 24th, 2026
-10:42 AM."; local time). The sentences name no seconds, so the end of the named minute is returned.
+Observed messages:
+
+- Claude Code 2.1.329: "resets 8:41am (UTC)", "resets Nov 24, 8:48am (Europe/Berlin)", "resets Jun
+  9, 2027, 9:48am (..)".
+- Older versions of Claude Code: "usage limit reached|1749924000".
+- Codex 0.169.0: "try again at 5:46 AM.", "try again at Nov 24th, 2026 10:42 AM." (local time).
+
+The messages name no seconds, so the end of the named minute is returned.
 """
 
 from __future__ import annotations
@@ -56,8 +60,8 @@ _FURTHEST = timedelta(days=400)
 
 
 def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
-    """Return the end of the limit in milliseconds since 1970, or None if the words name no usable
-    time. `now` is in milliseconds; `zone` None is the machine's own time zone."""
+    """Return the end of the limit in milliseconds since 1970; None if the message names no usable
+    time. `now` is in milliseconds since 1970. `zone` None means the machine's own time zone."""
     if found := _EPOCH.search(words):
         return int(found[1]) * 1000
     if found := _CLOCK.search(words):
@@ -74,7 +78,8 @@ def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
 
 
 def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
-    """Return the next moment with this time of day (and this date, if one is named), or None."""
+    """Return the next moment with this time of day, and with this date if one is named, in
+    milliseconds since 1970. None if there is no such moment within 400 days."""
     try:
         here = datetime.fromtimestamp(now / 1000, UTC).astimezone(_zone(found["zone"], zone))
         hour = int(found["hour"]) % 12 + (12 if found["half"].lower() == "p" else 0)
@@ -100,7 +105,8 @@ def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
 def _zone(name: str | None, otherwise: tzinfo | None) -> tzinfo | None:
     if not name:
         return otherwise
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # slow to import, rarely needed
+    # Imported late, because it is slow to import and rarely needed.
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
         return ZoneInfo(name)

@@ -1,9 +1,9 @@
-"""How long a CLI keeps conversations when it is started without perdure: its own clean-up, as set
-in the user's settings.
+"""Determines how long a CLI keeps conversations if it is started without perdure: the setting of
+its own clean-up in the user's settings.
 
-When perdure starts a CLI, its clean-up removes nothing (`claude.SETTINGS`, `gemini_keep.mjs`). The
-user's settings are never edited. Read for `perdure doctor` and `perdure why`. As of Claude Code
-2.1.329 and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have none.
+If perdure starts a CLI, the CLI's clean-up removes nothing (`claude.settings`, `gemini_keep.mjs`).
+The user's settings are never changed. Used by `perdure doctor` and `perdure why`. Observed with
+Claude Code 2.1.329 and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have no clean-up.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from perdure.agents.shared import json_lines
 from perdure.protocols import Retention
 
 DAYS = 30.0
-"""Default retention of both CLIs, in days."""
+"""Default retention of Claude Code and Gemini CLI, in days."""
 _UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0, "m": 30.0}
 _LARGEST = 4 * 1024 * 1024
 
 
 def claude(home: Path) -> Retention | None:
-    """Return the retention by `cleanupPeriodDays`, counted from the last write; None for 0, which
-    was observed to delete nothing."""
+    """Return the retention that `cleanupPeriodDays` sets; it is counted from the last write. None
+    for the value 0, which was observed to delete nothing."""
     days = _settings(home).get("cleanupPeriodDays")
     if isinstance(days, int | float) and not isinstance(days, bool) and days >= 0:
         days = float(days)
@@ -35,8 +35,8 @@ def claude(home: Path) -> Retention | None:
 
 
 def gemini(home: Path) -> Retention | None:
-    """Return the retention by `general.sessionRetention`; None if it is disabled. The CLI's
-    clean-up is on by default. It also removes every conversation that was ever resumed."""
+    """Return the retention that `general.sessionRetention` sets; None if the clean-up is disabled.
+    It is enabled by default, and also removes every conversation that was ever resumed."""
     kept = json_lines.part(_settings(home), "general", "sessionRetention")
     if json_lines.part(kept, "enabled") is False:
         return None

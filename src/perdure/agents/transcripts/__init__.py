@@ -1,12 +1,11 @@
-"""perdure's own copies of the agents' transcripts, and the observations of a transcript for the
-receipt.
+"""Keeps perdure's own copies of the agents' transcripts, and observes transcripts for the receipt.
 
-The agent's file is only read, except when a copy is put back. Copies (`copies`) are stored under
-`{state}/transcripts/{agent}/{session}/`. `main` is the newest copy. If the agent's file no longer
-begins with a copy, the copy is moved aside to `main.<n>`, never overwritten. A copy holds complete
-lines only. Secrets of the environment are redacted without a change of length (`redaction`), and
-only new content is written (`copy_file`). Files are 0600, directories 0700, because a transcript
-holds everything that the agent saw.
+The agent's file is only read, except when a copy is restored. Copies (see `copies`) are stored
+below `{state}/transcripts/{agent}/{session}/`. `main` is the newest copy. If the agent's file no
+longer begins with its copy, the copy is moved aside to `main.<n>` and never overwritten. A copy
+holds complete lines only. Secrets of the environment are redacted without a change of length
+(`redaction`), and only new content is written (`copy_file`). Files have mode 0600 and directories
+0700, because a transcript holds everything that the agent saw.
 """
 
 from __future__ import annotations
@@ -33,15 +32,16 @@ __all__ = [
 
 
 def fingerprint(prompt: str) -> str:
-    """Return a hash of the prompt that is the same for the sent text and for the text in a
-    transcript (white space does not count)."""
+    """Return a hash of the prompt that ignores white space. So it is the same for the text that was
+    sent and for the text in a transcript."""
     return hashlib.sha256(" ".join(prompt.split()).encode("utf-8", "surrogatepass")).hexdigest()[
         :16
     ]
 
 
 def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
-    """Return the present state of the transcript; None if there is none or it cannot be read."""
+    """Return size, hash and number of prompts of the transcript; None if it does not exist or
+    cannot be read."""
     if path is None:
         return None
     try:
@@ -54,8 +54,9 @@ def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
 
 
 def begins_with(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
-    """Return whether the conversation still begins with the snapshot: the file begins with the same
-    bytes and, for agents whose later records can undo earlier ones, the same prompts."""
+    """Return whether the conversation still begins with the snapshot. The file must begin with the
+    same bytes. For an agent whose later records can undo earlier ones, the prompts must be the same
+    too."""
     return prefix(path, earlier.size) == earlier.sha256 and (
         not driver.abilities.rewinds or _same_prompts(driver, path, earlier)
     )
@@ -72,9 +73,9 @@ def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
 
 
 def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return the items that a resume would load from a transcript; None if the driver cannot tell
-    (a third-party driver may lack `loads`). Reads the files that the transcript continues; an
-    unreadable one counts as empty."""
+    """Return the items that a resume would load from a transcript. None if the driver cannot tell
+    (a third-party driver may lack `loads`). The files that the transcript continues are read as
+    well; an unreadable one counts as empty."""
     loads, find = getattr(driver, "loads", None), getattr(driver, "bases", None)
     if loads is None:
         return None
@@ -85,8 +86,8 @@ def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
 
 
 def damaged(driver: AgentDriver, content: bytes) -> Sequence[tuple[int, int]]:
-    """Return the damaged lines of a transcript, as `AgentDriver.damaged` does; none if the driver
-    cannot tell (a third-party driver may lack it)."""
+    """Return the byte ranges of a transcript's damaged lines, as `AgentDriver.damaged` does. Empty
+    if the driver cannot tell (a third-party driver may lack this method)."""
     find = getattr(driver, "damaged", None)
     if find is None:
         return ()
@@ -102,7 +103,7 @@ def _content(path: Path) -> bytes:
 
 
 def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> list[str]:
-    """Return the fingerprints of the prompts after the snapshot."""
+    """Return the fingerprints of the prompts that were added after the snapshot."""
     try:
         with path.open("rb") as file:
             if earlier and driver.abilities.rewinds:

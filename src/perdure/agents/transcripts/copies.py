@@ -1,11 +1,11 @@
-"""The store of perdure's own copies: updated from the agents' files, referenced by checkpoints, put
-back where an agent looks.
+"""The store of perdure's own copies of transcripts. They are updated from the agents' files,
+referenced by checkpoints, and restored to the place where an agent looks for them.
 
-A copy and the files beside it (`beside/`: spilled tool output, subagents) only grow. If the agent's
-file no longer begins with its copy, the copy is moved aside and kept. So a checkpoint does not copy
-anything: it names the length of a copy that belongs to it (`CopyPart`), and that part is found by
-its SHA-256, even if the copy was moved aside later. A lock file in the conversation's directory
-allows one writer at a time.
+A copy and the files that belong to it (in `beside/`: long tool output, subagents) only grow. If the
+agent's file no longer begins with its copy, the copy is moved aside and kept. So a checkpoint does
+not have to copy anything. It stores the length and the SHA-256 of the part of a copy that belongs
+to it (`CopyPart`). That part is found by its SHA-256, even if the copy was moved aside later. A
+lock file in the conversation's directory allows one writer at a time.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from perdure.model import CopyPart
 from perdure.protocols import AgentDriver, Archive
 
 UNUSABLE = ".perdure-unusable"
-"""Suffix in the names of files that were moved aside in an agent's home, or beside a copy."""
+"""Part of the names of files that perdure moved aside, in an agent's home or beside a copy."""
 MAIN = "main"
 BESIDE = "beside"
 
 
 def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
-    """Return the conversation's file, or None. It is the agent's own file; for an agent with an
-    archive, the present content is written to a file in `directory`."""
+    """Return the path of the conversation's file; None if there is none. For an agent with an
+    archive, the conversation is written to a file in `directory` first."""
     if driver.archive is None:
         return driver.transcript(home, session_id)
     content = driver.archive.read(home, session_id)
@@ -67,7 +67,7 @@ def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) ->
 
 
 class Copies(Struct, frozen=True):
-    """The store of copies below one directory."""
+    """The store of copies in one directory."""
 
     directory: Path
     redactor: Redactor = NO_SECRETS
@@ -85,13 +85,13 @@ class Copies(Struct, frozen=True):
         *,
         replace: bool = False,
     ) -> bool:
-        """Append new content of the transcript to the copy; return whether the transcript was
-        taken. Raise WorkspaceError (as on a full disk).
+        """Append new content of the transcript to the copy. Return whether this was possible. Raise
+        WorkspaceError, for example if the disk is full.
 
-        The copy is perdure's own record of the conversation. So a transcript that no longer begins
-        with the copy is not taken: nothing is written, and the result is False. With `replace` it
-        is taken nevertheless, because a person or perdure itself put it there; the earlier copy is
-        moved aside.
+        The copy is perdure's own record of the conversation. So if the transcript no longer begins
+        with the copy, nothing is written and the result is False. `replace`: move the old copy
+        aside and begin a new one in this case, because a person or perdure itself replaced the
+        transcript.
         """
         copy = self.of(driver.name, session_id)
         try:
@@ -107,7 +107,7 @@ class Copies(Struct, frozen=True):
                 }
                 for name, source in pairs.items():
                     main = name == MAIN
-                    with suppress(FileNotFoundError):  # the agent may delete it meanwhile
+                    with suppress(FileNotFoundError):  # the agent may delete the file meanwhile
                         found = append_new(
                             source,
                             copy.parent / name,
@@ -132,7 +132,7 @@ class Copies(Struct, frozen=True):
 
     def continued_by(self, driver: AgentDriver, session_id: str, transcript: Path) -> bool | None:
         """Return whether the transcript begins with the copy; None if there is no copy. Raise
-        WorkspaceError."""
+        WorkspaceError if the copy cannot be read."""
         copy = self.of(driver.name, session_id)
         if not copy.is_file():
             return None
@@ -149,8 +149,8 @@ class Copies(Struct, frozen=True):
             ) from error
 
     def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
-        """Call `take` for a conversation and its ancestors: a fork may be unusable without them.
-        `directory` as for `locate`."""
+        """Call `take` for a conversation and for its ancestors, because a fork may be unusable
+        without them. `directory` is passed to `locate`."""
         seen: set[str] = set()
         while session_id and session_id not in seen:
             seen.add(session_id)
@@ -161,9 +161,9 @@ class Copies(Struct, frozen=True):
             session_id = driver.parent(path.read_bytes())
 
     def parts(self, driver: AgentDriver, session_id: str) -> tuple[CopyPart, ...]:
-        """Return the present content of the copies of a conversation and its ancestors as parts;
-        the conversation's own transcript is the first. Empty if there is no copy. Raise
-        WorkspaceError."""
+        """Return the parts that describe the present copies of a conversation and its ancestors.
+        The first one is the conversation's own transcript. Empty if there is no copy. Raise
+        WorkspaceError if a copy cannot be read."""
         found: list[CopyPart] = []
         seen: set[str] = set()
         try:
@@ -183,8 +183,8 @@ class Copies(Struct, frozen=True):
         return tuple(found)
 
     def content(self, agent: str, session_id: str, parts: Sequence[CopyPart] = ()) -> bytes:
-        """Return the content of the newest copy, or of the part that a checkpoint names. Raise
-        WorkspaceError."""
+        """Return the content of the newest copy, or of the first one of `parts`. Raise
+        WorkspaceError if it cannot be read."""
         try:
             if not parts:
                 return self.of(agent, session_id).read_bytes()
@@ -195,8 +195,8 @@ class Copies(Struct, frozen=True):
             ) from error
 
     def find(self, agent: str, part: CopyPart) -> Path | None:
-        """Return the file that begins with this part, even if it was moved aside later; None if the
-        part is lost."""
+        """Return the file that begins with this part, even if the file was moved aside later. None
+        if no file has the part any more."""
         path = self.of(agent, part.session_id).parent / part.name
         aside = "" if part.name == MAIN else UNUSABLE
         return next(
@@ -204,9 +204,9 @@ class Copies(Struct, frozen=True):
         )
 
     def bring(self, agent: str, part: CopyPart, source: Path) -> Path | None:
-        """Add a part from another machine to the copies; a file in its place is moved aside, never
-        overwritten. Return the new file, or None if the part already exists. The caller has checked
-        the name. Raise WorkspaceError."""
+        """Add a part from another machine (the file `source`) to the copies. A file with the same
+        name is moved aside. Return the new file, or None if the part already exists. The caller
+        must have checked the part's name. Raise WorkspaceError if it cannot be written."""
         place = self.of(agent, part.session_id).parent / part.name
         try:
             private_directories(place.parent)
@@ -235,12 +235,15 @@ class Copies(Struct, frozen=True):
         *,
         exactly: bool = False,
     ) -> Path:
-        """Put a copy where the agent looks for it; a file in its place is moved aside. Return the
-        path. Raise WorkspaceError.
+        """Restore a conversation to the path where the agent looks for it, and return this path.
+        Files there are moved aside. Raise WorkspaceError if the copy is lost or cannot be written.
 
-        `parts`: the parts that a checkpoint names, instead of the newest copies. `exactly`: files
-        beside it that have grown since are put back to their parts, too; else they stay. An
-        existing file of a parent is left unchanged: it may belong to another run.
+        - `parts`: the parts to restore, as a checkpoint names them; by default the newest copies.
+        - `exactly`: also restore files beside the transcript that only have grown since. By default
+          they are left unchanged.
+
+        An existing transcript of an ancestor is left unchanged, because it may belong to another
+        run.
         """
         chosen = tuple(parts) or self.parts(driver, session_id)
         try:
@@ -261,12 +264,12 @@ class Copies(Struct, frozen=True):
         content: bytes,
         place: Path | None = None,
     ) -> tuple[Path, list[str]]:
-        """Put a repaired transcript where the agent looks (or at `place`); every file of the
-        conversation is first moved aside unchanged. Return the path and the moved files. Raise
-        WorkspaceError."""
+        """Write a repaired transcript to the path where the agent looks for it (or to `place`).
+        Every file of the conversation is first moved aside unchanged. Return the path, and the new
+        paths of the moved files. Raise WorkspaceError."""
         remains = driver.remains(home, session_id)
         copy = self.of(driver.name, session_id)
-        # A driver may derive the place from the file's name.
+        # Keep the original file name, because a driver may derive the path from it.
         mended = copy.parent / f"mended-{os.getpid()}" / (remains[0].name if remains else copy.name)
         try:
             private_directories(mended.parent)
@@ -293,7 +296,8 @@ class Copies(Struct, frozen=True):
         return place, aside
 
     def begins_with(self, path: Path, part: CopyPart) -> bool:
-        """Return whether an agent's file begins with the part, apart from redacted secrets."""
+        """Return whether an agent's file begins with the part. Secrets are redacted before the
+        comparison."""
         try:
             if path.is_symlink() or path.stat().st_size < part.size:
                 return False
@@ -306,12 +310,13 @@ class Copies(Struct, frozen=True):
             return False
 
     def is_exactly(self, path: Path, part: CopyPart) -> bool:
-        """Return whether an agent's file equals the part, apart from redacted secrets."""
+        """Return whether an agent's file has exactly the content of the part. Secrets are redacted
+        before the comparison."""
         return self.begins_with(path, part) and path.stat().st_size == part.size
 
     def move_aside(self, paths: Sequence[Path]) -> list[str]:
-        """Rename files of an agent so that it does not find them. Return the new names. Raise
-        WorkspaceError."""
+        """Rename files of an agent so that the agent does not find them. Return the new paths.
+        Raise WorkspaceError."""
         try:
             return [str(move_aside(path, UNUSABLE)) for path in paths]
         except OSError as error:
@@ -321,12 +326,12 @@ class Copies(Struct, frozen=True):
 
     def _same_rows(self, driver: AgentDriver, copy: Path, transcript: Path) -> bool:
         """Return whether a conversation in an archive still begins with the rows of its copy, in
-        order; False without an archive. Raise OSError.
+        order. False for an agent without an archive. Raise OSError.
 
         OpenCode 1.18.33 changes a row until it is complete, so a copy that was made during a turn
-        may have rows that change later. Only kind and id of such rows are compared. A message that
-        was not complete in the copy, or had no parts yet, may have more parts by now, even if
-        messages of another process follow it.
+        may have incomplete rows. Of such rows, only kind and id are compared. A message that was
+        incomplete or had no parts in the copy may have more parts now. These may even come before
+        messages of another process that are already in the copy.
         """
         if driver.archive is None:
             return False
@@ -391,18 +396,18 @@ class Copies(Struct, frozen=True):
         return place
 
     def _put_beside(self, source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
-        """Put back a file beside the transcript. One that has grown since stays, unless
-        `exactly`."""
+        """Restore a file that belongs beside the transcript. A file that begins with the part is
+        left unchanged, or with `exactly` only a file that equals it."""
         stays = self.is_exactly if exactly else self.begins_with
         if not stays(place, part):
             self._write_part(source, part, place, [place] if os.path.lexists(place) else [])
 
     def _write_part(self, source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
-        """Write the part to its place. Files in the way, and older files of the same conversation,
-        are first moved aside."""
+        """Write the part to `place`. Files that are already there, and older files of the same
+        conversation (`olds`), are first moved aside."""
         private_directories(place.parent)
         staged = place.with_name(f".{place.name}.perdure")
-        # Prefer the agent's own file: it still has the secrets, which are redacted in the copy.
+        # Prefer an agent's own file as the source, because in the copy its secrets are redacted.
         own = next((old for old in olds if self.begins_with(old, part)), source)
         try:
             _copy_new(own, staged, part.size)
@@ -416,18 +421,19 @@ class Copies(Struct, frozen=True):
 
 
 class _Row(Struct, frozen=True):
-    """A row of a conversation in an archive."""
+    """One row of a conversation in an archive."""
 
     kind: str
     key: str
     message: str
-    """The message to which a part belongs; empty for other rows."""
+    """Id of the message to which a part belongs; empty for other rows."""
     settled: bytes
-    """Content of the row, once it no longer changes."""
+    """Content of the row if it no longer changes; else empty."""
 
 
 def _rows(archive: Archive, content: bytes) -> list[_Row]:
-    """Return the rows of a conversation, without the `revert` line."""
+    """Return the rows of a conversation. The line for a revert is left out, because it is not a
+    row."""
     found = []
     for line in content.splitlines():
         try:
@@ -459,14 +465,15 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
 
 
 def _head(copy: Path) -> bytes:
-    """Return the beginning of a copy, which names its parent."""
+    """Return the beginning of a copy, which contains the id of the parent conversation."""
     with copy.open("rb") as file:
         return file.read(CHUNK)
 
 
 @contextmanager
 def _copy_lock(directory: Path) -> Iterator[None]:
-    """Lock the copy: wait for other threads and processes."""
+    """Hold the lock of a conversation's copies while the block runs. Wait until no other thread or
+    process holds it."""
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -476,8 +483,8 @@ def _copy_lock(directory: Path) -> Iterator[None]:
 
 
 def _copy_new(source: Path, target: Path, size: int) -> None:
-    """Copy `size` bytes into a new private file. An existing file is removed first, so a link in
-    its place is not followed."""
+    """Copy the first `size` bytes of a file into a new private file. An existing target is removed
+    first, so that a link there is not followed."""
     target.unlink(missing_ok=True)
     with source.open("rb") as content, open(target, "xb", opener=private) as file:
         while size and (chunk := content.read(min(CHUNK, size))):
@@ -488,8 +495,8 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
 
 
 def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path]:
-    """Return the files that belong to a conversation, without files that perdure moved aside. Each
-    key is the name under which the file is copied."""
+    """Return the files that belong to a conversation, by the name of their copy. Files that perdure
+    moved aside are left out."""
     found = [
         file
         for file in chain.from_iterable(_regular_files(source) for source in sources)
@@ -499,8 +506,8 @@ def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path
 
 
 def _regular_files(top: Path) -> Iterator[Path]:
-    """Yield the regular files below a directory of the agent's. Links may lead anywhere and special
-    files may block forever, so both are skipped."""
+    """Yield the regular files below a directory of the agent. Links are skipped because they may
+    lead anywhere, and special files because they may block forever."""
     if top.is_symlink():
         return
     for folder, _, names in os.walk(top, followlinks=False):

@@ -1,11 +1,12 @@
-"""One file of an agent's conversation and perdure's copy of it, which only grows.
+"""Updates perdure's copy of one file of an agent's conversation. A copy only grows.
 
-Called by `Copies` for the transcript and for each file beside it. A `KnownCopy` records what is
-known of such a pair and makes the next update cheap: the source's earlier bytes are only hashed,
-only new content is redacted and written, and an unchanged source is not read at all. It is stored
-beside the copies, as a cache: if it does not match or cannot be read, both files are compared
-completely. If the source no longer begins with its copy, the copy is moved aside under a number,
-and a new one begins.
+Called by `Copies` for the transcript and for each file beside it. A `KnownCopy` stores facts about
+the source and its copy, which make the next update cheap. Earlier bytes of the source are only
+hashed, only new content is redacted and written, and an unchanged source is not read at all.
+
+The facts are a cache, stored beside the copies. If they do not match or cannot be read, source and
+copy are compared completely. If the source no longer begins with its copy, the copy is moved aside
+under a number, and a new one begins.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from perdure.patterns import late_pattern
 CHUNK = 1 << 20
 KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
-"""Age from which a file's times are reliable, in nanoseconds: a file that was written more recently
-may be written again without a change of its times."""
+"""Age from which a file's times are reliable, in nanoseconds. A file that was written more recently
+may be written again without a visible change of its times."""
 
 STARRED = late_pattern(rb"\*{4,}")
-"""Asterisks that `Redactor` writes in place of a secret, or of the visible part of a secret in
-base64."""
+"""Pattern of the asterisks that `Redactor` writes in place of a secret, or in place of the visible
+part of a secret in base64."""
 
 Identity = tuple[int, int, int, int]
-"""Inode, size, last write and last change of a file (ns): equal as long as the file was not
-touched."""
+"""Inode, size (bytes), time of the last write and time of the last change (ns) of a file. They are
+equal as long as the file was not changed."""
 
 
 class KnownCopy(Struct, frozen=True):
-    """Facts about a copy of `size` bytes. `copy` and `source` identify the files at that time."""
+    """Facts about a copy of `size` bytes and its source. `copy` is the copy's identity when they
+    were recorded."""
 
     size: int
     raw: str
@@ -51,11 +53,13 @@ class KnownCopy(Struct, frozen=True):
     """SHA-256 of the copy, in which secrets are redacted."""
     copy: Identity
     source: Identity | None = None
-    """Identity of the source; None if it had been written too recently."""
+    """Identity of the source when the facts were recorded; None if it had been written too
+    recently."""
 
 
 class CopyDiverged(Exception):
-    """The source no longer begins with the content of the copy; the copy was not changed."""
+    """Raised if the source no longer begins with the content of the copy. The copy was not changed.
+    """
 
 
 def append_new(
@@ -68,11 +72,12 @@ def append_new(
     lines: bool = False,
     replace: bool = True,
 ) -> KnownCopy | None:
-    """Append new content of the source to the copy. Return None if there is nothing to keep.
+    """Append new content of the source to the copy. Return the facts about the copy; None if there
+    is nothing to copy. Raise OSError.
 
-    `lines`: copy complete lines only; the source may be a link. `replace`: if the source no longer
-    begins with the copy, the copy is moved aside (with `aside` in its new name) and a new one
-    begins; if `replace` is false, raise CopyDiverged instead. Raise OSError.
+    - `lines`: copy complete lines only, and follow a link to the source.
+    - `replace`: if the source no longer begins with the copy, move the copy aside (with `aside` in
+      its new name) and begin a new one. Without `replace`, raise CopyDiverged.
     """
     with _opened(source, follow=lines) as file:
         seen = _identity(os.fstat(file.fileno()))
@@ -92,8 +97,8 @@ def append_new(
 
 
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return whether the source begins with the content of the copy, apart from secrets. Raise
-    OSError."""
+    """Return whether the source begins with the content of the copy. Redacted secrets count as
+    equal. Raise OSError."""
     with _opened(source, follow=True) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy) and known.source == seen:
@@ -102,9 +107,8 @@ def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redac
 
 
 def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return the same as `continues`, for an open source at its beginning."""
-    # The copy may be damaged although the source is not, so the recorded hash of the source
-    # decides.
+    """Return the same as `continues`. `file` is the source, open and positioned at its start."""
+    # Compare with the recorded hash of the source first, because the copy itself may be damaged.
     if known is not None and known.raw:
         digest = hashlib.sha256()
         if _feed(digest, file, known.size) and digest.hexdigest() == known.raw:
@@ -120,10 +124,10 @@ def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Re
 
 
 def same_redacted_text(old: bytes, new: bytes, redactor: Redactor) -> bool:
-    """Return whether two redacted texts of one length are the same.
+    """Return whether two redacted texts of the same length are equal.
 
-    The environment may have other secrets now than when the copy was made. So a starred part of the
-    copy matches anything, and the copy may contain text that is a secret now.
+    The environment may have other secrets now than when the copy was made. So asterisks in the copy
+    (`old`) match any text. Text of the copy that is a secret now is redacted before the comparison.
     """
     if old == new:
         return True
@@ -136,8 +140,8 @@ def same_redacted_text(old: bytes, new: bytes, redactor: Redactor) -> bool:
 
 
 def load_known(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
-    """Return the facts about a copy, reading the copy if necessary. None if there is no copy, or
-    (with `lines`) no complete line in it."""
+    """Return the facts about a copy. The copy is read only if `known` is outdated. None if there is
+    no copy, or (with `lines`) if it has no complete line."""
     now = identity(copy)
     if now is None:
         return None
@@ -152,8 +156,8 @@ def load_known(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> K
 
 
 def read_known(directory: Path) -> dict[str, KnownCopy]:
-    """Return the stored facts about the copies. Empty if the file cannot be read; the copies
-    themselves are then read."""
+    """Return the stored facts about the copies, by name. Empty if the file cannot be read; the
+    copies themselves are then read again."""
     try:
         found = json.loads((directory / KNOWN).read_bytes())
         return {name: _from_json(entry) for name, entry in found.items()}
@@ -179,7 +183,7 @@ def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:
 
 
 def prefix(path: Path, size: int) -> str | None:
-    """Return the SHA-256 of a file's first `size` bytes; None if it is shorter or cannot be
+    """Return the SHA-256 of a file's first `size` bytes. None if the file is shorter or cannot be
     read."""
     digest = hashlib.sha256()
     try:
@@ -192,7 +196,8 @@ def prefix(path: Path, size: int) -> str | None:
 
 
 def move_aside(path: Path, suffix: str = "") -> Path:
-    """Rename a file with the next free number. Return its new path."""
+    """Rename a file: append the suffix and the next free number to its name. Return its new path.
+    """
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}{suffix}.{number}")):
         number += 1
@@ -200,7 +205,7 @@ def move_aside(path: Path, suffix: str = "") -> Path:
 
 
 def versions(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield the file and the versions of it that were moved aside, newest first."""
+    """Yield the file itself, then its versions that were moved aside, newest first."""
     numbered = [
         each
         for each in path.parent.glob(f"{_literal(path.name + suffix)}.*")
@@ -214,7 +219,7 @@ def versions(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return the present identity of a file; None if there is no regular file."""
+    """Return the present identity of a file; None if it does not exist or is not a regular file."""
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISREG(found.st_mode):
@@ -224,13 +229,13 @@ def identity(path: Path) -> Identity | None:
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` for files that only their owner can read."""
+    """Open a file that only its owner can read. Passed to `open` as its `opener`."""
     return os.open(path, flags, 0o600)
 
 
 def private_directories(path: Path) -> None:
-    """Create the missing directories of the path with mode 0700. `mkdir(parents=True)` would apply
-    its mode only to the last one."""
+    """Create the missing directories of the path, each with mode 0700. `mkdir(parents=True)` would
+    apply its mode only to the last directory."""
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
@@ -238,8 +243,9 @@ def private_directories(path: Path) -> None:
 def _append(
     file: BinaryIO, copy: Path, known: KnownCopy, redactor: Redactor, lines: bool
 ) -> KnownCopy | None:
-    """Append the source's content after the known part. Return None if the source does not begin
-    with that part, or if a secret may extend beyond its end."""
+    """Append the source's content after the known part to the copy, and return the new facts.
+    Return None if the known facts cannot be used: the source or the end of the copy has changed, or
+    a new secret extends across the end of the copy."""
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
         return None
@@ -269,8 +275,8 @@ def _append(
 def _compare(
     file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str
 ) -> KnownCopy | None:
-    """Compare both files completely: for a first copy, and whenever the stored facts are in
-    doubt."""
+    """Update the copy by reading source and copy completely, and return the new facts. Needed for a
+    first copy, and if the stored facts do not match. None if there is nothing to copy."""
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content
@@ -315,7 +321,7 @@ def _write(copy: Path, content: bytes) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Flush a directory to disk, so that new names in it survive a crash."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -324,8 +330,8 @@ def sync(directory: Path) -> None:
 
 
 def _opened(path: Path, *, follow: bool) -> BinaryIO:
-    """Open a regular file of the agent's for reading. Raise FileNotFoundError for anything else: a
-    pipe would block forever."""
+    """Open a regular file of the agent for reading. Raise FileNotFoundError for anything else,
+    because a pipe would block forever."""
     fd = os.open(
         path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     )

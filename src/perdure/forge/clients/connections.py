@@ -1,9 +1,9 @@
-"""The clients of a configuration: one for each source with a token, and one more for each agent
-with a token of its own.
+"""Creates the API clients of a configuration: one for each source with a token, and one more for
+each agent that has its own token.
 
-Wired by `perdure serve` at its start. A rule's own token goes to every source that the rule works
-for, so an agent with a token of its own belongs to one forge. A team with two forges writes two
-rules, and assigns each to its forge with `sources`.
+`perdure serve` calls this at its start. A rule's own token is used for every source that the rule
+accepts. An agent with its own token should therefore be limited to one forge. A team with two
+forges writes two rules, and limits each to its forge with `sources`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ JSON = "application/json"
 
 
 def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None = None) -> ForgeApi:
-    """Return a client. `address` is the forge's own, as checked by
-    `model.forge.sources.address`."""
+    """Return a client for the forge at this address. `model.forge.sources.address` must have
+    checked the address."""
     match forge:
         case Forge.GITHUB:
             return GitHub(address, HttpClient(api_of(address), token, "Bearer", ACCEPT, ca_file))
@@ -43,8 +43,8 @@ def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None 
 
 
 class Forges:
-    """All clients, as a context manager that closes them. An address that is not configured has no
-    client."""
+    """All API clients, as a context manager that closes them. There is no client for an address
+    that is not configured."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Forges:
         self._found, self._tokens = dict(found), dict(tokens)
 
     def of(self, source: str, rule: str = "") -> ForgeApi | None:
-        """Return the client for a source. It has the agent's own token or, if the agent has none,
-        the source's token. Return None if there is no token."""
+        """Return the client for a source, or None if there is no token. The client uses the agent's
+        own token or, if the agent has none, the source's token."""
         return self._found.get((source, rule)) or self._found.get((source, ""))
 
     def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
-        """Return user and secret for git at this address, as this agent. Returns None unless the
-        address belongs to the forge of the source: a token goes nowhere else. The user name is the
-        one that GitHub, Gitea and GitLab accept beside a token (docs.github.com, apps;
-        docs.gitea.com; docs.gitlab.com)."""
+        """Return the user name and the secret with which this agent uses git at this address.
+        Returns None unless the address belongs to the forge of the source: a token must not reach
+        another host. GitHub, Gitea and GitLab accept this user name together with a token
+        (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
         api, token = (
             self.of(source, rule),
             self._tokens.get((source, rule)) or self._tokens.get((source, "")),
@@ -72,13 +72,14 @@ class Forges:
         return "x-access-token", token.value()
 
     def login_at(self, url: str) -> tuple[str, str] | None:
-        """Return user and secret for git at this address, from any login known there, or None."""
+        """Return a user name and a secret for git at this address, or None. Any agent's login for
+        the address will do."""
         found = (self.login(source, rule, url) for source, rule in sorted(self._found))
         return next((login for login in found if login is not None), None)
 
     def held(self) -> Sequence[str]:
-        """Return the tokens themselves, so that callers can search for them in outgoing data. A
-        token that cannot be read is left out."""
+        """Return all tokens, so that callers can search for them in outgoing data. Omits tokens
+        that cannot be read."""
         found = []
         for token in self._tokens.values():
             with suppress(ForgeDenied):
@@ -104,8 +105,8 @@ def forges(
     environ: MutableMapping[str, str],
     ca_file: Path | None = None,
 ) -> Forges:
-    """Make the clients of a configuration. Removes the token variables from `environ`, so that no
-    agent gets them. Raises ConfigError with all problems of the tokens."""
+    """Return the clients of a configuration. Removes the variables with tokens from `environ`, so
+    that agents do not inherit them. Raises ConfigError with all problems of the tokens."""
     problems: list[str] = []
     found: dict[tuple[str, str], ForgeApi] = {}
     tokens: dict[tuple[str, str], ForgeToken] = {}
@@ -129,7 +130,7 @@ def forges(
                 else:
                     place = f"webhooks.{source.name}"
                 problems.append(f"{place}: {error}")
-            except OSError as error:  # includes ssl.SSLError
+            except OSError as error:  # ssl.SSLError is a subclass of OSError
                 problems.append(
                     f"ca_file: {ca_file} holds no certificates that can be read: "
                     f"{error.strerror or error}"

@@ -1,8 +1,8 @@
-"""Ends a request that takes too long, wherever it hangs. Called by `http`.
+"""Ends a request that takes too long, at whatever point it hangs. Called by `http`.
 
-httpx2's timeouts limit silence: each byte restarts them, so a forge that sends a header now and
-then could hold a thread for days. Therefore the connection itself is shut down, together with the
-client's other connections: all of them lead to the forge that hangs, and their callers ask again.
+The timeouts of httpx2 limit only silence, and each byte restarts them. A forge that sends a header
+now and then could therefore block a thread for days. So the connection itself is shut down. The
+client's other connections are shut down too: they lead to the same forge, and their callers retry.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 
 class ConnectionDeadline:
-    """The connections of one client. Pass `trace` with each of its requests (extension `trace` of
-    httpx2 2.16)."""
+    """Tracks the connections of one client. Pass `trace` with each of the client's requests
+    (extension `trace` of httpx2 2.16)."""
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def trace(self, name: str, about: Mapping[str, Any]) -> None:
-        """Remember a connection that was made."""
+        """Register a connection when httpx2 reports that it was made."""
         if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._streams.add(about["return_value"])
 
     @contextmanager
     def after(self, seconds: float) -> Iterator[None]:
-        """Shut down the connections if the block is still running after this time."""
+        """Shut down the connections if the block still runs after `seconds`."""
         timer = threading.Timer(seconds, self._cut)
         timer.daemon = True
         timer.start()
@@ -45,5 +45,6 @@ class ConnectionDeadline:
             streams = list(self._streams)
         for stream in streams:
             with suppress(OSError):
-                # Shut down the socket below TLS: the shutdown of TLS waits for the other side.
+                # Shut down the plain socket, because the shutdown of TLS would wait for the other
+                # side.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)

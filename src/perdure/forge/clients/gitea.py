@@ -1,10 +1,9 @@
-"""Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl.
-Forgejo's API is the same as far as it is used here.
+"""The client for Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its
+templates/swagger/v1_json.tmpl. Forgejo's API has the same calls as far as they are used here.
 
-Differences: only an administrator of the repository may query another user's permission
-(routers/api/v1/repo/collaborators.go). `/assignees`, which is open to all, is no substitute, as in
-an organization it includes users who may only read. The API does not report failed webhook
-deliveries.
+Differences from GitHub: only an administrator of the repository may query another user's permission
+(routers/api/v1/repo/collaborators.go). `/assignees` is open to all, but it is no substitute: in an
+organization it includes users who may only read. The API does not report failed webhook deliveries.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ DRAFT = "WIP: "
 
 
 class Gitea(GiteaLikeClient):
-    """`perdure.protocols.ForgeApi` for Gitea."""
+    """Implements `perdure.protocols.ForgeApi` for Gitea."""
 
     size = "limit"
     lines_apart = False
@@ -66,8 +65,9 @@ class Gitea(GiteaLikeClient):
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
-        """Read the timeline: the event of a label has the body `1` when the label is put on, and
-        none when it is taken off (models/issues/issue_label.go)."""
+        """Return the login that `ForgeApi.chosen_by` describes, from the issue's timeline. The
+        event of a label has the body `1` when the label is added, and an empty body when it is
+        removed (models/issues/issue_label.go)."""
         who = ""
         for each in self._asking.pages(
             f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size
@@ -109,15 +109,15 @@ class Gitea(GiteaLikeClient):
         left = {each.name: each for each in statuses}
         found: list[FailedCheck] = []
         for job in self._failed_jobs(repository, commit) if statuses else []:
-            # Gitea's own Actions set a status for each job, and a webhook names the job by it:
-            # `workflow / job (event)`.
+            # Gitea's own Actions set a status for each job, named `workflow / job (event)`. A
+            # webhook uses the same name for the job.
             name = next((each for each in left if f" / {job.name} (" in each), "")
             left.pop(name, None)
             found.append(replace(job, name=name or job.name))
         return [*found, *map(failed_status, left.values())]
 
     def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
-        """Return the failed jobs of Gitea's own Actions; none where the API does not report them
+        """Return the failed jobs of Gitea's own Actions. Empty if the API does not report jobs
         (Gitea before 1.25, Forgejo)."""
         found: list[FailedCheck] = []
         place = f"{repos(repository)}/actions/runs"
@@ -177,4 +177,4 @@ class Gitea(GiteaLikeClient):
 
 
 class Forgejo(Gitea):
-    """`perdure.protocols.ForgeApi` for Forgejo."""
+    """Implements `perdure.protocols.ForgeApi` for Forgejo."""

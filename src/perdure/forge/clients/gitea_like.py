@@ -1,5 +1,5 @@
-"""Common parts of the APIs of GitHub and Gitea. Gitea's API was made to look like GitHub's. The
-modules `gitea` and `github` have the differences."""
+"""The code that the clients for GitHub and Gitea share. Gitea's API was modeled on GitHub's. The
+modules `gitea` and `github` add what differs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from perdure.model.forge.state import (
 )
 
 STATUS_MOST = 140
-"""Longest description of a status that GitHub accepts, in characters."""
+"""Maximum length of a status description on GitHub, in characters."""
 ITEMS_MOST = 1000
 LOGS_MOST = 5
-"""Maximum number of logs that are read of the failed jobs of one commit."""
+"""Maximum number of job logs that are fetched for one commit."""
 BROKEN = frozenset({"failure", "timed_out", "startup_failure"})
-"""Conclusions of a job that needs a repair."""
+"""Conclusions that mean that a job failed."""
 
 VERDICTS = {
     "APPROVED": CheckVerdict.APPROVED,
@@ -43,12 +43,12 @@ VERDICTS = {
     "COMMENTED": CheckVerdict.COMMENTED,
     "COMMENT": CheckVerdict.COMMENTED,
 }
-"""Verdicts by the state of a review, in GitHub's words and Gitea's. A review in any other state has
-not been submitted yet, or was dismissed."""
+"""Verdicts by the state of a review, in GitHub's words and Gitea's. A review in any other state is
+not submitted yet, or was dismissed."""
 
 
 class GiteaLikeClient(ABC):
-    """`perdure.protocols.ForgeApi`, except for what the subclasses add."""
+    """Implements `perdure.protocols.ForgeApi` for both forges. The subclasses add what differs."""
 
     size: str
     """Name of this forge's query parameter for the length of a page."""
@@ -90,7 +90,7 @@ class GiteaLikeClient(ABC):
         try:
             return access(self._asking.get(place).name("permission"))
         except NotFound:
-            self._asking.get(repos(repository))  # Raises if the repository is missing.
+            self._asking.get(repos(repository))  # Raises NotFound if the repository is missing.
             return Access.NONE
 
     def issue(self, ref: IssueRef) -> Issue:
@@ -111,8 +111,8 @@ class GiteaLikeClient(ABC):
             **self._assigned(assignee),
         )
         found = [issue(repository, each) for each in pages]
-        # Gitea drops unknown values from a query: a label that does not exist would not filter at
-        # all.
+        # Gitea drops unknown values from a query. A label that does not exist would therefore
+        # return all issues.
         return [
             each
             for each in found
@@ -131,8 +131,8 @@ class GiteaLikeClient(ABC):
         found = list(self._comments(ref, since))
         if ref.pull:
             found += self._reviews(ref, since)
-        # Ids are numbers as text. Of two comments in the same second, the one with the shorter id
-        # is older.
+        # Ids are decimal numbers as text, so the shorter of two ids is the smaller number. It
+        # decides between two comments of the same second.
         return sorted(
             (each for each in found if each.updated >= since),
             key=lambda each: (each.created, len(each.id), each.id),
@@ -169,7 +169,7 @@ class GiteaLikeClient(ABC):
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
-    """Whether comments on lines have addresses of their own."""
+    """Whether a comment on a line of the diff has its own path in the API."""
 
     def set_status(
         self,
@@ -202,8 +202,8 @@ class GiteaLikeClient(ABC):
         ]
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-        """Return the end of a job's log and an empty text, or an empty text and the reason. The
-        address is the same on GitHub and Gitea."""
+        """Return the end of a job's log and an empty text, or an empty text and the reason why
+        there is no log. The path is the same on GitHub and Gitea."""
         return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
 
     def hunk(
@@ -239,7 +239,8 @@ class GiteaLikeClient(ABC):
         try:
             return pull(repository, self._asking.put("POST", f"{repos(repository)}/pulls", body))
         except (Conflict, ForgeRefused) as error:
-            # Another process was faster, or the answer to an earlier request was lost.
+            # Either another process opened the pull request first, or an earlier request succeeded
+            # and its answer was lost.
             found = self.find_pull(repository, head)
             if found is not None and found.open:
                 return found
@@ -253,15 +254,16 @@ FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
 
 
 def failed_status(check: CommitCheck) -> FailedCheck:
-    """Return a failed status that somebody set. The forge has no log for it."""
+    """Return a failed status as a failed check. There is no log: the status was set through the
+    API, not by a job of the forge."""
     return FailedCheck(
         name=check.name, url=check.url, text=check.text, note="The forge has no log of it."
     )
 
 
 def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the end of a log and an empty text, or an empty text and the reason. Never raises a
-    ForgeError, as a check is reported without its log too."""
+    """Return the end of a log and an empty text, or an empty text and the reason why there is no
+    log. Never raises a ForgeError, because a check is also reported without its log."""
     try:
         return asking.tail(path, hosts), ""
     except NotFound:
@@ -275,7 +277,7 @@ def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[st
 
 
 def access(word: str) -> Access:
-    """Return the access level for a word of GitHub or Gitea; `none` for an unknown word."""
+    """Return the access level that a word of GitHub or Gitea means; `none` for an unknown word."""
     return {
         "owner": Access.ADMIN,
         "admin": Access.ADMIN,
@@ -285,7 +287,7 @@ def access(word: str) -> Access:
 
 
 def issue(repository: str, found: Payload) -> Issue:
-    """Read an issue from GitHub's or Gitea's JSON."""
+    """Return the issue that GitHub's or Gitea's JSON describes."""
     ref = IssueRef(repository, found.number("number"), bool(found.at("pull_request")))
     return Issue(
         ref=ref,
@@ -302,7 +304,7 @@ def issue(repository: str, found: Payload) -> Issue:
 
 
 def pull(repository: str, found: Payload) -> Pull:
-    """Read a pull request from GitHub's or Gitea's JSON."""
+    """Return the pull request that GitHub's or Gitea's JSON describes."""
     return Pull(
         ref=IssueRef(repository, found.number("number"), True),
         title=found.name("title"),
@@ -325,7 +327,7 @@ def pull(repository: str, found: Payload) -> Pull:
 
 
 def comment_of(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
-    """Read a comment from GitHub's or Gitea's JSON."""
+    """Return the comment that GitHub's or Gitea's JSON describes."""
     line = (
         found.number("line")
         or found.number("original_line")
@@ -349,7 +351,8 @@ def comment_of(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comme
 
 
 def review(found: Payload) -> Comment | None:
-    """Read a review as a whole; None if it is not submitted yet or was dismissed."""
+    """Return a review without its comments on lines; None if the review is not submitted yet or was
+    dismissed."""
     verdict = VERDICTS.get(found.name("state").upper())
     if verdict is None or found.yes("dismissed"):
         return None
@@ -382,12 +385,12 @@ def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
 
 
 def has(names: Sequence[str], wanted: str) -> bool:
-    """Return whether a name is in the list, ignoring case. True for an empty name."""
+    """Return whether `wanted` is in the list, ignoring case, or is empty."""
     return not wanted or wanted.casefold() in {name.casefold() for name in names}
 
 
 def rfc3339(ms: int) -> str:
-    """Format a time for a query, rounded down to the second; empty for 0."""
+    """Format a time (ms since 1970) for a query, rounded down to the second; empty for 0."""
     if ms > 0:
         return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return ""
@@ -409,10 +412,10 @@ def branch_part(name: str) -> str:
 
 
 def repos(repository: str) -> str:
-    """Return the path of a repository."""
+    """Return the API path of a repository."""
     return f"repos/{checked(repository)}"
 
 
 def thread(ref: IssueRef) -> str:
-    """Return the path of an issue, or of the general discussion of a pull request."""
+    """Return the API path of an issue, or of the general discussion of a pull request."""
     return f"{repos(ref.repository)}/issues/{ref.number}"

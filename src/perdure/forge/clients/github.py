@@ -1,9 +1,9 @@
-"""GitHub and Enterprise Server, after GitHub's published description of its REST API (version
-2022-11-28).
+"""The client for GitHub and GitHub Enterprise Server, based on GitHub's published description of
+its REST API (version 2022-11-28).
 
-Differences: checks exist beside statuses and are listed separately. Comments on lines have
-addresses of their own. Administrators of the webhooks of a repository or its organization can list
-the deliveries that failed.
+Differences from Gitea: checks exist in addition to statuses and are listed separately. Comments on
+lines have their own paths. Administrators of the webhooks of a repository or its organization can
+list the deliveries that failed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ from perdure.model.forge.state import (
 
 ACCEPT = "application/vnd.github+json"
 LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
-"""Hosts where github.com keeps the logs of jobs, by the end of their names. github.com redirects
-there, with a signature in the URL. This is the only redirect to another host that is followed, and
-it is followed without the token."""
+"""Suffixes of the hosts where github.com keeps the logs of jobs. github.com redirects there, with a
+signature in the URL. No other redirect to another host is followed, and the token is not sent
+there."""
 ACTIONS = "github-actions"
-"""The GitHub app whose check runs are jobs: a check run's id is also the job's id."""
+"""Slug of the GitHub app whose check runs are jobs. For these, the id of the check run is also the
+id of the job."""
 SAID_MOST = 4000
-"""Maximum length of a check's own output, in characters."""
+"""Maximum length of the output that a check itself reports, in characters."""
 CONCLUSIONS = {
     **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
     **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
@@ -55,7 +56,7 @@ CONCLUSIONS = {
 
 
 class GitHub(GiteaLikeClient):
-    """`perdure.protocols.ForgeApi` for GitHub."""
+    """Implements `perdure.protocols.ForgeApi` for GitHub."""
 
     size = "per_page"
 
@@ -133,7 +134,8 @@ class GitHub(GiteaLikeClient):
                     if _leads_to(each, receiver)
                 ]
             except (NotFound, ForgeDenied):
-                # The login does not administer the repository, or its owner is not an organization.
+                # The login is not an administrator of the repository, or the owner is not an
+                # organization.
                 continue
             for hook in hooks:
                 told = True
@@ -143,7 +145,7 @@ class GitHub(GiteaLikeClient):
         return None
 
     def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
-        """Yield the deliveries that never succeeded, each as its newest attempt. The forge lists
+        """Yield each delivery that never succeeded, represented by its newest attempt. GitHub lists
         attempts newest first."""
         pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
         attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
@@ -164,8 +166,8 @@ class GitHub(GiteaLikeClient):
 
 
 def api_of(address: str) -> str:
-    """Return the API's address of a GitHub: github.com has a separate host for it, Enterprise
-    Server a path."""
+    """Return the address of the API for the address of a GitHub server. github.com has a separate
+    host for the API; Enterprise Server has a path."""
     if address == "https://github.com":
         return "https://api.github.com"
     return f"{address}/api/v3"

@@ -1,10 +1,10 @@
-"""GitLab (`/api/v4`), after its documentation (docs.gitlab.com/api). Repositories are projects,
-pull requests are merge requests.
+"""The client for GitLab (`/api/v4`), based on its documentation (docs.gitlab.com/api). Repositories
+are called projects; pull requests are called merge requests.
 
-Differences: issues and merge requests are numbered separately. Events appear among the comments as
-notes with `system`, which are left out. Roles are numbers. A status is a state machine that refuses
-a transition to its present state. A review that requests changes without a text has no note, and is
-not seen here (gitlab-org/gitlab 592358).
+Differences from GitHub: issues and merge requests are numbered separately. The list of comments
+includes events as notes with `system`, which are skipped. Roles are numbers. A status is a state
+machine that refuses a transition to its present state. A review that requests changes without a
+text has no note, so it is not visible here (gitlab-org/gitlab 592358).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from perdure.model.forge.state import (
 )
 
 DEVELOPER, MAINTAINER = 30, 40
-"""The lowest role that may push, and the lowest that administers the project
+"""Numbers of two roles: the lowest that may push, and the lowest that administers the project
 (docs.gitlab.com/user/permissions)."""
 
 EMOJI = {
@@ -66,11 +66,11 @@ DRAFT = "Draft: "
 
 
 class GitLab:
-    """`perdure.protocols.ForgeApi` for GitLab."""
+    """Implements `perdure.protocols.ForgeApi` for GitLab."""
 
     command_prefix = "/perdure "
-    # GitLab approves a merge request by `/approve`, and then makes no comment
-    # (docs.gitlab.com/user/project/quick_actions).
+    # In a merge request, GitLab executes `/approve` as its own command, and stores no comment. So
+    # perdure's commands need a prefix (docs.gitlab.com/user/project/quick_actions).
 
     def __init__(self, address: str, asking: HttpClient) -> None:
         self.address, self._asking = address, asking
@@ -172,7 +172,7 @@ class GitLab:
         return ""
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
-        # Newest change first, so that nothing older than `since` is fetched.
+        # The most recent change comes first, so nothing older than `since` is fetched.
         found: list[Comment] = []
         for each in self._notes(ref, sort="desc", order_by="updated_at"):
             if each.updated < since:
@@ -280,7 +280,7 @@ class GitLab:
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
         place = project(repository)
         newest: dict[str, Payload] = {}
-        # A retried job is reported once, by its newest id.
+        # Only the newest entry of a retried job is reported.
         for each in self._pages(f"{place}/repository/commits/{sha(commit)}/statuses"):
             known = newest.get(each.name("name"))
             if known is None or known.number("id") <= each.number("id"):
@@ -292,8 +292,8 @@ class GitLab:
         return found
 
     def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
-        """Return one failed job. A job's status has the id of the job. If somebody set the status,
-        there is no job with its id."""
+        """Return one failed job. The status of a job has the id of the job. A status that was set
+        through the API has an id that no job has, so no log is found for it."""
         log, note = "", f"Its log was not read: {LOGS_MOST} others were."
         if with_log:
             log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
@@ -389,8 +389,9 @@ class GitLab:
         return None
 
     def _failed(self, hook: str) -> Iterator[FailedDelivery]:
-        """Yield the deliveries that never succeeded. A resent delivery keeps its key. GitLab lists
-        deliveries for seven days, newest first, without their times."""
+        """Yield the deliveries that never succeeded. A delivery that is sent again keeps its
+        idempotency key. GitLab lists the deliveries of seven days, newest first, without their
+        times."""
         attempts = [
             (each.id("request_headers", "Idempotency-Key"), each)
             for each in self._pages(f"{hook}/events")
@@ -408,7 +409,7 @@ class GitLab:
 
 
 def issue(repository: str, found: Payload) -> Issue:
-    """Read an issue from GitLab's JSON."""
+    """Return the issue that GitLab's JSON describes."""
     return Issue(
         ref=IssueRef(repository, found.number("iid")),
         title=found.name("title"),
@@ -425,7 +426,7 @@ def issue(repository: str, found: Payload) -> Issue:
 
 
 def pull(repository: str, found: Payload, head_repository: str) -> Pull:
-    """Read a merge request from GitLab's JSON."""
+    """Return the pull request for a merge request in GitLab's JSON."""
     return Pull(
         ref=IssueRef(repository, found.number("iid"), True),
         title=found.name("title"),
@@ -466,12 +467,11 @@ def _check(found: Payload) -> CommitCheck:
 
 
 def project(repository: str) -> str:
-    """Return the path of a project in the API. The project's full name is quoted as one part of the
-    path."""
+    """Return the API path of a project. The full name is quoted as a single path segment."""
     return f"projects/{quote(checked(repository), safe='')}"
 
 
 def thread(ref: IssueRef) -> str:
-    """Return the path of an issue or a merge request."""
+    """Return the API path of an issue or a merge request."""
     kind = "merge_requests" if ref.pull else "issues"
     return f"{project(ref.repository)}/{kind}/{ref.number}"

@@ -1,9 +1,9 @@
-"""One request to a forge, with all the ways in which it can fail. A request is made once, to one
-host, with limits of time and size. The answer is treated as hostile.
+"""Sends a single request to a forge and handles every way in which it can fail. A request is sent
+once, to one host, with limits of time and size. The answer is treated as hostile.
 
-After a forge reports its rate limit (GitHub and GitLab do), no request is sent until the time that
-it named: GitHub's documentation threatens to block clients that continue. Redirects are followed
-only for reads and within the same host, except for logs (`HttpClient.tail`).
+After a forge (GitHub or GitLab) reports its rate limit, no request is sent until the time that the
+forge named, because GitHub may block clients that continue (GitHub's documentation). Redirects are
+followed only for reads and within the same host, except for logs (`HttpClient.tail`).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from perdure.forge.webhooks.payload import Payload, parsed, parsed_list
 
 CONNECT_S = 10.0
 SILENT_S = 20.0
-"""Longest silence of the forge, in seconds."""
+"""Maximum time without any data from the forge, in seconds."""
 CALL_S = 45.0
-"""Longest duration of one request, in seconds."""
+"""Maximum duration of one request, in seconds."""
 ANSWER_MOST = 16 * 1024 * 1024
 LOG_MOST = 64 * 1024 * 1024
 LOG_KEPT = 1024 * 1024
-"""Number of bytes kept from the end of a log, where the failure is reported."""
+"""Maximum number of bytes kept of a log. The end is kept, because the failure is reported there."""
 PAGES_MOST = 20
 PAGES_S = 120.0
-"""Longest duration of a list with all its pages, in seconds."""
+"""Maximum duration of fetching all pages of a list, in seconds."""
 PAGE = 50
-"""Length of a page. Gitea's maximum unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would
-allow 100."""
+"""Number of items on a page. This is Gitea's default maximum (MAX_RESPONSE_ITEMS); GitHub and
+GitLab allow 100."""
 RETRY_S = 10.0
 LIMITED_S = 60.0
 LONGEST_WAIT_S = 3600.0
@@ -52,7 +52,7 @@ _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 
 
 class HttpAnswer(Struct, frozen=True):
-    """An answer before any validation."""
+    """A response that was not validated yet."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,8 +60,8 @@ class HttpAnswer(Struct, frozen=True):
 
 
 class HttpClient:
-    """Requests below one API address (`https://git.example.com/api/v1`), with one token. `scheme`
-    precedes the token in the header Authorization."""
+    """Sends requests to one API address (`https://git.example.com/api/v1`), with one token.
+    `scheme` precedes the token in the Authorization header."""
 
     def __init__(
         self, api: str, token: ForgeToken, scheme: str, accept: str, ca_file: Path | None
@@ -69,7 +69,7 @@ class HttpClient:
         self.api, self.token = api, token
         self._scheme = scheme
         local = is_loopback(urlsplit(api).hostname or "")
-        # Plain http checks no certificate, and loading all of them takes a tenth of a second.
+        # Plain http needs no certificates, and loading them takes a tenth of a second.
         if api.startswith("http:"):
             plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         else:
@@ -90,12 +90,13 @@ class HttpClient:
         self._client.close()
 
     def get(self, path: str, **query: object) -> Payload:
-        """Fetch an object. Raises what `ForgeApi` documents, like all methods that follow."""
+        """Fetch and return an object. This method and all that follow raise the errors that
+        `ForgeApi` documents."""
         return self._object(self.send("GET", path, query=query))
 
     def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
-        """Yield the objects of a list, fetching page after page on demand. `size` is this forge's
-        parameter for the length of a page; empty if there is none."""
+        """Yield the objects of a list. A page is fetched when its first object is needed. `size` is
+        the name of this forge's parameter for the length of a page; empty if it has none."""
         query = {**query, size: PAGE} if size else query
         until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
@@ -106,19 +107,19 @@ class HttpClient:
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
             if following is None:
                 return
-            # Use only the query of the link: the link has the host name that Gitea believes to be
-            # its own.
+            # Only the query of the link is used. Its host name may be wrong: Gitea takes it from
+            # its own configuration.
             try:
                 query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
             except ValueError as error:
                 self._unread(answer, error)
 
     def tail(self, path: str, hosts: Sequence[str] = ()) -> str:
-        """Return the end of a log, at most `LOG_KEPT` bytes of it.
+        """Return the end of a log, at most `LOG_KEPT` bytes.
 
         GitHub keeps logs on another host, and redirects to it. Such a redirect is followed without
-        the token, and only to the given `hosts`: names with a port, or the end of a name if it
-        begins with a dot. Raises what `ForgeApi` documents.
+        the token, and only to the given `hosts`: each is a host name with a port, or a suffix of
+        host names if it begins with a dot. Raises the errors that `ForgeApi` documents.
         """
         self._wait_not()
         url, query, is_ours = f"{self.api}/{path}", None, True
@@ -138,7 +139,7 @@ class HttpClient:
     def _log_at(
         self, url: str, answer: HttpAnswer, hosts: Sequence[str], is_ours: bool
     ) -> tuple[str, bool]:
-        """Return the address of a log, and whether it is on the forge itself."""
+        """Return the URL of a log, and whether the URL is on the forge itself."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:8000])
             new, own = urlsplit(target), urlsplit(self.api)
@@ -157,8 +158,8 @@ class HttpClient:
         return target, False
 
     def put(self, method: str, path: str, body: Mapping[str, object]) -> Payload:
-        """Send an object by POST, PATCH or PUT. Returns the object in the answer, or an empty
-        one."""
+        """Send an object by POST, PATCH or PUT. Returns the object in the answer; empty if the
+        answer has none."""
         answer = self.send(method, path, body=body)
         if answer.body.strip():
             return self._object(answer)
@@ -172,7 +173,7 @@ class HttpClient:
         query: Mapping[str, object] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> HttpAnswer:
-        """Make one request and return its answer, which has a status of 2xx."""
+        """Send one request, follow its redirects, and return the answer, whose status is 2xx."""
         self._wait_not()
         url = f"{self.api}/{path}"
         for _ in range(REDIRECTS_MOST + 1):
@@ -199,8 +200,8 @@ class HttpClient:
         keep: int = 0,
         token: bool = True,
     ) -> HttpAnswer:
-        """Make one request. `keep`: return only this many of the last bytes, and allow a larger
-        answer."""
+        """Send one request without following redirects. `keep`: return only this many bytes from
+        the end, and allow a larger answer."""
         if token:
             headers = {"authorization": f"{self._scheme} {self.token.value()}"}
         else:
@@ -250,8 +251,8 @@ class HttpClient:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
 
     def _elsewhere(self, method: str, url: str, answer: HttpAnswer) -> str:
-        """Return the target of a redirect. Raises ForgeRefused for a redirect to another host, or
-        of any request but a GET."""
+        """Return the target of a redirect. Raises ForgeRefused if the target is another host, or if
+        the request was not a GET."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:4000])
             old, new = urlsplit(url), urlsplit(target)
@@ -321,8 +322,8 @@ class HttpClient:
         raise ForgeRefused(f"{self.api} answers {answer.status} to {what}")
 
     def _said(self, body: bytes) -> str:
-        """Return the forge's own error message on one line, with the token masked in case the
-        message repeats it."""
+        """Return the forge's own error message on one line. The token is masked, because the
+        message may repeat it."""
         try:
             said = parsed(body[:100_000])
         except ValueError:
@@ -352,8 +353,8 @@ class HttpClient:
 
 
 def part(text: str) -> str:
-    """Quote a name as one part of a path. Raises NotFound for a name that is empty or would change
-    the path."""
+    """Quote a name as a single path segment. Raises NotFound for a name that is empty or would
+    change the path."""
     if (
         not text
         or text in (".", "..")
@@ -365,7 +366,7 @@ def part(text: str) -> str:
 
 
 def checked(repository: str) -> str:
-    """Return the repository's name if it is valid. Raises NotFound otherwise."""
+    """Return the repository's name unchanged. Raises NotFound if the name is invalid."""
     if (
         not _REPOSITORY.fullmatch(repository)
         or len(repository) > 255
@@ -376,7 +377,7 @@ def checked(repository: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name is this machine, without a DNS lookup."""
+    """Return whether a host name means this machine. Does no DNS lookup."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -384,8 +385,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_limit(headers: Mapping[str, str], said: str) -> bool:
-    """Return whether a 403 is GitHub's answer to too many requests, by one of three signs
-    (docs.github.com, "Rate limits for the REST API")."""
+    """Return whether a 403 means that GitHub's rate limit was exceeded. Any of three signs is
+    enough (docs.github.com, "Rate limits for the REST API")."""
     return (
         headers.get("x-ratelimit-remaining") == "0"
         or "retry-after" in headers
@@ -394,7 +395,7 @@ def _is_limit(headers: Mapping[str, str], said: str) -> bool:
 
 
 def _retry_s(headers: Mapping[str, str]) -> float:
-    """Return how long to wait, from one second to an hour; 0 if the answer does not say."""
+    """Return the wait that the answer asks for, from 1 to 3600 seconds; 0 if it asks for none."""
     now = time.time()
     given = headers.get("retry-after", "").strip()
     found = 0.0

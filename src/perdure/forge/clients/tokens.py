@@ -1,5 +1,5 @@
-"""A token and its source. A token in a file is read for each request, so that a new token needs no
-restart. A token in a variable or a systemd credential is read once."""
+"""Reads the token of a forge from its configured place. A token in a file is read for each request,
+so a new token needs no restart. A token in a variable or a systemd credential is read once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from perdure.errors import ForgeDenied
 
 LONGEST = 4096
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
-"""The variable in which systemd passes the directory of a service's credentials."""
+"""Name of the variable in which systemd passes the directory of a service's credentials."""
 
 
 class ForgeToken(Struct, frozen=True):
-    """The access of one login to a forge. The token is never printed: `str` returns its place
-    instead."""
+    """The token of one login on a forge. The secret is never printed: `str` returns the place where
+    it is kept."""
 
     place: str
-    """A description for people: `the file /path`, `the variable NAME`."""
+    """The place where the token is kept, for people: `the file /path`, `the variable NAME`."""
     path: Path | None = None
     held: str = ""
 
@@ -31,7 +31,7 @@ class ForgeToken(Struct, frozen=True):
         return f"ForgeToken(place={self.place!r}, path={self.path!r})"
 
     def value(self) -> str:
-        """Return the token itself. Raises ForgeDenied if there is none."""
+        """Return the secret itself. Raises ForgeDenied if there is none."""
         if self.path is None:
             found, why = self.held, "is empty"
         else:
@@ -56,8 +56,8 @@ class ForgeToken(Struct, frozen=True):
 def token_at(
     file: str, variable: str, credential: str, environ: Mapping[str, str]
 ) -> ForgeToken | None:
-    """Return the token that a table of the configuration names with `token_file` (absolute),
-    `token_env` or `token_credential`; None if it names none."""
+    """Return the token that a configuration table names by `token_file` (absolute), `token_env` or
+    `token_credential`; None if the table names none."""
     if file:
         return ForgeToken(f"the file {file}", Path(file))
     if credential:

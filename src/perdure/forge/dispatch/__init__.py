@@ -1,15 +1,16 @@
-"""Turns deliveries into work: a task for the agent that a rule selects, or new instructions for the
-run that exists already. Cleans up when the work is over.
+"""Turns deliveries into work. A delivery becomes a task for the agent that a rule selects, or new
+instructions for an existing run. Also cleans up when the work is over.
 
-`perdure serve` is the caller. The modules: `dispatcher` (the thread, and the decision on each
+Called by `perdure serve`. The modules: `dispatcher` (the thread, and the decision on each
 delivery), `selection` (which rule handles it), `prompts` (the text for the agent, from templates
-that a team can change) with `outside` (text from the forge in it), `current` and `order` (the
-present state), `cleanup` (finished work), `reconciler` (changes that no delivery reported).
+that a team can change), `outside` (marks text from the forge in a prompt), `current` and `order`
+(the present state of the forge), `cleanup` (finished work), `reconciler` (changes that no delivery
+reported).
 
-A delivery is settled in the same transaction that makes its run or adds its instructions, so a kill
-at any point leaves it done once or not done yet. A delivery that cannot be handled now (the agent
-is running, the disk is full, a person has the conversation open) stays `received`, says why, and is
-tried again. One that can never be handled becomes `failed`, with the reason.
+A delivery is settled in the same transaction that creates its run or adds its instructions. So
+after a kill it is either handled once, or still waiting. If a delivery cannot be handled now (the
+agent is running, the disk is full, a person has the conversation open), it stays `received` with
+the reason, and is tried again. If it can never be handled, it becomes `failed`, with the reason.
 """
 
 from perdure.forge.dispatch.dispatcher import Dispatcher

@@ -1,10 +1,10 @@
-"""Failed checks: which run they concern, the report to the agent, and its limits.
+"""Reports failed checks to the runs that they concern, with limits.
 
 GitHub reports one failed workflow as a check run, a check suite and a workflow run, and every forge
-reports each check separately. All of that becomes one update for a commit, with the logs of the
-failures. The event names the user who pushed, usually the agent itself, so its author proves
-nothing. Only the branch and the commit count, which have to belong to a run. Called by
-`dispatcher`.
+reports each check separately. All of these become one update for each commit, with the logs of the
+failures. The event names the user who pushed, who is usually the agent itself. So the author is no
+evidence that the report can be trusted. Only the branch and the commit are used, and they must
+belong to a run. Called by `dispatcher`.
 """
 
 from __future__ import annotations
@@ -31,27 +31,26 @@ from perdure.model.forge.state import CheckState, CommitCheck, FailedCheck
 from perdure.protocols import ForgeApi
 
 WAIT_MS = 900_000
-"""Longest wait for the other checks of a commit, in milliseconds. A review, or a status that is
+"""Maximum wait for the other checks of a commit, in milliseconds. A review, or a status that is
 never set, may stay pending forever."""
 KEPT_S = 15.0
-"""Time for which an answer about pending checks is reused, in seconds."""
+"""Time for which an answer about pending checks is cached, in seconds."""
 SHOWN_MOST = 10
 """Maximum number of failed checks that an update describes; the others are only named."""
 NO_TOKEN = "There is no log: perdure has no token to ask the forge with."
 
 
 class Checks:
-    """The failed checks of all runs. Asks the forge through `current`."""
+    """Handles the failed checks of all runs. Asks the forge through `current`."""
 
     def __init__(self, engine: Engine, current: Current) -> None:
         self._engine, self._current = engine, current
         self._pending: dict[int, tuple[float, str]] = {}
 
-    # --- whether to report them
-    # ---------------------------------------------------------------------------
+    # --- whether to report them ---
 
     def refused(self, choice: RuleChoice, intent: Intent) -> str:
-        """Return why the run is not concerned by a failed check; empty if it is."""
+        """Return why a failed check does not concern the run; empty if it does."""
         if choice.run is None or is_for(choice.rule, intent):
             return ""
         if self._is_ours(choice.run, intent.commit):
@@ -63,8 +62,8 @@ class Checks:
         )
 
     def _is_ours(self, run: TaskRun, commit: str) -> bool:
-        """Return whether the run made the commit: perdure pushed it, or it was HEAD of the
-        workdir."""
+        """Return whether the run made the commit: perdure pushed the commit, or it is or was HEAD
+        of the workdir."""
         if not commit:
             return False
         store = self._engine.store
@@ -75,7 +74,7 @@ class Checks:
         if run.workspace is None or self._engine.elsewhere(run):
             return commit in heads
         try:
-            # The first commit of the workdir was made by somebody else.
+            # Somebody else made the commit from which the workdir started.
             if self._engine.workspaces.began(run.workspace) == commit:
                 return False
             return commit in heads or self._engine.workspaces.state(run.workspace).head == commit
@@ -83,8 +82,8 @@ class Checks:
             return commit in heads
 
     def told(self, run: TaskRun, intent: Intent) -> str:
-        """Return why the run need not be informed of a failed check, because it was informed
-        before; empty if it has to be."""
+        """Return a sentence if the run was already informed of this failed check; otherwise an
+        empty text."""
         known = self._known(run, intent.commit)
         if not known:
             return ""
@@ -105,12 +104,13 @@ class Checks:
         return [(each.at, each.event) for each in told if isinstance(each.event, ChecksFailed)]
 
     def spent(self, rule: Rule, run: TaskRun) -> str:
-        """Return why no further failed checks are reported to the run; empty if they are."""
+        """Return a sentence if the limit of repair attempts after failed checks is reached;
+        otherwise an empty text."""
         at = {when for when, _ in self._events(run)}
         row = 0
         for context in reversed(self._engine.store.contexts(run.id)):
-            # `ChecksFailed` is recorded in the transaction of its update, so both have the same
-            # time.
+            # An update and its `ChecksFailed` event are written in one transaction, so they have
+            # the same time.
             if context.at not in at:
                 break
             row += 1
@@ -122,8 +122,8 @@ class Checks:
         )
 
     def wait(self, delivery: Delivery, rule: Rule, intent: Intent) -> None:
-        """Raise Conflict while other checks of the commit are running, so that all are reported
-        together."""
+        """Raise Conflict while other checks of the commit are running, so that all failures are
+        reported together."""
         now = time.monotonic()
         self._pending = {key: kept for key, kept in self._pending.items() if now < kept[0]}
         if self._engine.store.now() - delivery.received > WAIT_MS:
@@ -139,14 +139,13 @@ class Checks:
                 "perdure inbox",
             )
 
-    # --- the report
-    # ------------------------------------------------------------------------------------
+    # --- the report ---
 
     def report(
         self, rule: Rule, run: TaskRun, told: Sequence[tuple[Delivery, Intent]]
     ) -> tuple[list[tuple[Delivery, Intent]], list[ChecksFailed]]:
-        """Combine all failed checks of one commit into one intent. Returns the intents, and the
-        events for the journal. Raises ForgeUnavailable, ForgeDenied."""
+        """Combine the failed checks of each commit into one intent. Returns all intents in order,
+        and the events for the journal. Raises ForgeUnavailable, ForgeDenied."""
         groups: dict[str, list[tuple[Delivery, Intent]]] = {}
         for delivery, intent in told:
             if intent.kind is IntentKind.CI_FAILED:
@@ -183,7 +182,7 @@ class Checks:
         ]
         note = ""
         if not failed:
-            # The forge reports no failed check, so only the events describe the failure.
+            # The forge lists no failed check, so use the checks that the events name.
             failed = named
             if not self._current.knows(delivery, rule):
                 note = NO_TOKEN
@@ -203,11 +202,11 @@ class Checks:
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """Return the checks that the events name; if none names a single check, return their
-        summaries."""
+        """Return the single checks that the events name. If there are none, return the checks of
+        the summarizing events (check suites, workflows)."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
-        # A check suite has no name.
+        # A check suite has no name, so it is left out here.
         found = {
             each.text: FailedCheck(name=each.text, url=each.url)
             for each in single or intents
@@ -218,7 +217,7 @@ class Checks:
         ]
 
     def _text(self, check: FailedCheck) -> str:
-        """Describe one failed check: its name, its address, its own text, and an excerpt of its
+        """Describe one failed check by its name, its address, its own text, and an excerpt of its
         log."""
         head = " ".join(filter(None, [check.name, f"({check.url})" if check.url else ""]))
         log = job_excerpt(self._redacted(check.log)) if check.log else ""
@@ -226,8 +225,8 @@ class Checks:
         return "\n".join(each for each in said if each)
 
     def _redacted(self, text: str) -> str:
-        """Return the text without secrets: those of this environment, and anything that looks like
-        one."""
+        """Return the text without the secrets of this environment, and without anything that looks
+        like a secret."""
         return without_secrets(self._engine.redactor, text)
 
 

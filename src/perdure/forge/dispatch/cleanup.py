@@ -1,12 +1,12 @@
 """Cleans up work that is over on the forge: saves it, then moves the workdir to the trash. Restores
-it when the work goes on.
+the workdir if the work continues later.
 
-The order makes a kill harmless: a checkpoint of workdir and conversation is made, a capsule is
-written if the rule asks for one, the journal is updated, and then the workdir is moved by one
-rename. A workdir is moved only if all of its content is proven at that moment to be saved
-elsewhere, in that checkpoint or in a repository. Otherwise it stays, and its run says so. The
-conversation remains the run's: later instructions restore the workdir and continue the
-conversation.
+The order of the steps makes a kill at any point harmless. First a checkpoint of workdir and
+conversation is made, then a capsule is written if the rule asks for one, then the event is added to
+the journal. The workdir is moved last, by one rename. It is moved only if all of its content is
+proven at that moment to be saved elsewhere, in that checkpoint or in a repository. Otherwise it
+stays, and a condition of the run says why. The run keeps its conversation: later instructions
+restore the workdir and continue the conversation.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from perdure.workspace import Proof, Workspaces
 VERB = CLEAN_UP
 KEPT = UNSAVED
 HALF_BACK = "half_back"
-"""The condition of a run whose workdir is being restored from its checkpoint."""
+"""Type of the condition of a run whose workdir is being restored from its checkpoint."""
 ARCHIVE = "archive"
-"""The directory of capsules of cleaned-up runs, below the state directory."""
+"""Directory for the capsules of cleaned-up runs, below the state directory."""
 
 
 def clean(
     engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None
 ) -> str:
-    """Clean up, and return a sentence about what was done. `pull` is the number of the work's pull
-    request; the forge keeps its commits forever.
+    """Clean up a run, and return a sentence about what was done. `pull` is the number of the run's
+    pull request. The forge keeps the commits of a pull request forever, so they count as saved.
 
     Raises Conflict while the workdir is in use, or if it is on another host that has not cleaned it
-    up yet. Raises PerdureError if the capsule cannot be written. After an error everything is as it
-    was.
+    up yet. Raises PerdureError if the capsule cannot be written. An error leaves the workdir
+    unchanged.
     """
     place = run.workspace
     if engine.elsewhere(run):
@@ -82,8 +82,8 @@ def clean(
         event = CleanedUp(
             why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
         )
-        # Recorded before the move, so that a process that finds the workdir missing knows that it
-        # can be restored.
+        # The event is recorded before the move. A process that finds the workdir missing can then
+        # tell that it may be restored.
         engine.store.tell_run(run.id, [event], solved=KEPT)
         about: dict[str, Any] = {
             "verb": VERB,
@@ -107,8 +107,8 @@ def clean(
 
 
 def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return a checkpoint of the workdir as it is now, or None if none can be taken. Without one,
-    only a repository can prove that the work is saved."""
+    """Return a checkpoint of the present workdir, or None if it cannot be made. Without a
+    checkpoint, only a repository can prove that the work is saved."""
     try:
         return checkpoints.save_current(engine, run, place, VERB)
     except (PerdureError, OSError):
@@ -123,8 +123,8 @@ def _prove(
     forge: Forge | None,
     checkpoint: Checkpoint | None,
 ) -> Proof:
-    """Return where the workdir's content is saved. After a squash merge no branch has its commits,
-    but the forge keeps them with the pull request."""
+    """Return the proof of where the workdir's content is saved. After a squash merge, no branch
+    contains the run's commits, but the forge keeps them under the ref of the pull request."""
     if pull and forge and not workspaces.prove(place).saved:
         if forge is Forge.GITLAB:
             ref = f"refs/merge-requests/{pull}/head"
@@ -146,7 +146,7 @@ def _kept(store: EngineStore, run: TaskRun, why: str, lost: Sequence[str]) -> st
 
 
 def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
-    """Write a capsule that contains no known secrets, and return its path."""
+    """Write a capsule from which known secrets are removed, and return its path."""
     from perdure.capsule.export import ExportRequest, export
 
     target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
@@ -159,14 +159,15 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
 
 
 def end(engine: Engine, run: TaskRun) -> TaskRun:
-    """Stop the run unless it has finished, so that it can be cleaned up."""
+    """Stop the run if it is not in a final state, and return it. Only a run in a final state can be
+    cleaned up."""
     if run.state in FINAL:
         return run
     return service.stop(engine, run.id)
 
 
 def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:
-    """Return whether the run's work is over and its workdir was moved to the trash."""
+    """Return whether the run is in a final state and its workdir was moved to the trash."""
     return _gone(store, run) is not None
 
 
@@ -177,7 +178,8 @@ def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
 
 
 def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
-    """Return the event of the last clean-up, unless the workdir was restored or reset since."""
+    """Return the event of the last clean-up, or None if the workdir was restored or reset
+    afterwards."""
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next(
         (
@@ -194,7 +196,8 @@ def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
 
 def bring_back(engine: Engine, run: TaskRun) -> None:
     """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
-    Does nothing if the workdir is there, or if a person reset it since. Raises PerdureError."""
+    Does nothing if the workdir exists, or if a person reset it after the clean-up. Raises
+    PerdureError."""
     if _is_half_back(engine.store, run):
         gone = _last(engine.store, run)
     else:
@@ -211,13 +214,15 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
         try:
             sweeper.restore(engine, there[-1])
         except NotFound as error:
-            # Another server on this database was faster, or the entry was purged just now.
+            # Another server on this database restored the workdir first, or the trash entry was
+            # just purged.
             raise Conflict(
                 f"The workdir of {run.name} is being restored: {error}",
                 f"perdure show {run.name}",
             ) from error
     elif gone.checkpoint:
-        # The workdir is created first and filled afterwards. After an interruption it starts over.
+        # The workdir is created first and filled afterwards. The condition shows an interruption
+        # between the two steps, after which both are repeated.
         message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
         engine.store.tell_run(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
@@ -226,7 +231,9 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
         except NotFound:
             engine.store.tell_run(run.id, [], solved=HALF_BACK)
-            return  # The checkpoint has expired, so the workdir starts from its branch.
+            # The checkpoint no longer exists, so the next attempt creates the workdir from its
+            # branch.
+            return
     engine.store.tell_run(
         run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
     )
@@ -234,8 +241,8 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
 
 
 def _is_half_back(store: RunStore, run: TaskRun) -> bool:
-    """Return whether restoring the workdir from its checkpoint was interrupted, with no attempt
-    since."""
+    """Return whether a restore of the workdir from its checkpoint was interrupted, and no attempt
+    began afterwards."""
     since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
     return (
         bool(since)

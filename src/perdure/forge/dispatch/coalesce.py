@@ -1,5 +1,5 @@
-"""Combines several events of one update: a text that was edited twice is reported once, with its
-newest content. Called by `dispatcher`."""
+"""Merges the edits of a text into one event before they are reported. A text that was edited twice
+is reported once, with its newest content. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Key = tuple[str, str, int, bool, str]
 
 def merged(told: Iterable[Told]) -> list[Told]:
     """Return the events in order, with each edit merged into the previous event about the same
-    text. So a comment has the text after its edits, and two edits become one."""
+    text. A comment gets its edited text, and two edits become one."""
     found: dict[int, Told] = {}
     places: dict[Key, int] = {}
     for at, (delivery, intent) in enumerate(told):
@@ -43,8 +43,8 @@ def merged(told: Iterable[Told]) -> list[Told]:
 
 
 def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
-    """Return an edited comment with its earlier text. GitLab does not send that text; the inbox has
-    it if the comment itself was delivered."""
+    """Add the earlier text to an edited comment, and return the intent. GitLab does not send the
+    earlier text. The inbox has it if the comment itself was delivered."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
@@ -55,12 +55,13 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
             )
             stops = tuple(login for login in intent.stops if login not in stopped(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
-    # The earlier mentions are unknown, so an edit alone does not call an agent.
+    # Without the earlier text, new mentions cannot be distinguished from old ones. So the edit
+    # calls no agent.
     return replace(intent, mentions=())
 
 
 def is_unchanged(intent: Intent) -> bool:
-    """Return whether an edit changed nothing visible."""
+    """Return whether an edit left the visible text unchanged."""
     if intent.kind is IntentKind.EDITED:
         return intent.title == intent.title_before and not difference(
             intent.before, intent.description
@@ -73,8 +74,8 @@ def is_unchanged(intent: Intent) -> bool:
 
 
 def _key(intent: Intent) -> Key | None:
-    """Return the key of the text that an event edits: a comment by its id, or an issue's
-    description."""
+    """Return a key for the text that an event is about: a comment by its id, or an issue's
+    description. None for any other event."""
     thing = (intent.repository, intent.number, intent.pull)
     if intent.kind is IntentKind.EDITED:
         return "issue", *thing, ""

@@ -1,9 +1,9 @@
-"""Asks the forge for the present state before anything is done. An event describes a past moment,
-and may arrive late, out of order, or twice. If no token is configured, only the event is known.
+"""Asks the forge for the present state before a delivery is acted on. An event describes a past
+moment, and may arrive late, out of order, or twice. Without a token, only the event is known.
 
-Also asks whether the author may use the agent. This is not asked for a failed check: on all forges
-only users with write permission can set a status. For a failed check, its commit must be the head
-of the branch, because anybody can make a check fail in a fork.
+Also asks whether the author may use the agent. The author of a failed check is not checked, because
+on all forges only users with write permission can set a status. Instead, the commit must be the
+head of the branch, because anybody can make a check fail in a fork.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from perdure.protocols import ForgeApi
 KEPT_S = 30.0
 EARLIER_MOST = 50
 DENIED_S = 60.0
-"""Pause after a forge rejected the token (repeated requests may get it locked out), or after a
-repository was out of its reach, in seconds."""
+"""Pause in seconds after a forge rejected the token, or after a repository was not accessible.
+Repeated requests with a rejected token may get it locked out."""
 TURN_S = 10.0
-"""First pause of a delivery after its request to the forge failed, in seconds, so that others go
-first. Each further failure doubles it, up to `TURNS` times this value."""
+"""First pause of a delivery after its request to the forge failed, in seconds. Other deliveries are
+processed meanwhile. Each further failure doubles the pause, up to `TURNS` times this value."""
 TURNS = 16
 T = TypeVar("T")
 Answer = tuple[Intent | str, Sequence[Rule]]
@@ -47,8 +47,8 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
     if intent.kind is IntentKind.CI_FAILED:
         return _failed(api, intent)
     try:
-        # A comment on a pull request may arrive as one on an issue. Only GitLab numbers issues and
-        # pull requests separately, and its events say which of them is meant.
+        # The event may report a comment on a pull request as a comment on an issue. Only GitLab
+        # numbers the two separately, and GitLab's events are exact.
         found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
         if found.ref.pull:
             pull = api.pull(intent.repository, intent.number)
@@ -103,10 +103,10 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
 
 
 def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
-    """Return whether only perdure's own checks failed in a GitLab pipeline. GitLab makes a pipeline
-    of statuses, and its event does not name them. If perdure's own failed status started another
-    attempt, the attempts would never end. The other forges name the failed check, so
-    `model.forge.rules` recognizes perdure's own."""
+    """Return whether the failed checks of a GitLab pipeline are all perdure's own. GitLab combines
+    the statuses of a commit into a pipeline, and the event of the pipeline does not name them.
+    Without this test, perdure's own failed status would start attempts endlessly. The other forges
+    name the failed check, so `model.forge.rules` recognizes perdure's own."""
     if intent.forge is not Forge.GITLAB:
         return False
     broken = [
@@ -118,7 +118,7 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
 
 
 class _Wait(Struct, frozen=True):
-    """A pause: nothing is asked before `until` (monotonic)."""
+    """A pause during which the forge is not asked. `until` is a time of the monotonic clock."""
 
     until: float
     error: ForgeError
@@ -126,7 +126,7 @@ class _Wait(Struct, frozen=True):
 
 
 class Current:
-    """Asks the forge, and keeps each answer for `KEPT_S`, because a waiting delivery is checked
+    """Asks the forge, and caches each answer for `KEPT_S`, because a waiting delivery is checked
     every few seconds. `forge` returns the client for a source and a rule, or None."""
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
@@ -139,7 +139,7 @@ class Current:
     ) -> tuple[Intent | str, Sequence[Rule]]:
         """Return the intent updated to the present state (or the reason why it is obsolete), and
         the rules that work for its author. Returns all rules if there is no client and no rule
-        needs one. Raises ForgeUnavailable and ForgeDenied: the delivery has to wait."""
+        needs one. Raises ForgeUnavailable or ForgeDenied if the delivery has to wait."""
         return self._once(
             delivery,
             intent,
@@ -148,7 +148,8 @@ class Current:
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Add the branch to a failed check that names only its commit. Raises what `of` raises."""
+        """Return the intent, with the branch added if it is a failed check that names only its
+        commit. Raises the same errors as `of`."""
         api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
         if api is None or not is_placeless(intent):
             return intent
@@ -158,8 +159,8 @@ class Current:
         return intent
 
     def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
-        """Return earlier comments by people whom the rule works for, oldest first; the newest
-        `EARLIER_MOST`. Raises what `of` raises."""
+        """Return the newest `EARLIER_MOST` comments by people whom the rule works for, oldest
+        first. Raises the same errors as `of`."""
         api = self._forge(delivery.source, rule.name)
         if api is None or not intent.number:
             return []
@@ -190,7 +191,8 @@ class Current:
     def asked(
         self, delivery: Delivery, intent: Intent, rule: Rule, ask: Callable[[ForgeApi], T]
     ) -> T | None:
-        """Return the answer of the forge, or None without a client. Raises what `of` raises."""
+        """Call `ask` with the client, and return its result; None if there is no client. Raises the
+        same errors as `of`."""
         api = self._forge(delivery.source, rule.name)
         if api is None:
             return None
@@ -214,8 +216,8 @@ class Current:
         return self._kept[key][1]
 
     def _guarded(self, delivery: Delivery, intent: Intent, ask: Callable[[], T]) -> T:
-        """Ask the forge. During a pause, do not ask, but raise the error that caused the pause. A
-        problem of one repository or one issue delays the others only briefly."""
+        """Call `ask` and return its result. During a pause, raise the error that caused the pause
+        instead. If only one repository or one issue fails, the others are delayed only briefly."""
         source, repository = (delivery.source,), (delivery.source, intent.repository)
         thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
         now = time.monotonic()
@@ -267,8 +269,8 @@ class Current:
 
 
 def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
-    """Return why the rule does not work for the author of the intent, or an empty text.
-    `model.forge.rules.wants` has already checked the names. Raises ForgeError."""
+    """Return why the rule does not work for the author of the intent; empty if it does.
+    `model.forge.rules.wants` has already compared the names. Raises ForgeError."""
     if not rule.least or intent.kind in (IntentKind.CI_FAILED, IntentKind.BRANCH_DELETED, *OVER):
         return ""
     if api is None:
@@ -285,6 +287,6 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
 
 
 def _still_reported(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names in the event that the forge still reports, ignoring case."""
+    """Return the names from the event that are still set on the forge, ignoring case."""
     known = {each.casefold() for each in there}
     return tuple(each for each in told if each.casefold() in known)

@@ -1,7 +1,7 @@
-"""The changes of an edited text, as removed and added lines. Pure.
+"""Computes the changes of an edited text, as removed and added lines. Pure.
 
-The texts are hostile: the common beginning and end are set aside first, and only a short remainder
-is compared line by line, so that the cost stays linear.
+The texts may be hostile. The common beginning and end are removed first, and only a short remainder
+is compared line by line. So the cost stays linear.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from difflib import SequenceMatcher
 AROUND = 2
 """Number of unchanged lines shown before and after a change."""
 COMPARED_MOST = 300
-"""Number of lines on one side up to which the remainder is compared line by line."""
+"""Maximum number of lines, on either side, that are compared line by line."""
 
 
 def difference(before: str, now: str) -> str:
     """Return the lines that differ, marked `- ` and `+ `, with a few unchanged lines around them.
-    Empty if no line differs."""
+    Empty if no lines differ."""
     old, new = _lines(before), _lines(now)
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
@@ -34,7 +34,7 @@ def difference(before: str, now: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines without trailing spaces, which a forge's editor changes by itself."""
+    """Return the lines without trailing spaces, because a forge's editor may change these."""
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
@@ -51,7 +51,7 @@ def _compared(gone: Sequence[str], come: Sequence[str]) -> list[str]:
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
-    """Return the unchanged lines between two changes, without the middle if there are many."""
+    """Return the unchanged lines between two changes. Leaves out the middle if there are many."""
     shown = [f"  {line}" for line in lines]
     if len(shown) <= 2 * AROUND + 1:
         return shown

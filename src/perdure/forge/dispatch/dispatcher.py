@@ -1,7 +1,7 @@
-"""The thread of `perdure serve` that processes the inbox, beside the webhooks and the pool.
+"""Processes the inbox, in a thread of `perdure serve`, beside the webhooks and the pool.
 
-Several events of one task become one update: the events that are waiting, and all that arrive while
-an agent is running. The next attempt receives them in order, each once.
+All events of one task that are waiting become one update. Events that arrive while an agent is
+running also wait. The next attempt receives them in order, each once.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
 
 AGAIN_S = 2.0
-"""Poll interval of the inbox without a signal, in seconds. A delivery that had to wait may be ready
-by then."""
+"""Poll interval of the inbox when nothing wakes the thread, in seconds. Deliveries that have to
+wait are retried at this interval."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
-"""Delay after an unexpected error that may be temporary, in seconds."""
+"""Delay before a delivery is retried after an unexpected error, in seconds."""
 QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
-"""Triggers that do not restart a run whose work is over."""
+"""Triggers that do not continue a run whose issue is closed."""
 
 WITHDRAWING = frozenset({IntentKind.UNASSIGNED, IntentKind.UNLABELLED})
 
@@ -81,8 +81,8 @@ Told = tuple[Delivery, Intent]
 
 class Dispatcher:
     """Handles the deliveries, as a context manager. `seed` has the fields that every task takes
-    from the settings. `say` gets a line for each failed delivery. `forge` returns the client for a
-    source and a rule, or None.
+    from the settings. `say` is called with a line for each delivery that fails. `forge` returns the
+    client for a source and a rule, or None.
 
     Raises ConfigError if the templates of a rule cannot be used.
     """
@@ -101,7 +101,7 @@ class Dispatcher:
         self._rounds = Rounds("dispatch", self.round, AGAIN_S, self._failed)
 
     def wake(self) -> None:
-        """Signal a new delivery. May be called from any thread."""
+        """Wake the thread because a delivery arrived. May be called from any thread."""
         self._rounds.wake()
 
     def __enter__(self) -> Dispatcher:
@@ -141,7 +141,8 @@ class Dispatcher:
             wakeup.ring(self._engine.state)
 
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
-        """Process these deliveries. Returns whether a run got new work."""
+        """Call `work` for these deliveries. If it fails, store the reason with each delivery.
+        Returns whether a run got new work."""
         try:
             with acting(_actor(deliveries)):
                 return work()
@@ -152,13 +153,13 @@ class Dispatcher:
                 )
                 self._say(f"delivery {delivery.number} failed: {error}")
         except (Conflict, ForgeUnavailable, ForgeDenied) as error:
-            # Another process has the delivery, or a person has the conversation open, or the forge
+            # Another process has the delivery, a person has the conversation open, or the forge
             # does not answer.
             self._wait(deliveries, str(error))
         except StoreError:
             raise
         except Exception as error:
-            # A delivery that cannot be processed must not block the others.
+            # A delivery that fails unexpectedly must not block the others.
             self._later |= dict.fromkeys(
                 [delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S
             )
@@ -175,7 +176,8 @@ class Dispatcher:
         self._engine.store.settle_delivery(delivery.number, state, reason)
 
     def _begin_or_queue(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
-        """Begin a task, or add the delivery to the waiting news of its run."""
+        """Begin a task, or add the delivery to `news`, the deliveries to be passed to existing
+        runs. Returns whether a task was begun."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
@@ -211,8 +213,8 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # The delivery is passed on after the earlier ones. Only then is the forge asked for the
-            # current state.
+            # The delivery is passed on after the earlier ones. The forge is asked for the current
+            # state only then.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is running, and gets the delivery when its attempt has ended",
@@ -272,13 +274,15 @@ class Dispatcher:
         return False
 
     def _ask_a_person(self, run: TaskRun, why: str) -> None:
-        """Set the condition once: every change of a run is reported on its forge."""
+        """Set the condition `needs_person`, unless it is already set with this message. Every
+        change of a run causes a new report to its forge, so a repeated one is avoided."""
         if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
             needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
             self._engine.store.tell_run(run.id, [], needs)
 
     def _passed_over(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why a delivery that a rule wants is not reported to its run, or an empty text."""
+        """Return why a delivery that matches a rule is not reported to its run; empty if it is
+        reported."""
         run = choice.run
         if run is None:
             if is_told_to_stop(choice.rule, intent):
@@ -291,9 +295,9 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why news is not passed to the run now: the run's work was taken back. Empty if the
-        news is passed. News that is held back reaches the run later, so this is called only for
-        authors who may instruct the run."""
+        """Return a sentence if the run's work was taken back on the forge, so that the run gets no
+        events now; otherwise an empty text. The run gets the events later, when its work is given
+        again. So call this only for authors who may instruct the run."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -305,8 +309,8 @@ class Dispatcher:
         return ignored_reason(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
-        """Give the runs of a renamed issue its new title, even if their agents are not told about
-        the new title."""
+        """Give the runs of a renamed issue its new title, even if the edit is not reported to their
+        agents."""
         for rule in self._rules:
             if takes_from(rule, delivery):
                 number = issue_of(rule, intent)
@@ -322,8 +326,9 @@ class Dispatcher:
     def _withdraw(
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
     ) -> dict[str, str]:
-        """Stop gracefully the runs whose work is taken back. Return a sentence for each rule about
-        what was done. Raises Conflict while an attempt of such a run is still running."""
+        """Stop gracefully the runs whose work this delivery takes back. Returns a sentence for each
+        rule about what was done. Raises Conflict while an attempt of such a run is still running.
+        """
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -353,7 +358,8 @@ class Dispatcher:
         return said
 
     def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
-        """Return how the work was taken back, by the present state, or an empty text."""
+        """Return how the run's work was taken back, after asking the forge for its present state;
+        empty if it was not."""
         store, stops = self._engine.store, is_told_to_stop(rule, intent)
         if not stops and not taken_back(store, rule, run, intent):
             return ""
@@ -370,8 +376,8 @@ class Dispatcher:
         return ""
 
     def _deliver_news(self, run_id: str, told: Sequence[Told]) -> bool:
-        """Give a run all of its waiting news as one update, or as several if a single one would be
-        too long."""
+        """Append the waiting events of a run to its instructions, as one update. Splits them if one
+        update would be too long. Returns True."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine.store, run)
@@ -403,8 +409,9 @@ class Dispatcher:
         return True
 
     def _base_changes(self, run: TaskRun) -> Moved | None:
-        """Return the new commits of the base branch since the agent was last told about them. If
-        the branch cannot be fetched now, the agent is told later."""
+        """Return the commits that the base branch got since the agent was last informed of them.
+        Returns None if there are none, or if the branch cannot be fetched now; a later update then
+        reports them."""
         if run.workspace is None:
             return None
         told = (
@@ -420,8 +427,8 @@ class Dispatcher:
         return None
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
-        """Clean up the runs of an issue whose work is over, once all earlier deliveries are
-        handled."""
+        """Clean up the runs of an issue whose work is over. Events that still wait for these runs
+        are ignored. Returns False, because no run gets new work."""
         found = [
             (rule, run)
             for rule in self._rules
@@ -464,9 +471,9 @@ class Dispatcher:
     def _closed_reason(
         self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]
     ) -> str:
-        """Return why a delivery is not passed to its run, which was cleaned up; empty if it is
-        passed. Comments, reviews and CI results (`QUIET`) do not restart such a run. There are two
-        exceptions: the forge was asked and has confirmed that the issue is open, or other news
+        """Return why a delivery does not continue a run that was cleaned up; empty if it does.
+        Comments, reviews and CI results (`QUIET`) do not continue such a run. There are two
+        exceptions: the forge was asked and has confirmed that the issue is open, or another event
         already waits for the run, such as the reopening of the issue."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
@@ -498,12 +505,12 @@ class Dispatcher:
         try:
             return self._engine.store.get(run.id)
         except NotFound:
-            return None  # The run was removed from the list.
+            return None  # The run was removed from the list of runs.
 
 
 def _actor(deliveries: Sequence[Delivery]) -> str:
-    """Return the actor of these deliveries: the logins of their authors, or perdure itself if the
-    forge names none."""
+    """Return the actor for the audit trail: the logins of the deliveries' authors, or perdure
+    itself if the forge names no author."""
     source = deliveries[0].source
     logins = dict.fromkeys(
         each.intent.author for each in deliveries if each.intent is not None and each.intent.author
@@ -520,9 +527,9 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Return why a delivery is not passed to the existing run; empty if it is passed. Gitea and
-    Forgejo report all labels and assignees whenever one changes. An issue that is opened with
-    labels or assignees arrives as several events."""
+    """Return a sentence if the existing run already works on what the delivery asks for; otherwise
+    an empty text. Gitea and Forgejo report all labels and assignees whenever one of them changes.
+    An issue that is opened with labels or assignees arrives as several events."""
     run = choice.run
     if (
         run is None

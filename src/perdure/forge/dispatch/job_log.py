@@ -1,5 +1,5 @@
-"""The log of a failed job as an agent reads it: without escape sequences and the forge's own marks,
-and cut after the error. Pure. Called by `checks`, with the end of the log from the forge."""
+"""Prepares the log of a failed job for an agent. Removes escape sequences and the forge's own
+markers, and cuts the log after the error. Pure. `checks` calls it with the end of the log."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from perdure.rules.text import clean
 MOST = 4000
 """Maximum length of one job's excerpt, in characters."""
 BEHIND = 2
-"""Number of lines kept after the last error. On GitHub, the rest is the output of the runner's
-clean-up."""
+"""Number of lines kept after the last error. On GitHub, the lines after that are the output of the
+runner's clean-up."""
 
-# GitHub and Gitea begin each line with the time. GitLab does so since version 17, and adds marks
+# GitHub and Gitea begin each line with the time. GitLab does so since version 17, and adds markers
 # such as `00O` and `01E`.
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?: [0-9a-f]{2}[OE][+ ]?)? ?")
-# GitLab folds its log at `section_start:1700000000:name[collapsed=true]`, ended by a CR.
+# GitLab marks a collapsible section by `section_start:1700000000:name[collapsed=true]`, followed by
+# a CR.
 _SECTION = re.compile(r"section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\n]*\])?\r?")
 _COMMAND = re.compile(r"^##\[(\w+)\]")
 _ERROR = "##[error]"
 
 
 def job_excerpt(log: str, most: int = MOST) -> str:
-    """Return at most `most` characters of the log: the error and its context."""
+    """Return an excerpt of the log with the error and its context, at most `most` characters."""
     lines = [_TIME.sub("", line) for line in _SECTION.sub("", log).split("\n")]
     errors = [at for at, line in enumerate(lines) if line.startswith(_ERROR)]
     if errors:
@@ -34,7 +35,8 @@ def job_excerpt(log: str, most: int = MOST) -> str:
 
 
 def _last_drawn(line: str) -> str:
-    """Return the final state of a line that was redrawn, as a terminal shows it."""
+    """Return the part of a line that a terminal shows at the end. A progress bar overwrites its
+    line after each carriage return."""
     drawn = [piece for piece in line.split("\r") if piece.strip()]
     if drawn:
         return drawn[-1]
@@ -42,8 +44,8 @@ def _last_drawn(line: str) -> str:
 
 
 def _named(found: re.Match[str]) -> str:
-    """Keep the text behind `##[error]` and `##[warning]`. GitHub's other marks only fold the
-    log."""
+    """Return the replacement for a marker of GitHub: `error: ` or `warning: ` for these two, and
+    nothing for the others, which only fold the log."""
     if found[1] in ("error", "warning"):
         return f"{found[1]}: "
     return ""

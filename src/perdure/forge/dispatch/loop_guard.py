@@ -1,5 +1,5 @@
-"""Ends loops without people: two agents that answer each other, or a check that keeps failing.
-After the limit, only a person's comment continues the work."""
+"""Stops loops without people, such as two agents that answer each other, or a check that keeps
+failing. After the limit, only a person's comment continues the work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perdure.model.forge.rules import Rule, issue_of
 from perdure.protocols import InboxStore
 
 UPDATES_MOST = 10
-"""Maximum number of updates in a row without a person."""
+"""Maximum number of consecutive updates that no person caused."""
 
 
 def unattended(
@@ -24,8 +24,8 @@ def unattended(
     choice: RuleChoice,
     intent: Intent,
 ) -> str:
-    """Return why a run gets no more news from agents and checks; empty if it does. `updates`: all
-    updates that the run has received."""
+    """Return a sentence if the run has reached the limit of updates from agents and checks alone;
+    otherwise an empty text. `updates`: all updates that the run has received."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
@@ -39,7 +39,7 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # One of the updates has a person's own words, so it is not counted.
+    # The first of these updates contains the person's comment, so it is not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

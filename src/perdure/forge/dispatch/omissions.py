@@ -1,9 +1,9 @@
 """Asks the forge for data that an event leaves out. Gitea and Forgejo send a review without its
 comments on lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
-`tests/forges/recorded/gitea-1.26` has both).
+`tests/forges/recorded/gitea-1.26` has examples of both).
 
 GitHub and GitLab send a delivery for each comment on a line, and name the branch of a failed check.
-GitLab leaves out the diff. If no token is configured, only the event is known.
+GitLab leaves out the diff. Without a token, nothing is added.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ VERDICTS = {
     IntentKind.APPROVED: CheckVerdict.APPROVED,
 }
 BEFORE_MS = 3_600_000
-"""Longest time between a review and its delivery for which the review is still found, in
-milliseconds. Clocks differ, and a delivery may have waited."""
+"""Maximum time between a review and its delivery, in milliseconds. The two clocks may differ, and
+the delivery may have been delayed."""
 
 
 def is_placeless(intent: Intent) -> bool:
-    """Return whether a failed check names nothing but its commit."""
+    """Return whether the intent is a failed check that names only its commit, without branch or
+    number."""
     return (
         intent.kind is IntentKind.CI_FAILED
         and bool(intent.commit)
@@ -37,8 +38,9 @@ def is_placeless(intent: Intent) -> bool:
 
 
 def with_branch(api: ForgeApi, intent: Intent) -> Intent:
-    """Return a failed check with the pull request of its commit, and with the branch of the pull
-    request if that is in the same repository. Raises ForgeError."""
+    """Add the pull request to a failed check that names only its commit, and return the intent.
+    Also add the branch of the pull request if the branch is in the same repository. Raises
+    ForgeError."""
     if is_placeless(intent):
         found = api.pull_at(intent.repository, intent.commit)
     else:
@@ -56,8 +58,8 @@ def with_branch(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
-    """Return a review with its comments on lines: `path:line: text`, a paragraph each. Raises
-    ForgeError, NotFound."""
+    """Add the comments on lines to a review, and return the intent. Each comment is a paragraph
+    `path:line: text`. Raises ForgeError, NotFound."""
     if intent.forge not in (Forge.GITEA, Forge.FORGEJO) or intent.kind not in VERDICTS:
         return intent
     since = min(filter(None, (delivery.received, intent.at))) - BEFORE_MS
@@ -65,15 +67,16 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
     meant = [each for each in said if _is_meant(each, intent)]
     if not meant:
         return intent
-    # The event does not identify the review among several with the same text.
+    # The event has no review id. If several reviews have the same text, take the one nearest in
+    # time.
     review = min(meant, key=lambda each: abs(each.created - delivery.received))
     lines = [located(each, each.text) for each in said if each.review == review.id]
     return replace(intent, text=cut("\n\n".join(filter(None, [intent.text.strip(), *lines]))))
 
 
 def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
-    """Return a comment on a line with its part of the diff, which GitLab does not send. Raises
-    ForgeError."""
+    """Add the part of the diff to a comment on a line, because GitLab does not send it. Returns the
+    intent. Raises ForgeError."""
     if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
         return intent
     try:
@@ -86,12 +89,12 @@ def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def located(said: Intent | Comment, text: str) -> str:
-    """Return a comment on a line, preceded by its place: `path:line` and the end of the diff."""
+    """Return a comment on a line, preceded by `path:line` and the end of the diff."""
     if not said.path:
         return text
     place = f"{said.path}:{said.line}" if said.line else said.path
     place += " (as it was before the change)" if said.removed and said.line else ""
-    # The diff is quoted line by line, because it may contain anything.
+    # Each line of the diff is quoted, because the diff may contain any text.
     quoted = "\n".join(f"> {line}".rstrip() for line in end_of(said.hunk).splitlines())
     return "\n".join(filter(None, [f"{place}:", quoted, text.strip()]))
 

@@ -1,5 +1,5 @@
-"""Decides between closing and reopening when there is no forge to ask. The times in the events
-decide; without times, the event that arrived later counts."""
+"""Decides whether an issue is closed or open when the forge cannot be asked. The times in the
+events decide. Without times, the event that arrived later counts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from perdure.model.forge.deliveries import Delivery, Intent, IntentKind
 from perdure.protocols import InboxStore
 
 ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
-"""Events that end the work."""
+"""Kinds of intents after which the work is over."""
 LOOKED_AT = 1000
-"""Number of the newest deliveries of a source that are compared."""
+"""Number of the newest deliveries of a source that are searched for a contradicting event."""
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Return why the end or the reopening of an issue no longer counts, because a later event of
-    the same issue contradicts it; empty if it counts."""
+    """Return a sentence if a later event of the same issue contradicts this one: a reopening after
+    the end, or an end after the reopening. Otherwise return an empty text."""
     if intent.kind is IntentKind.REOPENED:
         kinds = {IntentKind.CLOSED, IntentKind.MERGED}
     elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):

@@ -1,11 +1,11 @@
-"""Prompts about deliveries: at first the whole task, later only the news. They are made from
-perdure's own templates or from a team's.
+"""Renders the prompts about deliveries: the first has the whole task, later ones only what is new.
+The templates are perdure's own or a team's.
 
-A team's directory may have `first.md` (the whole task) and `delta.md` (its news), and further files
-that these include. perdure's own are available as `perdure/first.md` and `perdure/delta.md`. They
-are Jinja templates, run in its sandbox. They are loaded and tried once at the start, so an error is
-reported with file and line before any delivery is accepted. Texts from people on the forge are
-passed as `Outside`.
+A team's directory may have `first.md` (the whole task), `delta.md` (what is new), and further files
+that these include. perdure's own templates are available as `perdure/first.md` and
+`perdure/delta.md`. The templates are Jinja templates, run in Jinja's sandbox. They are loaded and
+tried once at the start, so an error is reported with file and line before any delivery is accepted.
+Texts from people on the forge are passed as `Outside`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Told = tuple[Delivery, Intent]
 
 
 class Moved(Struct, frozen=True):
-    """New commits of the base branch that the agent's branch lacks."""
+    """New commits of the base branch that the agent's branch does not contain."""
 
     branch: str
     """Name of the branch; empty for the default branch."""
@@ -63,7 +63,7 @@ class Moved(Struct, frozen=True):
 
 
 class Content(Struct, frozen=True):
-    """The content of a prompt."""
+    """The data that a template renders."""
 
     about: Intent
     events: Sequence[Intent]
@@ -72,7 +72,8 @@ class Content(Struct, frozen=True):
 
 
 class Prompts:
-    """The templates of all rules. Raises ConfigError with all their problems."""
+    """Loads and renders the templates of all rules. Raises ConfigError with all problems of the
+    templates."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         problems: list[str] = []
@@ -86,9 +87,9 @@ class Prompts:
     def first(
         self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()
     ) -> str:
-        """Return the prompt for the whole task, with the earlier comments. Raises UsageError if the
-        template cannot be rendered."""
-        # The event of an opened issue repeats the description as its text.
+        """Return the prompt for the whole task, including earlier comments. Raises UsageError if
+        the template cannot be rendered."""
+        # The event of an opened issue repeats the description as its text, so the text is dropped.
         if intent.kind is IntentKind.OPENED:
             event = replace(intent, text="")
         else:
@@ -96,15 +97,15 @@ class Prompts:
         return self._filled(rule, "first.md", Content(intent, [event], earlier))
 
     def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
-        """Return the prompt with only the news, in order, for a conversation that knows the rest.
-        Raises UsageError if the template cannot be rendered."""
+        """Return the prompt with only the new events, in order, for a conversation that already
+        contains the rest. Raises UsageError if the template cannot be rendered."""
         intents = [intent for _, intent in told]
         return self._filled(rule, "delta.md", Content(intents[-1], intents, moved=moved))
 
     def _filled(self, rule: Rule, name: str, content: Content) -> str:
         try:
             return _filled(self._by_rule[rule.name], rule, name, content)
-        except Exception as error:  # A template may raise anything.
+        except Exception as error:  # A template can raise any exception.
             raise UsageError(
                 f"The template {_shown(rule, name, error)}",
                 f"fix it, restart, then: perdure inbox replay ({rule.name})",
@@ -175,7 +176,7 @@ def _what(intent: Intent) -> str:
 
 
 def _event_text(intent: Intent) -> str:
-    """Return an event's text, with the place in the diff that it is about. For an edit, return only
+    """Return an event's text, preceded by its place in the diff, if any. For an edit, return only
     the difference."""
     if intent.kind is IntentKind.EDITED:
         title = ""
@@ -187,8 +188,7 @@ def _event_text(intent: Intent) -> str:
     return located(intent, intent.text)
 
 
-# --- loading the templates
-# ------------------------------------------------------------------------------------------------
+# --- loading the templates ---
 
 
 @cache
@@ -237,8 +237,8 @@ def _read(directory: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
-    """Yield the problems of a rule's templates, each with file and line. Parses all of them, and
-    renders them with samples."""
+    """Yield the problems of a rule's templates, each with file and line. Parses all templates, and
+    renders them with sample data."""
     if not rule.templates:
         return
     for name in environment.list_templates():
@@ -293,13 +293,13 @@ def _samples() -> Iterator[Content]:
 
 
 def _shown(rule: Rule, name: str, error: Exception) -> str:
-    """Return the place and the error, in words."""
+    """Return the error in words, preceded by file and line."""
     from jinja2 import TemplateNotFound, TemplateSyntaxError
 
     if isinstance(error, TemplateSyntaxError):
         name, line = error.name or name, error.lineno
     else:
-        # jinja2 adds the lines of the template to the traceback.
+        # jinja2 adds frames with the lines of the template to the traceback.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
         frames = [
             frame

@@ -1,11 +1,11 @@
-"""Finds changes that no delivery reported, because perdure was down or the forge sent none. A
-thread of `perdure serve` that asks every forge from time to time.
+"""Finds changes that no delivery reported, because perdure was down or the forge sent none. Runs as
+a thread of `perdure serve` that asks every forge from time to time.
 
 It compares states, so it may run any number of times. It asks the forge to resend failed
 deliveries. It looks for open issues that are meant for an agent and have no run, for issues that
-were closed or reopened, and for missed comments. Each of these becomes a delivery of perdure's own
-in the same inbox, once, and is handled like any other: an author who may not use an agent by a
-webhook may not use it this way either.
+were closed or reopened, and for comments that were missed. Each find becomes a delivery of
+perdure's own in the same inbox, once, and is handled like any other. So an author whom a rule does
+not allow to use an agent cannot use it this way either.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, Issue,
 from perdure.protocols import ForgeApi
 
 AT_FIRST_MS = 3 * 86_400_000
-"""Age up to which failed deliveries are searched after a start, in milliseconds. GitHub keeps them
-for three days."""
+"""Maximum age of the failed deliveries that the first search includes, in milliseconds. GitHub
+keeps deliveries for three days."""
 OVERLAP_MS = 600_000
-"""Overlap of two searches, in milliseconds, because the clocks of two machines differ."""
+"""Overlap of two successive searches, in milliseconds. The clocks of the machines may differ."""
 LOOKED_AT = 2000
-"""Number of the newest deliveries that are compared with the comments on the forge."""
+"""Number of the newest deliveries with which the comments on the forge are compared."""
 RUNS_MOST = 100
 ON_ITS_WAY_MS = 120_000
-"""Age in milliseconds below which a change may still arrive as a delivery."""
+"""Age in milliseconds up to which a comment is skipped, because its delivery may still arrive."""
 ASKED_MOST = 3
-"""Maximum number of requests to resend a delivery. Without a limit, a delivery that perdure rejects
-would be resent forever."""
+"""Maximum number of requests to resend one delivery. Without a limit, a delivery that perdure
+rejects would be resent forever."""
 REST = 4
-"""Shortest pause after a round, as a multiple of the round's duration. With many repositories this
+"""Minimum pause after a round, as a multiple of the round's duration. With many repositories this
 saves the hourly quota of requests."""
 
 ForgeOf = Callable[[str, str], ForgeApi | None]
@@ -52,8 +52,8 @@ ForgeOf = Callable[[str, str], ForgeApi | None]
 
 class Reconciler:
     """Searches the forges, as a context manager: at once, then every `every_s` seconds. `kept` is
-    called when something was found. `say` gets a line about each find, and about a forge that
-    cannot be asked."""
+    called when new deliveries were stored. `say` is called with a line about each find, and about
+    each forge that cannot be asked."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Reconciler:
         self._rounds.stop()
 
     def _timed(self) -> float:
-        """Ask all forges. Return the pause before the next round, in seconds."""
+        """Search all forges once. Returns the pause before the next round, in seconds."""
         began = time.monotonic()
         self.round()
         return max(self._every_s, REST * (time.monotonic() - began))
@@ -94,14 +94,15 @@ class Reconciler:
         self._say(f"the forges are not asked: {error or type(error).__name__}")
 
     def round(self) -> int:
-        """Ask all forges. Returns the number of new deliveries. Never raises."""
+        """Search all forges once. Returns the number of new deliveries. Errors of a forge are
+        reported, not raised."""
         new = 0
         for source in self._sources:
             try:
                 new += self._source(source)
                 self._trouble.pop(source.name, None)
             except Exception as error:
-                # An unforeseen answer of a forge must not end the thread. A later round finds what
+                # An unexpected answer of a forge must not end the thread. A later round finds what
                 # this one missed.
                 self._complain(source.name, source.name, error)
         if new:
@@ -109,7 +110,7 @@ class Reconciler:
         return new
 
     def _complain(self, which: str, what: str, error: Exception) -> None:
-        """Report an error once, until the forge recovers or the error changes."""
+        """Report an error, unless the same error was the last one reported for `which`."""
         said = str(error) or type(error).__name__
         if self._trouble.get(which) != said:
             self._say(f"missed events of {what} cannot be read: {said}")
@@ -139,8 +140,8 @@ class Reconciler:
                 except (NotFound, ForgeDenied, ForgeRefused) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
                         raise
-                    # The repository is gone, has no issues, or is out of reach. The others are not
-                    # affected.
+                    # The repository is gone, has no issues, or is not accessible. The other
+                    # repositories are not affected.
                     well = False
                     self._complain(
                         f"{source.name} {repository}", f"{repository} of {source.name}", error
@@ -151,7 +152,7 @@ class Reconciler:
         return new
 
     def _keep(self, arrived: Iterator[Arrived]) -> int:
-        """Store the deliveries that are not in the inbox yet. Returns how many were new."""
+        """Store the deliveries that are not in the inbox yet. Returns the number of new ones."""
         batch = list(arrived)
         accepted = self._engine.store.accept(batch) if batch else []
         for each, told in zip(batch, accepted, strict=True):
@@ -164,8 +165,8 @@ class Reconciler:
         return sum(each.new for each in accepted)
 
     def _redelivered(self, forge: ForgeApi, source: Source, repository: str, since: int) -> bool:
-        """Ask the forge to resend failed deliveries, which arrive by the webhook with their own
-        ids. Returns False if the forge does not list them."""
+        """Ask the forge to resend failed deliveries, which then arrive as webhooks with their
+        original ids. Returns False if the forge does not list failed deliveries."""
         found = forge.failed_deliveries(repository, f"/webhooks/{source.name}", since=since)
         for failed in found or ():
             key = (source.name, failed.delivery)
@@ -183,16 +184,16 @@ class Reconciler:
         except NotFound:
             return False
         except Conflict:
-            return True  # Several ids begin with this one, so one of them is the delivery.
+            return True  # Several stored ids begin with this id, so one of them is the delivery.
         return True
 
-    # --- issues without a run
-    # ---------------------------------------------------------------------------------------
+    # --- issues without a run ---
 
     def _unbegun(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, repository: str
     ) -> Iterator[Arrived]:
-        """Yield open issues that have the agent's label, or are assigned to it, and have no run."""
+        """Yield a delivery for each open issue that has the agent's label, or is assigned to the
+        agent, and has no run."""
         for label in rule.labels:
             for issue in forge.open_issues(repository, label=label):
                 if not self._run_of(source, rule, kind, issue) and (
@@ -223,14 +224,14 @@ class Reconciler:
         )
         return self._engine.store.run_under(rule.name, scope)
 
-    # --- missed events
-    # -------------------------------------------------------------------------------------
+    # --- missed events ---
 
     def _gone_on(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
-        """Yield later events of the issues and pull requests of the rule's newest runs: closed,
-        reopened, and comments if the forge does not list its failed deliveries."""
+        """Yield deliveries for later events of the issues and pull requests of the rule's newest
+        runs. These are closing and reopening, and also comments if the forge does not list its
+        failed deliveries."""
         known, heard = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)
@@ -253,7 +254,7 @@ class Reconciler:
                 except (NotFound, ForgeRefused, ForgeDenied) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
                         raise
-                    continue  # The issue or pull request is gone or out of reach.
+                    continue  # The issue or pull request is gone or not accessible.
 
     def _refs(self, run: TaskRun, origin: Origin) -> list[IssueRef]:
         posting = self._engine.store.posting(run.id)
@@ -266,8 +267,8 @@ class Reconciler:
     def _turned(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """Yield an event if the issue was closed or reopened and the run does not reflect it
-        yet."""
+        """Yield a delivery if the issue was closed or reopened and the run's state does not reflect
+        that yet."""
         over, merged = (
             is_cleaned_up(self._engine.store, run),
             isinstance(issue, Pull) and issue.merged,
@@ -281,8 +282,8 @@ class Reconciler:
                 issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]
             )
         ):
-            # The work has continued since the pull request was merged or closed: its issue was
-            # reopened.
+            # An attempt began after the pull request was merged or closed, because its issue was
+            # reopened. So this end is not reported again.
             return
         if not issue.open and not over:
             yield _thing(
@@ -300,8 +301,8 @@ class Reconciler:
     def _given_or_taken(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """Yield an event if the agent was unassigned or its label taken off since the run began, or
-        if the agent was assigned again afterwards."""
+        """Yield a delivery if the agent was unassigned, or its label removed, since the run began.
+        Also yield one if the agent was assigned again afterwards."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
         is_assigned = rule.login.casefold() in {each.casefold() for each in issue.assignees}
         condition = withdrawn(run)
@@ -330,8 +331,8 @@ class Reconciler:
         since: int,
         known: set[tuple[str, str]],
     ) -> Iterator[Arrived]:
-        """Yield the comments that no delivery reported. Skips a very recent comment, because its
-        delivery may still arrive."""
+        """Yield a delivery for each comment that no webhook reported. Skips very recent comments,
+        because their webhooks may still arrive."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
         for comment in forge.comments(issue.ref, since=since):
             key = (comment.author.casefold(), comment.text.strip())
@@ -346,8 +347,8 @@ class Reconciler:
             yield _saying(source, kind, issue, comment)
 
     def _known(self, source: Source) -> tuple[set[tuple[str, str]], int]:
-        """Return the texts in the inbox with their authors, and the time (ms since 1970) from which
-        on all texts are included."""
+        """Return the authors and texts in the inbox, and the time (ms since 1970) since which the
+        set is complete."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         intents = [
             each.intent for each in told if each.intent is not None and each.intent.text.strip()
@@ -358,9 +359,9 @@ class Reconciler:
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
-    """Return the user who wants the work; empty if there is none whom the rule may trust. If the
+    """Return the login of the user who wants the work; empty if the rule can trust no one. If the
     forge does not report who chose the agent, the issue's author counts, but only for a rule
-    without a list of authors: such a rule asks the forge for the author's permission. With a list,
+    without a list of authors. Such a rule asks the forge for the author's permission. With a list,
     somebody else could use the agent in the name of a listed author."""
     return chosen_by or ("" if rule.authors else issue.author)
 

@@ -1,9 +1,9 @@
-"""Answers requests of agents by comments on their issue or pull request. Called by `dispatcher`
-before a comment becomes instructions.
+"""Handles comments on an issue or pull request that answer a request of an agent. Called by
+`dispatcher` before a comment becomes instructions.
 
 Only people for whom the rule works may answer. A comment answers at most one request, and only
-once, even if it is delivered several times: the store keeps the answering comment with the request.
-A comment that was edited answers nothing, because other people can edit a comment.
+once, even if it is delivered several times: the store keeps the id of the comment with the request.
+An edited comment answers nothing, because people other than its author can edit a comment.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKin
 
 
 class ReplyResult(Struct, frozen=True):
-    """The result of a comment that answered a request, or was meant to."""
+    """How the delivery of an answering comment is settled: its state and the reason."""
 
     state: DeliveryState
     reason: str
 
 
 class _MatchingRequest(Struct, frozen=True):
-    """A request that the comment may be about."""
+    """A request that the comment may answer, with its run and rule."""
 
     rule: Rule
     run: TaskRun
@@ -60,9 +60,9 @@ class RequestReplies:
     def reply(
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], busy: Collection[str]
     ) -> ReplyResult | None:
-        """Carry out a comment that answers a request. Returns None for any other comment. `busy`:
-        runs with earlier news, which come first. Raises Conflict and ForgeError if the comment has
-        to wait."""
+        """Store the answer if the comment answers a request. Returns None for any other comment.
+        `busy`: the ids of runs with earlier deliveries that are not processed yet. Raises Conflict
+        or ForgeError if the comment has to wait."""
         if intent.kind not in COMMENTS or not (said := answer_in(intent.text)):
             return None
         if _is_program(intent.author, rules):
@@ -98,7 +98,8 @@ class RequestReplies:
             return None
         now, able = self._current.of(delivery, intent, _rules(asked))
         if isinstance(now, str) or not able:
-            # The ordinary handling reports why, and passes the comment to no run.
+            # A plain comment is left to the dispatcher, which reports the reason and passes it to
+            # no run.
             if said.command:
                 return ReplyResult(DeliveryState.IGNORED, str(now))
             return None
@@ -129,8 +130,8 @@ class RequestReplies:
     def _answered(
         self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _MatchingRequest
     ) -> str:
-        """Store the answer. If it is not accepted, return the reason as a sentence, else an empty
-        text."""
+        """Store the answer. Returns a sentence with the reason if the answer is not accepted,
+        otherwise an empty text."""
         clean = partial(without_secrets, self._engine.redactor)
         if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request, clean):
             return (
@@ -159,7 +160,8 @@ class RequestReplies:
         opened: Sequence[_MatchingRequest],
     ) -> None:
         """Post a comment that says why the answer does not count, and which requests are open. It
-        is posted once, because it has a mark that depends on the answer."""
+        is posted only once, because it contains a marker that is computed from the answering
+        comment."""
         _, secret = self._engine.store.identity()
         cause = f"{_via(delivery, intent)}\n{intent.repository}\n{intent.number}"
         digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
@@ -177,8 +179,8 @@ class RequestReplies:
         self._current.asked(delivery, intent, rule, say)
 
     def _placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Add the branch to a comment on a pull request. GitHub leaves the branch out, and it
-        identifies the run to which the pull request belongs."""
+        """Return the intent with the branch of its pull request. GitHub's event of a comment has no
+        branch, and without the branch the run of the pull request is not found."""
         if not intent.pull or intent.branch or not rules:
             return intent
         names = {rule.name for rule in rules}
@@ -215,7 +217,8 @@ def refusal(
     prefix: str,
     clean: Callable[[str], str],
 ) -> str:
-    """Return the text of a comment that says why an answer does not count."""
+    """Return the text of a comment that says why an answer does not count, with a list of the open
+    requests."""
     head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
     if not opened:
         return head
@@ -228,8 +231,8 @@ def refusal(
 
 
 def _is_program(author: str, rules: Sequence[Rule]) -> bool:
-    """Return whether the author is an agent's account or a robot's. GitHub's robots are
-    `NAME[bot]`, and GitLab's access tokens write as `project_1_bot_…`."""
+    """Return whether the author is an agent's login or a bot. GitHub's bots are named `NAME[bot]`,
+    and GitLab's access tokens write as `project_1_bot_…`."""
     logins = {rule.login.casefold() for rule in rules if rule.login}
     return author.casefold() in logins or _ROBOT.search(author) is not None
 
@@ -250,13 +253,13 @@ def _rules(asked: Sequence[_MatchingRequest]) -> list[Rule]:
 def _matching_requests(
     said: CommentAnswer, intent: Intent, opened: Sequence[_MatchingRequest]
 ) -> list[_MatchingRequest]:
-    """Return the open requests that the comment can be about."""
+    """Return the open requests that the comment may answer."""
     if said.request:
         return [each for each in opened if short_id(each.request) == said.request]
     mentions = {name.casefold() for name in intent.mentions}
     named = [each for each in opened if each.rule.login.casefold() in mentions]
     if mentions and not said.command:
-        # A plain reply that mentions somebody else is not an answer.
+        # A plain reply that mentions only others is not an answer.
         opened = named
     question = said.answer is AnswerKind.TEXT
     return [each for each in opened if (each.request.kind is RequestKind.QUESTION) is question]
@@ -266,7 +269,7 @@ def _is_before(
     request: AgentRequest, delivery: Delivery, intent: Intent, said: CommentAnswer
 ) -> bool:
     """Return whether the comment was written before the agent asked, and does not name the request.
-    Its author cannot have seen the request, so it must not answer it."""
+    Its author cannot have seen the request, so it is not an answer."""
     written = min(filter(None, (intent.at, delivery.received)))
     return not said.request and written < request.asked
 
@@ -274,7 +277,7 @@ def _is_before(
 def _unclear(
     said: CommentAnswer, asked: Sequence[_MatchingRequest], meant: Sequence[_MatchingRequest]
 ) -> str:
-    """Return why it is not clear which request is meant, as a sentence."""
+    """Return a sentence that says why it is not clear which request the comment answers."""
     if said.request:
         over = [each.request for each in asked if short_id(each.request) == said.request]
         if over:

@@ -1,7 +1,7 @@
-"""Selects the rule that handles a delivery, and the conversation that the delivery belongs to.
+"""Selects the rule that handles a delivery, and the conversation to which the delivery belongs.
 
-A conversation belongs to a scope: source, rule, repository and issue. The pull request of the
-agent's own branch belongs to its issue.
+A conversation is identified by its scope: source, rule, repository and issue. A pull request from
+the agent's own branch has the scope of the agent's issue.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from perdure.model.forge.rules import BEGINNING, Rule, branch_of, is_apart, is_o
 from perdure.rules.run_titles import link_to, title_of_thing
 
 NAMED = frozenset({"assigned", "mentioned", "review_requested"})
-"""Triggers that name the agent."""
+"""Triggers that name one particular agent."""
 
 
 class RuleChoice(Struct, frozen=True):
-    """A rule that wants a delivery. `run` is its existing run, if any."""
+    """A rule that matches a delivery. `run` is the rule's existing run, if any."""
 
     rule: Rule
     trigger: str
@@ -31,14 +31,14 @@ class RuleChoice(Struct, frozen=True):
 
 
 RunOf = Callable[[Rule, str], TaskRun | None]
-"""Type of a function that returns the run of a rule in a scope."""
+"""A function that returns the run of a rule in a scope, or None."""
 
 
 def choose(
     rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf
 ) -> RuleChoice | str:
-    """Return the rule that handles the delivery, or the reason why none does. Ties: the rule whose
-    agent is named, then the owner of the branch, then the first."""
+    """Return the rule that handles the delivery, or the reason why none does. If several match, the
+    order is: the rule whose agent is named, the owner of the branch, the first."""
     wanted = []
     for rule in rules:
         if takes_from(rule, delivery):
@@ -81,21 +81,21 @@ def takes_from(rule: Rule, delivery: Delivery) -> bool:
 
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
-    """Return the scope of the conversation."""
+    """Return the scope of the conversation for an intent."""
     return scope_of_thing(
         delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number)
     )
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
-    """Return the scope for an issue that was found without a delivery. `apart`: see
+    """Return the scope of the conversation for an issue or pull request. `apart`: see
     `rules.is_apart`."""
     mark = "!" if apart else "#"
     return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
 
 def title_of(rule: Rule, intent: Intent, number: int) -> str:
-    """Return the title of a run for the issue or pull request of an intent."""
+    """Return the title of a run: number and title of the issue or pull request."""
     mark = "!" if is_apart(rule, intent, number) else "#"
     return title_of_thing(intent.title, number, mark=mark, confidential=intent.confidential)
 
@@ -103,8 +103,9 @@ def title_of(rule: Rule, intent: Intent, number: int) -> str:
 def spec_of(
     seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
 ) -> TaskSpec:
-    """Return the task of a first delivery, with the rule's values or, where the rule has none, the
-    seed's. Its key ensures that repeated tries make only one run."""
+    """Return the task that a first delivery asks for. The values are the rule's or, where the rule
+    has none, those of `seed`. The task's key prevents a second run if the delivery is tried again.
+    """
     number = issue_of(rule, intent)
     apart = is_apart(rule, intent, number)
     origin = Origin(

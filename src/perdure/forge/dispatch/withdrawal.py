@@ -1,7 +1,7 @@
-"""Work that is taken back on the forge: the agent is unassigned, the label that began the work is
-taken off, or somebody tells the agent to stop. The run is stopped gracefully and keeps its
-conversation. Later comments do not restart the run. They are reported to it when the work is given
-to the agent again. Called by `dispatcher`."""
+"""Detects work that is taken back on the forge: the agent is unassigned, the label that began the
+work is removed, or somebody tells the agent to stop. The run is stopped gracefully and keeps its
+conversation. Later comments do not restart the run. The run gets them when the work is given to the
+agent again. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from perdure.model.forge.rules import BEGINNING, Rule, is_for, wants
 from perdure.protocols import InboxStore
 
 WITHDRAWN = "withdrawn"
-"""The condition of a run whose work was taken back. It is removed when the run is queued again."""
+"""Type of the condition of a run whose work was taken back. It is removed when the run is queued
+again."""
 UNASSIGNED = "unassigned"
-"""Beginning of the reason when the agent was unassigned."""
+"""Prefix of the reason when the agent was unassigned."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
-"""Forges that report all labels and assignees whenever one changes, without saying which one."""
+"""Forges that report all labels and assignees whenever one of them changes, without saying which
+one."""
 ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
 LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 SPOKEN = frozenset(
@@ -33,11 +35,12 @@ SPOKEN = frozenset(
         IntentKind.COMMENT_EDITED,
     }
 )
-"""Intents with a text from a person, which may contain a command."""
+"""Kinds of intents with a text from a person, in which a command to stop may occur."""
 
 
 def may_withdraw(intent: Intent) -> bool:
-    """Return whether the intent could take back the work of any agent."""
+    """Return whether the intent may take back work from an agent. The answer does not depend on a
+    rule or a run."""
     told_whole = (
         intent.forge in TOLD_WHOLE
         and intent.kind in ASSIGNEES | LABELS
@@ -47,8 +50,8 @@ def may_withdraw(intent: Intent) -> bool:
 
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
-    """Return the intent with the removed assignees and labels. If a forge reports only the present
-    ones, they are compared with those in its previous report."""
+    """Return the intent with the removed assignees and labels. Some forges report only the present
+    names; these are compared with the previous report of that forge."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -67,9 +70,9 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives the agent work again that was taken back. On forges that
-    report all labels and assignees whenever one changes, the rule's label or login has to be new in
-    the report."""
+    """Return whether the trigger gives the agent the work again after it was taken back. On forges
+    that report all labels and assignees whenever one of them changes, the rule's label or login
+    must not have been in the previous report."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -96,7 +99,8 @@ def _previous_intent(
     run: TaskRun | None,
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
-    """Return the previous report about the same issue, or the report that began the run."""
+    """Return the previous report about the same issue or, if there is none, the intent that began
+    the run."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:
@@ -122,7 +126,7 @@ def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
 
 
 def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
-    """Return whether somebody for whom the agent works tells it to stop."""
+    """Return whether a person for whom the agent works tells it to stop."""
     stops = {login.casefold() for login in intent.stops}
     return (
         intent.kind in SPOKEN
@@ -133,9 +137,8 @@ def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
 
 
 def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> str:
-    """Return how the work was taken back, in words, or an empty text. Anyone with permission on the
-    forge to unassign or to take off a label may do so. Only actions of the agent itself are
-    ignored."""
+    """Return how the work was taken back, in words; empty if it was not. Anyone who may unassign or
+    remove labels on the forge may take back work. Only actions of the agent itself are ignored."""
     login, author = rule.login.casefold(), intent.author.casefold()
     if author and author == login:
         return ""
@@ -161,7 +164,7 @@ def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
 
 
 def message(rule: Rule, why: str) -> str:
-    """Return the message for a run whose work was taken back."""
+    """Return the message for a run whose work was taken back, with the way to continue."""
     if rule.login:
         again = f"assign it to {rule.login} again, or mention it"
     else:
@@ -170,19 +173,19 @@ def message(rule: Rule, why: str) -> str:
 
 
 def withdrawn(run: TaskRun) -> Condition | None:
-    """The condition of a run whose work was taken back; None for any other."""
+    """Return the condition that the run's work was taken back; None if it was not."""
     return next((each for each in run.conditions if each.type == WITHDRAWN), None)
 
 
 def ignored_reason(run: TaskRun) -> str:
-    """Return why a run whose work was taken back is not informed of comments now."""
+    """Return why a run whose work was taken back does not get a comment now."""
     return f"{run.name} no longer works on it: it gets the comment when it continues"
 
 
 def missed_comments(
     store: InboxStore, run: TaskRun, sources: Sequence[str]
 ) -> Iterator[tuple[Delivery, Intent]]:
-    """Yield, in order, the comments since the work was taken back."""
+    """Yield, in order, the comments that arrived since the work was taken back."""
     condition = withdrawn(run)
     if condition is None:
         return
@@ -195,6 +198,6 @@ def missed_comments(
                 or each.intent is None
             ):
                 continue
-            # A check that failed meanwhile may have been repaired by others.
+            # A failed check is skipped: others may have repaired it meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent

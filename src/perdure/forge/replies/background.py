@@ -1,5 +1,5 @@
-"""The thread that reports to forges: finds the runs that are due, and reports a few of them in
-parallel."""
+"""The thread that reports runs to forges. It finds the runs whose report is due, and reports a few
+of them in parallel."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LOOK_S = 1.0
 AT_ONCE = 4
 MANY = 100
 TROUBLED_S = 60.0
-"""Pause of a run after an unexpected error, in seconds."""
+"""Pause before a run is reported again after an unexpected error, in seconds."""
 
 
 class Poster:
-    """Posts to the forges, as a context manager: at its end it waits for current posts, and then
-    handles the postings that are due once more. `say` gets a line for each error.
+    """Posts to the forges, as a context manager. At its end it waits for the reports in progress,
+    then makes those that are still due. `say` is called with a line for each error.
 
-    Only one poster works in a state directory at a time. A second `perdure serve` takes over when
-    the first has ended.
+    Only one poster is active in a state directory at a time. A second `perdure serve` takes over
+    when the first one ends.
     """
 
     def __init__(self, answering: PostingUpdater, say: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ class Poster:
         self._tell(f"reports to forges failed: {error or type(error).__name__}")
 
     def _last(self) -> None:
-        """Handle the postings that are due once more, and wait for all of them."""
+        """Wait for the reports in progress, then make those that are still due, and wait again."""
         if self._lock.is_mine():
             wait(self._flying.values())
             self._round()
@@ -88,11 +88,12 @@ class Poster:
                     f"the report of {self._store.get(run_id).name} is incomplete: {posting.reason}"
                 )
         except (LostLease, NotFound):
-            return  # Another host reports the run, or it was removed.
+            return  # Another host reports the run, or the run was removed.
         except StoreError as error:
             self._tell(f"a report to a forge failed: {error}")
         except Exception as error:
-            # The error concerns one run. The others continue, and this one is tried again later.
+            # The error concerns one run. The other runs are still reported, and this one is tried
+            # again later.
             self._later[run_id] = time.monotonic() + TROUBLED_S
             self._tell(f"a report to a forge failed: {error or type(error).__name__}")
 

@@ -1,8 +1,8 @@
-"""Updates the forge for one run: compares the wanted state with the posted one, and removes each
-difference.
+"""Updates the forge for one run: compares the wanted state with the posted one, and makes each
+change that is missing.
 
-Every step is idempotent and stored when it is done. A step that fails does not hold back the
-others, unless the forge does not answer: then nothing more is asked until the next try.
+Every step is idempotent and stored when it is done. If a step fails, the others are still made. If
+the forge does not answer, no further request is made until the next try.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from perdure.workspace import Credentials
 
 AGAIN_S = 10.0
 LONGEST_S = 3600.0
-"""Longest pause between two tries, in seconds. It also applies if a person is needed, because they
-may have acted since."""
+"""Maximum pause between two tries, in seconds. It also applies if a person is needed, because the
+person may have acted meanwhile."""
 GIVEN_UP = 50
-"""Maximum number of tries of a step that a responding forge refuses; they last about two days.
-After these, only a change of the run starts another try."""
+"""Maximum number of tries of a step that the forge answers with a refusal. They take about two
+days. After that, only a change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 INSTRUCTING = ("run_submitted", "context_added")
-"""Kinds of the audit trail's lines that record an instruction to a run."""
+"""Kinds of lines in the audit trail that record an instruction to a run."""
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
 CHECKS = {
     RunState.SUCCEEDED: CheckState.SUCCESS,
@@ -64,12 +64,12 @@ CHECKS = {
 
 
 class _PendingSteps(Struct):
-    """Collects the failures of the steps of one round."""
+    """The failed steps of one update: the reasons, and the pause in seconds before the next try."""
 
     reasons: list[str] = field(default_factory=list)
     in_s: float = 0.0
     silent: bool = False
-    """Whether the forge does not answer."""
+    """Whether the forge did not answer. If so, the remaining steps are skipped."""
 
     def note(self, what: str, error: PerdureError) -> None:
         self.reasons.append(f"{what}: {error}")
@@ -79,28 +79,29 @@ class _PendingSteps(Struct):
 
 
 class PostingUpdater(Struct, frozen=True, kw_only=True):
-    """The service that updates postings. `forge` returns the client for a source and a rule.
-    `credentials` returns the credentials with which the rule's agent pushes."""
+    """Updates postings. `forge` returns the client for a source and a rule. `credentials` returns
+    the credentials with which the rule's agent pushes."""
 
     engine: Engine
     rules: Mapping[str, Rule]
     forge: Callable[[str, str], ForgeApi | None]
     credentials: Callable[[str, str], Credentials | None]
     page: Callable[[str], str] = lambda name: ""
-    """Function that returns the address of a run's page by the run's name; empty if the run has no
-    page."""
+    """Function that returns the address of a run's page on the dashboard, given the run's name.
+    Returns an empty text if the run has no page."""
     receipt: Callable[[TaskRun], str] = lambda run: ""
     """Function that returns the signed receipt of a run; empty if no receipt is to be attached."""
 
     def answer(self, run_id: str) -> None:
-        """Update one posting to the state of its run, as far as possible now. Raises StoreError,
-        LostLease."""
+        """Update the posting of a run to the run's state, as far as possible now. Raises
+        StoreError, LostLease."""
         posting = self.engine.store.hold_posting(run_id, LEASE_S)
         if posting is None:
             return
         now = self.engine.store.now()
         run = self.engine.store.get(run_id)
-        # A change in the millisecond of the read would be missed, so the run is read again.
+        # The run may change again within the millisecond of this read. `seen` is then set one
+        # lower, so that the run is read again.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
         if origin is not None and rule is not None:
@@ -124,14 +125,15 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
         )
 
     def _is_newest(self, run: TaskRun) -> bool:
-        """Return whether the run is the newest of its task, the only one that is reported."""
+        """Return whether the run is the newest with its agent and scope. Only the newest run is
+        reported."""
         newest = self.engine.store.run_of(SessionKey(run.spec.agent, run.scope))
         return newest is None or newest.id == run.id
 
     def marker(self, origin: Origin, called: str = "") -> str:
-        """Return the marker that identifies the task's comment or, if `called` is given, the
-        comment that calls a person. It depends on a secret of the store, so nobody can write it
-        beforehand."""
+        """Return the marker that identifies the task's comment. `called` gives a different marker
+        for another comment, such as one that calls a person. The marker depends on a secret of the
+        store, so nobody else can write a comment with it."""
         _, secret = self.engine.store.identity()
         task = (
             f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
@@ -143,8 +145,8 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
         )
 
     def clean(self, text: str) -> str:
-        """Return the text without secrets (those of this environment, and anything that looks like
-        one) and without paths of this machine."""
+        """Return the text without paths of this machine, without the secrets of this environment,
+        and without anything that looks like a secret."""
         for place in sorted(
             map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
         ):
@@ -152,12 +154,13 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
         return self.without_secrets(text)
 
     def without_secrets(self, text: str) -> str:
-        """Return the text without secrets."""
+        """Return the text without the secrets of this environment, and without anything that looks
+        like a secret."""
         return without_secrets(self.engine.redactor, text)
 
 
 class _PostingUpdate(Struct):
-    """The steps for one run."""
+    """Updates the posting of one run, step by step."""
 
     whose: PostingUpdater
     run: TaskRun
@@ -172,7 +175,8 @@ class _PostingUpdate(Struct):
         return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
 
     def whole(self) -> Posting:
-        """Perform all steps, those that people wait for first. Return the posting."""
+        """Perform all steps and return the posting. The step that people wait for most, the first
+        reaction, comes first."""
         if self.rule.report:
             self._step(
                 "no reaction",
@@ -204,7 +208,7 @@ class _PostingUpdate(Struct):
             self.waits.note(what, error)
 
     def _keep(self, **changes: object) -> None:
-        """Store changes at once, so that they are not repeated after a kill."""
+        """Change the posting and store it at once, so that a kill does not cause a repetition."""
         self.posting = replace(self.posting, **changes)
         self.whose.engine.store.put_posting(self.posting)
 
@@ -213,8 +217,7 @@ class _PostingUpdate(Struct):
             self.api.react(self.ref, reaction)
             self._keep(reaction=str(reaction))
 
-    # --- the branch
-    # ----------------------------------------------------------------------------------------------
+    # --- the branch ---
 
     def _publish(self) -> None:
         engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
@@ -273,8 +276,8 @@ class _PostingUpdate(Struct):
         )
 
     def _hold_back(self, branch: str, error: PerdureError) -> None:
-        """Set the condition that a person is needed, once. Publishing is still tried again
-        later."""
+        """Set the condition `needs_person`, unless it is already set with this message. Publishing
+        is still retried later."""
         self.waits.note("not pushed", error)
         message = self.whose.clean(f"{error} {error.hint}".strip())
         if not any(
@@ -286,8 +289,7 @@ class _PostingUpdate(Struct):
             )
             self.run = self.whose.engine.store.get(self.run.id)
 
-    # --- the comment
-    # ----------------------------------------------------------------------------------------------
+    # --- the comment ---
 
     @property
     def _page(self) -> str:
@@ -321,8 +323,8 @@ class _PostingUpdate(Struct):
 
     def _attach(self) -> None:
         """Attach the signed receipt to the pull request that was opened for the run, in a comment
-        that is edited when there is a newer one. If the run began at a pull request, its comment
-        there already has the receipt."""
+        that is edited for each newer receipt. Does nothing if the run began at a pull request,
+        because the run's comment there already contains the receipt."""
         opened = self.posting.pull
         if self.origin.pull and opened == self.origin.number:
             return
@@ -342,11 +344,11 @@ class _PostingUpdate(Struct):
             self.api.edit_comment(ref, there, f"{marker}\n\n{shown}")
 
     def _call(self) -> None:
-        """If a person is needed, mention the person who asked for the work in a new comment,
-        because a forge notifies nobody of an edited comment. Each need is reported once."""
+        """If a person is needed, mention the person who asked for the work in a new comment. A
+        forge sends no notification for an edited comment. Each need is reported once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # After new instructions or new requests, the same need counts as a new one.
+        # After new instructions or new requests, an unchanged need is reported again.
         ids = [short_id(each) for each in requests]
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()
@@ -360,8 +362,8 @@ class _PostingUpdate(Struct):
             words = self.whose.clean(call(self.rule.name, login, needs, self._page))
             opened = [each for each in requests if each.state is RequestState.OPEN]
             shown = requests_text(opened, self.api.command_prefix, self.whose.without_secrets)
-            # A person must see which paths a call names, so only the path of the run's workdir is
-            # left out.
+            # The person must see which paths a call names, so only the path of the run's workdir is
+            # replaced.
             path = self.run.workspace.path if self.run.workspace else ""
             shown = shown.replace(path, "<workdir>") if path else shown
             parts = (marker, words, self.whose.without_secrets(shown))
@@ -369,8 +371,9 @@ class _PostingUpdate(Struct):
         self._keep(called=called)
 
     def _requests(self) -> list[AgentRequest]:
-        """Return the requests of the newest attempt that made any, if one of them is open. Requests
-        that were answered since are included, so that an answer does not cause a new comment."""
+        """Return all requests of the newest attempt that made any, or an empty list if none of them
+        is open. Requests that were answered meanwhile are included, so that an answer does not
+        cause a new comment."""
         found = self.whose.engine.store.requests(self.run.id)
         newest = [each for each in found if each.attempt == found[-1].attempt]
         is_open = any(each.state is RequestState.OPEN for each in newest)
@@ -379,8 +382,8 @@ class _PostingUpdate(Struct):
         return []
 
     def _asked_by(self) -> str:
-        """Return the login of the person who last instructed this run on the forge; empty if nobody
-        did, or if the login cannot be mentioned."""
+        """Return the login of the person who last instructed this run on the forge. Empty if nobody
+        did, or if the login is the agent's own or cannot be mentioned."""
         prefix, after, login = f"forge:{self.origin.source}/", 0, ""
         store = self.whose.engine.store
         while lines := store.audit(run=self.run.id, actor=prefix, after=after):
@@ -414,7 +417,7 @@ class _PostingUpdate(Struct):
             page=self._page,
             receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
         )
-        # The marker is perdure's own and must not change, so it is not cleaned.
+        # The marker must not change, so it is kept out of the cleaning.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
 
     def _work(self) -> WorkReport | None:
@@ -424,8 +427,7 @@ class _PostingUpdate(Struct):
             return None
         return work_report(ended[-1], store.history(self.run.id, limit=HISTORY))
 
-    # --- the status
-    # ----------------------------------------------------------------------------------------------
+    # --- the status ---
 
     def _status(self) -> None:
         state = CHECKS.get(self.run.state, CheckState.PENDING)
@@ -444,7 +446,7 @@ class _PostingUpdate(Struct):
 
 
 def _known(posting: Posting) -> Comment:
-    """Return a comment with only the fields that are needed to edit it."""
+    """Return the posted comment with only the fields that are needed to edit it."""
     return Comment(
         id=posting.comment,
         kind=CommentKind.COMMENT,

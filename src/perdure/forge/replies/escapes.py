@@ -1,8 +1,8 @@
-"""Escapes text of agents and strangers, so that a forge shows it without acting on it. Pure.
+"""Escapes text of agents and strangers, so that a forge shows the text without acting on it. Pure.
 
-In code, GitHub, Gitea, Forgejo and GitLab recognize no mentions, references, commands or HTML
-(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So foreign text is shown as
-code, between fences longer than any in it.
+Inside code, GitHub, Gitea, Forgejo and GitLab recognize no mentions, references, commands or HTML
+(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So untrusted text is shown as
+code, between fences longer than any fence in the text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from perdure.rules.text import clean, one_line
 
 _REFERENCE = re.compile(r"(?<=[#!@$%&~^])(?=\w)|(?<=:)(?=//)|(?<=\w-)(?=\d)")
 _APART = "\u2060"
-"""A word joiner: it is invisible, and breaks a reference or mention into two words."""
+"""A word joiner. It is invisible, and it splits a reference or mention so that the forge does not
+recognize it."""
 
 
 def code(text: str, width: int = 200) -> str:
-    """Return a word or a sentence as code on one line, also safe in a table's cell."""
+    """Return a word or a sentence as inline code, which is also safe in a cell of a table."""
     line = one_line(text, width).replace("`", "'").replace("|", "\u00a6")
     if line:
         return f"`{line}`"
@@ -25,8 +26,7 @@ def code(text: str, width: int = 200) -> str:
 
 
 def block(text: str, most: int) -> str:
-    """Return lines as a code block, with at most `most` characters of them. Empty for an empty
-    text."""
+    """Return the text as a code block, cut to `most` characters. Empty for an empty text."""
     whole = clean(text).replace("\r", "").strip()
     if not whole:
         return ""
@@ -39,6 +39,6 @@ def block(text: str, most: int) -> str:
 
 
 def title(text: str, width: int = 200) -> str:
-    """Return a title in which references, mentions and addresses are broken up, because a title
-    cannot contain code."""
+    """Return a title whose references, mentions and addresses are split so that a forge does not
+    recognize them. Code is not possible in a title."""
     return _REFERENCE.sub(_APART, one_line(text, width).replace("<", "\u2039").replace("`", "'"))

@@ -1,8 +1,8 @@
 """Publishes a run's branch on the forge: commits, searches for secrets, pushes, and opens a pull
 request.
 
-This happens only after the agent's success. Every commit is searched, not only the last one: a
-secret that was committed and removed again would stay in the history forever. perdure pushes the
+This happens only after the run has succeeded. Every commit is searched, not only the last one,
+because a secret that was committed and removed again stays in the history. perdure pushes the
 branch itself, so an agent needs no permission to push.
 """
 
@@ -30,14 +30,14 @@ from perdure.workspace import Credentials, Outgoing
 
 
 class HeldBack(PerdureError):
-    """The branch must not be pushed as it is; a person is needed."""
+    """The branch must not be pushed in its present state; a person is needed."""
 
     exit_code = 3
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
-    """The published state. `commit` is empty if the run has made nothing new. `base` is read only
-    when it is needed."""
+    """The published branch. `commit` is empty if the run has no new commits. `base` is set only if
+    the caller asked for it."""
 
     branch: str
     commit: str
@@ -52,13 +52,13 @@ def push(
     *,
     needs_base: bool,
 ) -> Pushed | None:
-    """Push the commits of the run, and return the published state. Returns None if the run has
-    continued meanwhile. Raises Conflict while the workdir is in use, HeldBack, Diverged, GitFailed,
-    WorkspaceError."""
+    """Push the commits of the run, and return the published branch. Returns None if another attempt
+    of the run has begun meanwhile. Raises Conflict while the workdir is in use, HeldBack, Diverged,
+    GitFailed, WorkspaceError."""
     place = run.workspace
     if place is None or place.backend is not Backend.ISOLATED:
-        # The branch of a worktree is already in the user's own repository, and is not pushed to a
-        # forge.
+        # The branch of a worktree already exists in the user's own repository, and is not pushed to
+        # a forge.
         return Pushed(branch=place.branch if place else "", commit="")
     try:
         with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
@@ -77,13 +77,13 @@ def push(
 
 
 class _BranchAdvanced(Exception):
-    """The run has continued, so the state that was to be published is outdated."""
+    """Raised if the run has continued, so that the state to be published is outdated."""
 
 
 @contextlib.contextmanager
 def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
-    """Commit all of the workdir's content, and hold the workdir's lock during the block. An attempt
-    that begins meanwhile waits."""
+    """Commit the whole content of the workdir, and hold the workdir's lock during the block. An
+    attempt that begins meanwhile waits. Raises _BranchAdvanced if the run has continued."""
     fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
     try:
         now = engine.store.get(run.id)
@@ -96,8 +96,8 @@ def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
 
 
 def _commit(engine: Engine, run: TaskRun) -> None:
-    """Commit the files that the agent left uncommitted, and take a checkpoint, so that the new HEAD
-    is not mistaken for somebody else's work."""
+    """Commit the files that the agent left uncommitted, and make a checkpoint. Without the
+    checkpoint, the new HEAD would be mistaken for a change by somebody else."""
     assert run.workspace is not None
     issue = run.spec.labels.get("issue", "")
     text = (
@@ -113,8 +113,8 @@ def _commit(engine: Engine, run: TaskRun) -> None:
 
 
 def _search(found: Outgoing, redactor: Redactor) -> None:
-    """Search the new files, names and messages. Raises HeldBack for a secret, and for a file too
-    large to be searched."""
+    """Search new files, file names and commit messages for secrets. Raises HeldBack for a secret,
+    and for a file that is too large to be searched."""
     scan = Scan(redactor)
     large = blobs.search(found.git, found.commit, found.have, scan, called=str)
     scan.look("a commit's message or author", found.told())
@@ -142,8 +142,8 @@ def _what(findings: list[SecretFinding]) -> str:
 def pull_request(
     api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, pushed: Pushed, page: str
 ) -> Pull | None:
-    """Return the open pull request of the branch, opening it if needed. None if a person closed it,
-    or if no base is known. Raises ForgeError, NotFound."""
+    """Return the open pull request of the branch, opening it if needed. Returns None if a person
+    closed it, or if its base is not known. Raises ForgeError, NotFound."""
     if posting.pull:
         there = api.pull(origin.repository, posting.pull)
         if there.open or not there.merged:
@@ -160,7 +160,7 @@ def pull_request(
         f"`{run.name}`."
     )
     text += f" [Its page](<{page}>)." if page else ""
-    # More people may see a pull request than may see a confidential issue.
+    # A pull request may be visible to people who cannot see the confidential issue.
     what = "Work" if issue.confidential else title(issue.title)
     return api.open_pull(
         origin.repository,
@@ -172,7 +172,7 @@ def pull_request(
 
 
 def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:
-    """Return the posting with the published state."""
+    """Return the posting with the published attempt, commit and pull request."""
     found = replace(posting, attempt=run.attempt, commit=pushed.commit or posting.commit)
     if pull is not None:
         return replace(found, pull=pull.ref.number, pull_url=pull.url)

@@ -1,5 +1,5 @@
-"""The text of a task's one comment. Pure: the same run always gives the same text, so comparing two
-texts shows whether there is news."""
+"""Writes the text of a task's one comment. Pure: the same run always gives the same text, so a
+difference between two texts shows that there is something new."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MOST = 60_000
 """Maximum length of the comment, in characters. GitHub accepts 65,536; the other forges accept
 more."""
 MOST_RECEIPT = 40_000
-"""Longest signed receipt that is put into the comment, in characters."""
+"""Maximum length of a signed receipt in the comment, in characters."""
 ROWS = 20
 CHECKS = 5
-"""Maximum number of checks, and of denied calls, that are listed."""
+"""Maximum number of listed checks; also of listed denied calls."""
 WORDS = 4_000
-"""Maximum length of the agent's last words, in characters."""
+"""Maximum length of the agent's closing text in the comment, in characters."""
 
 STATES = {
     RunState.PENDING: "waits for what it needs",
@@ -38,31 +38,31 @@ STATES = {
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """Everything that is reported about a run."""
+    """The facts about a run that its comment reports."""
 
     rule: str
-    """The name of the rule, which is the agent's name in the team."""
+    """Name of the rule, by which people know the agent."""
     run: TaskRun
     attempts: Sequence[Attempt]
     work: WorkReport | None = None
-    """The work report of its newest ended attempt; None before one has ended."""
+    """Work report of the newest ended attempt; None if no attempt has ended."""
     words: str = ""
-    """The agent's words at the end of its last turn."""
+    """Text of the agent at the end of its last turn."""
     branch: str = ""
-    """The pushed branch; empty, like its commit, if nothing was pushed."""
+    """The run's branch; shown as pushed if `commit` is not empty."""
     commit: str = ""
     pull: int = 0
     pull_url: str = ""
     held_back: str = ""
-    """Reason why the branch was not pushed or has no pull request; empty if there is none."""
+    """Reason why the branch was not pushed or has no pull request; otherwise empty."""
     page: str = ""
-    """The address of its page on the dashboard."""
+    """Address of the run's page on the dashboard."""
     receipt: str = ""
-    """The signed receipt of its newest attempt; empty where it is not to be attached."""
+    """Signed receipt of the newest attempt; empty if it is not to be attached."""
 
 
 def comment(account: Account, marker: str) -> str:
-    """Return the whole text, with the marker that identifies the comment."""
+    """Return the whole text of the comment, including the marker that identifies it."""
     run = account.run
     parts = [
         marker,
@@ -92,8 +92,8 @@ def comment(account: Account, marker: str) -> str:
 
 
 def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
-    """Return the text of a comment that calls a person. `login` must have been checked, because the
-    comment mentions it."""
+    """Return the text of a comment that calls a person. The comment mentions `login`, so the caller
+    must have checked its characters."""
     asked = "; ".join(code(each, 600) for each in needs)
     link = f" [Its page](<{page}>)." if page else ""
     return f"@{login} **{rule}** needs you: {asked}.{link}"
@@ -102,8 +102,8 @@ def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
 def requests_text(
     requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]
 ) -> str:
-    """Return the text about the agent's open requests, and how a comment can answer them. `prefix`
-    begins a command on this forge; `clean` removes what looks like a secret."""
+    """Return the text that shows the agent's open requests, and how to answer each in a comment.
+    `prefix` begins a command on this forge; `clean` removes whatever looks like a secret."""
     return "\n\n".join(_request(each, prefix, clean) for each in requests)
 
 
@@ -161,7 +161,7 @@ def _branch(account: Account) -> str:
 
 def _work(work: WorkReport | None) -> str:
     """Return the verdict on the work, and the facts that a reviewer should know before reading the
-    changes."""
+    changes. Empty without a verdict."""
     if work is None or work.verdict is None:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
@@ -190,7 +190,7 @@ def _work(work: WorkReport | None) -> str:
         lines.append(f"It says: {code(word.status)}, {code(word.summary, 300)}")
         lines += [f"It asks: {code(each, 300)}" for each in word.questions[:CHECKS]]
         lines += [f"Next: {code(each, 300)}" for each in word.follow_ups[:CHECKS]]
-    # Two trailing spaces break a line in Markdown.
+    # In Markdown, two trailing spaces make a line break.
     return "  \n".join(lines)
 
 
@@ -245,7 +245,7 @@ def _cost(usage: Usage) -> str:
 
 
 def _lasting(ms: int) -> str:
-    """Format a duration: `12s`, `3m 5s`, `1h 20m`."""
+    """Format a duration in ms: `12s`, `3m 5s`, `1h 20m`."""
     seconds = max(0, ms // 1000)
     if seconds < 60:
         return f"{seconds}s"
@@ -264,7 +264,7 @@ def _said(words: str) -> str:
 
 
 def _signed(receipt: str) -> str:
-    """Return the receipt on one line, as `perdure receipt verify` reads it."""
+    """Return the receipt on one line, in the form that `perdure receipt verify` reads."""
     if not receipt:
         return ""
     if len(receipt) > MOST_RECEIPT:

@@ -1,10 +1,10 @@
 """Translates a forge's webhooks: checks that a delivery is authentic, and determines its intent.
 
-Pure. Called by `server` for each webhook; the entry point is `receive`. The modules: `intake`
-(which forge, is it authentic), `signatures`, `payload` (reads hostile JSON safely), `deliveries`
-(the types), and one for each forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload with a valid
-signature may still contain anything that somebody wrote into an issue. So every field is limited in
-length and checked. No payload raises any error but `DeliveryRefused`.
+Pure. `server` calls `receive` for each webhook. The modules: `intake` (determines the forge, checks
+authenticity), `signatures`, `payload` (reads hostile JSON safely), `deliveries` (the types), and
+one for each forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload with a valid signature may
+still contain any text that somebody wrote into an issue. So every field is limited in length and
+checked. A payload never causes any error but `DeliveryRefused`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finds the answer to an agent's request in a comment: `/approve`, `/deny why`, `/answer text`, or
 a plain reply. Pure. Called by `dispatch.request_replies`.
 
-A command is the first line of a comment, so it is never inside a quote, code or HTML: these begin
-with a line of their own. On a merge request GitLab carries out `/approve` itself, and then sends no
-webhook for the comment. So each command can also be written as `/perdure approve`.
+A command must be the first line of a comment. So it is never inside a quote, code or HTML, because
+these begin with a line of their own. On a merge request GitLab executes `/approve` itself, and then
+sends no webhook for the comment. So each command can also be written as `/perdure approve`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ KINDS = {"approve": AnswerKind.ALLOW, "deny": AnswerKind.DENY, "answer": AnswerK
 
 
 class CommentAnswer(Struct, frozen=True, kw_only=True):
-    """The answer in a comment. `request`: the short id that it names, else empty."""
+    """An answer that was found in a comment. `request` is the short id that the comment names, or
+    empty."""
 
     answer: AnswerKind
     request: str = ""
     words: str = ""
     command: bool = True
-    """Whether it is a command. If not, it is a plain reply, which answers only a question."""
+    """Whether the answer is a command. A plain reply answers only a question."""
     problem: str = ""
-    """Why the command cannot be carried out, as a sentence."""
+    """Reason why the command cannot be carried out, as a sentence; otherwise empty."""
 
 
 def answer_in(text: str) -> CommentAnswer | None:
-    """Return the answer in a comment, or None if the author's own words contain none."""
+    """Return the command in a comment. If there is none, return the comment's text without quotes
+    as a plain reply, or None if no text is left."""
     first, _, rest = text.lstrip("\r\n").partition("\n")
     found = _COMMAND.fullmatch(first.rstrip())
     if found is None:
@@ -56,10 +58,11 @@ def answer_in(text: str) -> CommentAnswer | None:
     if any(_COMMAND.fullmatch(line.rstrip()) for line in visible_text(rest).splitlines()):
         problem = "A comment answers one request: write a comment for each."
     elif kind is AnswerKind.ALLOW and words:
-        # Further words, such as "but not on Fridays", would be a condition that nothing checks.
+        # Further words, such as "but not on Fridays", would look like a condition, but nothing
+        # would enforce it.
         problem = "An approval has no other words, because nothing would heed them."
     elif kind is AnswerKind.ALLOW and not request:
-        # The newest request may be one that the author has not seen yet.
+        # An approval without an id could approve a newer request that its author has not seen yet.
         problem = "An approval names its request."
     elif kind is AnswerKind.TEXT and not words:
         problem = "The answer has no words."
@@ -67,7 +70,7 @@ def answer_in(text: str) -> CommentAnswer | None:
 
 
 def how_to(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> str:
-    """Return the commands that answer the request, as Markdown. `clean`: as for
+    """Return the commands that answer the request, as Markdown. `clean` removes secrets, as in
     `is_shown_whole`."""
     name = short_id(request)
     if request.kind is RequestKind.QUESTION:
@@ -80,5 +83,5 @@ def how_to(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> s
 
 
 def is_command(text: str) -> bool:
-    """Return whether the comment is a command to answer a request."""
+    """Return whether the comment begins with a command that answers a request."""
     return _COMMAND.fullmatch(text.lstrip("\r\n").partition("\n")[0].rstrip()) is not None

@@ -1,7 +1,7 @@
-"""Forgejo (16): Gitea's payloads under its own header names. It also sends the headers of Gitea,
-Gogs and GitHub.
+"""Reads webhooks of Forgejo (16): Gitea's payloads under Forgejo's own header names. Forgejo also
+sends the headers of Gitea, Gogs and GitHub.
 
-Forgejo has its own event for failed runs of its Actions, and none for a commit status
+Forgejo has its own event for failed runs of its Actions, and no event for a commit status
 (modules/webhook/type.go).
 """
 
@@ -22,31 +22,32 @@ DELIVERY = ("x-forgejo-delivery", *gitea.DELIVERY)
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether one of the secrets signed the body. Forgejo's own header decides if it is
-    present."""
+    """Return whether one of the secrets signed the body. If Forgejo's own signature header is
+    present, only that header counts."""
     given = headers.get("x-forgejo-signature", headers.get("x-gitea-signature", ""))
     return by_hmac(secrets, body, given)
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """Translate an event to an intent."""
+    """Return the intent of an event, or the reason why it has none."""
     if event == "action_run_failure":
         return _failed(payload.at("run"))
     return gitea.translate(event, payload, Forge.FORGEJO)
 
 
 def _failed(run: Payload) -> PayloadReading:
-    """Read a failed run of Forgejo's Actions. The event has no repository and no sender: both are
-    in the run (modules/structs/hook.go, ActionPayload)."""
+    """Return the intent for a failed run of Forgejo's Actions. The event itself has no repository
+    and no sender: both are fields of the run (modules/structs/hook.go, ActionPayload)."""
     outer = Payload({"repository": run.value("repository"), "sender": run.value("trigger_user")})
     ref = run.name("prettyref")
     return intent(
         Forge.FORGEJO,
         outer,
         IntentKind.CI_FAILED,
-        # The title is the first line of the commit's message.
+        # The title of the run is the first line of the commit's message.
         text=run.name("workflow_id") or run.name("title"),
-        # `#9` is a pull request. The dispatcher finds its branch by the commit.
+        # A ref such as `#9` names a pull request, not a branch. The dispatcher finds the branch
+        # from the commit.
         branch="" if ref.startswith("#") else ref,
         commit=run.name("commit_sha"),
         url=run.url("html_url"),

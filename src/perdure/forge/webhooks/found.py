@@ -1,5 +1,6 @@
-"""Deliveries for changes that perdure found on a forge by itself. They are kept in the inbox like
-any other, with a body of perdure's own: unique, durable, and replayable. Pure."""
+"""Makes deliveries for changes that perdure found on a forge without a webhook. They are kept in
+the inbox like any other delivery, with a body written by perdure: unique, durable, and replayable.
+Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from perdure.model.codec import encode, resolved
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, PayloadReading
 
 FOUND = "perdure:found"
-"""Event name of such a delivery. No forge can send it: if a header has this name, it is
-replaced."""
+"""Event name of the deliveries that this module makes. No forge can use it: if a webhook's header
+has this name, the name is replaced."""
 
 
 def delivery_of(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
-    """Make a delivery of a found intent. `which` distinguishes several finds of the same intent:
-    the same value gives the same delivery."""
+    """Make a delivery of an intent that perdure found. `which` identifies the find: two deliveries
+    of a source with the same value count as the same delivery."""
     body = encode({"which": which, "intent": intent})
     digest = hashlib.sha256(f"{source}\n{which}".encode()).hexdigest()
     return Arrived(
@@ -33,7 +34,7 @@ def delivery_of(source: str, forge: Forge, intent: Intent, which: str) -> Arrive
 
 
 def repeated_delivery(payload: Payload) -> PayloadReading:
-    """Return the intent in the stored body of a delivery that perdure found itself."""
+    """Return the intent from the stored body of a delivery that `delivery_of` made."""
     try:
         return PayloadReading(msgspec.convert(payload.value("intent"), resolved(Intent)))
     except msgspec.ValidationError:

@@ -1,8 +1,9 @@
-"""Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is more
-specific than `X-Gitea-Event`.
+"""Reads webhooks of Gitea. `X-Gitea-Signature` contains the signature, in bare hexadecimal.
+`X-Gitea-Event-Type` names the event; it is more specific than `X-Gitea-Event`.
 
-If no secret is set, Gitea still sends the signature's header, but empty. It reports all present
-labels and assignees, not which one is new. Names as in modules/webhook/type.go of 1.26.
+If no secret is set, Gitea still sends the signature header, but empty. An event contains all
+present labels and assignees, and does not say which one is new. Names are those in
+modules/webhook/type.go of 1.26.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ KINDS = {
     "review_requested": IntentKind.REVIEW_REQUESTED,
 }
 WITH_ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
-"""Intents that report all present assignees."""
+"""Kinds of intents that report all present assignees."""
 WITH_LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 THINGS = frozenset(
     {
@@ -55,12 +56,12 @@ THINGS = frozenset(
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether one of the secrets signed the body."""
+    """Return whether one of the secrets signed the body, by the header `X-Gitea-Signature`."""
     return by_hmac(secrets, body, headers.get("x-gitea-signature", ""))
 
 
 def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> PayloadReading:
-    """Translate an event to an intent."""
+    """Return the intent of an event, or the reason why it has none."""
     action = payload.name("action")
     pull = payload.at("pull_request")
     match event:
@@ -153,14 +154,14 @@ def _thing(
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
-        # `whom` has the assignees here, as in other events of this kind.
+        # `whom` keeps all present assignees here, as in other events of the kind `UNASSIGNED`.
         unassigned = [payload.name("requested_reviewer", "login")]
     if kind in WITH_LABELS:
         labels = [each.name("name") for each in thing.all("labels")]
     else:
         labels = []
     if action == "label_cleared":
-        # The body has the labels from before the change (Gitea 1.26.4).
+        # The body still contains the labels that were just removed (Gitea 1.26.4).
         labels = []
     text = thing.text("body") if kind is IntentKind.OPENED else ""
     return intent(

@@ -1,7 +1,7 @@
-"""GitHub (also Enterprise Server): `X-Hub-Signature-256`, and events by `X-GitHub-Event` with the
-body's `action`.
+"""Reads webhooks of GitHub and GitHub Enterprise Server. `X-Hub-Signature-256` contains the
+signature; `X-GitHub-Event` and the body's `action` name the event.
 
-Names as in the webhook reference of docs.github.com and in the recorded payloads of
+Names are those in the webhook reference of docs.github.com and in the recorded payloads of
 `@octokit/webhooks-examples` 7.6.1.
 """
 
@@ -29,20 +29,21 @@ SIMPLE = {
 
 
 SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
-"""Actions on comments. A deletion is not reported: the run has either seen the comment already, or
-never will."""
+"""Kind of intent for each action on a comment. None: the kind depends on the comment. A deletion
+has no intent: the run has either read the comment already, or will never read it."""
 
 
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether one of the secrets signed the body. SHA-1 alone is not enough."""
+    """Return whether one of the secrets signed the body with SHA-256. A signature with SHA-1 alone
+    is not enough."""
     kind, _, digest = headers.get("x-hub-signature-256", "").partition("=")
     return kind == "sha256" and by_hmac(secrets, body, digest)
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """Translate an event to an intent."""
+    """Return the intent of an event, or the reason why it has none."""
     action = payload.name("action")
     match event:
         case "issues":
@@ -108,8 +109,8 @@ def intent(
     unlabelled: Sequence[str] = (),
     rollup: bool = False,
 ) -> PayloadReading:
-    """Make an intent for a forge with GitHub's payloads: GitHub itself, Gitea and Forgejo. `said`
-    is the comment or review."""
+    """Make an intent from a payload in GitHub's format, which Gitea and Forgejo also use. `said` is
+    the comment or review."""
     thing, said = thing or Payload(None), said or Payload(None)
     text = text or said.text("body")
     changes, edited = payload.at("changes"), kind is IntentKind.EDITED
@@ -159,7 +160,8 @@ def intent(
 
 
 def line_of(said: Payload) -> int:
-    """Return the line number of a comment, or its original line number if the line is gone now."""
+    """Return the line number of a comment. If the line no longer exists, return its original
+    number; 0 if the comment is not on a line."""
     names = ("line", "original_line", "position", "original_position")
     if said.name("path"):
         return next(filter(None, (said.number(name) for name in names)), 0)
@@ -171,8 +173,8 @@ def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def own_branch(pull: Payload, repository: str) -> str:
-    """Return the head branch of a pull request, or an empty text for one from a fork. An agent's
-    branch is recognized by its name, which a fork could copy."""
+    """Return the head branch of a pull request; empty if it comes from a fork. An agent's branch is
+    recognized by its name, and a branch in a fork could have the same name."""
     head = pull.repository("head", "repo", "full_name")
     if head.casefold() == repository.casefold():
         return pull.name("head", "ref")
@@ -180,7 +182,7 @@ def own_branch(pull: Payload, repository: str) -> str:
 
 
 def own_head(payload: Payload, run: Payload) -> str:
-    """Return the branch that was checked; empty for a branch of a fork."""
+    """Return the branch whose commit was checked; empty for a branch of a fork."""
     head = run.repository("head_repository", "full_name") or payload.repository(
         "repository", "full_name"
     )
@@ -230,7 +232,7 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
 
 
 def is_reworded(payload: Payload) -> bool:
-    """Return whether an edit changed the title or the text. An edit of a pull request may have
+    """Return whether an edit changed the title or the text. An edit of a pull request may also have
     changed only its base."""
     return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
@@ -260,8 +262,8 @@ def _review(payload: Payload) -> PayloadReading:
 
 
 def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
-    """Read a check, a check suite, or a workflow. Each names its pull requests, unless they come
-    from a fork."""
+    """Return the intent of a check run, a check suite, or a workflow run. Each names its pull
+    requests, unless they come from a fork."""
     if check.name("conclusion").lower() not in BROKEN:
         return PayloadReading(None, "the check has not failed")
     number = next((pull.number("number") for pull in check.all("pull_requests")), 0)
@@ -280,8 +282,8 @@ def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
 
 
 def branch_at(payload: Payload) -> str:
-    """Return the branch that a status is about. If several branches are at its commit, prefer an
-    agent's branch."""
+    """Return the branch that a status concerns. If several branches are at its commit, prefer an
+    agent's branch. Empty if none is."""
     names = [each.name("name") for each in payload.all("branches")]
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 

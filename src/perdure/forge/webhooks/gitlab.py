@@ -1,8 +1,8 @@
-"""GitLab: the secret itself in `X-Gitlab-Token`, or (since 2026) a signature after Standard
-Webhooks. Events by the body's `object_kind`.
+"""Reads webhooks of GitLab. They are authenticated by the secret itself in `X-Gitlab-Token` or,
+since 2026, by a signature as in Standard Webhooks. The body's `object_kind` names the event.
 
 GitLab reports changes with the values before and after. "Request changes" in a review has no event
-of its own (gitlab-org/gitlab 592358): only its comment is seen. Names as in
+of its own (gitlab-org/gitlab 592358), so only its comment is reported. Names are those in
 docs.gitlab.com/user/project/integrations/webhook_events.
 """
 
@@ -29,8 +29,8 @@ KINDS = {
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether a delivery was signed with one of the secrets, or contained one as its token.
-    If only signing secrets (`whsec_`) are configured, only a signature counts."""
+    """Return whether a delivery was signed with one of the secrets, or contains one of them as its
+    token. If only signing secrets (`whsec_`) are configured, a token is not accepted."""
     signature = headers.get("webhook-signature", "")
     if signature and by_standard(
         secrets,
@@ -45,8 +45,8 @@ def authentic(
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """Translate an event to an intent. The event is determined by the body; its name in the header
-    is for people."""
+    """Return the intent of an event, or the reason why it has none. Only the body determines the
+    event; the name in the header is not used."""
     match kind := payload.name("object_kind"):
         case "issue" | "merge_request":
             return _thing(payload, pull=kind == "merge_request")
@@ -124,15 +124,15 @@ def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
 
 
 def _is_reworded(payload: Payload) -> bool:
-    """Return whether title or description changed. GitLab also lists unchanged values
-    (gitlab-org/gitlab 216874)."""
+    """Return whether title or description changed. The values must be compared, because GitLab also
+    lists unchanged ones (gitlab-org/gitlab 216874)."""
     changes = (payload.at("changes", each) for each in ("title", "description"))
     return any(each and each.text("previous") != each.text("current") for each in changes)
 
 
 def _is_confidential(payload: Payload, *things: Payload) -> bool:
-    """Return whether something is confidential. GitLab has separate event names for it
-    ("Confidential Issue Hook"), and the body says so too."""
+    """Return whether an issue, merge request or comment is confidential. GitLab has separate event
+    names for these ("Confidential Issue Hook"), and also marks them in the body."""
     named = payload.name("event_type").startswith("confidential")
     return named or any(each.yes("confidential") or each.yes("internal") for each in things)
 
@@ -166,8 +166,8 @@ def _note(payload: Payload) -> PayloadReading:
 
 
 def _own(pull: Payload) -> str:
-    """Return the branch of a merge request, or an empty text for one from a fork. An agent's branch
-    is recognized by its name, which a fork could copy."""
+    """Return the branch of a merge request; empty if it comes from a fork. An agent's branch is
+    recognized by its name, and a branch in a fork could have the same name."""
     if pull.number("source_project_id") == pull.number("target_project_id"):
         return pull.name("source_branch")
     return ""
@@ -175,7 +175,8 @@ def _own(pull: Payload) -> str:
 
 def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
     """Return the names that were added to a list or, with `back`, removed from it. GitLab also
-    lists unchanged values (gitlab-org/gitlab 216874), so only the difference counts."""
+    lists unchanged values (gitlab-org/gitlab 216874), so the lists before and after are compared.
+    """
     if back:
         before, now = ("current", "previous")
     else:

@@ -1,4 +1,4 @@
-"""The piece of a unified diff that a comment on a line is about. Pure."""
+"""Finds the part of a unified diff to which a comment on a line belongs. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 _HEAD = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 SHOWN = 12
-"""Maximum number of lines shown; the last is the commented one."""
+"""Maximum number of lines shown. The last one is the line with the comment."""
 LINE_MOST = 300
-"""Maximum length of a line, in characters."""
+"""Maximum length of a line that is shown, in characters."""
 
 
 def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
-    """Return the hunk with the line, up to the line itself; empty if there is none. `removed`: the
-    line is numbered in the old file."""
+    """Return the hunk that contains the line, up to the line itself; empty if there is none.
+    `removed`: `line` is a number in the old file."""
     head, old, new = "", 0, 0
     kept: list[str] = []
     for each in diff.splitlines():
@@ -32,7 +32,7 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 
 def end_of(hunk: str) -> str:
-    """Return the head and the last lines of a hunk. The last line is the commented one."""
+    """Return the head and the last lines of a hunk that ends with the line of the comment."""
     lines = [
         line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
         for line in hunk.splitlines()

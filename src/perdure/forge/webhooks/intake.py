@@ -1,5 +1,5 @@
-"""Turns raw headers and body into a delivery: determines the forge, checks the signature, reads the
-intent. Raises nothing but `DeliveryRefused`.
+"""Turns the headers and the raw body of a webhook into a delivery: determines the forge, checks the
+signature, reads the intent. Raises no error but `DeliveryRefused`.
 
 Header names are lower-case. The order of detection is fixed, because Forgejo also sends Gitea's
 headers, and both Gitea and Forgejo send GitHub's.
@@ -18,20 +18,21 @@ from perdure.forge.webhooks.payload import Payload, parsed
 from perdure.model.forge.deliveries import Arrived, Forge, PayloadReading
 
 BODY_MOST = 25 * 1024 * 1024
-"""Largest body, in bytes. GitHub sends nothing larger (docs.github.com, "Webhook events and
-payloads")."""
+"""Maximum size of a body, in bytes. GitHub sends nothing larger (docs.github.com, "Webhook events
+and payloads")."""
 
 IGNORED_MOST = 256 * 1024
-"""Largest ignored body that is kept, in bytes, so that a newer perdure can read it again."""
+"""Maximum size of an ignored body that is kept, in bytes. It is kept so that a newer perdure can
+interpret it."""
 
 MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
-"""Modules in the order of detection."""
+"""The module for each forge, in the order of detection."""
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class DeliveryRefused(PerdureError):
-    """A delivery that is not accepted. `status` is the status of the answer."""
+    """A webhook is not accepted. `status` is the HTTP status of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +40,8 @@ class DeliveryRefused(PerdureError):
 
 
 def detect(headers: Mapping[str, str]) -> Forge | None:
-    """Return the forge that sent a delivery, by the header that names its event."""
+    """Return the forge that sent a webhook, determined by the header that names the event; None if
+    there is no such header."""
     return next(
         (
             forge
@@ -53,8 +55,8 @@ def detect(headers: Mapping[str, str]) -> Forge | None:
 def verify(
     forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether the delivery was sent by somebody who knows one of the secrets. False if there
-    is no secret."""
+    """Return whether the sender of the webhook knows one of the secrets. False if there are no
+    secrets."""
     return (
         bool(secrets)
         and all(secrets)
@@ -71,8 +73,8 @@ def receive(
     now_s: float,
     expected: Forge | None = None,
 ) -> Arrived:
-    """Return the delivery. `expected` is the only forge that this source may be. Raises
-    DeliveryRefused with 400, 401, 413 or 415."""
+    """Return the delivery for a webhook. If `expected` is given, only that forge is accepted.
+    Raises DeliveryRefused with 400, 401, 413 or 415."""
     check_type(headers)
     if len(body) > BODY_MOST:
         raise too_large()
@@ -92,7 +94,7 @@ def receive(
     module = MODULES[forge]
     named = _first(headers, module.DELIVERY)
     sha256 = hashlib.sha256(body).hexdigest()
-    # Older GitLab versions send no id.
+    # Older versions of GitLab send no id.
     delivery = named if _ID.fullmatch(named) else f"sha256:{sha256}"
     event = _first(headers, module.EVENT)[:100].replace(FOUND, "?")
     try:
@@ -110,7 +112,7 @@ def receive(
 
 
 def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
-    """Translate a payload to an intent."""
+    """Return the intent of a payload, or the reason why it has none."""
     reading: PayloadReading = (
         repeated_delivery(payload) if event == FOUND else MODULES[forge].translate(event, payload)
     )
@@ -118,7 +120,8 @@ def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
 
 
 def check_type(headers: Mapping[str, str]) -> None:
-    """Raise DeliveryRefused for anything but plain JSON, before the body is read."""
+    """Raise DeliveryRefused unless the headers announce uncompressed JSON. Called before the body
+    is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
         raise DeliveryRefused(
@@ -132,12 +135,12 @@ def check_type(headers: Mapping[str, str]) -> None:
 
 
 def too_large() -> DeliveryRefused:
-    """Return the refusal of a body of more than `BODY_MOST`."""
+    """Return the error for a body of more than `BODY_MOST` bytes."""
     return DeliveryRefused(413, f"A webhook has at most {BODY_MOST // 1024**2} MiB")
 
 
 def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
-    """Return the headers that have the forge's own prefix."""
+    """Return those of the header names that contain the forge's own name."""
     return [name for name in names if forge.value in name]
 
 

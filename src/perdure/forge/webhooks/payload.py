@@ -1,6 +1,6 @@
-"""Reads hostile JSON: any field may be missing or of the wrong type.
+"""Reads hostile JSON, in which any field may be missing or of the wrong type.
 
-Only `parsed`, `parsed_list` and `object_of` raise an error: ValueError for anything but a JSON
+Only `parsed`, `parsed_list` and `object_of` raise an error: a ValueError for anything but a JSON
 object (or list).
 """
 
@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, NoReturn
 
 DEEPEST = 64
-"""Deepest accepted nesting. No forge exceeds 12."""
+"""Maximum depth of nesting that is accepted. Payloads of the forges have a depth of at most 12."""
 TEXT_MOST = 60_000
 NAME_MOST = 255
 LIST_MOST = 100
@@ -26,11 +26,12 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def parsed(body: bytes, *, once: bool = False) -> Payload:
-    """Return the object in a raw body. Raise ValueError with a short reason for anything else:
-    other JSON, NaN, invalid UTF-8, and (`once`) a duplicate key.
+    """Return the object in a raw body. Raises ValueError with a short reason for anything else:
+    other JSON, NaN, invalid UTF-8, and (if `once`) a duplicate key.
 
-    Without `once`, the last value of a duplicate key counts, as in nearly every JSON parser. GitLab
-    has sent payloads with duplicate keys, and it disables a webhook after four refusals in a row.
+    Without `once`, the last value of a duplicate key is used, as in nearly every JSON parser.
+    GitLab has sent payloads with duplicate keys, and it disables a webhook after four refusals in a
+    row.
     """
     value = _loaded(body, once=once)
     if not isinstance(value, dict):
@@ -39,8 +40,8 @@ def parsed(body: bytes, *, once: bool = False) -> Payload:
 
 
 def parsed_list(body: bytes) -> list[Payload]:
-    """Return the objects of the list in a raw body. Raises ValueError as `parsed` does, also for a
-    duplicate key."""
+    """Return the objects of the list in a raw body. Raises ValueError for anything else, as
+    `parsed` does, and for a duplicate key."""
     value = _loaded(body, once=True)
     if not isinstance(value, list):
         raise ValueError("not a JSON list")
@@ -49,8 +50,8 @@ def parsed_list(body: bytes) -> list[Payload]:
 
 def object_of(body: bytes) -> dict[str, Any]:
     """Return the object in a raw body unchanged, for callers that validate each field. Raises
-    ValueError as `parsed` does, also for a duplicate key, and for half of a surrogate pair, which
-    no database accepts."""
+    ValueError as `parsed` does, also for a duplicate key. Half of a surrogate pair is an error too,
+    because no database accepts it."""
     value = _loaded(body, once=True)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -115,36 +116,36 @@ class Payload:
         return value
 
     def value(self, *keys: str) -> object:
-        """Return the raw value."""
+        """Return the raw value at the keys; None if it is missing."""
         return self._get(keys)
 
     def at(self, *keys: str) -> Payload:
-        """Return the nested object."""
+        """Return the nested object; empty if it is missing."""
         return Payload(self._get(keys))
 
     def all(self, *keys: str) -> Iterator[Payload]:
-        """Return the objects of a list, the first `LIST_MOST`."""
+        """Return the first `LIST_MOST` objects of a list."""
         value = self._get(keys)
         return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
 
     def text(self, *keys: str) -> str:
-        """Return a text of several lines: valid Unicode, without NUL, cut with a mark after
-        `TEXT_MOST` characters."""
+        """Return a text that may have several lines: valid Unicode without NUL. A text longer than
+        `TEXT_MOST` characters is cut, with a note at the end."""
         value = self._get(keys)
         if isinstance(value, str):
             return _valid(cut(value))
         return ""
 
     def name(self, *keys: str) -> str:
-        """Return a short text (a login, a label, a title, a branch) on one line, at most
-        `NAME_MOST` characters."""
+        """Return a short text (a login, a label, a title, a branch) on one line, cut to `NAME_MOST`
+        characters."""
         value = self._get(keys)
         if isinstance(value, str):
             return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip()
         return ""
 
     def names(self, *keys: str) -> tuple[str, ...]:
-        """Return the short texts of a list, the first `LIST_MOST`."""
+        """Return the first `LIST_MOST` short texts of a list."""
         value = self._get(keys)
         found = (
             Payload({"": each}).name("")
@@ -153,14 +154,15 @@ class Payload:
         return tuple(filter(None, found))
 
     def number(self, *keys: str) -> int:
-        """Return a number from 1 to 2^53, else 0."""
+        """Return a number from 1 to 2^53; 0 for anything else."""
         value = self._get(keys)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
             return value
         return 0
 
     def id(self, *keys: str) -> str:
-        """Return a forge's id as a text: a number from 1 to 2^63, or one ASCII word. Else empty."""
+        """Return an id as a text: a number from 1 to 2^63, or one ASCII word. Empty for anything
+        else."""
         value = self._get(keys)
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 < value < 2**63:
@@ -171,8 +173,8 @@ class Payload:
         return ""
 
     def time(self, *keys: str) -> int:
-        """Return a time (RFC 3339 with its zone, or GitLab's `2017-12-10 16:41:28 UTC`) in ms since
-        1970, else 0."""
+        """Return a time in ms since 1970; 0 for anything but RFC 3339 with a zone or GitLab's
+        `2017-12-10 16:41:28 UTC`."""
         text = self.name(*keys)
         if text.endswith(" UTC"):
             text = f"{text.removesuffix(' UTC')}Z"
@@ -189,7 +191,7 @@ class Payload:
         return self._get(keys) is True
 
     def repository(self, *keys: str) -> str:
-        """Return `owner/name`, or an empty text."""
+        """Return `owner/name`; empty if the value is not a valid name of a repository."""
         value = self.name(*keys)
         plain = _REPOSITORY.fullmatch(value) and not {".", ".."} & set(value.split("/"))
         if plain:
@@ -197,7 +199,7 @@ class Payload:
         return ""
 
     def url(self, *keys: str) -> str:
-        """Return an http(s) address without userinfo, else an empty text."""
+        """Return an http(s) address without userinfo; empty for anything else."""
         value = self._get(keys)
         if not isinstance(value, str) or len(value) > 2000 or not _URL.fullmatch(value):
             return ""
@@ -207,8 +209,8 @@ class Payload:
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:
-    """Return the text, or its first `most` characters with a mark that gives the number of missing
-    ones."""
+    """Return the text. A longer one is cut to `most` characters, with a note of how many are
+    missing."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\n[cut here: {len(text) - most} more characters]"

@@ -1,5 +1,5 @@
 """Verifies that the sender of a body knows the secret. Signatures are computed over the raw body
-and compared in constant time. A missing signature counts as a wrong one."""
+and compared in constant time. A missing signature counts as wrong."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from itertools import product
 
 TOLERANCE_S = 300
-"""Largest difference of a signed time from the present, in seconds, after the Standard Webhooks
+"""Maximum difference of a signed time from the present, in seconds, as in the Standard Webhooks
 specification (1.0.0)."""
 SIGNING = "whsec_"
 
 
 def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
-    """Verify a signature: HMAC-SHA256 in hexadecimal."""
+    """Return whether the signature is the HMAC-SHA256 of the body, in hexadecimal, with one of the
+    secrets."""
     said = _bytes(given)
     found = [
         hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said) for secret in secrets
@@ -26,7 +27,7 @@ def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
 
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
-    """Verify a plain secret, as GitLab's older hooks send it."""
+    """Return whether the text is one of the secrets itself, as GitLab's older hooks send it."""
     said = _bytes(given)
     found = [
         hmac.compare_digest(secret.encode(), said)
@@ -39,8 +40,9 @@ def by_token(secrets: Sequence[str], given: str) -> bool:
 def by_standard(
     secrets: Sequence[str], id: str, at: str, body: bytes, given: str, now_s: float
 ) -> bool:
-    """Verify Standard Webhooks 1.0.0: `v1,BASE64` over `id.timestamp.body`, several separated by
-    spaces; the time must be within `TOLERANCE_S`."""
+    """Return whether one of the signatures is valid by Standard Webhooks 1.0.0. Each is `v1,BASE64`
+    over `id.timestamp.body`; several are separated by spaces. The time must be within
+    `TOLERANCE_S`."""
     if (
         not (id and at.isascii() and at.isdigit() and len(at) < 15)
         or abs(now_s - int(at)) > TOLERANCE_S
@@ -51,7 +53,7 @@ def by_standard(
     said = [
         _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
     ]
-    # All signatures are compared, so that the duration reveals nothing.
+    # All signatures are compared, so that the duration reveals nothing about the secret.
     matches = [hmac.compare_digest(one, other) for one, other in product(right, said)]
     return any(matches)
 

@@ -1,9 +1,9 @@
-"""Finds mentions and commands in the author's own words in a comment: not in quotes, code, or HTML
-comments. Pure. Called by the readers of payloads.
+"""Finds mentions and commands in the words that the author of a comment wrote, not in quotes, code,
+or HTML comments. Pure. Called by the modules that read payloads.
 
 Follows Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes
-begin with `>`; code is between fences or backticks, or indented by four. The cost is linear in the
-length of any text.
+begin with `>`; code is between fences or backticks, or indented by four spaces. The cost is linear
+in the length of the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from perdure.forge.webhooks.payload import LIST_MOST
 
 LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
-"""A login that can be mentioned; a bot of GitHub (`name[bot]`) cannot."""
+"""Pattern of a login that can be mentioned. A GitHub bot (`name[bot]`) cannot."""
 _MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _STOP = re.compile(
     r" {0,3}@([A-Za-z0-9][A-Za-z0-9._-]{0,99})[,:]?[ \t]+(?:please[ \t]+)?stop(?:[ "
@@ -28,32 +28,33 @@ _INDENTED = re.compile(r" {4}| {0,3}\t")
 
 
 def mentioned(text: str) -> tuple[str, ...]:
-    """Return the logins that a text mentions in its author's own words, each once, in order."""
+    """Return the logins that a text mentions outside quotes and code, each once, in order."""
     found = (each.rstrip(".-_") for each in _MENTION.findall(visible_text(text)))
     return tuple(dict.fromkeys(found))[:LIST_MOST]
 
 
 def stopped(text: str) -> tuple[str, ...]:
-    """Return the logins that a text tells to stop: `@login stop` on a separate line."""
+    """Return the logins that a text tells to stop, by `@login stop` on a line of its own."""
     found = [_STOP.fullmatch(line.rstrip()) for line in visible_text(text).splitlines()]
     logins = (match[1].rstrip(".-_") for match in found if match)
     return tuple(dict.fromkeys(logins))[:LIST_MOST]
 
 
 def visible_text(text: str) -> str:
-    """Return the text without quotes, code and HTML comments. Each removed line leaves an empty
-    one."""
+    """Return the text without quotes, code and HTML comments. Each removed line is replaced by an
+    empty one."""
     kept = ["" if quoted or code else line for line, quoted, code in _read(text)]
     return _without_spans("\n".join(kept))
 
 
 def unquoted(text: str) -> str:
-    """Return the text without quotes and HTML comments, with its code."""
+    """Return the text without quotes and HTML comments. Code is kept."""
     return "\n".join(line for line, quoted, _ in _read(text) if not quoted).strip()
 
 
 def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
-    """Yield each line without its HTML comments, whether it is quoted, and whether it is code."""
+    """Yield each line without HTML comments, with two flags: whether it is quoted, and whether it
+    is code."""
     is_first = True
     fence = ""
     in_list = in_quote = is_blank = in_code = False
@@ -69,7 +70,7 @@ def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
             yield line, False, True
             continue
         was_blank, is_blank, is_first = is_blank or is_first, not line.strip(), False
-        # A quoted paragraph continues without the mark until a blank line (lazy continuation).
+        # A quoted paragraph continues without `>` until a blank line (lazy continuation).
         in_quote = bool(_QUOTE.match(line)) or (in_quote and not is_blank and not _ITEM.match(line))
         if _ITEM.match(line):
             in_list = True
@@ -90,7 +91,8 @@ def _without_comments(text: str) -> str:
 
 
 def _without_spans(text: str) -> str:
-    """Remove text between runs of backticks of equal length, within one paragraph."""
+    """Return the text without inline code: text between two runs of backticks of equal length,
+    within one paragraph."""
     return "\n\n".join(map(_without_spans_of, re.split(r"\n[ \t]*\n", text)))
 
 

@@ -1,12 +1,12 @@
-"""The store on PostgreSQL, for several hosts: the same `SqlStore`, over `database.Postgres` instead
+"""The store on PostgreSQL, for several hosts: the same `SqlStore`, with `database.Postgres` instead
 of `sqlite.Sqlite`.
 
-The modules: `database` (transactions, and their fate after a lost connection), `pool`
-(connections), `schema` (migrations), `translation` (converts SQL of SQLite to that of PostgreSQL),
+The modules: `database` (transactions, and how they end after a lost connection), `pool`
+(connections), `schema` (migrations), `translation` (converts SQLite's SQL to PostgreSQL's),
 `errors` (errors as sentences). Needs psycopg 3, the extra `postgresql`.
 
 Every public method of the store is one transaction. If it is certain that the transaction was not
-stored, the method is called again for up to `PATIENCE_S`; then the error is raised.
+stored, the method is called again for up to `PATIENCE_S` seconds. Then the error is raised.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from perdure.protocols import Observer
 
 OPENING_S = 5.0
-"""Maximum time to wait for a server that is just starting, in seconds."""
+"""Maximum wait for a server that is still starting, in seconds."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class PostgresStore(SqlStore):
-    """A `SqlStore` that survives restarts of its server."""
+    """A `SqlStore` that keeps working across restarts of the PostgreSQL server."""
 
 
 def retry_transaction(
     method: Callable[Concatenate[SqlStore, P], R],
 ) -> Callable[Concatenate[SqlStore, P], R]:
     """Wrap a method so that it is called again if its transaction was certainly not stored. After
-    `PATIENCE_S` it raises StoreError."""
+    `PATIENCE_S` seconds the wrapper raises StoreError."""
 
     @wraps(method)
     def tried(store: SqlStore, *args: P.args, **values: P.kwargs) -> R:
@@ -57,7 +57,7 @@ def retry_transaction(
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 1.0)
 
-    # `wraps` does not preserve that the first argument may be passed by name.
+    # mypy: the type of `wraps` does not say that the first argument may be passed by name.
     return tried  # type: ignore[return-value]
 
 
@@ -69,8 +69,8 @@ for _name in dir(SqlStore):
 def open_store(
     url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE
 ) -> PostgresStore:
-    """Open the store in a database of PostgreSQL 14 or later. Create or upgrade its tables if
-    needed. Raises StoreError."""
+    """Open and return the store in a database of PostgreSQL 14 or later. Creates or upgrades its
+    tables if needed. Raises StoreError."""
     database = Postgres(ConnectionPool(url), read_only=read_only)
     try:
         deadline = time.monotonic() + OPENING_S

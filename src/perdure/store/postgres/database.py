@@ -1,18 +1,18 @@
-"""PostgreSQL under the store: runs transactions, and finds out after a lost connection whether a
+"""Runs the store's transactions on PostgreSQL, and determines after a lost connection whether a
 transaction was stored.
 
-A write first takes a lock that all of perdure's writers use. The lock is exclusive. Under a claim
-it is shared with the writers of other runs, and `require_claim` locks the run's own row. So the
-data that a transaction has read remains unchanged until it commits, as on SQLite, without
-serialization failures. If PostgreSQL reports such a failure nevertheless, the transaction is
-repeated (`TransactionNotStored`).
+A write first takes an advisory lock that all of perdure's writers use. An ordinary write takes it
+exclusively. A write under a claim shares it with claimed writes to other runs, and `require_claim`
+locks the run's own row. So the data that a transaction has read remains unchanged until it commits,
+as on SQLite, without serialization failures. If PostgreSQL nevertheless reports such a failure, the
+transaction is repeated (`TransactionNotStored`).
 
 If the answer to a COMMIT never arrives, the change may be stored or not. Each connection therefore
 has a row in `perdure_writers` with the number of its last transaction, written in that transaction.
-After a lost connection, a new one takes the lock exclusively, which waits until the old transaction
-has ended, and reads the row. Its number shows for certain whether the transaction was stored.
-(`pg_xact_status` does not: after a crash, a transaction id that never reached the disk is used
-again.)
+After a lost connection, a new connection takes the lock exclusively, which waits until the old
+transaction has ended, and reads the row. The number shows for certain whether the transaction was
+stored. (`pg_xact_status` does not: after a crash, a transaction id that never reached the disk is
+used again.)
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from perdure.store.postgres.translation import statements
 from perdure.store.queries import SQL
 
 PATIENCE_S = 30.0
-"""Maximum time for which a transaction is repeated, in seconds."""
+"""Maximum time for which a transaction is retried, in seconds."""
 CERTAIN_S = 120.0
-"""Maximum time to find out whether a COMMIT was stored, in seconds. After that time this remains
+"""Maximum time to find out whether a COMMIT was stored, in seconds. After that the result remains
 unknown."""
 
 LOCK = 0x70726472
@@ -46,15 +46,15 @@ INSERT INTO perdure_writers (id, mark, at) VALUES (%(id)s, %(mark)s, %(now)s)
 ON CONFLICT (id) DO UPDATE SET mark = excluded.mark, at = excluded.at
 """
 OLD_MS = 30 * 86_400_000
-"""Age in milliseconds at which rows of `perdure_writers` are deleted whose connections were not
-closed properly."""
+"""Age in milliseconds at which a row of `perdure_writers` is deleted. Such rows remain from
+connections that were not closed properly."""
 
 STATEMENTS = {text: statement.encode() for text, statement in statements(SQL).items()}
 
 
 class Cursor:
-    """Executes the store's statements, which are written for SQLite. PostgreSQL text cannot contain
-    NUL: it is replaced by its symbol, U+2400."""
+    """Executes the store's statements, which are written for SQLite. Text in PostgreSQL cannot
+    contain NUL, so NUL is replaced by its symbol, U+2400."""
 
     def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
         self._connection = connection
@@ -72,7 +72,7 @@ class Cursor:
 
 
 class Postgres:
-    """An open database. Threads may share it: each transaction has its own connection."""
+    """An open PostgreSQL database. Threads may share it; each transaction has a connection."""
 
     def __init__(self, lines: ConnectionPool, *, read_only: bool = False) -> None:
         self.lines = lines
@@ -80,7 +80,7 @@ class Postgres:
         self.read_only = read_only
 
     def now(self) -> int:
-        """Return the server's clock, which is the same for all hosts."""
+        """Return the time by the server's clock in ms, which is the same for all hosts."""
         with self.lines.lent() as line, self._in_words(line):
             return _one(line.connection.execute(NOW))
 
@@ -120,8 +120,8 @@ class Postgres:
                     raise
 
     def problems(self) -> list[str]:
-        """Return the invalid indexes (postgresql.org/docs/15/catalog-pg-index.html), or why the
-        database cannot be queried."""
+        """Return the invalid indexes (postgresql.org/docs/15/catalog-pg-index.html) as sentences,
+        or the reason why the database cannot be queried."""
         query = (
             "SELECT c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
             "WHERE NOT i.indisvalid AND c.relnamespace = current_schema()::regnamespace"
@@ -140,7 +140,7 @@ class Postgres:
 
     def _is_stored(self, lost: PooledConnection) -> bool:
         """Return whether the last transaction of a lost connection was stored. Raises StoreError if
-        that cannot be found out."""
+        that cannot be determined."""
         lost.close()
         deadline = time.monotonic() + CERTAIN_S
         while True:
@@ -164,7 +164,8 @@ class Postgres:
 
     @contextmanager
     def _rolled_back(self, line: PooledConnection) -> Iterator[None]:
-        """Roll back a failed transaction. Close the connection if even the rollback fails."""
+        """Roll back the transaction if the block raises. Closes the connection if the rollback
+        fails too."""
         try:
             yield
         except BaseException:

@@ -1,5 +1,5 @@
-"""Turns PostgreSQL's errors into sentences, and decides which of them are worth another try. The
-sentences contain no passwords."""
+"""Turns PostgreSQL's errors into sentences without passwords, and decides after which errors a
+transaction is retried."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ HINT = "perdure doctor"
 LATER = "check that the server runs (perdure doctor), then try again"
 
 TRANSIENT = ("08", "57P01", "57P02", "57P03", "53300", "40001", "40P01", "25P03", "25006")
-"""SQLSTATEs after which the same transaction may succeed: no connection, shutting down, starting
-up, too many connections, serialization failure, deadlock, a transaction that was left open for too
-long, a standby (postgresql.org/docs/15/errcodes-appendix.html)."""
+"""SQLSTATEs after which a retry of the transaction may succeed: no connection, shutting down,
+starting up, too many connections, serialization failure, deadlock, a transaction that was left open
+for too long, a standby (postgresql.org/docs/15/errcodes-appendix.html)."""
 
 HOPELESS = re.compile(
     r"password|authentication|no pg_hba\.conf entry|database .* does not exist|role .* (?:does not "
@@ -25,17 +25,17 @@ HOPELESS = re.compile(
     r"denied|certificate",
     re.IGNORECASE,
 )
-"""Messages of a server (or libpq) after which waiting does not help. If the server's messages are
-in another language, these errors are reported too, but only after the waiting time."""
+"""Messages of the server (or libpq) after which a retry is useless. If the server's messages are in
+another language, they are not recognized, and the error is reported only after all retries."""
 
 
 class TransactionNotStored(StoreError):
-    """Nothing was stored, and the whole transaction may be tried again. The message is shown if
-    there is no time left for that."""
+    """Nothing was stored, and the whole transaction may be retried. The message is shown if there
+    is no time left for a retry."""
 
 
 def place_of(url: str) -> str:
-    """Return the address without its password and its options. Raises StoreError."""
+    """Return the address without password and options. Raises StoreError for an invalid address."""
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
@@ -49,7 +49,7 @@ def place_of(url: str) -> str:
 
 
 def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
-    """Return the error to show for a database error. `lost`: the connection was lost as well,
+    """Return the error to raise for an error of psycopg. `lost`: the connection was lost as well,
     before anything was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
@@ -99,8 +99,8 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
 
 
 def unreachable(error: psycopg.Error, place: str) -> StoreError:
-    """Return the error for a connection that could not be made: a `TransactionNotStored` if waiting
-    may help."""
+    """Return the error for a failed attempt to connect. It is a `TransactionNotStored` if a retry
+    may succeed."""
     said = _first_line(error)
     if isinstance(error, psycopg.OperationalError) and not HOPELESS.search(said):
         return TransactionNotStored(f"The database {place} cannot be reached: {said}", LATER)

@@ -1,4 +1,4 @@
-"""Checks of a PostgreSQL database for `perdure doctor`: version, permissions, durability and clock
+"""Checks a PostgreSQL database for `perdure doctor`: version, permissions, durability and clock
 difference."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from perdure.store.postgres.database import Postgres
 from perdure.store.sql import SqlStore
 
 OLDEST = 140_000
-"""`server_version_num` of PostgreSQL 14, the oldest version that is still maintained
+"""`server_version_num` of PostgreSQL 14, the oldest version that PostgreSQL still maintains
 (postgresql.org/support/versioning, 2026)."""
 SKEW_MS = 5_000
 
@@ -26,7 +26,8 @@ SELECT current_setting('server_version') AS version,
 
 
 def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
-    """Yield the findings: `ok`, `warn` or `bad`, and a sentence. Raises StoreError."""
+    """Check the database of a store. Yields findings: `ok`, `warn` or `bad`, and a sentence. Raises
+    StoreError."""
     database = store._database
     assert isinstance(database, Postgres)
     with database.lines.lent() as line:

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: made on demand, lent to one transaction at a time, at most `MOST` of
-them.
+"""Connections to PostgreSQL. They are opened on demand and used by one transaction at a time, at
+most `MOST` of them.
 
-This is not psycopg_pool, because psycopg_pool reports "timed out after 30 s" for a wrong password.
-It also starts threads, which is too slow for a command of 100 ms.
+psycopg_pool is not used, because it reports "timed out after 30 s" for a wrong password. It also
+starts threads, which is too slow for a command of 100 ms.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from perdure.store.postgres.errors import TransactionNotStored, place_of, unreac
 
 MOST = 5
 WAIT_S = 30.0
-"""Maximum wait of a transaction for a connection, in seconds. SETTINGS has the same limit for
-locks."""
+"""Maximum wait of a transaction for a connection, in seconds. SETTINGS sets the same limit for
+database locks."""
 
 DEFAULTS: dict[str, Any] = {
     "application_name": "perdure",
@@ -35,8 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq's parameters, unless the address sets others. A peer that disappears silently is noticed
-within 15 s (tcp(7))."""
+"""Parameters for libpq that apply unless the address sets others. With them, a peer that disappears
+silently is noticed within 15 s (tcp(7))."""
 
 SETTINGS = """
 SET idle_in_transaction_session_timeout = '10s';
@@ -49,12 +49,12 @@ SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') = 'off'
 """
-"""Settings of every connection. If a process is stopped or disconnected in the middle of a
-transaction, it blocks the others for at most 10 s."""
+"""Statement with the settings of every connection. A process that is stopped or disconnected in the
+middle of a transaction blocks the others for at most 10 s."""
 
 
 class PooledConnection(Struct, eq=False):
-    """A connection, and the id under which its commits are recorded: see `database.Postgres`."""
+    """A connection, with the id under which its commits are recorded (see `database.Postgres`)."""
 
     connection: psycopg.Connection[DictRow]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -78,8 +78,8 @@ class ConnectionPool:
 
     @contextmanager
     def lent(self) -> Iterator[PooledConnection]:
-        """Lend a connection for one transaction. If the transaction does not leave it idle, it is
-        closed. Raises StoreError, Again."""
+        """Lend a connection for one transaction. If the connection is not idle afterwards, it is
+        closed. Raises StoreError, TransactionNotStored."""
         if not self._free.acquire(timeout=WAIT_S):
             raise StoreError(
                 f"All {MOST} connections to {self.place} have been in use for more than "
@@ -96,7 +96,7 @@ class ConnectionPool:
             self._free.release()
 
     def made(self) -> PooledConnection:
-        """Return a new connection. Raises StoreError, Again."""
+        """Return a new connection. Raises StoreError, TransactionNotStored."""
         if self._closed:
             raise StoreError(f"The database {self.place} was closed")
         connection = None
@@ -112,8 +112,8 @@ class ConnectionPool:
         return PooledConnection(connection)
 
     def made_in(self, patience_s: float) -> PooledConnection:
-        """Return a new connection. Retry for this many seconds if waiting may help. Raises
-        StoreError."""
+        """Return a new connection. If a retry may help, it is retried for `patience_s` seconds.
+        Raises StoreError."""
         deadline, pause = time.monotonic() + patience_s, 0.05
         while True:
             try:
@@ -125,15 +125,15 @@ class ConnectionPool:
             pause = min(pause * 2, 1.0)
 
     def forget(self) -> None:
-        """Close all idle connections. Called after one was lost, because the others may be lost
-        too."""
+        """Close all idle connections. Called after one connection was lost, because the others may
+        be lost too."""
         with self._turn:
             idle, self._idle = self._idle, []
         for line in idle:
             line.close()
 
     def close(self) -> None:
-        """Close all connections, and delete their marks."""
+        """Close all connections, and delete their rows in `perdure_writers`."""
         with self._turn:
             self._closed = True
             idle, self._idle = self._idle, []

@@ -1,9 +1,9 @@
 """Upgrades the schema on PostgreSQL: the same numbered scripts as on SQLite, all in one
 transaction.
 
-In PostgreSQL too, DDL is part of the transaction: a kill at any point leaves either the previous
-schema or the newest one. If many processes start at once, the first one does the upgrade, under the
-lock that all writers share, and the others wait for it.
+In PostgreSQL too, DDL is part of the transaction. After a kill at any point, the database has
+either the previous schema or the newest one. If several processes start at once, the first one does
+the upgrade, under the lock that all writers share, and the others wait.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CREATE TABLE perdure_writers (id TEXT PRIMARY KEY, mark BIGINT NOT NULL, at BIGI
 
 
 def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Path = SCRIPTS) -> int:
-    """Return the schema version of a database, 0 for an empty one. Raises StoreError for a database
-    of a newer perdure or of another program."""
+    """Return the schema version of a database; 0 for an empty one. Raises StoreError for a database
+    from a newer perdure or from another program."""
     row = connection.execute(
         "SELECT to_regclass('perdure_schema') IS NOT NULL AS there,"
         " EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema()) AS any"
@@ -53,7 +53,7 @@ def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Pat
 
 
 def migrate(database: Postgres, scripts: Path = SCRIPTS) -> None:
-    """Upgrade the schema, or change nothing. Raises StoreError."""
+    """Upgrade the schema. An error leaves the database unchanged. Raises StoreError."""
     with database.lines.lent() as line:
         connection, place = line.connection, database.place
         try:

@@ -1,10 +1,10 @@
-"""Translates SQL written for SQLite into SQL of PostgreSQL: the statements of `queries.sql`, and
-the migrations. Only this module translates SQL.
+"""Translates SQLite's SQL into PostgreSQL's: the statements of `queries.sql`, and the migrations.
+Only this module translates SQL.
 
-The statements and the migrations are portable, so there is little to translate: parameters, types,
-and triggers, which PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE
-"C"`. A trigger that this module does not know raises ValueError in the first test that opens a
-store.
+The statements and the migrations are portable, so only a few things differ: parameters, types, and
+triggers, which PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE "C"`. A
+trigger that this module cannot translate raises ValueError when a store is opened, so the first
+test finds it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 
 LOCKING = frozenset({"held", "held_audit_head"})
-"""Names of statements whose row stays locked until the transaction ends: this is needed because
-claimed writes run concurrently. The head of the audit trail is read last in a transaction, so it
-cannot deadlock."""
+"""Names of the statements that lock their row until the transaction ends. The lock is needed
+because claimed writes run concurrently. The head of the audit trail is locked last in every
+transaction, so it cannot cause a deadlock."""
 
 TYPES = (
     (
@@ -37,8 +37,7 @@ DROP_TRIGGER = re.compile(r"DROP\s+TRIGGER\s+(\w+)\s*;?\s*")
 
 
 def statements(named: dict[str, str]) -> dict[str, str]:
-    """Return the statements of `queries.sql`, by their original text, in the form that psycopg
-    takes."""
+    """Translate the statements of `queries.sql` for psycopg. The keys are the original texts."""
     return {
         text: _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
         for name, text in named.items()
@@ -51,8 +50,8 @@ def _statement(text: str) -> str:
 
 
 def migration(statement: str) -> Iterator[str]:
-    """Translate one statement of a migration. Raises ValueError for a trigger that does anything
-    other than raise an error."""
+    """Translate one statement of a migration, and yield the resulting statements. Raises ValueError
+    for a trigger that does anything but raise an error."""
     bare = _bare(statement).strip()
     if not bare:
         return

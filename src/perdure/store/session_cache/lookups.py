@@ -1,9 +1,9 @@
-"""Looks up the live session of a key as quickly as possible: in this process's memory, in Redis, in
-the store.
+"""Looks up the live session of a key as quickly as possible: in this process's memory, then in
+Redis, then in the store.
 
-Memory is trusted for a few seconds, and only while this process receives the names that others
-write (by a subscription in its own thread). The absence of a session is never cached: only the
-store can say that.
+A session in memory is trusted for a few seconds, and only while this process is notified of the
+writes of other processes (by a subscription in its own thread). The absence of a session is never
+cached, so it is always the store that reports it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.store.session_cache.records import SessionRecords
 
 TTL_S = 3600.0
-"""Time after which an unused record expires, in seconds; every use renews it."""
+"""Time after which an unused record expires, in seconds. Every use starts it again."""
 MEMORY_S = 5.0
 HEARD_S = 3.0
-"""Time without a message from Redis after which memory is not trusted, in seconds."""
+"""Maximum time since the last message from Redis for which memory is trusted, in seconds."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
 
 
 class SharedCache(Protocol):
-    """The shared part: `redis.Redis`."""
+    """The interface of the cache that processes share. `redis.Redis` implements it."""
 
     def get(self, name: str, token: str) -> bytes | None: ...
 
@@ -46,7 +46,7 @@ class SharedCache(Protocol):
 
 
 class CachedLookups:
-    """The cache of one process over one store. Threads may share it."""
+    """The session cache of one process in front of one store. Threads may share it."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class CachedLookups:
         far: SharedCache,
         hear: Callable[[LocalCache, threading.Event], None],
     ) -> None:
-        """Set up the cache. `hear` follows the writes of others and updates the memory, until its
-        event is set."""
+        """Set up the cache. `hear` runs in a thread, follows the writes of other processes and
+        updates the memory, until its event is set."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = LocalCache()
         self._ended = threading.Event()
@@ -65,7 +65,8 @@ class CachedLookups:
     def session(
         self, key: SessionKey, ask: Callable[[SessionKey], Session | None]
     ) -> Session | None:
-        """Return the live session, or None if `ask`, which reads the store, finds none."""
+        """Return the live session of a key, or None. If the cache does not have it, call `ask`,
+        which reads the store."""
         name = self._records.name(key)
         found = self._memory.get(name)
         if found is not None:
@@ -82,15 +83,15 @@ class CachedLookups:
         return found
 
     def stored(self, sessions: Sequence[Session]) -> None:
-        """Update the cache with sessions that were just committed. Retired ones are kept as such:
-        they mark older records as outdated."""
+        """Update the cache with sessions that were just committed. Retired sessions are stored too,
+        because they prevent an older record from being stored afterwards."""
         for session in sessions:
             name = self._records.name(session.key)
             self._memory.drop(name)
             self._far.put(name, session.revision, self._records.write(session, _now()))
 
     def close(self) -> None:
-        """End the thread and the connections."""
+        """Stop the thread and close the connections."""
         self._ended.set()
         if self._listener is not None:
             self._listener.join()
@@ -113,8 +114,8 @@ class CachedLookups:
             return None
 
     def _listen(self) -> None:
-        """Start the subscription at the second lookup: a program that looks up only once needs no
-        memory."""
+        """Start the subscription at the second lookup. A program that looks up only once does not
+        need the memory."""
         self._asked += 1
         if self._asked == 2:
             self._listener = threading.Thread(
@@ -127,7 +128,8 @@ class CachedLookups:
 
 
 class LocalCache:
-    """The sessions that were looked up lately. Trusted only while the subscription works."""
+    """The sessions that this process looked up recently. They are trusted only while the
+    subscription works."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[Session, float]] = OrderedDict()
@@ -136,7 +138,7 @@ class LocalCache:
         self._dropped = 0
 
     def get(self, name: str) -> Session | None:
-        """Return the session, if it can still be trusted."""
+        """Return the session of a name; None if there is none, or if it is too old to trust."""
         now = time.monotonic()
         with self._turn:
             found = self._kept.get(name)
@@ -146,12 +148,12 @@ class LocalCache:
             return found[0]
 
     def mark(self) -> int:
-        """Return a mark. Take it before looking up a session: if anything is dropped after the
-        mark, the answer may be outdated."""
+        """Return the number of names that were dropped so far. Read it before a lookup and pass it
+        to `put`, which detects by it that the session may have become outdated meanwhile."""
         return self._dropped
 
     def put(self, name: str, session: Session, mark: int) -> None:
-        """Remember a live session, unless anything was dropped since the mark."""
+        """Keep a live session, unless any name was dropped since `mark` was read."""
         with self._turn:
             if mark != self._dropped or session.state is SessionState.RETIRED:
                 return
@@ -161,17 +163,17 @@ class LocalCache:
                 self._kept.popitem(last=False)
 
     def drop(self, name: str) -> None:
-        """Forget a name that this process or another one has written."""
+        """Drop a name, because this process or another one has written its session."""
         with self._turn:
             self._dropped += 1
             self._kept.pop(name, None)
 
     def alive(self) -> None:
-        """Note that Redis has sent a message."""
+        """Register that Redis has just sent a message."""
         self._heard = time.monotonic()
 
     def lost(self) -> None:
-        """Forget everything: writes may have been missed."""
+        """Drop all sessions, because notifications of writes may have been missed."""
         with self._turn:
             self._dropped += 1
             self._heard = float("-inf")
@@ -181,8 +183,8 @@ class LocalCache:
 def open(  # noqa: A001
     url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S
 ) -> CachedLookups:
-    """Return the cache at a Redis address, for the store with this identity, without connecting
-    yet. Raises ConfigError if `redis` is not installed or does not accept the address."""
+    """Return a cache in the Redis at this address, for the store with this identity. Does not
+    connect yet. Raises ConfigError if `redis` is not installed or does not accept the address."""
     try:
         from perdure.store.session_cache.redis import Redis, unreachable
     except ImportError as error:
@@ -215,7 +217,7 @@ def open(  # noqa: A001
 
 
 def _follow(listener: Any, memory: LocalCache, ended: threading.Event) -> None:
-    """Follow one subscription, until it breaks or the cache is closed."""
+    """Process the messages of one subscription, until it breaks or the cache is closed."""
     pinged = time.monotonic()
     while not ended.is_set():
         message = listener.get_message(timeout=0.1)

@@ -1,5 +1,5 @@
-"""The format of a session in Redis: `revision at signature body`. A record that the store's secret
-did not sign is rejected.
+"""The format of a session in Redis: `revision time signature body`. A record without a valid
+signature by the store's secret is rejected.
 
 The revision comes first, so that a script in Redis can compare it. The signature covers everything
 else and the key, so that a record cannot be moved to another key.
@@ -15,30 +15,31 @@ from msgspec import Struct
 from perdure.model import Session, SessionKey
 
 LARGEST = 256 * 1024
-"""Maximum size of a record that is fetched, in bytes; a session has a few hundred."""
+"""Maximum size of a record that is fetched, in bytes. A session usually has a few hundred bytes."""
 SURE_S = 600.0
-"""Maximum age of a record, in seconds since it was read from the store. Use does not extend it."""
+"""Maximum age of a record since it was read from the store, in seconds. Use does not extend it."""
 
 
 class SessionRecords(Struct, frozen=True):
-    """The names and the format of one store's sessions in Redis."""
+    """Names and encodes the sessions of one store in Redis."""
 
     store: str
-    """The store's id: several stores may share one Redis."""
+    """Id of the store, which is part of each name because several stores may share one Redis."""
     secret: bytes
 
     def name(self, key: SessionKey) -> str:
-        """Return the key in Redis. It is a hash, because agents and scopes may be any text."""
+        """Return the key in Redis for a session's key. It is a hash, because agent and scope may
+        contain any characters."""
         told = f"{len(key.agent)}:{key.agent}{key.scope}".encode("utf-8", "surrogatepass")
         return f"perdure:{self.store}:session:{hashlib.sha256(told).hexdigest()[:32]}"
 
     @property
     def channel(self) -> str:
-        """The channel on which the names of written records are published."""
+        """Name of the channel on which the names of written records are published."""
         return f"perdure:{self.store}:written"
 
     def write(self, session: Session, at: int) -> bytes:
-        """Return the record of a session that was read from the store at this time (ms)."""
+        """Encode a session that was read from the store at the time `at` (ms)."""
         from perdure.model.codec import encode
 
         body = encode(session).encode()
@@ -46,8 +47,8 @@ class SessionRecords(Struct, frozen=True):
         return f"{head} {self._sign(session.key, head, body)} ".encode() + body
 
     def read(self, key: SessionKey, content: bytes, now: int) -> Session | None:
-        """Return the session, live or retired; None if the record is too old. Raises ValueError for
-        a record that this store did not write."""
+        """Decode a record, and return the session, live or retired; None if the record is too old.
+        Raises ValueError for a record that this store did not write."""
         from msgspec import MsgspecError
 
         from perdure.model.codec import decode

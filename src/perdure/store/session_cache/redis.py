@@ -1,11 +1,11 @@
 """The shared part of the session cache, in Redis (redis-py 8): get, put, and notification of the
-writes of other processes. It answers quickly or not at all.
+writes of other processes. Every call ends quickly, with or without an answer.
 
-Every request has a time limit. After a failure, a circuit breaker skips Redis for a while, so that
-a stalled server costs a fraction of a second only once. A name whose record could not be written in
-that time is remembered in `_owed`, because its record in Redis may be outdated. All such records
-are removed before the next request to Redis. Each kind of problem is reported once, in a sentence
-without the address's password, and never raised.
+Every request has a time limit. After a failure, a circuit breaker skips Redis for a while. So a
+stalled server delays only one request, by a fraction of a second. If a record could not be written
+during that time, its name is kept in `_owed`, because the record in Redis may be outdated. All such
+records are removed before the next request to Redis. Each kind of problem is reported once, in a
+sentence without the password of the address, and never raised.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from perdure.config.passwords import without_password
 from perdure.store.session_cache.records import LARGEST
 
 LIMIT_S = 0.25
-"""Timeout for a connection, and for an answer, in seconds."""
+"""Timeout for connecting, and for each answer, in seconds."""
 AWAY_S = 2.0
 AWAY_AT_MOST_S = 60.0
-"""Maximum time for which the breaker stays open, in seconds. It begins with AWAY_S and doubles with
-each failure."""
+"""Maximum time for which the circuit breaker skips Redis, in seconds. The time begins with AWAY_S
+and doubles with each failure."""
 FILLING_S = 2.0
-"""Time after an unsuccessful lookup in which its caller may store the record with `fill`, in
-seconds."""
+"""Time after an unsuccessful `get` during which the same caller may store the record with `fill`,
+in seconds."""
 OWED = 100_000
-"""Maximum number of names that are remembered for removal. The outdated record of any further name
-may be used for at most `records.SURE_S`."""
+"""Maximum number of names in `_owed`. The outdated record of a name beyond this limit may be used
+for at most `records.SURE_S` seconds."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -49,8 +49,9 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {2, redis.call('GET', KEYS[1])}
 """
-"""Script of `get`. Returns 0 if there is no record (the last caller may store one with `fill`), 1
-if the value is not a record, 2 with a record, whose time to live is renewed."""
+"""Lua script of `get`. Returns 0 if there is no record; the last caller may then store one with
+`fill`. Returns 1 if the value is too large or of another type, and deletes it. Returns 2 and the
+record otherwise, and renews its time to live."""
 
 FILL = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
@@ -58,8 +59,8 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-"""Script of `fill`. Writes only if the name was not written, removed or lost since `get` found no
-record. Otherwise the record that was read from the store may be outdated."""
+"""Lua script of `fill`. Writes only if the name was not written or removed since `get` found no
+record. Otherwise the record that the caller read from the store may be outdated."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -79,8 +80,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], KEYS[1])
 return 1
 """
-"""Script of `put`. An older record never replaces a newer one. If two have the same revision but
-differ, neither is kept."""
+"""Lua script of `put`. An older record never replaces a newer one. If two records have the same
+revision but differ, both are dropped."""
 
 DROP = """
 for _, name in ipairs(KEYS) do
@@ -92,11 +93,11 @@ return 1
 
 
 class Redis:
-    """One Redis, as one process uses it. Threads may share it."""
+    """The connection of one process to one Redis. Threads may share it."""
 
     def __init__(self, url: str, channel: str, ttl_s: float, tell: Callable[[str], None]) -> None:
-        """Prepare the client, without connecting yet. Raises ValueError for an address that
-        redis-py does not accept."""
+        """Prepare the client. Does not connect yet. Raises ValueError for an address that redis-py
+        does not accept."""
         never = Retry(NoBackoff(), 0)
         self.place = without_password(url)
         self._client = redis.Redis.from_url(
@@ -119,9 +120,9 @@ class Redis:
         self._told: set[str] = set()
 
     def get(self, name: str, token: str) -> bytes | None:
-        """Return the record, or None if there is none or Redis does not answer. If there is none,
-        the holder of `token` may store one with `fill`. A value that is not a record is removed and
-        reported."""
+        """Return the record; None if there is none, or if Redis does not answer. If there is none,
+        the caller may store one with `fill` and the same `token`. A value that is not a record is
+        removed and reported."""
         found = self._ask(
             lambda: self._get(
                 keys=_keys(name), args=[self._ttl_ms, LARGEST, token, int(FILLING_S * 1000)]
@@ -135,15 +136,15 @@ class Redis:
         return bytes(found[1])
 
     def fill(self, name: str, record: bytes, token: str) -> None:
-        """Store a record that was read from the database after `get` found none, unless the name
-        was written or removed since."""
+        """Store a record that the caller read from the database after `get` found none. Does
+        nothing if the name was written or removed meanwhile."""
         if len(record) <= LARGEST:
             self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
 
     def put(self, name: str, revision: int, record: bytes) -> None:
         """Store a record that was written to the database, unless Redis has a newer one, and notify
-        other processes. If Redis cannot be reached, remember the name, so that its outdated record
-        is removed later."""
+        other processes. If Redis cannot be reached, keep the name, so that its outdated record is
+        removed later."""
         if len(record) > LARGEST:
             self.drop(name)
             return
@@ -158,24 +159,24 @@ class Redis:
             self._owe(name)
 
     def drop(self, name: str) -> None:
-        """Remove a record, now or as soon as Redis can be reached again."""
+        """Remove a record, or keep its name for removal if Redis cannot be reached now."""
         if self._ask(lambda: self._drop(keys=[name], args=[self._channel])) is None:
             self._owe(name)
 
     def told(self, what: str) -> None:
-        """Report a problem, each kind once."""
+        """Report a problem, unless the same one was reported before."""
         if what not in self._told:
             self._told.add(what)
             self._tell(f"the session cache at {self.place}: {what}")
 
     def listener(self) -> Any:
-        """Return a subscription to the names that are written, not yet started. It raises the
-        errors in `unreachable`."""
+        """Return a new subscription for the names of written records. Its methods raise the errors
+        in `unreachable`."""
         return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Remove the records of the remembered names, if Redis can be reached, and close the
-        connections."""
+        """Remove the outdated records of the names in `_owed`, if Redis can be reached, and close
+        the connections."""
         self._ended.set()
         debtor = self._debtor
         if debtor is not None:
@@ -185,8 +186,8 @@ class Redis:
         self._client.close()
 
     def _owe(self, name: str) -> None:
-        """Remember a name whose record could not be written. The next request removes its record
-        from Redis. If no request follows, a thread does."""
+        """Add a name whose record could not be written to `_owed`. The next request removes the
+        record from Redis. A thread does it if no request follows."""
         with self._turn:
             if len(self._owed) < OWED:
                 self._owed[name] = None
@@ -205,7 +206,8 @@ class Redis:
                     return
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
-        """Return the answer, or None if there is none in time."""
+        """Call `ask` and return its result. Returns None if the circuit breaker is open, or if
+        Redis does not answer in time."""
         if time.monotonic() < self._away_until:
             return None
         try:
@@ -222,8 +224,8 @@ class Redis:
         return answer
 
     def _pay(self) -> None:
-        """Remove the records of the remembered names. Each name is taken off the list first,
-        because it may be added again meanwhile."""
+        """Remove the outdated records of the names in `_owed`. Each name leaves `_owed` before its
+        record is removed, because another thread may add it again meanwhile."""
         while self._owed:
             with self._turn:
                 names = list(self._owed)[:1000]
@@ -242,11 +244,12 @@ def _keys(name: str) -> list[str]:
 
 
 unreachable = (redis.RedisError, OSError, ValueError)
-"""Errors that a connection may raise."""
+"""Errors that a request to Redis may raise."""
 
 
 def problem(url: str) -> str:
-    """Return why Redis cannot be used at an address, in a few words; "" if it can."""
+    """Return the reason why Redis cannot be used at an address, as the name of the error; empty if
+    it can."""
     client = redis.Redis.from_url(
         url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
     )
