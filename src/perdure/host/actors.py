@@ -1,10 +1,10 @@
-"""The author of an action: the actor that the journal and the audit trail name.
+"""Names the author of each action in the journal and the audit trail: the actor.
 
 An actor is a text: `token:NAME` for a client of `perdure serve`, `forge:SOURCE/LOGIN` for the
-person behind a delivery, `local:USER@HOST` for a user of the command line or the library,
-`operator:...` for Kubernetes, and `perdure` for what perdure does by itself. Each entry point names
-its actor with `acting`; the store asks for `current` in each transaction. A thread that perdure
-starts itself begins without an actor, so it acts as perdure.
+person who caused a delivery, `local:USER@HOST` for a user of the command line or the library,
+`operator:...` for Kubernetes, and `perdure` for actions that perdure takes by itself. Each entry
+point sets its actor with `acting`, and the store asks for `current` in each transaction. A thread
+that perdure starts begins without an actor, so its actions are attributed to `perdure`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from functools import cache
 from perdure.rules.text import one_line
 
 PERDURE = "perdure"
-"""The actor of everything that perdure does on its own."""
+"""Actor of the actions that perdure takes by itself."""
 LONGEST = 200
 _acting: ContextVar[str] = ContextVar("acting", default="")
 
 
 def actor(kind: str, name: str) -> str:
-    """Return the actor with this name, which may come from outside: cleaned, on one line, short."""
+    """Return the actor as `kind:name`. The name may come from outside, so control characters and
+    line breaks are removed, and the text is cut to `LONGEST` characters."""
     return one_line(f"{kind}:{name}", LONGEST)
 
 
 def current(default: str = PERDURE) -> str:
-    """Return the actor of the running call, or the default if none was named."""
+    """Return the actor of the running call, or `default` if no actor was set."""
     return _acting.get() or default
 
 
 @contextmanager
 def acting(name: str) -> Iterator[None]:
-    """Attribute everything that is done in the block to this actor."""
+    """Attribute all actions in the block to the actor `name`."""
     token = _acting.set(name)
     try:
         yield
@@ -46,9 +47,9 @@ def acting(name: str) -> Iterator[None]:
 
 @cache
 def local_person() -> str:
-    """Return the user of this process, by its real id; environment variables could name anybody.
-    The result of the first call is kept, so that call must come before the process switches to
-    another account (`run_as`)."""
+    """Return the actor for the user who started this process. The real user id decides, because
+    environment variables can be set to any name. The first result is cached. So the first call must
+    come before the process switches to another account (`run_as`)."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name

@@ -1,8 +1,9 @@
-"""Says how to install an extra of perdure here, with the tool that installed perdure itself.
+"""Builds the command that installs an optional dependency (an extra) of perdure, with the tool that
+installed perdure itself.
 
-If pipx or uv installed perdure, `pip install 'perdure[plans]'` installs into another environment.
-If perdure was installed from a checkout, that command finds no package. Called for hints, when a
-library is missing.
+Used in the hints of errors about a missing library. A fixed hint such as `pip install
+'perdure[plans]'` would be wrong in two cases: after pipx or uv it installs into another
+environment, and for a checkout pip finds no package of that name.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def install_command(extra: str) -> str:
 
 
 def _requirement(extras: list[str]) -> tuple[bool, str]:
-    """Return whether perdure is installed in place, and the requirement to install. The requirement
-    is the checkout that perdure was installed from, if that still exists, otherwise the package's
-    name."""
+    """Return whether perdure is an editable installation, and the requirement to install. The
+    requirement is the checkout that perdure was installed from, if it still exists; otherwise the
+    package's name."""
     from urllib.parse import unquote, urlparse
 
     source = _source()
@@ -52,7 +53,8 @@ def _requirement(extras: list[str]) -> tuple[bool, str]:
 
 
 def _source() -> dict[str, Any]:
-    """Return where perdure was installed from (PEP 610), or {} if that was a package index."""
+    """Return the content of `direct_url.json` (PEP 610), which says where perdure was installed
+    from. Return {} if it came from a package index."""
     try:
         found = json.loads(_record("direct_url.json") or "{}")
     except ValueError:
@@ -67,7 +69,7 @@ def _installer() -> str:
 
 
 def _record(name: str) -> str:
-    """Return a file of the installation's metadata, or "" if there is none."""
+    """Return the text of a file in the installed package's metadata, or "" if there is none."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -77,8 +79,8 @@ def _record(name: str) -> str:
 
 
 def _of_receipt(place: Path) -> list[str]:
-    """Return the extras that uv installed before: a new installation replaces the old one, so it
-    has to name them again."""
+    """Return the extras of perdure that uv has already installed. A new `uv tool install` replaces
+    the old installation, so its command has to name these extras again."""
     import tomllib
 
     try:

@@ -1,16 +1,15 @@
 """Gives agents a user account of their own: the setting `run_as`, `USER:GROUP`.
 
-`settings()` of the command line calls `adopt` before a verb does anything. From then on perdure
-runs as the agents' user, with the service's group as its effective group. Everything that agents
-must not see is below directories that belong to root and to that group. A process that perdure
-starts for an agent loses the group permanently. Guarantees, on Linux: without the group no path
-leads to those directories, and the kernel refuses to show or trace a process that has it
-(ptrace(2): all user and group ids must be equal). Processes of one user can still send each other
-signals.
+`settings()` of the command line calls `adopt` before a command does anything. From then on perdure
+runs as the agents' user, with the service's group as its effective group. All files that agents
+must not see are in directories that belong to root and to that group. A process that perdure starts
+for an agent loses the group permanently. Guarantees, on Linux: without the group, no path leads to
+those directories. The kernel also refuses to show or trace a process that has the group (ptrace(2):
+all user and group ids must be equal). Processes of one user can still send each other signals.
 
-The real group remains the agents' own, so that dropping the service's group needs no rights. The
-shim and the keeper start the agent with its effective ids reset (`shim.spawn`); everything else
-asks `dropped`.
+The real group remains the agents' group, so that a process can drop the service's group without
+special rights. The shim and the keeper start the agent with its effective ids reset (`shim.spawn`).
+All other code that starts a process for an agent asks `dropped`.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ HOW = "docs: how-to/separate-user"
 
 
 class AgentIdentity(Struct, frozen=True, kw_only=True):
-    """The ids that `run_as` names. `group` is the agents' own group. `service` is the group that
-    can read files that agents must not see. `home` is empty for a user without an entry in the
-    system's accounts."""
+    """The user and group ids that `run_as` names. `group` is the agents' own group. `service` is
+    the group that can read the files that agents must not see. `home` is empty if the system has no
+    account for the user."""
 
     user: int
     group: int
@@ -44,7 +43,7 @@ class AgentIdentity(Struct, frozen=True, kw_only=True):
 
     @property
     def is_in_force(self) -> bool:
-        """Whether this process has these ids."""
+        """Whether this process runs with these ids."""
         return (os.getresuid(), os.getresgid()[:2]) == (
             (self.user,) * 3,
             (self.group, self.service),
@@ -52,8 +51,9 @@ class AgentIdentity(Struct, frozen=True, kw_only=True):
 
 
 def identity(run_as: str) -> AgentIdentity:
-    """Find the ids of `USER:GROUP`, by name or number. Raises UsageError."""
-    if system.IS_PORTABLE:  # without the saved ids of setresgid(2) nothing could be promised
+    """Return the ids of `USER:GROUP`, given by name or number. Raises UsageError."""
+    # the guarantees rely on setresgid(2) as Linux has it
+    if system.IS_PORTABLE:
         raise UsageError("run_as needs Linux", "unset run_as (docs: reference/platforms)")
     user, _, group = run_as.partition(":")
     try:
@@ -83,7 +83,8 @@ def identity(run_as: str) -> AgentIdentity:
     )
     if 0 in (found.user, found.group, found.service):
         raise UsageError("run_as needs an ordinary user and an ordinary group, and not root's", HOW)
-    # A user who is a member could get the group back by newgrp(1), and so could an agent.
+    # A member of the service's group could get it back with newgrp(1), and so could an agent of
+    # this user.
     if entry:
         groups = os.getgrouplist(found.name, found.group)
     else:
@@ -97,11 +98,12 @@ def identity(run_as: str) -> AgentIdentity:
 
 
 def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
-    """Switch to the user and group of `run_as`, permanently, and set this process's environment to
+    """Switch this process permanently to the user and group of `run_as`, and set its environment to
     match.
 
-    `config`: the user's settings file, if there is one. Does nothing if the ids are already in
-    force. Raises UsageError if the switch is impossible, or if it would hide nothing from agents.
+    `config`: the user's settings file, if there is one. Does nothing if the process already has
+    these ids. Raises UsageError if the switch is impossible, or if agents could still read
+    perdure's files after it.
     """
     wanted = identity(run_as)
     if wanted.is_in_force:
@@ -148,8 +150,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
 
 
 def require(run_as: str) -> None:
-    """Raise UsageError if `run_as` is set but not in force in this process: agents would then run
-    with all the rights of perdure."""
+    """Raise UsageError if `run_as` is set but this process does not have its ids. Agents would then
+    run with all rights of perdure."""
     if run_as and not identity(run_as).is_in_force:
         raise UsageError(
             f"run_as = {run_as!r} works only with the commands perdure serve, work, run and plan",
@@ -158,9 +160,9 @@ def require(run_as: str) -> None:
 
 
 def _make_root(wanted: AgentIdentity, root: Path) -> None:
-    """Make the directory of the workdirs, as the agents' user: as root, a link that an agent put
-    there would be followed. Directories that perdure makes below it get the agents' group, not the
-    service's."""
+    """Create the parent directory of all workdirs as the agents' user. Root would follow a link
+    that an agent put there. The setgid bit gives directories that perdure creates in it the agents'
+    group instead of the service's."""
     if root.exists():
         return
     os.setegid(wanted.group)
@@ -177,7 +179,8 @@ def _make_root(wanted: AgentIdentity, root: Path) -> None:
 
 
 def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
-    """Say which permissions on `path`, or on a directory above it, let agents in."""
+    """Yield a sentence for each permission of `path`, or of a directory above it, that lets agents
+    in."""
     own = path.stat() if path.exists() else None
     if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):
         yield (
@@ -196,21 +199,21 @@ def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
 
 
 def is_separate() -> bool:
-    """Return whether this process has a group that its agents run without."""
+    """Return whether this process has a group that its agents do not get."""
     return os.getgid() != os.getegid()
 
 
 def dropped() -> int | None:
-    """Return the group for a child that must not have the service's group, for `Popen(group=)`;
-    None if there is no group to drop."""
+    """Return the group for a child that must not have the service's group, as an argument for
+    `Popen(group=)`. Return None if there is no group to drop."""
     if is_separate():
         return os.getgid()
     return None
 
 
 def kept() -> int | None:
-    """Return the group for a child that belongs to the service alone, such as git; None if there is
-    no such group. The child gets it as the real group too, so that such processes may inspect each
+    """Return the group for a child that works for the service alone, such as git; None if there is
+    no such group. The child gets it as its real group too. Such processes may then inspect each
     other, and shells do not drop the group."""
     if is_separate():
         return os.getegid()

@@ -1,8 +1,8 @@
-"""Removes secrets from what perdure writes: events, copies of transcripts, finished logs.
+"""Removes secrets from the files that perdure writes: events, copies of transcripts, finished logs.
 
-The secrets are the values of environment variables whose names suggest one (`TELLING`). Each is
-replaced by as many asterisks as it has bytes, so that sizes and offsets do not change. Called by
-`attempt` for every event and file; the agent's own files are not touched. Limit: a secret that the
+The secrets are the values of environment variables whose names suggest a secret (`TELLING`). Each
+byte of a secret is replaced by an asterisk, so that sizes and offsets do not change. Called by
+`attempt` for every event and file. The agent's own files are not changed. Limit: a secret that the
 agent transformed before writing it is not recognized.
 """
 
@@ -25,41 +25,43 @@ TELLING = late_pattern(
     r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",
     re.IGNORECASE,
 )
-"""Names of variables that hold a secret. Excluded are those that say whose secret it is
-(AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) or what it is for (PERDURE_GIT_TOKEN_HOST): their values
-may be plain words, which many messages contain. GIT_AUTHOR_NAME is excluded too."""
+"""Pattern of names of variables that contain a secret. Names that say whose secret it is
+(AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER), or for which server (PERDURE_GIT_TOKEN_HOST), are
+excluded. Their values may be ordinary words that occur in many messages. GIT_AUTHOR_NAME is also
+excluded."""
 SHORTEST = 8
-"""Minimum length of a value that is replaced, in characters. A shorter one could be any word."""
+"""Minimum length of a value that is replaced, in characters. A shorter value could be any word."""
 
 
 class Redactor(Struct, frozen=True):
-    """Replaces the secrets of one environment."""
+    """Replaces secrets from environment variables with asterisks."""
 
     pattern: re.Pattern[bytes] | None = None
     reach: int = 0
-    """Length of the longest form of a secret, in bytes: this many bytes before a cut may be the
-    beginning of a secret that continues after it."""
+    """Length of the longest form of a secret, in bytes. If a text is cut, a secret may begin in
+    this many bytes before the cut and continue after it."""
     forms: frozenset[bytes] = frozenset()
-    """The secrets, in every form in which they may be written."""
+    """Secrets in every encoding in which they may be written."""
 
     def __repr__(self) -> str:
         return f"Redactor(reach={self.reach!r})"
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
-        """Return a redactor for the secrets in these variables: plain, and as JSON, URLs and base64
-        write them."""
+        """Return a redactor for the secrets in these variables. It recognizes them as plain text,
+        and as encoded in JSON, URLs and base64."""
         forms: set[bytes] = set()
         for name, value in environ.items():
             telling = TELLING.search(name) and len(value) >= SHORTEST
-            # `Path.exists` raises for a value that cannot be a file name, with the value in the
-            # message.
+            # A value that names an existing file is a path, not a secret. `os.path.exists` is used
+            # because `Path.exists` raises for a value that cannot be a file name, and the error
+            # contains the value.
             if telling and not os.path.exists(value):  # noqa: PTH110
                 forms |= set(_forms(value))
         return _replacing(frozenset(forms))
 
     def also(self, environ: Mapping[str, str]) -> Redactor:
-        """Return a redactor for the secrets in these variables as well."""
+        """Return a redactor that also replaces the secrets in these variables."""
         return _replacing(self.forms | Redactor.of(environ).forms)
 
     def bytes(self, content: bytes) -> bytes:
@@ -75,8 +77,8 @@ class Redactor(Struct, frozen=True):
         return self.bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def file(self, path: Path) -> int:
-        """Replace the secrets in a file in place; no process may write to it any more. Return how
-        many were replaced."""
+        """Replace the secrets in a file in place. Return the number of replacements. No process may
+        write to the file any more."""
         if self.pattern is None or not path.is_file() or not path.stat().st_size:
             return 0
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
@@ -91,7 +93,7 @@ class Redactor(Struct, frozen=True):
 def _replacing(forms: frozenset[bytes]) -> Redactor:
     if not forms:
         return Redactor()
-    # The longest first: one secret may be the beginning of another.
+    # The longest form comes first, because one secret may be the beginning of another.
     pattern = re.compile(
         b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
     )
@@ -99,9 +101,9 @@ def _replacing(forms: frozenset[bytes]) -> Redactor:
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """Return the forms in which a secret may be written: plain, in JSON, in URLs, and in base64 of
-    either alphabet. The base64 forms include those inside a longer text (a password after its user
-    name)."""
+    """Yield the forms in which a secret may be written: plain, in JSON, in URLs, and in both
+    alphabets of base64. The base64 forms include those for a secret inside a longer text, such as a
+    password after its user name."""
     raw = value.encode("utf-8", "surrogateescape")
     yield from (raw, json.dumps(value)[1:-1].encode())
     yield from (quote(value, safe=safe, errors="replace").encode() for safe in ("", "/"))
@@ -109,8 +111,8 @@ def _forms(value: str) -> Iterator[bytes]:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield from (encode(raw), encode(raw).rstrip(b"="))
         for before in range(3):
-            # Keep only those base64 letters that share no bits with the bytes before or after the
-            # secret.
+            # Keep only the base64 letters that encode nothing but the secret. Letters at its edges
+            # also contain bits of the bytes before and after it.
             yield encode(bytes(before) + raw)[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
 
 

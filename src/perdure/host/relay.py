@@ -1,9 +1,11 @@
-"""The address of a pod's relay: the process that holds credentials which the agent must not have.
+"""The address of a pod's relay. The relay is the process that holds credentials that the agent must
+not have.
 
 The relay (`perdure.kubernetes.relay`) runs in a container of its own. It listens on 127.0.0.1,
-which the containers of a pod share, and writes its address into a directory that the agent's
-container can only read. `workspace` fetches through it, and `capsule` reads and writes checkpoints
-through it. The file is read before each use, because a relay that was restarted has another port.
+which all containers of a pod share, and writes its address to a directory that the agent's
+container can only read. `workspace` fetches repositories through the relay, and `capsule` reads and
+writes checkpoints through it. The file is read before each use, because the relay has another port
+after a restart.
 """
 
 from __future__ import annotations
@@ -19,25 +21,26 @@ from perdure.model.codec import resolved
 
 FILE = "address.json"
 PATIENCE_S = 60.0
-"""Seconds to wait for the relay at the beginning of an attempt."""
+"""Timeout for the start of the relay at the beginning of an attempt, in seconds."""
 POLL_S = 0.05
 LONGEST = 64 << 10
-"""Maximum size of the file in bytes."""
+"""Maximum size of the address file, in bytes."""
 HINT = "see the log of the container relay of this pod"
 
 
 class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """The address of a relay, and the services that it offers."""
+    """The address of a relay (port and secret path), and the services that it offers."""
 
     port: int = 0
     word: str = ""
-    """A random word, without which the relay answers no request."""
+    """Random text in the URL that authenticates requests; the relay answers no request without
+    it."""
     repository: bool = False
-    """Whether it fetches the repository."""
+    """Whether the relay fetches the repository."""
     store: str = ""
-    """URL of the checkpoint store that it reads and writes; empty for none."""
+    """URL of the checkpoint store that the relay reads and writes; empty for none."""
     error: str = ""
-    """Why it offers nothing, as a sentence: a Secret is not valid."""
+    """Reason why the relay offers no service, as a sentence, such as an invalid Secret."""
     hint: str = ""
 
     def url(self, path: str) -> str:
@@ -45,13 +48,14 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(directory: Path) -> RelayAddress:
-    """Return the address in a directory. Raises FileNotFoundError, and UsageError if the relay
-    found its Secrets or its order invalid."""
+    """Return the address of the relay from a directory. Raises FileNotFoundError if there is none
+    yet. Raises UsageError if the file is invalid, or if the relay reports that its Secrets or its
+    order are invalid."""
     with (directory / FILE).open("rb") as file:
         content = file.read(LONGEST)
     try:
         found = msgspec.json.decode(content, type=resolved(RelayAddress))
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except msgspec.DecodeError as error:  # includes ValidationError
         raise UsageError(f"the address of this pod's relay is not valid: {error}", HINT) from error
     if found.error:
         raise UsageError(found.error, found.hint)
@@ -59,8 +63,8 @@ def read(directory: Path) -> RelayAddress:
 
 
 def wait(directory: Path, patience_s: float = PATIENCE_S) -> RelayAddress:
-    """Return the address as soon as the relay has written it. Raises StoreAway when the time is
-    over, and UsageError as `read` does."""
+    """Wait until the relay has written its address, and return it. Raises StoreAway after
+    `patience_s` seconds, and UsageError like `read`."""
     until = time.monotonic() + patience_s
     while True:
         try:
@@ -72,7 +76,7 @@ def wait(directory: Path, patience_s: float = PATIENCE_S) -> RelayAddress:
 
 
 def write(directory: Path, address: RelayAddress) -> None:
-    """Write the address. A reader finds the whole file or none."""
+    """Write the address to the file in one step. A reader finds either the whole file or none."""
     new = directory / f".{FILE}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     with os.fdopen(fd, "wb") as file:

@@ -1,9 +1,9 @@
-"""A background thread that works in rounds: one at its start, then one after each pause.
-`OneOfHost` is the lock for work that only one process of a host may do at a time.
+"""Runs periodic work in a background thread: once at the start, and again after each pause.
+`OneOfHost` is a lock for work that only one process of a host may do at a time.
 
-`perdure serve` and worker pools use it for periodic work: notices, reports to forges, plans,
-deliveries, the live journal, housekeeping. A round that raises is reported and never ends the
-thread, because nobody would notice its end.
+`perdure serve` and worker pools use it for notices, reports to forges, plans, deliveries, the live
+journal and housekeeping. An exception in a round is reported and does not end the thread, because
+nobody would notice the end of the thread.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 
 class Rounds:
-    """Calls `work` in a thread, from `start` to `stop`.
+    """A background thread that calls `work` repeatedly, from `start` to `stop`.
 
-    `work` returns the pause until the next round in seconds; None means `every_s`. `failed` gets
-    the error of a round that raised; the next one follows after `every_s`. `last` is called in
-    the thread after the last round.
+    `work` returns the pause until the next call in seconds; None means `every_s`. If `work` raises
+    an exception, `failed` gets it, and the next call follows after `every_s`. `last` is called in
+    the thread after the last call of `work`.
     """
 
     def __init__(
@@ -40,17 +40,18 @@ class Rounds:
         self._thread.start()
 
     def wake(self) -> None:
-        """End the current pause, or omit the next one. May be called from any thread."""
+        """End the current pause. If `work` is running, omit the pause after it. May be called from
+        any thread."""
         self._woken.set()
 
     def stop(self) -> None:
-        """Wait for the current round and for `last`. No round begins after this call."""
+        """End the thread. Returns after the current call of `work` and the call of `last`."""
         self._is_over = True
         self._woken.set()
         self._thread.join()
 
     def is_over(self) -> bool:
-        """Return whether `stop` was called, so that a long round can end early."""
+        """Return whether `stop` was called. A long round can check this and end early."""
         return self._is_over
 
     def _run(self) -> None:
@@ -60,7 +61,7 @@ class Rounds:
         self._last()
 
     def _round(self) -> float:
-        """Work once. Return the pause until the next round, in seconds."""
+        """Call `work` once. Return the pause until the next call, in seconds."""
         try:
             pause_s = self._work()
         except Exception as error:
@@ -72,14 +73,14 @@ class Rounds:
 
 
 class OneOfHost:
-    """An advisory lock on a file: of the processes of a host, one does the work. The others take
-    over when it has ended."""
+    """An advisory lock on a file. The process that holds it does work that one process of a host
+    should do. When that process ends, another one takes over."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def is_mine(self) -> bool:
-        """Take the lock if it is free. Return whether this process holds it."""
+        """Take the lock if it is free. Return whether this process holds it now."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

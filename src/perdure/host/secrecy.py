@@ -1,11 +1,11 @@
 """Hides the memory of this process from other processes of the same user, above all from agents.
 
-The command line calls `system.forbid_reading` before it loads anything else for a verb that holds
-secrets, and `serve` calls `wipe_variables` once it has read the secrets that came in environment
-variables. Guarantees, on Linux: after that, a process without CAP_SYS_PTRACE can neither trace this
-one nor read its environment, memory and open files below /proc, and no core file is written. An
-agent that runs as root has that capability, except in most containers: nothing is hidden from it.
-Other systems than Linux hide nothing from the same user.
+The command line calls `system.forbid_reading` before it loads anything else for a command that
+holds secrets. `serve` calls `wipe_variables` after it has read the secrets in environment
+variables. Guarantees, on Linux: after that, a process without CAP_SYS_PTRACE cannot trace this one.
+It also cannot read its environment, memory and open files below /proc. No core file is written.
+Limits: an agent that runs as root has that capability, except in most containers. Systems other
+than Linux hide nothing from processes of the same user.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Collection, Iterator
 from perdure.host import system
 
 _WORDS = 2
-"""Number of leading words of a command line that are shown to identify a process."""
+"""Number of words of a command line that `holders` returns."""
 
 
 def wipe_variables(names: Collection[str]) -> None:
-    """Overwrite variables in the memory in which the kernel gave this process its environment.
+    """Remove variables from this process's environment, and overwrite their bytes in its memory.
 
-    Removing a variable from `os.environ` leaves its bytes there, and /proc/PID/environ shows them
-    for as long as the process lives.
+    Removal from `os.environ` is not enough. /proc/PID/environ shows the original bytes as long as
+    the process lives.
     """
     for name in names:
         os.environ.pop(name, None)
@@ -31,8 +31,8 @@ def wipe_variables(names: Collection[str]) -> None:
 
 
 def holders(values: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Find other processes whose environment is readable from here and contains one of the values.
-    Yields the process id and the first words of its command line."""
+    """Yield other processes whose environment contains one of the values, as far as this process
+    may read it. Each is a pid with the first words of its command line."""
     wanted = [os.fsencode(value) for value in values if value]
     for pid in system.pids():
         if pid == os.getpid():

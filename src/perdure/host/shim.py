@@ -1,17 +1,17 @@
-"""The parent of one agent: it outlives its supervisor, holds the workspace lock, and records
-reliably how the agent ended.
+"""The parent process of one agent. It outlives the supervisor, holds the workspace lock, and
+reliably records how the agent ended.
 
 `perdure.host.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its
-own. It needs only the standard library, so that it starts in milliseconds and stays small; on other
-systems than Linux also psutil, whose place is the second argument.
+own. It needs only the standard library, so that it starts in milliseconds and uses little memory.
+On systems other than Linux, it also needs psutil, whose directory is the second argument.
 DIRECTORY belongs to the attempt and contains:
 
     launch      read: deadline, grace, output cap, mark, whether a lock is passed, cwd and argv,
                 separated by NUL; locked by this process while it lives
     stdin       read: the agent's input
-    lease       read: until when the agent may work without further word from its supervisor, and
-                when it is killed after that (seconds on the boot clock); if the agent must not work
-                without a supervisor, also which process that is (pid, start time, pid namespace);
+    lease       read: until when the agent may work unless the supervisor renews the lease, and when
+                it is killed after that (seconds on the boot clock); if the agent must not work
+                without a supervisor, also the supervisor's pid, start time and pid namespace;
                 exists only if several hosts share a database, or for an agent with a budget
     cause       read: the cause for `exit.json`, if a supervisor wrote one before SIGTERM
     leftover    read: what to do with processes that outlive the agent: `end`, `keep` or `wait`
@@ -19,21 +19,22 @@ DIRECTORY belongs to the attempt and contains:
     shim.json   written before the agent starts: the identity of this process
     agent.json  written when the agent has started
     stdout, stderr
-                the agent's output, appended to by the agent itself: there is no pipe that could
-                break, fill up or stay open
+                the agent's output; the agent writes to these files itself, so there is no pipe
+                that could break, fill up or stay open
     exit.json   written last, when nothing of the attempt runs any more
 
 Guarantee: if exit.json exists, the agent and everything that it ever started have ended, whatever
-they did to escape (own session, double fork, empty environment, closed files). Only what `leftover`
-and `kept` spare runs on. As a child subreaper this process inherits every orphan below it, so the
-tree is empty exactly when no child is left to wait for. (Other systems have no subreaper:
-`perdure.host.system.portable` says what is found there.) The supervisor passes the lock as
-descriptor 4: an open file description that is already locked. It is not passed on, so the lock is
-held exactly as long as this process lives.
+they did to escape (own session, double fork, empty environment, closed files). The only exceptions
+are processes that `leftover` and `kept` allow to continue. As a child subreaper, this process
+inherits every orphan among its descendants, so its tree is empty exactly when it has no child left.
+Systems other than Linux have no subreaper; `perdure.host.system.portable` describes what is found
+there. The supervisor passes the workspace lock as descriptor 4, an open file description that is
+already locked. The agent does not inherit it, so the lock is held exactly as long as this process
+lives.
 
 SIGTERM means stop: TERM to the agent, the grace, then KILL to everything. All other signals that
-can be blocked are blocked: the supervisor may vanish with its terminal. The environment arrives as
-this process's own and goes to the agent unchanged; it is never written to a file.
+can be blocked are blocked, because the supervisor may end together with its terminal. This process
+is started with the agent's environment and passes it on; it is never written to a file.
 """
 
 # ruff: noqa: PTH100, PTH104, PTH120, PTH123 (pathlib would double the start-up time)
@@ -43,14 +44,15 @@ import os
 import sys
 import time
 
-if __name__ == "__main__":  # started by its path, with the standard library alone
+if __name__ == "__main__":  # started by its path, with only the standard library on the module path
     TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.append(TOP)
-    # This process has the agent's environment. A setting in it must not choose the back end that is
-    # used here.
+    # This process has the agent's environment. The agent's PERDURE_HOST must not choose the back
+    # end of the shim.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
-        # Where psutil is. The agent gets the environment without this variable.
+        # The second argument is the directory of psutil. The agent does not get this PERDURE_HOST
+        # (see `system.environment`).
         sys.path.append(sys.argv[2])
         os.environ["PERDURE_HOST"] = "portable"
 
@@ -61,41 +63,47 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
 else:
-    # `signal` makes enums of the same numbers, which takes a third of the start.
+    # Imported from the C module: the enums of `signal` would take a third of the shim's start-up
+    # time.
     import _signal as signal
 
 LAUNCH_FD = 3
-"""Descriptor of the file `launch`, locked by the supervisor. If it is unlocked, no shim is alive or
-starting."""
+"""Number of the descriptor of the file `launch`, which the supervisor has locked. While the file is
+locked, a shim is alive or starting."""
 LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
 """Time between TERM and KILL for processes that the agent left behind, in seconds."""
 OVER_GRACE_S = 1.0
-"""Maximum grace for an agent whose turn is over, and for what it left behind, in seconds."""
+"""Maximum grace, in seconds, if the agent's turn is over: for the agent, and for processes that it
+left behind."""
 SETTLE_S = 0.1
-"""Time in which the agent's own helpers may end with it before they count as left behind, in
-seconds."""
+"""Time that helpers of the agent have to exit after it, in seconds. After that they count as left
+behind."""
 FOLLOWED_S = 0.1
-"""Interval between checks for the supervisor of an agent that must not work without one, in
-seconds. Without a supervisor, nobody counts the cost of the agent's replies."""
+"""Interval, in seconds, for checking whether the supervisor lives, if the agent must not work
+without one. Such an agent has a budget, and without a supervisor the cost of its replies is not
+counted."""
 ALONE_GRACE_S = 1.0
-"""Maximum grace for such an agent, in seconds."""
+"""Maximum grace, in seconds, for an agent that has lost a supervisor that it must not work
+without."""
 OVER = "over"
-"""Cause of an end where the agent's turn was over but the agent did not exit by itself."""
+"""Cause of an end by a supervisor that found the agent's turn to be over: this agent does not exit
+by itself."""
 COMMAND_CAP = 500
 LEFT_CAP = 50
 """Maximum number of processes that `exit.json` names."""
 FLOOD_RATE = 2 * 1024**3
-"""Upper bound of an agent's output rate, in bytes per second. It limits how long the shim may wait
-between two looks at the sizes."""
+"""Highest expected rate of an agent's output, in bytes per second. It decides how long the shim may
+wait before it checks the size of the output again."""
 
 
 def write_once(name: str, text: str) -> None:
-    """Write a file in the current directory, completely or not at all. The file and its name
-    survive a power cut. Raises OSError."""
+    """Write a file in the current directory, completely or not at all, and make it durable. Raises
+    OSError."""
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        # Overwritten in place, so that the blocks reserved for it can be used on a full disk.
+        # The blocks of the temporary file were reserved before. It is overwritten in place, so this
+        # works on a full disk.
         os.pwrite(fd, text.encode(), 0)
         os.ftruncate(fd, len(text.encode()))
         os.fsync(fd)
@@ -110,8 +118,8 @@ def write_once(name: str, text: str) -> None:
 
 
 def reap(leader: int) -> tuple[bool, int | None]:
-    """Reap all ended children. Return whether any child is left, and the leader's wait status if
-    the leader was among those reaped."""
+    """Reap all ended children. Return whether any child is left, and the wait status of `leader` if
+    it was one of them."""
     status = None
     while True:
         try:
@@ -130,8 +138,9 @@ def watch(
     limits: tuple[float, float, int],
     offspring: system.Offspring,
 ) -> tuple[str, int]:
-    """Wait until the leader has ended, and end it if it must be ended. Return the cause and the
-    wait status. `limits`: deadline and grace in seconds, largest output in bytes."""
+    """Wait until the agent (`leader`) has ended, and end it if a limit or a stop request requires
+    that. Return the cause and the wait status. `limits`: deadline and grace in seconds, maximum
+    size of an output file in bytes."""
     deadline_s, grace_s, cap = limits
     cause, kill_at = "exited", float("inf")
     deadline = boottime() + deadline_s if deadline_s > 0 else float("inf")
@@ -139,21 +148,23 @@ def watch(
     while True:
         status = reap(leader)[1]
         if status is not None:
-            # If a stop request came just before the end, it is the cause.
+            # A stop request that arrived just before the end counts as the cause.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
         offspring.note()
         now = boottime()
         until, end_by, followed = lease(now)
         if cause != "lapsed" and now >= until:
-            # Another host will take the task over soon: by then nothing of the task may run here.
+            # After the lease, another host may take over the task. So nothing of the task may run
+            # here then.
             if kill_at > end_by:
                 os.kill(leader, signal.SIGTERM)
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
             cause = stop_word() if stop_asked else "deadline"
-            # On SIGTERM the agent would also end its commands, so KILL if some are to be kept.
+            # KILL if some commands have to be kept: on SIGTERM the agent would end its commands
+            # too.
             os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
             if cause == OVER:
                 grace = min(grace_s, OVER_GRACE_S)
@@ -176,13 +187,13 @@ def watch(
 
 def lease(now: float) -> tuple[float, float, bool]:
     """Return three values: until when the agent may work, when it is killed after that, and whether
-    it must not work without its supervisor. Both times are infinity if no lease was written. If the
-    agent must not work without its supervisor and that is gone, its time is over now."""
+    it must not work without its supervisor. Without a lease, both times are infinite. If the
+    supervisor is gone and the agent must not work without it, the first time is now."""
     try:
         with open("lease", "rb") as file:
             until, end_by, *follower = file.read(128).split()
         limits = float(until), float(end_by)
-        # The processes of another container cannot be seen from here.
+        # The supervisor's process cannot be checked from a container with another pid namespace.
         if len(follower) != 3 or follower[2].decode() != namespace():
             return *limits, False
         if system.lives(int(follower[0]), int(follower[1])):
@@ -190,12 +201,13 @@ def lease(now: float) -> tuple[float, float, bool]:
         return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
         return float("inf"), float("inf"), False
-    except ValueError:  # the file is being written at this moment
+    except ValueError:  # incomplete, as it is being written: allow one more second
         return now + 1.0, now + 1.0, False
 
 
 def stop_word() -> str:
-    """Return why the supervisor stops the agent: the word in the file `cause`, or `stopped`."""
+    """Return the cause that the supervisor wrote to the file `cause`; `stopped` if there is
+    none."""
     try:
         with open("cause", "rb") as file:
             word = file.read(64).decode("ascii", "replace").strip()
@@ -216,7 +228,7 @@ def leftover_word() -> str:
 
 
 def kept() -> frozenset[int]:
-    """Return the processes that must not be ended with the agent."""
+    """Return the pids of processes that must not be ended with the agent."""
     try:
         with open("kept", "rb") as file:
             return frozenset(int(word) for word in file.read().split())
@@ -225,8 +237,8 @@ def kept() -> frozenset[int]:
 
 
 def commands(tops: set[int]) -> list[int]:
-    """Return the live processes without children, among these and the processes below them. These
-    are the commands themselves, without the shells around them."""
+    """Return those of the processes `tops` and their descendants that live and have no children.
+    These are the commands themselves, without the shells that started them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
     family, found = {os.getpid(), *tops}, tops & set(parents)
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
@@ -236,7 +248,8 @@ def commands(tops: set[int]) -> list[int]:
 
 
 def describe(found: list[int]) -> list[dict[str, object]]:
-    """Return pid, command line and age of these processes."""
+    """Return the pid, the command line and the age of each process, for at most `LEFT_CAP` of
+    them."""
     told: list[dict[str, object]] = []
     for pid in found[:LEFT_CAP]:
         known = stat(pid)
@@ -254,14 +267,15 @@ def describe(found: list[int]) -> list[dict[str, object]]:
 def remaining(
     offspring: system.Offspring, spared: frozenset[int] = frozenset()
 ) -> tuple[bool, list[int]]:
-    """Reap what has ended. Return whether anything of the attempt still runs, and the processes to
+    """Reap ended children. Return whether anything of the attempt still runs, and the processes to
     signal."""
     return offspring.left(reap(0)[0], spared)
 
 
 def outlived(deadline: float, offspring: system.Offspring) -> tuple[list[dict[str, object]], int]:
-    """Return the processes that outlived the agent, and how many there are. With `leftover` set to
-    `wait`, first wait for their end, until the deadline or a stop."""
+    """Return a description of the processes that outlived the agent, and their number. If
+    `leftover` is `wait`, first wait until they have ended, at most until the deadline or a stop
+    request."""
     if not remaining(offspring)[0]:
         return [], 0
     until = boottime() + SETTLE_S
@@ -275,8 +289,8 @@ def outlived(deadline: float, offspring: system.Offspring) -> tuple[list[dict[st
 
 
 def sweep(grace_s: float, offspring: system.Offspring, spared: frozenset[int] = frozenset()) -> int:
-    """End everything that the leader left behind, until only the spared processes remain. Return
-    how many processes were signalled."""
+    """End everything that the agent left behind, until only the spared processes remain. Return the
+    number of processes that were signaled."""
     kill_at = boottime() + grace_s
     asked: set[int] = set()
     while (found := remaining(offspring, spared))[0]:
@@ -292,8 +306,8 @@ def sweep(grace_s: float, offspring: system.Offspring, spared: frozenset[int] = 
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a process below this one. One that runs as another user cannot be signalled;
-    its own end is waited for."""
+    """Send a signal to a descendant of this process. Errors are ignored: a process of another user
+    cannot be signaled, and the shim waits until it ends by itself."""
     try:
         os.kill(pid, number)
     except (PermissionError, ProcessLookupError):
@@ -301,8 +315,8 @@ def send(pid: int, number: int) -> None:
 
 
 def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
-    """Start the agent in a session of its own, with default signal handling and the environment
-    that this process was given. Return its pid. Raises OSError."""
+    """Start the agent in a session of its own, with default signal handlers and the environment
+    that this process was started with. Return its pid. Raises OSError."""
     stdin, here = os.open("stdin", os.O_RDONLY), os.open(".", os.O_RDONLY)
     files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((stdin, *outputs))]
     defaults = [
@@ -330,8 +344,8 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
 
 
 def prepare(mark: bytes, locked: bool) -> None:
-    """Set up what the children rely on (subreaper, mark, descriptors), and write `shim.json` before
-    anything is started."""
+    """Set up what the agent inherits (mark, descriptors), make this process a subreaper, and write
+    `shim.json`."""
     system.adopt_orphans()
     if os.getgid() != os.getegid():
         system.settle_groups()
@@ -389,7 +403,7 @@ def main(directory: str) -> None:
         started = known[3] if known else 0
         write_once("agent.json", f'{{"pid": {leader}, "starttime": {started}}}\n')
     except OSError as error:
-        # Without its record nobody could find this agent, so it must not run.
+        # Without this record no supervisor could find the agent, so it must not run.
         send(leader, signal.SIGKILL)
         complain(
             outputs[1],
@@ -423,15 +437,16 @@ def main(directory: str) -> None:
 
 
 def orphan_grace(cause: str, code: int, grace_s: float) -> float:
-    """Return the time between TERM and KILL for processes that the agent left behind, in
-    seconds."""
+    """Return the time between TERM and KILL, in seconds, for processes that the agent left
+    behind."""
     if cause == "lapsed" or (code == -signal.SIGKILL and cause not in ("exited", OVER)):
         return 0
     return min(OVER_GRACE_S if cause == OVER else ORPHAN_GRACE_S, grace_s)
 
 
 def complain(stderr: int, words: bytes) -> None:
-    """Write a message to the agent's stderr, if there is room for it."""
+    """Write a message of perdure to the agent's stderr file. Errors, such as a full disk, are
+    ignored."""
     try:
         os.write(stderr, words)
     except OSError:
@@ -447,8 +462,8 @@ def conclude(
     killed: int,
     left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
-    """Write exit.json. The output is made durable first, so that a recorded end never lacks output
-    that came before it."""
+    """Write exit.json. The output is flushed to the disk first, so a recorded end implies that the
+    whole output is there."""
     for fd in outputs:
         system.sync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}
@@ -456,7 +471,7 @@ def conclude(
     numbers = ", ".join(f'"{name}": {value}' for name, value in known.items())
     found = ""
     if left[1]:
-        import json  # late: most agents leave nothing behind
+        import json  # imported late: most agents leave nothing behind
 
         found = f', "left": {json.dumps(left[0])}, "left_count": {left[1]}'
     write_once("exit.json", f'{{{numbers}, "cause": "{cause}"{found}}}\n')

@@ -1,13 +1,13 @@
-"""Watches the free space of volumes: warns early, refuses new work before a disk is full, and keeps
-a ballast.
+"""Watches the free space of volumes. It warns early, refuses new work before a disk is full, and
+keeps a ballast file whose space can be freed.
 
-A full disk is survivable as long as perdure's own database can write, and SQLite needs room even to
-delete. So new work is refused early, running work may finish, and reading always works. Beside the
-database there is also a ballast, a placeholder file that is given up first. Nobody has to clean up
-manually afterwards: the next check sees that there is room and makes the ballast again.
+perdure survives a full disk as long as its own database can write, and SQLite needs space even to
+delete. So new work is refused early, running work may finish, and reading always works. In
+addition, the ballast, a placeholder file next to the database, is emptied when space runs out.
+Nobody has to restore it: the next check creates it again if there is enough space.
 
 `service` asks `Volumes` before it accepts a task, `worker` before it claims an attempt. The store
-asks `Ballast` before a transaction, and after one that found no room.
+asks `Ballast` before a transaction, and after a transaction that failed for lack of space.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from perdure.errors import DiskFull
 
 NAME = "ballast"
 NEEDED = 8 * 1024**2
-"""Free space that a transaction may need, with the log that it may have to write back, in bytes."""
+"""Free space that a transaction may need, in bytes. It includes the log that the transaction may
+have to write back."""
 FEW_FILES = 10_000
 WARN_ABOVE = 1.5
-"""A warning is given below this multiple of the refusal threshold in bytes."""
+"""Factor for the warning threshold: it is this multiple of `refuse_bytes`."""
 
 
 class DiskRoom(Struct, frozen=True):
-    """Free and total space of the volume that holds a path, in bytes and in files. Both are 0 on a
-    volume without a limit."""
+    """Free and total space of the volume that contains a path, in bytes and in number of files. The
+    total is 0 if the volume has no limit."""
 
     path: Path
     free: int
@@ -47,8 +48,8 @@ class DiskRoom(Struct, frozen=True):
 
     def is_below(self, percent: float, size: float) -> bool:
         """Return whether the free share is below `percent`, and either the free bytes are below
-        `size` or few files can be made. The share alone is not enough: a tenth of a large disk is a
-        lot."""
+        `size` or only few more files can be created. The share alone is not enough, because a tenth
+        of a large disk is much space."""
         few_files = bool(self.files) and self.files_free < min(
             self.files * percent / 100, FEW_FILES
         )
@@ -62,8 +63,8 @@ class DiskRoom(Struct, frozen=True):
 
 
 def free_space(path: Path) -> DiskRoom:
-    """Return the free space at a path. For a path that does not exist, its nearest parent counts.
-    Raises OSError if not even the root can be queried."""
+    """Return the free space at a path, or at its nearest existing parent. Raises OSError if the
+    file system cannot be queried."""
     for each in (path, *path.parents):
         with suppress(FileNotFoundError, NotADirectoryError):
             found = os.statvfs(each)
@@ -75,7 +76,8 @@ def free_space(path: Path) -> DiskRoom:
 
 
 class Volumes(Struct, frozen=True, kw_only=True):
-    """The thresholds, and the paths that are watched. Without paths, nothing is ever refused."""
+    """Thresholds for free space, and the paths that are watched. Without paths, no work is
+    refused."""
 
     places: tuple[Path, ...] = ()
     warn: float = 15.0
@@ -84,7 +86,8 @@ class Volumes(Struct, frozen=True, kw_only=True):
     ballast: Ballast | None = None
 
     def crowded(self, more: Sequence[Path] = ()) -> str:
-        """Return why no new work may begin, as a sentence; "" if there is room."""
+        """Return, as a sentence, why no new work may begin; "" if there is enough space. `more`:
+        additional paths to check."""
         for path in (*self.places, *more):
             with suppress(OSError):
                 if self.refuse and (found := free_space(path)).is_below(
@@ -94,7 +97,8 @@ class Volumes(Struct, frozen=True, kw_only=True):
         return ""
 
     def check(self, more: Sequence[Path] = ()) -> None:
-        """Raise DiskFull if no new work may begin. If there is room, make the ballast again."""
+        """Raise DiskFull if no new work may begin. Otherwise create the ballast if it is
+        missing."""
         if why := self.crowded(more):
             raise DiskFull(
                 why,
@@ -105,7 +109,7 @@ class Volumes(Struct, frozen=True, kw_only=True):
             self.ballast.make(spare=self.refuse_bytes)
 
     def warnings(self, more: Sequence[Path] = ()) -> list[str]:
-        """Return a sentence for each volume that has little room left."""
+        """Return a sentence for each volume that has little free space left."""
         found = []
         for path in (*self.places, *more):
             with suppress(OSError):
@@ -115,8 +119,8 @@ class Volumes(Struct, frozen=True, kw_only=True):
 
 
 class Ballast(Struct, frozen=True):
-    """A file of `size` allocated bytes, in the directory of the database. Size 0 means no
-    ballast."""
+    """A placeholder file of `size` allocated bytes, in the directory of the database. Size 0 means
+    no ballast."""
 
     directory: Path
     size: int
@@ -126,10 +130,10 @@ class Ballast(Struct, frozen=True):
         return self.directory / NAME
 
     def make(self, spare: int = 0) -> bool:
-        """Make the file, if it is missing and the volume has room. At least `spare` bytes, or a
-        tenth of the volume if that is less, stay free.
+        """Create the file if it is missing and the volume has enough space. Afterwards, at least
+        `spare` bytes stay free, or a tenth of the volume if that is less.
 
-        Return whether the file is there. Never raises: failing to make a ballast is no error.
+        Return whether the file is there. Never raises, because the file is not essential.
         """
         try:
             if self.path.stat().st_size >= self.size:
@@ -158,7 +162,7 @@ class Ballast(Struct, frozen=True):
             return False
 
     def give_up(self) -> bool:
-        """Free the space of the ballast. Return whether there was any."""
+        """Free the space of the ballast. Return whether it occupied any."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
@@ -166,7 +170,8 @@ class Ballast(Struct, frozen=True):
         try:
             taken = os.fstat(fd).st_blocks > 0
             os.ftruncate(fd, 0)
-            # The space of a truncated file is free only once the file system's own journal has it.
+            # The space of a truncated file is free only after the file system has written its
+            # journal.
             os.fsync(fd)
             return taken
         except OSError:
@@ -175,7 +180,7 @@ class Ballast(Struct, frozen=True):
             os.close(fd)
 
     def ease(self) -> None:
-        """Give the ballast up if a transaction might not find enough room."""
+        """Empty the ballast if a transaction might not find enough space."""
         with suppress(OSError):
             if free_space(self.directory).free < NEEDED:
                 self.give_up()

@@ -1,8 +1,9 @@
-"""Wakes a worker pool when work becomes due, so that it does not have to poll the store.
+"""Wakes a worker pool when work becomes due, so that it does not have to poll the store at short
+intervals.
 
 Every pool of a state directory has a bell: a datagram socket below `bells/`. A process that submits
-work for a pool rings all of them. The message carries no data and may be lost: a pool looks into
-the store once a second in any case.
+work rings all of them. The message contains no data and may be lost, because each pool also checks
+the store once a second.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 
 class Bell:
-    """One pool's bell. `ring` may be called from any thread and from a signal handler."""
+    """The bell of one worker pool. `ring` may be called from any thread and from a signal
+    handler."""
 
     def __init__(self, state: Path) -> None:
         directory = _directory(state)
@@ -36,11 +38,11 @@ class Bell:
         _kick(self._own)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the bell rings or the time is over. A ring that came before the wait
-        counts."""
+        """Wait until the bell rings, or until `timeout_s` has passed. Returns at once if the bell
+        rang before the call."""
         ready = (
             select.poll()
-        )  # not select(): it takes no descriptor above 1023, and a busy server has those
+        )  # not select(): it fails for descriptors above 1023, which a busy server has
         for end in (self._socket, self._own_end):
             ready.register(end, select.POLLIN)
         ready.poll(1 + int(timeout_s * 1000))
@@ -56,7 +58,7 @@ class Bell:
 
 
 def ring(state: Path) -> None:
-    """Ring all bells of a state directory, because a run that no pool works on has become due.
+    """Ring all bells of a state directory, because a run has become due that no pool works on yet.
     Never raises."""
     directory = _directory(state)
     try:
@@ -77,7 +79,7 @@ def ring(state: Path) -> None:
                 end.connect(f"{short}/{name}")
                 _kick(end)
             except ConnectionRefusedError:
-                # The pool of this bell was killed.
+                # Nothing listens on this socket: its pool was killed.
                 (directory / name).unlink(missing_ok=True)
             except OSError:
                 continue

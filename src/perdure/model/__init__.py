@@ -1,8 +1,9 @@
-"""The nouns: everything that perdure keeps, decides on or shows is one of these classes.
+"""The data types of perdure: everything that it stores, decides on or shows is one of these
+classes.
 
 They are frozen `msgspec.Struct` types. `codec` writes and reads their JSON form. Times are integer
 milliseconds since 1970 (UTC), durations are seconds, money is US dollars. To change a value, make a
-new one with `msgspec.structs.replace`. Other packages import the nouns from here.
+new one with `msgspec.structs.replace`. Other packages import the types from here.
 """
 
 from __future__ import annotations

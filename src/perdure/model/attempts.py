@@ -1,4 +1,4 @@
-"""One attempt: how it starts, what is launched, how it ends, and the receipt."""
+"""Data types of one attempt: how it starts, what is launched, how it ends, and the receipt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from perdure.model.usage import NO_COSTS, NO_USAGE, CompactAt, Fill, ReplyCosts,
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How an attempt ended. `until` (ms) is when a usage limit ends, if the agent named a time."""
+    """The end of an attempt. `until` is the time (ms) at which a usage limit ends, if the agent
+    reported one."""
 
     kind: OutcomeKind
     detail: str = ""
@@ -19,8 +20,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     code: int | None = None
     signal: int | None = None
     began: bool = True
-    """Whether the agent was started. False only for a lost attempt whose agent never ran, which
-    says nothing about the task."""
+    """Whether the agent was started. False only for a lost attempt whose agent never ran. Such an
+    attempt says nothing about the task."""
 
     @property
     def ok(self) -> bool:
@@ -28,34 +29,33 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """How much of the known conversation the model is shown at the start of an attempt.
+    """The part of the known conversation that the model is shown at the start of an attempt.
 
-    The unit is items: prompts, answers, tool calls and their results.
+    All counts are numbers of items: prompts, answers, tool calls and their results.
     """
 
     relation: Relation = Relation.WHOLE
     known: int = 0
     shown: int = 0
     condensed: int = 0
-    """Number of known items that a summary of the agent replaces."""
+    """Number of known items that the agent has replaced by a summary."""
     off_branch: int = 0
-    """Number of known items that are in the transcript, but in a part that the agent does not
-    load."""
+    """Number of known items in a part of the transcript that the agent does not load."""
     unrecorded: int = 0
-    """Number of known items that are in no transcript, only in perdure's journal."""
+    """Number of known items that are only in perdure's journal and in no transcript."""
     told: int = 0
-    """Number of unrecorded items that the prompt quotes in full in such a way that the model loses
-    nothing (`engine.attempt.baseline.told_in_full`)."""
+    """Number of unrecorded items for which a quotation in the prompt is a full replacement. The
+    rules are in `engine.attempt.baseline.told_in_full`."""
     missing: tuple[str, ...] = ()
-    """The first of the missing items, in words."""
+    """Descriptions of the first missing items."""
     damaged: int = 0
-    """Number of lines of the transcript that were damaged before perdure had read them. What they
-    held is not among the known items."""
+    """Number of lines of the transcript that were damaged before perdure first read them. Their
+    content is not counted among the known items."""
 
 
 class Continuation(Struct, frozen=True, kw_only=True):
-    """How an attempt starts, and why. `session_id` is the conversation to start, resume or fork
-    from."""
+    """How an attempt starts, and why. `session_id` is the id of the conversation that is started,
+    resumed or forked."""
 
     kind: Start
     session_id: str = ""
@@ -63,92 +63,96 @@ class Continuation(Struct, frozen=True, kw_only=True):
     reason: str = ""
     until: int | None = None
     lost_session_id: str = ""
-    """The conversation that was lost and that this attempt replaces."""
+    """Id of a lost conversation that this attempt replaces; empty if none was lost."""
     fork_id: str = ""
-    """The id for the fork, where the CLI lets the caller choose it."""
+    """Id for the fork. Set only if the CLI lets the caller choose it."""
     fork_at: int = 0
-    """The last turn of the parent that the fork keeps; 0: all of them."""
+    """Number of the last turn of the parent that the fork keeps; 0: all turns."""
     edits: tuple[str, ...] = ()
-    """Changes that perdure made to the transcript before the agent goes on from it, on the rung
+    """Changes that perdure made to the transcript before the agent continues it. Only for the rung
     `repaired`."""
     checkpoint: int = 0
-    """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
+    """Number of the checkpoint whose conversation is restored. Only for the rung `checkpoint`."""
     compact: bool = False
-    """Whether the CLI compacts the conversation before it continues it."""
+    """Whether the CLI compacts the conversation before the attempt continues it."""
     rolls_over: bool = False
-    """Whether the previous conversation is complete, but too long. It is asked for a summary, and a
-    new conversation continues in its place."""
+    """Whether the previous conversation is complete but too long. It is then asked for a summary,
+    and a new conversation replaces it."""
     expired: int = 0
-    """Time (ms) at which the conversation's lifetime had ended; 0: it has not ended."""
+    """Time (ms) at which the conversation's lifetime ended; 0: it has not ended."""
     standing: Standing = Standing.WHOLE
-    """The state in which the agent's own transcript was found, before anything replaced it."""
+    """Condition of the agent's own transcript before perdure replaced anything in it."""
     shown: Shown | None = None
-    """How much of the known conversation the model is shown; None if the agent's transcripts do not
-    say."""
+    """The part of the known conversation that the model is shown; None if it cannot be determined
+    from the agent's transcripts."""
     prices: tuple[tuple[str, float], ...] = ()
-    """Estimated cost of each way to go on, in dollars, over the attempt. Empty if the price is
+    """Estimated cost of the attempt for each way to continue, in dollars. Empty if the price is
     unknown."""
 
 
 class Snapshot(Struct, frozen=True):
-    """The state of a transcript at one moment: enough to prove later that it only grew."""
+    """The state of a transcript at one time. It is enough to prove later that the transcript only
+    grew."""
 
     path: str
     size: int
     sha256: str
     turns: int
-    """Number of prompts in the transcript, by perdure or anybody else."""
+    """Number of prompts in the transcript, no matter who sent them."""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """Observations of the conversation in one attempt: the input of `receipt.judge`."""
+    """The observations of the conversation in one attempt, from which `receipt.judge` makes the
+    verdict."""
 
     asked: str = ""
     returned: str = ""
     before: Snapshot | None = None
     after: Snapshot | None = None
     last_known: Snapshot | None = None
-    """The state of the transcript when perdure last recorded it, from the session's record."""
+    """State of the transcript when perdure last recorded it in the session's record."""
     prefix_kept: bool | None = None
-    """Whether the bytes of `before` are the first bytes of `after`; None without a `before`. For a
-    fork: whether its history begins with the parent's prompts, or names the parent as its
-    beginning."""
+    """Whether the bytes of `before` are the first bytes of `after`; None without a `before`. For
+    a fork: whether its history begins with the parent's prompts, or names the parent as its
+    origin."""
     parent_kept: bool | None = None
-    """Whether the parent of a fork still has its earlier content, with nothing of this attempt
-    written into it; None if this is no fork."""
+    """Whether the parent of a fork still has its earlier content, without anything from this
+    attempt; None if this attempt is not a fork."""
     known_kept: bool | None = None
-    """Whether the bytes of `last_known` are the first bytes of `before`; None if nothing was
-    known."""
+    """Whether the bytes of `last_known` are the first bytes of `before`; None without a
+    `last_known`."""
     copy_kept: bool | None = None
-    """Whether the transcript begins with all of perdure's own copy; None without a copy."""
+    """Whether the transcript begins with the whole of perdure's own copy; None without a copy."""
     turns_since: int = 0
-    """Number of prompts that perdure did not send, found after an attempt whose end was not
-    observed. They were added during the attempt or after it."""
+    """Number of prompts that perdure did not send, found after an attempt whose end nobody
+    observed. They were added during that attempt or after it."""
     prompt_found: bool | None = None
     """Whether this attempt's own prompt is in the new part of the transcript. None if there is no
-    transcript, or if the agent saves the prompt before it reads the history, and nothing of an
-    answer was seen."""
+    transcript. Also None if the agent saves the prompt before it reads the history, and no part of
+    an answer was seen."""
     foreign_turns: int = 0
-    """Number of prompts in the new part that perdure did not send, added while the attempt ran."""
+    """Number of prompts in the new part of the transcript that perdure did not send. They were
+    added during the attempt."""
     turns_between: int = 0
-    """Number of prompts that were added to the transcript between perdure's attempts."""
+    """Number of prompts that somebody else added to the transcript between two of perdure's
+    attempts."""
     other_writers: tuple[int, ...] = ()
     """Process ids of other running programs that use the same conversation."""
     writes_lost: str = ""
     answered: bool = False
     """Whether the agent said or did something in this attempt."""
     refused: bool = False
-    """Whether the agent saved the prompt, and ended before its first turn because it could not use
+    """Whether the agent saved the prompt but ended before its first turn, because it could not use
     the conversation."""
     cached_tokens: int = 0
     compactions: int = 0
     """Number of times that the agent compacted the conversation in this attempt."""
     opened: str = ""
-    """How the agent says that it opened the conversation: `new`, `loaded` or `resumed`. Set only
-    for agents whose transcript cannot be read."""
+    """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
+    only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that the agent replayed, which is all of
-    them; None: it replayed nothing."""
+    """Number of known prompts, answers and tool calls, if the agent replayed all of them. None: it
+    replayed nothing."""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -161,7 +165,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """An agent's native program on this machine. `version` is empty if it can only be found out by
+    """The program of an agent on this machine. `version` is empty if it can only be found by
     running the program."""
 
     path: str
@@ -169,7 +173,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 class Launch(Struct, frozen=True, kw_only=True):
-    """Everything that a driver needs to build the command of an attempt."""
+    """Input for a driver: everything that it needs to build the command of an attempt."""
 
     spec: TaskSpec
     continuation: Continuation
@@ -178,35 +182,36 @@ class Launch(Struct, frozen=True, kw_only=True):
     home: str
     program: Program
     transcript: str = ""
-    """Absolute path of the transcript, for the rung `path`."""
+    """Absolute path of the transcript. Only for the rung `path`."""
     budget_usd: float = 0.0
-    """The rest of the budget in dollars, for a CLI that enforces one; 0: no limit."""
+    """Remaining budget in dollars, for a CLI that enforces a budget; 0: no limit."""
     compact_at: CompactAt | None = None
-    """The fill at which the CLI compacts the conversation by itself; None: the CLI decides."""
+    """Fill at which the CLI compacts the conversation by itself; None: the CLI uses its own
+    default."""
     marks: tuple[str, ...] = ()
-    """Marks of the known items of the conversation (see `ItemsMarked`), for an agent whose
+    """Hashes of the known items of the conversation (see `ItemsMarked`), for an agent whose
     transcript cannot be read."""
     mark: str = ""
-    """The attempt's own mark. A CLI that reports a conversation's id late gets it as the
-    conversation's title."""
+    """Unique mark of the attempt. A CLI that reports a conversation's id late gets it as the title
+    of the conversation."""
     last_word: bool = False
-    """Whether the agent is asked for its last word in a fixed form, if its CLI supports that."""
+    """Whether the agent is asked for a final report in a fixed form (`LastWordGiven`), if its CLI
+    supports that."""
     requests: str = ""
-    """The run's directory of requests, for an agent that may ask a person; empty if it may
-    not."""
+    """The run's directory for requests to a person; empty if the agent may not make requests."""
     answers: bool = False
-    """Whether the launch gives answers to requests."""
+    """Whether this launch gives the agent answers to its requests."""
     parked: tuple[str, ...] = ()
-    """Ids of calls that wait in the conversation for an answer that this launch gives. If there are
-    any, the launch has no prompt."""
+    """Ids of tool calls in the conversation that wait for an answer and get it from this launch. If
+    there are any, the launch has no prompt."""
     messages: str = ""
-    """The attempt's directory of messages, for an agent whose turn can take one; empty if it cannot
-    (see `TakesMessages`)."""
+    """The attempt's directory for messages to the running turn; empty if the agent cannot take
+    messages (see `TakesMessages`)."""
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """A process to start. `env` has defaults for variables that the user has not set. The prompt is
-    passed on `stdin`."""
+    """A process to start. `env` has default values for variables that the user has not set. `stdin`
+    is the prompt."""
 
     argv: tuple[str, ...]
     stdin: bytes
@@ -216,10 +221,10 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How a process ended. `cause` is one of: `exited`, `deadline`, `stalled`, `stopped`,
-    `retrying` (it repeated its requests without end), `flooded` (too much output), `lapsed` (the
-    lease could not be renewed), `lost` (its end was not observed), `turn` (its turn is over and the
-    process is kept for the next one, so there is no exit code)."""
+    """The end of a process. `cause` is one of: `exited`, `deadline`, `stalled`, `stopped`,
+    `retrying` (the agent repeated its requests without end), `flooded` (too much output), `lapsed`
+    (the lease could not be renewed), `lost` (its end was not observed), `turn`. With `turn`, the
+    process is kept for the next turn, so there is no exit code."""
 
     code: int | None = None
     signal: int | None = None
@@ -229,13 +234,13 @@ class Exit(Struct, frozen=True, kw_only=True):
 
     @property
     def clean(self) -> bool:
-        """Whether the process exited with code 0, or its turn ended and it is kept."""
+        """Whether the process exited with code 0, or is kept after the end of its turn."""
         return self.code == 0 or self.cause == "turn"
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One try of a run. `number` counts from 1 and is the fencing token: every write is conditional
-    on "this is still attempt n"."""
+    """One attempt of a run. `number` counts from 1 and is the fencing token: a write is accepted
+    only while this is the run's newest attempt."""
 
     run: str
     number: int
@@ -243,9 +248,10 @@ class Attempt(Struct, frozen=True, kw_only=True):
     worker: str
     started: int
     messages: int = 0
-    """Number of versions, the newest ones up to `context_version`, that the running turn took."""
+    """Number of new versions of the instructions that were given to the running turn. They are the
+    newest versions up to `context_version`."""
     directory: str = ""
-    """The directory of its logs and of the files that identify its process."""
+    """Directory of the attempt's logs and of the files that identify its process."""
     continuation: Continuation | None = None
     session_id: str = ""
     flags: dict[str, str] = field(default_factory=dict)
@@ -257,7 +263,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     usage: Usage = NO_USAGE
     costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
-    """The fill of the attempt's conversation when it ended; None if unknown."""
+    """Fill of the conversation when the attempt ended; None if unknown."""
     receipt: Receipt | None = None
     work: str = ""
-    """The verdict on the attempt's work when it ended (`model.work.WorkVerdict`), for lists."""
+    """Verdict on the attempt's work when it ended (`model.work.WorkVerdict`). Stored here for lists
+    of runs."""

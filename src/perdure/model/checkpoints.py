@@ -1,4 +1,4 @@
-"""Workdir and conversation, saved together."""
+"""Data types of a checkpoint: a workdir and a conversation that were saved together."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from msgspec import Struct, field
 
 
 class CopyPart(Struct, frozen=True):
-    """The first `size` bytes of an own copy, which a checkpoint keeps of a conversation. Copies
+    """The first `size` bytes of perdure's own copy of a transcript, as part of a checkpoint. Copies
     only grow, so these bytes do not change."""
 
     session_id: str
     name: str
-    """`main` is the transcript; `beside/...` is a file next to it."""
+    """`main` for the transcript, `beside/...` for a file next to it."""
     size: int
     sha256: str
-    """The digest of these bytes. The part is found by this digest, even if the copy was moved aside
-    since."""
+    """SHA-256 of these bytes. It identifies the part even if the copy was moved aside since."""
 
 
 BUILT_AGAIN = "it can be built again"
@@ -29,65 +28,65 @@ NO_WORK = frozenset(
         "it is special",
     }
 )
-"""Those reasons for leaving something out of a checkpoint that mean that no work is missing."""
+"""Reasons for leaving a file out of a checkpoint that mean that no work is missing from it."""
 
 
 CLEAN_UP = "clean-up"
-"""`why` of a checkpoint of a workdir that is moved to the trash."""
+"""`why` of a checkpoint that is made before its workdir is moved to the trash."""
 KEEPSAKES = ("restore", CLEAN_UP)
-"""`why` of checkpoints that save the state before a restore or a clean-up. They say nothing about
-where the agent stopped."""
+"""`why` of checkpoints that save the state before a restore or a clean-up. The agent need not have
+stopped in such a state."""
 
 
 class Saved(Struct, frozen=True, kw_only=True):
-    """A workdir as a checkpoint keeps it: a commit under one of perdure's own refs. The user's
-    HEAD, index and branches are not touched."""
+    """The workdir of a checkpoint: a commit under a ref that belongs to perdure. The user's HEAD,
+    index and branches are not changed."""
 
     commit: str
     ref: str
     git_dir: str
-    """The git directory that has the commit and the ref: the user's repository, or one of perdure's
-    own."""
+    """Git directory that has the commit and the ref: the user's repository, or one that belongs to
+    perdure."""
     head: str = ""
-    """The commit of the workdir's HEAD; empty without git."""
+    """Commit id of the workdir's HEAD; empty without git."""
     branch: str = ""
-    """The workdir's branch; empty without git, and for a detached HEAD."""
+    """Name of the workdir's branch; empty without git, and for a detached HEAD."""
     changed: int = 0
     untracked: int = 0
     left_out: tuple[tuple[str, str], ...] = ()
     """Names of files and directories that were left out, each with the reason; a directory's name
     ends in a slash."""
     unsteady: tuple[str, ...] = ()
-    """Files that were written to while they were being read."""
+    """Names of files that changed while they were being read."""
 
     @property
     def whole(self) -> bool:
-        """Whether no work was left out: everything missing can be built again, or has no
+        """Whether no work was left out. Files that were left out can be built again, or have no
         content."""
         return all(why in NO_WORK for _, why in self.left_out)
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
-    """Workdir and conversation of a run, saved together. A checkpoint exists only when both halves
-    are there."""
+    """Workdir and conversation of a run, saved together. A checkpoint is stored only when both are
+    complete."""
 
     run: str
     number: int
-    """Number of the checkpoint among those of its workdir. Several runs may share one workdir."""
+    """Number of the checkpoint, counted per workdir. Several runs may share one workdir."""
     attempt: int
     at: int
     why: str
     """Why the checkpoint was taken: `turn` (after a turn), `tool` (while the agent worked), `stop`
-    (perdure was asked to stop), `end` of the attempt, `adopted`, `restore` (before a restore),
-    `clean-up` (before a clean-up)."""
+    (perdure was asked to stop), `end` (end of the attempt), `adopted` (another supervisor took
+    over), `restore` (before a restore), `clean-up` (before a clean-up)."""
     workdir: Saved
     session_id: str = ""
-    """The conversation's id; empty if nothing had been said yet."""
+    """The conversation's id; empty if there was no conversation yet."""
     conversation: tuple[CopyPart, ...] = ()
-    """The transcript first, then the files that belong to it, then the conversations that it goes
-    on from."""
+    """The transcript, then the files that belong to it, then the earlier conversations that it
+    continues."""
     context_version: int = 0
-    """The newest version of the instructions that the conversation had been given."""
+    """Newest version of the instructions that the conversation contained."""
     agent: str = ""
     agent_version: str = ""
     flags: dict[str, str] = field(default_factory=dict)

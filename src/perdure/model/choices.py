@@ -1,5 +1,5 @@
-"""The words that have a fixed set: states, kinds, policies. They are stored and shown as they are
-spelled here."""
+"""Enumerations of states, kinds and policies. Their values are stored and shown as they are spelled
+here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """The six states of a run. Backoff and waiting for a usage limit are `queued` with a later
-    `run_after`."""
+    """The six states of a run. A run that waits for a retry or for the end of a usage limit is
+    `queued` with a later `run_after`."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -19,7 +19,7 @@ class RunState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended. `lifecycle.decide` decides the next step for each kind."""
+    """How an attempt ended. `lifecycle.decide` chooses the next step for each kind."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -46,7 +46,7 @@ class OutcomeKind(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The verdict of a receipt on the conversation."""
+    """The verdict in a receipt on the conversation of an attempt."""
 
     NATIVE = "native"
     FORKED = "forked"
@@ -61,8 +61,8 @@ class Verdict(StrEnum):
 
 
 class ContinuityPolicy(StrEnum):
-    """The policy for a lost conversation: stop (`strict`), continue with a brief and say so
-    (`disclose`), or start a new conversation (`fresh-ok`)."""
+    """The policy for a lost conversation: stop (`strict`), continue in a new conversation that gets
+    a brief, and report the loss (`disclose`), or start a new conversation (`fresh-ok`)."""
 
     STRICT = "strict"
     DISCLOSE = "disclose"
@@ -81,8 +81,8 @@ class WhenFull(StrEnum):
 
 
 class Measure(StrEnum):
-    """The step before continuing a conversation that is nearly too long, or was refused as too
-    long."""
+    """The step that perdure takes before it continues a conversation that is nearly too long, or
+    that was refused as too long."""
 
     NONE = "none"
     COMPACT = "compact"
@@ -101,8 +101,8 @@ class Permissions(StrEnum):
 
 class MapWhen(StrEnum):
     """Which prompts get the project map. `off`: none. `fallback`: prompts in conversations that do
-    not contain the files, because the agent has no conversations or has lost this one. `first`:
-    also the first prompt of each conversation. `always`: all."""
+    not contain the files, because the agent keeps no conversations or has lost this one. `first`:
+    also the first prompt of each conversation. `always`: all prompts."""
 
     OFF = "off"
     FALLBACK = "fallback"
@@ -112,7 +112,7 @@ class MapWhen(StrEnum):
 
 class Backend(StrEnum):
     """How a workdir is made. `task`: a plain directory of a service. `here`: the user's current
-    directory."""
+    directory is used."""
 
     WORKTREE = "worktree"
     ISOLATED = "isolated"
@@ -121,7 +121,7 @@ class Backend(StrEnum):
 
 
 class Start(StrEnum):
-    """The kinds of continuation. `wait` and `refuse` start nothing."""
+    """How an attempt starts. With `wait` and `refuse`, no agent is started."""
 
     FRESH = "fresh"
     RESUME = "resume"
@@ -132,7 +132,8 @@ class Start(StrEnum):
 
 
 class Rung(StrEnum):
-    """The ladder: the ways to go on with a conversation. Each rung is tried once, from the top."""
+    """The ways to continue a conversation, in the order in which they are tried (the ladder). Each
+    rung is tried once."""
 
     NATIVE = "native"
     PATH = "path"
@@ -144,15 +145,15 @@ class Rung(StrEnum):
 
 
 class Standing(StrEnum):
-    """How the agent's own transcript compares with perdure's own record of it."""
+    """Result of comparing the agent's own transcript with perdure's record of it."""
 
     ABSENT = "absent"
     WHOLE = "whole"
-    """The transcript begins with everything that perdure has seen; it may have grown."""
+    """The transcript begins with everything that perdure has recorded. It may have grown."""
     CHANGED = "changed"
-    """A part that perdure has seen is missing or different."""
+    """Something that perdure has recorded is missing or different in the transcript."""
     FOREIGN = "foreign"
-    """The transcript is of another conversation: it contains no prompt that perdure knows."""
+    """The transcript belongs to another conversation: it contains none of the known prompts."""
 
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
@@ -161,8 +162,7 @@ PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
 
 class OnDenied(StrEnum):
     """The policy for a successful turn in which a tool call was denied. `ask`: the run waits for a
-    person. `fail`: the run has failed. `report`: the denial is reported, and the turn counts as a
-    success."""
+    person. `fail`: the run fails. `report`: the run reports the denial and succeeds."""
 
     ASK = "ask"
     FAIL = "fail"
@@ -187,10 +187,9 @@ class OnExpiry(StrEnum):
 
 
 class ColdCache(StrEnum):
-    """The policy for a conversation that was idle for so long that the model's service has to read
-    all of it again. `resume`: it is continued unchanged. `compact`: it is compacted if that costs
-    less. `cheapest`: the cheapest way is taken. `ask`: a person is asked if another way would cost
-    less."""
+    """The policy for a conversation that was idle for so long that the prompt cache of the model's
+    service has expired. `resume`: continue it unchanged. `compact`: compact it first if that costs
+    less. `cheapest`: take the cheapest way. `ask`: ask a person if another way would cost less."""
 
     RESUME = "resume"
     COMPACT = "compact"
@@ -199,8 +198,8 @@ class ColdCache(StrEnum):
 
 
 class OnEdit(StrEnum):
-    """The policy for a task file if the agent has edited it and a newer version of it is given.
-    `keep`: the agent's version is kept. `replace`: the new version replaces it, after a backup.
+    """The policy for a task file that the agent has edited, if a newer version of it is given.
+    `keep`: the agent's version stays. `replace`: the new version replaces it, after a backup.
     `merge`: both are merged."""
 
     KEEP = "keep"
@@ -209,9 +208,9 @@ class OnEdit(StrEnum):
 
 
 class FileAction(StrEnum):
-    """The action taken on a task file. `conflict`: both sides changed the file, and a person or the
-    agent has to resolve that. `dropped`: the file is no longer a task file, but is left in the
-    workdir."""
+    """The change that was made to a task file. `conflict`: both sides changed the file, and a
+    person or the agent has to resolve that. `dropped`: the file is no longer a task file, but stays
+    in the workdir."""
 
     WRITTEN = "written"
     SAME = "same"
@@ -223,8 +222,8 @@ class FileAction(StrEnum):
 
 
 class SessionState(StrEnum):
-    """The state of a session. `pinned`: the id is known. `confirmed`: the transcript on disk
-    contains a turn. `retired`: it will never be chosen again."""
+    """The state of a session. `pinned`: the conversation's id is known. `confirmed`: its transcript
+    contains a turn. `retired`: the session will never be used again."""
 
     PINNED = "pinned"
     CONFIRMED = "confirmed"
@@ -235,8 +234,9 @@ class Liveness(StrEnum):
     """Which processes of a running attempt are alive."""
 
     ATTENDED = "attended"
-    """Its supervisor is alive."""
+    """The supervisor of the attempt is alive."""
     UNATTENDED = "unattended"
-    """The agent is running, but nothing records what it does or enforces its limits."""
+    """The agent is running without a supervisor, so its work is not recorded and its limits are not
+    enforced."""
     INTERRUPTED = "interrupted"
-    """None of its processes is alive."""
+    """No process of the attempt is alive."""

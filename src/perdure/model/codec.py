@@ -1,12 +1,13 @@
-"""Writes the nouns and events as JSON and reads them back. No other module knows the JSON form.
+"""Writes the data types and events as JSON and reads them back. No other module knows the JSON
+form.
 
 Used by the stores and by every `--json` output. Reading is strict about types and ignores unknown
-fields, so that an older perdure can read what a newer one wrote.
+fields, so an older perdure can read what a newer one wrote.
 
 msgspec inspects a type when it first reads one, and stores the result on the class before it is
-complete. If another thread reads the same type meanwhile, the process crashes with SIGSEGV (msgspec
-0.22.0). Every use of a type with msgspec, here or in another package, therefore passes it through
-`resolved`.
+complete. If another thread reads the same type at that moment, the process crashes with SIGSEGV
+(msgspec 0.22.0). So every type must pass through `resolved` before msgspec reads it, in this module
+and in all other packages.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ T = TypeVar("T")
 
 
 def encode(value: Any) -> str:
-    """Return any noun or event as compact JSON text."""
+    """Return any value of a data type as compact JSON text."""
     return msgspec.json.encode(value).decode()
 
 
 def decode(text: str | bytes, kind: type[T]) -> T:
-    """Return the value of the given type in JSON text. Raises msgspec.ValidationError if it does
-    not fit."""
+    """Return the JSON text as a value of the type `kind`. Raises msgspec.ValidationError if the
+    text does not match the type."""
     return msgspec.json.decode(text, type=resolved(kind))
 
 
 def resolved(kind: T) -> T:
-    """Return the type itself, after msgspec has inspected it. Only one thread at a time lets
-    msgspec inspect a type. The type may be anything hashable that msgspec reads."""
+    """Make msgspec inspect a type, and return the type. A lock makes sure that only one thread at a
+    time does this. The type may be anything hashable that msgspec reads."""
     if kind not in _known:
         with _looking:
             msgspec.json.Decoder(kind)
@@ -44,26 +45,27 @@ def resolved(kind: T) -> T:
 
 
 def decode_event(text: str | bytes) -> AnyEvent:
-    """Return the event in JSON text. Raises msgspec.ValidationError for an event kind of a newer
-    perdure; the caller shows it as unrecognised."""
+    """Return the event in JSON text. Raises msgspec.ValidationError for a kind of event that only a
+    newer perdure knows. The caller then shows it as an unknown event."""
     event: AnyEvent = _EVENT.decode(text)
     return event
 
 
 def plain(value: Any) -> Any:
-    """Return any noun or event as dicts, lists, strings and numbers, for output that mixes
-    several."""
+    """Return any value of a data type as dicts, lists, strings and numbers, so that it can be part
+    of a larger JSON output."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def printed(value: Any) -> str:
-    """Return a report, or an object that contains reports, as the JSON that `--json` prints:
-    indented, and in plain text."""
+    """Return a report, or an object that contains reports, as the JSON text that `--json` prints:
+    indented and without escapes for non-ASCII characters."""
     return json.dumps(builtins(value), indent=2, ensure_ascii=False)
 
 
 def builtins(value: Any) -> Any:
-    """Return the same as `plain`, but keep text that is not valid UTF-8, as a file name may be."""
+    """Return the same as `plain`, except that text that is not valid UTF-8, such as a file name, is
+    kept unchanged."""
     return msgspec.to_builtins(value)
 
 

@@ -1,9 +1,9 @@
-"""Everything that can happen, one struct each, and `Record`: an event with its address.
+"""All kinds of events, one struct each, and `Record`: an event with its run, attempt and time.
 
 There are two families. An `AgentEvent` is something that a driver read in an agent's output. A
-`RunEvent` is something that perdure did. Both are kept as Records in the one journal that every
-surface reads. Names are past participles. All fields are small (`MAX_TEXT`), because the raw output
-is kept whole in the attempt's directory.
+`RunEvent` is something that perdure did. Both are stored as Records in one journal, from which all
+commands, the API and the dashboard read. Names are past participles. Text fields are limited
+(`MAX_TEXT`), because the complete raw output is kept in the attempt's directory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from perdure.model import Continuation, FileChange, Outcome, Receipt, Reply, Usa
 from perdure.model.work import CommitOfWork, FileOfWork
 
 MAX_TEXT = 16 * 1024
-"""Maximum number of characters of agent text in one event. Longer text is cut, and says so."""
+"""Maximum number of characters of agent text in one event. Longer text is cut, and ends with the
+number of missing characters."""
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -26,11 +27,11 @@ class Leftover(msgspec.Struct, frozen=True):
 
     pid: int
     command: str
-    """Its command line, at most 500 characters."""
+    """Command line of the process, at most 500 characters."""
     age_s: float
-    """Time that the process had been running by then, in seconds."""
+    """Age of the process at the end of the turn, in seconds."""
     became: str = "ended"
-    """Its fate: `ended` or `kept`."""
+    """State of the process after the turn: `ended` or `kept`."""
 
 
 # --- what an agent said or did
@@ -38,27 +39,29 @@ class Leftover(msgspec.Struct, frozen=True):
 
 
 class SessionSeen(Event, frozen=True, tag="session_seen"):
-    """The agent named its conversation. The last one seen counts."""
+    """The agent reported the id of its conversation. If there are several such events, the last one
+    counts."""
 
     session_id: str
     version: str = ""
     model: str = ""
     opened: str = ""
-    """How the agent says that it opened the conversation: `new`, `loaded` or `resumed`. Set only
-    for agents whose transcript cannot be read."""
+    """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
+    only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that the agent replayed, which is all of
-    them; null if it replays nothing."""
+    """Number of known prompts, answers and tool calls, if the agent replayed all of them. Null: it
+    replayed nothing."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
-    """Marks of the items in a conversation whose transcript cannot be read. A mark is `prompt:`,
-    `said:` or `tool:`, followed by a hash. A later replay of the conversation must contain them."""
+    """Hashes of the items of a conversation whose transcript cannot be read. Each is `prompt:`,
+    `said:` or `tool:` followed by a hash. A later replay of the conversation must contain all of
+    them."""
 
     session_id: str
     marks: tuple[str, ...]
     ended: bool = False
-    """Whether the turn ended, so that these are all of its marks."""
+    """Whether the turn has ended, so that no more hashes of it follow."""
 
 
 class TurnStarted(Event, frozen=True, tag="turn_started"):
@@ -66,17 +69,16 @@ class TurnStarted(Event, frozen=True, tag="turn_started"):
 
 
 class Said(Event, frozen=True, tag="said"):
-    """The agent said something to a person."""
+    """The agent wrote text for a person."""
 
     text: str
     aside: bool = False
-    """Whether a helper that the agent started said this. Such text is not part of the conversation
-    itself."""
+    """Whether a subagent wrote this text. Such text is not part of the conversation itself."""
 
 
 class SaidPart(Event, frozen=True, tag="said_part"):
-    """A piece of a text that the agent is still writing. The watcher joins the pieces into one
-    `Said`. The journal never contains this event."""
+    """A piece of a text that the agent is still writing. The pieces are joined into one `Said`
+    event, so the journal never contains this event."""
 
     text: str
 
@@ -88,23 +90,22 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     name: str
     summary: str = ""
     aside: bool = False
-    """Whether a helper that the agent started made the call. Such a call is not part of the
-    conversation itself."""
+    """Whether a subagent made the call. Such a call is not part of the conversation itself."""
     hint: str = ""
-    """The tool's effect: `reads`, `edits` (files), `runs` (a shell command) or `destroys`. It is
-    reported by the agent, or by the tool's server through the agent. Empty: not reported."""
+    """Effect of the tool: `reads`, `edits` (files), `runs` (a shell command) or `destroys`.
+    Reported by the agent, or by the tool's server through the agent. Empty: not reported."""
 
 
 class ToolEnded(Event, frozen=True, tag="tool_ended"):
-    """A tool call ended."""
+    """A tool call ended, with a result or an error."""
 
     tool_id: str
     ok: bool
     summary: str = ""
     aside: bool = False
-    """As in `ToolStarted`."""
+    """Whether a subagent made the call."""
     code: int | None = None
-    """The exit code of a command, where the agent reports it."""
+    """Exit code of a command, if the agent reports it."""
 
 
 class ToolDenied(Event, frozen=True, tag="tool_denied"):
@@ -113,58 +114,58 @@ class ToolDenied(Event, frozen=True, tag="tool_denied"):
     tool_id: str
     name: str
     summary: str = ""
-    """Its command or main argument, as in `ToolStarted`."""
+    """Command or main argument of the call, as in `ToolStarted`."""
     by: str = "permissions"
     """The cause of the denial: `permissions`, `hook` or `sandbox`."""
     reason: str = ""
-    """The explanation that the agent was given."""
+    """Explanation that the agent got."""
     deferred: bool = False
-    """Whether a hook put the call off rather than denied it. The turn then ended before the call
+    """Whether a hook postponed the call instead of denying it. The turn then ended before the call
     could run."""
     aside: bool = False
-    """As in `ToolStarted`."""
+    """Whether a subagent made the call."""
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
-    """The agent used a tool to ask a person a question, and nobody was there to answer."""
+    """The agent asked a person a question through a tool, and nobody was there to answer."""
 
     tool_id: str
     text: str
     options: tuple[str, ...] = ()
-    """The answers that the agent offered."""
+    """Answers that the agent offered."""
     settled: bool = False
-    """Whether the agent decided by itself and went on working."""
+    """Whether the agent chose an answer by itself and continued."""
 
 
 class ReplyCut(Event, frozen=True, tag="reply_cut"):
     """An answer of the model ended early."""
 
     reason: str
-    """`max_tokens`, `refusal`, `empty`, or the agent's own word for the reason."""
+    """`max_tokens`, `refusal` or `empty`; for other reasons, the word that the agent used."""
     text: str = ""
 
 
 class LastWordGiven(Event, frozen=True, tag="last_word_given"):
-    """The agent gave its last word in the form that was requested (`last_word`). This is the
-    agent's own account, and never makes an attempt a success."""
+    """The agent gave its final report in the fixed form that was requested (`last_word`). It is
+    only the agent's own account, so it never makes an attempt a success."""
 
     status: str
-    """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
+    """The agent's status of its work: `done`, `nothing_to_do`, `incomplete` or `blocked`."""
     summary: str
     questions: tuple[str, ...] = ()
     follow_ups: tuple[str, ...] = ()
 
 
 class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
-    """The number of helpers that are running in the background. The agent goes on when they have
-    ended."""
+    """The number of subagents that are running in the background. The agent continues when they
+    have ended."""
 
     running: int
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):
-    """Tokens and cost that the agent reported. `cumulative`: counted since the conversation began,
-    not since this launch."""
+    """The agent reported its tokens and cost. `cumulative`: the numbers are totals of the whole
+    conversation, not of this launch."""
 
     usage: Usage
     cumulative: bool = False
@@ -173,45 +174,46 @@ class UsageSeen(Event, frozen=True, tag="usage_seen"):
 class ReplySeen(Event, frozen=True, tag="reply_seen"):
     """The usage of one answer of the model so far, as the agent reports it during the turn.
 
-    The journal never contains this event. Instead, `UsageCounted` holds the sum until the agent
-    reports its final figure (`UsageSeen`).
+    The journal never contains this event. It contains the sum (`UsageCounted`) until the agent
+    reports its final numbers (`UsageSeen`).
     """
 
     reply: Reply
 
 
 class RequestSeen(Event, frozen=True, tag="request_seen"):
-    """The agent has asked its model. The journal never contains this event. If the agent is killed
-    before it reports anything of the answer, the usage of the request is estimated."""
+    """The agent sent a request to its model. The journal never contains this event. If the agent is
+    killed before it reports anything of the answer, the usage of the request is estimated."""
 
 
 class ContextSeen(Event, frozen=True, tag="context_seen"):
-    """The fill of the conversation. `tokens` is the size of a request (0: only the window is
+    """The agent reported the fill of the conversation. `tokens` is the size of a request (0: not
     reported). `window` is the size of the model's window (0: not reported)."""
 
     tokens: int = 0
     window: int = 0
     model: str = ""
     compacted: bool = False
-    """Whether the conversation was just compacted; `tokens` is then what is left."""
+    """Whether the conversation was just compacted; `tokens` is then its size afterwards."""
 
 
 class RetrySeen(Event, frozen=True, tag="retry_seen"):
-    """The agent is repeating a request by itself."""
+    """The agent repeats a failed request by itself."""
 
     status: int | None = None
     detail: str = ""
 
 
 class LimitSeen(Event, frozen=True, tag="limit_seen"):
-    """The agent hit a usage limit. `until` is when it ends, in ms, if the agent named a time."""
+    """The agent reached a usage limit. `until` is the time (ms) at which the limit ends, if the
+    agent reported one."""
 
     detail: str
     until: int | None = None
 
 
 class WritesLost(Event, frozen=True, tag="writes_lost"):
-    """The agent could not save its conversation."""
+    """The agent reported that it could not save its conversation."""
 
     detail: str
 
@@ -227,7 +229,8 @@ class TurnEnded(Event, frozen=True, tag="turn_ended"):
 
 
 class Unrecognised(Event, frozen=True, tag="unrecognised"):
-    """The driver does not know this line of the agent's output. It is kept, and is never fatal."""
+    """A line of the agent's output that the driver does not know. It is kept and has no other
+    effect."""
 
     text: str
 
@@ -266,40 +269,41 @@ class RunSubmitted(Event, frozen=True, tag="run_submitted"):
 
 
 class ContextAdded(Event, frozen=True, tag="context_added"):
-    """The run got new instructions. `message`: they were told to the running attempt."""
+    """The run got new instructions. `message`: they were sent to the running attempt."""
 
     version: int
     message: bool = False
 
 
 class MessageDelivered(Event, frozen=True, tag="message_delivered"):
-    """The agent's CLI was given a message. `how`: `turn`, `boundary` or `prompt`."""
+    """A message was given to the agent's CLI. `how`: into the running `turn`, at the `boundary`
+    where the turn was about to end, or with the `prompt` of the next attempt."""
 
     version: int
     how: str
 
 
 class MessageReceived(Event, frozen=True, tag="message_received"):
-    """A message is in the conversation, so the model has it."""
+    """A message was found in the conversation, so the model has received it."""
 
     version: int
 
 
 class AttemptClaimed(Event, frozen=True, tag="attempt_claimed"):
-    """A worker took the next attempt."""
+    """A worker claimed the next attempt."""
 
     worker: str
 
 
 class AttemptStarted(Event, frozen=True, tag="attempt_started"):
-    """perdure decided how the attempt starts. Nothing is launched before this is stored."""
+    """perdure decided how the attempt starts. This is stored before anything is launched."""
 
     continuation: Continuation
 
 
 class AgentLaunched(Event, frozen=True, tag="agent_launched"):
-    """The agent's process is running. `turn` counts the turns of a process: from 2 on it was kept
-    from an earlier attempt, and this attempt is its next turn."""
+    """The agent's process is running. `turn` is the number of the turn in this process. From 2 on,
+    the process was kept from an earlier attempt."""
 
     pid: int
     turn: int = 1
@@ -308,8 +312,8 @@ class AgentLaunched(Event, frozen=True, tag="agent_launched"):
 
 
 class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
-    """The agent's process was kept after the attempt, for the next attempt. `memory` is the
-    resident memory of the process and its descendants, in bytes."""
+    """The agent's process was kept for the next attempt. `memory` is the resident memory of the
+    process and its descendants, in bytes."""
 
     pid: int
     turn: int
@@ -317,7 +321,7 @@ class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
 
 
 class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
-    """The agent's process should have been kept for the next attempt, but was not."""
+    """The agent's process was not kept for the next attempt, although it should have been."""
 
     pid: int
     turn: int
@@ -331,13 +335,13 @@ class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
 
 
 class UsageCounted(Event, frozen=True, tag="usage_counted"):
-    """The usage of all answers of the attempt so far. Written again whenever it has grown."""
+    """The total usage of the attempt's answers so far. Written again whenever it has grown."""
 
     usage: Usage
 
 
 class SessionPinned(Event, frozen=True, tag="session_pinned"):
-    """The conversation's id is known and stored."""
+    """The conversation's id became known and was stored."""
 
     session_id: str
 
@@ -349,15 +353,15 @@ class SessionConfirmed(Event, frozen=True, tag="session_confirmed"):
 
 
 class SessionRetired(Event, frozen=True, tag="session_retired"):
-    """A conversation will never be chosen again."""
+    """A conversation was retired: it will never be used again."""
 
     session_id: str
     cause: str
 
 
 class Compacted(Event, frozen=True, tag="compacted"):
-    """The agent compacted its conversation: `before` and `after` are its length in tokens. `asked`:
-    whether perdure had requested that."""
+    """The agent compacted its conversation. `before` and `after` are its length in tokens. `asked`:
+    perdure had requested the compaction."""
 
     session_id: str
     before: int
@@ -367,7 +371,7 @@ class Compacted(Event, frozen=True, tag="compacted"):
 
 
 class NotCompacted(Event, frozen=True, tag="not_compacted"):
-    """The agent was told to compact its conversation, and did not, or not enough."""
+    """The agent was told to compact its conversation, but it did not, or not enough."""
 
     session_id: str
     tokens: int
@@ -375,18 +379,18 @@ class NotCompacted(Event, frozen=True, tag="not_compacted"):
 
 class Summarised(Event, frozen=True, tag="summarised"):
     """In the last turn of a conversation, the agent was asked for a summary for the next
-    conversation. An empty text means that it gave none."""
+    conversation. If `text` is empty, it gave none."""
 
     session_id: str
     text: str
     usage: Usage = Usage()
     reason: str = ""
-    """The reason if there is no text."""
+    """Reason why there is no text; empty if there is one."""
 
 
 class RolledOver(Event, frozen=True, tag="rolled_over"):
-    """A conversation became too long and was replaced by a new one. The old one is unchanged, and
-    can be forked and restored."""
+    """A conversation became too long, and a new one replaced it. The old one is unchanged, and can
+    be forked and restored."""
 
     session_id: str
     tokens: int
@@ -395,7 +399,7 @@ class RolledOver(Event, frozen=True, tag="rolled_over"):
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
-    """A session's lifetime had passed when the attempt began. `continuation` is how the attempt
+    """A session's lifetime had passed when the attempt began. `continuation` says how the attempt
     started."""
 
     session_id: str
@@ -404,21 +408,20 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
 
 
 class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
-    """Session records were missing in the store. They were rebuilt from the attempts and perdure's
-    own copies of the transcripts."""
+    """The store lacked session records. They were rebuilt from the attempts and from perdure's own
+    copies of the transcripts."""
 
     sessions: tuple[str, ...]
 
 
 class WorkdirNoted(Event, frozen=True, tag="workdir_noted"):
-    """Something that a person should know about the workdir that was made or reused, as a
-    sentence."""
+    """A note for people about the workdir that was made or reused, as a sentence."""
 
     note: str
 
 
 class CopyRestored(Event, frozen=True, tag="copy_restored"):
-    """perdure's own copy of a transcript was put back in place."""
+    """The agent's transcript was replaced with perdure's own copy of it."""
 
     session_id: str
     path: str
@@ -426,8 +429,8 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
 
 class MapGiven(Event, frozen=True, tag="map_given"):
     """The prompt contains a project map. `tokens` is an estimate (UTF-8 bytes / 3). `files` is the
-    number of files in the map, `full` the number of those with their exports, and `left` the number
-    of files that did not fit."""
+    number of files in the map, `full` the number of those that are listed with their exports, and
+    `left` the number of files that did not fit."""
 
     tokens: int
     files: int
@@ -436,31 +439,32 @@ class MapGiven(Event, frozen=True, tag="map_given"):
 
 
 class MapMissed(Event, frozen=True, tag="map_missed"):
-    """The prompt was to contain a project map, but none could be made. The attempt goes on without
+    """A project map was due in the prompt, but could not be made. The attempt continues without
     it."""
 
     reason: str
 
 
 class FilesPlanned(Event, frozen=True, tag="files_planned"):
-    """Task files of one version of the instructions are about to be put into the workdir. Many
-    files are split over several of these events. If a kill comes before `FilesPlaced`, the next
-    attempt completes the plan."""
+    """Task files of one version of the instructions are about to be written to the workdir. A long
+    list is split over several events. If perdure is killed before `FilesPlaced`, the next attempt
+    completes the plan."""
 
     version: int
     files: tuple[FileChange, ...]
 
 
 class FilesPlaced(Event, frozen=True, tag="files_placed"):
-    """All planned task files are in the workdir. `left` names the files that were changed meanwhile
-    and were left as they are."""
+    """All planned task files are in the workdir. `left` names files that changed after the plan was
+    made, so perdure did not write them."""
 
     version: int
     left: tuple[str, ...] = ()
 
 
 class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
-    """Workdir and conversation were saved together. `why` is explained at `model.Checkpoint`."""
+    """Workdir and conversation were saved together. `model.Checkpoint` explains the values of
+    `why`."""
 
     number: int
     why: str
@@ -471,26 +475,26 @@ class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
 
 
 PUBLISH = "publish"
-"""`why` of a checkpoint that was taken, but could not be uploaded."""
+"""`why` of a `CheckpointMissed` event for a checkpoint that was taken but could not be uploaded."""
 
 
 class CheckpointMissed(Event, frozen=True, tag="checkpoint_missed"):
-    """A checkpoint was due, but could not be taken or uploaded. The attempt goes on."""
+    """A checkpoint was due, but could not be taken or uploaded. The attempt continues."""
 
     why: str
     reason: str
 
 
 class CopyMissed(Event, frozen=True, tag="copy_missed"):
-    """perdure's own copy of the conversation could not be updated. The attempt goes on."""
+    """perdure's own copy of the conversation could not be updated. The attempt continues."""
 
     session_id: str
     reason: str
 
 
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
-    """A person restored workdir and conversation from a checkpoint, or a run continued from the
-    checkpoint on another host."""
+    """Workdir and conversation were restored from a checkpoint: by a person, or because the run
+    continued on another host."""
 
     number: int
     attempt: int
@@ -498,18 +502,19 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     attempts: int
     """The number of attempts of the run when it was restored."""
     undo: int = 0
-    """The number of the checkpoint that holds the state before the restore; 0 if there was nothing
-    to save."""
+    """Number of the checkpoint with the state before the restore; 0 if there was nothing to
+    save."""
     files_only: bool = False
-    """Whether only files were restored and the conversation was left as it was."""
+    """Whether the conversation was left unchanged and only files were restored."""
     moved_from: str = ""
-    """The host that had the files until then; empty if a person restored them."""
+    """Host that had the files before; empty if a person restored them."""
     retired: tuple[int, ...] = ()
-    """Versions of the instructions that no longer count, because they came after the checkpoint."""
+    """Versions of the instructions that are newer than the checkpoint and no longer count."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
-    """A run was taken up from another machine, with the conversation and files of a checkpoint."""
+    """A run from another machine was taken over, with the conversation and files of a
+    checkpoint."""
 
     origin: str
     """The run's id on the other machine."""
@@ -521,29 +526,30 @@ class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
 
 
 class PlaceLost(Event, frozen=True, tag="place_lost"):
-    """Another machine took up the run from the checkpoint store. Work on this machine is no longer
-    published."""
+    """Another machine took over the run from the checkpoint store. Work on this machine is no
+    longer published."""
 
     owner: str
     term: int
 
 
 class DriftSeen(Event, frozen=True, tag="drift_seen"):
-    """When the attempt started, the workdir differed from the last checkpoint: something else had
-    changed it."""
+    """When the attempt started, the workdir differed from the last checkpoint. Something other than
+    perdure's agents had changed it."""
 
     number: int
     paths: tuple[str, ...] = ()
-    """The first of the files that differ."""
+    """Names of the first files that differ."""
     count: int = 0
     head_before: str = ""
     head_now: str = ""
-    """HEAD at the checkpoint and now. Both are empty if HEAD is unchanged."""
+    """Commit of HEAD at the checkpoint (`head_before`) and now. Both are empty if HEAD is
+    unchanged."""
 
 
 class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
-    """A broken transcript was repaired: a repaired copy was proven to work, and was put in its
-    place. The files that were there before were moved aside."""
+    """A broken transcript was repaired. The repaired copy was tested with the agent and then
+    replaced the transcript. The replaced files were moved aside."""
 
     session_id: str
     path: str
@@ -552,54 +558,55 @@ class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
 
 
 class CollisionSeen(Event, frozen=True, tag="collision_seen"):
-    """Something else wrote into the same conversation, or is running on it."""
+    """Another program wrote into the same conversation, or is running with it."""
 
     session_id: str
     detail: str
 
 
 class OutputCapped(Event, frozen=True, tag="output_capped"):
-    """The agent wrote more output than the cap allows. The rest was counted and not read."""
+    """The agent wrote a longer line of output than the cap allows. The rest was counted but not
+    read."""
 
     stream: str
     limit: int
 
 
 class LeftoversFound(Event, frozen=True, tag="leftovers_found"):
-    """Processes of the agent were still running when its turn was over. `count` is the number of
-    all of them; `processes` has the first ones."""
+    """Processes that the agent had started were still running when its turn was over. `count` is
+    their number; `processes` describes the first ones."""
 
     processes: tuple[Leftover, ...]
     count: int = 0
 
 
 class VerifyStarted(Event, frozen=True, tag="verify_started"):
-    """The agent ended its turn, and the verify command started. Without a `VerifyEnded` the check
-    was interrupted, and does not count."""
+    """The agent ended its turn, and the verify command started. If no `VerifyEnded` follows, the
+    check was interrupted and does not count."""
 
     command: str
     log: str
-    """The file with all output of the check."""
+    """Path of the file with the complete output of the check."""
 
 
 class VerifyEnded(Event, frozen=True, tag="verify_ended"):
-    """The verify command ended. `output` is the most telling part of its output."""
+    """The verify command ended. `output` is an excerpt of its output."""
 
     code: int
-    """The exit code. 124: the check took too long; 125: its output exceeded the limit."""
+    """Exit code. 124: the check took too long; 125: its output exceeded the limit."""
     output: str
     command: str = ""
     round: int = 0
-    """Number of checks that failed for this version of the instructions, including this one."""
+    """Number of failed checks for this version of the instructions, including this one."""
     rounds: int = 0
-    """Maximum number of failed checks that go back to the agent."""
+    """Maximum number of failed checks after which the agent gets another turn."""
     seconds: float = 0.0
     log: str = ""
 
 
 class WorkSeen(Event, frozen=True, tag="work_seen"):
-    """After the attempt, perdure compared the workdir with the state that the attempt began with.
-    This happens once in each attempt. The fields are those of `model.work.WorkReport`."""
+    """After the attempt, perdure compared the workdir with its state at the beginning of the
+    attempt. This happens once per attempt. The fields are those of `model.work.WorkReport`."""
 
     against: str
     files: tuple[FileOfWork, ...] = ()
@@ -613,7 +620,7 @@ class WorkSeen(Event, frozen=True, tag="work_seen"):
 
 
 class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
-    """The attempt ended, with this outcome and this receipt."""
+    """The attempt ended. The event has its outcome and its receipt."""
 
     outcome: Outcome
     receipt: Receipt | None = None
@@ -640,11 +647,11 @@ class SettingsChanged(Event, frozen=True, tag="settings_changed"):
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
-    """A person or a program requested that the run be cancelled."""
+    """A person or a program requested to cancel the run."""
 
 
 class RunReset(Event, frozen=True, tag="run_reset"):
-    """A person reset the run: these conversations were retired, and the workdir was moved to the
+    """A person reset the run. These conversations were retired, and the workdir was moved to the
     trash."""
 
     sessions: tuple[str, ...]
@@ -652,17 +659,18 @@ class RunReset(Event, frozen=True, tag="run_reset"):
 
 
 class RunResetUndone(Event, frozen=True, tag="run_reset_undone"):
-    """The reset was undone: these conversations are live again."""
+    """The reset was undone, and these conversations can be used again."""
 
     sessions: tuple[str, ...]
 
 
 class RunPutBack(Event, frozen=True, tag="run_put_back"):
-    """A run that had been removed from the list is on it again."""
+    """A run that had been removed from the list of runs was restored."""
 
 
 class RequestMade(Event, frozen=True, tag="request_made"):
-    """The agent asks a person, and the run waits. `request` is `approval` or `question`."""
+    """The agent made a request to a person, and the run waits for the answer. `request` is
+    `approval` or `question`."""
 
     number: int
     request: str
@@ -670,19 +678,19 @@ class RequestMade(Event, frozen=True, tag="request_made"):
 
 
 class RequestAnswered(Event, frozen=True, tag="request_answered"):
-    """A person answered a request: `allow`, `deny` or `text`; or a saved rule did."""
+    """A request was answered with `allow`, `deny` or `text`, by a person or by a saved rule."""
 
     number: int
     answer: str
     by: str = ""
     words: str = ""
     rule: str = ""
-    """The rule that answered, in words; empty: a person did."""
+    """Description of the saved rule that answered; empty if a person answered."""
 
 
 class RequestGiven(Event, frozen=True, tag="request_given"):
-    """An attempt was given the answer to a request. `parked`: the call itself waits in the
-    conversation and is run or refused there; otherwise the prompt reports the answer."""
+    """An attempt got the answer to a request. `parked`: the call itself waits in the conversation,
+    where it is run or refused. Otherwise the prompt contains the answer."""
 
     number: int
     answer: str
@@ -690,7 +698,7 @@ class RequestGiven(Event, frozen=True, tag="request_given"):
 
 
 class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
-    """A request is not open any more, because something else happened to the run."""
+    """A request was closed without an answer, because something else happened to the run."""
 
     number: int
     reason: str
@@ -703,9 +711,9 @@ class RunOpened(Event, frozen=True, tag="run_opened"):
 
 
 class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
-    """The person gave the conversation back. `turns` is the number of prompts that were added.
-    `others` are the conversations that were begun beside it. `rewound`: the person removed the
-    newest part of the conversation."""
+    """The person gave the conversation back to perdure. `turns` is the number of prompts that were
+    added. `others` are conversations that the person began in addition. `rewound`: the person
+    removed the newest part of the conversation."""
 
     session_id: str
     turns: int = 0
@@ -714,13 +722,13 @@ class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
 
 
 class ToldForge(Event, frozen=True, tag="told_forge"):
-    """The forge shows the result of the run: `url` is the comment."""
+    """The result of the run was reported to the forge. `url` is the address of the comment."""
 
     url: str
 
 
 class Published(Event, frozen=True, tag="published"):
-    """The run's branch was pushed. `pull` is the number of its pull request, 0 if none was
+    """The run's branch was pushed. `pull` is the number of its pull request; 0 if none was
     requested."""
 
     branch: str
@@ -730,15 +738,15 @@ class Published(Event, frozen=True, tag="published"):
 
 
 class NotPublished(Event, frozen=True, tag="not_published"):
-    """The run's branch should have been pushed, but was not. A person is needed."""
+    """The run's branch was not pushed although it should have been. A person has to decide."""
 
     branch: str
     reason: str
 
 
 class BaseMoved(Event, frozen=True, tag="base_moved"):
-    """The agent was told that the branch that its work is based on has new commits: their number,
-    and the newest one (`commit`)."""
+    """The agent was told that the base branch of its work has new commits: their number, and the
+    newest one (`commit`)."""
 
     branch: str
     commit: str
@@ -746,8 +754,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: whether this
-    is the failure of a whole suite, workflow or pipeline, instead of a single check."""
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: the failure
+    is that of a whole suite, workflow or pipeline, not of a single check."""
 
     commit: str
     checks: tuple[str, ...] = ()
@@ -755,15 +763,16 @@ class ChecksFailed(Event, frozen=True, tag="checks_failed"):
 
 
 class Withdrawn(Event, frozen=True, tag="withdrawn"):
-    """The work was taken back on the forge: unassigned, a label removed, or a command to stop."""
+    """The work was withdrawn on the forge: the agent was unassigned, a label was removed, or a
+    comment told it to stop."""
 
     why: str
 
 
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
-    """The run's work is over, and its workdir is moved to the trash. `checkpoint` is the one that
-    saves the workdir; 0 if there is none. `needed`: the workdir holds work that is in no
-    repository."""
+    """The run's work is over, and its workdir is about to be moved to the trash. `checkpoint` is
+    the number of the checkpoint that saves the workdir; 0 if there is none. `needed`: the workdir
+    contains work that is in no repository."""
 
     why: str
     checkpoint: int = 0
@@ -772,9 +781,9 @@ class CleanedUp(Event, frozen=True, tag="cleaned_up"):
 
 
 class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
-    """The workdir of a finished run is moved to the trash because of its age. `checkpoint` is the
-    one that saves the workdir; 0 if there is none. `needed`: the workdir holds work that is in no
-    repository."""
+    """The workdir of a finished run is about to be moved to the trash because of its age.
+    `checkpoint` is the number of the checkpoint that saves the workdir; 0 if there is none.
+    `needed`: the workdir contains work that is in no repository."""
 
     why: str
     checkpoint: int = 0
@@ -789,13 +798,14 @@ class BroughtBack(Event, frozen=True, tag="brought_back"):
 
 
 class WorkdirLost(Event, frozen=True, tag="workdir_lost"):
-    """The workdir was gone when an attempt began, though perdure had not cleaned it up.
-    `checkpoint` is the one whose files were restored (0: none could be)."""
+    """The workdir was missing when an attempt began, although perdure had not removed it.
+    `checkpoint` is the number of the checkpoint whose files were restored; 0 if none could be
+    restored."""
 
     place: str
     checkpoint: int = 0
     taken: int = 0
-    """When the checkpoint was taken, in ms."""
+    """Time at which the checkpoint was taken, in ms."""
 
 
 class RunFinished(Event, frozen=True, tag="run_finished"):
@@ -877,8 +887,8 @@ AnyEvent = AgentEvent | RunEvent
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One line of the journal. `seq` grows by one with each record of a store; `attempt` 0 means
-    that the event belongs to the run itself."""
+    """One line of the journal. `seq` grows by one with each record in a store. `attempt` is 0 if
+    the event belongs to the run itself."""
 
     run: str
     seq: int

@@ -1,10 +1,10 @@
-"""Compares the items that a resume would show to the model with those that the model was shown
-before.
+"""Compares the items of a conversation that the model would be shown after a resume with those that
+it was shown before.
 
-A transcript can have all its bytes and still be loaded without its newest turns: a person rewound
-it, another program wrote its own branch, or the CLI compacted it. A driver therefore reports the
-items that its CLI would load (`AgentDriver.loads`), and `compare` compares them with the known
-ones. Pure. Used by the engine for receipts, and by the drivers.
+A transcript can be complete and still be loaded without its newest turns: a person rewound it,
+another program continued it on a branch of its own, or the CLI compacted it. So a driver reports
+the items that its CLI would load (`AgentDriver.loads`), and `compare` compares them with the known
+ones. Used by the engine for receipts, and by the drivers. Does no input or output.
 """
 
 from __future__ import annotations
@@ -17,68 +17,69 @@ from enum import StrEnum
 from msgspec import Struct
 
 SAID = 80
-"""Maximum number of characters of an item that are kept for quoting."""
+"""Maximum number of characters that are kept of an item's text for quotations."""
 
 
 class ItemKind(StrEnum):
-    """The kind of an item of a conversation. The model's thoughts, and what a CLI adds to each
-    request, are not items."""
+    """The kind of an item of a conversation. The model's reasoning, and texts that a CLI adds to
+    each request, are not items."""
 
     PROMPT = "prompt"
     ANSWER = "answer"
     CALL = "call"
     RESULT = "result"
     SUMMARY = "summary"
-    """The text that replaces the items that a CLI compacted."""
+    """The text with which a CLI replaced items when it compacted the conversation."""
 
 
 class Item(Struct, frozen=True):
-    """One item that the model is shown: a prompt, an answer, a call or its result."""
+    """One item of a conversation that the model is shown: a prompt, an answer, a tool call or its
+    result."""
 
     kind: ItemKind
     key: str = ""
-    """The id of the tool call; only calls and results have one."""
+    """Id of the tool call. Only calls and results have one."""
     digest: str = ""
-    """Hash of the text, the same in every copy of the conversation. White space counts only in
-    results, which may be long. Empty: the text is unknown, and any item of this kind and key is
-    taken as equal."""
+    """Hash of the text, the same in every copy of the conversation. The amount of white space does
+    not matter, except in results, which may be long. Empty: the text is unknown, and any item with
+    the same kind and key counts as equal."""
     said: str = ""
-    """The beginning of the text on one line, for quoting."""
+    """Beginning of the text on one line, for quotations."""
     made_up: bool = False
-    """Whether the agent's CLI wrote this in place of something that was never recorded: a result
-    "outcome unknown", or an answer that no model gave. Such an item proves nothing, so `compare`
-    ignores it."""
+    """Whether the agent's CLI wrote this in place of something that was never recorded, such as a
+    result "outcome unknown" or an answer that no model gave. Such an item proves nothing, so
+    `compare` ignores it."""
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
-    """The items that a resume would load from a transcript as it is now."""
+    """The items that a resume would load from a transcript in its current state."""
 
     items: tuple[Item, ...] = ()
     """All items, in the order in which the model is shown them."""
     compactions: int = 0
-    """Number of times that the loaded conversation was compacted."""
+    """Number of compactions of the loaded conversation."""
     condensed: tuple[Item, ...] = ()
-    """Items that the model is not shown because a summary replaces them. They are still in the
-    transcript."""
+    """Items that a summary replaces. They are still in the transcript, but the model is not shown
+    them."""
     dropped: tuple[Item, ...] = ()
-    """Items that are in the transcript but are not loaded: rewound, undone, or on another
-    branch."""
+    """Items that are in the transcript but are not loaded: they were rewound or undone, or are on
+    another branch."""
 
 
 class Relation(StrEnum):
-    """How the loaded items relate to the known ones. If several relations apply, this is the
-    worst."""
+    """The relation between the loaded items and the known ones. If several apply, the worst one
+    counts."""
 
     WHOLE = "whole"
-    """Every known item is shown, in order."""
+    """Every known item is shown, in the right order."""
     COMPACTED = "compacted"
     """A summary replaces some known items; all others are shown."""
     SHORTENED = "shortened"
-    """The newest known items are not shown, but all before them are."""
+    """The newest known items are not shown. All earlier ones are."""
     GAPS = "gaps"
-    """Known items are missing in the middle, or have other content."""
+    """Known items are missing in the middle, or have different content."""
     FOREIGN = "foreign"
-    """No known item is shown, because the transcript is that of another conversation."""
+    """No known item is shown, because the transcript belongs to another conversation."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -95,44 +96,42 @@ class Comparison(Struct, frozen=True, kw_only=True):
     missing: tuple[Item, ...] = ()
     """Known items that are neither loaded nor covered by a summary."""
     off_branch: int = 0
-    """Number of missing items that are still in the transcript although the CLI does not load
-    them."""
+    """Number of missing items that are still in the transcript but are not loaded by the CLI."""
     altered: tuple[Item, ...] = ()
-    """The missing calls and results whose key is loaded, but with other content. These are the
-    known versions."""
+    """Missing calls and results whose key is loaded with different content. The items given here
+    are the known versions."""
     inserted: tuple[Item, ...] = ()
-    """Loaded items that are not among the known items, and come before the last known item that is
-    loaded."""
+    """Loaded items that are not known, and come before the last known item that is loaded."""
     added: tuple[Item, ...] = ()
-    """Loaded items that are not among the known items, and come after the last known item that is
-    loaded."""
+    """Loaded items that are not known, and come after the last known item that is loaded."""
 
     @property
     def whole(self) -> bool:
-        """Whether the model is shown everything that is known of the conversation."""
+        """Whether the model is shown all known items."""
         return self.relation is Relation.WHOLE
 
     @property
     def prompts_added(self) -> tuple[Item, ...]:
-        """The prompts that were not known, in order. Somebody else sent them, unless the caller
-        knows their origin."""
+        """The prompts that were not known, in order. Unless the caller knows their origin, somebody
+        other than perdure sent them."""
         return tuple(item for item in (*self.inserted, *self.added) if item.kind is ItemKind.PROMPT)
 
 
 def digest(text: str) -> str:
-    """Return the hash of a text, independent of line breaks and spaces. Equal to
-    `transcripts.fingerprint` of a prompt."""
+    """Return the hash of a text in which each run of white space is one space.
+    `transcripts.fingerprint` returns the same hash for a prompt."""
     return _digest(" ".join(text.split()))
 
 
 def _digest(text: str) -> str:
-    from hashlib import sha256  # the cheapest commands import the nouns, but never need this
+    # imported late: simple commands import this module but never call this function
+    from hashlib import sha256
 
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> Item:
-    """Return the item for a text, as the drivers make it from a transcript."""
+    """Return an item for a text from a transcript. Called by the drivers."""
     if kind is ItemKind.RESULT:
         mark = _digest(text.strip())
     else:
@@ -141,8 +140,8 @@ def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> 
 
 
 def call(key: str, name: str, given: object, said: str = "") -> Item:
-    """Return the item for a tool call with its arguments; `said` is the argument that a person
-    would quote."""
+    """Return an item for a tool call. `given`: its arguments. `said`: the argument to use in a
+    quotation."""
     from json import dumps
 
     arguments = dumps(given, sort_keys=True, separators=(",", ":"), default=str)
@@ -180,7 +179,8 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
 
 
 def describe(found: Comparison) -> str:
-    """Return one clause for a receipt: how much of the known conversation the model is shown."""
+    """Return a clause for a receipt that says how much of the known conversation the model is
+    shown."""
     match found.relation:
         case Relation.WHOLE:
             return f"the model is shown all {found.known} known items of the conversation"
@@ -217,7 +217,8 @@ def _missing_items(found: Comparison) -> str:
 
 
 def quote(each: Item) -> str:
-    """Return an item in words: its kind, and the beginning of its text, or else its id."""
+    """Return a short description of an item: its kind, and the beginning of its text or else its
+    id."""
     if each.said:
         return f'{each.kind.value} "{each.said}"'
     return f"{each.kind.value} {each.key}".rstrip()
@@ -230,15 +231,16 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
         return Relation.WHOLE
     if foreign and len(missing) == known:
         return Relation.FOREIGN
-    # The missing items are a tail if no known item after the first missing one was found.
+    # The missing items are the newest ones if all known items from the first missing one on are
+    # missing.
     if len(missing) == known - missing[0]:
         return Relation.SHORTENED
     return Relation.GAPS
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Return the indexes from `places` whose items in `ours` were also found in `among`, in the
-    same order."""
+    """Return those indexes in `places` whose items of `ours` also occur in `among`, in the same
+    order."""
     if not among:
         return set()
     there = _aligned([ours[at] for at in places], [each for each in among if not each.made_up])
@@ -246,13 +248,14 @@ def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -
 
 
 def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
-    """Return for each item of `ours` its index in `theirs`, in rising order; None if the item is
-    missing there.
+    """Return, for each item of `ours`, its index in `theirs`, or None if it is missing there. The
+    indexes increase.
 
-    A common beginning is matched first. After that, items that occur once on each side are the
-    anchors (a patience diff), so that an "OK." that is said in every turn is not matched with the
-    wrong one. Between two anchors the first fitting item is taken, but only if an item beside it
-    was also matched.
+    First, a common beginning is matched. Then items that occur exactly once on each side become
+    anchors (a patience diff). They keep a repeated text, such as "OK." in every turn, from being
+    matched with the wrong occurrence. Between two anchors, each item is matched with the first
+    equal item. Such a match is undone if the text occurs more than once and no neighboring item was
+    matched.
     """
     start = 0
     while start < len(ours) and start < len(theirs) and _same(ours[start], theirs[start]):
@@ -287,8 +290,8 @@ def _drop_chance_finds(
     where: dict[tuple[str, str], list[int]],
     start: int,
 ) -> None:
-    """Undo matches of texts that occur more than once, unless a neighboring item was matched to a
-    neighboring place."""
+    """Undo a match of a text that occurs more than once, unless an adjacent item was matched to an
+    adjacent place."""
     count = Counter(_mark(each) for each in ours)
     proven = [place is not None for place in places]
     for at in range(start, len(ours)):
@@ -311,7 +314,7 @@ def _same(one: Item, other: Item) -> bool:
 
 
 def _mark(each: Item) -> tuple[str, str]:
-    """Return the part of an item that distinguishes it from others: its key if it has one, else its
+    """Return the values that identify an item: its kind, and its key or else the hash of its
     text."""
     return (each.kind, each.key or each.digest)
 
@@ -319,8 +322,8 @@ def _mark(each: Item) -> tuple[str, str]:
 def _anchors(
     ours: Sequence[Item], start: int, where: dict[tuple[str, str], list[int]]
 ) -> list[tuple[int, int]]:
-    """Return the places of items that occur once on each side: the longest sequence of pairs that
-    rises on both sides (patience sorting)."""
+    """Return the index pairs of items that occur exactly once on each side. Of these, the longest
+    sequence that increases on both sides is chosen (patience sorting)."""
     count = Counter(_mark(each) for each in ours[start:])
     marks = ((at, _mark(ours[at])) for at in range(start, len(ours)))
     pairs = [

@@ -1,4 +1,5 @@
-"""The state of a message that a person told a running attempt. `rules.messages` finds it out."""
+"""Data type for the state of a message that a person sent to a running attempt. `rules.messages`
+makes it from the journal."""
 
 from __future__ import annotations
 
@@ -6,18 +7,18 @@ import msgspec
 
 
 class MessageState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a message. Times are in ms; 0: not yet."""
+    """The state of a message to a running attempt. Times are in ms; 0: not yet."""
 
     version: int
-    """The version of the instructions that it is."""
+    """Number of the version of the instructions that the message added."""
     text: str
     told: int
     delivered: int = 0
-    """When it was last given to the agent's CLI."""
+    """Time at which it was last given to the agent's CLI."""
     how: str = ""
-    """How it was given: `turn` (into the running turn), `boundary` (when the turn was about to end)
-    or `prompt` (with the prompt of the next attempt)."""
+    """How it was given: `turn` (during the running turn), `boundary` (when the turn was about to
+    end) or `prompt` (with the prompt of the next attempt)."""
     attempt: int = 0
-    """The attempt that it was last given to."""
+    """Number of the attempt that it was last given to."""
     received: int = 0
-    """When it was seen in the conversation, so that the model has it."""
+    """Time at which it was found in the conversation, which means that the model has it."""

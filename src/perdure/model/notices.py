@@ -1,7 +1,8 @@
-"""Notices to people: their channels, their content, and the record of each. Pure.
+"""Data types for notices to people: their channels, their content, and the record of each notice.
+Also reads the channels from the configuration.
 
 A channel is a `[notify.NAME]` table of the user's or service's configuration. A notice is one
-message to one channel, kept in an outbox until it is sent.
+message to one channel, kept in an outbox until it is sent. This module does no input or output.
 """
 
 from __future__ import annotations
@@ -24,55 +25,55 @@ _SERVER = re.compile(r"(smtp|smtps)://(?:([A-Za-z0-9._%+@=-]+)@)?([A-Za-z0-9.-]+
 
 
 class NoticeEvent(StrEnum):
-    """Events about which people are notified."""
+    """The events about which people can be notified."""
 
     NEEDS_YOU = "needs_you"
-    """The run goes on only when a person has done something."""
+    """The run continues only after a person has done something."""
     OVER_BUDGET = "over_budget"
     FAILED = "failed"
     DONE = "done"
     WAITING = "waiting"
-    """The run waits until a time, such as the end of a usage limit."""
+    """The run waits until a certain time, such as the end of a usage limit."""
 
 
 USUAL = (NoticeEvent.NEEDS_YOU, NoticeEvent.OVER_BUDGET, NoticeEvent.FAILED, NoticeEvent.DONE)
-"""Default events of a channel."""
+"""Events that a channel reports by default."""
 
 
 class ChannelKind(StrEnum):
-    """How a channel sends."""
+    """The way in which a channel sends messages."""
 
     WEBHOOK = "webhook"
-    """An HTTP POST that is signed as in standardwebhooks.com."""
+    """An HTTP POST, signed as standardwebhooks.com describes."""
     MAIL = "mail"
     SERVICE = "service"
-    """A service that Apprise knows: chat, push, text messages."""
+    """A service that the library Apprise supports: chat, push, text messages."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel by which people are notified, and its choice of runs and events."""
+    """A channel that notifies people, and the runs and events that it reports."""
 
     name: str
     kind: ChannelKind
     url: str = ""
     """The address of a webhook."""
     secret_file: str = ""
-    """The file with the webhook's signing secret (`whsec_...`), the password of the mail server, or
-    the addresses of services. Secrets are never in the configuration itself."""
+    """File with the signing secret of the webhook (`whsec_...`), the password of the mail server,
+    or the addresses of services. The configuration itself never contains secrets."""
     server: str = ""
-    """The mail server: `smtp://USER@HOST:587`, or `smtps://...`."""
+    """Address of the mail server: `smtp://USER@HOST:587`, or `smtps://...`."""
     sender: str = ""
     recipients: tuple[str, ...] = ()
     events: tuple[NoticeEvent, ...] = USUAL
     labels: tuple[tuple[str, str], ...] = ()
-    """Only runs with all of these labels."""
+    """Labels that a run must have to be reported; empty: no restriction."""
     roles: tuple[str, ...] = ()
-    """Only runs with one of these roles."""
+    """Roles of the runs that are reported; empty: all."""
     links: bool = False
-    """Whether messages have links that allow or refuse an agent's call. Everybody who gets a
+    """Whether messages contain links that allow or refuse an agent's call. Everybody who gets a
     message can use them."""
     quiet: str = ""
-    """Hours of the day in which nothing is sent, in the machine's local time: `22:00-07:00`."""
+    """Time of day in which nothing is sent, in the machine's local time: `22:00-07:00`."""
 
     def __str__(self) -> str:
         where = {
@@ -84,7 +85,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hours(self) -> tuple[time, time] | None:
-        """Return the beginning and the end of the quiet hours."""
+        """Return the beginning and the end of the quiet hours; None if there are none."""
         found = _HOURS.fullmatch(self.quiet)
         if found is None:
             return None
@@ -102,33 +103,33 @@ class NoticeState(StrEnum):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """One message to one channel. Times in ms by the store's clock."""
+    """One message to one channel. Times are in ms, by the store's clock."""
 
     id: str
-    """Id of the notice, the same for every try, so that a receiver recognizes a repetition."""
+    """Id of the notice. It is the same for every try, so a receiver can recognize a repetition."""
     channel: str
     line: int
-    """The line of the audit trail that the notice reports."""
+    """Number of the line of the audit trail that the notice reports."""
     event: NoticeEvent
     run: str
     at: int
     body: str
-    """The message as JSON, as it was when the event happened."""
+    """The message as JSON, made when the event happened."""
     state: NoticeState = NoticeState.WAITING
     due: int = 0
     tries: int = 0
     reason: str = ""
-    """Why the latest try failed."""
+    """Reason why the latest try failed."""
 
 
 class NoticeRun(msgspec.Struct, frozen=True, kw_only=True):
-    """The run that a notice is about."""
+    """The fields of a run that a notice contains."""
 
     id: str
     name: str
     title: str
     link: str
-    """The address of its issue or pull request."""
+    """Address of the issue or pull request of the run."""
     role: str
     agent: str
     state: str
@@ -136,11 +137,11 @@ class NoticeRun(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float
     estimated: bool
     page: str
-    """The address of its page on the dashboard; empty if `serve_public_url` is not set."""
+    """Address of the run's page on the dashboard; empty if `serve_public_url` is not set."""
 
 
 class NoticeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The links for a call that an agent wants to make. Each can be used once, until `expires`
+    """The links with which a person answers an agent's call. Each can be used once, until `expires`
     (ms)."""
 
     request: int
@@ -148,7 +149,7 @@ class NoticeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     call: str
     """The main argument of the call, on one line."""
     allow: str
-    """Address of the page that allows the call; empty if it can only be refused."""
+    """Address of the page that allows the call; empty if the call can only be refused."""
     deny: str
     expires: int
 
@@ -158,15 +159,15 @@ class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
 
     run: NoticeRun
     message: str
-    """The need, or the reason for the end; may be empty."""
+    """Task for the person, or reason for the end of the run; may be empty."""
     until: int
-    """For `waiting`: the time (ms) until which the run waits; else 0."""
+    """For `waiting`: the time (ms) until which the run waits; otherwise 0."""
     answers: tuple[NoticeAnswer, ...] = ()
-    """For `needs_you`, if the channel has links: the calls that wait for an answer."""
+    """For `needs_you`: the calls that wait for an answer. Empty if the channel has no links."""
 
 
 class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a webhook: `type` is `run.EVENT`."""
+    """The JSON body of a webhook. `type` is `run.EVENT`."""
 
     type: str
     timestamp: str
@@ -174,7 +175,7 @@ class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def channels(value: object) -> tuple[Channel, ...]:
-    """Return the channels of a `[notify]` table, or of its JSON form. Raises ValueError."""
+    """Return the channels in a `[notify]` table, or in the same as JSON text. Raises ValueError."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -190,7 +191,7 @@ WHERE = {
     "server": ChannelKind.MAIL,
     "service_file": ChannelKind.SERVICE,
 }
-"""The setting that decides how a channel sends."""
+"""Kind of a channel, by the setting that selects it."""
 ALSO = {
     ChannelKind.WEBHOOK: ("secret_file",),
     ChannelKind.MAIL: ("password_file", "from", "to"),
@@ -224,7 +225,7 @@ def _channel(name: str, table: object) -> Channel:
 
 
 def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that say where a channel sends."""
+    """Return the fields of `Channel` that say where it sends. Raises ValueError."""
     if kind is ChannelKind.SERVICE:
         return {"secret_file": _file(f"service_file of {name}", table["service_file"])}
     if kind is ChannelKind.WEBHOOK:

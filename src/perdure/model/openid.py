@@ -1,5 +1,5 @@
-"""The setting `[openid]`: the provider by which people sign in to the dashboard (OpenID Connect),
-and what they may do there. Pure."""
+"""The setting `[openid]`: the provider with which people sign in to the dashboard (OpenID Connect),
+and the rules for their rights. Does no input or output."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from perdure.model.tokens import TokenScope
 
 
 class OpenIdRule(msgspec.Struct, frozen=True, kw_only=True):
-    """The rights of the people whose claim has a value. The first rule that fits counts."""
+    """A rule that gives rights to people by the value of one of their claims. The first rule that
+    matches applies."""
 
     claim: str
     value: str
-    """A pattern, in which `*` stands for any characters."""
+    """Pattern for the claim's value. `*` stands for any characters."""
     scope: TokenScope
     repositories: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    """As NAME=PATTERN."""
+    """Labels that a run must have, each as NAME=PATTERN."""
 
 
 class OpenIdProvider(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider, and the rules for its people."""
+    """An OpenID provider, and the rules for the people who sign in with it."""
 
     issuer: str
     client_id: str
     secret_file: str = ""
-    """The file with the client's secret; empty for a client without one."""
+    """File with the client secret; empty for a client without a secret."""
     scopes: tuple[str, ...] = ("openid", "email")
-    """The scopes that the provider is asked for."""
+    """Scopes that are requested from the provider."""
     rules: tuple[OpenIdRule, ...] = ()
     name: str = ""
-    """The name of the provider on the sign-in page; empty: the host of the issuer."""
+    """Name of the provider on the sign-in page; empty: the host of the issuer is shown."""
 
     def __str__(self) -> str:
         return f"{self.issuer} (client {self.client_id}, {len(self.rules)} rules)"
@@ -48,7 +49,7 @@ VALUE_MOST = 500
 
 
 def provider(value: object) -> OpenIdProvider | None:
-    """Return the provider of an `[openid]` table, or of its JSON form; None for an empty one.
+    """Return the provider in an `[openid]` table, or in the same as JSON text; None if it is empty.
     Raises ValueError."""
     if isinstance(value, str):
         try:
@@ -81,7 +82,8 @@ def provider(value: object) -> OpenIdProvider | None:
 
 
 def _issuer(value: object) -> str:
-    """Return the issuer exactly as it is written: its tokens are compared with that."""
+    """Check the address of the issuer and return it unchanged, because it has to equal the issuer
+    in its tokens. Raises ValueError."""
     address("issuer", value)
     return str(value)
 

@@ -1,9 +1,9 @@
-"""Reports: what `--json`, the API and the library print of a run and of a plan.
+"""Data types for reports about a run or a plan, which `--json`, the API and the library return.
 
-Each is declared once. `engine.report` and `engine.plans.prompts` make them, every surface reads
-their attributes, and the API's document describes these classes. The order of the fields is the
-order in the JSON. Fields are added without a new `schema_version`. Import this module by its full
-name, and late: the start of an agent does not need it.
+`engine.report` and `engine.plans.prompts` make them. The OpenAPI schema is made from these classes.
+The order of the fields is their order in the JSON. New fields are added without a new
+`schema_version`. Import this module by its full name, and late: the start of an agent does not need
+it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from perdure.model.work import WorkReport, WorkVerdict
 
 
 class Shape(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An answer or a part of one."""
+    """Base class of all reports and their parts."""
 
 
 class Answer(Shape):
-    """A whole answer. Fields are added without a new `schema_version`."""
+    """Base class of whole reports. New fields are added without a new `schema_version`."""
 
     schema_version: Literal[1]
 
@@ -98,7 +98,7 @@ class CheckpointOfAttempt(Shape):
 
 
 class MapOfAttempt(Shape):
-    """The project map of an attempt's prompt. `missed` says why there is none."""
+    """The project map in an attempt's prompt. `missed` says why there is none."""
 
     tokens: int
     files: int
@@ -108,7 +108,7 @@ class MapOfAttempt(Shape):
 
 
 class SizeOfAttempt(Shape, tag_field="event"):
-    """A change of the size of a conversation; `event` and `kind` both name it."""
+    """A change of a conversation's size. `event` and `kind` have the same value."""
 
     kind: str
     session_id: str
@@ -218,7 +218,8 @@ class RunReport(Answer):
 
 
 class AttemptWhy(Shape):
-    """How an attempt started, its evidence and its receipt: a part of `AttemptOfRun`."""
+    """How an attempt started, its evidence and its receipt. These are some of the fields of
+    `AttemptOfRun`."""
 
     number: int
     continuation: Start | None
@@ -247,7 +248,7 @@ class AttemptWhy(Shape):
 
 
 class WhyReport(Answer):
-    """The part of a run's report that `perdure why` shows."""
+    """The report that `perdure why` shows. It has some of the fields of `RunReport`."""
 
     name: str
     state: RunState
@@ -270,7 +271,7 @@ class PlanOfList(Shape):
 
 
 class ConflictOfTask(Shape):
-    """A file that the results of a task's predecessors changed differently."""
+    """A file that two predecessors of a task changed in different ways."""
 
     file: str
     reason: str
@@ -305,7 +306,7 @@ class TaskOfPlan(Shape):
 
 
 class PlanResult(Shape):
-    """The place of a plan's result: that of its last task."""
+    """The location of a plan's result, which is the result of its last task."""
 
     task: str
     path: str

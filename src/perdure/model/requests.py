@@ -1,8 +1,9 @@
-"""Requests: what an agent asked a person, and the answer.
+"""Data types for requests: the questions of an agent to a person, the approvals that it needs, and
+the answers.
 
 A run whose attempt ended with requests waits in state `queued` until all of them are answered or
-have expired. Made by `perdure.rules.requests` from the agent's own report; stored with the end of
-the attempt.
+have expired. `perdure.rules.requests` makes them from the agent's own report. They are stored when
+the attempt ends.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from msgspec import Struct
 
 
 class RequestKind(StrEnum):
-    """`approval`: a tool call that was not allowed. `question`: the agent asks something."""
+    """The kind of a request. `approval`: a tool call was not allowed. `question`: the agent asks
+    something."""
 
     APPROVAL = "approval"
     QUESTION = "question"
 
 
 class RequestState(StrEnum):
-    """`open`: waits for an answer. `expired`: nobody answered in time, which refuses it.
-    `superseded`: something else happened to the run first, such as new instructions."""
+    """The state of a request. `open`: it waits for an answer. `expired`: nobody answered in time,
+    which counts as a refusal. `superseded`: something else happened to the run first, such as new
+    instructions."""
 
     OPEN = "open"
     ANSWERED = "answered"
@@ -30,7 +33,7 @@ class RequestState(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """The answers to a request. `text` answers a question."""
+    """The answers to a request. `text` is the answer to a question."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -38,51 +41,51 @@ class AnswerKind(StrEnum):
 
 
 class OpenCall(Struct, frozen=True, kw_only=True):
-    """A tool call that did not run, as the agent's CLI reports it at the end of a turn."""
+    """A tool call that was not run, as the agent's CLI reports it at the end of a turn."""
 
     call: str
-    """The id of the call in the conversation."""
+    """Id of the call in the conversation."""
     tool: str
     input: str
     """The complete arguments of the call as JSON."""
     summary: str = ""
     """The main argument of the call, as in `ToolStarted`."""
     parked: bool = False
-    """Whether the call waits in the conversation, so that the CLI can still run it."""
+    """Whether the call waits in the conversation, where the CLI can still run it."""
 
 
 class AgentRequest(Struct, frozen=True, kw_only=True):
-    """One request. `number` counts the requests of a run from 1."""
+    """A request of an agent. `number` counts the requests of a run from 1."""
 
     run: str
     number: int
     attempt: int
-    """The attempt in which the agent asked."""
+    """Number of the attempt in which the agent asked."""
     kind: RequestKind
     tool: str
     call: str
     summary: str
     payload: str
-    """The arguments of the call as JSON, without secrets; only the beginning of very long ones."""
+    """Arguments of the call as JSON, without secrets. Very long arguments are cut."""
     size: int
-    """Length of the complete arguments in characters. `payload` may be shorter."""
+    """Length of the complete arguments in characters."""
     sha256: str
-    """Digest of tool and arguments as the agent gave them. Only a call with this digest is run."""
+    """Digest of the tool's name and the original arguments. Only a call with this digest is run."""
     parked: bool
-    """Whether the call itself waits in the conversation. If not, the agent is told the answer in
-    its next prompt and has to make the call again."""
+    """Whether the call itself waits in the conversation. If not, the agent gets the answer in its
+    next prompt and has to repeat the call."""
     asked: int
     expires: int
     state: RequestState = RequestState.OPEN
     answer: AnswerKind | None = None
     words: str = ""
-    """The person's words: the answer to a question, or why a call was refused."""
+    """Text of the person: the answer to a question, or why a call was refused."""
     by: str = ""
     """The person or program that answered."""
     rule: str = ""
-    """The saved rule that answered instead of a person, in words."""
+    """Description of the saved rule that answered; empty if a person answered."""
     via: str = ""
-    """The comment on a forge that answered, as `source/id`; empty for any other way."""
+    """Comment on a forge that gave the answer, as `source/id`; empty if it came in another way."""
     answered: int = 0
     given: int = 0
-    """The newest attempt that was given the answer; 0: none yet."""
+    """Number of the newest attempt that got the answer; 0: none yet."""

@@ -1,4 +1,4 @@
-"""A run with its workdir, host and claim, and the decision after an attempt."""
+"""Data types for a run: its workdir, host and claim, and the decision after an attempt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Condition(Struct, frozen=True, kw_only=True):
 
 
 UNSAVED = "unsaved"
-"""Type of the condition of a run whose work is over and whose workdir contains work that is saved
-nowhere else."""
+"""Type of the condition of a finished run whose workdir contains work that is saved nowhere
+else."""
 
 
 class Workspace(Struct, frozen=True, kw_only=True):
-    """A working directory. `id` and `path` depend only on its identity."""
+    """The record of a workdir. `id` and `path` are derived from its identity only."""
 
     id: str
     path: str
@@ -34,8 +34,8 @@ class Workspace(Struct, frozen=True, kw_only=True):
 
 
 class TaskRun(Struct, frozen=True, kw_only=True):
-    """A task with its state and attempts. `attempt` is the number of the latest attempt, 0 before
-    the first."""
+    """A task together with its state and attempts. `attempt` is the number of the latest attempt; 0
+    before the first one."""
 
     id: str
     name: str
@@ -46,7 +46,7 @@ class TaskRun(Struct, frozen=True, kw_only=True):
     context_version: int = 1
     attempt: int = 0
     attempts_allowed: int = 3
-    """Maximum number of attempts that count; a person's retry raises it by one."""
+    """Maximum number of attempts that count. A retry by a person increases it by one."""
     run_after: int = 0
     reason: str = ""
     workspace: Workspace | None = None
@@ -56,18 +56,18 @@ class TaskRun(Struct, frozen=True, kw_only=True):
     lease_until: int = 0
     finished: int | None = None
     origin: str = ""
-    """The run's id on the machine that it came from; empty for a run that began here."""
+    """Id of the run on the machine that it came from; empty if it began on this machine."""
     host: str = ""
-    """In a shared database: the id of the host that has the run's workdir and conversation. Empty
-    if any host may begin."""
+    """In a shared database: id of the host that has the run's workdir and conversation. Empty if
+    any host may start the run."""
     host_name: str = ""
     account: str = ""
-    """The account whose limits the newest attempt used; empty if unknown."""
+    """Account whose limits the newest attempt used; empty if unknown."""
 
     @property
     def scope(self) -> str:
-        """The scope of the conversation: the requested one, else the service's task, else this run
-        alone."""
+        """Scope of the run's conversation: the requested scope, or the name of the service's task,
+        or the run itself."""
         if self.spec.scope:
             return self.spec.scope
         if self.spec.service and self.spec.task:
@@ -76,23 +76,24 @@ class TaskRun(Struct, frozen=True, kw_only=True):
 
 
 class Seat(Struct, frozen=True, kw_only=True):
-    """A place among the runs that may use one account at the same time."""
+    """A slot for one run on an account or under a rule, each of which limits its number of
+    concurrent runs."""
 
     account: str
-    """Agent and credentials, as far as they can be told apart without reading a secret. See
-    `engine.attempt.accounts`."""
+    """The agent and its credentials. They are told apart without reading a secret, as far as
+    possible (see `engine.attempt.accounts`)."""
     agent: str
     model: str = ""
     jobs: int = 0
-    """Maximum number of runs of the account at the same time; 0: no limit."""
+    """Maximum number of concurrent runs of the account; 0: no limit."""
     rule: str = ""
     rule_jobs: int = 0
-    """Maximum number of runs under the rule at the same time; 0: no limit."""
+    """Maximum number of concurrent runs under the rule; 0: no limit."""
 
 
 class Parking(Struct, frozen=True, kw_only=True):
-    """A time before which nothing is launched on an account, or on an agent (`what`). `model`: only
-    runs of this model are affected; empty: all."""
+    """A pause of an account or an agent (`what`), for which nothing is launched until a time.
+    `model`: only runs with this model are affected; empty: all."""
 
     what: str
     until: int
@@ -102,14 +103,14 @@ class Parking(Struct, frozen=True, kw_only=True):
 
 
 class Host(Struct, frozen=True):
-    """One of several installations that share a database. A host is one state directory on one
-    machine."""
+    """One of several installations of perdure that share a database. A host is one state directory
+    on one machine."""
 
     id: str
     name: str
     patience_s: float | None = None
-    """Time, in seconds, for which this host leaves a due run to the host that has the run's files.
-    None: for ever, because this host could not fetch the files."""
+    """How long, in seconds, this host leaves a due run to the host that has the run's files. None
+    means forever: this host could not fetch the files."""
 
     @property
     def label(self) -> str:
@@ -117,7 +118,7 @@ class Host(Struct, frozen=True):
 
 
 NOWHERE = Host("", "")
-"""The host of a database that is not shared."""
+"""The host value for a database that is not shared."""
 
 
 class Claim(Struct, frozen=True):
@@ -129,7 +130,7 @@ class Claim(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """The decision after an attempt: the run's next state and, if it goes on, when and why."""
+    """The decision after an attempt: the run's next state and, if it continues, when and why."""
 
     state: RunState
     run_after: int = 0

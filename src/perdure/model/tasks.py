@@ -1,4 +1,5 @@
-"""The request: the task, its contexts, and the files that come with them."""
+"""Data types for a task: its spec, the versions of its instructions, and the files that come with
+them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from perdure.model.choices import ContinuityPolicy, FileAction, OnEdit, Permissi
 
 
 class TaskSpec(Struct, frozen=True, kw_only=True):
-    """A task as a person asks for it. Immutable. The command line, the HTTP API and the TaskRun
+    """A task as a person requests it. Immutable. The command line, the HTTP API and the TaskRun
     resource use the same struct."""
 
     prompt: str
@@ -16,19 +17,20 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     name: str = ""
     key: str = ""
     repo: str = ""
-    """A local path or a URL. Empty for a service's task and for `here`."""
+    """Local path or URL of the repository. Empty for a service's task and for `here`."""
     base: str = ""
     branch: str = ""
     here: str = ""
-    """The directory in which the agent works directly; no worktree is made."""
+    """Directory in which the agent works directly, without a worktree; empty: a workdir is made."""
     service: str = ""
     task: str = ""
     scope: str = ""
-    """Runs of one agent with the same scope share one conversation. Empty: the run's own."""
+    """Name for sharing: runs of one agent with the same scope share one conversation. Empty: the
+    run has a conversation of its own."""
     forks: str = ""
-    """The conversation that the first attempt forks."""
+    """Id of the conversation that the first attempt forks; empty: none."""
     fork_at: int = 0
-    """The last turn of the parent that the fork keeps (counted from 1); 0: all of them."""
+    """Number of the last turn of the parent that the fork keeps, counted from 1; 0: all turns."""
     backend: str = ""
     model: str = ""
     permissions: Permissions = Permissions.EDIT
@@ -36,13 +38,13 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     env: dict[str, str] = field(default_factory=dict)
     """Variables for the agent, given with --env NAME=VALUE."""
     pass_env: tuple[str, ...] = ()
-    """Names of the user's variables that are passed to the agent in addition to its usual ones,
-    given with --env NAME; no value is stored."""
+    """Names of the user's variables that are passed to the agent in addition to the usual ones,
+    given with --env NAME. Their values are not stored."""
     timeout_s: float = 3600.0
     """Time limit of an attempt, in seconds; 0 means no limit."""
     stall_s: float = 600.0
-    """Time without output after which an attempt is ended, in seconds (five times as long inside a
-    tool); 0 means no limit."""
+    """Time without output after which an attempt is ended, in seconds. While a tool runs, it is
+    five times as long. 0 means no limit."""
     attempts: int = 3
     budget_usd: float = 0.0
     """Budget for all attempts together, in US dollars; 0 means no limit."""
@@ -53,25 +55,25 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """The policy for a turn in which a tool call was denied (`OnDenied`). Empty: the user's
     setting."""
     last_word: str = ""
-    """`on`: the agent is asked for its last word in a fixed form, if its CLI supports that. Empty:
+    """`on`: the agent is asked for a final report in a fixed form, if its CLI supports that. Empty:
     the user's setting."""
     on_leftover: str = ""
     """The policy for processes that the agent leaves running (`OnLeftover`). Empty: the user's
     setting."""
     verify: str = ""
-    """A shell command that is run in the workdir after the agent reports success. A non-zero exit
-    code fails the check."""
+    """Shell command that is run in the workdir after the agent reports success. If its exit code is
+    not 0, the check has failed."""
     files: tuple[str, ...] = ()
-    """Files that must exist after the agent reports success, relative to the workdir. A missing one
-    fails the attempt."""
+    """Paths of files that must exist after the agent reports success, relative to the workdir. If
+    one is missing, the attempt fails."""
     conflicts: tuple[str, ...] = ()
-    """Files in which a merge left conflict marks. A mark that is still there after the agent
-    reports success fails the attempt."""
+    """Paths of files in which a merge left conflict markers. If a marker is still there after the
+    agent reports success, the attempt fails."""
     verify_rounds: int = 3
-    """Number of failed checks that go back to the agent, for each version of the instructions. They
-    use up none of the attempts."""
+    """Maximum number of failed checks, for each version of the instructions, that are sent back to
+    the agent. These turns do not count as attempts."""
     verify_timeout_s: float = 1800.0
-    """Time limit of a check, in seconds; a check that takes longer has failed. 0 means no limit."""
+    """Time limit of a check, in seconds. A check that takes longer has failed. 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
     """Which prompts get the project map (see MapWhen). Empty: the user's setting."""
@@ -81,16 +83,16 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     link: str = ""
     """The http(s) address of the issue or pull request."""
     rule: str = ""
-    """The `[agents.NAME]` rule that the run belongs to: it is shown as the run's role, and
-    sets the author of commits and the number of runs at the same time. Only a dispatch sets
-    this."""
+    """Name of the `[agents.NAME]` rule that started the run. It is shown as the run's role, and
+    determines the author of commits and the maximum number of concurrent runs. Only a dispatch sets
+    it."""
 
 
 class TaskFile(Struct, frozen=True):
-    """A file that a person gave for the workdir. Its bytes are kept below `{state}/given`."""
+    """A file that a person gave for the workdir. Its content is stored below `{state}/given`."""
 
     name: str
-    """Relative to the workdir, with slashes."""
+    """Path relative to the workdir, with slashes."""
     sha256: str
     size: int
     executable: bool = False
@@ -101,8 +103,8 @@ class Given(Struct, frozen=True):
 
     files: tuple[TaskFile, ...] = ()
     whole: bool = False
-    """Whether these are all task files. A file that was given before and is missing here is then no
-    longer a task file."""
+    """Whether this is the complete list of task files. A file that was given before and is not
+    listed is then no longer a task file."""
     on_edit: OnEdit = OnEdit.MERGE
 
 
@@ -119,26 +121,26 @@ class Context(Struct, frozen=True):
     given: Given = NOTHING_GIVEN
     """The task files that came with this version."""
     message: str = ""
-    """The key of a message that was told to a running attempt; empty for other instructions."""
+    """Key of the message, if these instructions were sent to a running attempt; otherwise empty."""
 
 
 class FileChange(Struct, frozen=True, kw_only=True):
-    """A change of one task file in the workdir. File contents are given as SHA-256, followed by
-    `+x` if the file is executable; empty: no such file."""
+    """A change of one task file in the workdir. Contents are given as SHA-256, followed by `+x` if
+    the file is executable. Empty means that there is no such file."""
 
     name: str
     action: FileAction
     version: int
-    """The version of the instructions that the file was given with."""
+    """Version of the instructions with which the file was given."""
     given: str
     base: str = ""
-    """The content that was given before."""
+    """Content that the person gave in the version before."""
     before: str = ""
-    """The content that was in the workdir; `?` for something that is not a regular file, which is
-    never touched."""
+    """Content in the workdir before the change. `?` stands for something other than a regular file,
+    which perdure never changes."""
     after: str = ""
-    """The content that is in the workdir now."""
+    """Content in the workdir after the change."""
     backup: str = ""
-    """The path of the backup of the replaced file."""
+    """Path of the backup of the file that was replaced; empty if none was."""
     why: str = ""
-    """For a conflict: an explanation."""
+    """Explanation of a conflict; otherwise empty."""

@@ -1,4 +1,4 @@
-"""The tokens that let a client use `perdure serve`."""
+"""Data types for the tokens with which clients use `perdure serve`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from msgspec import Struct
 
 
 class TokenScope(StrEnum):
-    """The permissions of a token's bearer. Each scope includes those before it. `read`: look.
-    `answer`: also answer agents' questions and refuse their calls. `dispatch`: also have agents
-    work. `admin`: also remove things and restore them, and allow calls."""
+    """The rights of a client with a token. Each scope includes those before it. `read`: only look.
+    `answer`: also answer agents' questions and refuse their calls. `dispatch`: also start and
+    control runs. `admin`: also remove and restore things, and allow agents' calls."""
 
     READ = "read"
     ANSWER = "answer"
@@ -19,20 +19,20 @@ class TokenScope(StrEnum):
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """A token for `perdure serve`, with its scope. The secret itself is not stored, only its
-    SHA-256."""
+    """A token for `perdure serve`. Of its secret, only the SHA-256 is stored."""
 
     name: str
     scope: TokenScope
     created: int
     expires: int = 0
-    """When (ms) it expires; 0: never."""
+    """Time (ms) at which the token expires; 0: never."""
     used: int = 0
-    """When (ms) it was last used, to the hour; 0: never."""
+    """Time (ms) of the last use, rounded to the hour; 0: never used."""
     repositories: tuple[str, ...] = ()
-    """Patterns of the repositories that it is limited to (see `rules.access`); empty: all."""
+    """Patterns of the repositories that the token may be used for (see `rules.access`); empty:
+    all."""
     labels: tuple[str, ...] = ()
-    """Labels that a run must have, as NAME=PATTERN; empty: none."""
+    """Labels that a run must have, as NAME=PATTERN; empty: no restriction."""
     kind: str = "token"
-    """`openid` for a person who signed in at a provider instead of with a token; `name` is then the
-    person's."""
+    """`token`; or `openid` for a person who signed in with a provider instead of a token. `name` is
+    then the name of the person."""

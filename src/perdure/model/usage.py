@@ -1,4 +1,4 @@
-"""Usage: tokens and money, and how full a conversation's window is."""
+"""Data types for usage: tokens, money, and the fill of a conversation's window."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Usage(Struct, frozen=True):
     """Tokens and dollars. `cached` and `cache_write` are parts of `input`, as the model's service
     reports them.
 
-    `estimated`: perdure counted the tokens or estimated the price. The agent has not reported its
-    final figure (it is still running, or was killed), or it reports no dollars.
+    `estimated`: perdure counted the tokens or estimated the price. The reason is that the agent has
+    not reported its final numbers (it is running, or was killed), or that it reports no dollars.
     """
 
     input: int = 0
@@ -31,8 +31,8 @@ class Usage(Struct, frozen=True):
         )
 
     def since(self, before: Usage) -> Usage:
-        """Return the usage since `before`, never negative. If a counter went down, it was
-        restarted, so its whole value is returned."""
+        """Return the usage since `before`, which is never negative. If a counter decreased, it was
+        restarted, and its whole value is returned."""
         if self.input < before.input or self.output < before.output:
             return self
         return Usage(
@@ -49,54 +49,55 @@ NO_USAGE = Usage()
 
 
 class CutCost(Struct, frozen=True):
-    """The cost of a reply that the agent's end cut off, in dollars."""
+    """The cost, in dollars, of a reply that was cut off because the agent ended."""
 
     charged: float
-    """The best estimate, which `Usage` includes."""
+    """Best estimate of the cost. `Usage` includes it."""
     most: float
-    """The estimate if it was a long reply."""
+    """Estimated cost for the case that the reply was long."""
 
 
 class ReplyCosts(Struct, frozen=True, kw_only=True):
-    """The cost of single replies in one attempt, in dollars: the basis of a reserve
-    (`rules.reserve`). Zero where the model has no price."""
+    """The cost of single replies in one attempt, in dollars. `rules.reserve` computes a budget's
+    reserve from it. Zero for a model without a known price."""
 
     cut: tuple[CutCost, ...] = ()
-    """The replies that the agent's end cut off."""
+    """Replies that were cut off because the agent ended."""
     dearest: float = 0.0
-    """The cost of the dearest reply whose figure is known."""
+    """Cost of the most expensive reply whose usage is known."""
 
 
 NO_COSTS = ReplyCosts()
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """One answer of the model, and its usage as far as reported. A CLI reports the same answer
-    several times; the output tokens come last."""
+    """One answer of the model, with its usage as far as it is known. A CLI reports the same answer
+    several times, and its output tokens last."""
 
     id: str
-    """The service's id of the answer, or another key that distinguishes it. Empty: the answer that
-    was reported last."""
+    """Id that the model's service gave to the answer, or another unique key. Empty: this report
+    belongs to the answer that was reported last."""
     usage: Usage
     model: str = ""
     """Name of the model; empty if not reported."""
     hour: int = 0
-    """The part of `usage.cache_write` that the cache keeps for an hour."""
+    """Number of tokens of `usage.cache_write` that the cache keeps for an hour."""
     unnamed: bool = False
-    """Whether this is a count of the whole conversation, from a CLI that does not name its replies.
-    Such a count is ignored if there are replies with names."""
+    """Whether this is a total of the whole conversation, from a CLI that gives its replies no ids.
+    Such a total is ignored if there are replies with ids."""
     at: int = 0
     """Time at which the answer was written, in ms; 0: not reported."""
     begins: bool = False
-    """Whether only the beginning of the answer is reported here, so that its output is still to
+    """Whether this report is of the beginning of the answer, so that its output tokens are still to
     come."""
     ends: bool = False
-    """Whether the end of the answer is reported here."""
+    """Whether this report is of the end of the answer."""
     calls: bool = False
     """Whether the answer called a tool, so that the agent will ask its model again."""
 
     def merge(self, later: Reply) -> Reply:
-        """Return the combined reply, with the larger one of each count."""
+        """Return this reply combined with a later report of it. Of each count, the larger one is
+        taken."""
         usage = Usage(
             max(self.usage.input, later.usage.input),
             max(self.usage.output, later.usage.output),
@@ -118,17 +119,17 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     @property
     def cut(self) -> bool:
-        """Whether the beginning of the answer was reported, and its end was not."""
+        """Whether the answer was cut off: its beginning was reported, and its end was not."""
         return self.begins and not self.ends
 
 
 class Fill(Struct, frozen=True, kw_only=True):
-    """The fill of a conversation: the size of its newest request, and the window of its model, in
-    tokens."""
+    """The fill of a conversation: the size of its newest request compared with the window of its
+    model, in tokens."""
 
     tokens: int = 0
-    """Input of the newest request, including cached parts; after a compaction, the size that the
-    CLI reports as left. 0: there was no request, or its size is unknown."""
+    """Input of the newest request, including cached parts. After a compaction: the remaining size
+    that the CLI reports. 0: there was no request, or its size is unknown."""
     window: int = 0
     """Window of the model; 0: unknown."""
     model: str = ""
@@ -137,16 +138,16 @@ class Fill(Struct, frozen=True, kw_only=True):
     compactions: int = 0
     """Number of compactions according to the transcript."""
     held: int = 0
-    """Tokens before the latest compaction (`held`) and after it (`left`)."""
+    """Number of tokens before the latest compaction. `left` is the number after it."""
     left: int = 0
 
 
 class CompactAt(Struct, frozen=True, kw_only=True):
-    """The fill at which a CLI is told to compact its conversation, in tokens. 0: not known; then
-    `percent` of the window applies."""
+    """The fill at which a CLI is told to compact its conversation, in tokens. If `tokens` is 0, it
+    is unknown, and `percent` of the window applies instead."""
 
     tokens: int = 0
     window: int = 0
     percent: int = 0
     given: bool = False
-    """Whether the user set the window, so that the CLI has to be told."""
+    """Whether the user set the size of the window. The CLI is then told that size."""

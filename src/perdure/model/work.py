@@ -1,9 +1,9 @@
-"""The work report: what perdure knows about an attempt's work, declared once for every surface.
+"""The work report: everything that perdure knows about an attempt's work.
 
 `work_report` makes one from the journal. `show --json`, the API, the dashboard, the forge comment
-and the TaskRun's status show it. Import it by its full name, so that `perdure ls` does not load it.
-The names, commands and texts in it come from an agent: they are hostile, and have to be cleaned
-where they are shown.
+and the TaskRun's status show it. Import this module by its full name, so that `perdure ls` does not
+load it. Names, commands and texts in a report come from an agent and are not trusted. Clean them
+before they are shown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from enum import StrEnum
 import msgspec
 
 FILES = 100
-"""Number of changed files that are listed."""
+"""Maximum number of changed files that are listed."""
 COMMITS = 20
-"""Number of commits that are listed."""
+"""Maximum number of commits that are listed."""
 NAME = 300
-"""Number of characters of a file's name or a commit's subject."""
+"""Maximum number of characters of a file's name or a commit's subject."""
 
 
 class WorkVerdict(StrEnum):
@@ -37,33 +37,33 @@ class WorkPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileOfWork(WorkPart, frozen=True):
-    """A file that differs from what it was when the attempt began."""
+    """A file that differs from its state at the beginning of the attempt."""
 
     name: str
     state: str
-    """`added`, `changed` or `deleted`."""
+    """Kind of the difference: `added`, `changed` or `deleted`."""
     added: int | None = None
-    """Number of lines; None for a binary file."""
+    """Number of added lines; None for a binary file."""
     removed: int | None = None
 
 
 class CommitOfWork(WorkPart, frozen=True):
-    """A commit that was not there when the attempt began."""
+    """A commit that did not exist when the attempt began."""
 
     id: str
     subject: str
 
 
 class CheckOfWork(WorkPart, frozen=True):
-    """A check that was run: the task's own, or a test command of the agent."""
+    """A check that was run: the task's verify command, or a test command that the agent ran."""
 
     command: str
     by: str
-    """`verify` or `agent`."""
+    """The runner of the check: `verify` (perdure) or `agent`."""
     code: int | None = None
     passed: bool | None = None
-    """Whether the check passed. None: the exit code is not the check's own (as in a pipe), or the
-    check's end was not seen."""
+    """Whether the check passed. None if the check's end was not seen, or if the exit code may be
+    that of another command (as in a pipe)."""
 
 
 class DeniedCall(WorkPart, frozen=True):
@@ -80,25 +80,26 @@ class LeftProcess(WorkPart, frozen=True):
     command: str
     age_s: float
     became: str
-    """Its fate: `ended`, `kept` or `unknown`."""
+    """State of the process after the turn: `ended`, `kept` or `unknown`."""
 
 
 class EffectOfWork(WorkPart, frozen=True):
-    """An effect outside the workdir. `ok` is None if its end was not seen."""
+    """An effect outside the workdir. `ok` says whether the command succeeded; None if its end was
+    not seen."""
 
     kind: str
     command: str
     ok: bool | None = None
     possible: bool = False
-    """Whether the effect is only possible, because the command is not known to be local."""
+    """Whether it is uncertain that there was an effect, because the command may have been local."""
 
 
 class LastWordOfWork(WorkPart, frozen=True):
-    """The agent's own account, in the form that was requested (`last_word`). It is never
+    """The agent's final report in the fixed form that was requested (`last_word`). It is never
     evidence."""
 
     status: str
-    """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
+    """The agent's status of its work: `done`, `nothing_to_do`, `incomplete` or `blocked`."""
     summary: str
     questions: tuple[str, ...] = ()
     follow_ups: tuple[str, ...] = ()
@@ -108,13 +109,14 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """The work of one attempt, and the verdict on it."""
 
     verdict: WorkVerdict | None = None
-    """Null while the attempt is running."""
+    """Verdict on the work; null while the attempt is running."""
     reasons: tuple[str, ...] = ()
     """The reasons for the verdict, in sentences."""
     observed: bool = False
-    """Whether the workdir was compared after the attempt. If not, files and commits are unknown."""
+    """Whether the workdir was compared after the attempt. If not, the changed files and commits are
+    unknown."""
     against: str = ""
-    """The base of the file comparison, such as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
+    """State with which the files were compared, such as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
     files: tuple[FileOfWork, ...] = ()
     """The first `FILES` changed files."""
     file_count: int = 0
@@ -124,20 +126,20 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """The newest `COMMITS` commits, newest first."""
     commit_count: int = 0
     pushed: bool | None = None
-    """Whether the last commit is on a server, as far as is known here; null if there is no
-    commit."""
+    """Whether the last commit was pushed to a server, as far as the local repository shows; null if
+    there is no commit."""
     uncommitted: int = 0
-    """Number of files that differ from the last commit."""
+    """Number of files with changes that are not committed."""
     checks: tuple[CheckOfWork, ...] = ()
     denied: tuple[DeniedCall, ...] = ()
     ruled: tuple[str, ...] = ()
-    """The saved rules that decided about the agent's calls instead of a person, in words."""
+    """Descriptions of the saved rules that decided about the agent's calls instead of a person."""
     question: str = ""
     left: tuple[LeftProcess, ...] = ()
     effects: tuple[EffectOfWork, ...] = ()
     last_message: str = ""
-    """The beginning of the agent's last words. The attempt's `result` has all of them."""
+    """Beginning of the agent's last message. The attempt's `result` is the complete text."""
     last_word: LastWordOfWork | None = None
-    """The agent's account in a fixed form; null if none was requested or given."""
+    """The agent's final report in a fixed form; null if none was requested or given."""
     contradictions: tuple[str, ...] = ()
     """Claims of the agent that the facts contradict, in sentences."""

@@ -1,16 +1,16 @@
 """Runs git. No other module does, and every call goes through here.
 
-`workspace` and `checkpoint` call it. Every call gets an environment of its own. Nothing that begins
-with GIT_ is inherited (a leaked GIT_DIR beats `-C`), and system and user configuration are not
-read. The settings of `environment` are passed as environment configuration, which beats whatever an
-agent wrote into a repository. So hooks, fsmonitor, external diffs, signing programs, credential
-helpers and automatic maintenance do not run, and no transport is allowed unless the call asks for
-it. The remaining gap (filters that a repository's own configuration names) is described in
-docs/reference/trust.md.
+`workspace` and `checkpoint` call it. Every call gets an environment of its own. Variables whose
+names begin with GIT_ are not inherited (a leaked GIT_DIR overrides `-C`), and the configuration of
+the system and the user is not read. The settings of `environment` are passed as environment
+configuration, which overrides anything that an agent wrote into a repository. So hooks, fsmonitor,
+external diffs, signing programs, credential helpers and automatic maintenance do not run, and no
+transport is allowed unless the call asks for it. One gap remains: filters that a repository's own
+configuration names. docs/reference/trust.md describes it.
 
-A call is bounded: stdin is closed or a file, output has a cap, and there is a deadline at which the
-whole process group is ended. git's children inherit the descriptors in `keep`: a lock that a killed
-supervisor held stays held until its last git process is gone.
+Each call is limited. Its stdin is closed or a file, its output has a maximum size, and at its
+deadline the whole process group is killed. git's children inherit the descriptors in `keep`. So a
+lock of a killed supervisor stays held until the last of its git processes has ended.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ __all__ = [
 ]
 
 OLDEST = (2, 38)
-"""The oldest git version that can be hardened. safe.bareRepository came with git 2.38,
-configuration by environment (GIT_CONFIG_COUNT) with 2.31: without them the settings of
-`environment` would silently have no effect."""
+"""The oldest supported git version. safe.bareRepository came with git 2.38, configuration by
+environment (GIT_CONFIG_COUNT) with 2.31. An older git would silently ignore the settings of
+`environment`."""
 
 _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
 _TRIES = 5
 _LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
-"""Commands that write nothing, as perdure calls them."""
+"""Names of git commands that only read, with the arguments that perdure passes."""
 
 
 class GitResult(Struct, frozen=True):
-    """The result of a git process: its exit code and its two outputs as bytes (stderr: the last 64
-    KiB)."""
+    """The result of a git process: its exit code and its two outputs as bytes. Of stderr, only the
+    last 64 KiB are kept."""
 
     code: int
     stdout: bytes
@@ -79,13 +79,14 @@ class GitResult(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The standard output without the newline at its end, decoded like file names."""
+        """The standard output as text, without the newline at its end. Decoded with
+        `os.fsdecode`."""
         return os.fsdecode(self.stdout).removesuffix("\n")
 
 
 class Git(Struct, frozen=True, kw_only=True):
-    """Runs git at one place. If `git_dir` is given, git does not search for a repository; otherwise
-    the search stops below `ceiling`."""
+    """Runs git commands in one directory. If `git_dir` is given, git does not search for a
+    repository. Otherwise git searches in the parent directories, but stops below `ceiling`."""
 
     cwd: Path
     git_dir: Path | None = None
@@ -94,12 +95,12 @@ class Git(Struct, frozen=True, kw_only=True):
     keep: tuple[int, ...] = ()
     """Numbers of file descriptors that git and its children inherit."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    """The source of PATH, TMPDIR and the proxies."""
+    """Variables of the caller, from which PATH, TMPDIR and the proxies are taken."""
     memory: Path | None = None
-    """A file that remembers which git program was found to be new enough; optional."""
+    """A file that caches which git program was found to be new enough; None: no cache."""
 
     def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
-        """Return a Git with the same settings at another place."""
+        """Return a Git with the same settings for another directory."""
         return replace(self, cwd=cwd, git_dir=git_dir, work_tree=work_tree)
 
     def run(
@@ -116,12 +117,12 @@ class Git(Struct, frozen=True, kw_only=True):
         """Run one git command and return its result.
 
         `allow`: transports that this call may use (`https`, `ssh`, `http`, `file`). Raises
-        GitFailed for an exit code that is not in `good`, for a call over its deadline and for
-        output over the cap; WorkspaceError without a usable git.
+        GitFailed for an exit code that is not in `good`, and for a call that exceeds its deadline
+        or its output limit. Raises WorkspaceError if there is no usable git.
 
         If another process truncates a file that git has mapped, git dies of SIGBUS. The call is
-        then repeated if that is known to be harmless: with an index of perdure's own, whose lock is
-        removed first, and for commands that only read.
+        then repeated if a repetition is harmless. That is known for commands that only read, and
+        for calls with an index file of perdure's own, whose lock file is removed first.
         """
         program = require(self.environ.get("PATH", os.defpath), self.memory)
         argv = [program]
@@ -156,8 +157,8 @@ class Git(Struct, frozen=True, kw_only=True):
         ).text
 
     def head(self) -> tuple[str, str]:
-        """Return commit id and branch. The branch is empty on a detached HEAD. Raises GitFailed
-        before the first commit."""
+        """Return the commit id and the branch of HEAD. The branch is empty on a detached HEAD.
+        Raises GitFailed before the first commit."""
         if self.git_dir is not None and (known := on_disk.head(self.git_dir)) is not None:
             return known
         oid, _, name = self.run("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.partition(
@@ -166,15 +167,16 @@ class Git(Struct, frozen=True, kw_only=True):
         return oid, name.removeprefix("refs/heads/") if name != "HEAD" else ""
 
     def refs(self, *patterns: str) -> dict[str, str]:
-        """Return full names and ids of the refs that match one of the patterns, or are below
-        one."""
+        """Return the ids of refs by their full names. A ref is included if it matches a pattern, or
+        if it is in the directory that a pattern names."""
         lines = self.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns
         ).text.split("\n")
         return {name: oid for oid, _, name in (line.partition(" ") for line in lines if line)}
 
     def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
-        """Write a ref; with `new`, only if it does not exist. `name` is a full name."""
+        """Set a ref, given by its full name, to `oid`. `new`: fail if the ref exists. `why` is the
+        reflog message. Raises GitFailed."""
         self.run(
             "update-ref",
             "--create-reflog",
@@ -187,8 +189,8 @@ class Git(Struct, frozen=True, kw_only=True):
         )
 
     def status(self, *, write_index: bool = False) -> GitStatus:
-        """Return the differences from HEAD, file by file. Submodules and nested repositories are
-        never entered."""
+        """Return the files that differ from HEAD. Submodules and nested repositories are never
+        entered. `write_index`: git may refresh the index file."""
         args = (
             "--porcelain=v2",
             "--branch",
@@ -229,14 +231,14 @@ class Git(Struct, frozen=True, kw_only=True):
 
 
 _FIT: dict[str, str] = {}
-"""By PATH: the git program that was found there and is new enough."""
+"""Path of the git program that was found to be new enough, by value of PATH."""
 
 
 def require(path: str, memory: Path | None = None) -> str:
-    """Return the git program on this PATH.
+    """Return the path of the git program on this PATH.
 
-    `memory`: a file that remembers which program's version was checked. Raises WorkspaceError if
-    there is no git, or one that is too old to be hardened.
+    `memory`: a file that caches which program's version was checked. Raises WorkspaceError if git
+    is missing or older than `OLDEST`.
     """
     if path not in _FIT:
         program = shutil.which("git", path=path)
@@ -272,8 +274,8 @@ def _check_version(program: str) -> None:
 
 
 def _signature(program: str) -> str:
-    """Return an identification of a program file. Empty for a script, which may start another git
-    next time."""
+    """Return a text that changes when a program file is replaced. Return "" for a script, because a
+    script may start another git the next time."""
     try:
         with Path(program).open("rb") as file:
             seen = os.fstat(file.fileno())
@@ -293,8 +295,8 @@ def _remembers(memory: Path, sign: str) -> bool:
 
 
 def _remember(memory: Path, sign: str) -> None:
-    """Write the memory, if its directory exists. If that fails, the version is checked again next
-    time."""
+    """Write the cache file, if its directory exists. Errors are ignored: the version is then
+    checked again the next time."""
     fresh = memory.with_name(f"{memory.name}.{os.getpid()}.{threading.get_ident()}")
     with contextlib.suppress(OSError):
         fresh.write_text(sign, encoding="ascii")
@@ -305,11 +307,11 @@ def run_as_user(
     *args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float
 ) -> GitResult:
     """Run git with the configuration of the system and the user, outside of any repository. Raises
-    GitFailed, WorkspaceError.
+    GitFailed or WorkspaceError.
 
     GIT_DIR names a directory that does not exist, so that git does not search for a repository, not
-    even in parent directories (git 2.39). The empty GIT_ASKPASS keeps it from programs that would
-    open a window.
+    even in parent directories (git 2.39). GIT_ASKPASS is empty, so that git starts no program that
+    opens a window.
     """
     own = {
         name: value

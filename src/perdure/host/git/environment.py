@@ -1,9 +1,9 @@
-"""The environment in which git runs, so that nothing of the caller, the user, the system or a
-repository influences it.
+"""Builds the environment in which git runs. The variables and configuration of the caller, the
+user, the system and the repository have no influence.
 
 `Git.run` calls this module once for each command. The settings are passed as environment
 configuration, which takes precedence over anything that an agent wrote into a repository. Each
-setting prevents an attack that tests/safety demonstrates, or an endless wait.
+setting prevents either an attack that tests/safety demonstrates or an endless wait.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _FIXED = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
     "MALLOC_TOP_PAD_": "1048576",
 }
-"""Variables of every call.
+"""Variables that every git call gets.
 
 HOME names a directory that does not exist. Otherwise libcurl would read ~/.netrc and send the
-user's passwords, even in a call that has a credential broker of its own. The MALLOC_ variables keep
-glibc from returning memory to the kernel after each object that git reads: otherwise packing many
+user's passwords, even in a call that uses a credential broker. The MALLOC_ variables keep glibc
+from returning memory to the kernel after each object that git reads. Without them, packing many
 loose objects takes 2.5 times as long.
 """
 
@@ -81,8 +81,8 @@ def environment(
     allow: Collection[str],
     settings: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
-    """Return the variables for one call. PATH, TMPDIR and proxies come from `caller`, `allow` names
-    transports, `settings` are (key, value) pairs."""
+    """Return the variables for one git call. PATH, TMPDIR and the proxies come from `caller`.
+    `allow`: names of the allowed transports. `settings`: git settings as (key, value) pairs."""
     env = {name: value for name, value in caller.items() if _PASSED.fullmatch(name)}
     if "ssh" in allow and "SSH_AUTH_SOCK" in caller:
         env["SSH_AUTH_SOCK"] = caller["SSH_AUTH_SOCK"]

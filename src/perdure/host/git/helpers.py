@@ -1,9 +1,10 @@
-"""Asks the user's own credential helpers (`gh auth setup-git`, a keychain) for a login to one https
-address.
+"""Asks the user's own git credential helpers (`gh auth setup-git`, a keychain) for a login to one
+https address.
 
-`workspace` calls it when a server requires a login and the settings have none. `git credential
-fill` reads the configuration of the system and the user here. It runs outside of any repository, so
-no repository's configuration is read. Nothing is stored or erased, and no helper may prompt.
+`workspace` calls it when a server requires a login and perdure's settings contain none. `git
+credential fill` reads the configuration of the system and the user. It runs outside of any
+repository, so no repository's configuration is read. Nothing is stored or erased, and no helper may
+prompt the user.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _TIME_S = 60.0
 
 
 def login(url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the user and the secret that the user's helpers give for an address; None if there is
-    no helper, or it has no login for the address."""
+    """Return the user name and the secret that the user's credential helpers have for an address.
+    Return None if there is no helper, or if no helper has a login for the address."""
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http"):
         return None

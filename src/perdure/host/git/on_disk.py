@@ -1,10 +1,10 @@
-"""Reads HEAD, a branch and simple settings from a repository's files, without starting git.
+"""Reads HEAD, branches and simple settings from a repository's files, without starting git.
 
-`Git` tries this first. It understands only the layout that every git since 1.5 writes: HEAD, loose
-and packed refs, and a configuration of plain lines. For anything else (an extension such as
-reftable or sha256, an include, a symbolic link, a value with escapes) the answer is None, and the
-caller asks git itself. Nothing that is read here is executed, and no link in a repository is
-followed.
+`Git` tries these functions first, because starting a process is slow. They understand only the
+layout that every git since 1.5 writes: HEAD, loose and packed refs, and a configuration of plain
+lines. For anything else (an extension such as reftable or sha256, an include, a symbolic link, a
+value with escapes) they return None, and the caller runs git. Nothing that is read here is
+executed, and no symbolic link in a repository is followed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from perdure.patterns import late_pattern
 _OID = late_pattern(r"[0-9a-f]{40}")
 _BRANCH = late_pattern(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")
 _UNFIT = late_pattern(r"\.\.|//|/\.|@\{|\.lock(/|$)|[/.]$")
-"""Strings that git allows in no ref name. `/.` also matches the dummy HEAD of a reftable
-repository."""
+"""Pattern of strings that git allows in no ref name. `/.` also matches the dummy HEAD of a reftable
+repository (`refs/heads/.invalid`)."""
 _SECTION = late_pattern(r'[ \t]*\[([A-Za-z0-9.-]+)(?:[ \t]+"([^"\\]*)")?\][ \t]*')
 _SETTING = late_pattern(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?))?[ \t]*")
 _NOTHING = late_pattern(r"[ \t]*([#;].*)?")
@@ -29,10 +29,11 @@ _PACKED_CAP = 64 << 20
 
 
 def head(git_dir: Path) -> tuple[str, str] | None:
-    """Return the commit and the branch of a git directory's HEAD; the branch is empty on a detached
-    HEAD.
+    """Return the commit id and the branch of a git directory's HEAD. The branch is empty on a
+    detached HEAD.
 
-    `git_dir` may be the `.git` file of a linked worktree. None means that git has to be asked.
+    `git_dir` may be the `.git` file of a linked worktree. None: the layout is not understood, so
+    the caller has to run git.
     """
     try:
         found = _places(git_dir)
@@ -56,10 +57,10 @@ def head(git_dir: Path) -> tuple[str, str] | None:
 
 
 def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
-    """Return `user.name` and `user.email` from the configuration of a git directory and of the
-    user.
+    """Return `user.name` and `user.email` from the configuration of a repository and of the user.
 
-    `git_dir` is None if there is no repository. A result of None means that git has to be asked.
+    `git_dir` is None if there is no repository. `own` is the user's configuration file. None: a
+    file is not understood, so the caller has to run git.
     """
     found: dict[str, str] = {}
     files = [(own, True), (git_dir / "config" if git_dir is not None else None, False)]
@@ -82,8 +83,9 @@ def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
 def repository(start: Path) -> Path | None:
     """Return the git directory of the checkout that contains a directory.
 
-    None means that git has to be asked: for a linked worktree, a bare repository, files of another
-    user (git refuses them, see safe.directory), and at a file system boundary.
+    None means that the caller has to run git. That is the case for a linked worktree, a bare
+    repository, files of another user (git refuses them, see safe.directory), and at a file system
+    boundary.
     """
     own, device = os.geteuid(), start.stat().st_dev
     for directory in (start, *start.parents):
@@ -105,9 +107,11 @@ def repository(start: Path) -> Path | None:
 
 
 def refs(common: Path, top: str) -> dict[str, str] | None:
-    """Return the ids of the refs that have, or are below, a name such as `refs/heads/topic`.
+    """Return the ids of refs by their full names: the ref `top` (such as `refs/heads/topic`) and
+    all refs below it.
 
-    None means that git has to be asked.
+    `common` is the git directory that has the refs. None: the layout is not understood, so the
+    caller has to run git.
     """
     found: dict[str, str] = {}
     try:
@@ -136,7 +140,8 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
 
 
 def has_usual_worktrees(common: Path) -> bool:
-    """Return whether a repository's worktrees have only a HEAD and an index of their own."""
+    """Return whether the worktrees of a repository share everything except HEAD and the index. A
+    sparse checkout, for example, would give each of them settings of its own."""
     try:
         return _is_simple(common) and "core.sparsecheckout" not in dict(_configured(common))
     except (OSError, UnicodeError):
@@ -144,12 +149,14 @@ def has_usual_worktrees(common: Path) -> bool:
 
 
 def is_outside(directory: Path) -> bool:
-    """Return whether a directory is neither the top of a repository nor a git directory itself."""
+    """Return whether a directory is neither the top directory of a checkout nor a git directory."""
     return not any(os.path.lexists(directory / name) for name in (".git", "HEAD"))
 
 
 def _places(git_dir: Path) -> tuple[Path, Path] | None:
-    """Return the directory with HEAD, and the one with the refs and the configuration."""
+    """Return two directories: the one that contains HEAD, and the one that contains the refs and
+    the configuration. They differ in a linked worktree. Return None if `git_dir` is not
+    understood."""
     kind = os.lstat(git_dir).st_mode
     admin = git_dir
     if stat.S_ISREG(kind):
@@ -166,8 +173,8 @@ def _places(git_dir: Path) -> tuple[Path, Path] | None:
 
 
 def _is_checkout(git_dir: Path) -> bool:
-    """Return whether a `.git` directory belongs to an ordinary checkout, whose files are
-    beside it."""
+    """Return whether a `.git` directory belongs to an ordinary checkout, whose files are in the
+    parent directory."""
     parts = (git_dir / "objects", git_dir / "refs")
     if not all(stat.S_ISDIR(_kind(part)) for part in parts) or not _is_simple(git_dir):
         return False
@@ -176,7 +183,7 @@ def _is_checkout(git_dir: Path) -> bool:
 
 
 def _kind(path: Path) -> int:
-    """Return the file's mode without following links; 0 if there is no file."""
+    """Return the st_mode of a file without following links; 0 if there is no file."""
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -197,8 +204,9 @@ def _is_simple(common: Path) -> bool:
 
 
 def _settings(text: str) -> list[tuple[str, str | None]] | None:
-    """Return the settings of a configuration file, in order. A quoted value keeps its quotation
-    marks. None if a line is more complex than that, or includes another file."""
+    """Return the settings of a configuration file as (name, value) pairs, in order. A quoted value
+    keeps its quotation marks. Return None if a line is not a plain setting, or includes another
+    file."""
     if "\r" in text or "\\" in text or text.startswith("\ufeff"):
         return None
     found: list[tuple[str, str | None]] = []
@@ -226,8 +234,8 @@ def _loose(common: Path, name: str) -> str:
 
 
 def _packed(common: Path, name: str) -> str:
-    """Return the id of a packed ref. Empty if there is a loose ref of this name, which takes
-    precedence."""
+    """Return the id of a ref in `packed-refs`, or "" if it is not there. Also return "" if a file
+    for a loose ref of this name exists, because a loose ref takes precedence."""
     if os.path.lexists(common / name):
         return ""
     packed = "\n" + (_text(common / "packed-refs", cap=_PACKED_CAP) or "")
@@ -239,8 +247,8 @@ def _packed(common: Path, name: str) -> str:
 
 
 def _text(path: Path, *, cap: int = _CAP, follow: bool = False) -> str | None:
-    """Return the text of a regular file; None if there is none. Raises OSError for anything else
-    and for a file that is too large."""
+    """Return the text of a regular file; None if there is no such file. Raises OSError for other
+    kinds of files, and for a file that is larger than `cap` bytes."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         fd = os.open(path, flags)

@@ -1,7 +1,7 @@
-"""Parses git's output: a status, the list of worktrees, and errors, which become sentences.
+"""Parses git's output: the status, the list of worktrees, and error messages.
 
-All of it comes from repositories and servers. So lists are split only at NUL, and control
-characters are removed here.
+The output contains text from repositories and servers, so it is not trusted. Lists are split only
+at NUL bytes, and control characters are removed from error messages.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't "
     "connect|Connection refused|Connection timed out|"
     "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
-    # ssh: a server that hangs up before it has identified itself, or has too many connections.
+    # ssh: the server closes the connection before it identifies itself, or has too many
+    # connections.
     "kex_exchange_identification|Connection closed by|Timeout, server .* not responding|"
-    # https: a server that hangs up at once, in the handshake (GnuTLS, OpenSSL) or in its answer.
+    # https: the server closes the connection in the TLS handshake (messages of GnuTLS and OpenSSL)
+    # or during its response.
     "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected "
     "eof|transfer closed with"
 )
@@ -87,12 +89,12 @@ _HINTS = (
 
 
 _SSH_FAILED = "Could not read from remote repository"
-"""git's message for every failure of ssh. The reason is in ssh's own lines before this message."""
+"""git's message for every failure of ssh. The reason is in the lines before it, which ssh wrote."""
 
 
 class GitStatus(Struct, frozen=True):
-    """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a
-    detached HEAD."""
+    """The parsed output of `git status`. `head` is empty before the first commit. `branch` is empty
+    on a detached HEAD."""
 
     head: str
     branch: str
@@ -108,12 +110,13 @@ class Worktree(Struct, frozen=True):
 
 
 def unreachable(error: GitFailed) -> bool:
-    """Return whether the server could not be reached at all; a server that refused was reached."""
+    """Return whether git failed to reach the server. A server that refused the request was
+    reached."""
     return re.search(_UNREACHED, error.stderr) is not None
 
 
 def wants_login(error: GitFailed) -> bool:
-    """Return whether the server required a login and none was given."""
+    """Return whether git failed because the server requires a login and git had none."""
     return (
         re.search("terminal prompts disabled|could not read (Username|Password)", error.stderr)
         is not None
@@ -121,7 +124,7 @@ def wants_login(error: GitFailed) -> bool:
 
 
 def parse_status(out: bytes) -> GitStatus:
-    """Read `git status --porcelain=v2 --branch -z --no-renames`."""
+    """Return the status in the output of `git status --porcelain=v2 --branch -z --no-renames`."""
     head = branch = ""
     changed: list[str] = []
     untracked: list[str] = []
@@ -140,7 +143,8 @@ def parse_status(out: bytes) -> GitStatus:
 
 
 def parse_worktrees(out: bytes) -> Iterator[Worktree]:
-    """Read `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
+    """Yield the entries in the output of `git worktree list --porcelain -z`. Without -z, a newline
+    in a path could forge entries."""
     for block in os.fsdecode(out).split("\0\0"):
         fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
         if "worktree" in fields:
@@ -150,9 +154,9 @@ def parse_worktrees(out: bytes) -> Iterator[Worktree]:
 def failure(
     argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes
 ) -> GitFailed:
-    """Return the error for a git call that exited with `code`. The sentence has git's own reason,
-    without characters that would control a terminal."""
-    # ssh ends its own lines with CR LF.
+    """Return the error for a git call that exited with `code`. Its message contains the reason that
+    git printed, without characters that would control a terminal."""
+    # ssh ends the lines of its messages with CR LF.
     said = err.decode("utf-8", "replace").replace("\r\n", "\n")
     text = _STEERING.sub("?", said).strip()
     lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [

@@ -1,15 +1,15 @@
 """Decides which servers a git call may connect to, and makes sure that it connects to no other.
 
-`workspace` asks before each fetch, with the address of a repository. That address may come from
-outside (a webhook's repository in a rule's address, a task over the API), and its name may resolve
-to an address in perdure's own network. So the name is resolved once, the addresses are checked, and
-git gets exactly those (`http.curloptResolve`, git 2.37), even if the name resolves differently a
-moment later. The settings use the full address, because git lets `http.<address>.*` of any
-configuration beat `http.*` (git-config(1), "http.<url>.*").
+`workspace` asks before each fetch. A repository's address may come from outside (a webhook's
+repository in a rule's address, a task over the API), and its host name may resolve to an address in
+perdure's own network. So the name is resolved once and the addresses are checked. git then connects
+only to these addresses (`http.curloptResolve`, git 2.37), even if the name resolves differently a
+moment later. The settings contain the full URL, because `http.<url>.*` in any configuration
+overrides `http.*` (git-config(1), "http.<url>.*").
 
-With a proxy, the proxy resolves names, so only the names are checked here. ssh resolves names
-itself (its configuration may map a name to another address). So repositories named from outside are
-fetched by ssh only from servers that the configuration names.
+With a proxy, the proxy resolves the names, so only the names are checked here. ssh also resolves
+names itself, and its configuration may map a name to another address. So repositories named from
+outside are fetched by ssh only from servers that perdure's configuration names.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from perdure.errors import GitFailed, UsageError
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""Prefix of IPv6 addresses that have an IPv4 address in their last 32 bits (RFC 6052)."""
+"""IPv6 prefix whose addresses contain an IPv4 address in their last 32 bits (RFC 6052)."""
 
 
 class Hosts(Struct, frozen=True, kw_only=True):
-    """The owner's rules about servers, each as `host` or `host:port` (see `host_of`).
+    """The servers that git may connect to. Each is given as `host` or `host:port` (see `host_of`).
 
-    `only`: all other servers are refused; empty means no such list. `named`: servers that the
-    configuration names elsewhere. `guarded`: a server on neither list must have a public address
-    and the scheme's default port.
+    `only`: if not empty, servers outside `only` and `named` are refused. `named`: servers that
+    other settings name. `guarded`: a server on neither list must have a public address and use the
+    scheme's default port.
     """
 
     only: frozenset[str] = frozenset()
@@ -41,12 +41,12 @@ class Hosts(Struct, frozen=True, kw_only=True):
     guarded: bool = False
 
     def knows(self, url: str) -> bool:
-        """Return whether the configuration names the server of an address."""
+        """Return whether the configuration names the server of a URL."""
         return host_of(url) in self.only | self.named
 
     def check(self, url: str) -> None:
-        """Raise UsageError for a server that is not allowed, as far as its name shows. Nothing is
-        resolved."""
+        """Raise UsageError if the server of a URL is not allowed. The name is not resolved, so only
+        the URL itself is checked."""
         place, parts = host_of(url), parts_of(url)
         if self.knows(url):
             return
@@ -72,10 +72,10 @@ class Hosts(Struct, frozen=True, kw_only=True):
             )
 
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return git's settings for one call to an address: they forbid redirects, require a
-        certificate check, name the proxy, and fix the addresses of the name. Raises UsageError like
-        `check`, and for a name that resolves to a forbidden address; GitFailed if it does not
-        resolve."""
+        """Return git's settings for one call to a URL, as (name, value) pairs. They forbid
+        redirects, require a certificate check, set the proxy, and fix the addresses of the host
+        name. Raises UsageError like `check`, and if the name resolves to a forbidden address.
+        Raises GitFailed if the name does not resolve."""
         self.check(url)
         parts = parts_of(url)
         scheme, host = parts.scheme, parts.hostname or ""
@@ -109,11 +109,12 @@ class Hosts(Struct, frozen=True, kw_only=True):
 
 
 ANYWHERE = Hosts()
-"""No restrictions, for a user at a terminal, who may name any server."""
+"""Rules without any restriction, for a user at a terminal."""
 
 
 def host_of(url: str) -> str:
-    """Return `host`, or `host:port` if the port is not the scheme's default."""
+    """Return the server of a URL as `host`, or as `host:port` if the port is not the scheme's
+    default."""
     parts = parts_of(url)
     host = (parts.hostname or "").lower()
     if parts.port in (None, PORTS.get(parts.scheme)):
@@ -122,7 +123,7 @@ def host_of(url: str) -> str:
 
 
 def parts_of(url: str) -> SplitResult:
-    """Return the parts of an address; `user@host:path` is ssh."""
+    """Return the parts of a URL. The form `user@host:path` is read as ssh."""
     if "://" in url:
         return urlsplit(url)
     server, _, path = url.partition(":")
@@ -130,11 +131,11 @@ def parts_of(url: str) -> SplitResult:
 
 
 def unfit(address: str, *, private: bool) -> str:
-    """Return why an address may not be connected to, in a few words, or "" if it may.
+    """Return why perdure may not connect to an IP address, in a few words, or "" if it may. A text
+    that is not an IP address is accepted.
 
-    A text that is not an address is not judged. `private`: addresses of private networks and of
-    this machine are allowed. Link-local (where clouds keep their secrets), multicast and reserved
-    addresses never are.
+    `private`: addresses of private networks and of this machine are allowed. Never allowed are
+    link-local addresses (where clouds serve credentials), multicast and reserved addresses.
     """
     try:
         ip = _meant(ipaddress.ip_address(address.partition("%")[0]))
@@ -167,9 +168,9 @@ def _meant(
 
 
 def addresses(host: str, port: int) -> tuple[str, ...]:
-    """Return the addresses that a name resolves to now. Raises GitFailed, in git's own words for an
-    unreachable server."""
-    import socket  # late: most calls reach no server, and it takes 3 ms
+    """Return the IP addresses that a host name resolves to now. Raises GitFailed with the message
+    that git prints for a name that does not resolve."""
+    import socket  # imported late: takes 3 ms, and most calls reach no server
 
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -186,8 +187,8 @@ def addresses(host: str, port: int) -> tuple[str, ...]:
 
 
 def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
-    """Return the proxy that the environment sets for a server, as curl reads it; "" if there is
-    none."""
+    """Return the URL of the proxy that the environment sets for a server, by curl's rules; "" if
+    there is none."""
     names = (
         f"{scheme}_proxy",
         *(["HTTPS_PROXY"] if scheme == "https" else []),

@@ -1,9 +1,9 @@
-"""The ssh program with which git reaches a repository: the user's own ssh, without prompts,
+"""Builds the ssh command with which git reaches a repository: the user's own ssh, without prompts,
 forwarding and shared connections.
 
-`workspace` asks for the command line of each call. The user's `~/.ssh/config`, keys and agent are
-honored, because they are the user's. Nothing that a repository says has an effect: git gets this
-command by its environment, which beats `core.sshCommand` and `ssh.variant` of any repository.
+`workspace` asks for it before each git call. The user's `~/.ssh/config`, keys and agent are used. A
+repository cannot change the command: git gets it by its environment, which overrides
+`core.sshCommand` and `ssh.variant` of the repository.
 
 ssh takes the home directory from the system's accounts, not from HOME (ssh(1), FILES).
 """
@@ -30,8 +30,8 @@ _OPTIONS = (
     "ForwardX11=no",
     "PermitLocalCommand=no",
     "Tunnel=no",
-    # A shared connection may have been opened with another key, and its master process would
-    # outlive the call.
+    # A shared connection (ControlMaster) may have been opened with another key. A new one would
+    # leave a master process running after the call.
     "ControlMaster=no",
     "ControlPath=none",
     "ConnectTimeout=30",
@@ -41,10 +41,11 @@ _OPTIONS = (
 
 
 class Ssh(Struct, frozen=True, kw_only=True):
-    """The settings for ssh; by default, the user's own ssh as it is configured.
+    """Settings for ssh. Without any, it is the user's own ssh exactly as the user configured it.
 
     `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the
-    user's and the system's list of servers, `config` the user's and the system's configuration.
+    user's and the system's list of servers. `config` replaces the user's and the system's
+    configuration.
     """
 
     key: Path | None = None
@@ -52,11 +53,11 @@ class Ssh(Struct, frozen=True, kw_only=True):
     config: Path | None = None
 
     def command(self) -> str:
-        """Return the command line for git, which passes it to a shell."""
+        """Return the ssh command as one line for git, which passes it to a shell."""
         return shlex.join(self.words())
 
     def words(self) -> list[str]:
-        """Return the command line without a destination."""
+        """Return the ssh command as a list of arguments, without a destination."""
         words = [
             "ssh",
             *(["-F", str(self.config)] if self.config else []),
@@ -65,14 +66,13 @@ class Ssh(Struct, frozen=True, kw_only=True):
         if self.key is not None:
             words += ["-oIdentitiesOnly=yes", "-i", str(self.key)]
         if self.known_hosts is not None:
-            # The option takes a list of files: a name with spaces needs quotation marks inside the
-            # value.
+            # The option takes a list of files separated by spaces, so the name is quoted.
             words += [f'-oUserKnownHostsFile="{self.known_hosts}"', "-oGlobalKnownHostsFile=none"]
         return words
 
     def check(self, environ: Mapping[str, str]) -> None:
-        """Raise UsageError if ssh, or a file that the settings name, is missing. ssh itself
-        silently ignores a missing file."""
+        """Raise UsageError if ssh is missing, or if a file that the settings name cannot be read.
+        ssh itself silently ignores a missing file."""
         if shutil.which("ssh", path=environ.get("PATH", os.defpath)) is None:
             raise UsageError(
                 "ssh is not installed.", "Install the OpenSSH client, or use an https address."
@@ -90,4 +90,4 @@ class Ssh(Struct, frozen=True, kw_only=True):
 
 
 OWN = Ssh()
-"""The user's ssh as it is configured."""
+"""Settings for the user's ssh, exactly as the user configured it."""

@@ -1,8 +1,9 @@
-"""A connection by ssh to `git-upload-pack` on a server, in version 2 of git's protocol.
+"""Connects by ssh to `git-upload-pack` on a server, and speaks version 2 of git's protocol.
 
-The relay of a pod uses it to fetch for a git that speaks HTTP. In version 2 a request and its
-answer are the same over both ways (gitprotocol-v2(5)), and each request can have a connection of
-its own. Versions 0 and 1 keep a state over several requests and are refused.
+The relay of a pod uses it: the agent's container fetches from the relay by HTTP, and the relay
+fetches from the server by ssh. In version 2, requests and responses are the same over HTTP and ssh
+(gitprotocol-v2(5)), and each request can have a connection of its own. Versions 0 and 1 keep state
+across several requests, so they are refused.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from perdure.host.git.ssh import Ssh
 
 SERVICE = "git-upload-pack"
 VERSION = "version=2"
-"""Value of GIT_PROTOCOL."""
+"""Value of the variable GIT_PROTOCOL, which requests version 2."""
 SILENT_S = 300.0
-"""Seconds that the server may be silent: it may have to pack a large repository first."""
+"""Timeout for the next bytes from the server, in seconds. The server may first have to pack a large
+repository."""
 _PIECE = 64 << 10
 _FLUSH = b"0000"
 _LONGEST_GREETING = 64 << 10
 _LONGEST_WORDS = 8 << 10
-"""Number of bytes of ssh's messages that are kept."""
+"""Maximum number of bytes of ssh's messages that are kept."""
 
 
 @contextmanager
 def connected(url: str, ssh: Ssh, environ: Mapping[str, str]) -> Iterator[UploadPack]:
-    """Yield a connection to a repository, whose address `parse_remote` has checked. ssh gets no
-    variable but PATH. The connection is closed at the end."""
+    """Yield a connection to a repository, and close it after the block. `parse_remote` must have
+    checked the URL. ssh gets only the variables PATH and GIT_PROTOCOL."""
     with subprocess.Popen(
         command(url, ssh),
         env={"PATH": environ.get("PATH", os.defpath), "GIT_PROTOCOL": VERSION},
@@ -52,7 +54,7 @@ def connected(url: str, ssh: Ssh, environ: Mapping[str, str]) -> Iterator[Upload
 
 
 def command(url: str, ssh: Ssh) -> list[str]:
-    """Return the command line of ssh for an address `ssh://user@host/path` or `user@host:path`."""
+    """Return the ssh command for a URL `ssh://user@host/path` or `user@host:path`."""
     parts = parts_of(url)
     path = parts.path
     if "://" not in url:
@@ -63,12 +65,14 @@ def command(url: str, ssh: Ssh) -> list[str]:
     if parts.username:
         place = f"{parts.username}@{place}"
     port = ["-p", str(parts.port)] if parts.port else []
-    # The grammar of addresses has no quotation mark. git-shell demands these.
+    # git-shell requires single quotes around the path. `parse_remote` accepts no path that contains
+    # one.
     return [*ssh.words(), "-oSendEnv=GIT_PROTOCOL", *port, "--", place, f"{SERVICE} '{path}'"]
 
 
 class UploadPack:
-    """One connection. The functions raise GitFailed with ssh's own reason if it breaks."""
+    """A connection to a server. If it breaks, its methods raise GitFailed with the reason that ssh
+    printed."""
 
     def __init__(self, process: subprocess.Popen[bytes], host: str) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -79,8 +83,8 @@ class UploadPack:
         self._reader.start()
 
     def greeting(self) -> bytes:
-        """Return the server's first message: its version and abilities. Raises UsageError for
-        another version."""
+        """Return the server's first message: the protocol version and its capabilities. Raises
+        UsageError if the server does not use version 2."""
         found = b""
         while True:
             size = self._exactly(4)
@@ -93,7 +97,7 @@ class UploadPack:
                 return found
 
     def send(self, body: Iterator[bytes]) -> None:
-        """Send the only request. The server reads all of it before it answers."""
+        """Send a request. A connection takes only one, because this closes the sending side."""
         for piece in body:
             try:
                 self._to.write(piece)
@@ -105,7 +109,8 @@ class UploadPack:
             raise self.trouble() from error
 
     def read(self, size: int = _PIECE) -> bytes:
-        """Return the next bytes of the answer; empty at its end."""
+        """Return the next bytes of the response; empty at its end. Raises GitFailed if none arrive
+        within `SILENT_S`."""
         if select.select([self._from], [], [], SILENT_S)[0]:
             return os.read(self._from.fileno(), size)
         self._words = f"Timeout, server {self.host} not responding.".encode()
@@ -113,7 +118,7 @@ class UploadPack:
         raise self.trouble()
 
     def trouble(self) -> GitFailed:
-        """Return the reason why the connection ended, from ssh's messages."""
+        """Wait for ssh to exit. Return an error with the reason that it printed."""
         code = self.process.wait()
         self._reader.join()
         return failure(("ssh",), ("ssh",), Path("/"), code, self._words)
@@ -133,7 +138,8 @@ class UploadPack:
         return found
 
     def _listen(self) -> None:
-        """Keep the beginning of ssh's messages, and read the rest, so that ssh never waits."""
+        """Read ssh's messages until they end, so that ssh never blocks on a full pipe. Keep the
+        beginning."""
         assert self.process.stderr is not None
         with suppress(OSError, ValueError):
             while piece := os.read(self.process.stderr.fileno(), _PIECE):

@@ -9,9 +9,9 @@ Guarantees, even if the process is killed at any point:
   are kept.
 - The location of a home changes in one atomic step. If a call was killed, the next one completes
   it.
-- Nothing is moved while an agent uses it. Nothing starts on a volume that is missing or is another
-  one.
+- Nothing is moved while an agent uses it. No agent starts if the volume is missing, or if another
+  volume is in its place.
 
-`remembered` (where a home is; every start asks) and `volume` are cheap to import. The modules that
-move homes are imported only by their callers.
+`remembered`, which every start of an agent asks for the home's location, and `volume` are cheap to
+import. The modules that move homes are imported only by their callers.
 """

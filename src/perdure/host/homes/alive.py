@@ -1,10 +1,10 @@
-"""Finds processes that use a home. An agent that still uses a home after it was moved would write
-to the old place, and these writes would be lost.
+"""Finds processes that use a home. If an agent still used a home after it was moved, its writes
+would go to the old directory and be lost.
 
-There are two signs. One is a file of the home that is open in any process (Codex's locks and
-databases, OpenCode's database, a transcript). The other is a process of the agent whose environment
-names this home (Claude Code and Gemini CLI hold nothing open between turns). Processes of other
-users and on other machines cannot be seen.
+A process counts as a user in two cases. It has a file of the home open (Codex's locks and
+databases, OpenCode's database, a transcript). Or it is the agent, and its environment names this
+home (Claude Code and Gemini CLI keep no file open between turns). Processes of other users and on
+other machines cannot be seen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERPRETERS = ("node", "bun", "deno")
 
 
 def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
-    """Raise Conflict if a process uses the home, with the processes in the message."""
+    """Raise Conflict, with a list of the processes, if any process uses the home."""
     if found := sorted(set(users(home, folder, places))):
         raise Conflict(
             f"This home is in use: {'; '.join(found[:5])}.",
@@ -31,8 +31,8 @@ def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
 
 
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
-    """Yield a sentence for each live process that uses a home, with the sign of its use. `places`:
-    all directories through which the home is reached."""
+    """Yield a sentence for each live process that uses a home, which says how the process uses it.
+    `places`: all paths by which the home can be reached."""
     tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
     for pid in system.pids():
         if pid != os.getpid():
@@ -43,19 +43,20 @@ def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
 
 
 def _opened(pid: int, tops: set[str]) -> str:
-    """Return a file below one of these directories that the process has open, or ""."""
+    """Return the path of a file below one of the directories `tops` that the process has open, or
+    ""."""
     try:
         for path in system.open_files(pid):
             if any(path.startswith(f"{top}/") for top in tops):
                 return path
     except OSError:
-        pass  # another user's, or it has ended
+        pass  # it belongs to another user, or has ended
     return ""
 
 
 def _is_agent(pid: int, home: Home) -> bool:
-    """Return whether a process is this agent, by the name of its program or of the script that an
-    interpreter runs."""
+    """Return whether a process is this agent. Its program's name decides, or the name of the script
+    that an interpreter runs."""
     known = system.stat(pid)
     try:
         words = [os.fsdecode(word) for word in system.command(pid).split(b"\0") if word]
@@ -69,7 +70,7 @@ def _is_agent(pid: int, home: Home) -> bool:
 
 
 def _home_of(pid: int, folder: Folder) -> str:
-    """Return the home of the process, "" if its environment cannot be read."""
+    """Return the path of the home that a process uses; "" if its environment cannot be read."""
     try:
         pairs = (
             pair.partition(b"=") for pair in system.variables(pid).split(b"\0") if b"=" in pair

@@ -1,8 +1,8 @@
-"""Writes files so that a kill or a power cut leaves the old or the new content, and swaps two names
-in one step.
+"""Writes a file so that it has either the old or the new content after a kill or a power cut. Also
+swaps two names in one step.
 
-On systems other than Linux, and on file systems without `renameat2` (some FUSE and network ones
-answer EINVAL), the closest alternative is used.
+The other modules of this package use it. On systems other than Linux, and on file systems without
+`renameat2` (some FUSE and network file systems answer EINVAL), it uses the closest alternative.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a small file (0600) durably, completely or not at all. Without `replace`, raises
-    FileExistsError if it exists."""
-    # Several processes may create a file at once, so each uses its own temporary name. Replacing
-    # happens under a lock, so one name is enough, and a leftover of a killed writer is overwritten.
+    """Write a small file with mode 0600, completely or not at all, and make it durable. Without
+    `replace`, raises FileExistsError if the file exists."""
+    # Without `replace`, several processes may create the file at the same time, so each needs a
+    # temporary name of its own. With `replace`, the caller holds a lock, so a fixed name is enough.
+    # A temporary file that a killed process left is then overwritten.
     part = path.with_name(f"{path.name}.part" if replace else f"{path.name}.part-{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -42,7 +43,7 @@ def write(path: Path, text: str, *, replace: bool = True) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Flush a directory's entries (the names, not the files' content) to the disk."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -51,7 +52,7 @@ def sync(directory: Path) -> None:
 
 
 def place_new(source: Path, target: Path) -> None:
-    """Rename without ever replacing anything. Raises FileExistsError."""
+    """Rename a file or directory. Raises FileExistsError if the target exists."""
     try:
         rename(source, target, NOREPLACE)
     except OSError as error:
@@ -69,8 +70,8 @@ def place_new(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two names of any kind in one step. Raises OSError with EINVAL if the file system cannot
-    do that."""
+    """Swap the names of two files or directories in one step. Raises OSError with EINVAL, ENOSYS or
+    ENOTSUP if the system or the file system cannot do that."""
     rename(one, other, EXCHANGE)
 
 
@@ -81,8 +82,8 @@ def can_not(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold an advisory lock on a file, which is never unlinked. Raises Conflict with the sentence
-    `busy` after `patience_s` seconds."""
+    """Hold an advisory lock on a file during the block. The file is never deleted. `patience_s`:
+    how long to wait for the lock. After that, raises Conflict with the sentence `busy`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + patience_s
     try:

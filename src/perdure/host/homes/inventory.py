@@ -1,8 +1,8 @@
-"""Lists a home: every file, link and empty directory, without following links.
+"""Lists the content of a home: every file, link and empty directory, without following links.
 
-A SQLite database and what has not been folded into it yet (`-wal`, `-journal`) are one thing. They
-are compared, moved and kept together, otherwise the database would be damaged. Its `-shm` is not
-moved: the next program that opens the database creates it.
+A SQLite database and its `-wal` or `-journal` file are treated as one entry. They are
+compared, moved and kept together, because the database would be damaged without that file. The
+`-shm` file is not moved, because SQLite creates it again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ MAGIC = b"SQLite format 3\0"
 
 
 class HomeThing(Struct, frozen=True):
-    """One file (with the files that belong to it), link or directory. `name` is its path below the
-    home."""
+    """A file, link or directory of a home. `name` is its path relative to the home. A file includes
+    the files that belong to it (see `sides`)."""
 
     name: str
     path: Path
     kind: int
-    """File type bits of its mode."""
+    """File type bits of the mode (`stat.S_IFMT`)."""
     mode: int
     mtime_ns: int
     size: int
     sides: tuple[str, ...] = ()
-    """Suffixes of the files that belong to this one (such as `-wal`); empty files do not count."""
+    """Suffixes of the files that belong to a database, such as `-wal`. Empty files are not
+    listed."""
 
     @property
     def is_file(self) -> bool:
@@ -52,16 +53,15 @@ class HomeThing(Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        """Size of the file with all files that belong to it, in bytes; 0 for links and
-        directories."""
+        """Size of the file and of all files that belong to it, in bytes; 0 for a link or a
+        directory."""
         if self.is_file:
             return self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
         return 0
 
     def digest(self) -> str:
-        """Return the hash of the content: for a file, a SHA-256 that includes the files that belong
-        to it; for a link, the hash of its destination. Raises Conflict if the file is written to
-        meanwhile."""
+        """Return a SHA-256: for a file, of its content and of the files that belong to it; for a
+        link, of its destination. Raises Conflict if the file changes while it is read."""
         if self.is_link:
             return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()
         if not self.sides:
@@ -78,8 +78,9 @@ def side(path: Path, suffix: str) -> Path:
 
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
-    """Return everything below a directory, and the names of the entries that cannot or must not be
-    moved. Both are empty if there is no such directory."""
+    """Return all entries below a directory, and the names of those that are not moved: entries that
+    match a pattern in `stays`, sockets and pipes. Both lists are empty if there is no such
+    directory."""
     found: list[HomeThing] = []
     left: list[str] = []
     for thing in _walk(top, ""):
@@ -93,8 +94,8 @@ def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[
 
 
 def thing_at(path: Path, name: str = "") -> HomeThing | None:
-    """Return the file, link or directory that has this name now, with the files that belong to it;
-    None if there is nothing."""
+    """Return the file, link or directory at a path, including the files that belong to it; None if
+    nothing is there."""
     try:
         state = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -143,7 +144,8 @@ def _walk(directory: Path, below: str) -> Iterator[HomeThing]:
 
 
 def _joined(found: list[HomeThing]) -> list[HomeThing]:
-    """Join databases with the files that belong to them, and drop their shared memory."""
+    """Merge each database with the files that belong to it into one entry, and drop `-shm`
+    files."""
     gone: set[str] = set()
     joined = []
     for thing in found:
@@ -161,8 +163,8 @@ def _joined(found: list[HomeThing]) -> list[HomeThing]:
 
 
 def is_database(path: Path) -> bool:
-    """Return whether it is a SQLite database. An empty file with a `-wal` or `-journal` is one that
-    was just created."""
+    """Return whether a file is a SQLite database. An empty file beside a `-wal` or `-journal` is a
+    database that was just created."""
     try:
         with path.open("rb") as file:
             head = file.read(len(MAGIC))
@@ -172,8 +174,8 @@ def is_database(path: Path) -> bool:
 
 
 def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a regular file, without following links. Raises Conflict if it changes
-    meanwhile."""
+    """Return the SHA-256 of a regular file, without following links. Raises Conflict if the file
+    changes while it is read."""
     fd = open_file(path)
     try:
         before = os.fstat(fd)
@@ -187,8 +189,8 @@ def hash_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> int:
-    """Return a descriptor to read a regular file, without following links or waiting for a pipe.
-    Raises Conflict if it is another kind of file."""
+    """Open a regular file for reading and return its descriptor. Links are not followed, and the
+    call never blocks on a pipe. Raises Conflict if it is not a regular file."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -200,7 +202,8 @@ def open_file(path: Path) -> int:
 
 
 def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None:
-    """Raise Conflict if a file was written to between the two looks."""
+    """Raise Conflict if the size or modification time of a file differs between two calls of
+    fstat."""
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Conflict(
             f"{path} changed while it was copied: an agent is running.",
@@ -209,8 +212,8 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
 
 
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return names, kinds, sizes and times of everything below. If the result differs later,
-    something was written."""
+    """Return names, kinds, sizes and times of all entries below a directory. A different result
+    later means that something was written."""
     return frozenset(
         (
             thing.name,
@@ -223,5 +226,5 @@ def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
 
 
 def parents(name: str) -> list[str]:
-    """Return the directories above a name, the topmost first."""
+    """Return the parent directories of a relative path, the topmost first."""
     return [str(each) for each in reversed(PurePosixPath(name).parents)][1:]

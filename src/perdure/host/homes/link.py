@@ -1,11 +1,16 @@
-"""`home link`: moves an agent's home to the volume, or finds the home that is already there in a
-new machine or container.
+"""`home link`: moves an agent's home to the volume. In a new machine or container, it connects to
+the home that is already on the volume.
 
-There are three steps. First the home is copied to the stage, compared, and put in place on the
-volume. Then the new place is recorded; this switches a home that is moved by its variable. Then the
-old tree is moved aside; this switches a home that is moved by a link. After a kill at any point,
-the next call finds the completed steps and does the rest. Nothing of the old tree is changed before
-its copy is on the disk, and nothing of it is ever deleted.
+There are three steps:
+
+- The home is copied to the staging directory, compared, and put in place on the volume.
+- The new location is recorded. From now on attempts use it, if an environment variable sets the
+  agent's home.
+- The old tree is moved aside. If the agent needs a symbolic link, the link replaces the tree in the
+  same step.
+
+After a kill at any point, the next call finds the completed steps and does the rest. The old tree
+is not changed before its copy is on the disk, and nothing of it is ever deleted.
 """
 
 from __future__ import annotations
@@ -33,34 +38,35 @@ from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
 ROUNDS = 3
-"""Number of times that a tree is copied again because it was written to meanwhile. After that, an
-agent is assumed to be using it."""
+"""Maximum number of copies of a tree that is written to while it is copied. If the last copy is
+outdated too, an agent is assumed to be using the tree."""
 
 
 def quiet(step: str) -> None:
-    """Report nothing."""
+    """Ignore a progress message."""
 
 
 class MovedDirectory(Struct, kw_only=True):
-    """The result for one directory of a home."""
+    """The result of moving one directory of a home."""
 
     linked: Linked
     taken: MergeResult = field(default_factory=MergeResult)
     kept: list[str] = field(default_factory=list)
-    """New paths of the old tree, the files beside it and an old index."""
+    """New paths of everything that was moved aside: the old tree, files next to it, old index
+    files."""
 
     @property
     def line(self) -> str:
-        """The line to add to the user's shell configuration; empty if none is needed."""
+        """Line to add to the user's shell configuration; empty if none is needed."""
         if self.linked.way == VARIABLE:
             return f"export {self.linked.variable}={self.linked.value}"
         return ""
 
 
 class Linking(Struct, frozen=True, kw_only=True):
-    """One call of `home link`. `environ` is the user's own, without the variables that perdure
-    remembers. `symlink`: put a link at the old place even if a variable would do. `tell` is called
-    with each step."""
+    """The settings of one call of `home link`. `environ` is the user's own environment, without the
+    variables that perdure adds for linked homes. `symlink`: make a link at the old place even if an
+    environment variable would be enough. `tell` is called with the name of each step."""
 
     volume: Volume
     state: Path
@@ -70,8 +76,9 @@ class Linking(Struct, frozen=True, kw_only=True):
     tell: Tell = quiet
 
     def link(self, agent: str, home: Home) -> list[MovedDirectory]:
-        """Move all directories of the agent's home. Raises Conflict while a process uses it,
-        WorkspaceError if it cannot be moved: then the home is where it was."""
+        """Move all directories of the agent's home to the volume. Raises Conflict if a process uses
+        the home, and WorkspaceError if it cannot be moved. In both cases the home stays where it
+        was."""
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:
@@ -120,8 +127,8 @@ class Linking(Struct, frozen=True, kw_only=True):
         return moved
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
-        """Return the merges to do. Files beside the directory come first, because the agent is
-        using those."""
+        """Return the merges to do. Files next to the directory come first: the agent uses those, so
+        their versions get the names."""
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
         found = [
@@ -141,8 +148,8 @@ class Linking(Struct, frozen=True, kw_only=True):
         return found
 
     def _look_again(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
-        """Find processes that began to use the old place at the last moment, and take in the files
-        that they wrote."""
+        """Copy files that were written to the old tree just before it was moved aside. Raises
+        Conflict if a process still uses that tree."""
         for kept in map(Path, moved.kept):
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
                 require_nobody(home, now.folder, [kept])
@@ -154,8 +161,8 @@ def stage_of(now: HomeSituation) -> HomeStage:
 
 
 def take_in(call: Linking, now: HomeSituation) -> MergeResult:
-    """Take in everything of the old place that the volume does not have. Raises Conflict if it is
-    written to all the time."""
+    """Copy everything to the volume that is at the old place but not on the volume. Raises Conflict
+    if the old place is still being written to after `ROUNDS` copies."""
     known = _known(now)
     for _ in range(ROUNDS):
         before = signature(now.source)
@@ -185,8 +192,8 @@ def take_in(call: Linking, now: HomeSituation) -> MergeResult:
 
 
 def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
-    """Take in files that were written to the old tree after it was copied. Return None if there are
-    none."""
+    """Copy files to the volume that were written to the old tree after it was copied. Return None
+    if there are none."""
     stage = stage_of(now)
     merge = Merge(
         kept,
@@ -207,8 +214,8 @@ def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
 
 
 def switch(now: HomeSituation, tell: Tell) -> list[str]:
-    """Move the old tree aside. If a link replaces the tree, both happen in one step. Return the new
-    paths of the files and directories that were moved."""
+    """Move the old tree aside. If a link has to replace the tree, both happen in one step where the
+    file system can do that. Return the new paths of everything that was moved."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
@@ -219,7 +226,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
     for each in map(Path, now.linked.beside if now.linked.way == LINK else ()):
         # Make the link even if the volume has no such file yet: Claude Code 2.1.329 creates the
         # file through the link. Without the link, the first login in a new container would be
-        # written beside the volume.
+        # written outside the volume.
         if not os.path.lexists(each):
             each.symlink_to(now.target / each.name)
     if now.linked.way == VARIABLE:
@@ -252,7 +259,8 @@ def _rename_aside(path: Path, stamp: str) -> Path:
 
 
 def _exchange(now: HomeSituation, stamp: str) -> Path:
-    """Swap the names of the link and the old tree, so that there is a home at every moment."""
+    """Swap the names of the link and the old tree, and return the new path of the old tree.
+    Something is at the home's path at every moment, unless the file system cannot swap names."""
     kept = now.place.with_name(f"{now.place.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     kept.symlink_to(now.target)
     try:
@@ -267,8 +275,8 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
 
 
 def index_aside(now: HomeSituation) -> list[str]:
-    """Move an agent's index files on the volume aside. They may name another place, or lack files
-    that were just taken in; the agent builds a new index."""
+    """Move the agent's index files on the volume aside, and return their new paths. They may
+    contain old paths, or lack files that were just copied. The agent builds a new index."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     found = [
         each
@@ -279,7 +287,8 @@ def index_aside(now: HomeSituation) -> list[str]:
 
 
 def taking(now: HomeSituation) -> Path:
-    """Return the path of the record in which an unfinished call lists the files that it took in."""
+    """Return the path of the record in which a call lists the files that it copies, until it
+    completes."""
     return now.volume.own / f"taking-{now.folder.name.replace('/', '-')}.json"
 
 
@@ -291,8 +300,8 @@ def _identity(now: HomeSituation) -> str:
 
 
 def _known(now: HomeSituation) -> dict[str, list[str]]:
-    """Return the hashes of the versions that an unfinished call from the same place took in, by
-    name."""
+    """Return, by file name, the hashes of the versions that an interrupted call copied from the
+    same old place."""
     try:
         note: Any = json.loads(taking(now).read_bytes())
         if note["from"] == _identity(now):

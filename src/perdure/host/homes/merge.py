@@ -1,14 +1,15 @@
-"""Puts staged files where they belong, and never over different content: of two versions both are
-kept.
+"""Moves staged files to their final paths without ever overwriting different content. If a file has
+two versions, both are kept.
 
-If both places have the name, this version gets it:
+If source and target both have a file of the same name, the version that gets the name is:
 
-- if one version continues the other (its bytes begin with the other's), the longer one;
-- if an unfinished call had put it there and only one of the two has changed since, that one;
-- otherwise the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of
-  its hash>`, where no agent reads it.
+- the longer one, if it continues the other (its bytes begin with the other's);
+- the one that changed, if an interrupted call had copied the file and only one version has changed
+  since;
+- otherwise the one at the target. The other one is kept beside it as `<name>.conflict-<first 12
+  digits of its hash>`, where no agent reads it.
 
-Every step is one rename or link, and a step that is already done is not repeated.
+Every step is one rename or link. A completed step is not repeated.
 """
 
 from __future__ import annotations
@@ -39,17 +40,18 @@ Tell = Callable[[str], None]
 
 
 class MergeResult(Struct):
-    """The result for the files of a tree."""
+    """The result of merging the files of one tree."""
 
     files: int = 0
-    """Files and links that were put in place."""
+    """Number of files and links that were put in place."""
     bytes: int = 0
     same: int = 0
-    """Number of files and links that the target had already, in this or a later version."""
+    """Number of files and links that the target already had, in the same or a later version."""
     conflicts: list[str] = field(default_factory=list)
-    """Names of versions that were kept beside another one."""
+    """Names of files that were kept as a second version, next to the file with the original
+    name."""
     left: list[str] = field(default_factory=list)
-    """Names of entries that are not moved: sockets, pipes, locks."""
+    """Names of entries that were not moved: sockets, pipes, and files that match `stays`."""
 
     def add(self, other: MergeResult) -> None:
         self.files, self.bytes, self.same = (
@@ -62,8 +64,8 @@ class MergeResult(Struct):
 
 
 class Merge(Struct):
-    """The merge of one tree into another. `known`: hashes of versions that an unfinished call took
-    in, by name."""
+    """A merge of one directory tree into another. `known`: by file name, hashes of the versions
+    that an interrupted call copied."""
 
     source: Path
     target: Path
@@ -72,14 +74,14 @@ class Merge(Struct):
     stays: Sequence[str] = ()
     known: Mapping[str, Sequence[str]] = field(default_factory=dict)
     only: Sequence[str] = ()
-    """Names of the only files to take; empty means the whole tree."""
+    """Names of the files to merge; empty: the whole tree."""
     wins: bool = False
-    """Whether the source's version always gets the name."""
+    """Whether the source's version gets the name in every conflict."""
     touched: set[Path] = field(default_factory=set)
 
     def plan(self) -> tuple[list[HomeThing], MergeResult]:
-        """Return the entries that have to be copied, and a first result that counts all others.
-        Nothing is written."""
+        """Return the entries to copy, and a result that already counts all other entries. Writes
+        nothing."""
         if not self.only:
             things, left = survey(self.source, self.stays)
         else:
@@ -97,7 +99,8 @@ class Merge(Struct):
         return wanted, taken
 
     def run(self, things: Sequence[HomeThing], taken: MergeResult) -> MergeResult:
-        """Copy, compare, put in place, and make durable. `things` and `taken` come from `plan`."""
+        """Copy the entries, compare the copies, put them in place, and flush them to the disk.
+        `things` and `taken` come from `plan`. Return the completed result."""
         self.stage.require_room([thing for thing in things if thing.is_file])
         for thing in things:
             if thing.is_file:
@@ -114,8 +117,8 @@ class Merge(Struct):
         return taken
 
     def _is_there(self, thing: HomeThing) -> bool:
-        """Return whether the target has this version of the thing or a later one, under its own
-        name or beside another version."""
+        """Return whether the target has this version of an entry or a later one, under the same
+        name or as a second version."""
         there = thing_at(self.target / thing.name)
         if there is None or self._blocked(thing.name):
             return False
@@ -134,8 +137,8 @@ class Merge(Struct):
         )
 
     def lands(self, thing: HomeThing) -> bool:
-        """Return whether the thing gets its own name in the target, and not one beside another
-        version."""
+        """Return whether the entry gets its own name in the target, rather than the name of a
+        second version."""
         there = thing_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None
@@ -143,15 +146,16 @@ class Merge(Struct):
         )
 
     def _blocked(self, name: str) -> bool:
-        """Return whether something other than a directory is in the way of the name."""
+        """Return whether a parent directory of the name is something other than a directory in the
+        target."""
         return any(
             (found := thing_at(self.target / each)) is not None and not found.is_directory
             for each in parents(name)
         )
 
     def _verdict(self, ours: HomeThing, there: HomeThing) -> str:
-        """Compare a version (`ours`) with the one at the target. Return `same`, `later` (the
-        target's continues ours), `earlier` (ours continues the target's), or `differs`."""
+        """Compare a version (`ours`) with the one at the target (`there`). Return `same`, `later`
+        (`there` continues `ours`), `earlier` (`ours` continues `there`), or `differs`."""
         if (
             ours.size == there.size
             and ours.sides == there.sides
@@ -192,8 +196,9 @@ class Merge(Struct):
         taken.bytes += thing.bytes
 
     def _parent(self, name: str) -> Path:
-        """Return the directory for a name, created if missing. If something is in the way, it is
-        created beside that, never through a link."""
+        """Return the target directory for a name, created if missing. If something other than a
+        directory has that path, a directory with another name is created beside it. Links are never
+        followed."""
         place = self.target
         self._directory(place, 0o700)
         for each in parents(name):
@@ -211,8 +216,8 @@ class Merge(Struct):
         return place
 
     def _publish(self, thing: HomeThing, place: Path) -> None:
-        """Put a staged thing under a free name. The files that belong to it come first, so that a
-        database is never there without them."""
+        """Move a staged entry to a path that is free. The files that belong to a database are moved
+        first, so that the database is never there without them."""
         self.touched.add(place.parent)
         if thing.is_link:
             place.symlink_to(os.fsdecode(self._aim(thing)))
@@ -221,16 +226,16 @@ class Merge(Struct):
         for suffix in SIDES:
             in_the_way = side(place, suffix)
             if os.path.lexists(in_the_way) and staged.exists():
-                # A leftover of a database that is gone, perhaps from a killed call. SQLite must not
-                # take it for a part of the new database.
+                # Left by a database that no longer exists, perhaps by a killed call. SQLite must
+                # not read it as part of the new database.
                 in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         durable.place_new(staged, place)
 
     def _keep(self, there: HomeThing, taken: MergeResult) -> None:
-        """Give a second name to the version at the target, before another version takes its
-        name."""
+        """Link the target's version to a second name, before another version replaces it under its
+        own name."""
         kept = second_path(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
@@ -242,14 +247,14 @@ class Merge(Struct):
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
-            side(place, suffix).unlink(missing_ok=True)  # the version has a second name by now
+            side(place, suffix).unlink(missing_ok=True)  # `_keep` has linked it to a second name
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)
 
     def _aim(self, link: HomeThing) -> bytes:
-        """Return the destination that a link gets at its new place. A link out of the home still
-        leads to the same place; a link into the home leads into the copy."""
+        """Return the destination of a link after its move. A link to a file outside the home still
+        leads to that file. A link to a file in the home leads to the copy of that file."""
         told = link.path.readlink()
         inside = self.source.resolve()
         if told.is_absolute():
@@ -266,12 +271,14 @@ class Merge(Struct):
 
 
 def second_path(place: Path, thing: HomeThing) -> Path:
-    """Return the path beside the original name for a version that cannot have the original name."""
+    """Return the path for a second version of a file: the original name, `.conflict-` and the
+    beginning of the hash."""
     return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
 
 
 def second_name(path: Path, other: Path) -> None:
-    """Make a hard link, or a copy if the file system has no hard links."""
+    """Make a hard link `other` to the file at `path`. Copy the file if the file system has no hard
+    links."""
     try:
         os.link(path, other, follow_symlinks=False)
     except OSError:
@@ -279,7 +286,7 @@ def second_name(path: Path, other: Path) -> None:
 
 
 def begins_with(path: Path, shorter: Path, size: int) -> bool:
-    """Return whether the first `size` bytes of a file equal the other file."""
+    """Return whether a file begins with the first `size` bytes of another file (`shorter`)."""
     one, other = open_file(path), open_file(shorter)
     try:
         while size > 0:

@@ -1,8 +1,8 @@
-"""Remembers which homes are on a volume, in the file `homes.json` of the state directory.
+"""Records which homes are on a volume, in the file `homes.json` of the state directory.
 
-Code that asks a driver where a home is passes `environment`: the user's environment, plus the
-variables of linked homes that the user has not set. The file is checked at every question, so that
-a long-lived supervisor notices when a home moves.
+Code that asks a driver for the location of a home passes an `environment`: the user's environment,
+plus the variables of linked homes that the user has not set. The file is checked at every access,
+so a long-running supervisor notices when a home moves.
 """
 
 from __future__ import annotations
@@ -28,32 +28,34 @@ VARIABLE, LINK = "variable", "symlink"
 
 
 class Linked(Struct, frozen=True, kw_only=True):
-    """One directory of an agent's home, kept on a volume."""
+    """The record of one directory of an agent's home that is kept on a volume."""
 
     agent: str
     name: str
     volume: str
-    """The volume's directory."""
+    """Directory of the volume."""
     volume_id: str
     target: str
-    """The directory that has the files, on the volume."""
+    """Directory on the volume that contains the files."""
     place: str
-    """The original directory, to which `unlink` returns the files."""
+    """Original directory, to which `unlink` returns the files."""
     way: str
-    """`variable` or `symlink`."""
+    """How the agent finds the new location: `variable` (environment variable) or `symlink`."""
     variable: str
     value: str
-    """The value that the variable is set to."""
+    """Value of the environment variable for attempts."""
     was: str
-    """The directory that the variable named before, explicitly or by default."""
+    """Directory that the variable named before the move. If the variable was not set, its
+    default."""
     beside: tuple[str, ...] = ()
-    """Paths of the home's files that were beside the directory."""
+    """Original paths of files of the home that were next to the directory, not in it."""
     leaving: bool = False
-    """Whether `unlink` has begun. As soon as `place` is a directory again, that is the home."""
+    """Whether `unlink` has begun. The files have returned as soon as `place` is a directory
+    again."""
 
     @property
     def is_led_to(self) -> bool:
-        """Whether the place is a link to the target."""
+        """Whether `place` is a link to `target`."""
         place = Path(self.place)
         return (
             place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
@@ -70,7 +72,7 @@ class _Note(Struct, frozen=True):
 
 
 class LinkedHomes:
-    """The record in this state directory. Without the file, no home is linked."""
+    """The file `homes.json` of a state directory. If the file does not exist, no home is linked."""
 
     def __init__(self, state: Path) -> None:
         self.file = state / FILE
@@ -78,8 +80,8 @@ class LinkedHomes:
         self._homes: tuple[Linked, ...] = ()
 
     def all(self) -> tuple[Linked, ...]:
-        """Return all linked homes. Raises StoreError if the file cannot be read: then it is unknown
-        where the conversations are."""
+        """Return all linked homes. Raises StoreError if the file cannot be read, because the
+        location of the conversations is then unknown."""
         try:
             state = self.file.stat()
             version = (state.st_ino, state.st_mtime_ns, state.st_size)
@@ -99,8 +101,8 @@ class LinkedHomes:
         return self._homes
 
     def of(self, agent: str) -> tuple[Linked, ...]:
-        """Return the linked directories of an agent. An agent over ACP has the same home as the
-        agent itself."""
+        """Return the linked directories of an agent. An agent that is used over ACP has the same
+        home as the agent itself."""
         return tuple(home for home in self.all() if home.agent == agent.removeprefix("acp-"))
 
     def one(self, name: str) -> Linked | None:
@@ -126,8 +128,9 @@ class LinkedHomes:
         )
 
     def still(self) -> AbstractContextManager[None]:
-        """Keep homes from being moved during the block: a caller looks up a home in it and starts
-        the agent there. Waits for a move in progress. Raises Conflict if that takes too long."""
+        """Prevent homes from being moved during the block, in which a caller looks up a home and
+        starts the agent. Waits until a move in progress has ended. Raises Conflict after
+        `PATIENCE_S` seconds."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return durable.lock(
             self.file.with_name(LOCK),
@@ -138,8 +141,8 @@ class LinkedHomes:
 
     def check(self, agent: str) -> None:
         """Raise WorkspaceError if the volume of the agent's home is missing or cannot be written.
-        An agent would otherwise start over in an empty directory, or report success and save
-        nothing."""
+        Otherwise the agent would start with an empty directory, or report success without saving
+        anything."""
         for home in self.of(agent):
             if home.is_home_again:
                 continue
@@ -155,17 +158,17 @@ class LinkedHomes:
 
 
 class _Listed(threading.local):
-    """The variables of linked homes whose names this thread has listed, and whose values it has not
-    read yet."""
+    """Variables that this thread has listed in `environment.__iter__` and not read yet, with their
+    values."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
 
 
-# Used like a function: environment(state, os.environ).
+# Lowercase, because it is used like a function: environment(state, os.environ).
 class environment(Mapping[str, str]):  # noqa: N801
-    """The user's environment, with the variables of linked homes that the user has not set to
-    another place.
+    """The user's environment, plus the variables of linked homes. A variable that the user has set
+    to another directory keeps the user's value.
 
     A copy (`{**environ}`) first lists the names and then reads each value. If a home is unlinked in
     between, its variable keeps the value that it had when the names were listed.

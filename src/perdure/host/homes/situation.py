@@ -1,7 +1,7 @@
-"""The situation of one directory of a home: where it is, where it has to go, and what prevents the
-move.
+"""Describes one directory of a home before a move: where it is, where it has to go, and what
+prevents the move.
 
-This module only reads; `link` and `unlink` act on it.
+This module only reads. `link` and `unlink` act on the result.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from perdure.protocols import Folder
 
 
 class HomeSituation(Struct, frozen=True, kw_only=True):
-    """The facts on one directory: `place` is the old place, `target` the one on the volume,
-    `before` the record of an earlier `home link`."""
+    """The state of one directory of a home. `place` is its old path, `target` its path on the
+    volume, `linked` the record to be written, and `before` the record of an earlier `home link`."""
 
     folder: Folder
     volume: Volume
@@ -32,13 +32,13 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def is_linked(self) -> bool:
-        """Whether the place is a link to the target."""
+        """Whether `place` is a link to `target`."""
         return self.linked.is_led_to
 
     @property
     def source(self) -> Path:
-        """The directory that the place resolves to, through any links. Raises WorkspaceError if the
-        links form a loop."""
+        """The real path of `place`, with all links resolved. Raises WorkspaceError if the links
+        form a loop."""
         try:
             return self.place.resolve(strict=False)
         except (OSError, RuntimeError) as error:
@@ -48,12 +48,12 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def has_old(self) -> bool:
-        """Whether there is something at the place other than a link to the target."""
+        """Whether something other than a link to `target` is at `place`."""
         return os.path.lexists(self.place) and not self.is_linked
 
     @property
     def beside(self) -> list[Path]:
-        """Files beside the place that are not links yet."""
+        """Files of the home that are next to `place` and have not been replaced by links yet."""
         return [
             path
             for each in self.linked.beside
@@ -62,8 +62,9 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def lost_its_link(self) -> bool:
-        """Whether an earlier `home link` replaced this place by a link. A regular file beside the
-        place has then replaced a link too, and is newer than the file on the volume."""
+        """Whether an earlier `home link` replaced `place` by a link. It then also replaced the
+        files next to it by links. So a regular file there was written later, and is newer than the
+        one on the volume."""
         return (
             self.before is not None
             and self.before.way == LINK
@@ -71,7 +72,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
         )
 
     def require(self) -> None:
-        """Raise Conflict or WorkspaceError if the directory cannot be moved."""
+        """Check whether the directory can be moved. Raises Conflict or WorkspaceError if not."""
         there = thing_at(self.target)
         if there is not None and not there.is_directory:
             raise WorkspaceError(
@@ -113,11 +114,12 @@ def read_situation(
     environ: Mapping[str, str],
     symlink: bool,
 ) -> HomeSituation:
-    """Return the situation for a user with this environment."""
+    """Return the situation of a directory for a user with the environment `environ`."""
     before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
-    if folder.at(environ) == target:  # the user's shell has the `export` line
+    # the user has added the `export` line to the shell configuration
+    if folder.at(environ) == target:
         environ = {name: text for name, text in environ.items() if name != folder.variable}
         if before is not None:
             root = Path(before.was)

@@ -1,8 +1,9 @@
-"""Temporary copies: complete, compared with their source, durable, and under a name that no agent
-reads.
+"""Makes temporary copies of files: complete, compared with their source, durable, and under names
+that no agent reads.
 
-The stage is on the file system of the final place, so that moving a copy there is a rename. A
-staged file is named by the hash of its path. Files that a killed call left there are made again.
+The staging directory is on the same file system as the final path, so moving a copy there is a
+rename. A staged file is named by the hash of its path. Files that a killed call left there are
+overwritten.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from perdure.errors import WorkspaceError
 from perdure.host.homes.inventory import PIECE, HomeThing, hash_of, open_file, side, unchanged
 
 RESERVE = 16 << 20
-"""Space that a move leaves free, in bytes."""
+"""Space that must remain free after the copies, in bytes."""
 
 
 class HomeStage:
-    """A directory for copies, created with the first one."""
+    """A staging directory for copies. It is created when it is first needed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -29,7 +30,8 @@ class HomeStage:
         return self.directory / hashlib.sha256(os.fsencode(thing.name)).hexdigest()[:40]
 
     def require_room(self, things: Sequence[HomeThing]) -> None:
-        """Raise WorkspaceError, before anything is written, if the copies cannot fit."""
+        """Raise WorkspaceError if there is not enough space for the copies. Call it before
+        copying."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         needed = sum(thing.bytes for thing in things)
         space = os.statvfs(self.directory)
@@ -43,8 +45,8 @@ class HomeStage:
             )
 
     def copy(self, thing: HomeThing) -> None:
-        """Copy a file with the files that belong to it, and compare. Raises Conflict if it is
-        written to meanwhile, or the system's OSError."""
+        """Copy a file and the files that belong to it, and compare the copies with the originals.
+        Raises Conflict if the file changes meanwhile, and OSError."""
         place = self.place(thing)
         for suffix in thing.sides:
             copy_file(side(thing.path, suffix), side(place, suffix))
@@ -53,7 +55,7 @@ class HomeStage:
         copy_file(thing.path, place)
 
     def close(self) -> None:
-        """Remove the stage with unused copies; their sources are still in place."""
+        """Remove the staging directory. Copies that are still in it are not needed."""
         if self.directory.is_dir():
             for path in list(self.directory.iterdir()):
                 path.unlink()
@@ -61,8 +63,8 @@ class HomeStage:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file with its mode and times. The copy is compared with the source before it gets its
-    name."""
+    """Copy a file with its mode and times. The copy is compared with the original before it is
+    renamed to `target`."""
     part = target.with_name(f"{target.name}.part")
     fd = open_file(source)
     try:
@@ -82,8 +84,8 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _write(source: int, part: Path) -> str:
-    """Copy the descriptor's content into a file, write it to the disk and drop it from the page
-    cache. Return the hash of the bytes that were read."""
+    """Copy an open file's content to `part`, flush it to the disk, and drop it from the page cache.
+    Return the hash of the bytes that were read."""
     digest = hashlib.sha256()
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -94,7 +96,7 @@ def _write(source: int, part: Path) -> str:
             while view:
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
-        if hasattr(os, "posix_fadvise"):  # so that the comparison reads from the disk
+        if hasattr(os, "posix_fadvise"):  # makes the comparison read from the disk
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)

@@ -1,9 +1,9 @@
 """`home unlink`: moves a home back from the volume, including everything that was written there
-meanwhile.
+since `home link`.
 
-A whole copy is made beside the old place, compared and made durable, and put in place in one step.
-The tree on the volume is then moved aside there, so that a later `home link` does not take it for a
-second home. The old tree that `home link` had moved aside stays where it is.
+A complete copy is made next to the old place, compared, flushed to the disk, and put in place in
+one step. The tree on the volume is then renamed there, so that a later `home link` does not take it
+for a second home. The old tree that `home link` had moved aside is left alone.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def unlink(
     tell: Tell = quiet,
     dry_run: bool = False,
 ) -> list[MovedDirectory]:
-    """Move all linked directories of the agent's home back. Raises Conflict while a process uses
-    it, WorkspaceError if the volume is missing or there is no room; then nothing was changed."""
+    """Move all linked directories of the agent's home back to their original paths. Raises Conflict
+    if a process uses the home, and WorkspaceError if the volume is missing or there is not enough
+    space. In both cases nothing was changed."""
     note, done = LinkedHomes(state), []
     for folder in home.folders:
         before = note.one(folder.name)
@@ -85,7 +86,8 @@ def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) ->
     if not before.is_home_again:
         require_nobody(home, now.folder, [now.place, now.target])
         if now.has_old:
-            # A home was created at the old place meanwhile: take it in, as `home link` does.
+            # A new home was created at the old place meanwhile. Merge it into the volume, as `home
+            # link` does.
             now.require()
             take_in(call, now)
             moved.kept += put_aside(now, call.tell)
@@ -117,9 +119,7 @@ def _stage(now: HomeSituation) -> Path:
 
 def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None:
     new = _new(now)
-    if os.path.lexists(
-        new
-    ):  # left by a killed call: the source of its copies may have changed since then
+    if os.path.lexists(new):  # left by a killed call; its copies may be outdated
         moved.kept.append(str(_away(new)))
     new.parent.mkdir(parents=True, exist_ok=True)
     before = signature(now.target)
@@ -156,19 +156,19 @@ def _switch(now: HomeSituation) -> None:
             now.place.unlink()
             durable.place_new(new, now.place)
         if new.is_symlink():
-            new.unlink()  # the link to the volume
+            new.unlink()  # after the swap, `new` is the link to the volume
     durable.sync(now.place.parent)
 
 
 def _beside_back(before: Linked) -> list[str]:
-    """Move files that were beside the directory out of it again: on the volume they are inside.
-    Return the new paths of files that were moved aside."""
+    """Move files that had been next to the directory out of it again: on the volume they are
+    inside. Return the new paths of files that were in the way and were moved aside."""
     kept = []
     for outside in map(Path, before.beside):
         inside = Path(before.place) / outside.name
         if not inside.is_file():
             if outside.is_symlink():
-                outside.unlink()  # a link for a file that was never created
+                outside.unlink()  # a link to a file that was never created
             continue
         if outside.is_symlink():
             inside.replace(outside)
@@ -180,7 +180,8 @@ def _beside_back(before: Linked) -> list[str]:
 
 
 def _away(path: Path) -> Path:
-    """Rename a file or directory to a name with the current time. Return the new path."""
+    """Rename a file or directory to its name with the current time appended. Return the new
+    path."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = path.with_name(f"{path.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     durable.place_new(path, kept)

@@ -1,5 +1,5 @@
-"""`home status` and `home verify`: show perdure's record of a home, and check whether it is
-true."""
+"""`home status` and `home verify`: show perdure's record of a linked home, and check whether the
+record matches the file system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perdure.host.homes.volume import volume_at
 
 
 class HomeFinding(Struct, frozen=True):
-    """The result of one check. `state`: `ok`, `warn` (works, with a caveat) or `bad` (a
+    """The result of one check. `state`: `ok`, `warn` (works, with a limitation) or `bad` (a
     conversation would be lost)."""
 
     state: str
@@ -25,7 +25,8 @@ class HomeFinding(Struct, frozen=True):
 
 
 def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[HomeFinding]:
-    """Check everything that a linked home relies on; `environ` is the user's own."""
+    """Check everything that a linked home needs, and yield the results. `environ` is the user's own
+    environment."""
     try:
         volume_at(Path(home.volume), wanted=home.volume_id)
     except PerdureError as error:
@@ -91,7 +92,7 @@ def _way(
 
 
 def kept_beside(home: Linked) -> list[str]:
-    """Return the old trees and files that were moved aside and that wait for a person to look at
+    """Return the paths of old trees and files that were moved aside. A person has to decide about
     them."""
     found: list[str] = []
     for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):

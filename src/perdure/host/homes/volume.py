@@ -2,12 +2,12 @@
 
 An empty directory where a volume should be mounted looks like a new volume, and everything written
 there would be lost at the next start. So a directory without the identity file is accepted as a new
-volume only if it is a mount point, or if the user says so.
+volume only if it is a mount point, or if the user confirms it (`--new`).
 
-    .perdure/volume.json      the identity, and from where each home was last used
-    .perdure/lock             held while homes are moved
-    .perdure/stage/           copies that are not yet in place, named by the hash of their path
-    .perdure/taking-*.json    what an unfinished call has begun to take in
+    .perdure/volume.json      the volume's id, and the path under which each home was last used
+    .perdure/lock             locked while homes are moved
+    .perdure/stage/           copies before they are put in place, named by the hash of their path
+    .perdure/taking-*.json    files that a call of `home link` is copying
     homes/<agent>/            the homes
 """
 
@@ -35,7 +35,7 @@ LOCK = "homes.lock"
 
 
 class Volume(Struct, frozen=True):
-    """An existing volume: its directory and its id."""
+    """A volume that exists, with its directory and its id."""
 
     path: Path
     id: str
@@ -45,18 +45,19 @@ class Volume(Struct, frozen=True):
         return self.path / OWN
 
     def home(self, name: str) -> Path:
-        """Return the value that the home's environment variable gets."""
+        """Return the home's directory on the volume, to which its environment variable is set."""
         return self.path / "homes" / name
 
     def last_used_as(self, name: str) -> str:
-        """Return the path under which the home was last used, "" before the first time."""
+        """Return the path under which the home was last used; "" if it was never used."""
         places = _read(self.path).get("places")
         if isinstance(places, Mapping):
             return str(places.get(name, ""))
         return ""
 
     def note_use(self, name: str) -> None:
-        """Record that the home is now used under its current path."""
+        """Record that the home is now used under its current path, which changes if the volume is
+        mounted somewhere else."""
         known = _read(self.path)
         places = {**(known.get("places") or {}), name: str(self.home(name))}
         if places != known.get("places"):
@@ -64,7 +65,8 @@ class Volume(Struct, frozen=True):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Prevent others from moving homes of this volume. Raises Conflict."""
+        """Prevent other processes from moving homes of this volume during the block. Raises
+        Conflict if one is doing so."""
         with durable.lock(
             self.own / "lock", f"homes on {self.path} are being moved by another perdure"
         ):
@@ -74,8 +76,9 @@ class Volume(Struct, frozen=True):
 def volume_at(
     path: Path, *, wanted: str = "", make: bool = False, new: bool = False, dry_run: bool = False
 ) -> Volume:
-    """Return the volume in this directory. `wanted`: the id that it must have. `make`: a new one
-    may be created at a mount point; `new`: in any directory. Raises WorkspaceError."""
+    """Return the volume in this directory. `wanted`: the id that the volume must have. `make`:
+    create a volume if the directory is a mount point. `new`: with `make`, create one in any
+    directory. Raises WorkspaceError."""
     path = Path(os.path.normpath(path.absolute()))
     hint = f"Mount it at {path}, then try again."
     if not path.is_dir():
@@ -105,15 +108,15 @@ def volume_at(
             replace=False,
         )
     except FileExistsError:
-        pass  # another perdure was faster: its id counts
+        pass  # another process was faster: the id in its file is used
     except OSError as error:
         raise refused(error, path) from error
     return Volume(path, str(_read(path)["id"]))
 
 
 def is_mount(path: Path) -> bool:
-    """Return whether the path is a mount point. Unlike `Path.is_mount`, the kernel's list of mounts
-    also has directories that are bound from the same file system."""
+    """Return whether the path is a mount point. The kernel's list of mounts includes bind mounts
+    from the same file system, which `Path.is_mount` does not recognize."""
     try:
         known = system.mounts()
     except OSError:
@@ -122,7 +125,7 @@ def is_mount(path: Path) -> bool:
 
 
 def refused(error: OSError, path: Path) -> WorkspaceError:
-    """Return a file system error as a sentence."""
+    """Return a file system error as a WorkspaceError with a hint."""
     where = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(
@@ -141,7 +144,8 @@ def refused(error: OSError, path: Path) -> WorkspaceError:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the identity file, {} if there is none. Raises WorkspaceError if it cannot be read."""
+    """Return the content of the identity file; {} if there is none. Raises WorkspaceError if it
+    cannot be read."""
     file = path / OWN / IDENTITY
     try:
         found = json.loads(file.read_bytes())
@@ -165,8 +169,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def locked(state: Path) -> contextlib.AbstractContextManager[None]:
-    """Prevent others from moving homes of this state directory, and attempts from starting
-    meanwhile. Raises Conflict."""
+    """Prevent homes of this state directory from being moved, and attempts from starting, during
+    the block. Raises Conflict after 2 seconds."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return durable.lock(
         state / LOCK,

@@ -1,5 +1,5 @@
-"""The keeper's program; the package's docstring describes it. It is started by its path (`python -I
--S`), without the packages of the site."""
+"""Program of the keeper, which the package's docstring describes. It is started by its path
+(`python -I -S`), so site-packages is not on the module path."""
 
 # ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up
 # time)
@@ -47,11 +47,12 @@ if __name__ == "__main__":
             os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         )
     )
-    # This process has the agent's environment. A setting in it must not choose the back end that is
-    # used here.
+    # This process has the agent's environment. The agent's PERDURE_HOST must not choose the back
+    # end of the keeper.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
-        # Where psutil is. The agent gets the environment without this variable.
+        # The second argument is the directory of psutil. The agent does not get this PERDURE_HOST
+        # (see `system.environment`).
         sys.path.append(sys.argv[2])
         os.environ["PERDURE_HOST"] = "portable"
     main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The kept agent: its process, its three pipes, and the processes below it."""
+"""The kept agent: its process, its three pipes, and its descendants. Used by `Keeper`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PIPE = 1 << 20
 
 
 class KeptAgent:
-    """An agent that is started by `start`. `pid` is 0 before that; `status` is its wait status
-    (wait(2)) once it has ended."""
+    """A kept agent. `start` starts its process; before that, `pid` is 0. `status` is the wait
+    status (wait(2)) of the ended process, and None until then."""
 
     def __init__(self, cwd: bytes, argv: list[bytes]) -> None:
         self.cwd, self.argv = cwd, argv
@@ -28,8 +28,8 @@ class KeptAgent:
         self.offspring = system.Offspring(os.environ["PERDURE_ATTEMPT"])
 
     def start(self) -> None:
-        """Start the agent in a session of its own, with default signal handling and the environment
-        that this process was given. Raises OSError."""
+        """Start the agent in a session of its own, with default signal handlers and the environment
+        that this process was started with. Raises OSError."""
         theirs, self.input = system.pipe()
         ends = [theirs]
         for number in (0, 1):
@@ -67,8 +67,8 @@ class KeptAgent:
         return self.pid != 0 and self.status is None
 
     def listens(self) -> bool:
-        """Return whether the agent can be given a prompt: its input is open and has taken the whole
-        of the last one."""
+        """Return whether the agent can be given a prompt: its process lives, its input is open, and
+        the whole last prompt was written to it."""
         return self.lives() and self.input >= 0 and self.pipes[0] >= 0 and not self.prompt
 
     def close_input(self) -> None:
@@ -77,8 +77,8 @@ class KeptAgent:
             self.input = -1
 
     def feed(self) -> None:
-        """Write as much of the prompt as the pipe takes. An agent that has closed its input gets no
-        more."""
+        """Write as much of the prompt into the agent's input as the pipe accepts. If the agent has
+        closed its input, the rest of the prompt is dropped."""
         try:
             self.prompt = self.prompt[os.write(self.input, self.prompt[:CHUNK]) :]
         except BlockingIOError:
@@ -88,7 +88,8 @@ class KeptAgent:
             self.close_input()
 
     def read(self, number: int) -> bytes:
-        """Return a chunk of output that was not read yet; b"" if there is none."""
+        """Return the next chunk of the agent's stdout (0) or stderr (1); b"" if there is none
+        now."""
         if self.pipes[number] < 0:
             return b""
         try:
@@ -101,7 +102,7 @@ class KeptAgent:
         return piece
 
     def reap(self) -> None:
-        """Reap the ended children: the agent, and orphans that became children of this process."""
+        """Reap ended children: the agent, and orphans that this process inherited."""
         status = shim.reap(self.pid)[1]
         self.status = status if status is not None else self.status
 
@@ -110,8 +111,8 @@ class KeptAgent:
             os.kill(self.pid, number)
 
     def left_behind(self, since: int) -> tuple[list[int], list[int]]:
-        """Return the processes that left the agent's tree, and the processes below the
-        agent that began at `since` (ticks) or later."""
+        """Return two lists of processes: those that left the agent's tree, and those in the tree
+        that started at `since` (ticks) or later."""
         below, started = _tree()
         orphans = self.offspring.orphans(below, self.pid)
         family, young = [self.pid], []
@@ -122,8 +123,8 @@ class KeptAgent:
         return orphans, young
 
     def memory(self) -> int:
-        """Return the resident memory of the agent and everything below it, in bytes. Shared pages
-        count for each process."""
+        """Return the resident memory of the agent and its descendants, in bytes. Memory that
+        processes share is counted once for each of them."""
         below, _ = _tree()
         total, family = 0, [self.pid] if self.lives() else []
         while family:
@@ -135,7 +136,8 @@ class KeptAgent:
 
 
 def _tree() -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Return the live processes by their parent, and the start time of each (ticks since boot)."""
+    """Return the children of each live process, and the start time of each process in ticks since
+    boot."""
     below: dict[int, list[int]] = {}
     started: dict[int, int] = {}
     for pid in system.pids():

@@ -1,4 +1,5 @@
-"""The keeper's main loop: messages of the owner, output of the agent, limits, and the end."""
+"""Main loop of the keeper. It handles messages from the owner, output of the agent, limits, and the
+end of the agent."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from perdure.host.system import boottime
 from perdure.host.system.sockets import OwnerChannel
 
 LEFT_S = 2.0
-"""Time between TERM and KILL for processes that a turn left behind, and time for the agent's own
-children to exit by themselves, in seconds."""
+"""Time between TERM and KILL for processes that left the agent's tree during a turn, in seconds.
+Also the time that processes still below the agent have to exit by themselves after the turn."""
 BUSY_MS = 50
 IDLE_MS = 10_000
 """Interval at which the memory of an idle agent is checked, in milliseconds."""
@@ -23,7 +24,7 @@ NEVER = float("inf")
 
 
 class Keeper:
-    """One agent, and its current turn if there is one."""
+    """Runs one agent, and its current turn if there is one."""
 
     def __init__(self, control: OwnerChannel, launch: list[bytes], me: str) -> None:
         grace, cap, idle, memory, _, cwd, *argv = launch
@@ -44,12 +45,12 @@ class Keeper:
         self.kill_at = NEVER
         self.rested = boottime()
         self.ready = 0
-        """Time of the agent's first output, in ticks. Processes that run by then belong to the
-        agent, not to a turn."""
+        """Time of the agent's first output, in ticks. Processes that the agent had started by then
+        belong to the agent itself, not to its first turn."""
 
     def run(self, woken: int) -> None:
-        """Run until the agent has ended, or until no turn can start it any more. `woken`: the pipe
-        that signals write to."""
+        """Run until the agent has ended. If it was never started, run until a stop is requested or
+        the owner is gone. `woken`: a pipe to which signal handlers write the signal's number."""
         os.set_blocking(self.control.fileno(), False)
         while self.agent.status is None and (
             self.agent.pid or (self.owned and not self.stop_asked)
@@ -86,8 +87,8 @@ class Keeper:
     # -------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Move the agent's output into the attempt's files. Output between turns is a reason to end
-        the agent."""
+        """Move the agent's output into the files of the current turn. Output between two turns is
+        noted in `spoke`, and `keep_limits` then ends the agent."""
         for number in (0, 1):
             while piece := self.agent.read(number):
                 if number == 0 and not self.ready:
@@ -98,8 +99,8 @@ class Keeper:
                     self.spoke = self.spoke or number == 0
 
     def note(self, turn: KeptTurn, number: int, piece: bytes) -> None:
-        """Write a piece of output to the turn's files. End the agent if that exceeds the cap or
-        fails."""
+        """Write a piece of output to the turn's files. Kill the agent if the output exceeds the cap
+        or cannot be written."""
         if self.kill_at == 0.0:
             return
         try:
@@ -115,14 +116,14 @@ class Keeper:
     # -------------------------------------------------------------------------------------------
 
     def hear(self) -> None:
-        """Handle the owner's next message, or the end of its connection."""
+        """Read and handle the owner's next message, or the end of the connection to the owner."""
         try:
             message, locks = self.control.receive()
         except BlockingIOError:
             return
         except OSError:
             message, locks = b"", []
-        for fd in locks:  # Python 3.11 passes no flags to recvmsg(2), so they arrive inheritable
+        for fd in locks:  # inheritable at first, because Python 3.11 passes no flags to recvmsg(2)
             os.set_inheritable(fd, False)
         word, *rest = message.split(b"\0")
         if word == b"turn":
@@ -138,14 +139,14 @@ class Keeper:
             self.control.send(words.encode())
 
     def let_go(self) -> None:
-        """Close the agent's input, so that it exits after its turn. An idle one gets the grace,
-        then KILL."""
+        """Close the agent's input, so that the agent exits after its turn. If no turn is running,
+        KILL follows after the grace."""
         self.agent.close_input()
         if self.turn is None:
             self.kill_at = min(self.kill_at, boottime() + self.grace)
 
     def take(self, turn: KeptTurn) -> None:
-        """Begin a turn if the agent can take one. Otherwise answer `gone` and let the agent go."""
+        """Begin a turn if the agent can take one. Otherwise answer `gone` and end the agent."""
         self.drain()
         if self.agent.pid:
             self.agent.reap()
@@ -163,14 +164,14 @@ class Keeper:
         try:
             self.agent.prompt = turn.open(self.me)
             self.start(turn)
-        except OSError as error:  # without these files nobody could follow the turn
+        except OSError as error:  # without these files no supervisor could follow the turn
             turn.complain(f"ended, because the attempt cannot be recorded: {error.strerror}")
             self.kill_at = 0.0
         self.answer("taken")
 
     def start(self, turn: KeptTurn) -> None:
-        """Start the agent if this is the first turn. A program that cannot be started gets exit
-        code 126 or 127, as in a shell."""
+        """Start the agent if this is its first turn. If the program cannot be started, set exit
+        code 126 or 127, as a shell does."""
         if not self.agent.pid:
             try:
                 self.agent.start()
@@ -186,8 +187,8 @@ class Keeper:
         turn.name_agent(self.agent.pid)
 
     def rest(self, turn: KeptTurn) -> None:
-        """End the turn, which the owner has seen to be over. Processes that it left behind are
-        ended first. If any remain, the agent is not kept."""
+        """End a turn after the owner has seen that the agent finished it. First, end the processes
+        that the turn left behind. If some remain, the agent is not kept for another turn."""
         late = boottime() + LEFT_S
         asked: set[int] = set()
         left: list[dict[str, object]] = []
@@ -233,8 +234,8 @@ class Keeper:
     # ---------------------------------------------------------------------------------------------
 
     def keep_limits(self) -> None:
-        """Enforce stop requests, deadline, lease, idle time and memory: first ask the agent to end,
-        then kill it."""
+        """Enforce stop requests and the limits: deadline, lease, idle time and memory. The agent is
+        first asked to end, then killed."""
         now, turn = boottime(), self.turn
         if self.cause == "exited" and (
             self.stop_asked or (turn is not None and now >= turn.deadline)
@@ -252,7 +253,8 @@ class Keeper:
                 grace = self.grace
             self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
-            # Another host will take the task over soon: by then nothing of the task may run here.
+            # After the lease, another host may take over the task. So nothing of the task may run
+            # here then.
             self.agent.signal(signal.SIGTERM)
             self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:
@@ -263,8 +265,8 @@ class Keeper:
             self.agent.signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """Clean up after the agent has ended: end what it left behind, and write the exit of its
-        current attempt."""
+        """Clean up after the agent has ended. End the processes that it left behind, and write
+        `exit.json` of the current attempt, if there is one."""
         status = self.agent.status
         if status is None:
             return

@@ -1,4 +1,4 @@
-"""One attempt, as the keeper sees it: its directory, its limits, and the locks held for it."""
+"""One attempt as the keeper handles it: the attempt's directory, limits and locks."""
 
 # ruff: noqa: PTH123
 from __future__ import annotations
@@ -11,14 +11,14 @@ from perdure.host import shim, system
 
 
 def ticks() -> int:
-    """Return the current time in the unit of a process's start time."""
+    """Return the current time in ticks, the unit of a process's start time."""
     return system.as_start(system.boottime())
 
 
 @contextmanager
 def inside(directory: str | bytes) -> Iterator[None]:
-    """Change the current directory during the block, because the shim's functions write into the
-    current directory."""
+    """Change the current directory during the block. The shim's functions write to the current
+    directory."""
     here = os.open(".", os.O_RDONLY)
     try:
         os.chdir(directory)
@@ -29,7 +29,7 @@ def inside(directory: str | bytes) -> Iterator[None]:
 
 
 class KeptTurn:
-    """A turn, from the owner's message until `conclude`."""
+    """One turn of the kept agent, from the owner's message until `conclude`."""
 
     def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
         self.directory = os.fsdecode(directory)
@@ -45,11 +45,11 @@ class KeptTurn:
             os.open(f"{self.directory}/stderr", flags, 0o600),
         )
         self.torn = False
-        """Whether the last piece of output ended in the middle of a line."""
+        """Whether the last chunk of stdout ended in the middle of a line."""
 
     def open(self, me: str) -> bytes:
-        """Write `shim.json`, reserve room for the other records, and return the prompt. Raises
-        OSError."""
+        """Write `shim.json`, reserve disk space for the other records, and return the prompt.
+        Raises OSError."""
         with inside(self.directory):
             shim.write_once("shim.json", me)
             for name in ("agent.json.part", "exit.json.part"):
@@ -59,15 +59,15 @@ class KeptTurn:
                 return given.read()
 
     def name_agent(self, pid: int) -> None:
-        """Write `agent.json`. Raises OSError."""
+        """Write the agent's pid and start time to `agent.json`. Raises OSError."""
         known = system.stat(pid)
         with inside(self.directory):
             started = known[3] if known else 0
             shim.write_once("agent.json", f'{{"pid": {pid}, "starttime": {started}}}\n')
 
     def write(self, number: int, piece: bytes, cap: int) -> bool:
-        """Append output to its file. Return False if the file would exceed `cap` bytes. Raises
-        OSError."""
+        """Append a chunk of stdout (0) or stderr (1) to its file. Return False, without writing, if
+        the file would exceed `cap` bytes. Raises OSError."""
         if os.fstat(self.outputs[number]).st_size + len(piece) > cap:
             return False
         if number == 0:
@@ -81,7 +81,8 @@ class KeptTurn:
         shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
 
     def lease(self, now: float) -> tuple[float, float]:
-        """Return until when the agent may work, and when it is killed after that."""
+        """Return two times on the boot clock: when the agent is asked to end, and when it is
+        killed."""
         with inside(self.directory):
             return shim.lease(now)[:2]
 
@@ -98,7 +99,7 @@ class KeptTurn:
         killed: int,
         left: Sequence[dict[str, object]] = (),
     ) -> None:
-        """End the attempt: write `exit.json`, then release its locks."""
+        """End the attempt: write `exit.json`, then release the locks."""
         try:
             with inside(self.directory):
                 found = (list(left), len(left))

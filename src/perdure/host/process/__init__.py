@@ -5,7 +5,7 @@ supervisor prepares a directory for the attempt and starts a shim (`perdure.host
 shim is the agent's parent. Output goes to files, which `Lines` follows; the result comes from
 `exit.json`. Guarantees:
 
-- An agent runs on when its supervisor dies, and the next supervisor needs only the directory to
+- An agent continues when its supervisor dies, and the next supervisor needs only the directory to
   find it.
 - Every attempt has one Exit. `wait` returns it only when nothing of the attempt runs any more.
 - The workspace lock is held exactly as long as the shim lives. The shim lives as long as anything
@@ -13,7 +13,8 @@ shim is the agent's parent. Output goes to files, which `Lines` follows; the res
 - No signal goes to a process that was not identified by boot, pid and start time.
 - A kept agent (`keep`) serves one attempt after the other. It holds no lock between two of them,
   and ends with its owner.
-- No output of any shape or amount blocks, breaks or bloats the supervisor.
+- An agent's output, whatever its content and size, never blocks or crashes the supervisor, and
+  never fills its memory.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ __all__ = [
 ]
 
 _LATE = {"ChildProcess": "questions", "Probe": "probe", "run_quick": "quick"}
-"""Names that are imported late, each with its module. No start of an agent needs these modules."""
+"""Names that are imported on first use, each with its module. Starting an agent does not need
+them."""
 
 
 def __getattr__(name: str) -> object:

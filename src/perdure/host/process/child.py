@@ -1,7 +1,7 @@
-"""An attempt's agent and its shim, seen from outside: whether it lives, how it ended, how to end
-it.
+"""Controls the agent of an attempt and its shim: whether they live, how they ended, and how to end
+them.
 
-A Process holds no open file and no child handle. It may be dropped, created again by `find` in
+A Process holds no open file and no child handle. It may be discarded, created again by `find` in
 another process, and used from several threads.
 """
 
@@ -25,32 +25,35 @@ from perdure.host.system import Handle, boottime, stat
 from perdure.model import Exit
 
 TURN_TICK_S = 0.005
-"""Poll interval for the end of a kept agent's turn, in seconds: no process ends with the turn."""
+"""Poll interval for the end of a kept agent's turn, in seconds. Polling is necessary because no
+process exits at the end of a turn."""
 
 
 class Process:
-    """An attempt's agent and its shim, by the attempt's directory. Made by `start` and `find`."""
+    """The agent of an attempt and its shim, identified by the attempt's directory. Made by `start`
+    and `find`."""
 
     def __init__(
         self, directory: Path, shim: Identity | None, mark: str, *, warm: bool = False
     ) -> None:
         self.directory, self.shim, self.mark = directory, shim, mark
         self.warm = warm
-        """Whether the agent is kept. Then its keeper takes the place of the shim, and both may
-        outlive the attempt."""
+        """Whether the agent is kept for several attempts. Its keeper then replaces the shim, and
+        both may outlive this attempt."""
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
-        """Return whether the attempt is still running. It is as long as its shim lives; with a
-        keeper, until `exit.json` exists or the keeper has ended."""
+        """Return whether the attempt is still running. With a shim, it runs until the shim has
+        ended. With a keeper, it runs until `exit.json` exists or the keeper has ended."""
         self._reap()
         return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
 
     @property
     def agent_pid(self) -> int | None:
-        """The agent's pid, for display: it may have ended since. None if it could not be started.
+        """The agent's pid, for display only: the agent may have ended since. None if it could not
+        be started.
 
-        Waits for the moment that the shim needs to start it.
+        Waits until the shim has started the agent.
         """
         while True:
             over = not self.alive()
@@ -60,14 +63,14 @@ class Process:
             time.sleep(0.005)
 
     def agent_alive(self) -> bool:
-        """Return whether the agent itself lives. Its shim lives longer, until nothing of the
-        attempt is left."""
+        """Return whether the agent's own process lives. The shim lives longer, until nothing of the
+        attempt is running."""
         known = read_json(self.directory / "agent.json")
         return bool(known) and system.lives(known["pid"], known["starttime"])
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """Return how the agent ended, or None if it has not within `timeout_s` (None: no limit).
-        Returns only when nothing of the attempt runs. If the shim was killed, this call ends the
+        """Return how the agent ended, once nothing of the attempt is running. Return None if that
+        takes longer than `timeout_s` (None: no limit). If the shim was killed, this call ends the
         processes that it left behind, and the cause is `lost`."""
         held = self.shim.open() if self.shim else None
         if held is not None:
@@ -83,8 +86,8 @@ class Process:
         return (self.directory / "exit.json").exists()
 
     def _turn_over(self, held: Handle, timeout_s: float | None) -> bool:
-        """Return whether the turn, or the keeper, ends within the time (seconds; None: no
-        limit)."""
+        """Wait until the turn or its keeper ends. Return False if that takes longer than
+        `timeout_s` seconds (None: no limit)."""
         if timeout_s is None:
             until = float("inf")
         else:
@@ -98,22 +101,22 @@ class Process:
             held.wait(min(TURN_TICK_S, max(0.0, until - boottime())))
 
     def stop(self, cause: str = "stopped") -> None:
-        """Ask the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` becomes the
-        cause of the Exit."""
+        """Ask the shim to end the agent: TERM, then KILL after its grace. Returns at once. `cause`
+        becomes the cause of the Exit."""
         if self.shim is not None and self.alive():
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
     def release(self, kept: Collection[int] = ()) -> None:
-        """Tell the shim that the agent's turn is over, so that it ends the agent. `kept`: processes
-        that are not ended with the agent."""
+        """Tell the shim that the agent's turn is over, so that it ends the agent. `kept`: pids of
+        processes that continue to run."""
         if kept:
             write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
         self.stop(OVER)
 
     def left_behind(self) -> tuple[list[Left], int]:
-        """Return the processes that outlived the agent, as its shim found them, and how many there
-        were."""
+        """Return the processes that outlived the agent, as its shim recorded them, and their total
+        number. The list has at most `shim.LEFT_CAP` entries."""
         end = read_json(self.directory / "exit.json")
         found = [
             Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
@@ -121,22 +124,23 @@ class Process:
         return found, int(end.get("left_count") or 0)
 
     def kill(self, cause: str = "stopped") -> None:
-        """End the agent, everything that it started, and finally the shim, without a grace. Return
-        when nothing of it lives."""
+        """End the agent without a grace, then everything that it started, then the shim. Return
+        when all of these processes have ended."""
         self.stop(cause)
         if self.mark and not (self.warm and self._over()):
             end_all(self.mark, 0)
         self._reap()
 
     def stderr_tail(self) -> str:
-        """Return the last 4 KiB of the agent's stderr, safe to display."""
+        """Return the last 4 KiB of the agent's stderr as text that is safe to display."""
         return tail(self.stderr)
 
     def _exit(self) -> Exit | None:
         end = read_json(self.directory / "exit.json")
         if not end:
             return None
-        # The agent was ended because its turn was over, so the signal is no failure of the agent.
+        # perdure ended the agent because its turn was over, so the signal is not a failure of the
+        # agent.
         over = end["cause"] == OVER
         return Exit(
             code=0 if over else end["code"],
@@ -177,8 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """Write a file that only its owner can read. `whole`: completely or not at all, even if others
-    write it at the same moment."""
+    """Write a file that only its owner can read. `whole`: the file gets its content in one step,
+    even if several processes write it at the same moment."""
     if whole:
         target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
     else:

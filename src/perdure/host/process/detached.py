@@ -1,4 +1,4 @@
-"""Starts a supervisor that outlives the process that started it: `perdure run --detach`."""
+"""Starts a supervisor that outlives the process that started it, for `perdure run --detach`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def spawn_detached(argv: Sequence[str], log: Path) -> int:
-    """Start `argv` in a session of its own, with no terminal and this process's environment. Return
-    its pid. Standard input is empty, all output goes to `log` (0600). This process does not wait
-    for the new one: init inherits it later."""
+    """Start `argv` in a session of its own, with this process's environment and without a terminal.
+    Return its pid. Its standard input is empty, and all output goes to the file `log` (0600). This
+    process does not wait for it; init reaps it."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     files = [

@@ -1,8 +1,8 @@
 """Identifies processes by boot, pid and start time, never by a bare pid.
 
 A signal is sent through a handle of the process, so it cannot reach another process that got the
-same pid. This module also defines the name that a worker gives itself. From that name another
-worker on the same host can find out whether the first is still alive.
+same pid later. This module also makes the name of a worker. From this name, another worker on the
+same host can find out whether the first one is still alive.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def boot_id() -> str:
 
 
 class Identity(Struct, frozen=True):
-    """One process, uniquely: a reused pid has another start time, a rebooted machine another boot
-    id."""
+    """Identity of a process. A reused pid has another start time, and a rebooted machine has
+    another boot id."""
 
     boot: str
     pid: int
@@ -39,7 +39,7 @@ class Identity(Struct, frozen=True):
 
     @staticmethod
     def of(pid: int) -> Identity | None:
-        """Return the live process that has this pid now, or None."""
+        """Return the identity of the live process that has this pid now; None if there is none."""
         known = stat(pid)
         if known is None or is_dead(known):
             return None
@@ -49,7 +49,7 @@ class Identity(Struct, frozen=True):
         return self == Identity.of(self.pid)
 
     def open(self) -> Handle | None:
-        """Return a handle of exactly this process, which the caller closes; None if it has
+        """Return a handle of this process, which the caller has to close; None if the process has
         ended."""
         held = system.open_process(self.pid)
         if held is None or self.alive():
@@ -58,7 +58,7 @@ class Identity(Struct, frozen=True):
         return None
 
     def send(self, number: signal.Signals) -> bool:
-        """Send a signal to exactly this process. Return False if it has ended or belongs to another
+        """Send a signal to this process. Return False if it has ended or belongs to another
         user."""
         held = self.open()
         if held is None:
@@ -73,8 +73,8 @@ class Identity(Struct, frozen=True):
 
 
 def machine(state: Path) -> str:
-    """Return this machine's own id, created once and kept in the state directory. Processes that
-    ask for the first time at the same moment get the same id."""
+    """Return the id of this machine, which is created once and stored in the state directory. A
+    lock ensures that processes that ask for the first time at the same moment get the same id."""
     place = state / "machine"
     with suppress(FileNotFoundError):
         if known := place.read_text().strip():
@@ -93,13 +93,13 @@ def machine(state: Path) -> str:
 
 
 def this_host(state: Path, patience_s: float | None) -> Host:
-    """Return this machine as one of the hosts that share a database."""
+    """Return this machine as one of the hosts that share a database. `patience_s`: see `Host`."""
     return Host(machine(state), os.uname().nodename, patience_s)
 
 
 def worker_identity(host: Host = NOWHERE) -> str:
-    """Return this process as `host:boot8.namespace:pid:starttime`. If several hosts share a
-    database, the host part includes the host's own id."""
+    """Return the name of this worker: `host:boot8.namespace:pid:starttime`. If several hosts share
+    a database, the host part includes the host's id."""
     known = stat("self")
     name = host.label if host.id else os.uname().nodename
     started = known[3] if known else 0
@@ -107,11 +107,11 @@ def worker_identity(host: Host = NOWHERE) -> str:
 
 
 def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
-    """Return whether the process with this worker identity is still alive. None if it runs on
-    another host, or the text is no identity.
+    """Return whether the worker with this name is still alive. Return None if it runs on another
+    host, or if the text is not the name of a worker.
 
     Without a shared database, two machines (or pid namespaces) with the same host name cannot be
-    told apart: the other's workers look dead.
+    distinguished. Workers of the other machine then look dead.
     """
     match identity.rsplit(":", 3):
         case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():

@@ -1,10 +1,9 @@
-"""The first process of a container: runs one command, forwards signals, returns the exit code, and
-reaps orphans.
+"""The first process of a container. It runs one command, forwards signals, returns the exit code,
+and reaps orphans.
 
-Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions, and it inherits
-every orphan of the container. A program that is not prepared for that ignores SIGTERM and
-accumulates zombies. With another pid, this process makes itself a child subreaper and does the
-same.
+Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions, and PID 1 inherits
+every orphan of the container. An unprepared program would ignore SIGTERM and accumulate zombies. If
+this process has another pid, it makes itself a child subreaper and does the same.
 """
 
 from __future__ import annotations
@@ -29,16 +28,17 @@ FAULTS = {
     signal.SIGTRAP,
     signal.SIGABRT,
 }
-"""Signals that a process causes itself by a fault: they are never forwarded."""
+"""Signals that the kernel sends to a process for a fault of its own, such as SIGSEGV. They are
+never forwarded."""
 
 
 def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10.0) -> int:
-    """Run the command to its end. Return its exit code, 128 + n if signal n ended it, or 127 or 126
-    if it could not be started. Raises UsageError on another system than Linux.
+    """Run the command until it ends. Return its exit code, 128 + n if signal n ended it, or 126 or
+    127 if it could not be started. Raises UsageError on systems other than Linux.
 
     Every signal that arrives is forwarded to the command. Processes that remain after it has ended
-    (the shims of agents) get SIGTERM and the grace, so that they end in good order, then SIGKILL.
-    Their number is reported on standard error.
+    (such as the shims of agents) get SIGTERM, and SIGKILL after the grace. Their number is printed
+    to standard error.
     """
     if system.IS_PORTABLE:
         raise UsageError(
@@ -47,11 +47,11 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         )
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
-        with contextlib.suppress(OSError):  # a sandbox may forbid it: the command runs all the same
+        with contextlib.suppress(OSError):  # a sandbox may forbid this; the command runs without it
             system.adopt_orphans()
     try:
-        # A process group of its own, so that Ctrl-C in a terminal reaches it once, and not this
-        # process too.
+        # The command gets a process group of its own. Ctrl-C in a terminal then reaches the command
+        # once, and not this process too.
         child = os.posix_spawnp(
             argv[0], list(argv), dict(env), setpgroup=0, setsigmask=(), setsigdef=HELD
         )
@@ -83,7 +83,8 @@ def _follow(child: int) -> int:
 
 
 def _end_the_rest(grace_s: float) -> int:
-    """End every process that was inherited. SIGTERM or SIGINT in the meantime ends the grace."""
+    """End every process that this one inherited: SIGTERM, then SIGKILL after the grace. SIGTERM or
+    SIGINT to this process ends the grace early. Return the number of processes."""
     kill_at, asked = boottime() + grace_s, set[int]()
     while reap(0)[0]:
         for pid in children():

@@ -1,9 +1,10 @@
-"""An agent that is kept for several attempts, seen from its owner's side, and how any other process
-ends it. The other side is `perdure.host.keeper`.
+"""Controls an agent that is kept for several attempts, from the side of its owner. Also ends a kept
+agent from any other process. `perdure.host.keeper` is the other side of the connection.
 
 The owner is the process that called `keep`. Only the owner can give the agent a turn, and the agent
-ends with the owner. Other processes find it by its directory and end it. Both require the workdir's
-lock, so that no turn is in progress.
+ends with its owner. Other processes find the agent by its directory and end it. A caller must hold
+the workdir's lock both for a turn and for ending the agent, so it never ends an agent during a
+turn.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
     from perdure.host.system.sockets import OwnerChannel
 
 ANSWER_S = 30.0
-"""Timeout for a keeper's answer, in seconds. After that the keeper and its agent are ended."""
+"""Timeout for an answer of the keeper, in seconds. After that the keeper and its agent are
+killed."""
 END_S = 3.0
-"""Time beyond the grace in which a keeper must end its agent, in seconds. After that the caller
-ends it."""
+"""Time that a keeper has after the grace to end its agent, in seconds. After that the caller kills
+both."""
 
 
 class Kept(Struct):
-    """One agent, from its owner's side. Used by one thread at a time."""
+    """A kept agent, as its owner controls it. Not thread-safe."""
 
     directory: Path
     keeper: Identity
@@ -47,19 +49,20 @@ class Kept(Struct):
     grace_s: float
     turns: int = 0
     memory: int = 0
-    """Memory at the end of its last turn, in bytes."""
+    """Memory of the agent at the end of its last turn, in bytes."""
     why: str = ""
-    """The reason why the agent was not kept."""
+    """Reason why the agent was not kept for another turn."""
     _answers: list[str] = field(default_factory=list)
 
     def turn(
         self, directory: Path, *, stdin: bytes, deadline_s: float, lock_fd: int
     ) -> Process | None:
         """Give the agent its next prompt, for the attempt with this directory (0700). Return None
-        if it cannot take one: then nothing was begun.
+        if the agent cannot take it; the attempt has then not begun.
 
-        The lock is passed on for the duration of the turn: close it here, and never unlock it.
-        Raises Conflict if the directory was used before.
+        The keeper gets the lock `lock_fd` for the duration of the turn. The caller closes its own
+        descriptor afterwards, and never unlocks it. Raises Conflict if the directory was used
+        before.
         """
         directory = directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,32 +85,32 @@ class Kept(Struct):
         return Process(directory, self.keeper, self.mark, warm=True)
 
     def rest(self) -> None:
-        """Say that its turn is over. Returns at once; the attempt's Exit has the cause `turn` if
-        the agent is kept."""
+        """Tell the keeper that the agent's turn is over. Returns at once. If the agent is kept, the
+        attempt ends with the cause `turn`."""
         self._say(b"rest")
 
     def let_go(self) -> None:
-        """Say that the agent is not to be kept: the attempt ends when the agent does."""
+        """Tell the keeper not to keep the agent. The attempt then ends when the agent exits."""
         self._say(b"end")
 
     def leave(self) -> None:
-        """Give up ownership: the agent ends after its current turn."""
+        """Give up ownership of the agent, which then ends after its current turn."""
         self.control.close()
 
     def rested(self) -> bool:
-        """Return whether the agent waits for the next prompt, according to the keeper's answer to
-        `rest`. Call it after the attempt's end. Also sets `memory` or `why`."""
+        """Return whether the agent now waits for the next prompt, according to the keeper's answer
+        to `rest`. Call it after the attempt has ended. Also sets `memory` or `why`."""
         word, _, rest = self._answer().partition(" ")
         self.memory = int(rest) if word == "resting" else self.memory
         self.why = rest if word == "ending" else self.why
         return word == "resting" and self.alive()
 
     def alive(self) -> bool:
-        """Return whether the keeper lives: only then can its agent be alive."""
+        """Return whether the keeper lives. Without its keeper, the agent cannot be alive."""
         return self.keeper.alive()
 
     def end(self) -> None:
-        """End the agent, everything below it, and its keeper, with certainty."""
+        """End the agent, its descendants and its keeper. Returns when all have ended."""
         self.control.close()
         _end(self.directory, self.keeper, self.mark, self.grace_s)
         with contextlib.suppress(ChildProcessError):
@@ -118,7 +121,7 @@ class Kept(Struct):
             self.control.send(word)
 
     def _hear(self) -> bool:
-        """Read the answers that have arrived. Return False if no more will come."""
+        """Read the answers that have arrived. Return False if the connection is closed."""
         while True:
             try:
                 words, _ = self.control.receive()
@@ -154,16 +157,16 @@ def keep(
     memory: int,
     output_cap: int = OUTPUT_CAP,
 ) -> Kept:
-    """Start a keeper. The agent starts with its first turn, and lives at most as long as this
-    process.
+    """Start a keeper. The keeper starts the agent with the first turn, and the agent ends with this
+    process at the latest.
 
-    `directory` must be new. `idle_s` limits the time between two turns. `memory` limits the
-    resident bytes of the agent and everything below it; 0 means no limit. Raises UsageError if argv
-    or the environment cannot be passed to any program.
+    `directory` must not exist yet. `idle_s`: maximum time between two turns. `memory`: limit for
+    the resident memory of the agent and its descendants, in bytes; 0 means no limit. Raises
+    UsageError if the arguments or the environment cannot be passed to a program.
     """
     whole_env = {**env, **command.env, VARIABLE: mark}
     check(command.argv, whole_env, mark)
-    # With parents=True, mkdir applies `mode` only to the last directory, so each gets its own call.
+    # With parents=True, mkdir applies `mode` only to the last directory, so there are two calls.
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
@@ -194,10 +197,10 @@ def keep(
 
 
 def end_kept(directory: Path, grace_s: float) -> None:
-    """End the kept agent of this directory with certainty, whichever process owns it, and remove
-    the directory. Does nothing if there is none."""
+    """End the kept agent of this directory, whichever process owns it, and remove the directory.
+    Does nothing if there is no kept agent."""
     until = boottime() + ANSWER_S
-    # While `launch` is locked, a keeper may not have written its identity yet.
+    # If `launch` is locked but shim.json is missing, a keeper has just started and writes it soon.
     while (
         not (known := read_json(directory / "shim.json"))
         and is_locked(directory / "launch")
@@ -215,8 +218,8 @@ def end_kept(directory: Path, grace_s: float) -> None:
 
 
 def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
-    """Ask the keeper to end everything. If it fails to, end the marked processes and remove the
-    directory."""
+    """Ask the keeper to end everything. If it does not, kill all processes that carry the mark, and
+    remove the directory."""
     held = keeper.open()
     if held is not None:
         try:
@@ -227,6 +230,6 @@ def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
         if ended and not directory.exists():
             return
     end_all(mark, 0)
-    # Another process may have started an agent in the directory since then.
+    # Meanwhile another process may have started a new agent in this directory.
     if read_json(directory / "shim.json").get("mark", mark) == mark:
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Starts an agent under its shim, and finds it again after its supervisor died.
+"""Starts an agent under its shim, and finds the agent again after its supervisor died.
 
-Everything depends on the lock on the file `launch`. The starter takes it and the shim inherits it,
-so the lock is never free while an agent is starting or alive.
+Both rely on the lock on the file `launch`. The starting process takes the lock and the shim
+inherits it, so the lock is never free while an agent is starting or alive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from perdure.host.system import boottime, namespace, shim_arguments, stat
 from perdure.model import Command, OnLeftover
 
 OUTPUT_CAP = 2 * 1024**3
-"""Size of stdout or stderr at which an agent is ended with the cause `flooded`, in bytes."""
+"""Maximum size of stdout or stderr, in bytes. An agent that exceeds it is ended with the cause
+`flooded`."""
 
 
 def start(
@@ -43,14 +44,16 @@ def start(
     leftover: OnLeftover = OnLeftover.END,
 ) -> Process:
     """Start `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
-    to this one attempt.
+    to this attempt alone.
 
-    The agent's whole environment is `env` with `command.env` over it, plus the mark. `deadline_s` 0
-    means none. `lock_fd` is a locked open file description. The shim gets it, so close it here
-    afterwards and never unlock it. `leftover`: what to do with processes that outlive the agent. A
-    program that cannot be started is an Exit with code 127 or 126 and the reason in its stderr.
-    Raises Conflict if the directory was used before, UsageError if argv or the environment cannot
-    be passed to any program.
+    The agent's environment consists of `env`, the variables of `command.env`, which take
+    precedence, and the mark. `deadline_s` 0 means no deadline. `lock_fd` is a locked open file
+    description, which the shim inherits; the caller closes its own descriptor afterwards, and never
+    unlocks it. `leftover`: what to do with processes that outlive the agent.
+
+    A program that cannot be started leads to an Exit with code 126 or 127 and the reason in its
+    stderr. Raises Conflict if the directory was used before. Raises UsageError if the arguments or
+    the environment cannot be passed to a program.
     """
     directory, cwd = directory.absolute(), cwd.absolute()
     whole_env = {**env, **command.env, VARIABLE: mark}
@@ -86,10 +89,10 @@ def start(
 
 
 def hold(directory: Path, until: float, end_by: float, *, followed: bool = False) -> None:
-    """Set two times for the attempt's agent, in seconds on the boot clock: until when it may work
-    without a new call, and when it is killed after that. With `followed` the agent is ended as soon
-    as this process is gone. The shim enforces this even if the caller dies. May be called before
-    `start`."""
+    """Write the lease of the attempt's agent: until when it may work, and when it is killed after
+    that, both in seconds on the boot clock. Each call replaces the lease. With `followed`, the
+    agent is also ended as soon as this process is gone. The shim enforces this even if the caller
+    dies. May be called before `start`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mine = stat("self") if followed else None
     follower = f" {os.getpid()} {mine[3]} {namespace()}" if mine else ""
@@ -97,17 +100,17 @@ def hold(directory: Path, until: float, end_by: float, *, followed: bool = False
 
 
 def find(directory: Path) -> Process | None:
-    """Return the attempt's process, alive or ended, whichever process started it; None if no agent
-    was ever started from this directory.
+    """Return the attempt's process, alive or ended, no matter which process started it. Return None
+    if no agent was ever started from this directory.
 
-    Raises Conflict if another process has been starting one for 10 s.
+    Raises Conflict if another process is starting the agent and takes more than 10 s.
     """
     directory = directory.absolute()
     until = boottime() + 10
     while True:
         busy = is_locked(
             directory / "launch"
-        )  # first: once the lock is free, the shim's files are there
+        )  # checked first: once the lock is free, the shim's files are there
         if found := _recorded(directory):
             return found
         if not busy:
@@ -120,26 +123,26 @@ def find(directory: Path) -> Process | None:
 
 
 def running(directory: Path) -> bool:
-    """Return whether an agent of this directory lives, or is being started. Returns at once.
+    """Return whether an agent of this directory is alive or is being started. Does not wait.
 
-    Its shim holds the lock on `launch` as long as it lives, and every container that has the
-    directory can see that. A kept agent's turn is known from its keeper.
+    The shim holds the lock on `launch` as long as it lives. Every container that has the directory
+    can check this lock. For a kept agent, its keeper and `exit.json` decide.
     """
     if (directory / "exit.json").exists():
         return False
     found = _recorded(directory)
     if is_locked(directory / "launch") or (found is not None and found.alive()):
         return True
-    # If a shim was killed, its agent may still run.
+    # If the shim was killed, its agent may still be running.
     return found is not None and bool(found.mark) and not found.warm and bool(survivors(found.mark))
 
 
 def launched(directory: Path) -> bool:
-    """Return whether an agent was started in this directory: its shim has recorded it, or it has
-    written some output.
+    """Return whether an agent was started in this directory: its shim has recorded the start, or
+    the agent has written output.
 
-    A shim that is killed between the start and its record (milliseconds) leaves neither. The caller
-    then has to find out from the conversation whether the agent did anything.
+    There is neither if the shim is killed in the milliseconds between the start and the record. The
+    caller then has to find out from the conversation whether the agent did anything.
     """
     said = any(
         (directory / name).exists() and (directory / name).stat().st_size
@@ -163,10 +166,11 @@ def _recorded(directory: Path) -> Process | None:
 
 
 def claim(directory: Path) -> int:
-    """Return the file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
+    """Open and lock the file `launch` of an attempt that has not begun, and return its descriptor.
+    Raises Conflict if an attempt has used the directory, or another process holds the lock."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
-    # Another `find` may hold the lock briefly. So may a child that another thread is starting: it
-    # inherited the descriptor, and holds the lock until its exec.
+    # Another `find` may hold the lock briefly. A child that another thread is starting may also
+    # hold it: the child inherited the descriptor, and keeps it until its exec.
     for _ in range(400):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,8 +205,7 @@ def spawn(
     directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path
 ) -> int:
     """Start the shim or the keeper in a session of its own, and return its pid. It starts with all
-    signals blocked, so that none ends it before it is ready for those that it handles. Raises
-    OSError."""
+    signals blocked, so that no signal ends it before its handlers are installed. Raises OSError."""
     files: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
@@ -216,8 +219,8 @@ def spawn(
     ]
     signals = signal.valid_signals()
     passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: other_fd} if other_fd is not None else {})
-    # Duplicated to high numbers first: a descriptor that is to be copied could be 3 or 4 itself,
-    # and would be overwritten.
+    # Duplicate the descriptors to high numbers first. A descriptor that has to be copied could
+    # already be number 3 or 4, and would be overwritten.
     moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
     try:
         return os.posix_spawn(
@@ -248,7 +251,8 @@ def _stillborn(directory: Path, program: str, error: OSError) -> Process:
 
 
 def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
-    """Raise UsageError for arguments or variables that cannot be passed to any program."""
+    """Check arguments, variables and mark before a start. Raises UsageError if they contain
+    something that cannot be passed to a program, such as NUL."""
     if not argv or not argv[0]:
         raise UsageError("there is no program to start")
     if (
@@ -270,7 +274,8 @@ def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
 
 
 def _fits(text: str) -> bool:
-    """Return whether the kernel accepts the text: no NUL, and no lone surrogate."""
+    """Return whether the kernel accepts a text as an argument. It must not contain NUL or a lone
+    surrogate."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Processes that an agent's commands left running when its turn was over.
+"""Finds processes that an agent's commands left running when its turn was over.
 
-Called by `attempt` for agents that do not exit by themselves. For an agent that did exit, its shim
-finds the processes that outlived it.
+Called by `attempt` for agents that do not exit by themselves. If an agent exits, its shim finds the
+processes that outlived it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.host.system import as_start, stat
 
 
 class Left(Struct, frozen=True):
-    """One process that was left running."""
+    """A process that an agent's command left running."""
 
     pid: int
     command: str
@@ -24,20 +24,21 @@ class Left(Struct, frozen=True):
 
 
 def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
-    """Return the live processes with this mark that began at `since` (seconds on the boot clock) or
-    later. `but`: the agent and its shim."""
+    """Return the live processes with this mark that started at `since` (seconds on the boot clock)
+    or later. `but`: processes to leave out, which are the agent and its shim."""
     found = []
     for pid in survivors(mark):
         known = stat(pid)
-        # A start time is only precise to a hundredth of a second.
+        # Both times are compared in ticks, because a start time is only precise to a hundredth of a
+        # second.
         if known is not None and pid not in but and known[3] >= as_start(since):
             found.append(pid)
     return found
 
 
 def commands(pids: Sequence[int]) -> tuple[list[Left], int]:
-    """Return those of the processes that have no child among them (the commands, not the shells
-    around them), and their number."""
+    """Return the processes in `pids` that have no child in `pids`, and their number. These are the
+    commands themselves, without the shells that started them."""
     known = {pid: stat(pid) for pid in pids}
     parents = {found[1] for found in known.values() if found is not None}
     leaves = [pid for pid in pids if pid not in parents]

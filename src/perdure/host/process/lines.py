@@ -1,5 +1,5 @@
-"""Reads an agent's output from its file: whole lines as bytes, with any content, in bounded
-memory."""
+"""Reads an agent's output from its file as whole lines of bytes. The lines may have any content and
+length; the memory in use is limited."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from perdure.patterns import late_pattern
 CHUNK = 4 * 1024**2
 """Maximum number of bytes that one `read` takes from the file."""
 CAP = 64 * 1024**2
-"""Maximum number of bytes kept of one line. In agents' output, tool results of tens of megabytes
-are single lines."""
+"""Maximum number of bytes that are kept of one line. Agents print tool results of tens of megabytes
+as a single line."""
 
 
 class Lines:
     """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other separators of
     `splitlines`).
 
-    A line over `cap` is cut to its first `cap` bytes: `capped` counts such lines, `dropped` the
-    bytes that were cut. At most cap + CHUNK bytes are held. `offset` is how far the file was read,
-    `complete` where its first unfinished line begins: a new Lines from there continues without loss
-    or repetition. A file that became shorter (a tool wrote to /dev/stdout) is read again from its
-    start.
+    A line that is longer than `cap` is cut. `capped` counts such lines, `dropped` the bytes that
+    were cut off. At most cap + CHUNK bytes are in memory.
+
+    `offset` is the position up to which the file was read. `complete` is the position where the
+    first unfinished line begins: a new Lines from there continues without loss or repetition. If
+    the file becomes shorter (a tool wrote to /dev/stdout), it is read again from its start.
     """
 
     def __init__(self, path: Path, *, cap: int = CAP, offset: int = 0) -> None:
@@ -35,14 +36,17 @@ class Lines:
         self._held = 0
 
     def read(self) -> list[bytes]:
-        """Return the lines that became complete, without their `\\n`, from at most CHUNK new bytes.
+        """Read at most CHUNK new bytes, and return the lines that are now complete, without their
+        `\\n`.
 
-        [] does not mean that the file was read to its end: `offset` has moved if anything was read.
+        An empty list does not mean that the end of the file was reached. If anything was read,
+        `offset` has grown.
         """
         *ends, torn = self._take().split(b"\n")
         lines = []
         if ends and self.cap >= CHUNK:
-            # Only the first line may continue a torn one; the others are whole, and within the cap.
+            # Only the first line can continue an unfinished one. The others are complete and
+            # shorter than the cap.
             lines = [self._end(ends[0]), *ends[1:]]
             self.offset += sum(map(len, ends)) - len(ends[0]) + len(ends) - 1
             self.complete = self.offset
@@ -57,8 +61,8 @@ class Lines:
         return self.rest()
 
     def rest(self) -> bytes:
-        """Return the unfinished last line, b"" if the file ended with `\\n`. Call it when nothing
-        writes any more and the file was read to its end."""
+        """Return the last line if it does not end with `\\n`, otherwise b"". Call it when the file
+        is complete and was read to its end."""
         if len(self._torn) == 1:
             line = self._torn[0]
         else:
@@ -98,15 +102,15 @@ class Lines:
 _ESCAPES = late_pattern(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
     r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS, SOS, PM, APC
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colors, cursor
     r"|\x1b[ -/]*[0-~]?"
 )
 _CONTROLS = late_pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(output: bytes) -> str:
-    """Return an agent's bytes as text that is safe to display: invalid UTF-8 as `\\xNN`, no escape
-    sequences, no control characters except newline and tab."""
+    """Return an agent's output as text that is safe to display. Invalid UTF-8 becomes `\\xNN`.
+    Escape sequences and control characters are removed, except newline and tab."""
     return _CONTROLS.sub(
         "", _ESCAPES.sub("", output.decode("utf-8", "backslashreplace").replace("\r\n", "\n"))
     )
@@ -121,5 +125,6 @@ def tail(path: Path, size: int = 4096) -> str:
             kept = file.read(size)
     except OSError:
         return ""
-    # The cut may split a character at the front; that is not invalid UTF-8 of the agent.
+    # The cut may split the first character. Its remaining bytes are removed, because they are not
+    # invalid output of the agent.
     return plain(kept if end <= size else kept.lstrip(bytes(range(0x80, 0xC0))))

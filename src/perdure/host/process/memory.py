@@ -1,5 +1,5 @@
-"""The user's own pager, for text that is longer than the screen. Called by verbs with long output,
-on a terminal only."""
+"""Shows long text in the user's own pager. Called by commands with long output, on a terminal
+only."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from perdure.host.privileges import dropped
 
 DEFAULT = "less"
 LESS = "FRX"
-"""The same default as git's: exit if the text fits on one screen, show colors, keep the screen."""
+"""Value of LESS if the user has not set it; the same as git's default. It makes less exit if the
+text fits on one screen, show colors, and leave the text on the screen."""
 
 
 def page(text: str, environ: Mapping[str, str]) -> bool:
-    """Show the text in PERDURE_PAGER, PAGER or less, and wait until it is closed. Return False if
-    there is no pager.
+    """Show the text in the pager that PERDURE_PAGER or PAGER names, by default less. Returns when
+    the user closes it. Return False if there is no pager.
 
-    The text is shown unchanged: the caller has to clean agents' output first. Ctrl-C goes to the
-    pager meanwhile.
+    The text is shown unchanged, so the caller has to clean agents' output first. While the pager
+    runs, Ctrl-C reaches only the pager.
     """
     pager = environ.get("PERDURE_PAGER", environ.get("PAGER", DEFAULT))
     if pager in ("", "cat"):
         return False
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # Run by a shell, because the variable holds a command with arguments, as for git and man.
-        # It is the user's own.
+        # A shell runs the pager, because the variable may contain arguments. git and man do the
+        # same. The variable is set by the user, so it is trusted.
         shown = subprocess.Popen(
             ["/bin/sh", "-c", pager],
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Installs one npm package into a directory of perdure's own, for `perdure demo`."""
+"""Installs one npm package into a directory that belongs to perdure, for `perdure demo`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from perdure.errors import AgentMissing
 
 PATIENCE_S = 600.0
 SHOWN = 300
-"""Maximum number of characters of npm's output that an error repeats."""
+"""Maximum number of characters of npm's output that an error message contains."""
 
 
 def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
-    """Install `NAME@VERSION` below the directory, completely or not at all. Do nothing if it is
-    installed.
+    """Install the package `NAME@VERSION` into the directory, completely or not at all. Do nothing
+    if the directory exists.
 
-    No script of a package is run. Raises AgentMissing if npm is missing or fails.
+    No install script of a package is run. Raises AgentMissing if npm is missing or fails.
     """
     if directory.is_dir():
         return
@@ -51,7 +51,7 @@ def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
         try:
             scratch.rename(directory)
         except OSError:
-            if not directory.is_dir():  # otherwise another process was faster
+            if not directory.is_dir():  # otherwise another process has installed it meanwhile
                 raise
     except subprocess.TimeoutExpired:
         raise AgentMissing(

@@ -1,11 +1,11 @@
-"""Finds everything that an attempt started by its mark, and ends it with certainty.
+"""Finds all processes of an attempt by its mark, and ends them.
 
-Normally the shim ends its own tree. This module is for the case that the shim itself was killed:
-its orphans then belong to init, and only inherited values show where they came from. The mark is
-inherited in two ways: as PERDURE_ATTEMPT in the environment, and as the soft value of a resource
-limit that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove.
-Other systems have only the environment; there, processes that share a session with a marked leader
-count as well.
+Normally the shim ends its own tree. This module is for the case that the shim was killed: its
+orphans then belong to init, and only inherited values show where they came from. Processes inherit
+the mark in two ways. One is the variable PERDURE_ATTEMPT. The other is the soft value of a resource
+limit that Linux passes on to children without enforcing it (RLIMIT_LOCKS), which `env -i` does not
+remove. Other systems have only the variable. There, processes that share a session with a marked
+session leader count as well.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
 KEEPER = Path(__file__).parent.parent / "keeper" / "__main__.py"
 SHIM_GRACE_S = 2.0
-"""Time for the shim to write its exit.json after everything below it has ended, in seconds."""
+"""Time that a shim gets to write its exit.json after all its descendants have ended, in seconds."""
 _PASSES = 8
 
 
 def limit_value(mark: str) -> int:
-    """Return the mark as a value of a resource limit: 62 bits of its hash."""
+    """Return the mark as a value for a resource limit: 62 bits of its SHA-256."""
     return int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8], "big") >> 2
 
 
 def survivors(mark: str) -> list[int]:
-    """Return the pids of all live processes that carry the mark or descend from one that does,
-    without this process."""
+    """Return the pids of all live processes that carry the mark, and of their descendants. This
+    process is left out."""
     return sorted(identity.pid for identity in _marked(mark))
 
 
 def end_all(mark: str, grace_s: float = 2.0) -> int:
-    """End all processes that carry the mark: TERM, the grace in seconds, KILL, until none is left.
-    Return how many there were.
+    """End all processes that carry the mark, and their descendants: TERM, then KILL after the
+    grace, until none is left. Return how many there were.
 
-    A shim among them is ended last, so that its lock outlives its tree. Processes of another user,
-    which cannot be signalled, are left alone.
+    A shim among them is ended last, so that its lock is held until its tree has ended. Processes of
+    another user cannot be signaled and are left alone.
     """
     met: set[Identity] = set()
     kill_at = boottime() + grace_s
@@ -81,8 +81,8 @@ def _marked(mark: str) -> set[Identity]:
 
 
 def _processes() -> dict[int, tuple[str, int, int, int]]:
-    """Return all live processes. The list is read repeatedly, so that a chain of forks cannot slip
-    through while it is read."""
+    """Return all live processes by pid. The list of pids is read several times, so that a process
+    that forks while it is read cannot be missed."""
     seen: dict[int, tuple[str, int, int, int] | None] = {}
     for _ in range(_PASSES):
         fresh = [pid for pid in pids() if pid not in seen]
@@ -115,5 +115,5 @@ def _may_signal(pid: int) -> bool:
     except PermissionError:
         return False
     except ProcessLookupError:
-        return True  # it has just ended, so the next round will not find it
+        return True  # it has just ended; the next round does not find it
     return True

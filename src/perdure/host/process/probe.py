@@ -1,5 +1,5 @@
-"""Collects the signs of life of a running attempt, for `perdure.rules.liveness`. Read-only: it
-neither waits nor takes anything over."""
+"""Finds out which processes of a running attempt are alive, for `perdure.rules.liveness`. It only
+reads, does not wait, and takes nothing over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """A run, or a row of a list."""
+    """The fields of a run that `Probe` needs. A row of a list has them too."""
 
     @property
     def id(self) -> str: ...
@@ -36,14 +36,15 @@ class Running(Protocol):
 
 
 class Probe(Struct, frozen=True):
-    """The point of view: a host, and the state directory with the attempts of its runs."""
+    """Finds signs of life from one host. `state` is the state directory with the attempts of its
+    runs."""
 
     state: Path
     host: Host = NOWHERE
 
     def signs(self, run: Running, now: int) -> Signs:
-        """Return the visible signs of life of a running attempt. `now`: the store's clock, in
-        ms."""
+        """Return what is known of the supervisor, the agent and the lease of a running attempt.
+        `now`: time of the store's clock, in ms."""
         here = not self.host.id or run.host in ("", self.host.id)
         directory = self.state / "runs" / run.id / str(run.attempt)
         return Signs(
@@ -53,9 +54,9 @@ class Probe(Struct, frozen=True):
         )
 
     def liveness(self, run: Running, now: int, again: Callable[[], Running]) -> Liveness | None:
-        """Return which processes of a run are alive; None if the run is not running. A supervisor
-        exits when its run ends, so a dead one proves nothing by itself. `again` reads the run once
-        more, to see whether it has just ended."""
+        """Return which processes of a run are alive; None if the run is not running. `again` reads
+        the run once more. This is necessary because a supervisor exits when its run ends: if it is
+        dead, the run may just have ended."""
         if run.state is not RunState.RUNNING:
             return None
         found = liveness(self.signs(run, now))
@@ -70,8 +71,8 @@ class Probe(Struct, frozen=True):
         return liveness(self.signs(newer, now))
 
     def _supervisor(self, worker: str) -> bool | None:
-        """Return whether the supervisor lives. None if it runs in another container with this
-        host's name, whose processes are invisible here."""
+        """Return whether the supervisor lives. Return None if it runs in another container on this
+        machine, whose processes are invisible from here."""
         if worker.count(":") >= 3:
             boot, _, own = worker.rsplit(":", 3)[1].partition(".")
         else:
@@ -82,8 +83,8 @@ class Probe(Struct, frozen=True):
 
 
 def _lives(directory: Path) -> bool:
-    """Return whether the agent of an attempt is alive, or its last turn, or a check of the
-    attempt."""
+    """Return whether a process of an attempt is alive: its agent, its summary turn, or one of its
+    checks."""
     return any(
         running(place)
         for place in (directory, *directory.glob("summary"), *directory.glob("verify-*"))

@@ -1,9 +1,9 @@
-"""A child process that answers questions, for work that could crash the caller: parsers on hostile
+"""Runs a function in a child process, for work that could crash the caller, such as parsing hostile
 files.
 
-Used by `engine.attempt.project_map`. Question and answer are bytes, each preceded by its length.
-The child limits its own memory and time (see `answer_questions`), so hostile input can only end the
-child. It exits when its input ends.
+Used by `engine.attempt.project_map`. The caller sends questions and reads answers. Both are bytes,
+preceded by their length. The child limits its own memory and time (see `answer_questions`), so
+hostile input can end only the child. The child exits when its input ends.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from perdure.host import system
 from perdure.host.privileges import dropped
 
 PATIENCE_S = 60.0
-"""Timeout for one answer, in seconds. It only matters for a child that is stopped. Any other child
-is ended long before by its own limit on processor time."""
+"""Timeout for one answer, in seconds. It matters only for a child that is suspended, because the
+limit on processor time ends any other child long before."""
 MOST_DEATHS = 3
 MEMORY = 1 << 30
 SECONDS = 5
-"""Limit of processor time for one question, in seconds."""
+"""Limit on processor time for one answer, in seconds."""
 _LENGTH = 8
 
 
 class ChildProcess:
-    """The child, started with the first question, and restarted after a crash until it has crashed
-    `MOST_DEATHS` times. For one thread."""
+    """The child process. It starts with the first question, and is restarted after a crash, until
+    it has crashed `MOST_DEATHS` times. Not thread-safe."""
 
     def __init__(self, answer: str) -> None:
-        """Name the function that the child calls, as `module:name`. It takes bytes and returns
-        bytes."""
+        """Set the function that the child calls for each question, as `module:name`. It takes bytes
+        and returns bytes."""
         self._argv = (sys.executable, "-P", "-m", "perdure.host.process.questions", answer)
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
@@ -56,11 +56,11 @@ class ChildProcess:
 
     @property
     def over(self) -> bool:
-        """Whether the child crashed too often: no more questions are asked."""
+        """Whether the child has crashed `MOST_DEATHS` times. No more questions are then asked."""
         return self._deaths >= MOST_DEATHS
 
     def ask(self, question: bytes) -> bytes | None:
-        """Return the answer, or None if the child died before it answered."""
+        """Return the child's answer, or None if the child ended without one."""
         if self.over:
             return None
         if self._child is None:
@@ -103,11 +103,11 @@ class ChildProcess:
 
 
 def answer_questions(answer: Callable[[bytes], bytes]) -> None:
-    """Answer questions until the input ends. Runs in the child, and limits its memory and time from
-    here on."""
+    """Answer questions from standard input until it ends. Runs in the child, and first limits the
+    child's memory and time."""
     import resource
 
-    # macOS refuses a limit of the address space.
+    # macOS refuses a limit on the address space.
     refusals = (ValueError, OSError) if system.IS_PORTABLE else ()
     with suppress(*refusals):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -131,8 +131,8 @@ def _write(pipe: IO[bytes], content: bytes) -> None:
 
 
 def _read(pipe: IO[bytes], size: int, deadline: float) -> bytes:
-    """Read `size` bytes. Raises EOFError if the child is gone, TimeoutError (an OSError) if it is
-    too slow."""
+    """Return the next `size` bytes. Raises EOFError if the child has ended, and TimeoutError (an
+    OSError) after the deadline."""
     parts: list[Any] = []
     poll = select.poll()
     poll.register(pipe, select.POLLIN)

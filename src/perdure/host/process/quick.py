@@ -1,5 +1,5 @@
-"""Runs a command of perdure's own choosing, such as a task's verify command, to its end, with
-nothing left behind."""
+"""Runs a command that perdure itself starts, such as a task's verify command. Returns when the
+command and all its descendants have ended."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def run_quick(
     mark: str = "",
     lock_fd: int | None = None,
 ) -> tuple[int, str]:
-    """Run a shell command (str) or a program (sequence) to its end. Return its exit code and the
-    last 4 KiB of its output.
+    """Run a shell command (str) or a program (sequence) until it ends. Return its exit code and the
+    last 4 KiB of its output. stdout and stderr are one stream.
 
-    stdout and stderr are one stream. Code 124 means that `timeout_s` was over, 128 + n that signal
-    n ended it, 125 any other reason. Like an agent it has a shim, a directory and a mark: nothing
-    that it starts survives, and `find` finds it.
+    Exit code 124 means a timeout after `timeout_s`, 128 + n means the end by signal n, and 125 any
+    other end. The command has a shim, a directory and a mark, as an agent does. So no process that
+    it starts survives, and `find` finds it.
     """
     inner = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec "$@"', "sh", *inner)

@@ -1,11 +1,12 @@
-"""The operating system's processes behind one interface: `linux`, or `portable` for any other POSIX
-system.
+"""The operating system's processes behind one interface, with two back ends: `linux`, and
+`portable` for any other POSIX system.
 
-`IS_PORTABLE` is decided here and nowhere else: by the platform, and on Linux by the variable
-PERDURE_HOST, which tests set. Both modules only translate; every decision is the caller's. The shim
-and the keeper load this package too, so it needs only the standard library (`portable` also
-psutil). Their environment is the agent's, so their supervisor tells them on the command line which
-module to use. `files` and `sockets` are the same kind of interface for files and local sockets.
+Only this module sets `IS_PORTABLE`: by the platform, and on Linux also by the variable
+PERDURE_HOST, which tests set. The back ends contain no policy; every decision is the caller's. The
+shim and the keeper load this package too, so it needs only the standard library (`portable` also
+psutil). They run with the agent's environment, so their supervisor tells them on the command line
+which back end to use. `files` and `sockets` provide the same kind of interface for files and local
+sockets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 
 VARIABLE = "PERDURE_HOST"
 IS_PORTABLE = sys.platform != "linux" or os.environ.get(VARIABLE) == "portable"
-"""Whether this process uses only what every POSIX system has, and psutil."""
+"""Whether this process uses the portable back end, which needs only POSIX and psutil."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or not IS_PORTABLE:

@@ -1,5 +1,4 @@
-"""File operations that exist only on Linux, with the closest alternative for other POSIX
-systems."""
+"""Provides file operations of Linux, with the closest alternative on other POSIX systems."""
 
 from __future__ import annotations
 
@@ -18,24 +17,24 @@ if TYPE_CHECKING:
     import ctypes
 
 NOREPLACE, EXCHANGE = 1, 2
-"""Flags of `rename`, as of renameat2(2)."""
+"""Flags of `rename`, with the values of renameat2(2)."""
 RECENT_S = 3600.0
-"""Age of the oldest change that a portable `flush` still makes durable, in seconds.
-Everything is flushed within seconds, and a file system writes back by itself within a minute."""
+"""Maximum age of a change that the portable `flush` writes to the disk, in seconds. An hour is
+ample: perdure flushes within seconds, and a file system writes back by itself within a minute."""
 _AT_FDCWD = -100
 
 
 def rename(source: Path, target: Path, flags: int) -> None:
-    """Rename with the flags, in one step. Raises OSError: with ENOSYS, EINVAL or ENOTSUP where that
-    is impossible.
+    """Rename a file or directory in one step, with flags. Raises OSError, with ENOSYS, EINVAL or
+    ENOTSUP if the system or the file system does not support the flags.
 
-    `renameat2` (Linux 3.15) is not in Python's `os` (3.13), so it is called by ctypes.
+    Python's `os` (3.13) has no `renameat2` (Linux 3.15), so it is called through ctypes.
     """
     if system.IS_PORTABLE:
         call = None
     else:
         call = getattr(_libc(), "renameat2", None)
-    if call is None:  # another system, or a C library without this function
+    if call is None:  # another system, or a C library without renameat2
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
     import ctypes
 
@@ -48,8 +47,9 @@ def rename(source: Path, target: Path, flags: int) -> None:
 
 
 def flush(directory: Path) -> None:
-    """Make everything that was just written below the directory durable: syncfs(2) on Linux,
-    elsewhere fsync(2) of each file and directory that changed within `RECENT_S`. Raises OSError."""
+    """Flush everything that was just written below the directory to the disk. Linux uses syncfs(2).
+    Other systems use fsync(2) for each file and directory that changed within `RECENT_S`. Raises
+    OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if system.IS_PORTABLE:
@@ -80,7 +80,8 @@ def _fsync(path: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return  # gone, or its owner may not open it; git and agents write only readable files
+        # it is gone, or even its owner cannot open it; git and agents write only readable files
+        return
     try:
         os.fsync(fd)
     finally:
@@ -88,7 +89,8 @@ def _fsync(path: str) -> None:
 
 
 def umask() -> int:
-    """Return this process's umask, read without changing it even for a moment."""
+    """Return this process's umask. umask(2) can read it only by changing it, so other ways are
+    used."""
     if system.IS_PORTABLE:
         import tempfile
 
@@ -105,8 +107,9 @@ def umask() -> int:
 
 
 def change_mode(name: str, above: int, change: Callable[[int], int | None]) -> None:
-    """Call `change` with the st_mode of a name in an open directory, and set the mode that it
-    returns; None leaves the mode unchanged. Links are not followed. Raises OSError."""
+    """Change the mode of an entry of the open directory `above`. `change` gets the current
+    st_mode and returns the new mode, or None to leave it unchanged. Links are not followed.
+    Raises OSError."""
     if system.IS_PORTABLE:
         there = os.lstat(name, dir_fd=above).st_mode
         mode = change(there)
@@ -128,8 +131,8 @@ def _change_mode(name: str, above: int, mode: int) -> None:
     try:
         fd = os.open(name, flags, dir_fd=above)
     except PermissionError:
-        # The owner has no permission to open the file. A link that is put there at this moment
-        # would be followed.
+        # The file's mode does not even let its owner open it, so it is changed by name. If a link
+        # took its place at this moment, the link would be followed.
         os.chmod(name, mode, dir_fd=above)
         return
     try:
@@ -139,15 +142,15 @@ def _change_mode(name: str, above: int, mode: int) -> None:
 
 
 def path_in(above: int, directory: Path, name: str) -> Path:
-    """Return a path of a name in an open directory, which is at `directory`. On Linux the path
-    stays valid if somebody renames the directory."""
+    """Return a path of an entry of the open directory `above`, whose path is `directory`. On Linux
+    the result stays valid if the directory is renamed."""
     if system.IS_PORTABLE:
         return directory / name
     return Path(f"/proc/self/fd/{above}/{name}")
 
 
 def scratch_file() -> IO[bytes]:
-    """Return an open file without a name: in memory on Linux."""
+    """Return an open file without a name. On Linux it is in memory."""
     if system.IS_PORTABLE:
         import tempfile
 
@@ -156,7 +159,7 @@ def scratch_file() -> IO[bytes]:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Reserve room for a file from its beginning. Raises OSError."""
+    """Reserve disk space for the first `size` bytes of a file. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)
         return

@@ -1,6 +1,6 @@
-"""Processes as Linux shows them: /proc, pidfds and prctl(2).
+"""Back end for Linux: processes by /proc, pidfds and prctl(2).
 
-It is loaded by every shim: only the standard library, and nothing that takes long to import.
+Every shim loads it. So it imports only the standard library, and no module that loads slowly.
 """
 
 # ruff: noqa: PTH110, PTH115, PTH123, PTH208 (pathlib would double the start-up time of the shim)
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Collection, Iterator
 else:
-    # `signal` makes enums of the same numbers, which takes a third of the shim's start.
+    # Imported from the C module: the enums of `signal` would take a third of the shim's start-up
+    # time.
     import _signal as signal
 
-# The interface of both back ends: test_portable.py compares the two.
+# The interface of both back ends. test_portable.py checks that they are the same.
 __all__ = [
     "WATCH_S",
     "Handle",
@@ -62,21 +63,22 @@ __all__ = [
 ]
 
 WATCH_S = 1.0
-"""Longest interval between two looks of the shim at its agent, in seconds."""
+"""Maximum time between two checks of the agent by its shim, in seconds."""
 RLIMIT_LOCKS = 10
-"""A resource limit that Linux has not enforced since 2.4.25, but that every child still inherits
-(getrlimit(2)). It carries the attempt's mark where the environment cannot: `env -i`, setsid and
-exec do not remove it."""
+"""A resource limit that children inherit, and that Linux has not enforced since 2.4.25
+(getrlimit(2)). Its value is the attempt's mark. `env -i`, setsid and exec do not remove it, but
+`env -i` removes the mark in the environment."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 ENVIRONMENT = 47
-"""Index of the field `env_start` of /proc/PID/stat among those after the name (proc_pid_stat(5),
-field 50)."""
+"""Index of `env_start` in /proc/PID/stat, among the fields after the process name
+(proc_pid_stat(5), field 50)."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def problem() -> tuple[str, str] | None:
-    """Return why perdure cannot work here, and what to do; None if it can."""
+    """Return why perdure cannot work on this system and what to do about it; None if it can
+    work."""
     if os.path.exists("/proc/self/stat"):
         return None
     return (
@@ -90,17 +92,17 @@ def problem() -> tuple[str, str] | None:
 
 
 def boottime() -> float:
-    """Return the seconds on the boot clock, which includes suspended time and never jumps."""
+    """Return the time of the boot clock, in seconds. It includes suspended time and never jumps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def as_start(moment: float) -> int:
-    """Return a moment on the boot clock in the unit of a process's start time: clock ticks."""
+    """Convert a time of the boot clock to clock ticks, the unit of a process's start time."""
     return int(moment * _TICKS)
 
 
 def age(start: int) -> float:
-    """Return how long ago a process with this start time began, in seconds."""
+    """Return the age, in seconds, of a process with this start time."""
     return boottime() - start / _TICKS
 
 
@@ -111,8 +113,8 @@ def boot_id() -> str:
 
 
 def namespace() -> str:
-    """Return the number of this process's pid namespace; empty if it cannot be read. In another
-    namespace, such as another container's, the same pid is another process."""
+    """Return the number of this process's pid namespace; "" if it cannot be read. In another
+    namespace, such as another container's, the same pid means another process."""
     try:
         return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
     except OSError:
@@ -134,27 +136,27 @@ def stat(pid: int | str) -> tuple[str, int, int, int] | None:
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Return whether the process has ended and only waits to be reaped. If only its first thread
-    has ended, the process has not."""
+    """Return whether a process has ended and only has to be reaped. `known`: result of `stat`. A
+    process whose first thread has ended, but not its others, is still alive."""
     state, _, threads, _ = known
     return state in "ZX" and threads <= 1
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process is the one that an agent registered: their start times are equal.
-    `registered`: the agent's own text for the start time, field 22 of /proc/PID/stat. `words`: the
-    command line; not used here."""
+    """Return whether a process is the one that an agent registered in a file of its own, by
+    comparing start times. `registered`: the start time as the agent wrote it, which is field 22 of
+    /proc/PID/stat. `words`: the command line; this back end does not use it."""
     return str(start) == registered
 
 
 def pids() -> list[int]:
-    """Return all processes that this one can see."""
+    """Return the pids of all processes that are visible from this one."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def children() -> list[int]:
-    """Return the direct children of this process, ended ones included. Only this process reaps
-    them, so their ids cannot be reused meanwhile."""
+    """Return the pids of the direct children of this process, including ended ones. No pid can be
+    reused before this process reaps the child."""
     try:
         with open("/proc/thread-self/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
@@ -163,21 +165,21 @@ def children() -> list[int]:
 
 
 def command(pid: int, most: int = -1) -> bytes:
-    """Return the words of a process's command line, each ended by NUL, up to `most` bytes. Raises
-    OSError."""
+    """Return the command line of a process, at most `most` bytes. Each argument ends with NUL.
+    Raises OSError."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         return file.read(most)
 
 
 def variables(pid: int) -> bytes:
-    """Return the environment that a process was started with, each variable ended by NUL. Raises
+    """Return the environment that a process was started with. Each variable ends with NUL. Raises
     OSError."""
     with open(f"/proc/{pid}/environ", "rb") as file:
         return file.read()
 
 
 def name(pid: int) -> str:
-    """Return the short name of a process's program. Raises OSError."""
+    """Return the name of a process's program, which the kernel shortens. Raises OSError."""
     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
         return file.read().rstrip("\n")
 
@@ -188,7 +190,7 @@ def user(pid: int) -> int:
 
 
 def program(pid: int) -> tuple[int, int]:
-    """Return device and inode of the file that a process executes. Raises OSError."""
+    """Return device and inode of the program file of a process. Raises OSError."""
     found = os.stat(f"/proc/{pid}/exe")  # noqa: PTH116
     return found.st_dev, found.st_ino
 
@@ -217,7 +219,7 @@ def memory(pid: int) -> int:
 
 
 def holders_of_lock(path: str) -> list[int]:
-    """Return the processes that hold a flock(2) on the file, according to the kernel."""
+    """Return the pids of processes that hold a flock(2) on the file, according to /proc/locks."""
     try:
         wanted = os.stat(path)  # noqa: PTH116
         with open("/proc/locks", encoding="ascii") as file:
@@ -234,8 +236,8 @@ def holders_of_lock(path: str) -> list[int]:
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    """Return whether the process has this file open; True if the process's descriptors may not be
-    read. The kernel's list of locks alone does not show that, because inode numbers are unique only
+    """Return whether the process has this file open. Return True if its descriptors may not be
+    read. This check is necessary because /proc/locks gives inode numbers, which are unique only
     within a device."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
@@ -253,9 +255,9 @@ def _has_open(pid: int, wanted: os.stat_result) -> bool:
 
 
 def mounts(table: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[tuple[str, str]]:
-    """Return mount point and file system type of all mounts, as in proc(5); later ones hide earlier
-    ones. Raises OSError."""
-    # The kernel escapes no other line break than "\n", and `splitlines` knows more of them.
+    """Return mount point and file system type of all mounts, in the order of proc(5). If two have
+    the same mount point, the later one hides the earlier one. Raises OSError."""
+    # Not `splitlines`: it also splits at separators that the kernel does not escape.
     with open(table, "rb") as file:
         lines = [os.fsdecode(line).split(" ") for line in file.read().split(b"\n")]
     return [
@@ -277,23 +279,25 @@ def _unescape(point: str) -> str:
     return point
 
 
-# --- another process, held
+# --- handles of other processes
 
 
 class Handle:
-    """A pidfd: it stands for one process, whose id cannot be given to another one meanwhile."""
+    """A pidfd of a process. As long as it is open, it cannot refer to another process with the same
+    id."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Return whether the process ends within the time (seconds; None: no limit)."""
+        """Wait until the process ends. Return False if that takes longer than `timeout_s` seconds
+        (None: no limit)."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
 
     def send(self, number: int) -> None:
-        """Send a signal. Raises OSError."""
+        """Send a signal to the process. Raises OSError."""
         signal.pidfd_send_signal(self._fd, number)
 
     def close(self) -> None:
@@ -301,8 +305,8 @@ class Handle:
 
 
 def open_process(pid: int) -> Handle | None:
-    """Return a handle of the process with this id, which the caller checks and closes; None if it
-    is gone."""
+    """Return a handle of the process with this id; None if there is none. The caller closes it, and
+    checks that it is the expected process."""
     try:
         return Handle(os.pidfd_open(pid))
     except OSError:
@@ -313,16 +317,16 @@ def open_process(pid: int) -> Handle | None:
 
 
 def hand_down_limit(value: int) -> None:
-    """Give this process, and all processes that it starts, a value that no program removes by
-    accident."""
+    """Set the resource limit that carries the mark, for this process and all processes that it
+    starts. Programs do not remove it by accident."""
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (value, hard))
 
 
 def carries_limit(pid: int, value: int) -> bool:
-    """Return whether a process inherited the value. False if that cannot be seen: it is another
-    user's, or has ended."""
+    """Return whether a process has inherited this value of the resource limit. Return False if it
+    belongs to another user or has ended."""
     try:
         return resource.prlimit(pid, RLIMIT_LOCKS)[0] == value
     except OSError:
@@ -330,32 +334,33 @@ def carries_limit(pid: int, value: int) -> bool:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return more processes that belong to these because they share a session. On Linux there are
-    none: marks are enough."""
+    """Return the processes that belong to `family` because they share a session with it. On Linux
+    this is always empty, because the marks are enough."""
     return set()
 
 
 class Offspring:
-    """Everything below a shim, seen by the shim itself: as a child subreaper it inherits every
-    orphan, so the tree is empty exactly when no child is left to wait for."""
+    """The descendants of a shim, from the shim's point of view. The shim is a child subreaper and
+    inherits every orphan, so its tree is empty exactly when it has no child left."""
 
     def __init__(self, mark: str) -> None:
         pass
 
     def note(self) -> None:
-        """Do nothing: only the portable back end has to remember what runs below the agent."""
+        """Do nothing. Only the portable back end has to remember the agent's descendants."""
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
-        """Return whether anything is left, and the processes to signal. `alive`: whether this
-        process has a child.
+        """Return whether any descendant is left, and which processes to signal. `alive`: whether
+        this process has a child.
 
-        When a process ends, its children become children of this process: signalling direct
-        children is enough to reach the whole tree.
+        It is enough to signal direct children: when one ends, its children become children of this
+        process.
         """
         return alive, [pid for pid in children() if pid not in spared] if alive else []
 
     def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
-        """Return the processes that left the leader's tree. `below`: children by parent."""
+        """Return the processes that left the leader's tree. `below`: the children of each
+        process."""
         return [pid for pid in below.get(os.getpid(), ()) if pid != leader]
 
 
@@ -363,7 +368,8 @@ class Offspring:
 
 
 def adopt_orphans() -> None:
-    """Make this process inherit every orphan below it. Raises OSError."""
+    """Make this process a child subreaper, which inherits every orphan among its descendants.
+    Raises OSError."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -371,47 +377,50 @@ def adopt_orphans() -> None:
 
 
 def settle_groups() -> None:
-    """Prepare a process with the service's group (`perdure.host.privileges`) to be a parent of
+    """Prepare a process that has the service's group (`perdure.host.privileges`) for starting
     agents."""
     import ctypes
 
-    # The kernel closes /proc/self to a process whose real and effective groups differ; this opens
-    # it again. Other processes still cannot look: their groups are not the same.
+    # A process whose real and effective groups differ cannot read its own /proc/self. This setting
+    # allows it again. Other processes still have no access, because their groups differ from this
+    # process's.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    # Without this, a program made by the agent could get the service's group from its mode
-    # (S_ISGID), if perdure can be made to copy it.
+    # Prevents setgid programs from working below this process. If perdure copied an agent's
+    # program, its mode (S_ISGID) could otherwise give it the service's group.
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def close_from(lowest: int) -> None:
-    """Close all descriptors of this process from a number on."""
+    """Close all descriptors of this process from the number `lowest` on."""
     for entry in os.listdir("/proc/self/fd"):
         if int(entry) >= lowest and os.path.exists(f"/proc/self/fd/{entry}"):
             os.close(int(entry))
 
 
 def environment() -> dict[bytes, bytes]:
-    """Return the environment that this process was given: Python adds LC_CTYPE to os.environ under
-    the C locale (PEP 538)."""
+    """Return the environment that this process was started with. It may differ from os.environ, to
+    which Python adds LC_CTYPE under the C locale (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:
         pairs = (entry.partition(b"=") for entry in file.read().split(b"\0"))
         return {name: value for name, sign, value in pairs if name and sign}
 
 
 def shim_arguments() -> tuple[str, ...]:
-    """Return the command-line arguments that make a shim or keeper use this module: none."""
+    """Return additional command-line arguments for a shim or keeper that uses this back end:
+    none."""
     return ()
 
 
 def forbid_reading() -> None:
-    """Make this process unreadable for others of its user, until its next exec."""
+    """Prevent other processes of the same user from reading this process, until its next exec."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def wipe_variables(names: Collection[str]) -> None:
-    """Overwrite variables in the memory in which the kernel gave this process its environment."""
+    """Overwrite variables in the memory area in which the kernel stored this process's
+    environment."""
     import ctypes
 
     with open("/proc/self/stat", "rb") as file:
@@ -427,7 +436,8 @@ def wipe_variables(names: Collection[str]) -> None:
 
 
 def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
-    """Wait for one of these signals, which are blocked. Return it, or 0 when the time is over."""
+    """Wait for one of these signals, which must be blocked. Return its number, or 0 after the
+    timeout."""
     got = signal.sigtimedwait(numbers, timeout_s)
     if got is None:
         return 0
@@ -435,10 +445,10 @@ def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
 
 
 def pipe() -> tuple[int, int]:
-    """Return a new pipe that no other program inherits."""
+    """Return the read and write ends of a new pipe, which other programs do not inherit."""
     return os.pipe2(os.O_CLOEXEC)
 
 
 def sync(fd: int) -> None:
-    """Make a file's content durable. Raises OSError."""
+    """Flush a file's content to the disk. Raises OSError."""
     os.fdatasync(fd)

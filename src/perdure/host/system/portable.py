@@ -1,9 +1,9 @@
-"""Processes on any POSIX system: psutil, kqueue where it exists, sessions, and a mark in the
+"""Back end for any POSIX system: psutil, kqueue where it exists, sessions, and a mark in the
 environment.
 
-Nothing here reads /proc or calls prctl(2) itself; psutil may. The promises that only Linux can keep
-are listed in docs/reference/platforms.md. psutil is imported at the first call, because it takes
-longer than everything else that a shim loads.
+This module itself does not read /proc or call prctl(2), but psutil may. docs/reference/platforms.md
+lists the guarantees that only Linux can give. psutil is imported at the first call, because loading
+it takes longer than everything else that a shim loads.
 """
 
 # ruff: noqa: PTH116 (as in `linux`)
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 WATCH_S = 0.5
-"""Longest interval between two looks of the shim at its agent, in seconds. A process that stays
-below the agent for that long is seen, wherever it goes later."""
+"""Maximum time between two checks of the agent by its shim, in seconds. A process that is a
+descendant of the agent for that long is recorded. It is then found even if it leaves the tree."""
 _NOTE_S = 0.2
-"""Shortest interval between two such looks, in seconds."""
+"""Minimum time between two recordings of the descendants, in seconds."""
 POLL_S = 0.02
-"""Interval at which the end of a process is looked for where there is no kqueue, in seconds."""
+"""Poll interval for the end of a process on systems without kqueue, in seconds."""
 _PARTS = 100
-"""Number of units of a start time in one second."""
+"""Number of units of a start time in one second: start times are in hundredths of a second."""
 _MOST_DESCRIPTORS = 1 << 16
 MARK = "PERDURE_ATTEMPT"
 
@@ -50,7 +50,8 @@ def _psutil() -> ModuleType:
 
 
 def problem() -> tuple[str, str] | None:
-    """Return why perdure cannot work here, and what to do; None if it can."""
+    """Return why perdure cannot work on this system and what to do about it; None if it can
+    work."""
     if find_spec("psutil") is not None:
         return None
     return (
@@ -63,32 +64,32 @@ def problem() -> tuple[str, str] | None:
 
 
 def boottime() -> float:
-    """Return the seconds on a clock that never jumps. It includes suspended time on Linux and
-    macOS."""
+    """Return the time, in seconds, of a clock that never jumps. It includes suspended time on Linux
+    and macOS."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _start_clock() -> float:
-    """Return the current time on the clock of start times: on Linux psutil counts them from boot,
-    elsewhere they are wall time."""
+    """Return the current time of the clock that psutil uses for start times, in seconds. On Linux
+    it counts from boot; elsewhere it is wall-clock time."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return boottime()
     return time.time()
 
 
 def as_start(moment: float) -> int:
-    """Return a moment of `boottime` in the unit of a process's start time."""
+    """Convert a time of `boottime` to the unit of a process's start time."""
     return int((moment + _start_clock() - boottime()) * _PARTS)
 
 
 def age(start: int) -> float:
-    """Return how long ago a process with this start time began, in seconds."""
+    """Return the age, in seconds, of a process with this start time."""
     return _start_clock() - start / _PARTS
 
 
 def boot_id() -> str:
-    """Return the kernel's id of the current boot where sysctl(3) has one. Elsewhere return a
-    constant: start times are wall time on such systems, and identify a process across boots."""
+    """Return the kernel's id of the current boot, where sysctl(3) provides one. Elsewhere return a
+    constant. Start times are wall-clock times there, so they identify a process across boots."""
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):
@@ -101,7 +102,7 @@ def boot_id() -> str:
 
 
 def namespace() -> str:
-    """Return an empty text: there are no pid namespaces."""
+    """Return "", because there are no pid namespaces."""
     return ""
 
 
@@ -110,7 +111,7 @@ def namespace() -> str:
 
 @contextlib.contextmanager
 def _as_os_errors() -> Iterator[None]:
-    """Raise psutil's exceptions as the corresponding OSError."""
+    """Convert psutil's exceptions in the block to the corresponding OSError."""
     psutil = _psutil()
     try:
         yield
@@ -121,13 +122,15 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """Return state (Z: ended, and not reaped), parent, threads and start time (hundredths of a
-    second) of a process; None if it is gone. `self` is this process."""
+    """Return state, parent, number of threads and start time (hundredths of a second) of a
+    process; None if it is gone. State Z means that it has ended and was not reaped. `self` is
+    this process."""
     psutil = _psutil()
     try:
         process = psutil.Process(os.getpid() if pid == "self" else int(pid))
         with process.oneshot():
-            # `create_time` moves with the system's clock; the second part of `_ident` does not.
+            # `create_time` changes when the system's clock is set; the second part of `_ident` does
+            # not.
             start = getattr(process, "_ident", (0, None))[1]
             started = process.create_time() if start is None else start
             if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
@@ -142,34 +145,35 @@ def stat(pid: int | str) -> tuple[str, int, int, int] | None:
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Return whether the process has ended and only waits to be reaped. If only its first thread
-    has ended, the process has not."""
+    """Return whether a process has ended and only has to be reaped. `known`: result of `stat`. A
+    process whose first thread has ended, but not its others, is still alive."""
     state, _, threads, _ = known
     return state in "ZX" and threads <= 1
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process is the one that an agent registered: their start times are equal.
-    `registered`: the agent's own text for the start time. Its form on macOS is not known: there any
-    process whose command line (`words`) has the agent's name is accepted."""
+    """Return whether a process is the one that an agent registered in a file of its own, by
+    comparing start times. `registered`: the start time as the agent wrote it. Its format on macOS
+    is unknown. There, any process whose command line (`words`) contains the agent's name is
+    accepted."""
     return str(start) == registered or (not registered.isdecimal() and b"claude" in words)
 
 
 def pids() -> list[int]:
-    """Return all processes that this one can see."""
+    """Return the pids of all processes that are visible from this one."""
     found: list[int] = _psutil().pids()
     return found
 
 
 def children() -> list[int]:
-    """Return the direct children of this process, ended ones included."""
+    """Return the pids of the direct children of this process, including ended ones."""
     me = os.getpid()
     return [pid for pid in pids() if (known := stat(pid)) and known[1] == me]
 
 
 def command(pid: int, most: int = -1) -> bytes:
-    """Return the words of a process's command line, each ended by NUL, up to `most` bytes. Raises
-    OSError."""
+    """Return the command line of a process, at most `most` bytes. Each argument ends with NUL.
+    Raises OSError."""
     with _as_os_errors():
         words = _psutil().Process(pid).cmdline()
     whole = b"".join(os.fsencode(word) + b"\0" for word in words)
@@ -179,15 +183,15 @@ def command(pid: int, most: int = -1) -> bytes:
 
 
 def variables(pid: int) -> bytes:
-    """Return the environment that a process was started with, each variable ended by NUL. Raises
-    OSError. macOS shows none of its own programs' (those below /bin and /usr/bin)."""
+    """Return the environment that a process was started with. Each variable ends with NUL. Raises
+    OSError. macOS hides the environment of its own programs (those below /bin and /usr/bin)."""
     with _as_os_errors():
         found = _psutil().Process(pid).environ()
     return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in found.items())
 
 
 def name(pid: int) -> str:
-    """Return the short name of a process's program. Raises OSError."""
+    """Return the name of a process's program. Raises OSError."""
     with _as_os_errors():
         return str(_psutil().Process(pid).name())
 
@@ -199,7 +203,7 @@ def user(pid: int) -> int:
 
 
 def program(pid: int) -> tuple[int, int]:
-    """Return device and inode of the file that a process executes. Raises OSError."""
+    """Return device and inode of the program file of a process. Raises OSError."""
     with _as_os_errors():
         found = os.stat(_psutil().Process(pid).exe())
     return found.st_dev, found.st_ino
@@ -229,8 +233,8 @@ def memory(pid: int) -> int:
 
 
 def holders_of_lock(path: str) -> list[int]:
-    """Return the processes that may hold a flock(2) on the file. No portable interface names the
-    holders, so every process that has the file open counts."""
+    """Return the pids of all processes that have the file open. One of them may hold a flock(2) on
+    it, but no portable interface says which."""
     try:
         wanted = os.stat(path)
     except OSError:
@@ -257,18 +261,20 @@ def mounts(table: str | os.PathLike[str] = "") -> list[tuple[str, str]]:
     return [(each.mountpoint, each.fstype) for each in found]
 
 
-# --- another process, held
+# --- handles of other processes
 
 
 class PolledHandle:
-    """One process, identified by its id and start time. A signal is sent by id, just after a look
-    at the start time. Another process could get it only if all ids were used up between the two."""
+    """A handle of a process, identified by pid and start time. `send` checks the start time
+    immediately before it sends a signal by pid. Another process could only get the signal if all
+    pids were used up between the two calls."""
 
     def __init__(self, pid: int, start: int) -> None:
         self._pid, self._start = pid, start
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Return whether the process ends within the time (seconds; None: no limit)."""
+        """Wait until the process ends. Return False if that takes longer than `timeout_s` seconds
+        (None: no limit)."""
         if timeout_s is None:
             until = float("inf")
         else:
@@ -287,7 +293,7 @@ class PolledHandle:
         return known is None or is_dead(known) or known[3] != self._start
 
     def send(self, number: int) -> None:
-        """Send a signal. Raises OSError."""
+        """Send a signal to the process. Raises OSError."""
         if self._has_ended():
             raise ProcessLookupError
         os.kill(self._pid, number)
@@ -297,8 +303,8 @@ class PolledHandle:
 
 
 def _wait_by_kqueue(pid: int, timeout_s: float | None) -> None:
-    """Wait until the process exits or the time is over (kqueue(2), EVFILT_PROC)."""
-    events: Any = select  # the types of this module differ with the platform
+    """Wait until the process exits or the timeout has passed (kqueue(2), EVFILT_PROC)."""
+    events: Any = select  # typed as Any, because type checkers know kqueue only on some platforms
     queue = events.kqueue()
     try:
         how = events.KQ_EV_ADD | events.KQ_EV_ONESHOT
@@ -313,8 +319,8 @@ Handle = PolledHandle
 
 
 def open_process(pid: int) -> Handle | None:
-    """Return a handle of the process with this id, which the caller checks and closes; None if it
-    is gone."""
+    """Return a handle of the process with this id; None if there is none. The caller closes it, and
+    checks that it is the expected process."""
     known = stat(pid)
     if known is None:
         return None
@@ -325,12 +331,11 @@ def open_process(pid: int) -> Handle | None:
 
 
 def hand_down_limit(value: int) -> None:
-    """Do nothing: only Linux has a value that is handed down and that no program removes by
-    accident."""
+    """Do nothing. Only Linux has a resource limit that can carry the mark."""
 
 
 def carries_limit(pid: int, value: int) -> bool:
-    """Return False: no process can inherit such a value here."""
+    """Return False, because no resource limit carries the mark on these systems."""
     return False
 
 
@@ -342,8 +347,8 @@ def _session(pid: int) -> int:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return more processes that belong to these because they share a session. If the leader of a
-    session is among these, the whole session was started below them."""
+    """Return the processes that belong to `family` because they share a session with it. If the
+    leader of a session is in `family`, then all processes of the session descend from `family`."""
     leaders = {pid for pid in family if _session(pid) == pid}
     if leaders:
         return {pid for pid in pids() if _session(pid) in leaders}
@@ -351,28 +356,28 @@ def session_families(family: Collection[int]) -> set[int]:
 
 
 class MarkedOffspring:
-    """Everything below a shim, as the shim sees it: processes that carry the mark, descend from the
-    shim, share a session with its agent, or were seen below it before."""
+    """The descendants of a shim, from the shim's point of view. A process counts if it carries the
+    mark, descends from the shim, shares a session with the agent, or was seen as a descendant
+    before."""
 
     def __init__(self, mark: str) -> None:
         self._entry = f"{MARK}={mark}".encode()
         self._seen: dict[int, int] = {}
-        """Start times of the processes that were seen below, by id."""
+        """Start times, by pid, of the descendants that were seen."""
         self._leaders: dict[int, int] = {}
-        """Start times, by id, of the processes that lead a session in which something still
-        runs."""
+        """Start times, by pid, of session leaders in whose session a process is still running."""
         self._noted = 0.0
 
     def note(self) -> None:
-        """Remember the processes that run below now. They may lose their parent before they have to
-        be ended."""
+        """Record the descendants that are running now. Later they may lose their parent and could
+        no longer be found by it."""
         if boottime() - self._noted >= _NOTE_S:
             self._look(marks=False)
             self._noted = boottime()
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
-        """Return whether anything is left, and the processes to signal. `alive`: whether this
-        process has a child."""
+        """Return whether any descendant is left, and which processes to signal. `alive`: whether
+        this process has a child."""
         found = self._look(marks=True)
         if spared:
             known = {pid: each for pid in found if (each := stat(pid))}
@@ -380,7 +385,8 @@ class MarkedOffspring:
         return alive or bool(found), sorted(found)
 
     def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
-        """Return the processes that left the leader's tree. `below`: children by parent."""
+        """Return the processes that left the leader's tree. `below`: the children of each
+        process."""
         family, todo = {leader}, [leader]
         while todo:
             more = below.get(todo.pop(), [])
@@ -389,13 +395,13 @@ class MarkedOffspring:
         return sorted(self._look(marks=True) - family)
 
     def _look(self, *, marks: bool) -> set[int]:
-        """Return the live processes of the family, and remember them. `marks`: also read all
-        environments, which takes longer."""
+        """Return the descendants that are alive, and record them. `marks`: also search the
+        environments of all processes for the mark, which takes longer."""
         me = os.getpid()
         known = {pid: found for pid in pids() if (found := stat(pid)) and not is_dead(found)}
         known.pop(me, None)
         sessions = {pid: _session(pid) for pid in known}
-        # A free id can be given to a stranger, so ended processes are forgotten at once.
+        # The pid of an ended process may be reused, so ended processes are removed from the record.
         starts = {pid: found[3] for pid, found in known.items()}
         self._seen = {pid: at for pid, at in self._seen.items() if starts.get(pid) == at}
         running = set(sessions.values())
@@ -423,7 +429,7 @@ Offspring = MarkedOffspring
 
 
 def _descendants(tops: set[int], known: dict[int, tuple[str, int, int, int]]) -> set[int]:
-    """Return the processes that descend from these."""
+    """Return the descendants of the processes `tops`. `known`: results of `stat` by pid."""
     family, found = set(tops), set[int]()
     while more := {pid for pid, each in known.items() if each[1] in family} - family:
         family |= more
@@ -435,24 +441,25 @@ def _descendants(tops: set[int], known: dict[int, tuple[str, int, int, int]]) ->
 
 
 def adopt_orphans() -> None:
-    """Do nothing: only Linux lets a process inherit the orphans below it. `Offspring` searches for
-    them instead."""
+    """Do nothing. Only on Linux can a process inherit orphans; here `Offspring` searches for
+    them."""
 
 
 def settle_groups() -> None:
-    """Do nothing: `run_as`, the only source of a service's group, is refused on these systems."""
+    """Do nothing. Only `run_as` gives a process the service's group, and it is refused on these
+    systems."""
 
 
 def close_from(lowest: int) -> None:
-    """Close all descriptors of this process from a number on."""
+    """Close all descriptors of this process from the number `lowest` on."""
     os.closerange(lowest, min(os.sysconf("SC_OPEN_MAX"), _MOST_DESCRIPTORS))
 
 
 def environment() -> dict[bytes, bytes]:
-    """Return the environment that this process was given: Python adds LC_CTYPE to os.environ under
-    the C locale (PEP 538)."""
+    """Return the environment that this process was started with. It may differ from os.environ, to
+    which Python adds LC_CTYPE under the C locale (PEP 538)."""
     found = {name: value for name, value in os.environb.items() if name}
-    found.pop(b"PERDURE_HOST", None)  # set by the shim itself, see `shim_arguments`
+    found.pop(b"PERDURE_HOST", None)  # set by the shim itself (see `shim_arguments`)
     with contextlib.suppress(OSError):
         given = dict(each.split(b"=", 1) for each in variables(os.getpid()).split(b"\0") if each)
         if given and b"LC_CTYPE" not in given:
@@ -463,29 +470,31 @@ def environment() -> dict[bytes, bytes]:
 
 
 def shim_arguments() -> tuple[str, ...]:
-    """Return the command-line arguments that make a shim or keeper use this module: the directory
-    of psutil, because the program is started without the packages of the site."""
+    """Return additional command-line arguments for a shim or keeper that uses this back end: the
+    directory of psutil. The program is started without site-packages, so it would not find
+    psutil."""
     found = find_spec("psutil")
     assert found is not None and found.origin is not None
     return (os.path.dirname(os.path.dirname(found.origin)),)  # noqa: PTH120
 
 
 def forbid_reading() -> None:
-    """Do nothing: no portable interface hides a process from others of its user."""
+    """Do nothing. No portable interface hides a process from others of its user."""
 
 
 def wipe_variables(names: Collection[str]) -> None:
-    """Do nothing: the place of the environment in memory is known on Linux alone."""
+    """Do nothing. The position of the environment in memory is known only on Linux."""
 
 
 _woken: list[int] = []
 
 
 def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
-    """Wait for one of these signals, which are blocked. Return it, or 0 when the time is over.
+    """Wait for one of these signals, which must be blocked. Return its number, or 0 after the
+    timeout.
 
-    macOS has no sigtimedwait(2). So during the wait the signals are unblocked, with handlers that
-    do nothing, and Python writes their numbers to a pipe.
+    macOS has no sigtimedwait(2). So the signals are unblocked during the wait, with handlers that
+    do nothing, and Python writes the signal numbers to a pipe.
     """
     if not _woken:
         read, write = pipe()
@@ -517,13 +526,14 @@ def _nothing(number: int, frame: object) -> None:
 
 
 def pipe() -> tuple[int, int]:
-    """Return a new pipe that no other program inherits."""
-    return os.pipe()  # Python makes its descriptors non-inheritable (PEP 446)
+    """Return the read and write ends of a new pipe, which other programs do not inherit."""
+    return os.pipe()  # not inherited by default in Python (PEP 446)
 
 
 def sync(fd: int) -> None:
-    """Make a file's content durable. Raises OSError. On macOS fsync(2) writes only to the drive's
-    cache. fcntl(2) with F_FULLFSYNC writes to the drive, but some file systems refuse it."""
+    """Flush a file's content to the disk. Raises OSError. On macOS, fsync(2) writes only to the
+    drive's cache, and fcntl(2) with F_FULLFSYNC writes to the drive. Some file systems refuse
+    F_FULLFSYNC."""
     import fcntl
 
     full = getattr(fcntl, "F_FULLFSYNC", None)

@@ -1,8 +1,8 @@
-"""Local sockets: messages with descriptors between an owner and its keeper, and who is at the other
-end.
+"""Local sockets for messages with descriptors between an owner and its keeper. Also finds out which
+process is at the other end of a socket.
 
-macOS has neither sequenced packets for local sockets nor SO_PEERCRED, so the portable variant puts
-a length before each message of a stream.
+macOS has neither SOCK_SEQPACKET for local sockets nor SO_PEERCRED. So the portable variant uses a
+stream, with the length before each message.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from pathlib import Path
 from perdure.host import system
 
 MESSAGE = 1 << 16
-"""Size of the largest message, in bytes."""
+"""Maximum size of a message, in bytes."""
 _HEAD = 4
 _MOST_DESCRIPTORS = 2
 _LONGEST = 80
-"""Length of a directory's path that leaves room for a name in a socket's address, in bytes."""
+"""Maximum length of a directory's path, in bytes. Longer paths leave no room for a file name in a
+socket's address."""
 _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
 """Level and option of getsockopt(2) on macOS (sys/un.h)."""
 
 
 class OwnerChannel:
-    """One end of a connection that keeps messages apart and passes descriptors."""
+    """One end of a connection that preserves message boundaries and passes descriptors."""
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
@@ -48,7 +49,7 @@ class OwnerChannel:
         return cls(one), cls(other)
 
     def send(self, message: bytes, descriptors: Collection[int] = ()) -> None:
-        """Send a message. Raises OSError."""
+        """Send a message and descriptors. Raises OSError."""
         if self._framed:
             framed = len(message).to_bytes(_HEAD, "big") + message
         else:
@@ -59,8 +60,8 @@ class OwnerChannel:
             self.socket.send(framed)
 
     def receive(self) -> tuple[bytes, list[int]]:
-        """Return the next message and its descriptors without waiting; b"" after the last one.
-        Raises BlockingIOError if there is none yet, OSError if the other end is gone."""
+        """Return the next message and its descriptors, without waiting; b"" after the last message.
+        Raises BlockingIOError if no message has arrived, OSError if the other end is gone."""
         if not self._framed:
             return self._receive()
         while not self._is_over and not self._is_whole():
@@ -72,14 +73,14 @@ class OwnerChannel:
             return b"", []
         end = _HEAD + int.from_bytes(self._read[:_HEAD], "big")
         message, self._read = self._read[_HEAD:end], self._read[end:]
-        # Descriptors arrive with the first byte of their message at the earliest, and a sender
-        # waits for the answer to a message with descriptors. So all that are here belong to this
-        # message.
+        # Descriptors never arrive before the first byte of their message. A sender also waits for
+        # an answer after each message with descriptors. So all descriptors that have arrived belong
+        # to this message.
         passed, self._descriptors = self._descriptors, []
         return message, passed
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        # socket.recv_fds of Python 3.11 passes no flags to recvmsg(2).
+        # recvmsg is called directly, because socket.recv_fds of Python 3.11 passes no flags to it.
         room = socket.CMSG_LEN(_MOST_DESCRIPTORS * array("i").itemsize)
         piece, ancillary, _, _ = self.socket.recvmsg(MESSAGE, room, socket.MSG_DONTWAIT)
         found = array("i")
@@ -89,7 +90,8 @@ class OwnerChannel:
         return piece, list(found)
 
     def is_pending(self) -> bool:
-        """Return whether a whole message was read beyond the last one, which poll(2) cannot see."""
+        """Return whether another whole message has already been read from the socket. poll(2) does
+        not report such a message."""
         return self._framed and self._is_whole()
 
     def _is_whole(self) -> bool:
@@ -104,7 +106,7 @@ class OwnerChannel:
 
 
 def peer(client: socket.socket) -> tuple[int, int]:
-    """Return process and user at the other end of a local socket. Raises OSError."""
+    """Return the process id and user id of the other end of a local socket. Raises OSError."""
     if hasattr(socket, "SO_PEERCRED"):
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("3i", credentials)
@@ -115,11 +117,11 @@ def peer(client: socket.socket) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def short_path(directory: Path) -> Iterator[str]:
-    """Yield a path of the directory that fits into a socket's address: 108 bytes on Linux, 104 on
-    macOS."""
+    """Yield a path of the directory that is short enough for a socket's address. The limit is 108
+    bytes on Linux and 104 on macOS."""
     if not system.IS_PORTABLE:
-        # This path is valid only in this process, and contains no name that another process could
-        # change.
+        # This path is valid only in this process. It contains no directory name, so no other
+        # process can redirect it.
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield f"/proc/self/fd/{fd}"

@@ -1,1 +1,2 @@
-"""The nouns of forges: deliveries, rules, sources, postings, and the state of things on a forge."""
+"""Data types for forges: deliveries, rules, sources, postings, and the current state of issues,
+pull requests and checks."""

@@ -1,4 +1,4 @@
-"""The nouns of the inbox: a delivery that arrived, and the intent in it."""
+"""Data types of the inbox: a delivery from a forge, and the intent that it contains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from msgspec import Struct
 
 
 class Forge(StrEnum):
-    """A kind of forge. Gitea and Forgejo differ in the names of headers and of some events."""
+    """The software of a forge. Gitea and Forgejo differ in the names of headers and of some
+    events."""
 
     GITHUB = "github"
     GITEA = "gitea"
@@ -17,10 +18,10 @@ class Forge(StrEnum):
 
 
 class IntentKind(StrEnum):
-    """Events that can lead to work."""
+    """Kinds of intents: what happened on the forge."""
 
     OPENED = "opened"
-    """An issue or pull request was opened, with these `labels`, `whom` and `mentions`."""
+    """An issue or pull request was opened. The intent has its `labels`, `whom` and `mentions`."""
     ASSIGNED = "assigned"
     LABELLED = "labelled"
     REVIEW_REQUESTED = "review_requested"
@@ -34,11 +35,11 @@ class IntentKind(StrEnum):
     """The title or the description of an issue or pull request was changed."""
     COMMENT_EDITED = "comment_edited"
     UNASSIGNED = "unassigned"
-    """`unassigned` has the logins that were removed; on Gitea and Forgejo `whom` has those that are
-    left."""
+    """`unassigned` has the logins that were removed. On Gitea and Forgejo, `whom` has the remaining
+    ones."""
     UNLABELLED = "unlabelled"
-    """`unlabelled` has the labels that were removed; on Gitea and Forgejo `labels` has those that
-    are left."""
+    """`unlabelled` has the labels that were removed. On Gitea and Forgejo, `labels` has the
+    remaining ones."""
     CI_FAILED = "ci_failed"
     MERGED = "merged"
     CLOSED = "closed"
@@ -48,82 +49,85 @@ class IntentKind(StrEnum):
 
 
 class Intent(Struct, frozen=True, kw_only=True):
-    """A request or an event on a forge. All texts come from outside. They are limited in length and
-    valid Unicode without NUL, but otherwise unchanged.
+    """A request or an event on a forge, in a form that is the same for all forges. All texts come
+    from outside: their length is limited and they are valid Unicode without NUL, but otherwise
+    unchanged.
 
     A field that is missing in the payload is empty (or 0). The state of the forge may have changed
-    since, so ask the forge before acting on an intent.
+    since the delivery, so ask the forge before acting on an intent.
     """
 
     kind: IntentKind
     forge: Forge
     repository: str
-    """`owner/name`, on GitLab with all groups."""
+    """`owner/name`; on GitLab the full path including all groups."""
     number: int = 0
-    """The number of the issue or pull request; 0 for a branch, and for a failed check that names
-    none."""
+    """Number of the issue or pull request; 0 for a branch, and for a failed check without a pull
+    request."""
     pull: bool = False
-    """Whether the number is that of a pull request (on GitLab, a merge request)."""
+    """Whether `number` belongs to a pull request (on GitLab, a merge request)."""
     author: str = ""
     """The login that caused the event."""
     whom: tuple[str, ...] = ()
-    """The logins that were assigned or asked for a review. On Gitea and Forgejo these are all
-    current ones, because these forges do not say which are new."""
+    """Logins that were assigned, or asked for a review. On Gitea and Forgejo: all current ones,
+    because these forges do not report which are new."""
     labels: tuple[str, ...] = ()
-    """The labels that were added; on Gitea and Forgejo all current ones."""
+    """Labels that were added. On Gitea and Forgejo: all current labels."""
     mentions: tuple[str, ...] = ()
     """Logins that `text` mentions with an `@`."""
     title: str = ""
     description: str = ""
     """The description of the issue or pull request."""
     text: str = ""
-    """The text of the comment or review, or the description of the new issue or pull request; for a
-    failed check, its name."""
+    """Text of the comment or review. For a new issue or pull request: its description. For a failed
+    check: its name."""
     branch: str = ""
-    """The head branch of the pull request, the branch that was deleted, or the one that was
+    """Name of a branch: the pull request's head branch, the deleted branch, or the branch that was
     checked."""
     commit: str = ""
     path: str = ""
     """For a comment on a line of a change: the file's path in the repository."""
     line: int = 0
     removed: bool = False
-    """Whether the change removes the line. The line number is then that in the old file."""
+    """Whether the commented line was removed by the change. Its number then refers to the old
+    file."""
     hunk: str = ""
     """The last lines of the diff hunk that the comment is on."""
     comment: str = ""
     """The forge's id of the comment or review."""
     before: str = ""
-    """The previous `text` (for an issue, the previous `description`), if it was edited."""
+    """Text before an edit: the previous `text`, or for an issue the previous `description`."""
     title_before: str = ""
     unassigned: tuple[str, ...] = ()
-    """The logins that were unassigned, or are no longer asked for a review."""
+    """Logins that were unassigned, or whose request for a review was withdrawn."""
     unlabelled: tuple[str, ...] = ()
     """The labels that were removed."""
     stops: tuple[str, ...] = ()
-    """The logins that `text` tells to stop."""
+    """Logins that the comment (`text`) tells to stop."""
     rollup: bool = False
-    """Whether the failed check sums up others (a suite, a workflow, a pipeline)."""
+    """Whether the failed check summarizes other checks (a suite, a workflow, a pipeline)."""
     confidential: bool = False
     """Whether only members may read the issue or the note (GitLab's confidential issues and
     internal notes)."""
     url: str = ""
-    """The http(s) address of the comment, the issue or the check, for people."""
+    """The http(s) address of the page of the comment, the issue or the check."""
     clone_url: str = ""
-    """The http(s) address for cloning."""
+    """The http(s) address for cloning the repository."""
     at: int = 0
-    """When the issue or pull request was last changed, by the payload (ms); 0: not reported."""
+    """Time of the last change of the issue or pull request, from the payload (ms); 0: not
+    reported."""
 
 
 class PayloadReading(Struct, frozen=True):
-    """The result of reading a payload: an intent, or in a few words why there is none."""
+    """The result of reading a payload: an intent, or a short reason why there is none."""
 
     intent: Intent | None
     reason: str = ""
 
 
 class Arrived(Struct, frozen=True, kw_only=True):
-    """An authenticated delivery, ready to be stored. `id` is the forge's id, `sha256` that of the
-    raw body (hexadecimal)."""
+    """An authenticated delivery before it is stored. `id` is the forge's id of the delivery.
+    `sha256` is the hash of the raw body in hexadecimal."""
 
     source: str
     """The name of the source in the configuration."""
@@ -132,28 +136,28 @@ class Arrived(Struct, frozen=True, kw_only=True):
     event: str
     sha256: str
     body: str
-    """The raw body. Empty if it is not stored, because it is large and nothing follows from it."""
+    """The raw body. Empty if it is not stored, because it is large and leads to no work."""
     reading: PayloadReading
     size: int = 0
-    """Size of the raw body in bytes; 0: the size of `body`."""
+    """Size of the raw body in bytes. 0 means the size of `body`."""
 
 
 class DeliveryState(StrEnum):
     """The state of a delivery in the inbox."""
 
     RECEIVED = "received"
-    """The delivery is stored, and its intent is still to be handled."""
+    """The delivery is stored, and its intent has to be handled."""
     HANDLED = "handled"
     IGNORED = "ignored"
-    """Nothing follows from the delivery."""
+    """The delivery leads to no work."""
     FAILED = "failed"
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """A delivery in the inbox. Times in ms by the store's clock."""
+    """A delivery in the inbox. Times are in ms, by the store's clock."""
 
     number: int
-    """Number of the delivery, in the order of acceptance."""
+    """Number of the delivery. Deliveries are numbered in the order in which they were accepted."""
     source: str
     id: str
     forge: Forge
@@ -161,7 +165,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     sha256: str
     state: DeliveryState
     reason: str
-    """Why the delivery is ignored or failed, or how it was handled."""
+    """Why the delivery was ignored or failed, or how it was handled."""
     received: int
     updated: int
     times: int

@@ -1,5 +1,5 @@
-"""The record of reports to a forge about a run: those that were made, and those that are still to
-be made. Pure. The store keeps it; only `replies` writes it."""
+"""The record of reports to a forge about a run: those that were made, and those that still have to
+be made. The store keeps it, and only `replies` changes it."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from perdure.model import TaskRun
 
 
 class Posting(Struct, frozen=True, kw_only=True):
-    """The posting of a run that a delivery began, one for each such run. Times in ms by the store's
-    clock."""
+    """The state of the reports about one run that a delivery started. Each such run has one
+    posting. Times are in ms, by the store's clock."""
 
     run: str
     seen: int = 0
-    """The time up to which the run's changes are shown on the forge, as far as possible."""
+    """Time up to which the run's changes have been reported to the forge, as far as that was
+    possible."""
     due: int = 0
-    """The earliest time of the next try."""
+    """Earliest time of the next try."""
     tries: int = 0
-    """Number of failed tries in a row; 0: nothing waits."""
+    """Number of consecutive failed tries; 0: no retry is pending."""
     reason: str = ""
-    """The step that could not be done, and why."""
+    """Description of the step that failed, and why."""
     comment: str = ""
-    """The id of perdure's comment on the issue, and its address."""
+    """Id of perdure's comment on the issue. `comment_url` is the comment's address."""
     comment_url: str = ""
     said: str = ""
-    """The digest of that comment's text."""
+    """Digest of the text of perdure's comment."""
     called: str = ""
-    """The digest of the last request for help, for which a person was called in a separate
-    comment."""
+    """Digest of the last request for a person's help, which was made in a separate comment."""
     reaction: str = ""
-    """The newest reaction that was added to the issue."""
+    """Newest reaction that perdure added to the issue."""
     attempt: int = 0
-    """The newest attempt whose work was published."""
+    """Number of the newest attempt whose work was published."""
     commit: str = ""
-    """The commit that the branch was pushed at; empty: there was nothing new to push."""
+    """Commit of the branch that was pushed; empty if there was nothing new to push."""
     status: str = ""
-    """The newest status that was set, as `commit state`."""
+    """Newest commit status that perdure set, as `COMMIT STATE`."""
     pull: int = 0
-    """The number of the pull request, and its address."""
+    """Number of the pull request. `pull_url` is its address."""
     pull_url: str = ""
     updated: int = 0
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """The origin of a run according to its labels: the source, the rule, and the issue or pull
-    request."""
+    """The issue or pull request for which a delivery started a run, with the source and the rule.
+    Stored in the run's labels."""
 
     source: str
     rule: str
     repository: str
     number: int
     pull: bool = False
-    """Whether the number is that of a pull request. The run was then not begun for an issue."""
+    """Whether `number` belongs to a pull request instead of an issue."""
 
 
 def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
-    """Return the labels of a run that a delivery began. `origin_of` reads them."""
+    """Return the labels for a run that a delivery started. `origin_of` reads them back."""
     found = {
         "delivery": str(delivery),
         "source": origin.source,
@@ -67,7 +67,7 @@ def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
 
 
 def origin_of(run: TaskRun) -> Origin | None:
-    """Return the origin of a run; None if a person began it."""
+    """Return the origin of a run from its labels; None if no delivery started the run."""
     labels = run.spec.labels
     repository, _, number = labels.get("issue", "").rpartition("#")
     if (

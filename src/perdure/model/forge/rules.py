@@ -1,8 +1,8 @@
-"""The tables `[agents.NAME]`: which agent works for which authors, and which intents it takes.
-Pure; read by `config`, used by `dispatch`.
+"""The tables `[agents.NAME]`: which agent works for which people, and which intents it handles.
+Read by `config`, used by `dispatch`. Does no input or output.
 
-Nobody is trusted by default. An agent works only for the authors that its rule names, or for those
-that may write to the repository according to the forge. It never reacts to its own events.
+Nobody is trusted by default. An agent works only for the authors that its rule names, or for people
+who may write to the repository according to the forge. It never reacts to its own events.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ TRIGGERS = (
     ),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
-"""Triggers that begin a task; all others continue one."""
+"""Triggers that start a task. All other triggers continue one."""
 OWN_MARK = "<!-- perdure:"
-"""The beginning of a mark in every comment that perdure makes, whichever login it uses."""
+"""Beginning of a marker in every comment that perdure writes, under any login."""
 OWN_CHECK = "perdure/"
-"""The beginning of the names of all statuses that perdure sets."""
+"""Prefix of the names of all commit statuses that perdure sets."""
 
 _CLONE = re.compile(
     r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?"
     r"|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
     r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
 )
-"""Pattern of a clone address. Its server part has no placeholders, so a payload can never choose
+"""Pattern of a clone address. Its server part allows no placeholder, so a payload can never choose
 the server."""
 
 
 class Rule(Struct, frozen=True, kw_only=True):
-    """A rule for one agent of a team, under the name that the team gives the agent."""
+    """The rule for one agent. `name` is the name that the configuration gives to the agent."""
 
     name: str
     agent: str
-    """The CLI."""
+    """The agent program, such as `claude`."""
     clone: str
-    """The address to clone from: https or an absolute path, with `{repository}` for
-    `owner/name`."""
+    """Address to clone from: https or an absolute path. `{repository}` stands for `owner/name`."""
     authors: tuple[str, ...] = ()
     """Logins of the authors that the agent works for; empty: everybody with the required access."""
     access: str = ""
     """Minimum access to the repository that an author must have on the forge: `write` or `admin`.
     See `least`."""
     login: str = ""
-    """The agent's own login on the forge, which is assigned, mentioned, or asked for a review."""
+    """The agent's login on the forge. People assign it, mention it, or ask it for a review."""
     labels: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ("*",)
-    """Patterns for `owner/name`."""
+    """Patterns for the repositories of the rule, as `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
     token_file: str = ""
-    """Absolute path of the file with the agent's token for the forge's API. If none of the three
+    """Absolute path of a file with the agent's token for the forge's API. If none of the three
     token settings is given, the token of the delivery's source is used."""
     token_env: str = ""
     token_credential: str = ""
     sources: tuple[str, ...] = ()
-    """Names of the `[webhooks.NAME]` tables whose deliveries the rule takes; empty: all."""
+    """Names of the `[webhooks.NAME]` tables whose deliveries the rule handles; empty: all."""
     model: str = ""
-    """For this and the next five fields, empty (or 0) means the user's setting."""
+    """Model for the rule's runs. For this and the next five fields, empty (or 0) means the user's
+    setting."""
     permissions: str = ""
     budget_usd: float = 0.0
     timeout: float = 0.0
@@ -85,30 +85,29 @@ class Rule(Struct, frozen=True, kw_only=True):
     concurrency: int = 0
     """Maximum number of the rule's runs at the same time; 0: no limit."""
     git_name: str = ""
-    """The author of the agent's commits; empty: as for any run."""
+    """Author name of the agent's commits; empty: the same as for any run."""
     git_email: str = ""
     templates: str = ""
-    """The directory of the rule's own prompt templates; empty: perdure's."""
+    """Directory of prompt templates for this rule; empty: perdure's own templates."""
     report: bool = True
-    """Whether runs are reported to the forge, if there is a token: one comment, reactions, a
-    status."""
+    """Whether runs are reported to the forge by a comment, reactions and a status. This needs a
+    token."""
     publish: str = "no"
-    """The step after a success: push the `branch`, or also open a `pull` request for it. `no`:
-    neither."""
+    """The action after a success: push the `branch`, push it and open a `pull` request, or nothing
+    (`no`)."""
     ci_attempts: int = 3
-    """Maximum number of times in a row that the agent is told about failed checks of its own
-    branch, without a comment by a person in between."""
+    """Maximum number of consecutive times that the agent is told about failed checks of its own
+    branch. A comment by a person starts the count again."""
     confidential: bool = False
-    """Whether the agent also works on issues that only members may read. Its pushed branch may be
-    public."""
+    """Whether the agent also works on issues that only members may read. Note that the branch that
+    it pushes may be public."""
     archive: str = "checkpoint"
-    """The form in which a cleaned-up workdir is kept: a `checkpoint`, or a checkpoint and a
-    `capsule`."""
+    """The form in which a workdir is kept at the clean-up: a `checkpoint`, or also a `capsule`."""
 
     @property
     def least(self) -> str:
-        """Return the minimum access that the forge has to confirm for an author: `write`, `admin`,
-        or empty if the rule names its authors and requires no more."""
+        """Return the minimum access that the forge must confirm for an author: `write`, `admin`, or
+        "". It is "" if the rule names its authors and `access` is not set."""
         return self.access or ("" if self.authors else "write")
 
     @property
@@ -122,8 +121,8 @@ class Rule(Struct, frozen=True, kw_only=True):
 
 
 def wants(rule: Rule, intent: Intent) -> str:
-    """Return the trigger by which the rule takes the intent; empty if it does not. If the rule
-    names no authors, the author's access still has to be checked on the forge."""
+    """Return the trigger by which the rule handles the intent; "" if it does not. If `rule.least`
+    is not empty, the caller still has to check the author's access on the forge."""
     if not is_for(rule, intent) and not is_own_check(rule, intent):
         return ""
     return next(
@@ -137,8 +136,8 @@ def wants(rule: Rule, intent: Intent) -> str:
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:
-    """Return whether the rule lets the agent react to the author of the intent. The agent never
-    reacts to its own events, or to anything that perdure wrote."""
+    """Return whether the rule accepts the intent's author and repository. False for the agent's own
+    events and for everything that perdure wrote."""
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
     own = (
@@ -152,14 +151,15 @@ def is_for(rule: Rule, intent: Intent) -> bool:
 
 def is_own_check(rule: Rule, intent: Intent) -> bool:
     """Return whether a check failed on the branch that the agent itself works on. The author of
-    such an event is the login that pushed, often the agent or a robot, so it is ignored."""
+    this event is not checked: it is the login that pushed, which is often the agent itself or a
+    bot."""
     is_failed = intent.kind is IntentKind.CI_FAILED and is_own(rule, intent)
     return is_failed and not _is_told_by_us(intent) and _is_there(rule, intent)
 
 
 def _is_told_by_us(intent: Intent) -> bool:
-    """Return whether the failed check is one that perdure set. A failed run sets a failed check;
-    reacting to that with another attempt would never end."""
+    """Return whether the failed check is a status that perdure set. A failed run sets a failed
+    status, so a new attempt for each of them would never end."""
     return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
 
 
@@ -209,8 +209,9 @@ def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
 
 
 def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
-    """Return whether the number is that of a GitLab merge request. GitLab numbers them separately
-    from issues, and the first merge request of a project often has the number of its issue."""
+    """Return whether a branch for this number needs a name that marks it as a GitLab merge request.
+    GitLab numbers merge requests and issues separately, and a project's first merge request often
+    has the number of its issue."""
     if intent.forge is not Forge.GITLAB:
         return False
     own = _own(rule, intent.branch)
@@ -225,8 +226,8 @@ def is_own(rule: Rule, intent: Intent) -> bool:
 
 
 def issue_of(rule: Rule, intent: Intent) -> int:
-    """Return the number that the work is filed under. A pull request of the agent's own branch is
-    filed under the number that the branch was made for."""
+    """Return the number of the issue or pull request that the intent's work belongs to. For a pull
+    request of the agent's own branch, it is the number in the branch's name."""
     own = _own(rule, intent.branch)
     if own:
         return int(own[2])
@@ -238,7 +239,8 @@ def _own(rule: Rule, branch: str) -> re.Match[str] | None:
 
 
 def rules(value: object) -> tuple[Rule, ...]:
-    """Return the rules of an `[agents]` table, or of its JSON form. Raises ValueError."""
+    """Return the rules in an `[agents]` table, or in the same as JSON text. Raises ValueError if a
+    setting is invalid."""
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, Mapping):
@@ -349,7 +351,8 @@ def _yes(value: object) -> bool:
 
 
 def _identity(value: object) -> str:
-    """Return a name or address that git uses unchanged: one line without `<` and `>`."""
+    """Check a name or address that git uses unchanged, and return it. It must be one line without
+    `<` and `>`. Raises ValueError."""
     if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
         raise ValueError("must be one line without < and >")
     return found
@@ -386,10 +389,10 @@ READERS: dict[str, Callable[[object], Any]] = {
     "ci_attempts": _count,
     "confidential": _yes,
     "archive": _one_of("checkpoint", "capsule"),
-    # Checked together by `token_of`.
+    # `token_of` checks these settings, because only one of them may be given.
     "token_file": _text,
     "token_env": _text,
     "token_credential": _text,
 }
-"""The settings of a rule, each with its check. The message of a ValueError continues after the
-setting's name."""
+"""Settings of a rule, each with a function that checks and returns its value. The function raises
+ValueError with a message that completes a sentence after the setting's name."""

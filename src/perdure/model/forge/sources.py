@@ -1,8 +1,7 @@
 """The sources of deliveries: the tables `[webhooks.NAME]` of the configuration, read by `config`.
 
-The configuration never contains the secrets themselves, only the files or the names of the
-variables that have them. With a token, perdure can also call the API of the forge that sends the
-deliveries.
+The configuration never contains the secrets themselves, only the files or variables that contain
+them. If a source has a token, perdure can also call the API of its forge.
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 """Pattern of the name of a systemd credential, which is a file name (systemd.exec(5),
 LoadCredential)."""
 USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
-"""Address of a forge if `url` is not given."""
+"""Address of a forge for which `url` is not set."""
 ADDRESS = re.compile(
     r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*"
 )
 ACTIVE_MOST = 2
-"""Maximum number of active secrets: the new and the old one, while they are being exchanged on the
-forge."""
+"""Maximum number of active secrets per source: the old one and the new one, while the forge is
+being switched to the new one."""
 
 
 class Source(Struct, frozen=True):
-    """A source of deliveries. Its webhook is `/webhooks/{name}`."""
+    """A source of deliveries. Its webhook has the path `/webhooks/{name}`."""
 
     name: str
     forge: Forge | None = None
-    """The required kind of forge; None: the one that the headers name."""
+    """The required kind of forge; None: the kind that the request's headers name."""
     files: tuple[str, ...] = ()
     """Absolute paths of files with one secret each."""
     variables: tuple[str, ...] = ()
     url: str = ""
-    """The forge's own address, as people open it, without a slash at the end. Always set if there
-    is a token."""
+    """Address of the forge's website, without a slash at the end. Never empty if there is a
+    token."""
     token_file: str = ""
-    """Absolute path of the file with the token. At most one of the three token settings is given.
-    Without a token, perdure only receives deliveries."""
+    """Absolute path of the file with the API token. At most one of the three token settings is
+    given. Without a token, perdure only receives deliveries."""
     token_env: str = ""
     token_credential: str = ""
     credentials: tuple[str, ...] = ()
@@ -72,7 +71,7 @@ class Source(Struct, frozen=True):
 
 
 def sources(value: object) -> tuple[Source, ...]:
-    """Return the sources of a `[webhooks]` table, or of a text such as `shop=gitea:/etc/secret
+    """Return the sources in a `[webhooks]` table, or in a text such as `shop=gitea:/etc/secret
     lab=$LAB_SECRET`. Raises ValueError."""
     if isinstance(value, str):
         value = dict(map(_in_words, value.split()))
@@ -85,8 +84,8 @@ def sources(value: object) -> tuple[Source, ...]:
 
 
 def _in_words(word: str) -> tuple[str, dict[str, object]]:
-    """Return `NAME=FORGE:PLACE,PLACE` as the table that it stands for. A place is a path or a
-    `$VARIABLE`."""
+    """Return the name and the table that the text `NAME=FORGE:PLACE,PLACE` stands for. A PLACE is a
+    path or a `$VARIABLE`."""
     found = re.fullmatch(r"([^=]+)=(?:([a-z]+):)?([/$].*)", word)
     if not found:
         raise ValueError("expected NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE")
@@ -134,7 +133,8 @@ def _source(name: str, table: object) -> Source:
 
 
 def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Return `url`, `token_file`, `token_env` and `token_credential`, checked together."""
+    """Check the settings for the API together, and return `url`, `token_file`, `token_env` and
+    `token_credential`. Raises ValueError."""
     token = token_of(name, table)
     url = table.get("url", "")
     if not url and not any(token):
@@ -151,8 +151,8 @@ def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str,
 
 
 def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return `token_file`, `token_env` and `token_credential` of a table: at most one is not empty.
-    Raises ValueError."""
+    """Return `token_file`, `token_env` and `token_credential` of a table, of which at most one is
+    not empty. Raises ValueError."""
     file, variable, credential = (
         table.get(key, "") for key in ("token_file", "token_env", "token_credential")
     )
@@ -170,8 +170,8 @@ def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def address(what: str, url: object) -> str:
-    """Return a forge's address, checked: https, or http on this machine; without userinfo, query or
-    a slash at the end. Raises ValueError."""
+    """Check a forge's address and return it without a slash at the end. It must use https, or http
+    on this machine, and have no user, query or fragment. Raises ValueError."""
     found = ADDRESS.fullmatch(url) if isinstance(url, str) else None
     if found is None:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""The current state of things on a forge, as its API returns it: the nouns of
+"""Data types for the current state of a forge, as its API returns it: the types of
 `perdure.protocols.ForgeApi`, the same for all forges.
 
-All texts come from outside, and are limited and checked like those of an intent. Times are in ms
-since 1970 by the forge's clock; 0: not reported.
+All texts come from outside. They are limited and checked like those of an intent. Times are in ms
+since 1970, by the forge's clock; 0: not reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Access(StrEnum):
-    """A login's access to a repository. `reaches` compares two of these."""
+    """A login's access to a repository, from the lowest to the highest."""
 
     NONE = "none"
     READ = "read"
@@ -27,7 +27,8 @@ class Access(StrEnum):
 
 
 class Reaction(StrEnum):
-    """The reactions that every forge has. Their names are the same on all forges except GitLab."""
+    """The reactions that every forge supports. The values are the forges' own names, except on
+    GitLab."""
 
     EYES = "eyes"
     ROCKET = "rocket"
@@ -39,23 +40,23 @@ class Reaction(StrEnum):
 
 
 class CheckState(StrEnum):
-    """The state of a commit's check."""
+    """The state of a check of a commit."""
 
     PENDING = "pending"
     SUCCESS = "success"
     FAILURE = "failure"
     ERROR = "error"
-    """The check itself could not be run."""
+    """The check itself failed to run."""
 
 
 class CommentKind(StrEnum):
-    """Where a comment was made."""
+    """The place of a comment on a forge."""
 
     COMMENT = "comment"
     REVIEW = "review"
-    """The text of a review as a whole; `verdict` has its result."""
+    """The text of a whole review. `verdict` has the review's result."""
     LINE = "line"
-    """On a line of a change, given by `path` and `line`."""
+    """A comment on a line of a change, which `path` and `line` name."""
 
 
 class CheckVerdict(StrEnum):
@@ -67,11 +68,11 @@ class CheckVerdict(StrEnum):
 
 
 class IssueRef(Struct, frozen=True):
-    """The address of an issue or a pull request (on GitLab a merge request). GitLab numbers the two
-    separately, the others together."""
+    """The repository and number of an issue or a pull request (on GitLab a merge request). GitLab
+    numbers issues and merge requests separately; the other forges number them together."""
 
     repository: str
-    """`owner/name`, on GitLab with all groups."""
+    """`owner/name`; on GitLab the full path including all groups."""
     number: int
     pull: bool = False
 
@@ -80,7 +81,7 @@ class IssueRef(Struct, frozen=True):
 
 
 class Issue(Struct, frozen=True, kw_only=True):
-    """An issue, or the part that a pull request has in common with one."""
+    """An issue. Also the fields that a pull request shares with an issue."""
 
     ref: IssueRef
     title: str
@@ -102,21 +103,21 @@ class Pull(Issue, frozen=True, kw_only=True):
     merged: bool
     draft: bool
     head: str
-    """The branch to be merged, in `head_repository`."""
+    """Name of the branch to be merged, which is in `head_repository`."""
     head_commit: str
     head_repository: str
-    """The repository of the branch. It differs from the pull request's repository if the branch is
-    in a fork. Empty: the fork was deleted."""
+    """Repository of the head branch. It differs from the pull request's repository if the branch is
+    in a fork. Empty if the fork was deleted."""
     base: str
     reviewers: tuple[str, ...]
-    """The logins that were asked for a review and have not given one."""
+    """Logins that were asked for a review and have not given it yet."""
 
 
 class Comment(Struct, frozen=True, kw_only=True):
     """A comment on an issue or a pull request."""
 
     id: str
-    """Id of the comment. Valid only in calls to the same forge, for the same issue."""
+    """Id of the comment. It can be used only in calls to the same forge about the same issue."""
     kind: CommentKind
     author: str
     text: str
@@ -126,24 +127,24 @@ class Comment(Struct, frozen=True, kw_only=True):
     path: str = ""
     line: int = 0
     removed: bool = False
-    """Whether the change removes the line."""
+    """Whether the commented line was removed by the change."""
     hunk: str = ""
-    """For a line comment: the diff hunk, as far as the forge returns it."""
+    """For a comment on a line: the diff hunk, if the forge returns it."""
     review: str = ""
-    """For a line comment: the id of its review, if the forge returns it."""
+    """For a comment on a line: the id of its review, if the forge returns it."""
     verdict: CheckVerdict | None = None
     confidential: bool = False
 
 
 class Branch(Struct, frozen=True):
-    """An existing branch."""
+    """A branch and its commit."""
 
     name: str
     commit: str
 
 
 class CommitCheck(Struct, frozen=True, kw_only=True):
-    """One status or check of a commit, the newest of its name."""
+    """A status or check of a commit. If several have the same name, this is the newest one."""
 
     name: str
     state: CheckState
@@ -153,21 +154,21 @@ class CommitCheck(Struct, frozen=True, kw_only=True):
 
 
 class FailedCheck(Struct, frozen=True, kw_only=True):
-    """A failed check of a commit, with what is needed to repair it."""
+    """A failed check of a commit, with the text and log that help to fix the failure."""
 
     name: str
     url: str = ""
     text: str = ""
-    """The check's own text."""
+    """Text that the check itself published."""
     log: str = ""
-    """The end of its log as the forge returned it, including escape sequences."""
+    """End of the check's log as the forge returned it, including escape sequences."""
     note: str = ""
-    """Why there is no log."""
+    """Reason why there is no log; empty if there is one."""
 
 
 class FailedDelivery(Struct, frozen=True, kw_only=True):
-    """A webhook that the forge sent and that was not accepted. `hook` and `id` are for `redeliver`;
-    `delivery` is the id that the receiver sees."""
+    """A webhook delivery that the forge sent and that the receiver did not accept. `hook` and `id`
+    are arguments for `redeliver`. `delivery` is the id that the receiver sees."""
 
     hook: str
     id: str
