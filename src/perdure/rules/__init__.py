@@ -1,2 +1,2 @@
-"""Pure decisions and texts: values in, values out. No module here reads a file, a clock or a
-network."""
+"""Decisions and texts as pure functions of their arguments. No module here reads a file, a clock or
+a network."""

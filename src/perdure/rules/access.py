@@ -1,5 +1,5 @@
-"""Decides which runs a token that is limited to repositories or labels may see. Pure; used by the
-server and by the command that makes tokens."""
+"""Decides which runs a token may see, if the token is limited to some repositories or labels. Pure;
+the server and the command that makes tokens call it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import msgspec
 _SCP = re.compile(r"(?:[^/@:]+@)?(?P<host>[^/@:]+):(?P<path>(?!//).*)")
 _WILD = re.compile(r"[*?\[]")
 _UNPLAIN = re.compile(r"%|//|(?:^|/)\.{1,2}(?:/|$)|[\\\x00-\x20\x7f]")
-"""Parts of a path that a server or git could resolve to another path than the written one."""
+"""Pattern of parts of a path that a server or git could resolve to another path than the written
+one."""
 
 
 class AccessLimits(msgspec.Struct, frozen=True):
-    """The limits of a token; both empty: it sees everything.
+    """The limits of a token. If both fields are empty, the token sees everything.
 
-    A pattern of `repositories` is one for `owner/name`, for `host/owner/name`, or for an absolute
-    path on the server. `*` also stands for slashes, as in the rules of `[agents.NAME]`. Upper and
-    lower case differ, except in the host. `labels` are pairs of a name and a pattern of the value.
-    A run must match one of the repositories and all of the labels.
+    Each of `repositories` is a pattern for `owner/name`, for `host/owner/name`, or for an absolute
+    path on the server. `*` also matches slashes, as in the rules of `[agents.NAME]`. Patterns are
+    case-sensitive, except for the host. `labels` are pairs of a name and a pattern of the value. A
+    run must match one of the repositories and all of the labels.
     """
 
     repositories: tuple[str, ...] = ()
@@ -33,8 +34,8 @@ class AccessLimits(msgspec.Struct, frozen=True):
         return bool(self.repositories or self.labels)
 
     def see(self, repo: str, labels: Mapping[str, str]) -> bool:
-        """Return whether a run in this repository (an address or a path) with these labels is
-        inside of the limits."""
+        """Return whether the token may see a run with these labels in this repository (an address
+        or a path)."""
         return self.has_repository(repo) and self.has_labels(labels)
 
     def has_repository(self, repo: str) -> bool:
@@ -51,7 +52,8 @@ class AccessLimits(msgspec.Struct, frozen=True):
 
     @property
     def own_labels(self) -> dict[str, str]:
-        """Return the labels whose value the limits determine. A new task gets them."""
+        """Return the labels for which the limits allow only one value. A new task gets these
+        labels."""
         return {name: value for name, value in self.labels if not _WILD.search(value)}
 
     def __str__(self) -> str:
@@ -65,7 +67,8 @@ class AccessLimits(msgspec.Struct, frozen=True):
 
 
 def limits_of(repositories: Sequence[str], labels: Sequence[str]) -> AccessLimits:
-    """Return the limits. `labels`: NAME=PATTERN; without `=` any value. Raises ValueError."""
+    """Return the limits for these patterns. Each of `labels` is NAME=PATTERN, or NAME for any
+    value. Raises ValueError."""
     pairs = []
     for each in labels:
         name, equals, pattern = each.partition("=")
@@ -79,7 +82,7 @@ def limits_of(repositories: Sequence[str], labels: Sequence[str]) -> AccessLimit
 
 
 def names_of(repo: str) -> tuple[str, ...]:
-    """Return the names by which a pattern may call a repository: `owner/name` and
+    """Return the names under which a pattern can match a repository: `owner/name` and
     `host/owner/name`, or the path. Empty for an address whose meaning is not certain."""
     if repo.startswith("/"):
         path = repo.rstrip("/").removesuffix(".git")
@@ -89,12 +92,13 @@ def names_of(repo: str) -> tuple[str, ...]:
     if not host or not path or _UNPLAIN.search(path):
         return ()
     whole = f"{host.lower()}/{path}"
-    # A pattern could take a first part with a dot for the host: `https://evil/git.example.com/x`.
+    # The first part of a path may look like a host: `https://evil/git.example.com/x`. A pattern for
+    # that host would match, so the name without the real host is left out.
     return (whole,) if "." in path.partition("/")[0] else (path, whole)
 
 
 def _parts(repo: str) -> tuple[str, str]:
-    """Return host and path of an address; empty if it is none."""
+    """Return host and path of an address; both are empty if the text is not an address."""
     if "://" in repo:
         try:
             parts = urlsplit(repo)

@@ -1,8 +1,9 @@
-"""Signed links that each give one answer to one request. Pure.
+"""Makes and verifies signed links that answer a request for approval without signing in. Pure.
 
-A link is a text that only the holder of the key can make. It names the request with the digest of
-what was shown and the time at which it expires, so that it fits no other request with the same
-number, for example after an import. It is used once because the store answers a request once.
+A link is a text that only the holder of the key can make. It contains the number of the request,
+the digest of the call that was shown, and the time at which it expires. So it does not fit another
+request with the same number, for example after an import. It works only once, because the store
+accepts only one answer to a request.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from perdure.model.codec import resolved
 from perdure.model.requests import AgentRequest, AnswerKind
 
 LONGEST = 600
-"""Longest link that is looked at, in characters."""
+"""Maximum length of a link that is verified, in characters."""
 KINDS = (AnswerKind.ALLOW, AnswerKind.DENY)
 """The answers that a link can give."""
 _PURPOSE = b"perdure answer link v1\n"
-"""Beginning of what is signed, so that the key's signatures are good for nothing else."""
+"""Beginning of the signed bytes. It makes the key's signatures invalid for any other purpose."""
 _SIGNATURE = 32
 
 
 class AnswerLink(msgspec.Struct, frozen=True, array_like=True):
-    """One answer to one request, by the people of one channel. `expires` in ms."""
+    """An answer to one request, sent in a notice to one channel. `expires` in ms."""
 
     run: str
     number: int
@@ -43,7 +44,7 @@ def link_to(request: AgentRequest, answer: AnswerKind, channel: str) -> AnswerLi
 
 
 def matches_request(link: AnswerLink, request: AgentRequest) -> bool:
-    """Return whether the request is the very one for which the link was made."""
+    """Return whether the link was made for exactly this request."""
     return (link.run, link.number, link.digest, link.expires) == (
         request.run,
         request.number,
@@ -53,7 +54,7 @@ def matches_request(link: AnswerLink, request: AgentRequest) -> bool:
 
 
 def signed(link: AnswerLink, key: bytes) -> str:
-    """Return the link as a text for an address."""
+    """Return the link with its signature, as text for a URL."""
     body = msgspec.json.encode(link)
     return _text(body + _signature(body, key))
 
@@ -67,7 +68,8 @@ def verified(text: str, key: bytes) -> AnswerLink | None:
     except (binascii.Error, ValueError):
         return None
     body, signature = found[:-_SIGNATURE], found[-_SIGNATURE:]
-    # One link has one spelling: base64 would ignore some bits of the last character.
+    # A link must have only one spelling. base64 decoding ignores some bits of the last character,
+    # so a changed last character could go unnoticed.
     if _text(found) != text or not hmac.compare_digest(_signature(body, key), signature):
         return None
     try:

@@ -1,10 +1,10 @@
 """Saved rules that answer an agent's calls without asking a person again. Pure.
 
-`engine.attempt.requests` asks `decide` at the end of an attempt, with the file of rules that
-`perdure approve --always` writes. A rule never allows more than the person saw: without a pattern
-it is for exactly that call. A pattern is for one program with plain words, as the shell parser of
-the effect ledger reads them; a command with `;`, `&&`, `|`, a newline, a redirection, a variable or
-a substitution never fits one. A rule that denies wins.
+`engine.attempt.requests` calls `decide` at the end of an attempt, with the file of rules that
+`perdure approve --always` writes. A rule never allows more than the person saw. Without a pattern
+it allows exactly that call. A pattern allows one program with plain words, as the shell parser of
+the effect ledger reads them. A command with `;`, `&&`, `|`, a newline, a redirection, a variable or
+a substitution never matches a pattern. A rule that denies takes precedence.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ COMMENTARY = "description"
 """Name of the argument that only describes a shell command. It is ignored, because the model words
 it differently each time."""
 HARMLESS = frozenset({"timeout"})
-"""Other arguments that a call may have besides a command that fits a pattern."""
+"""Names of other arguments that a call may have if a pattern allows its command."""
 LONGEST = 4_000
 """Maximum number of characters of a command that a pattern allows."""
 _PLAIN = late_pattern(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
-"""Pattern of a command of literal words alone: nothing that the shell expands, joins or redirects.
-Each alternative begins with other characters, so a search never backtracks."""
+"""Pattern of a command that consists of literal words: the shell expands, joins and redirects
+nothing in it. Each alternative begins with other characters, so a search never backtracks."""
 _WILDCARD = late_pattern(r"[*?[]")
 _PARTS = late_pattern(r"[/=:,@]")
 _REMOTE = late_pattern(r"[^/:]*@[^/:]+:")
-"""Another host, as ssh names it: `git@example.org:shop`."""
+"""Pattern of an address on another host in the form of ssh: `git@example.org:shop`."""
 _VERSION = late_pattern(r"[-._]?\d|\.")
-"""Where the name of a program ends: `python3.12`, `vim.basic`."""
+"""Pattern of the place where a program's name ends and its version or variant begins: `python3.12`,
+`vim.basic`."""
 _RUNNERS = frozenset(
     """
     sh bash rbash dash ash zsh ksh mksh fish csh tcsh pwsh powershell cmd busybox toybox
@@ -62,20 +63,20 @@ _RUNNERS = frozenset(
     ansible ansible-playbook
     """.split()
 )
-"""Programs whose arguments are programs themselves, or name what is run, so that a pattern would
-allow any command."""
+"""Programs that run other programs named in their arguments. A pattern for one of them would allow
+any command."""
 _GIT = frozenset(
     "add blame branch checkout cherry-pick clean commit describe diff fetch log ls-files ls-remote "
     "merge mv pull push reset restore rev-parse revert rm show stash status switch tag".split()
 )
-"""Subcommands of git that a pattern may have. They run no program that an argument names, and no
-alias can replace them. `_GIT_RUNNERS` excludes options that name a program, such as `--exec`."""
+"""Subcommands of git that are allowed in a pattern. They run no program that an argument names, and
+no alias can replace them. `_GIT_RUNNERS` excludes options that name a program, such as `--exec`."""
 _GIT_RUNNERS = ("--ex", "--rec", "--upl")
-"""Beginnings of options of git that name a program."""
+"""Beginnings of git's options that name a program."""
 
 
 class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One saved rule. Without `run` and `repository` it is for all runs."""
+    """One saved rule. Without `run` and `repository` it applies to all runs."""
 
     decision: Literal["allow", "deny"]
     tool: str
@@ -103,8 +104,8 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def is_stored_whole(request: AgentRequest) -> bool:
-    """Return whether a call was stored completely, so that a person who saw it knows what they
-    allow. A call that is too long or contains a secret is not stored completely."""
+    """Return whether the whole call was stored, so that a person who allows it has seen all of it.
+    A call that is too long or contains a secret is not stored whole."""
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -113,7 +114,8 @@ def is_stored_whole(request: AgentRequest) -> bool:
 
 
 def why_not_allowed(request: AgentRequest) -> str:
-    """Return why a person can only refuse the call, as a clause; empty if they may allow it."""
+    """Return why a person cannot allow the call but only refuse it, as a clause; empty if they may
+    allow it."""
     if request.kind is RequestKind.QUESTION:
         return ""
     if request.size > len(request.payload):
@@ -124,8 +126,8 @@ def why_not_allowed(request: AgentRequest) -> str:
 
 
 def not_whole(request: AgentRequest) -> str:
-    """Return a clause on the parts of a request that are not shown, and on the consequence. Empty
-    if the whole request is shown."""
+    """Return a clause that says why a request is not shown whole, and what follows from that. Empty
+    if it is shown whole."""
     if why := why_not_allowed(request):
         return f"{why}: it can only be refused"
     if request.size > len(request.payload):
@@ -137,7 +139,7 @@ def rule_for(
     decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
 ) -> ApprovalRule:
     """Return the rule for exactly this call, or for the pattern. Raises ValueError with a sentence
-    if the pattern is not one for this call."""
+    if the pattern does not match this call."""
     rest = dict(given)
     if tool != SHELL:
         if pattern:
@@ -184,7 +186,7 @@ def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
 def decide(
     rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: Mapping[str, Any]
 ) -> ApprovalRule | None:
-    """Return the rule that decides about a call, or None if a person has to be asked."""
+    """Return the saved rule that decides on a call; None if a person has to be asked."""
     fitting = [
         each
         for each in rules
@@ -220,7 +222,7 @@ def _fits(rule: ApprovalRule, given: Mapping[str, Any]) -> bool:
 
 
 def _single(command: str) -> tuple[str, ...]:
-    """Return the words of a command that is one program with literal words; empty for any other
+    """Return the words of a command, if it is one program with literal words; empty for any other
     command."""
     from perdure.rules.effects.shell import UNKNOWN, read
 
@@ -257,7 +259,7 @@ def _pattern_words(pattern: str) -> list[str]:
 def _matches(
     pattern: Sequence[str], words: Sequence[str], fits: Callable[[str, str], bool]
 ) -> bool:
-    """Return whether the words match the pattern. A `*` at the end stands for one or more words."""
+    """Return whether the words match the pattern. A `*` at the end matches one or more words."""
     if not words:
         return False
     if len(pattern) > 1 and pattern[-1] == "*" and len(words) > len(pattern):
@@ -270,11 +272,12 @@ def _is_like(pattern: str, word: str) -> bool:
 
 
 def _word_fits(pattern: str, word: str) -> bool:
-    """Return whether a pattern allows a word.
+    """Return whether a word matches its pattern.
 
-    No wildcard stands for an option: one such as `--receive-pack=...` can run another program.
-    Unless the text before the wildcard says so, it does not stand for a path outside the directory,
-    for another server, or for a refspec such as `+main` (forced push) or `:main` (deletion) either.
+    A wildcard never matches an option, because one such as `--receive-pack=...` can run another
+    program. A wildcard also does not match a path outside the directory, another server, or a
+    refspec such as `+main` (forced push) or `:main` (deletion). There is one exception: the text
+    before the wildcard already has that form.
     """
     if not _WILDCARD.search(pattern):
         return pattern == word
@@ -288,7 +291,7 @@ def _word_fits(pattern: str, word: str) -> bool:
 
 
 def _is_absolute(word: str) -> bool:
-    """Return whether a word is or contains an absolute path: `of=/dev/sda`, `@~/.netrc`."""
+    """Return whether a word is an absolute path or contains one: `of=/dev/sda`, `@~/.netrc`."""
     return any(each.startswith(("/", "~")) for each in re.split("[=:,@]", word))
 
 
@@ -297,7 +300,8 @@ def _json(given: Mapping[str, Any]) -> str:
 
 
 def _same(arguments: str) -> str:
-    """Return the JSON of a rule in the form of `_json`; empty if it is no object."""
+    """Return the JSON text of a rule's arguments in the same form as `_json`; empty if it is not an
+    object."""
     try:
         found = json.loads(arguments)
     except ValueError:

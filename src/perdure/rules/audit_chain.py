@@ -1,4 +1,5 @@
-"""The audit trail: lines that record who did what, each with a hash that covers the line before it.
+"""The audit trail: lines that record who did what. Each line has a hash that covers the line
+before.
 
 Pure. The store appends lines (`store.audit`), `perdure audit` prints and checks them. Anybody can
 check an exported trail without perdure: the hash of a line is the SHA-256 of its JSON without the
@@ -21,8 +22,8 @@ LINE_MOST = 64 * 1024
 
 
 class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the trail. `sha256` is the digest of the journal record's event, so that the
-    trail also proves the record."""
+    """One line of the trail. `sha256` is the digest of the journal record's event, so a change of
+    that record can be detected too."""
 
     number: int
     """Position in the trail, counted from 1 without gaps."""
@@ -38,34 +39,35 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     record: int
     """Number of the journal record; 0 for an action without one."""
     about: str
-    """For an action without a journal record: its object (such as the name of a token), or what is
-    needed from a person."""
+    """Object of an action without a journal record, such as the name of a token; or what a person
+    has to do."""
     sha256: str
     previous: str
-    """The hash of the line before; empty for the first."""
+    """The hash of the previous line; empty for the first line."""
     hash: str
 
 
 def hash_of(line: AuditLine) -> str:
-    """Return the hash that a line should have."""
+    """Return the hash that a line must have."""
     fields = {name: value for name, value in msgspec.structs.asdict(line).items() if name != "hash"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sealed(line: AuditLine) -> AuditLine:
-    """Return the line with its hash."""
+    """Return a copy of the line with its hash filled in."""
     return msgspec.structs.replace(line, hash=hash_of(line))
 
 
 def digest(text: str) -> str:
-    """Return the digest of the stored text of a record's event."""
+    """Return the SHA-256 of an event's stored text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def problems(lines: Iterable[AuditLine], *, whole: bool = False) -> Iterator[str]:
     """Yield a sentence for each line that was changed, and for each place where lines are missing
-    or swapped. `whole`: whether the lines have to begin with the first line of the trail."""
+    or in the wrong order. `whole`: whether the first of the lines must be the first of the trail.
+    """
     before: AuditLine | None = None
     for line in lines:
         if hash_of(line) != line.hash:
@@ -99,8 +101,8 @@ def _missing(before: int, after: int) -> str:
 
 
 def read(text: str, number: int) -> AuditLine:
-    """Return a line of an exported trail. Raises ValueError with a sentence for anything else;
-    `number` is its position in the file."""
+    """Return the line that a text of an exported trail contains. Raises ValueError with a sentence
+    for invalid text. `number` is the position of the text in the file."""
     if len(text) > LINE_MOST:
         raise ValueError(f"line {number} of the file is too long for an audit trail")
     try:

@@ -1,18 +1,18 @@
-"""Decides how full a conversation is, and what is done before it is too long for its model. Pure.
+"""Decides how full a conversation is, and what to do before it gets too long for its model. Pure.
 
 A conversation's *fill* is the size of its newest request: the input, including cached parts.
-`attempt` reads it from the transcript before and after every attempt (`AgentDriver.fill`),
-`window_of` returns what the model can take, and `measure` decides what is done before the next
-attempt. Before choosing a way to go on, call `can_compact`. If it is True, a continuation RESUME
-with `compact=True` lets the CLI compact the conversation at its start, in the same process and
+`attempt` reads it from the transcript before and after every attempt (`AgentDriver.fill`).
+`window_of` returns the maximum size for the model, and `measure` decides what is done before the
+next attempt. After that decision, call `can_compact`. If it is True, a continuation RESUME with
+`compact=True` makes the CLI compact the conversation at its start, in the same process and
 conversation::
 
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)
 
-What the CLIs do by themselves: Claude Code and Codex are given the level at which they compact at
-their launch, and append to the transcript. Gemini CLI and OpenCode compact at a level of their own.
-The decisions describe how this was found out.
+The CLIs also compact by themselves. Claude Code and Codex get the level for that when they are
+launched, and append to the transcript. Gemini CLI and OpenCode use a level of their own. The pages
+in docs/decisions describe how this was found out.
 """
 
 from __future__ import annotations
@@ -44,23 +44,26 @@ not report the window."""
 
 
 class FillRules(Struct, frozen=True, kw_only=True):
-    """The user's settings. A conversation is full at `percent` of the window."""
+    """The user's settings for long conversations. A conversation is full at `percent` of the
+    window."""
 
     policy: WhenFull = WhenFull.COMPACT
     percent: int = 80
     windows: Mapping[str, int] | None = None
-    """Window in tokens by pattern of a model's name; takes precedence over everything else."""
+    """Windows in tokens by pattern of a model's name, as the user has set them. They take
+    precedence over everything else."""
 
     def named(self, policy: str) -> FillRules:
-        """Return these rules with a task's own policy, if it has one."""
+        """Return these rules with the policy of a task, if `policy` is not empty."""
         if policy:
             return replace(self, policy=WhenFull(policy))
         return self
 
 
 def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
-    """Return the model's window in tokens, and its source: `setting`, `agent` or `table`. Returns 0
-    and an empty string if the window is unknown."""
+    """Return the model's window in tokens, and the source of that number: `setting`, `agent` or
+    `table`. Returns 0 and an empty string if the window is unknown. `told` is the window that the
+    agent reported."""
     given = next(
         (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
     )
@@ -73,8 +76,8 @@ def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
 
 
 def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> Fill:
-    """Return the fill from a transcript. Missing fields are completed from the known facts about
-    the conversation (`known`) or the requested model."""
+    """Return the fill found in a transcript, with missing fields filled in from `known` (an earlier
+    fill of the conversation) and from the requested model."""
     model = found.model or (known.model if known is not None else "") or model
     said_before = known is not None and known.source == "agent" and known.model in ("", model)
     window, source = window_of(
@@ -84,13 +87,13 @@ def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> 
 
 
 def is_full(fill: Fill | None, rules: FillRules) -> bool:
-    """Return whether the limit is reached. An unknown fill is not full."""
+    """Return whether the conversation has reached the limit. An unknown fill counts as not full."""
     return fill is not None and fill.window > 0 and fill.tokens * 100 >= fill.window * rules.percent
 
 
 def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
     """Return whether the CLI can compact the conversation when perdure asks for it. `compacts`: the
-    driver's ability. `in_vain`: the previous attempt was to compact the conversation, or did, and
+    driver's ability. `in_vain`: the previous attempt compacted the conversation or tried to, and
     the conversation was still too long."""
     return compacts and not in_vain and fill is not None and fill.tokens > 0
 
@@ -98,8 +101,8 @@ def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
 def measure(
     rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
 ) -> Measure:
-    """Return the step to take before the conversation goes on. `exhausted`: its newest request was
-    refused as too long."""
+    """Return the step that is needed before the conversation continues. `exhausted`: whether its
+    newest request was refused as too long."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
     if rules.policy is WhenFull.STOP:
@@ -120,8 +123,9 @@ def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
 
 
 def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
-    """Return the level at which a launched CLI compacts its conversation; None: the CLI's own
-    level. `now`: return a level below the current fill, so that the CLI compacts at once."""
+    """Return the level at which a launched CLI compacts its conversation. None means the CLI's
+    default level. `now`: return a level below the current fill, so that the CLI compacts at once.
+    """
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
     if fill is not None and fill.window:
@@ -150,4 +154,4 @@ HANDOVER = (
     "later work must use exactly; commands that are needed; what failed and must not be tried "
     "again."
 )
-"""The last prompt of a conversation that is rolled over."""
+"""The last prompt of a conversation that is replaced by a new one. It asks for a summary."""

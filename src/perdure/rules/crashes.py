@@ -1,9 +1,9 @@
-"""Detects runs and agents that crash again and again, so that they use up no more attempts. Pure;
-called by `engine.attempt.finish`.
+"""Detects runs and agents that crash again and again, and ends or pauses them. Pure; called by
+`engine.attempt.finish`.
 
-A crash is an end that says nothing about limits, the conversation or the work: the program failed,
-fell silent, or was lost. Crashes form a loop only if none of them had a result: the agent said
-nothing and used no tool, so the workdir did not change either.
+A crash is an end that has nothing to do with limits, the conversation or the work: the program
+failed, fell silent, or was lost. A series of crashes counts as a loop only if none of them had a
+result: the agent wrote no text and used no tool, so the workdir did not change either.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PAUSE_MS, LONGEST_PAUSE_MS = 300_000, 3_600_000
 
 
 def fingerprint(attempt: Attempt) -> str:
-    """Return a text that is equal for crashes with the same cause: the kind and the detail, without
-    numbers, ids and paths."""
+    """Return a text that is equal for crashes with the same cause. It consists of the outcome's
+    kind and detail, without numbers, ids and paths."""
     if attempt.outcome is None:
         return ""
     words = re.sub(r"\b[0-9a-f]{8,}\b|\d+", "#", attempt.outcome.detail.lower())
@@ -39,8 +39,8 @@ def fingerprint(attempt: Attempt) -> str:
 
 
 def loop(attempts: Sequence[Attempt]) -> str:
-    """Return a sentence for a person if the run's newest attempts (given oldest first) keep
-    crashing; otherwise an empty string."""
+    """Return a sentence for a person if the newest of the run's attempts are a series of crashes;
+    otherwise an empty string. `attempts` are oldest first."""
     last = attempts[-IN_A_ROW:]
     if len(last) < IN_A_ROW or not all(_in_vain(attempt) for attempt in last):
         return ""
@@ -59,8 +59,8 @@ def loop(attempts: Sequence[Attempt]) -> str:
 
 
 def pause_ms(newest: Sequence[Attempt], now: int) -> int:
-    """Return the time, in ms, for which nothing is to be launched on an agent; 0 if the agent need
-    not be parked. `newest` are the agent's attempts over all runs, newest first."""
+    """Return for how long no attempt may be launched on an agent, in ms; 0 if the agent need not be
+    parked. `newest` are the agent's attempts over all runs, newest first."""
     row: list[Attempt] = []
     for attempt in newest:
         said = attempt.continuation is not None and attempt.outcome is not None
@@ -81,7 +81,7 @@ def _in_vain(attempt: Attempt) -> bool:
         or attempt.continuation is None
     ):
         return False
-    # An estimate also counts an answer that was cut off at its beginning, which is no result.
+    # An estimate also counts an answer that was cut off at its beginning, which is not a result.
     paid = attempt.usage.output and not attempt.usage.estimated
     return not (paid or (attempt.receipt is not None and attempt.receipt.evidence.answered))
 

@@ -1,10 +1,10 @@
-"""Picks the most telling part of a command's output, so that an agent or a person can find out why
+"""Picks the most useful part of a command's output, so that an agent or a person can find out why
 the command failed. Pure.
 
-The output of a check is long, noisy and hostile: progress bars, thousands of passed lines, one
+The output of a check is long, noisy and untrusted: progress bars, thousands of passed lines, one
 traceback in the middle, and anything that an agent or a dependency prints. Output that fits is
 returned whole. Otherwise the lines that name failures come first, then errors with the lines around
-them, then the last lines, and a note says that the rest is left out. Called by
+them, then the last lines. A note says that the rest is left out. Called by
 `engine.attempt.verification`.
 """
 
@@ -18,7 +18,7 @@ from perdure.patterns import late_pattern
 MOST = 6000
 """Maximum number of characters of an excerpt."""
 WIDTH = 400
-"""Maximum number of characters of one line."""
+"""Maximum number of characters of one line in an excerpt."""
 LAST = 12
 NAMES = 20
 AFTER = 6
@@ -26,7 +26,7 @@ AFTER = 6
 TRACE = 40
 
 _NAMED = late_pattern(
-    r"^\s*(FAILED|ERROR)\s+\S+"  # pytest's summary
+    r"^\s*(FAILED|ERROR)\s+\S+"  # the summary of pytest
     r"|^\s*(FAIL|--- FAIL|not ok|✗|✘|×|●|✕)[:\s]+\S+"  # unittest, go, jest, TAP, vitest
     r"|^test \S+ \.\.\. FAILED"  # cargo
     r"|\b\d+ (failed|failures?|errors?)\b"
@@ -74,8 +74,8 @@ def lines_of(text: str) -> list[str]:
 
 def excerpt(text: str, most: int = MOST) -> str:
     """Return at most `most` characters of an already cleaned text (no escapes, no control
-    characters). A text that fits is returned whole; of a longer one, only the most telling
-    parts."""
+    characters). A text that fits is returned whole. Of a longer text, only the most useful parts
+    are returned."""
     lines = lines_of(text)
     whole = "\n".join(lines).strip("\n")
     if len(whole) <= most:
@@ -97,8 +97,8 @@ def excerpt(text: str, most: int = MOST) -> str:
 
 
 def telling_line(text: str) -> str:
-    """Return the one most telling line, for a list: the error message, or else the last line that
-    is not noise."""
+    """Return the single most useful line, for a list. This is the error message, or else the last
+    line that is not noise."""
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("[")]
     traces = [block[-1] for block in _blocks(lines) if _TRACEBACK.match(block[0])]
     found = (
@@ -110,7 +110,7 @@ def telling_line(text: str) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> list[list[str]]:
-    """Return errors with the lines that belong to them, in order; tracebacks come before other
+    """Return each error with the lines that belong to it, in order. Tracebacks come before other
     errors."""
     traces, others = [], []
     at = 0
@@ -132,7 +132,8 @@ def _blocks(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
-    """Return a traceback up to the exception's own line; a long one is cut in the middle."""
+    """Return the lines of a traceback, including the line with the exception. A long traceback is
+    cut in the middle."""
     end = at + 1
     while end < len(lines) and (
         not lines[end] or len(lines[end]) - len(lines[end].lstrip()) > indent
@@ -145,7 +146,7 @@ def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
 
 
 def _fit(parts: Iterable[tuple[str, Sequence[str]]], most: int) -> str:
-    """Return as many parts as fit into the limit. The last one may be cut after a line."""
+    """Return as many parts as fit into `most` characters. The last part may be cut after a line."""
     taken: list[str] = []
     room = most
     for title, lines in parts:

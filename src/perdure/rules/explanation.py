@@ -1,5 +1,5 @@
 """Explains the state of a run, attempt by attempt, from its report. `perdure why` and the
-dashboard's timeline show it. Pure."""
+dashboard's timeline show this explanation. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from perdure.model.work import CheckOfWork, WorkReport
 from perdure.rules.text import clean, clock, filled, one_line, receipt_words, tokens
 
 FILES = 10
-"""Number of file names in a line."""
+"""Maximum number of file names in a line."""
 COMMITS, CHECKS, CALLS, NAMES = 5, 5, 10, 3
-"""Number of commits, checks, denied calls or processes, and names of changed files that are
-shown."""
+"""Maximum numbers of commits, of checks, of denied calls or processes, and of names of changed
+files that are shown."""
 SAID = 12
-"""Number of lines of a check's output."""
+"""Maximum number of lines of a check's output that are shown."""
 
 
 def missed_checkpoint(report: RunReport) -> str:
-    """Return a clean sentence on the consequence of a missed checkpoint for a run; empty if the
-    run's newest state is kept."""
+    """Return a clean sentence on the consequences of a missed checkpoint. Empty if the run's newest
+    state is saved."""
     if not report.missed_checkpoint:
         return ""
     if any(attempt.checkpoints for attempt in report.attempts):
@@ -41,9 +41,9 @@ def missed_checkpoint(report: RunReport) -> str:
 
 
 def explained(attempt: AttemptOfRun, previous: AttemptOfRun | None) -> Iterator[tuple[str, str]]:
-    """Yield a label and a clean sentence for everything known about an attempt, in order. An empty
-    label continues the one before. `previous` is the attempt before it, to show what has changed
-    since."""
+    """Yield a label and a clean sentence for every fact about an attempt, in order. An empty label
+    continues the previous fact. `previous` is the attempt before, to show what has changed since.
+    """
     if attempt.continuation:
         yield (
             "start",
@@ -150,7 +150,8 @@ def worked(work: WorkReport) -> Iterator[tuple[str, str]]:
 
 
 def verdict_of(work: WorkReport) -> str:
-    """Return the verdict with its first reason, on one line; empty while the attempt is running."""
+    """Return the verdict on the work with its first reason, on one line; empty while the attempt is
+    running."""
     why = one_line("; ".join(work.reasons[:1]), 240)
     if work.verdict:
         return f"{work.verdict}: {why}"
@@ -185,11 +186,12 @@ def _ended(check: CheckOfWork) -> str:
 
 
 def _size(size: AnySize) -> str:
-    """Return a sentence on a compaction, or another step that the size of the conversation
-    caused."""
+    """Return a sentence on a compaction, or on another step that was taken because of the size of
+    the conversation."""
     match size:
         case CompactedSize():
-            # If perdure did not request the compaction, the agent or a person may have done so.
+            # If perdure did not request the compaction, the agent or a person may have requested
+            # it.
             begun = "the conversation was compacted"
             if size.asked:
                 begun = "the agent compacted the conversation as requested"
@@ -215,7 +217,8 @@ def _size(size: AnySize) -> str:
 
 
 def _checks(checks: list[VerifyEnded]) -> list[str]:
-    """Return how the task's own check ended, with the most telling part of its output."""
+    """Return sentences on the results of the task's own check, with the most useful part of its
+    output."""
     lines = []
     for check in checks:
         if check.code == 0:
@@ -240,7 +243,8 @@ def _checks(checks: list[VerifyEnded]) -> list[str]:
 
 
 def _files(changes: list[FileChange]) -> list[str]:
-    """Return the action on each task file; those that a person may want to look at come first."""
+    """Return a sentence on the action taken for each task file. Files that a person may want to
+    look at come first."""
     plain = [change for change in changes if change.action in ("written", "same")]
     lines = []
     for change in [each for each in changes if each not in plain]:
@@ -260,8 +264,8 @@ def _files(changes: list[FileChange]) -> list[str]:
 
 
 def _drift(previous: AttemptOfRun, attempt: AttemptOfRun) -> list[str]:
-    """Return changes since the previous attempt that are not part of a conversation: the CLI's
-    version, account and flags."""
+    """Return sentences on changes since the previous attempt in the CLI's version, account and
+    flags. They are not part of the conversation."""
     changes = []
     if previous.agent_version and attempt.agent_version not in (
         "",
@@ -276,7 +280,8 @@ def _drift(previous: AttemptOfRun, attempt: AttemptOfRun) -> list[str]:
 
 
 def _moved(seen: DriftSeen) -> str:
-    """Return the changes that something else made in the workdir before the attempt."""
+    """Return a sentence on changes in the workdir that something other than the agent made before
+    the attempt."""
     if seen.count:
         files = (
             f"{seen.count} file(s) changed since checkpoint {seen.number}: {', '.join(seen.paths)}"
@@ -291,7 +296,7 @@ def _moved(seen: DriftSeen) -> str:
 
 
 def _saved(attempt: AttemptOfRun) -> list[str]:
-    """Return lines about the newest checkpoint of the attempt, and about a missing one."""
+    """Return lines on the attempt's newest checkpoint, and on a missed one."""
     kept = attempt.checkpoints
     lines = [
         f"no checkpoint could be taken: {one_line(reason, 160)}"

@@ -11,11 +11,11 @@ CUT = "\n[the rest of the message is in perdure logs]"
 
 
 def last_message(records: Iterable[Record], attempt: int = 0) -> str:
-    """Return the agent's last message, unchanged and not cleaned; empty if it said nothing.
+    """Return the agent's last message, unchanged and not cleaned. Empty if the agent said nothing.
 
-    The parts of a message are joined; a tool call ends it. Messages of subagents do not count.
-    `attempt`: the attempt to look at; 0 means the last one that said anything. A message longer
-    than `MAX_TEXT` characters is cut, and a note says so.
+    The parts of a message are joined; a tool call ends a message. Messages of subagents do not
+    count. `attempt`: number of the attempt; 0 means the last attempt with a message. A message
+    longer than `MAX_TEXT` characters is cut, and a note says so.
     """
     parts: list[str] = []
     stated = ""
@@ -35,8 +35,8 @@ def last_message(records: Iterable[Record], attempt: int = 0) -> str:
             case TurnEnded(ok=True, text=text) if text.strip() and (
                 tool_since or record.attempt != said_by
             ):
-                # Claude Code repeats its final message here, and a turn that said nothing else
-                # (a slash command) has its answer only here.
+                # Claude Code repeats its final message here. A turn that said nothing else (a slash
+                # command) has its answer only here.
                 parts, stated, said_by = [], text.strip("\n"), record.attempt
             case _:
                 pass

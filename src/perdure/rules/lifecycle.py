@@ -1,9 +1,9 @@
 """The state machine of a run: which trigger leads to which state, and what follows an outcome.
 Pure.
 
-The store calls `advance` for every move that a program decides (the end of an attempt, a stop, a
-reopening), and enforces the same moves under races by compare-and-set and a trigger in the schema;
-the claim is a single statement of SQL. `attempt` calls `decide` for the next step.
+The store calls `advance` for every move that a program decides: the end of an attempt, a stop, a
+reopening. If several processes write at once, compare-and-set and a database trigger enforce the
+same moves. The claim is a single SQL statement. `attempt` calls `decide` for the next step.
 `docs/state_machine.md` shows `MOVES` as a diagram.
 """
 
@@ -48,7 +48,7 @@ FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 def advance(state: RunState, trigger: Trigger) -> RunState:
     """Return the state that the trigger leads to. Raises ValueError if the state machine has no
-    such move."""
+    move for this trigger in this state."""
     try:
         return MOVES[state, trigger]
     except KeyError:
@@ -61,8 +61,7 @@ ENDED_BY = {
     RunState.QUEUED: Trigger.AGAIN,
     RunState.CANCELLED: Trigger.CANCEL,
 }
-"""The trigger that leads to each state in which no attempt runs. A reopening has a trigger of its
-own."""
+"""Trigger that leads to each state in which no attempt runs. A reopening has its own trigger."""
 
 
 FREE = frozenset(
@@ -75,14 +74,17 @@ FREE = frozenset(
         OutcomeKind.WRITER_CONFLICT,
     }
 )
-"""Outcomes that say nothing about the task. They use up none of the allowed attempts."""
+"""Outcomes that say nothing about the task. They do not count toward the maximum number of
+attempts."""
 
 UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED, OutcomeKind.NEEDS_INPUT}
-"""Outcomes that use up no attempt: those in `FREE`, failed checks, which have their own limit
-(`verify_rounds`), and those that wait for a person's answer."""
+"""Outcomes that do not count toward the maximum number of attempts. They are the outcomes in
+`FREE`, failed checks (which have their own limit, `verify_rounds`), and outcomes that wait for an
+answer."""
 
 FREE_LIMIT = 20
-"""Number of free attempts in a row after which the run fails: waiting longer will not help."""
+"""Number of consecutive free attempts after which the run fails, because further waiting is
+unlikely to help."""
 
 BUDGET_IS_SPENT = "the budget is spent"
 BUDGET_MAY_BE_SPENT = "the budget may be spent"
@@ -119,7 +121,7 @@ AT_ONCE = frozenset(
     }
 )
 UNUSABLE = frozenset({OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
-"""Outcomes which say that the agent could not use the conversation."""
+"""Outcomes that show that the agent could not use the conversation."""
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 
 NOT_ON = (
@@ -139,37 +141,38 @@ _BACKOFF_S = {
 }
 _BACKOFF_CAP_S = 900.0
 _BY_SIGNAL = 128
-"""Lowest exit code that stands for a signal."""
+"""Lowest exit code that stands for an end by a signal."""
 FURTHEST_MS = 400 * 86_400_000
-"""Maximum time until the end of a usage limit, in ms from now. A later end comes from a wrong clock
-or a misread time, and is ignored."""
+"""Maximum time from now until the end of a usage limit, in ms. A later end is ignored, because it
+comes from a wrong clock or a misread time."""
 
 
 class Tally(Struct, frozen=True, kw_only=True):
-    """Counts over the attempts so far, including this one."""
+    """Counts over the run's attempts so far, including the one that has just ended."""
 
     counted: int
-    """Number of attempts that used up an allowed one."""
+    """Number of attempts that count toward the maximum number of attempts."""
     free: int
-    """Number of free attempts in a row, including this one."""
+    """Number of consecutive free attempts, including this one."""
     allowed: int
     spent_usd: float = 0.0
     reserve: Reserve = NO_RESERVE
-    """The possible cost of replies that were cut off, beyond `spent_usd`."""
+    """Possible cost of replies that were cut off, beyond `spent_usd`."""
     budget_usd: float = 0.0
     rounds: int = 0
     """Number of failed checks of the newest instructions, including this one."""
     rounds_allowed: int = 0
-    """Number of failed checks that may go back to the agent."""
+    """Maximum number of failed checks whose output is given back to the agent."""
     unbegun: bool = False
     """Whether this attempt was lost before its agent was started. Such an attempt is free, like the
     outcomes in `FREE`."""
     loop: str = ""
-    """A sentence if the newest attempts keep crashing without any result; otherwise empty."""
+    """Sentence on a crash loop, if the newest attempts keep crashing without any result; otherwise
+    empty."""
 
 
 def failed_by_itself(outcome: Outcome) -> bool:
-    """Return whether the agent ended with an error that its driver does not know."""
+    """Return whether the agent's program ended with an error that its driver does not recognize."""
     if outcome.kind is not OutcomeKind.FAILED or outcome.signal:
         return False
     return 0 < (outcome.code or 0) < _BY_SIGNAL
@@ -178,8 +181,8 @@ def failed_by_itself(outcome: Outcome) -> bool:
 def decide(
     outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5
 ) -> Decision:
-    """Return what follows an attempt. `now` is in ms; `jitter` in [0, 1) varies the delays by up to
-    a fifth in either direction."""
+    """Return the decision on what follows an attempt. `now` is in ms. `jitter` in [0, 1) varies the
+    delays by up to a fifth in either direction."""
     kind = outcome.kind
     if kind is OutcomeKind.SUCCEEDED:
         return Decision(state=RunState.SUCCEEDED)
@@ -213,8 +216,8 @@ def decide(
 
 
 def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
-    """Give a failed check back to the agent at once, up to the allowed number of rounds. After that
-    the run fails, with the evidence."""
+    """Return the decision after a failed check: a new attempt at once, up to the allowed number of
+    rounds. After that the run fails, with the evidence."""
     if tally.rounds <= tally.rounds_allowed:
         return Decision(state=RunState.QUEUED, run_after=now, reason=_say(outcome))
     gone_back = (
@@ -224,7 +227,8 @@ def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
 
 
 def _budget_is_over(tally: Tally) -> str:
-    """Return a sentence that says whether the budget is spent, or may be, and what to do."""
+    """Return a sentence if the budget is spent or may be spent, with advice; otherwise an empty
+    string."""
     left = tally.budget_usd - tally.spent_usd
     if left <= 0 or tally.reserve.usd < left:
         return NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
@@ -236,7 +240,7 @@ def _budget_is_over(tally: Tally) -> str:
 
 
 def is_about_budget(message: str) -> bool:
-    """Return whether the message of a condition says that the budget is spent, or may be."""
+    """Return whether a condition's message says that the budget is spent, or may be spent."""
     return message.startswith((BUDGET_IS_SPENT, BUDGET_MAY_BE_SPENT))
 
 
@@ -255,7 +259,7 @@ def _say(outcome: Outcome) -> str:
 
 
 def limit_end(outcome: Outcome, now: int) -> int | None:
-    """Return when a usage limit ends or ended; None if no believable time is known."""
+    """Return when a usage limit ends or ended, in ms; None if no plausible time is known."""
     if outcome.kind is OutcomeKind.RATE_LIMITED:
         until = outcome.until
     else:
@@ -266,16 +270,16 @@ def limit_end(outcome: Outcome, now: int) -> int | None:
 
 
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
-    """Return when the next attempt is due: at the end of the limit, at once, or after a growing
-    delay."""
+    """Return when the next attempt is due, in ms: at the end of the limit, at once, or after a
+    growing delay."""
     limited_until = limit_end(outcome, now)
     if limited_until is not None and limited_until > now:
         return limited_until
     if outcome.kind in AT_ONCE:
         return now
     tries = max(tally.free if outcome.kind in FREE or tally.unbegun else tally.counted, 1)
-    # The named end of the limit has passed, so the limit should be over. Retry soon, but not at
-    # once: if the time was wrong, all free attempts would be used up.
+    # The reported end of the limit has passed, so the limit should be over. The retry is soon but
+    # not at once: if the reported time was wrong, immediate retries would use up all free attempts.
     if limited_until is not None:
         base = 1.0
     else:

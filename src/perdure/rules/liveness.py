@@ -1,9 +1,9 @@
-"""Decides whether a run that is stored as running really is. Pure.
+"""Decides whether a run that is stored as running really is running. Pure.
 
-`host.process.probe` reads the facts, and every command and page asks this module. The stored state
-only says that an attempt was started. Its supervisor may have died since: killed, rebooted, cut
-off. A dead supervisor cannot store that it died, so liveness is never stored but derived on each
-query. `retry` and the worker pools act on the same facts.
+`host.process.probe` reads the facts, and every command and page calls this module. The stored state
+only says that an attempt was started. Since then its supervisor may have been killed, or its host
+restarted or disconnected. A dead supervisor cannot store that it died, so liveness is never stored
+but derived on each query. `retry` and the worker pools act on the same facts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class Signs(Struct, frozen=True, kw_only=True):
     """Whether the supervisor is alive; None if that cannot be seen from here (another host or
     container)."""
     agent: bool | None
-    """Whether the attempt's agent, its last turn or its check is alive; None if its files are on
-    another host."""
+    """Whether a process of the attempt is alive: its agent, its last turn or its check. None if the
+    process files are on another host."""
     lease_over: bool
-    """Whether the supervisor failed to renew the lease in time."""
+    """Whether the supervisor's lease has expired because it was not renewed in time."""
 
 
 def liveness(signs: Signs) -> Liveness:
-    """Return which processes are alive.
+    """Return which processes of the attempt are alive.
 
-    A supervisor that is seen to be alive counts even if its lease is late: it may be stopped or
-    slow. One that cannot be seen counts as long as its lease lasts. On another host, the shim ends
-    the agent before the lease is over.
+    A supervisor that is known to be alive counts even if its lease has expired: it may be stopped
+    or slow. If it is unknown whether the supervisor is alive, it counts until its lease expires. On
+    another host, the shim ends the agent before the lease expires.
     """
     if signs.supervisor or (signs.supervisor is None and not signs.lease_over):
         return Liveness.ATTENDED
@@ -41,8 +41,8 @@ def liveness(signs: Signs) -> Liveness:
 
 
 def advice(name: str, found: Liveness) -> str:
-    """Return a sentence about a run without supervisor, with the next command; empty if the run has
-    a supervisor."""
+    """Return a sentence about a run without a supervisor, with the next command; empty if the run
+    has a supervisor."""
     match found:
         case Liveness.INTERRUPTED:
             return f"{name} was interrupted: perdure retry {name} continues where it stopped"

@@ -1,5 +1,5 @@
-"""Formats a record of the journal as a line for people: `perdure logs`, the live progress and the
-dashboard show it. Pure."""
+"""Formats a record of the journal as a line for people. `perdure logs`, the live progress and the
+dashboard show such lines. Pure."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ from perdure.rules.messages import GIVEN
 from perdure.rules.text import clean, clock, one_line, receipt_words, soon, tokens
 
 SOON_MS = 2000
-"""Delay of a retry, in ms, up to which no time of day is shown."""
+"""Maximum delay of a retry that is shown without a time of day, in ms."""
 
 
 def line_of(record: Record) -> str:
-    """Return a record as one line (or several, for the agent's text); empty if people need not see
-    the record."""
+    """Return a record as one line (or several, for the agent's text). Empty if the record is of no
+    interest to people."""
     match record.event:
         case AttemptStarted(continuation=asked):
             what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
@@ -293,7 +293,7 @@ def line_of(record: Record) -> str:
         case RunFinished(state=state, reason=reason):
             why = reason.removeprefix(
                 f"{state}: "
-            )  # a failed attempt leaves a failed run: say it once
+            )  # A failed attempt ends in a failed run, so the state is shown only once.
             if why:
                 return f"{state}: {one_line(why, 200)}"
             return str(state)

@@ -1,9 +1,9 @@
-"""Messages that a person tells a running attempt: which ones its turn may take, their words for the
-agent, and what is known of each. Pure.
+"""Decides about messages that a person sends to a running attempt: which messages its turn may
+take, how they are worded for the agent, and whether each was delivered. Pure.
 
 A message is a version of the run's instructions. `perdure.engine.attempt.messages` puts it where
-the agent's CLI finds it. If the running turn does not take it, it is given like any other new
-instructions: in the prompt of the next attempt.
+the agent's CLI finds it. If the running turn does not take the message, the next attempt's prompt
+contains it, like any other new instructions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from perdure.model.events import MessageDelivered, MessageReceived, Record
 from perdure.model.messages import MessageState
 
 LONGEST = 64 * 1024
-"""Maximum length of a message, in bytes of UTF-8. `perdure update` takes longer instructions."""
+"""Maximum length of a message, in bytes of UTF-8. `perdure update` accepts longer instructions."""
 INTO_TURN = 8_000
-"""Maximum length of the messages that a turn takes at once, in UTF-16 units. Claude Code 2.1.329
-replaces the output of a hook with the name of a file if it has more than 10,000."""
+"""Maximum total length of the messages that a turn takes at once, in UTF-16 units. If the output of
+a hook has more than 10,000, Claude Code 2.1.329 replaces it with the name of a file."""
 
 
 def length(text: str) -> int:
@@ -29,9 +29,9 @@ def length(text: str) -> int:
 
 
 def pending(contexts: Iterable[Context], known: int) -> tuple[Context, ...]:
-    """Return the messages that follow the version `known` without a gap, oldest first, as far as a
-    turn can take them. Other new instructions, and a message that is too long, wait for the next
-    attempt, and so does everything after them."""
+    """Return the messages that a turn can take now, oldest first: those that follow the version
+    `known` without a gap. The result ends before the first version that is not a message or is too
+    long. That version and all later ones wait for the next attempt."""
     found: list[Context] = []
     room = INTO_TURN
     for each in sorted(contexts, key=lambda context: context.version):
@@ -45,8 +45,8 @@ def pending(contexts: Iterable[Context], known: int) -> tuple[Context, ...]:
 
 
 def words(context: Context) -> str:
-    """Return a message in the form in which a running turn gets it. The number makes it different
-    from every other message of the run."""
+    """Return a message as the text that a running turn gets. It includes the version number, which
+    makes it different from every other message of the run."""
     return (
         f"The user sent a new message while you were working (message {context.version}):\n"
         f"{context.text}\n\nAddress it as you continue this turn."
@@ -54,8 +54,8 @@ def words(context: Context) -> str:
 
 
 def newest_in(contexts: Iterable[Context], known: int, texts: Sequence[str]) -> int:
-    """Return the newest version that the conversation has, if it had `known` before. `texts`: what
-    came into its turns from hooks."""
+    """Return the newest version that the conversation contains, if it contained `known` before.
+    `texts`: texts that hooks added to its turns."""
     for each in sorted(contexts, key=lambda context: context.version):
         if each.version <= known:
             continue
@@ -66,7 +66,7 @@ def newest_in(contexts: Iterable[Context], known: int, texts: Sequence[str]) -> 
 
 
 def states(contexts: Iterable[Context], records: Iterable[Record]) -> tuple[MessageState, ...]:
-    """Return what is known of each message of a run, oldest first."""
+    """Return the delivery state of each message of a run, oldest first."""
     found = {
         each.version: MessageState(version=each.version, text=each.text, told=each.at)
         for each in contexts
@@ -94,11 +94,11 @@ GIVEN = {
     "boundary": "given at the end of the running turn, which went on",
     "prompt": "given with the prompt of the next attempt",
 }
-"""How a message was given to the agent, by `MessageState.how`."""
+"""Words for the way in which a message reached the agent, by `MessageState.how`."""
 
 
 def described(state: MessageState) -> str:
-    """Return in words how far a message has come."""
+    """Return the delivery state of a message in words."""
     if not state.delivered and not state.received:
         return "told; the agent does not have it yet"
     given = f"{GIVEN.get(state.how, 'given')} (attempt {state.attempt})"

@@ -1,4 +1,5 @@
-"""Decides who is notified of which events: turns lines of the audit trail into notices. Pure."""
+"""Decides which channels are notified of which events, and writes the notices, from lines of the
+audit trail. Pure."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
 
 LONG_MS = 5 * 60_000
-"""Shortest wait of a run that is reported as waiting, in ms."""
+"""Minimum wait of a queued run that is reported to people, in ms."""
 KINDS = ("run_finished", "run_queued", "person_needed")
-"""Kinds of audit lines that people may be notified of."""
+"""Kinds of audit lines that may become notices."""
 WORDS = {
     NoticeEvent.NEEDS_YOU: "needs you",
     NoticeEvent.OVER_BUDGET: "is over its budget",
@@ -37,8 +38,8 @@ WORDS = {
 
 
 def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | None:
-    """Return the event that a line of the trail reports to people; None if it need not be reported.
-    `event`: the journal record of the line, `run`: the run as it is now."""
+    """Return the event that a line of the audit trail reports to people; None if it need not be
+    reported. `event`: the journal record of the line; `run`: the run's current state."""
     asks = any(each.type in ASKING for each in run.conditions)
     if kind == "person_needed":
         if asks:
@@ -48,7 +49,7 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
         if event.state == RunState.SUCCEEDED:
             return NoticeEvent.DONE
         if event.state != RunState.FAILED:
-            return None  # Somebody stopped the run, and therefore knows.
+            return None  # A person stopped the run and knows about it.
         if event.reason.startswith(OutcomeKind.BUDGET_SPENT):
             return NoticeEvent.OVER_BUDGET
         if asks:
@@ -64,7 +65,8 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
 
 
 def waits_long(event: AnyEvent | None, at: int) -> bool:
-    """Return whether a run that was queued at a time waits long enough to be reported."""
+    """Return whether a run that was queued at the time `at` has to wait long enough to be reported.
+    """
     return isinstance(event, RunQueued) and event.run_after - at >= LONG_MS
 
 
@@ -78,14 +80,14 @@ def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
 
 
 def id_of(store: str, channel: str, line: int) -> str:
-    """Return the id of the notice about an audit line to a channel. It depends only on that line
-    and that channel, so a notice that is made twice counts once."""
+    """Return the id of the notice about an audit line to a channel. It depends only on the line and
+    the channel, so a notice that is created twice is stored once."""
     digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
     return f"ntc_{digest[:32]}"
 
 
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
-    """Return one clean line: the need for a person, or the reason why the run ended or waits."""
+    """Return one clean line: what a person has to do, or why the run ended or waits."""
     asked = [each.message for each in run.conditions if each.type in ASKING]
     if isinstance(event, RunFinished | RunQueued):
         reason = event.reason
@@ -124,14 +126,14 @@ def body_of(
 
 
 def subject_of(notice: Notice, body: NoticeBody) -> str:
-    """Return the first line of a message: the run's title, its worker, and the event."""
+    """Return the subject of a notice: the run's title, its role or agent, and the event."""
     run = body.data.run
     who = worker_of(run.role, run.agent)
     return one_line(f"{run.title or run.name}: {who} {WORDS[notice.event]}", 200)
 
 
 def text_of(notice: Notice, body: NoticeBody) -> str:
-    """Return the message for people, without markup."""
+    """Return the text of a notice for people, without markup."""
     run = body.data.run
     until = ""
     if body.data.until:
@@ -150,7 +152,7 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
 
 
 def _links_of(answer: NoticeAnswer) -> list[str]:
-    """Return the lines about a call that can be answered by a link."""
+    """Return the lines about a call, with the links that allow or refuse it."""
     lines = [f"The agent wants to call {answer.tool}: {answer.call}"]
     lines += [f"Allow it once: {answer.allow}"] if answer.allow else []
     return [*lines, f"Refuse it: {answer.deny}"]
@@ -172,7 +174,8 @@ def due_at(channel: Channel, now: datetime) -> datetime:
 
 
 def _within(clock: time, first: time, last: time) -> bool:
-    """Return whether a time of day is in a span, which may cross midnight."""
+    """Return whether a time of day is between `first` and `last`, which may be on different sides
+    of midnight."""
     if first < last:
         return first <= clock < last
     return clock >= first or clock < last

@@ -1,5 +1,5 @@
-"""Checks what an OpenID Connect provider says of a person (OpenID Connect Core 1.0, 3.1.3.7), and
-decides what the person may do. Pure; the signature is checked by the caller."""
+"""Checks the claims of an OpenID Connect provider about a person (OpenID Connect Core 1.0,
+3.1.3.7), and decides what the person may do. Pure; the caller checks the signature."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from perdure.model.openid import OpenIdProvider, OpenIdRule
 from perdure.rules.text import one_line
 
 SKEW_S = 60
-"""Maximum difference of the clocks, in seconds."""
+"""Maximum difference between the clocks of provider and server, in seconds."""
 NAME_MOST = 150
 ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "Ed25519"),
 )
-"""The accepted signatures. `none` is no signature, and those of HS... are made with a secret that
-also the client has, or could be tricked into having: the public key."""
+"""The accepted signature algorithms. `none` is no signature. The HS... algorithms use a secret that
+the client (perdure) shares with the provider. An attacker could also make the client use the
+provider's public key as that secret."""
 
 
 def claims_problem(
     claims: Mapping[str, Any], provider: OpenIdProvider, nonce: str, now_s: float
 ) -> str:
-    """Return why an ID token is not for this sign-in, as a clause; empty if it is."""
+    """Return why an ID token is not valid for this sign-in, as a clause; empty if it is valid."""
     audience = claims.get("aud")
     several = [audience] if isinstance(audience, str) else audience
     party = claims.get("azp", "")
@@ -64,15 +65,16 @@ def person_of(claims: Mapping[str, Any]) -> str:
 
 
 def verified_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the claims without an e-mail address that the provider has not verified: anybody
-    could enter somebody else's."""
+    """Return the claims. An e-mail address that the provider has not verified is left out, because
+    anybody could have entered somebody else's address."""
     if claims.get("email_verified") is True:
         return claims
     return {name: value for name, value in claims.items() if name != "email"}
 
 
 def rule_for(claims: Mapping[str, Any], provider: OpenIdProvider) -> OpenIdRule | None:
-    """Return the first rule that fits a person; None if the person may not sign in."""
+    """Return the first rule that matches the claims about a person; None if the person may not sign
+    in."""
     known = verified_claims(claims)
     return next((rule for rule in provider.rules if _fits(rule, known.get(rule.claim))), None)
 

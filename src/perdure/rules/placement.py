@@ -1,5 +1,5 @@
-"""Decides which task files belong in the workdir, which of them the journal says are there, and
-what to do with each. Pure.
+"""Decides which task files belong in the workdir, which of them were already placed according to
+the journal, and what to do with each. Pure.
 
 `task_files` calls this before it writes; `report` and the prompt show the result. A file's content
 is identified by its mark: the SHA-256, followed by `+x` if the file is executable. The mark is
@@ -31,7 +31,7 @@ CHANGED_MEANWHILE = "it changed while the files were written, and was left as it
 
 
 class ExpectedFile(Struct, frozen=True):
-    """The newest given version of a task file."""
+    """The newest version of a task file that a person gave."""
 
     file: TaskFile
     version: int
@@ -39,19 +39,20 @@ class ExpectedFile(Struct, frozen=True):
 
 
 class Placement(Struct, frozen=True, kw_only=True):
-    """The files in the workdir according to the journal. `version` is the newest version whose
-    files are all there."""
+    """The task files in the workdir according to the journal. `version` is the newest version whose
+    files are all in place."""
 
     version: int = 0
     marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Marks of the files as last given, by name, regardless of the agent's changes."""
+    """Marks of the files as the person last gave them, by name. Changes by the agent do not count.
+    """
     unfinished: tuple[FileChange, ...] = ()
-    """Planned changes, which may be done or not."""
+    """Planned changes that the journal does not report as done."""
     planned: int = 0
     """The version that `unfinished` belongs to."""
 
     def finished(self) -> Placement:
-        """Return the placement after all planned changes are done."""
+        """Return the placement that results when all planned changes are done."""
         marks = dict(self.marks)
         for change in self.unfinished:
             if change.action is FileAction.DROPPED:
@@ -76,7 +77,8 @@ def digest_of(mark: str) -> str:
 
 
 def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
-    """Return all task files according to the instructions, given oldest first."""
+    """Return the task files that the instructions require, by name. `contexts` are the
+    instructions, oldest first."""
     found: dict[str, ExpectedFile] = {}
     for context in contexts:
         if context.given.whole:
@@ -89,7 +91,7 @@ def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
 
 
 def newest(contexts: Sequence[Context]) -> int:
-    """Return the newest version that came with files; 0 if none did."""
+    """Return the newest version of the instructions that came with files; 0 if none did."""
     return max(
         (context.version for context in contexts if context.given.files or context.given.whole),
         default=0,
@@ -97,8 +99,8 @@ def newest(contexts: Sequence[Context]) -> int:
 
 
 def placement_of(records: Sequence[Record]) -> Placement:
-    """Return the placement according to the whole journal. A workdir that was restored from a
-    checkpoint, or imported with one, has the files that it had at that checkpoint."""
+    """Return the placement according to the whole journal. After a restore from a checkpoint, or an
+    import, it is the placement at the time of that checkpoint."""
     now, then = Placement(), dict[int, Placement]()
     for record in records:
         match record.event:
@@ -117,8 +119,7 @@ def placement_of(records: Sequence[Record]) -> Placement:
 
 
 def planned_since(records: Sequence[Record]) -> frozenset[str]:
-    """Return the names of the files that perdure may have written since the newest checkpoint in
-    the journal."""
+    """Return the names of the files that perdure may have written since the newest checkpoint."""
     names: set[str] = set()
     for record in records:
         if isinstance(record.event, CheckpointTaken | CheckpointRestored):
@@ -129,7 +130,8 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
-    """Yield the actions on each file, with the attempt in which they were planned, oldest first."""
+    """Yield the change of each file, with the number of the attempt that planned it, oldest first.
+    """
     left = set()
     for record in records:
         if isinstance(record.event, FilesPlaced):
@@ -147,9 +149,12 @@ def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
 
 
 def action(asked: ExpectedFile, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
-    """Return the action for a file; None if the given content did not change. `MERGED` means that a
-    merge has to be tried. `base`: the mark of the version given before; `there`: the mark in the
-    workdir; `fresh`: the workdir was newly made."""
+    """Return the action for a file; None if the person's version did not change. `MERGED` means
+    that a merge has to be tried.
+
+    `base`: the mark of the version that the person gave before. `there`: the mark of the file in
+    the workdir. `fresh`: whether the workdir was newly made.
+    """
     given = mark(asked.file)
     if base == given and not (fresh and not there):
         return None

@@ -4,8 +4,8 @@ called by `attempt`.
 A model's service keeps the part of a conversation that it has read for minutes or an hour (the
 *prompt cache*). A conversation that was idle for longer has to be read again, at the price of a
 cache write. The first request after that is its most expensive one, and costs more the longer the
-conversation is. The other ways cost something too: compacting reads everything once more, and a new
-conversation has to read again what the old one knew.
+conversation is. The other ways cost something too. Compacting reads everything once more. A new
+conversation has to read again the files that the old one had read.
 
 `ways` estimates all three over the usual number of requests of an attempt, and `choose` picks one
 by the user's policy. The dollars are estimates from list prices and the assumptions below. They are
@@ -26,24 +26,24 @@ from perdure.rules.text import tokens
 
 
 class Price(Struct, frozen=True):
-    """US dollars per million tokens: for input, for cached input, for input written to the cache
-    for 5 minutes, and for output."""
+    """Price in US dollars per million tokens: for input, for cached input, for input written to the
+    cache for 5 minutes, and for output."""
 
     input: float
     cached: float
     write: float
     output: float
     write_1h: float = 0.0
-    """Price of input written to the cache for an hour, where the service offers that; 0: same as
-    `write`."""
+    """Price of input written to the cache for an hour, where the service offers that; 0 means the
+    same as `write`."""
 
 
 PRICES: tuple[tuple[str, Price], ...] = (
     # Anthropic's price list, platform.claude.com/docs/en/about-claude/pricing, read 2026-11-21.
     ("*claude-fable-5-1*", Price(10, 0.25, 12.5, 50, 20)),
     ("*claude-fable-5*", Price(10, 1, 12.5, 50, 20)),
-    # From the price list in Claude Code 2.1.329, measured on 2026-11-22; cache writes by the ratio
-    # of all other models.
+    # From the price list in Claude Code 2.1.329, measured on 2026-11-22. The prices of cache writes
+    # are computed: their ratio to the input price is assumed to be that of all other models.
     ("*claude-opus-5-5*", Price(4, 0.2, 5, 20, 8)),
     ("*claude-sonnet-5-5*", Price(2, 0.1, 2.5, 10, 4)),
     ("*claude-sonnet-5", Price(2, 0.2, 2.5, 10, 4)),
@@ -62,27 +62,29 @@ PRICES: tuple[tuple[str, Price], ...] = (
     ("gpt-5.3-codex", Price(1.75, 0.175, 1.75, 14)),
     ("gpt-5.2*", Price(1.75, 0.175, 1.75, 14)),
 )
-"""Prices by pattern of a model's name; the first match counts. A model without a match has no
-price, and nothing is decided by its cost."""
+"""Prices by pattern of a model's name; the first match counts. For a model without a match, the
+cost decides nothing."""
 
 HOUR_S, FIVE_MINUTES_S, TEN_MINUTES_S = 3600.0, 300.0, 600.0
 
 REQUESTS = 10
 """Assumed number of requests to the model in an attempt."""
 PROGRAM = 15_000
-"""Assumed tokens of an agent's own instructions and tools, which precede every conversation."""
+"""Assumed size of an agent's own instructions and tools, in tokens. They precede every
+conversation."""
 FIRST_REQUEST = 20_000
-"""Assumed tokens of the first request of a conversation, without its prompt."""
+"""Assumed size of a conversation's first request without its prompt, in tokens."""
 REPLY = 3_000
-"""Assumed tokens of a long reply, and of a reply that was cut off if no other is known."""
+"""Assumed size of a long reply, in tokens. Also assumed for a reply that was cut off, if nothing
+else is known."""
 SUMMARY = 4_000
-"""Assumed tokens of a conversation after it was compacted."""
+"""Assumed size of a conversation after it was compacted, in tokens."""
 BRIEF = 3_000
 READ_AGAIN = 4
-"""Assumed share of the old conversation that a new one reads again: one part in this many."""
+"""Divisor for the assumed part of the old conversation that a new one reads again: a quarter."""
 WORTH = 0.8
-"""Maximum cost of another way, as a fraction of the cost of resuming. The estimates are rough, and
-continuity has a value of its own."""
+"""Maximum cost of another way than resuming, as a fraction of the cost of resuming. It is below 1,
+because the estimates are rough and continuity has a value of its own."""
 
 
 class Way(StrEnum):
@@ -95,10 +97,10 @@ class Way(StrEnum):
 
 
 class PromptCache(Struct, frozen=True, kw_only=True):
-    """The prompt cache of a conversation when an attempt is about to start."""
+    """The state of a conversation's prompt cache when an attempt is about to start."""
 
     tokens: int
-    """Tokens of the newest request."""
+    """Size of the newest request, in tokens."""
     idle_s: float
     """Time since the conversation was last used, in seconds."""
     lifetime_s: float
@@ -109,7 +111,7 @@ class PromptCache(Struct, frozen=True, kw_only=True):
 
 
 class PricedChoice(Struct, frozen=True, kw_only=True):
-    """The chosen way to go on, and the cost of each way over the attempt, in dollars."""
+    """The chosen way to continue, and the cost of each way over the attempt, in US dollars."""
 
     way: Way
     usd: tuple[tuple[str, float], ...] = ()
@@ -118,7 +120,7 @@ class PricedChoice(Struct, frozen=True, kw_only=True):
 
 @cache
 def price_of(model: str) -> Price | None:
-    """Return the list price of a model, by its service's name for it; None if unknown."""
+    """Return the list price of a model by the name that its service uses; None if unknown."""
     name = model.lower()
     # Compiling a pattern takes a millisecond, so patterns that cannot match are skipped first.
     return next(
@@ -132,8 +134,8 @@ def price_of(model: str) -> Price | None:
 
 
 def cost(usage: Usage, price: Price, hour: int = 0) -> float:
-    """Return the list price of the tokens, in dollars. `hour`: the part of the cache writes that is
-    kept for an hour."""
+    """Return the list price of the tokens, in US dollars. `hour`: the number of cache-write tokens
+    that are kept for an hour."""
     plain = max(0, usage.input - usage.cached - usage.cache_write)
     longer = min(hour, usage.cache_write) * max(0.0, price.write_1h - price.write)
     dollars = (
@@ -146,8 +148,8 @@ def cost(usage: Usage, price: Price, hour: int = 0) -> float:
 
 
 def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
-    """Return the usage with an estimated cost from the list price; unchanged if the agent reported
-    dollars or the model has no price."""
+    """Return the usage with an estimated cost from the list price. It is returned unchanged if the
+    agent reported dollars or the model has no list price."""
     price = None if usage.cost_usd else price_of(model)
     if price is None or not (usage.input or usage.output):
         return usage
@@ -156,12 +158,12 @@ def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
 
 def lifetime_s(agent: str, *, hour: bool) -> float:
     """Return how long a service keeps the part of a conversation that it has read, in seconds after
-    its last use. `hour`: the longer of Anthropic's two times is paid for.
+    its last use. `hour`: whether the longer of Anthropic's two times is paid for.
 
     Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
     Claude Code asks for an hour with a subscription, and with a key if ENABLE_PROMPT_CACHING_1H is
     set (anthropics/claude-code#49139). OpenAI: 5 to 10 minutes
-    (platform.openai.com/docs/guides/prompt-caching). Others are unknown: 5 minutes are assumed.
+    (platform.openai.com/docs/guides/prompt-caching). For other services, 5 minutes are assumed.
     """
     if agent == "claude" and hour:
         return HOUR_S
@@ -171,8 +173,8 @@ def lifetime_s(agent: str, *, hour: bool) -> float:
 
 
 def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
-    """Return the cost of each way over an attempt, in dollars: its input, and the output of the
-    summary. All other output is ignored."""
+    """Return the cost of each way over an attempt, in US dollars. It includes the input, and the
+    output of the summary; all other output is ignored."""
     if cache.lifetime_s >= HOUR_S:
         write = price.write_1h or price.write
     else:
@@ -203,8 +205,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """Return the way to continue that the user's policy selects. By default, while the cache is
-    warm, and if the price is unknown, the conversation continues unchanged."""
+    """Return the way to continue that the user's policy selects. The conversation continues
+    unchanged by default, while the cache is warm, and if the price is unknown."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

@@ -1,7 +1,7 @@
-"""Decides from the evidence whether a conversation really went on. Pure.
+"""Decides from the evidence whether an attempt really continued the known conversation. Pure.
 
 `attempt` gathers the evidence (`perdure.agents.transcripts`, the driver's events) and calls `judge`
-once an attempt. Nothing is inferred from an exit code, from age, or from "not found". The verdict
+once per attempt. Nothing is inferred from an exit code, from age, or from "not found". The verdict
 `native` is given only when all evidence that could contradict it was checked. `broken` is never a
 success.
 """
@@ -22,7 +22,7 @@ from perdure.model import (
 )
 
 EDITS = 20
-"""Maximum number of edits of a repaired transcript in the receipt itself."""
+"""Maximum number of a repaired transcript's edits that the receipt lists."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
 REFUSED = "the agent ended before its first turn, because it could not use the conversation"
@@ -30,8 +30,8 @@ UNANSWERED = "the agent ended before it answered: whether it had asked the model
 
 
 def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
-    """Return the receipt of one attempt. None if it ended before the conversation could be touched,
-    so that nothing is claimed."""
+    """Return the receipt of one attempt. None if the attempt ended before it could touch the
+    conversation; then nothing is claimed."""
     if continuation.kind in (Start.WAIT, Start.REFUSE):
         return None
     if continuation.kind in (Start.FRESH, Start.REBUILD):
@@ -70,21 +70,22 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
             return Verdict.REPAIRED
         return Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
-        # An agent that is killed may not have saved its newest items. If the prompt quotes all of
-        # them and none is missing from the history that the model had been shown, nothing is lost.
+        # An agent that is killed may not have saved its newest items. Nothing is lost if the prompt
+        # quotes all of them, and if no other item is missing from what the model was shown.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         if not own or shown.told != shown.unrecorded:
             return Verdict.REPAIRED
     if shown.damaged:
         return Verdict.REPAIRED
-    # A relation names only the worst difference: a conversation can have both gaps and a summary.
+    # `relation` names only the worst difference, but a conversation can have both gaps and a
+    # summary.
     if shown.condensed:
         return Verdict.COMPACTED
     return Verdict.NATIVE
 
 
 def _gaps(shown: Shown | None) -> list[str]:
-    """Return sentences that say how much of the known conversation the model was not shown."""
+    """Return sentences on the part of the known conversation that the model was not shown."""
     if shown is None:
         return []
     if shown.relation is Relation.WHOLE:
@@ -119,9 +120,9 @@ def _damage(shown: Shown) -> list[str]:
 
 
 def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
-    """Return the receipt of a new conversation. It claims nothing about an earlier one. It is
-    `broken` only if the agent opened another conversation than the one asked for, or somebody else
-    wrote into it."""
+    """Return the receipt of a new conversation. It claims nothing about an earlier conversation.
+    The verdict is `broken` only if the agent opened another conversation than requested, or if
+    somebody else wrote into it."""
     if continuation.kind is Start.REBUILD:
         verdict = Verdict.REBUILT
     else:
@@ -150,8 +151,8 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _without_transcripts(continuation: Continuation, evidence: Evidence) -> Receipt:
-    """Judge a conversation whose transcript cannot be read: by its id, and by the agent's replay of
-    it."""
+    """Return the receipt of a conversation whose transcript cannot be read. It is judged by its id,
+    and by the items that the agent replayed from it."""
     if _other_id(evidence):
         return _receipt(
             Verdict.BROKEN,
@@ -178,10 +179,10 @@ def _without_transcripts(continuation: Continuation, evidence: Evidence) -> Rece
 
 
 def _touched(continuation: Continuation, evidence: Evidence) -> bool:
-    """Return whether the attempt touched a conversation: the prompt or an answer was added to one,
-    or its history changed meanwhile."""
+    """Return whether the attempt touched a conversation. Either the prompt or an answer was added
+    to it, or its history changed meanwhile."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
-    # A refused prompt was saved in the conversation.
+    # Even a refused prompt was saved in the conversation.
     entered = entered or evidence.refused
     if continuation.kind is Start.FORK:
         return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
@@ -194,7 +195,8 @@ def _other_id(evidence: Evidence) -> bool:
 
 
 def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
-    """Return everything that contradicts the claim that the conversation went on."""
+    """Return sentences on the evidence that contradicts the claim that the conversation continued.
+    """
     forked = continuation.kind is Start.FORK
     found = [REFUSED] if evidence.refused else []
     if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
@@ -280,7 +282,8 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
 
 
 def _put_back(continuation: Continuation, evidence: Evidence) -> str:
-    """Return why perdure's own copy was put back, and whether it was complete."""
+    """Return a sentence that says why perdure's own copy was restored, and whether it was complete.
+    """
     why = {
         Standing.ABSENT: "the transcript was missing",
         Standing.CHANGED: "the transcript was not what perdure had recorded",
@@ -307,8 +310,8 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
 
 
 def _mends(continuation: Continuation) -> list[str]:
-    """Return the first edits of a repaired transcript (the journal has all of them), or the
-    checkpoint that was put back."""
+    """Return sentences on the first edits of a repaired transcript (the journal has all of them),
+    or on the checkpoint that was restored."""
     if continuation.rung is Rung.CHECKPOINT:
         return [
             f"the conversation of checkpoint {continuation.checkpoint} was restored: its newest "

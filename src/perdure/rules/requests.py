@@ -1,6 +1,6 @@
 """Decides which of an agent's calls become requests to a person, and what follows an answer. Pure.
 
-`engine.attempt.requests` calls it at the end of an attempt and before the next one starts.
+`engine.attempt.requests` calls this module at the end of an attempt and before the next one starts.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from perdure.rules.text import visible
 WAITING = "needs_input"
 """Type of the condition of a run that waits for answers."""
 ASKING = frozenset({"needs_person", WAITING})
-"""Types of the conditions that only a person can resolve."""
+"""Types of conditions that only a person can resolve."""
 MOST_AT_ONCE = 20
 """Maximum number of requests of one attempt."""
 MOST_OF_RUN = 100
-"""Maximum number of requests of a run. After that its attempts end as they do without requests."""
+"""Maximum number of requests of a run. Once it is reached, a denied call no longer becomes a
+request."""
 SHOWN = 16_000
-"""Maximum number of characters of a call's arguments that are kept to be shown."""
+"""Maximum number of characters of a call's arguments that are stored for display."""
 WORDS = 8_000
 """Maximum number of characters of an answer."""
 ID_LETTERS = "bcdfghjkmnpqrstvwxz"
-"""Letters of short ids. They have no vowel, so no word of a sentence is taken for an id."""
+"""Letters of short ids. There are no vowels, so that no word of a sentence looks like an id."""
 ID_LENGTH = 12
-"""Number of letters of a short id. There are 2 * 10^15 ids, so an agent cannot find two calls with
-the same one."""
+"""Number of letters of a short id. There are 2 * 10^15 ids, so an agent cannot construct two calls
+with the same id."""
 ON_FORGE = 2_500
 """Maximum number of characters of a call that a comment on a forge shows. A longer call cannot be
-allowed by a comment, because nobody has seen it there."""
+allowed by a comment, because the comment does not show all of it."""
 QUESTION = "AskUserQuestion"
 
 NOBODY = "Nobody answered in time, so the call is refused."
@@ -47,15 +48,15 @@ SPENT = (
 
 
 def digest(tool: str, given: Any) -> str:
-    """Return the digest by which a call is recognized: of its tool and its arguments, whatever the
-    order of their names. `agents/claude/hook.py` computes the same."""
+    """Return the SHA-256 that identifies a call: of its tool and its arguments, in any order of the
+    arguments. `agents/claude/hook.py` computes the same digest."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def short_id(request: AgentRequest) -> str:
-    """Return the letters by which a comment on a forge names the request. They also depend on the
-    call, so an answer never applies to another call than the one that the person saw."""
+    """Return the short id by which a comment on a forge names the request. The id also depends on
+    the call, so an answer never applies to a call that the person did not see."""
     cause = f"{request.run}\n{request.number}\n{request.sha256}"
     value = int.from_bytes(hashlib.sha256(cause.encode()).digest()[:8])
     letters = []
@@ -75,9 +76,9 @@ def requests_of(
     lasts_ms: int,
     spent: frozenset[int] = frozenset(),
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests that an attempt ends with. A call that a person has already allowed or
-    refused is left out: it was not a missing answer that stopped the call. `spent`: requests whose
-    approval has let a call run; the next such call needs a new request."""
+    """Return the requests with which an attempt ends. A call that a person has already allowed or
+    refused is left out, because the lack of an answer did not stop it. `spent`: requests whose
+    approval has already let a call run. The next such call needs a new request."""
     decided = {
         each.sha256
         for each in earlier
@@ -115,7 +116,7 @@ def requests_of(
 
 
 def detail(request: AgentRequest) -> str:
-    """Return the detail for the outcome of an attempt that ended with this call."""
+    """Return the `detail` of the outcome of an attempt that ended with this request."""
     asked = questions(request)
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
@@ -129,7 +130,7 @@ def detail(request: AgentRequest) -> str:
 
 
 def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the offered answers of one question."""
+    """Return the answers that one question offers."""
     options = question.get("options")
     if isinstance(options, list):
         return [each for each in options if isinstance(each, dict)]
@@ -137,9 +138,9 @@ def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
-    """Return the decision after an attempt that ended with requests: the run waits until the
-    open ones expire. It is due earlier when a person answers them, or if saved rules have
-    answered all."""
+    """Return the decision after an attempt that ended with requests: the run waits until the first
+    open request expires. The run continues earlier when a person answers. If saved rules have
+    answered all requests, it continues at once."""
     requests = [each for each in requests if each.state is RequestState.OPEN]
     if not requests:
         reason = "saved rules answered what the agent asked"
@@ -161,7 +162,7 @@ def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: 
 
 
 def expired(request: AgentRequest, now: int) -> AgentRequest:
-    """Return the request. If it expired without an answer, it is returned as refused."""
+    """Return the request; if it has expired without an answer, as refused."""
     if request.state is not RequestState.OPEN or request.expires > now:
         return request
     return replace(
@@ -170,7 +171,7 @@ def expired(request: AgentRequest, now: int) -> AgentRequest:
 
 
 def late(request: AgentRequest) -> str:
-    """Return why a request that is not open takes no answer, as one sentence."""
+    """Return one sentence that says why a request that is not open cannot be answered."""
     if request.state is RequestState.ANSWERED:
         who = f" by {request.by}" if request.by else ""
         return f"Request {request.number} was answered already{who}: {request.answer}"
@@ -180,8 +181,8 @@ def late(request: AgentRequest) -> str:
 
 
 def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
-    """Return the questions of a request, as the agent gave them; empty for an approval, and for
-    one that is too long to be kept whole."""
+    """Return the questions of a request, as the agent asked them. Empty for an approval, and for a
+    request that was too long to be stored whole."""
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -193,7 +194,8 @@ def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
 
 
 def payload_lines(request: AgentRequest) -> list[str]:
-    """Return the arguments of the call, one on each line, with invisible characters named."""
+    """Return the arguments of the call, one on each line. Invisible characters are shown by name.
+    """
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -211,7 +213,7 @@ def payload_lines(request: AgentRequest) -> list[str]:
 
 
 def shown_lines(request: AgentRequest) -> list[str]:
-    """Return the lines that show what the agent asks, with invisible characters named."""
+    """Return the lines that show a request to a person. Invisible characters are shown by name."""
     asked = questions(request)
     if not asked:
         return [f"tool: {visible(request.tool)}", *payload_lines(request)]
@@ -224,15 +226,16 @@ def shown_lines(request: AgentRequest) -> list[str]:
 
 def is_shown_whole(request: AgentRequest, clean: Callable[[str], str]) -> bool:
     """Return whether a comment on a forge shows the whole call. `clean` removes text that looks
-    like a secret from a comment; a call with such text is not shown whole."""
+    like a secret; a call with such text is not shown whole."""
     text = "\n".join(shown_lines(request))
     whole = request.size == len(request.payload) and len(text) <= ON_FORGE
     return whole and clean(text) == text
 
 
 def answers_text(requests: Sequence[AgentRequest]) -> str:
-    """Return the part of the agent's next prompt that reports answers to calls that do not wait in
-    the conversation; empty if there are none."""
+    """Return the part of the agent's next prompt that reports the answers to requests; empty if
+    there are none. Calls that are parked in the conversation get their answers there, and are left
+    out."""
     lines = []
     for each in requests:
         if each.parked:
@@ -255,10 +258,10 @@ def answers_text(requests: Sequence[AgentRequest]) -> str:
 def undelivered_answers(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests whose answer the next attempt is given.
+    """Return the requests whose answers have to be passed to the next attempt.
 
-    `previous`: the newest attempt that has ended; `spent`: requests whose answer was used. An
-    answer that the previous attempt cannot have used is given again.
+    `previous`: number of the newest attempt that has ended. `spent`: requests whose approval was
+    used. An answer that the previous attempt did not use is passed again.
     """
     return tuple(
         _closed(each)
@@ -272,8 +275,8 @@ def undelivered_answers(
 def used_up(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
-    """Return the calls that still wait in the conversation although the newest attempt used their
-    approval. That attempt was killed before the calls had a result, and they must not run again."""
+    """Return the parked calls whose approval the newest attempt used. That attempt was killed
+    before the calls had a result. They may have run, so they must not run again."""
     return tuple(
         each
         for each in requests
@@ -282,13 +285,13 @@ def used_up(
 
 
 def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:
-    """Return whether the answer to a request was used up. Only an approval can be; the answer to a
-    question can be given again."""
+    """Return whether the answer to a request was used up. Only an approval can be used up; the
+    answer to a question can be passed again."""
     return request.number in spent and request.answer is AnswerKind.ALLOW
 
 
 def _closed(request: AgentRequest) -> AgentRequest:
-    """Return the request. One that was superseded is returned as refused, whatever was answered."""
+    """Return the request; if it was superseded, as refused, whatever the answer was."""
     if request.state is not RequestState.SUPERSEDED:
         return request
     return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}")

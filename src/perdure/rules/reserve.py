@@ -1,10 +1,11 @@
-"""Estimates what replies that were cut off may have cost beyond what was charged for them. Pure;
-called by `attempt.budget` and by `lifecycle`.
+"""Estimates how much more the replies that were cut off may have cost than was charged for them.
+Pure; called by `attempt.budget` and by `lifecycle`.
 
-A reply that an agent's end cut off is charged a best estimate, which is too low for some replies.
-What perdure reports stays that estimate. The decision to spend more of a budget also keeps a
-reserve, so that the real cost stays within the budget and one reply: every such reply is taken to
-have been long, and to have cost at least as much as the dearest reply whose figure is known.
+A reply that was cut off by the agent's end is charged a best estimate, which is too low for some
+replies. perdure reports that estimate. When perdure decides whether to spend more of a budget, it
+also subtracts a reserve. With it, the real cost exceeds the budget by at most one reply. The
+reserve assumes that every such reply was long, and cost at least as much as the most expensive
+reply with a known cost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from perdure.model import ReplyCosts
 
 
 class Reserve(Struct, frozen=True, kw_only=True):
-    """The possible cost of replies that were cut off, beyond their estimates, in dollars."""
+    """Possible cost of replies that were cut off, beyond their estimates, in US dollars."""
 
     replies: int = 0
     """Number of replies that may have cost more."""
@@ -32,8 +33,8 @@ NO_RESERVE = Reserve()
 
 
 def reserve(costs: Iterable[ReplyCosts], dearest: float = 0.0) -> Reserve:
-    """Return the reserve for the attempts with these costs. `dearest`: the cost of the dearest
-    reply since, in dollars."""
+    """Return the reserve for the attempts with these costs. `dearest`: the cost of the most
+    expensive reply after these attempts, in US dollars."""
     known = list(costs)
     dearest = max([dearest, *(each.dearest for each in known)])
     cut = chain.from_iterable(each.cut for each in known)
@@ -43,7 +44,8 @@ def reserve(costs: Iterable[ReplyCosts], dearest: float = 0.0) -> Reserve:
 
 
 def may_have_cost(kept: Reserve) -> str:
-    """Return half a sentence for people: how many replies, and how much more."""
+    """Return a clause for people: the number of replies that were cut off, and how much more they
+    may have cost."""
     if kept.replies == 1:
         replies = "1 reply that was cut off"
     else:

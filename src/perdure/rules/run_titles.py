@@ -1,9 +1,9 @@
-"""Names a run as people would: its title, its link and its role. Pure, and it imports little,
+"""Determines the title, the link and the role under which a run is shown. Pure. It imports little,
 because `perdure ls` uses it.
 
-A run that a forge started is titled after its issue or pull request. Its prompt begins with words
-of perdure's own, so it is never the title of such a run. Any other run has the first words of its
-prompt.
+The title of a run that a forge started is that of its issue or pull request. Its prompt begins with
+perdure's own words, so the prompt is never used as its title. The title of any other run is the
+first words of its prompt.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ LINK_MOST = 2000
 ROLE_MOST = 60
 _ADDRESS = r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+"
 _THING = r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)"
-"""Both patterns are compiled when they are needed: most runs come from no forge."""
+"""Pattern of the scope of a run that a forge started. It is compiled when it is first needed,
+because most runs come from no forge."""
 FORGE_KEY = "delivery:"
-"""Beginning of the key of a run that a forge started."""
+"""Beginning of the idempotency key of a run that a forge started."""
 MARKED = "Text between <<<FORGE-"
-"""Beginning of the prompt of such a run, in every version."""
+"""Beginning of the prompt of a run that a forge started, the same in every version of perdure."""
 
 
 def title_of_thing(title: str, number: int, *, mark: str = "#", confidential: bool = False) -> str:
-    """Return the title of a run for an issue or a pull request: `#12 Fix the login page`. The title
-    of a confidential one is left out, because titles are sent to places that anybody may read."""
+    """Return the title of a run for an issue or a pull request: `#12 Fix the login page`. If the
+    issue is confidential, its title is left out, because titles are sent to places that anybody may
+    read."""
     words = "(confidential)" if confidential else title
     return one_line(f"{mark}{number} {words}", LONGEST)
 
 
 def link_to(address: str) -> str:
-    """Return the http(s) address of an issue or pull request, without the part that names a comment
-    in it; empty if the text is no such address."""
+    """Return the http(s) address of an issue or pull request, without the part that names a
+    comment; empty if the text is not such an address."""
     found = address.partition("#")[0]
     if len(found) <= LINK_MOST and re.fullmatch(_ADDRESS, found):
         return found
@@ -46,8 +48,8 @@ def link_to(address: str) -> str:
 
 
 def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
-    """Return the title that is shown for a run. `title` is the stored one; without it, a forge's
-    run is called after its issue, and any other by the first words of its prompt."""
+    """Return the title that is shown for a run. `title` is the stored title. Without it, a run that
+    a forge started is named by its issue, and any other run by the first words of its prompt."""
     if title:
         return one_line(title, LONGEST)
     if key.startswith(FORGE_KEY) or prompt.startswith(MARKED):
@@ -69,14 +71,15 @@ def title_of_run(run: TaskRun) -> str:
 
 
 def role_of_run(run: TaskRun) -> str:
-    """Return the name of the rule that a run works under; empty if it has none. Runs of older
-    versions have it only as a label."""
+    """Return the name of the rule that a run works under; empty if it has none. Runs that older
+    versions started have the role only as a label."""
     labels = run.spec.labels
     return run.spec.rule or (labels.get("agent", "") if "delivery" in labels else "")
 
 
 def worker_of(role: str, agent: str) -> str:
-    """Return who works on a run: `reviewer (claude)`, or only the agent if it has no role."""
+    """Return the role and agent of a run: `reviewer (claude)`, or only the agent if there is no
+    role."""
     name = one_line(role, ROLE_MOST)
     if name and name != agent:
         return f"{name} ({agent})"

@@ -1,8 +1,8 @@
-"""Checks a task's specification when it arrives: from the library, the API, a plan file, a forge or
-a TaskRun. Pure.
+"""Checks a task's specification when it is received from the library, the API, a plan file, a forge
+or a TaskRun. Pure.
 
-Python does not enforce the types of `TaskSpec`. Without this check a wrong type would only be found
-when the stored run is read.
+Python does not enforce the types of `TaskSpec`. Without this check a wrong type would only be
+detected when the stored run is read.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _WORDS: Mapping[Any, str] = {
 
 
 def check(spec: TaskSpec) -> TaskSpec:
-    """Return the task with every field converted to its type: a path becomes text, a list a tuple,
-    a word a choice.
+    """Return the task with every field converted to its type: a path to text, a list to a tuple, a
+    word to an enum value.
 
     Raises UsageError, which names the first invalid field and the accepted values. The field's
     value is shown only if it is not the prompt.

@@ -1,8 +1,8 @@
 """Formats text for a person, on a terminal or a page. Text from agents, repositories and networks
-is hostile, so it is cleaned before it is shown.
+is untrusted, so it is cleaned before it is shown.
 
-Every surface calls this module. It imports little, so that `perdure ls` stays fast. Only
-`write_stderr` writes anything: a log line, which every package may write.
+Every command and page uses this module. It imports little, so that `perdure ls` stays fast. Only
+`write_stderr` writes anything: a log line. It is here so that every package may use it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _HIDDEN = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Control characters except newline and tab, direction marks, and characters without width, in
-which text could be hidden. Both patterns are compiled when they are needed: most text is plain."""
+"""Pattern of hidden characters: control characters except newline and tab, direction marks, and
+characters without width. It is compiled when it is first needed, because most text is plain."""
 
 
 def clean(text: str) -> str:
@@ -73,7 +73,7 @@ def write_stderr(line: str) -> None:
     that no thread or attempt fails because of its log."""
     try:
         print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # ValueError: it is closed
+    except (OSError, ValueError):  # ValueError: standard error is closed
         return
 
 
@@ -87,7 +87,7 @@ def age(then_ms: int, now_ms: int) -> str:
 
 
 def span(seconds: int) -> str:
-    """Return how long something took: `45s`, `2m14s`, `1h02m`."""
+    """Return a duration: `45s`, `2m14s`, `1h02m`."""
     if seconds < 60:
         return f"{max(0, seconds)}s"
     if seconds < 3600:
@@ -104,12 +104,12 @@ def soon(then_ms: int, now_ms: int) -> str:
 
 
 def clock(ms: int) -> str:
-    """Return a time in local time, for a person."""
+    """Return a time as local time for a person."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
 
 
 def filled(fill: Fill) -> str:
-    """Return a fill in words: `163k tokens of 200k (81 %), claude-opus-5-5`."""
+    """Return a conversation's fill in words: `163k tokens of 200k (81 %), claude-opus-5-5`."""
     held, window = fill.tokens, fill.window
     if window:
         of = f" of {tokens(window)} ({held * 100 // window} %)"
@@ -126,7 +126,7 @@ def dollars(usd: float, *, estimated: bool = False) -> str:
 
 
 def consumption(used: Usage) -> str:
-    """Return a usage in words: `≈12.3k tokens in, 950 out, ≈$0.42`."""
+    """Return a usage in words, as in `≈12.3k tokens in, 950 out, ≈$0.42`."""
     mark = "≈" if used.estimated else ""
     spent = dollars(used.cost_usd, estimated=used.estimated)
     return f"{mark}{tokens(used.input)} tokens in, {mark}{tokens(used.output)} out, {spent}"
@@ -148,7 +148,7 @@ VERDICTS = {
 
 
 def receipt_words(verdict: str) -> str:
-    """Return a verdict with its meaning: `receipt native (continued)`."""
+    """Return a receipt's verdict with its meaning: `receipt native (continued)`."""
     words = VERDICTS.get(verdict, verdict)
     if words == verdict:
         return f"receipt {verdict}"

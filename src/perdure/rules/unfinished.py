@@ -1,8 +1,8 @@
-"""Finds matters that a turn left open although the agent reported success: denied tool calls,
-unanswered questions, answers that broke off. Pure.
+"""Finds what a turn left open although the agent reported success: denied tool calls, unanswered
+questions, incomplete answers. Pure.
 
-`attempt` collects the facts from the agent's events, and calls `judge` before the outcome counts.
-The agent's prose is never evidence: only calls, results and stop reasons decide.
+`attempt` collects the facts from the agent's events, and calls `judge` before the outcome is
+stored. The agent's prose is never evidence: only calls, results and stop reasons decide.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from perdure.model.events import (
 )
 
 MOST = 100
-"""Maximum number of different denied calls that are kept apart."""
+"""Maximum number of different denied calls that are stored; further ones are only counted."""
 NAMED = 3
-"""Number of denied calls that an outcome names."""
+"""Maximum number of denied calls that an outcome names."""
 WORDS = 400
 """Maximum number of characters of a question or refusal in an outcome."""
 LOOKING = frozenset(
@@ -52,44 +52,44 @@ LOOKING = frozenset(
         "write_todos",
     }
 )
-"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that does
-not exist). An agent that uses only these tools after a question has not answered the question
-itself."""
+"""Names of tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that
+does not exist). If an agent uses only these tools after a question, the question is still open."""
 
 
 class OpenEnds(Struct):
-    """The facts of an attempt, collected event by event."""
+    """The denied calls, questions and other open ends of an attempt, collected event by event."""
 
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name and main argument of the running calls, by id."""
     known: set[str] = field(default_factory=set)
-    """Ids of the calls whose denial was counted."""
+    """Ids of calls whose denial was already counted."""
     denied: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Number of denials of each call that did not succeed later."""
+    """Number of denials of each call, by tool and main argument, unless the call succeeded later.
+    """
     denials: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Ids of the denied calls, by tool and main argument."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
-    """Those denied calls that a sandbox stopped."""
+    """The denied calls that were stopped by a sandbox, by tool and main argument."""
     hooked: set[str] = field(default_factory=set)
-    """Ids of the calls that a hook of the user denied: no approval lets them run."""
+    """Ids of calls that a hook of the user denied. An approval cannot let them run."""
     more: int = 0
     """Number of denied calls beyond `MOST`."""
     deferred: ToolDenied | None = None
     question: QuestionAsked | None = None
     word: LastWordGiven | None = None
     cut: str = ""
-    """Why the newest answer broke off; empty if it was complete."""
+    """Reason for which the newest answer is incomplete; empty if it is complete."""
     refused: bool = False
-    """Whether the model refused, and no work was done since."""
+    """Whether the model refused and no work was done afterwards."""
     last: str = ""
     """The agent's newest text."""
     speaks: bool = False
-    """Whether the agent's newest action was to say something."""
+    """Whether the newest event of the agent was text."""
     acted: bool = False
 
     def complete(self, event: AgentEvent) -> AgentEvent | None:
-        """Return the event with the known fields of its call; None for a denial that was already
-        counted."""
+        """Return the event. A denial is completed with the known name and argument of its call.
+        None for a denial that was already counted."""
         if not isinstance(event, ToolDenied):
             return event
         if event.tool_id in self.known:
@@ -109,7 +109,7 @@ class OpenEnds(Struct):
         """Add one event to the facts."""
         match event:
             case TurnStarted():
-                # A prompt that follows closes a call that was put off.
+                # A new prompt closes a call that was deferred.
                 self.speaks, self.deferred = False, None
             case Said(text=text, aside=False):
                 self.last, self.speaks, self.cut = text[:WORDS], bool(text.strip()), ""
@@ -135,21 +135,22 @@ class OpenEnds(Struct):
                 pass
 
     def settle(self, ids: Container[str], calls: Iterable[tuple[str, str]]) -> None:
-        """Omit calls that a person has refused: by id, and by tool and main argument."""
+        """Remove denied calls that a person has refused. They are given by id, and by tool and main
+        argument."""
         if self.deferred is not None and self.deferred.tool_id in ids:
             self.deferred = None
         for call in (*calls, *self.refused_calls(ids)):
             self.denied.pop(call, None)
 
     def open_ids(self) -> frozenset[str]:
-        """Return the ids of the denied calls that a person could allow (they did not run later),
-        and of a question that nobody has answered."""
+        """Return the ids of denied calls that a person could still allow, and the id of an
+        unanswered question. A call that ran later is left out."""
         asked = {self.question.tool_id} if self.question is not None else set()
         denied = chain.from_iterable(self.denials[call] for call in self.denied)
         return frozenset({*asked, *denied} - {"", *self.hooked})
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
-        """Return the calls of which every denial has one of these ids."""
+        """Return the calls (tool and main argument) whose denials all have ids in `ids`."""
         return [call for call, known in self.denials.items() if all(each in ids for each in known)]
 
     def _ended(self, event: ToolEnded) -> None:
@@ -160,8 +161,8 @@ class OpenEnds(Struct):
         if call[0].lower() in LOOKING:
             return
         self.question, self.refused = None, False
-        # A sandbox may stop any part of a command, so a later success means that the agent found
-        # another way.
+        # A sandbox may stop only a part of a command. If a later call succeeded, the agent is taken
+        # to have found another way.
         for each in self.sandboxed:
             self.denied.pop(each, None)
         self.sandboxed.clear()
@@ -219,8 +220,9 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
 
 
 def _with_last_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
-    """Return the outcome after the agent's last word. The last word never makes an attempt a
-    success, but it is believed when it says that the work is not done."""
+    """Return the outcome, corrected by the agent's last word (its structured final report). The
+    last word never turns a failure into a success, but it is believed if it says that the work is
+    not done."""
     if word.status == "blocked":
         if word.questions:
             asks = f"; it asks: {_line(' '.join(word.questions))}"
@@ -236,7 +238,7 @@ def _with_last_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
 
 def question_line(question: QuestionAsked, last: str = "") -> str:
     """Return the question on one line, with its options. `last` (the agent's last text) is used if
-    the agent's output does not contain the question itself."""
+    the question itself is not in the agent's output."""
     if question.options:
         options = f" ({_line(', '.join(question.options))})"
     else:
@@ -245,7 +247,7 @@ def question_line(question: QuestionAsked, last: str = "") -> str:
 
 
 def denials(ends: OpenEnds) -> str:
-    """Return one sentence with the denied calls and how often each was denied."""
+    """Return one sentence with the denied calls and the number of denials of each."""
     total = sum(ends.denied.values()) + ends.more
     first = [
         f"{_call(call)} ({count} times)" if count > 1 else _call(call)

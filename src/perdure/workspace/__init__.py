@@ -1,10 +1,10 @@
 """Working directories of tasks. Each task has its own workdir, always at the same path.
 
-`plan` is called once, when the run is accepted. Each attempt then calls `lock` and `prepare`, and
-`state` as often as needed. The path depends only on (repository, agent, branch) or on (service,
-task). `prepare` makes the workdir, reuses it unchanged, or finishes or clears a workdir that a kill
-left half-made. It keeps uncommitted work: anything in the way is moved to the trash or saved under
-a rescue ref, never deleted.
+The caller calls `plan` once, when the run is accepted. Each attempt then calls `lock` and
+`prepare`, and `state` as often as needed. The path depends only on (repository, agent, branch) or
+on (service, task). `prepare` makes the workdir, or reuses it unchanged. If a kill left the workdir
+half-made, `prepare` finishes it or makes it again. Uncommitted work is kept: anything in the way is
+moved to the trash or saved under a rescue ref, never deleted.
 
 `layout` plans, `names` chooses paths, `identity` checks names, `locks` has locks and atomic writes,
 `worktree` and `isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one
@@ -12,10 +12,11 @@ git call, `view` inspects and rescues, `changes` compares, `apply` merges change
 `join` commits and merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash`
 manages its entries, `contents` lists everything below the root.
 
-The files of a checkpoint are kept as `trees` on a `shelf` and named by the refs of `refs`.
-`capture` saves them: `scan` reads files, `index` reads the index, and `cache` remembers the
-findings of both. `restore` and `files` put them back, `pack` exports and imports them, and `work`
-reports the changes of an attempt. docs/reference/trust.md says what each backend protects from.
+The package `snapshot` makes checkpoints. `shelf` is the git directory that stores them, `trees`
+reads and writes git trees in it, and `refs` names each checkpoint. `capture` saves a workdir:
+`scan` reads its files, `index` its git index, and `cache` keeps the state of unchanged files.
+`restore` and `files` restore a workdir, `pack` exports and imports checkpoints, and `work` reports
+the changes of an attempt. docs/reference/trust.md says what each backend protects from.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ _ROOMS = {
     "Thing": "contents",
     "WorkdirState": "view",
 }
-"""Submodule of each name that is imported on first use. Starting an agent needs none of them."""
+"""Submodule that defines each name. It is imported on first use, because starting an agent needs
+none of these names."""
 
 PATCH_BYTES = 1 << 30
 """Maximum size of a patch, in bytes."""
@@ -153,7 +155,7 @@ class Workspaces:
         self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
 
     def ask_also(self, credentials: Credentials) -> None:
-        """Add credentials that are used where the earlier ones return nothing."""
+        """Add credentials that are used where the ones added earlier return nothing."""
         before = self._credentials
         self._credentials = lambda url: (
             (before(url) if before is not None else None) or credentials(url)
@@ -197,8 +199,8 @@ class Workspaces:
         return layout.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
-        """Return those of the branches that the repository already has. For an isolated workdir,
-        only what was fetched is known. Changes nothing."""
+        """Return the branch names that already exist in the repository. For an isolated workdir,
+        only fetched branches are known. Changes nothing."""
         if workspace.backend is Backend.WORKTREE:
             common, below = worktree.common_directory(workspace.repo), "refs/heads"
         elif workspace.backend is Backend.ISOLATED:
@@ -229,13 +231,13 @@ class Workspaces:
     def lock(
         self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False
     ) -> int:
-        """Take the exclusive lock on a workspace and return its descriptor (close-on-exec), which
-        must be passed on to the process that keeps the lock.
+        """Take the exclusive lock on a workspace and return its descriptor (close-on-exec). The
+        caller passes the descriptor to the process that keeps the lock.
 
-        `holder` names the lock's owner in the error that the next caller gets; `brief` says that it
-        is held for a moment only. Agents that only wait in the workdir are ended; with `at_work`
-        they are left to the caller. Raises InUse while the lock is held, WorkspaceError where the
-        workdir's name belongs to another task.
+        `holder` names the lock's owner in the error that the next caller gets. `brief` marks a lock
+        that is held only for a moment. Agents that wait in the workdir for their next turn are
+        ended, unless `at_work` is set. Raises InUse while the lock is held, WorkspaceError where
+        the workdir's name belongs to another task.
         """
         self._ready()
         names.claim(self._places, workspace)
@@ -249,7 +251,7 @@ class Workspaces:
         return fd
 
     def conflict(self, workspace: Workspace) -> str:
-        """Return why `lock` would always refuse the workspace; empty if it would not."""
+        """Return why `lock` always refuses this workspace. Empty if nothing prevents locking it."""
         return names.conflict(self._places, workspace)
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
@@ -293,15 +295,16 @@ class Workspaces:
         )
 
     def state(self, workspace: Workspace) -> WorkdirState:
-        """Return the workdir's current state. Raises WorkspaceError where that cannot be known."""
+        """Return the workdir's current state. Raises WorkspaceError where the state cannot be read.
+        """
         from perdure.workspace import view
 
         self._ready()
         return view.state(self._places, workspace, self._git())
 
     def head(self, workspace: Workspace) -> str:
-        """Return the commit that the workdir's HEAD names; empty without one. Raises WorkspaceError
-        where that cannot be known."""
+        """Return the commit that the workdir's HEAD names; empty before the first commit or without
+        git. Raises WorkspaceError where HEAD cannot be read."""
         if workspace.backend in (Backend.WORKTREE, Backend.ISOLATED):
             known = on_disk.head(Path(workspace.path) / ".git")
             if known is not None:
@@ -309,23 +312,23 @@ class Workspaces:
         return self.state(workspace).head
 
     def rescue(self, workspace: Workspace, why: str) -> str:
-        """Save all tracked and untracked files under a ref, and return its name. Changes nothing
-        else."""
+        """Save all tracked and untracked files as a commit under a rescue ref, and return the ref's
+        name. Changes nothing else."""
         from perdure.workspace import view
 
         self._ready()
         return view.rescue(self._places, workspace, why, self._git())
 
     def sources(self, workspace: Workspace) -> list[str]:
-        """Return the names of the project's own files: tracked, or new and not ignored. Untrusted
-        text. Raises WorkspaceError."""
+        """Return the names of the project's own files: tracked files, and new ones that are not
+        ignored. The names are untrusted text. Raises WorkspaceError."""
         from perdure.workspace import sources
 
         self._ready()
         return sources.sources(self._places, workspace, self._git())
 
     def began(self, workspace: Workspace) -> str:
-        """Return the commit, or a name of it, that the workdir began at; empty where none was
+        """Return the commit that the workdir began at, as an id or a ref name; empty if none was
         recorded."""
         self._ready()
         return self._pinned(workspace)
@@ -423,7 +426,7 @@ class Workspaces:
         ready: AbstractContextManager[None],
         credentials: Credentials | None = None,
     ) -> AbstractContextManager[Outgoing]:
-        """Open the workdir's branch for a push to the repository that it was cloned from.
+        """Yield the workdir's branch, ready to be pushed to the repository that it was cloned from.
 
         `ready` is a context manager that holds the workdir's lock; it is left before the push.
         `credentials` replace those used for fetching. Raises UsageError for a workdir without a
@@ -484,8 +487,8 @@ class Workspaces:
         return self._git()
 
     def unsaved(self, workspace: Workspace) -> list[str]:
-        """Return what would be lost with the workdir, a sentence each; empty if everything in it is
-        proven to be saved elsewhere."""
+        """Return a sentence for each part of the workdir that would be lost if it were removed.
+        Empty if everything is proven to be saved elsewhere."""
         from perdure.workspace import removal
 
         self._ready()
@@ -496,9 +499,9 @@ class Workspaces:
     def prove(
         self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small"
     ) -> Proof:
-        """Prove what would be lost if the workdir were removed. `checkpoint` and `commit` name the
-        checkpoint that may count as its copy; it must be one that is kept. `ignored`: the ignored
-        files that checkpoints take. Never raises."""
+        """Find the content that would be lost if the workdir were removed. `checkpoint` and
+        `commit` identify a kept checkpoint, whose content counts as saved. `ignored`: the ignored
+        files that checkpoints include. Never raises."""
         from perdure.workspace import removal
 
         self._ready()
@@ -518,8 +521,9 @@ class Workspaces:
         return replace(found, checkpoint=checkpoint)
 
     def take_back(self, workspace: Workspace, run: str) -> bool:
-        """Move the workdir back from the trash if a clean-up of this run moved it there and nothing
-        is in its place. The caller holds its lock. Raises WorkspaceError."""
+        """Move the workdir back from the trash if this run's clean-up moved it there. Return
+        whether it was moved; it stays in the trash if something else is at its path. The caller
+        holds its lock. Raises WorkspaceError."""
         from perdure.workspace import trash
 
         self._ready()
@@ -539,10 +543,11 @@ class Workspaces:
         return True
 
     def ahead(self, workspace: Workspace, base: str, since: str = "") -> Ahead | None:
-        """Return how far the branch that the work is based on has advanced since a commit (empty:
-        since the work began). None if it has not.
+        """Return the new commits on the branch that the work is based on, counted from the commit
+        `since` (default: from the beginning of the work). None if there are no new commits.
 
-        Raises NotFound where that branch is gone, GitFailed where it cannot be fetched."""
+        Raises NotFound where the branch is gone, GitFailed where it cannot be fetched.
+        """
         from perdure.workspace.merge.ahead import ahead, is_followed
 
         if not is_followed(workspace):
@@ -556,7 +561,7 @@ class Workspaces:
 
     def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
         """Fetch a ref from the remote and keep it, so that its commits count as saved. Does nothing
-        for a local repository. Raises GitFailed, or NotFound where the remote has no such ref."""
+        for a local repository. Raises NotFound where the remote has no such ref, and GitFailed."""
         from perdure.workspace.clone_cache import fetched
 
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
@@ -570,8 +575,8 @@ class Workspaces:
 
     def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
         """Move the workdir into the trash and return its new path; None if there is no workdir. The
-        caller holds its lock. `about` is stored with it: `why`, `verb`, `runs`, and `unsaved`
-        (content that exists nowhere else). An entry without `unsaved` is never purged
+        caller holds the workdir's lock. `about` is stored with the entry: `why`, `verb`, `runs`,
+        and `unsaved` (content that exists nowhere else). An entry without `unsaved` is never purged
         automatically."""
         from perdure.workspace import removal
 
@@ -580,7 +585,7 @@ class Workspaces:
 
     def discard_new(self, workspace: Workspace, why: str) -> Path | None:
         """Move a directory that perdure has just made (see `plan_new`) into the trash, because the
-        import that it was made for failed."""
+        import into it failed. Return its new path; None if there is no directory."""
         from perdure.workspace import removal
 
         self._ready()
@@ -590,8 +595,8 @@ class Workspaces:
         return removal.move(self._places, workspace, Path(workspace.path), about, None)
 
     def flush(self, workspace: Workspace) -> None:
-        """Make everything written in the workdir durable, so that a reported outcome survives a
-        power cut together with its files. Never raises."""
+        """Make everything written in the workdir durable. A reported outcome then survives a power
+        cut together with its files. Never raises."""
         with suppress(OSError):
             if workspace.backend is Backend.WORKTREE:
                 common = [worktree.common_directory(workspace.repo)]
@@ -605,26 +610,28 @@ class Workspaces:
 
     @property
     def trash(self) -> Path:
-        """Directory of the trash, with one subdirectory for each entry (see the module `trash`)."""
+        """Return the directory of the trash, which has one subdirectory for each entry (see
+        `trash`)."""
         return self._places.trash("")
 
     def contents(self) -> list[Thing]:
-        """Return everything below the root, recognized or not. Raises WorkspaceError where that
-        cannot be listed."""
+        """Return everything below the root, recognized or not. Raises WorkspaceError where a
+        directory cannot be listed."""
         from perdure.workspace import contents
 
         return list(contents.contents(self._places))
 
     def root_mark(self, fresh: str) -> str:
-        """Return the mark of the root's volume; writes `fresh` where there is none."""
+        """Return the id of the root's volume, which is stored in a file. If there is no such file,
+        store `fresh` as the id."""
         from perdure.workspace import contents
 
         self._ready()
         return contents.root_mark(self._places, fresh)
 
     def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
-        """Move one of `contents` that is no workdir into the trash. Raises Conflict while it is in
-        use, WorkspaceError."""
+        """Move an item of `contents` into the trash, and return its new path. Workdirs are
+        excluded: see `put_away`. Raises Conflict while the item is in use, WorkspaceError."""
         from perdure.workspace import trash
 
         names = {
@@ -651,9 +658,8 @@ class Workspaces:
         return workspace.base
 
     def _elsewhere(self, workspace: Workspace) -> Git:
-        """Return git for the repository that has to contain an isolated workdir's commits before
-        they count as saved. This is the local repository itself, or the cache, which is fetched
-        first."""
+        """Return git for the repository in which an isolated workdir's commits count as saved. This
+        is the local repository, or for a remote one the cache, which is fetched first."""
         from perdure.workspace.clone_cache import opened
 
         git = self._git()
@@ -701,9 +707,9 @@ class Workspaces:
         return RemoteSource(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
     def _make_task(self, path: Path) -> bool:
-        """Make the directory of a service's task; return whether it is new. mkdir is atomic, so
-        nothing can be half-made. Raises WorkspaceError for a symbolic link on the way, which could
-        lead out of the root."""
+        """Make the directory of a service's task; return whether it is new. mkdir is atomic, so a
+        kill leaves nothing half-made. Raises WorkspaceError for a symbolic link in the path,
+        because it could lead out of the root."""
         created = not path.is_dir()
         for part in (path.parents[1], path.parent, path):
             locks.make_directory(part)
@@ -714,8 +720,9 @@ class Workspaces:
         return created
 
     def _identity(self, workspace: Workspace, agent: str) -> dict[str, str]:
-        """Return the author (the agent) and the committer (the user, or the agent where the user
-        has no git identity). Each commit shows both, so that a person is accountable for it."""
+        """Return the environment variables for the author (the agent) and the committer (the user)
+        of commits. The agent is also the committer where the user has no git identity. Each commit
+        names both, so that a person is accountable for it."""
         git = self._git()
         if workspace.backend is Backend.WORKTREE:
             git = git.at(Path(workspace.path), worktree.common_directory(workspace.repo))

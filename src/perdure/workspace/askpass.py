@@ -1,16 +1,17 @@
 """Gives a secret to one git call, and to no other process.
 
-git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (`_ASK`, run by
-the same Python without site-packages) asks a Unix socket that a thread of the supervisor serves
-during the call. The prompt names the host and path that git is about to contact, so after a
-redirect or a `url.insteadOf` it names another one and gets nothing. The secret crosses the socket
-and a pipe; it is never in an argument, an environment variable, a URL, a file or a log. The
-program's memory cannot be read (`perdure.host.secrecy`), and only processes that git started get an
-answer. The same user can read git's own memory during the call.
+git runs the program in GIT_ASKPASS, with the prompt as the only argument. perdure's program
+(`_ASK`, run by the same Python without site-packages) asks a Unix socket, which a thread of the
+supervisor serves during the call. The prompt names the host and path that git is about to contact.
+After a redirect or a `url.insteadOf` the prompt names another host or path, and is not answered.
+The secret crosses the socket and a pipe; it is never in an argument, an environment variable, a
+URL, a file or a log. The program's memory cannot be read (`perdure.host.secrecy`), and only
+processes that git started get an answer. Processes of the same user can read git's own memory
+during the call.
 
 Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for
-'https://user@host/owner/repo': " when credential.useHttpPath is on; newer ones percent-encode the
-user.
+'https://user@host/owner/repo': " when credential.useHttpPath is on; newer versions percent-encode
+the user.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from perdure.host import system
 from perdure.host.system.sockets import peer, short_path
 
 Credentials = Callable[[str], tuple[str, str] | None]
-"""Function that is called with a repository's URL before each call to it; it returns (user,
-secret), or None."""
+"""Function that returns the (user, secret) for a repository's URL, or None. It is called before
+each git call to that URL."""
 
 ANCESTORS_MOST = 8
 """Maximum number of ancestors searched: git, its transport and a shell come between perdure and the
@@ -64,11 +65,11 @@ os.write(1, answer)
 
 @contextlib.contextmanager
 def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Answer the prompts of one git call on `url` with (user, secret); yields the environment
+    """Answer the prompts of one git call on `url` with (user, secret). Yields the environment
     variables for that call.
 
-    Each of the two prompts is answered once. The path of the socket may be longer than a socket's
-    address, so it is shortened.
+    Each of the two prompts is answered once. The scratch path may be longer than a socket address
+    allows, so the socket gets a shortened path.
     """
     place = Path(tempfile.mkdtemp(prefix="ask-", dir=scratch))
     token = secrets.token_hex(16)
@@ -104,7 +105,8 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 
 
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
-    """Return the only prompts that are answered, with their answers."""
+    """Return the prompts that are answered, each with its answer. Any other prompt gets no answer.
+    """
     scheme, _, rest = url.partition("://")
     passwords = {
         f"Password for '{scheme}://{name}@{rest}': ": secret
@@ -129,11 +131,11 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
 
 
 def _is_started_by_git(pid: int) -> bool:
-    """Return whether a process descends from this one without a shim or a keeper in between. The
-    token alone proves nothing: an agent of the same user can read it.
+    """Return whether git or one of its helpers started a process, in a call by this process. The
+    token alone proves nothing, because an agent of the same user can read it.
 
-    Between the two processes there are only git and its helpers; shims and keepers run under the
-    Python executable of this process.
+    The ancestors of the process are followed up to this process. None of them may run under this
+    Python executable, because then it is a shim or a keeper of an agent.
     """
     python = Path(sys.executable).stat().st_ino
     for depth in range(ANCESTORS_MOST):

@@ -1,6 +1,6 @@
-"""Makes bare repositories of perdure's own, which it uses to inspect workdirs.
+"""Makes perdure's own bare repositories, through which it inspects workdirs.
 
-Called by `view` and `snapshot.shelf`, once for each workdir.
+`view` and `snapshot.shelf` call it once for each workdir.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _CONFIG_SHA256 = (
 
 
 def make_bare(git: Git, directory: Path, form: str) -> None:
-    """Make an empty bare repository as `git init --bare --template=` does, or complete one. The
-    parent directory exists. `form`: the hash algorithm of ids. Raises GitFailed, OSError."""
+    """Make an empty bare repository as `git init --bare --template=` does, or complete a half-made
+    repository. The parent directory must exist. `form` is the hash algorithm of object ids: `sha1`
+    or `sha256`. Raises GitFailed, OSError."""
     if not is_whole(directory):
         for name in ("HEAD", "config"):
             (directory / name).unlink(missing_ok=True)
     if sys.platform != "linux" or not _keeps_modes(directory):
-        # git also records what the file system can do: whether it keeps modes, names whose case
-        # does not matter, and names that are stored in another Unicode form.
+        # git's own init also records the abilities of the file system: whether it keeps modes,
+        # whether the case of names matters, and whether it stores names in another Unicode form.
         words = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--")
         git.at(directory.parent).run(*words, str(directory))
         (directory / "objects/info").mkdir(exist_ok=True)
@@ -42,14 +43,15 @@ def make_bare(git: Git, directory: Path, form: str) -> None:
 
 
 def is_whole(directory: Path) -> bool:
-    """Return whether all files that git requires in a repository have their content. A kill or a
-    power cut while they are written may leave them empty, or full of zeros."""
+    """Return whether all files that git requires in a repository have content. After a kill or a
+    power cut, a file may be empty or full of zeros."""
     head, config = read(directory / "HEAD"), read(directory / "config")
     return bool(head.strip("\0\n ")) and config.startswith("[core]\n")
 
 
 def _keeps_modes(directory: Path) -> bool:
-    """Return whether the file system keeps modes, as git finds out: by changing one."""
+    """Return whether the file system keeps modes. Like git, this changes the mode of a file and
+    reads it back."""
     directory.mkdir(exist_ok=True)
     probe = directory / "probe"
     probe.touch()

@@ -1,10 +1,10 @@
-"""Branches, tags and stashes of a repository that only its agent uses: without a checkpoint they
-are lost with the workdir.
+"""Saves and restores the branches, tags and stashes of a repository that only its agent uses.
+Without a checkpoint they would be lost with the workdir.
 
-`capture` collects them and makes their commits parents of the checkpoint, so that gc keeps them and
-a capsule contains them. `restore` recreates those that are missing. An existing branch is never
-moved: the checkpoint's commit gets a rescue ref instead. A tag is restored as the commit that it
-names, without its message.
+`capture` collects them and makes their commits parents of the checkpoint. So gc keeps the commits,
+and a capsule contains them. `restore` recreates missing branches and tags. An existing branch is
+never moved: the commit in the checkpoint gets a rescue ref instead. A tag is restored as the commit
+that it names, without its message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
-"""Maximum number of branches and tags kept of a workdir, and of stashes."""
+"""Maximum number of refs kept of a workdir, and maximum number of stashes."""
 
 _NAME = late_pattern(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
 _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -30,12 +30,12 @@ _FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(
 
 
 class Branches(Struct):
-    """Refs and their commits; stashes (commit and message), newest first."""
+    """Refs with their commits, and stashes (commit and message), newest first."""
 
     refs: dict[str, str] = field(default_factory=dict)
     stashes: list[list[str]] = field(default_factory=list)
     says: str = ""
-    """SHA-256 of git's list of refs; if it is the same, nothing has changed."""
+    """SHA-256 of git's list of refs. An equal hash shows that no ref has changed."""
     more: int = 0
     """Number of refs skipped because of the limit."""
 
@@ -45,7 +45,7 @@ class Branches(Struct):
 
 
 def gather(shelf: Shelf, known: Branches) -> Branches:
-    """Return the refs and stashes besides HEAD in an agent's own repository; nothing for a
+    """Return the refs besides HEAD, and the stashes, of an agent's own repository. Empty for a
     repository of the user's. Raises GitFailed."""
     if shelf.lent is None or shelf.repository is None:
         return Branches()
@@ -107,7 +107,7 @@ def to_json(found: Branches) -> dict[str, Any]:
 
 
 def read(said: Any) -> Branches:
-    """Parse and check what `to_json` wrote. Raises ValueError, TypeError, AttributeError."""
+    """Parse and check the output of `to_json`. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
     stashes = [
         [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
@@ -120,9 +120,9 @@ def read(said: Any) -> Branches:
 
 
 def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
-    """Recreate missing branches, tags and stashes, except `branch`, which the caller handles.
-    Returns notes. In a worktree of the user's own repository nothing is made, because its branches
-    are the user's. The checkpoint still has the commits."""
+    """Recreate missing branches, tags and stashes, and return notes for a person. The caller
+    handles `branch` itself. Nothing is recreated for a worktree of the user's own repository,
+    because its branches belong to the user. The checkpoint still has the commits."""
     assert shelf.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
     if backend is Backend.WORKTREE:
@@ -171,8 +171,8 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
 
 
 def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """Return the refs that `put_back` may write. A git that was killed while writing one of them
-    leaves a lock file beside it, which the caller removes."""
+    """Return the refs that `put_back` may write. A git that was killed while it wrote a ref leaves
+    a lock file beside it. The caller removes these lock files."""
     return [
         *wanted.refs,
         "refs/stash",
@@ -189,8 +189,8 @@ def _made(repository: Git, name: str, oid: str) -> bool:
 
 
 def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
-    """Store the stashes if the repository has none now. Return the number of missing stashes that
-    were not stored."""
+    """Store the missing stashes if the repository has no stash now, and return 0. Otherwise store
+    none, and return their number."""
     if repository.commit("refs/stash"):
         there = {oid for oid, _ in _stashes(repository)}
     else:

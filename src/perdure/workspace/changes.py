@@ -1,5 +1,5 @@
-"""The changes of a run: its workdir now, committed or not, compared with the commit that it began
-at. Changes nothing.
+"""Compares a run's current workdir, committed or not, with the commit that the run began at.
+Changes nothing.
 
 The files are read through a view (see `view`) into a temporary object store. Then two trees are
 compared in a bare repository without configuration. No filter, textconv, external diff or attribute
@@ -42,8 +42,8 @@ Entry = tuple[str, str]
 
 
 class ComparisonRepository(Struct, frozen=True, kw_only=True):
-    """A temporary bare git repository for comparing trees (a *desk*). It writes objects and an
-    index into its own directory, and borrows all other objects."""
+    """A temporary bare git repository for comparing trees. It writes objects and an index into its
+    own directory, and borrows all other objects."""
 
     directory: Path
     git: Git
@@ -61,8 +61,8 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         index: str = "index",
         cap: int = LARGEST,
     ) -> GitResult:
-        """Run git in this repository; with `looker`, git sees the files of that workdir. Output of
-        more than `cap` bytes is an error, not cut off."""
+        """Run git in this repository. With `looker`, git reads the files of that workdir. Raises
+        GitFailed if the output has more than `cap` bytes; it is never cut off."""
         git = self.git if looker is None else looker.eye
         own = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
@@ -74,7 +74,7 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         )
 
     def entries(self, tree: str) -> dict[str, Entry]:
-        """Return every file of a tree."""
+        """Return the entry (mode and object id) of every file in a tree, by path."""
         return entries(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout)
 
     def photograph(self, looker: Looker) -> str:
@@ -89,7 +89,8 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         assert view is not None
         shutil.copy2(
             view / "index", self.directory / "index"
-        )  # copy2 keeps the index's time: git compares it with the times of the files.
+        # copy2 keeps the index's modification time, which git compares with the times of the files.
+        )
         names = list(status.changed)
         for name in status.untracked:
             path = looker.top / name
@@ -113,7 +114,7 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
 
 
 def entries(out: bytes) -> dict[str, Entry]:
-    """Parse the output of `git ls-tree -r -z`."""
+    """Return the entries in the output of `git ls-tree -r -z`, by path."""
     found = {}
     for line in os.fsdecode(out).split("\0"):
         if line:
@@ -127,8 +128,8 @@ def entries(out: bytes) -> dict[str, Entry]:
 def comparison_repository(
     places: Places, looker: Looker, *borrowed: Path
 ) -> Iterator[ComparisonRepository]:
-    """Yield a comparison repository that borrows the looker's objects and those of further
-    stores."""
+    """Yield a comparison repository that borrows the objects of the workdir and of the additional
+    object stores."""
     view = looker.eye.git_dir
     assert view is not None
     with tempfile.TemporaryDirectory(dir=make_private(places.scratch), prefix="desk-") as made:
@@ -144,13 +145,12 @@ def comparison_repository(
 
 
 class CapturedTree(Struct, frozen=True, kw_only=True):
-    """A run's files now, in the index of a comparison repository, and the commit that they are
-    compared with."""
+    """A run's current files, stored in the index of a comparison repository, with the commit to
+    compare them with."""
 
     desk: ComparisonRepository
     base: str
-    """The merge base of HEAD and the commit that the run began at; HEAD where that commit is
-    unknown."""
+    """Merge base of HEAD and the commit that the run began at; HEAD if that commit is unknown."""
 
     def tree(self) -> str:
         """Write the files as a tree; return its id."""
@@ -161,8 +161,8 @@ class CapturedTree(Struct, frozen=True, kw_only=True):
 def captured_tree(
     places: Places, workspace: Workspace, git: Git, pinned: str
 ) -> Iterator[CapturedTree]:
-    """Yield the run's files and the commit that they are compared with. `pinned` is the commit that
-    the run began at. Raises UsageError without git."""
+    """Yield the run's current files, with the commit to compare them with. `pinned` is the commit
+    that the run began at. Raises UsageError for a workdir without git."""
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             raise UsageError(
@@ -189,9 +189,9 @@ def diff(
     binary: bool = False,
     most: int = LARGEST,
 ) -> bytes:
-    """Return the changes as git writes them: a patch, or with `stat` a summary this many columns
-    wide. `binary`: a patch that git apply accepts for binary files too. Raises UsageError where it
-    has more than `most` bytes."""
+    """Return the changes as a patch in git's format. `stat`: return a summary of this width in
+    columns instead. `binary`: return a patch that git apply accepts for binary files too. Raises
+    UsageError if the patch has more than `most` bytes."""
 
     def look() -> bytes:
         with captured_tree(places, workspace, git, pinned) as seen:

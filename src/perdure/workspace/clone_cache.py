@@ -1,15 +1,15 @@
-"""One cache per repository: a bare, full clone that only grows, from which isolated workdirs borrow
-their objects.
+"""Keeps one cache per repository: a bare, full clone that only grows. Isolated workdirs borrow
+their objects from it.
 
-It is made by init and fetch, never by clone, with the address and the refspecs on the command line.
-So neither a server nor a configuration can choose what runs or where it is written. Objects are
-never pruned (with extensions.preciousObjects git itself refuses), and a ref pins the commit that
-each workspace began at. It is a full clone because git 2.39 cannot borrow from a partial one
+The cache is made by init and fetch, never by clone, with the address and the refspecs on the
+command line. So neither a server nor a configuration can choose what runs or where it is written.
+Objects are never pruned: with extensions.preciousObjects git itself refuses. A ref keeps the commit
+that each workspace began at. The clone is full because git 2.39 cannot borrow from a partial clone
 ("invalid object" in every borrower).
 
-All callers hold the cache's lock. Fetches are single-flight: a caller uses the result of a fetch
-that another process began and finished while it waited. If the server cannot be reached, work
-starts from what was fetched before; if it refuses, the start fails.
+All callers hold the cache's lock. Processes that wait for the lock share one fetch: if another
+process began and finished a fetch meanwhile, its result is used. If the server cannot be reached,
+work starts from the commits fetched before. If the server refuses, the start fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HONEST_OLD_FAULTS = (
     "missingNameBeforeEmail missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone "
     "missingTaggerEntry"
 ).split()
-"""Kinds of fsck errors that are allowed: errors in dates, modes and authors are common in harmless
+"""Kinds of fsck errors that are allowed. Errors in dates, modes and authors are common in harmless
 old history (pallets/flask: zeroPaddedFilemode). Errors in paths must never be listed here."""
 
 
@@ -42,8 +42,8 @@ old history (pallets/flask: zeroPaddedFilemode). Errors in paths must never be l
 def opened(
     places: Places, source: RemoteSource, git: Git
 ) -> Iterator[tuple[Git, GitFailed | None]]:
-    """Lock the cache, create it if necessary, and fetch. If the server cannot be reached, yield the
-    cache as it was, with the failure.
+    """Lock the cache, create it if necessary, and fetch. Yields the cache and None. If the server
+    cannot be reached, yields the unchanged cache and the error.
 
     Raises NotFound, GitFailed or WorkspaceError.
     """
@@ -76,9 +76,9 @@ def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> Non
 
 @contextlib.contextmanager
 def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
-    """Yield the cache, locked for writing. A mark file exists meanwhile, and remains after a
-    failure or a kill. The next caller that finds the mark removes everything that a killed git
-    left."""
+    """Yield the cache, locked for writing. A mark file exists while the cache is in use, and
+    remains after a failure or a kill. The next caller that finds the mark removes the remains of
+    the killed git."""
     mark = places.making(source.id)
     with held(places.lock(source.id), timeout_s=3600.0) as fd:
         if mark.exists():
@@ -101,8 +101,8 @@ def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
 def find(
     places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
 ) -> str:
-    """Return the commit that `base` names: a branch, a tag, a full id, or the remote's HEAD if
-    empty. If there is none, raise `fault` where it is given, else NotFound."""
+    """Return the commit that `base` names: a branch, a tag or a full id. An empty `base` means the
+    remote's HEAD. If there is no such commit, raises `fault` if it is given, else NotFound."""
     if not base:
         if oid := cache.commit(HEAD):
             return oid
@@ -140,8 +140,8 @@ def _made(places: Places, source: RemoteSource, git: Git) -> Git:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove files that a killed git left. This is safe under the lock: git's children hold it too,
-    so none of them is alive."""
+    """Remove the remains of a killed git. The children of git inherit the lock, so none of them is
+    running while this process holds it."""
     for pattern in (
         "**/*.lock",
         "objects/pack/tmp_*",
@@ -154,8 +154,8 @@ def _sweep(directory: Path) -> None:
 
 
 def _fetch_all(places: Places, source: RemoteSource, cache: Git) -> None:
-    """Fetch all branches and tags, and the server's HEAD, which may name a branch that was never
-    pushed."""
+    """Fetch all branches and tags, and the commit of the server's HEAD. The cache gets no HEAD if
+    the server's HEAD names a branch that was never pushed."""
     try:
         _fetch(places, source, cache, (*REFSPECS, f"+HEAD:{HEAD}"))
     except GitFailed as error:

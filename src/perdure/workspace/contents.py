@@ -1,9 +1,9 @@
-"""Lists everything below the root, each thing with its kind and when it was last used. Changes
-nothing; the sweeper decides.
+"""Lists everything below the root, with the kind and last use of each item. Changes nothing; the
+sweeper decides what to remove.
 
-A kind is given only to what is recognized by its place and the form of its name; everything else is
-`unknown` and is kept. Lock files are not listed at all: removing one while another process opens it
-would allow two holders of one lock.
+An item is recognized by its place and the form of its name. Any other item has the kind `unknown`
+and is kept. Lock files are not listed: if one were removed while another process opened it, two
+processes could hold the same lock.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "
 
 
 class Thing(Struct, frozen=True, kw_only=True):
-    """One thing below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or
-    `unknown`. `id` is that of the workspace or the cache."""
+    """One item below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or `unknown`.
+    `id` is the id of the workspace or of the cache."""
 
     kind: str
     path: Path
     id: str = ""
     used: int = 0
-    """Newest modification time, in ms; for a workdir, that of its top directory only."""
+    """Newest modification time of its files, in ms; for a workdir, that of its top directory only.
+    """
     keep: str = ""
-    """Reason to keep it regardless of its age; empty if there is none."""
+    """Reason to keep the item at any age; empty if there is none."""
 
 
 def root_mark(places: Places, fresh: str) -> str:
-    """Return the mark of the root's volume; writes `fresh` where there is none. A mark that differs
-    from the last one means that another volume, or none, is mounted here."""
+    """Return the id of the root's volume, which is stored in a file. If there is no such file,
+    store `fresh` as the id. If the id has changed since the last time, another volume is mounted
+    here, or none."""
     mark = places.own / "root-id"
     if not read(mark):
         write(mark, fresh)
@@ -47,8 +49,8 @@ def root_mark(places: Places, fresh: str) -> str:
 
 
 def contents(places: Places) -> Iterator[Thing]:
-    """Yield everything that perdure has below the root, and whatever else is in its directories.
-    Raises WorkspaceError if it cannot be listed."""
+    """Yield every item that perdure made below the root, and all other items in its directories.
+    Raises WorkspaceError if a directory cannot be listed."""
     try:
         yield from _contents(places)
     except OSError as error:
@@ -127,8 +129,8 @@ def _named(kind: str, path: Path, name: str) -> Thing:
 
 
 def _borrowed(places: Places) -> dict[Path, set[Path]]:
-    """Return the object stores that each of perdure's git directories borrows from. Directories in
-    the trash are included."""
+    """Return for each of perdure's git directories the object stores from which it borrows.
+    Directories in the trash are included."""
     found = {}
     for pattern in (
         "work/*/.git",

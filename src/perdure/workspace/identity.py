@@ -1,11 +1,11 @@
 """Checks names of services, tasks, runs, agents and branches, and chooses their paths on disk.
 Pure: reads nothing, runs nothing.
 
-Names are given by people, forges and agents. Each kind of name has a grammar, and a name that does
-not fit is refused with a sentence. A valid name could still collide or surprise as a file name, so
+Names come from people, forges and agents. Each kind of name has a grammar, and an invalid name is
+refused with a sentence. Even valid names can collide or have a special meaning as file names, so
 paths contain a hash of the identity. A workdir's name begins with readable words, reduced to
 characters that every file system accepts. Only the two names in `{root}/{service}/.task/{task}` are
-used as they are; their grammar is narrow enough for that.
+used unchanged; their grammar is narrow enough.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SCP = late_pattern(
     r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL
 )
-"""Matches `user@host:path`, or `host:path` with a host from the user's ssh configuration. A single
-letter is no host: on other systems it is a drive."""
+"""Pattern of `user@host:path`, and of `host:path` with a host from the user's ssh configuration. A
+single letter is not a host, because `C:path` is a drive on other systems."""
 _HOST = late_pattern(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = late_pattern(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _REPOSITORY_CHARS, _TASK_CHARS = 16, 24
 """Maximum length of the two readable parts of a workdir's name."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
-"""Hosts for which http is allowed: traffic to this machine exposes nothing on a network."""
+"""Hosts for which http is allowed, because requests to them do not leave this machine."""
 
 
 class Places(Struct, frozen=True):
@@ -56,23 +56,25 @@ class Places(Struct, frozen=True):
         return self.own / "work" / name
 
     def owner(self, name: str) -> Path:
-        """File with the identity of the workspace to which a name below `work` belongs."""
+        """Return the file that stores the identity of the workspace that owns a name below `work`.
+        """
         return self.own / "locks" / f"{name}.owner"
 
     def stage(self, workspace: str) -> Path:
-        """Directory in which a workdir is built before it is renamed to its place."""
+        """Return the directory in which a workdir is built, before it is renamed to its final path.
+        """
         return self.own / "work" / f".stage-{workspace}"
 
     def cache(self, repository: str) -> Path:
         return self.own / "repos" / f"{repository}.git"
 
     def view(self, workspace: str) -> Path:
-        """perdure's own git directory for inspecting a workdir whose git directory belongs to an
-        agent."""
+        """Return perdure's own git directory for inspecting a workdir whose git directory belongs
+        to an agent."""
         return self.own / "views" / f"{workspace}.git"
 
     def shelf(self, workspace: str) -> Path:
-        """perdure's own git directory for the checkpoints of a workdir."""
+        """Return perdure's own git directory for the checkpoints of a workdir."""
         return self.own / "shelves" / f"{workspace}.git"
 
     def lock(self, name: str) -> Path:
@@ -80,17 +82,18 @@ class Places(Struct, frozen=True):
 
     @property
     def warm(self) -> Path:
-        """Directory that registers the agents that wait in a workdir for their next turn."""
+        """Return the directory that registers the agents that wait in a workdir for their next
+        turn."""
         return self.own / "warm"
 
     @property
     def git(self) -> Path:
-        """File that remembers which git program was found to be new enough."""
+        """Return the file that stores which git program was found to be new enough."""
         return self.own / "git"
 
     def making(self, name: str) -> Path:
-        """Mark file that exists while something is being made. One that is found later shows that
-        the work was cut off."""
+        """Return the mark file that exists while something is being made. A mark file that is found
+        later shows that the work was interrupted."""
         return self.own / "locks" / f"{name}.making"
 
     def trash(self, name: str) -> Path:
@@ -102,8 +105,8 @@ class Places(Struct, frozen=True):
 
 
 class Remote(Struct, frozen=True):
-    """A repository behind a URL. `key` is the same for all spellings of one address. `scheme` is
-    the transport."""
+    """A repository at a URL. All spellings of one address have the same `key`. `scheme` is the
+    transport."""
 
     url: str
     scheme: str
@@ -123,7 +126,8 @@ def identify(*parts: str) -> str:
 def workdir_name(repo: str, branch: str, identity: str, chars: int) -> str:
     """Return the name of a workdir: repository, task, and the first `chars` characters of the
     identity, as in `shop--greeting-7j4okh`. It has only lower-case ASCII letters, digits and inner
-    hyphens, so no file system changes it or confuses it with another, and it is never too long."""
+    hyphens. So no file system changes it or confuses it with another name. Its length is limited.
+    """
     repository = re.split(r"[/:]", repo.rstrip("/"))[-1].removesuffix(".git")
     words = (
         _plain(repository, _REPOSITORY_CHARS) or "repo",
@@ -133,7 +137,8 @@ def workdir_name(repo: str, branch: str, identity: str, chars: int) -> str:
 
 
 def _plain(text: str, chars: int) -> str:
-    """Return the ASCII letters and digits of a text in lower case, hyphens for the rest."""
+    """Return the text in lower case, reduced to ASCII letters, digits and single inner hyphens; at
+    most `chars` characters."""
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:chars].rstrip("-")
 
@@ -149,7 +154,7 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_branch(branch: str) -> str:
-    """Return a short branch name if it is valid; `git check-ref-format --branch` accepts it too.
+    """Return a short branch name if it is valid by the rules of `git check-ref-format --branch`.
     Raises UsageError."""
     parts = branch.split("/")
     bad = (
@@ -184,7 +189,7 @@ def is_oid(text: str) -> bool:
 
 
 def is_remote(repo: str) -> bool:
-    """Return whether this is an address and not a local directory."""
+    """Return whether the text is an address and not a local directory."""
     return (
         "://" in repo
         or "::" in repo
@@ -193,7 +198,7 @@ def is_remote(repo: str) -> bool:
 
 
 def local_path(repo: str) -> str:
-    """Return the path of a file URL of this machine, and any other text unchanged. Raises
+    """Return the path in a file URL of this machine; return any other text unchanged. Raises
     UsageError for a file URL of another machine."""
     if not repo.lower().startswith("file:"):
         return repo
@@ -254,7 +259,8 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     )
     if scp and scp["path"].startswith("-"):
         plain = None
-    if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit silently drops some of these.
+    # urlsplit silently drops some of these characters.
+    if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):
         raise UsageError(
             f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository."
         )
@@ -263,7 +269,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     at = f"{user}@" if user else ""
     start = f"{scheme}://{at}{place}"
     if scp and not scp["path"].startswith("/"):
-        # A relative path of the scp form starts at the user's home on the server, while
+        # A relative path in the form `host:path` starts at the user's home on the server, while
         # `ssh://host/path` starts at the root. Only forges treat both alike.
         start, path = f"{at}{place}:", path.removeprefix("/")
     return Remote(f"{start}{path}", scheme, f"{start}{path.removesuffix('.git')}")

@@ -1,9 +1,9 @@
-"""The `isolated` backend: a repository of its own that borrows its objects from the cache.
+"""The `isolated` backend: the workdir has its own repository, which borrows objects from the cache.
 
-Its git directory is shared with no other workspace, so what an agent writes into its hooks,
-configuration or refs affects only that workspace. perdure never runs git with that configuration. A
-workdir is built in a stage directory and renamed to its final path, so a workdir at that path is
-complete. A stage that was cut off never held anyone's work and is removed.
+No other workspace shares its git directory. So what an agent writes into hooks, configuration or
+refs affects only that workspace. perdure never runs git with that configuration. A workdir is built
+in a stage directory and renamed to its final path, so a workdir at its final path is always
+complete. An interrupted stage directory never contains anybody's work, and is removed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from perdure.workspace.transport import RemoteSource
 def prepare(
     places: Places, workspace: Workspace, source: RemoteSource, git: Git
 ) -> tuple[bool, list[str]]:
-    """Make or reuse the workdir. Returns (created, notes). The network is needed only to make one,
-    and only for objects that are not in the cache."""
+    """Make or reuse the workdir. Returns (created, notes). The network is needed only to make a
+    workdir, and only for objects that are not in the cache."""
     path = Path(workspace.path)
     if _is_workdir(path):
         return False, []
@@ -74,11 +74,11 @@ def prepare(
 
 
 def check_objects(objects: Path, cache: Path) -> None:
-    """Raise WorkspaceError unless all objects of a clone are its own or borrowed from the cache
-    that it began with.
+    """Raise WorkspaceError unless all objects of a clone are its own, or borrowed from the cache
+    that it was made from.
 
-    Called before objects are copied elsewhere: through a link or an alternate an agent could
-    include another repository's objects.
+    Called before objects are copied elsewhere. Through a link or an alternate, an agent could
+    include objects of another repository.
     """
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
@@ -99,8 +99,8 @@ def _entries(objects: Path) -> Iterator[Path]:
 
 
 def _is_workdir(path: Path) -> bool:
-    """Return whether the workdir exists. Raises WorkspaceError for anything else at its path, which
-    is kept."""
+    """Return whether the workdir exists. Raises WorkspaceError if anything else is at its path;
+    that is left unchanged."""
     if is_real_directory(path / ".git") and is_real_directory(path):
         return True
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):

@@ -1,8 +1,8 @@
-"""Where a task works: the workdir's path, and the repository, branch and commit that it begins at.
-Changes nothing.
+"""Decides where a task works: the workdir's path, and the repository, branch and commit that it
+begins at. Changes nothing.
 
-`Workspaces` calls it when a run is accepted. Invalid names, and names that look like an existing
-one, are refused here.
+`Workspaces` calls it when a run is accepted. Names that are invalid, or that look like an existing
+name, are refused here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def plan(
     hosts: Hosts,
     environ: Mapping[str, str],
 ) -> Workspace:
-    """See `Workspaces.plan`."""
+    """Return the workspace of a task; see `Workspaces.plan`."""
     check_name("run", run_name)
     if "file" not in transports:
         spec = replace(spec, repo=local_path(spec.repo))
@@ -67,7 +67,7 @@ def plan(
 
 
 def plan_here(path: Path) -> Workspace:
-    """See `Workspaces.plan_here`."""
+    """Return the workspace of an existing directory; see `Workspaces.plan_here`."""
     path = path.resolve()
     if not path.is_dir():
         raise NotFound(f"There is no directory {path}.", "Create it first, or give another.")
@@ -75,7 +75,7 @@ def plan_here(path: Path) -> Workspace:
 
 
 def plan_new(path: Path) -> Workspace:
-    """See `Workspaces.plan_new`."""
+    """Return the workspace of a directory that does not exist yet; see `Workspaces.plan_new`."""
     path = path.parent.resolve() / path.name
     return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
 
@@ -139,8 +139,8 @@ def _on_this_machine(
 
 
 def _is_unborn(git: Git, common: Path) -> bool:
-    """Return whether HEAD names a branch that does not exist yet, as in a new repository. A branch
-    that exists but names no commit is damaged."""
+    """Return whether HEAD names a branch that does not exist yet, as in a new repository. This does
+    not include a damaged branch, which exists but names no commit."""
     found = git.run("symbolic-ref", "--quiet", "HEAD", good=(0, 1, 128))
     branch = found.text.strip()
     if found.code or not branch:
@@ -150,8 +150,8 @@ def _is_unborn(git: Git, common: Path) -> bool:
 
 
 def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:
-    """Return the git directory that all worktrees of the repository at `start` share; None outside
-    of one. Raises GitFailed."""
+    """Return the git directory that all worktrees of the repository at `start` share; None if
+    `start` is not in a repository. Raises GitFailed."""
     return _found(start.resolve(), environ)[1]
 
 
@@ -171,7 +171,7 @@ def _found(
 
 
 def _check_combination(spec: TaskSpec) -> None:
-    """Raise UsageError for parts of a spec that exclude each other."""
+    """Raise UsageError for fields of a spec that exclude each other."""
     if spec.here and (
         spec.repo
         or spec.service
@@ -205,8 +205,8 @@ def _check_combination(spec: TaskSpec) -> None:
 
 
 def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
-    """Raise UsageError for a name that differs from an existing one only by case or Unicode form:
-    some file systems, and most people, take the two for the same."""
+    """Raise UsageError for a name that differs from an existing name only by case or Unicode form.
+    Some file systems, and most people, confuse such names."""
     if not directory.is_dir():
         return
     for entry in directory.iterdir():

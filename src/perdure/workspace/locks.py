@@ -44,12 +44,12 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
 
 
 def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
-    """Take the workspace's lock without waiting for its holder. Raises InUse with a description of
-    the holder.
+    """Take the workspace's lock without waiting for its holder, and return its descriptor. Raises
+    InUse with a description of the holder.
 
-    A short grace (`MOMENT_S`) is allowed: between fork and exec, a child of another thread or of a
-    killed supervisor still holds the parent's descriptors. On a busy machine that took up to a
-    third of a second.
+    The lock is tried for a short time (`MOMENT_S`). Between fork and exec, a child of another
+    thread or of a killed supervisor still holds the parent's descriptors. On a busy machine that
+    took up to a third of a second.
     """
     fd = _open(places.lock(workspace.id))
     if not _lock(fd, MOMENT_S):
@@ -70,7 +70,8 @@ def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = Fal
 
 @contextlib.contextmanager
 def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
-    """Wait for a lock and yield its descriptor. Raises Conflict when it is not free in time."""
+    """Wait for a lock and yield its descriptor. Raises Conflict if it is not free after `timeout_s`
+    seconds."""
     fd = _open(lock)
     try:
         if not _lock(fd, timeout_s):
@@ -97,7 +98,7 @@ def _lock(fd: int, timeout_s: float) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file atomically and durably. Raises OSError, and leaves no part of it."""
+    """Write a small file atomically and durably. Raises OSError; then no partial file remains."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
@@ -121,7 +122,7 @@ def put(path: Path, text: str) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Make renames in a directory durable."""
+    """Make the renames in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -130,13 +131,13 @@ def sync(directory: Path) -> None:
 
 
 def read_all(path: Path) -> str:
-    """Return the text of a file of up to 1 GiB, as `read` does."""
+    """Return the text of a file, as `read` does, with a limit of 1 GiB."""
     return read(path, 1 << 30)
 
 
 def read(path: Path, cap: int = 1 << 16) -> str:
-    """Return a file's text, up to `cap` bytes (default: 64 KiB). Empty if it is missing or not a
-    regular file: reading an agent's pipe would never end."""
+    """Return a file's text, up to `cap` bytes (default: 64 KiB). Empty if the file is missing or
+    not regular: reading a pipe that an agent made might never end."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -155,7 +156,7 @@ def read(path: Path, cap: int = 1 << 16) -> str:
 
 
 def flush_each(*directories: Path) -> None:
-    """Make everything that was just written below these directories durable; on Linux each file
+    """Make everything that was just written below these directories durable. On Linux each file
     system that holds one of them is flushed once. Raises OSError."""
     by_device = {path.stat().st_dev: path for path in directories}
     for directory in directories if system.IS_PORTABLE else by_device.values():
@@ -163,8 +164,8 @@ def flush_each(*directories: Path) -> None:
 
 
 def alternate(objects: Path) -> str:
-    """Return a line for `objects/info/alternates`, quoted for git (2.11 and newer) where the name
-    would break the line."""
+    """Return the line for `objects/info/alternates` that names this directory. A name that would
+    break the line is quoted for git (2.11 and newer)."""
     text = str(objects)
     if text.isprintable():
         return text
@@ -179,8 +180,8 @@ def alternate(objects: Path) -> str:
 
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:
-    """Remove lock files left by a killed git, unless a git process is running in `path`. Returns
-    notes on the removed files."""
+    """Remove lock files that a killed git left, unless a git process is running in `path`. Returns
+    a note on each removed file."""
     found = [lock for lock in locks if os.path.lexists(lock)]
     if not found or git_works_in(path):
         return []
@@ -220,7 +221,8 @@ def git_works_in(path: Path) -> bool:
 
 
 def _lives(pid: int) -> bool:
-    """Return whether a process exists: /proc may hide those of other users (`hidepid`)."""
+    """Return whether a process exists. Does not read /proc, which may hide processes of other users
+    (`hidepid`)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -231,8 +233,8 @@ def _lives(pid: int) -> bool:
 
 
 def _holder(fd: int) -> tuple[str, bool]:
-    """Return a description of the lock's holder, and whether that process is alive and holds it
-    only briefly."""
+    """Return a description of the process that holds the lock, and whether it is alive and holds
+    the lock only briefly."""
     try:
         note = json.loads(os.pread(fd, 4096, 0))
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])

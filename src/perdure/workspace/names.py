@@ -1,8 +1,8 @@
-"""Names of workdirs below `{root}/.perdure/work`. A name is chosen when a run is accepted, and
-claimed when its workdir is first locked.
+"""Chooses and claims names of workdirs below `{root}/.perdure/work`. A name is chosen when a run is
+accepted, and claimed when its workdir is first locked.
 
-A name depends on (repository, agent, branch) alone, unless another task already has the same short
-hash. A file beside the locks says to which identity a name belongs. Like a lock it is never
+A name depends only on (repository, agent, branch), unless another task already has the same short
+hash. A file beside the locks stores the identity that owns a name. Like a lock file it is never
 removed, so two tasks never share a directory. perdure up to 0.1 named workdirs by the whole
 identity. Conversations are bound to those paths, so an identity that had such a workdir keeps it.
 """
@@ -18,13 +18,15 @@ from perdure.workspace.identity import Places, workdir_name
 from perdure.workspace.locks import held, make_private, read, write
 
 _CHARS = (6, 12, 26)
-"""Lengths of the hash: a longer one is used only where the shorter name belongs to another task."""
+"""Lengths of the hash in a name, in characters. A longer hash is used only where another task owns
+the shorter name."""
 
 
 def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
     """Return the path of a workdir. Changes nothing. Raises WorkspaceError if no name is free."""
-    # Look for the lock before the claims. A claim is durable before its workdir is locked, so a
-    # lock without a claim was taken by perdure 0.1, which named workdirs by the whole identity.
+    # Look for the lock before the claims. A claim is durable before its workdir is locked. A lock
+    # without a claim was therefore taken by perdure 0.1, which named workdirs by the whole
+    # identity.
     locked = places.lock(identity).exists()
     names = [workdir_name(repo, branch, identity, chars) for chars in _CHARS]
     owners = [_owner(places, name) for name in names]
@@ -44,8 +46,8 @@ def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
 
 def claim(places: Places, workspace: Workspace) -> None:
     """Record that the name of a workdir below `work` belongs to this workspace. Does nothing for
-    other directories. Raises WorkspaceError if the name is another task's, if the workspace has
-    another workdir, or if the record cannot be written."""
+    other directories. Raises WorkspaceError if the name belongs to another task, if the workspace
+    has another workdir, or if the record cannot be written."""
     path, identity = Path(workspace.path), workspace.id
     if not _is_workdir(places, workspace):
         return
@@ -66,8 +68,8 @@ def claim(places: Places, workspace: Workspace) -> None:
 
 
 def conflict(places: Places, workspace: Workspace) -> str:
-    """Return why the workspace may not work at its path: the records show another task there, or
-    another workdir for this workspace. Empty if it may."""
+    """Return why the workspace may not use its path: the records show another task there, or
+    another workdir for this workspace. Empty if the workspace may use it."""
     path, identity = Path(workspace.path), workspace.id
     if not _is_workdir(places, workspace):
         return ""
@@ -89,5 +91,5 @@ def _is_workdir(places: Places, workspace: Workspace) -> bool:
 
 
 def _owner(places: Places, name: str) -> str:
-    """Return the identity to which a name belongs, or empty."""
+    """Return the identity that owns a name; empty if the name is free."""
     return read(places.owner(name)).strip()

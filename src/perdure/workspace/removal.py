@@ -1,10 +1,11 @@
 """Moves workdirs to the trash, and proves which of their content is saved elsewhere.
 
-`prove` reports what would be lost, in sentences; content that cannot be checked counts as lost. A
-checkpoint counts for what it holds byte for byte at this moment (`HeldFiles`). Build output that
-git ignores may go to the trash; unless it is saved too, it stays there until a person purges it.
-`put_away` moves and never deletes. It renames the directory, moves git's admin directory of a
-worktree into the same entry, and saves commits that only its reflog has under a rescue ref.
+`prove` reports what would be lost, in sentences. Content that cannot be checked counts as lost. A
+checkpoint counts only for content that is byte for byte the same now (`HeldFiles`). Build output
+that git ignores may go to the trash. If it is not saved elsewhere, it stays there until a person
+purges it. `put_away` moves and never deletes. It renames the directory and moves git's admin
+directory of a worktree into the same entry. Commits that only that worktree's reflog has are saved
+under a rescue ref.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ NAMED = 5
 TIPS = 20
 """Maximum number of branches, newest first, that are searched for a workdir's uncommitted files."""
 OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
-"""Refs that remain when a workdir is removed. A worktree's own HEAD is not among them, nor are
-checkpoints, which expire separately."""
+"""Options of rev-list for the refs that remain when a workdir is removed. A worktree's own HEAD
+does not remain. Checkpoints are left out because they expire separately."""
 
 OUTPUT = tuple(
     """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache
     .vite .output *.egg-info *.egg *.pyc *.pyo *.o *.class *.tsbuildinfo""".split()
 )
-"""Patterns of ignored names that builds and tests write. Such files may go to the trash, but are
-deleted from it only if they are saved as well: other tools use these names for all kinds of
-directories."""
+"""Patterns of ignored names that builds and tests write. Such files may go to the trash. They are
+deleted from it only if they are also saved elsewhere, because other tools use these names for all
+kinds of directories."""
 
 _OID = late_pattern(r"[0-9a-f]{40,64}")
 
@@ -68,12 +69,13 @@ class HeldFiles(Struct, frozen=True, kw_only=True):
     keepers: tuple[Git, ...]
     """The repositories that hold the checkpoint."""
     apart: tuple[str, ...] = ()
-    """Files whose current content is not in the checkpoint, or that only the checkpoint has."""
+    """Files whose current content is not in the checkpoint, and files that exist only in the
+    checkpoint."""
     left_out: tuple[tuple[str, str], ...] = ()
-    """Files and directories that no checkpoint takes, each with the reason; a directory's name ends
-    in a slash."""
+    """Files and directories that checkpoints never include, each with the reason. A directory's
+    name ends in a slash."""
     staged: bool = True
-    """Whether the checkpoint or HEAD has everything that is staged."""
+    """Whether all staged content is in the checkpoint or in HEAD."""
 
     def has(self, oid: str) -> bool:
         """Return whether the checkpoint contains the commit."""
@@ -91,30 +93,32 @@ class HeldFiles(Struct, frozen=True, kw_only=True):
 
 
 class Proof(Struct, frozen=True, kw_only=True):
-    """Result of the check for content that would be lost with a workdir, as sentences for a
-    person."""
+    """Result of the check for content that would be lost with a workdir. The texts are sentences
+    for a person."""
 
     lost: tuple[str, ...] = ()
-    """Content that is, or may be, saved nowhere else. While there is any, the workdir is not
-    removed."""
+    """Content that is not known to be saved elsewhere. A workdir with such content is not removed.
+    """
     built: tuple[str, ...] = ()
     """Build output that is saved nowhere else: it stays in the trash until a person purges it."""
     logged: tuple[str, ...] = ()
-    """Commits that only the reflog of an isolated workdir has, to be saved before it is removed."""
+    """Commits that only the reflog of an isolated workdir has. They have to be saved before the
+    workdir is removed."""
     checkpoint: int = 0
-    """Number of the checkpoint without which something would be lost; 0 if none is needed."""
+    """Number of the checkpoint that has the only other copy of some content; 0 if none is needed.
+    """
 
     @property
     def saved(self) -> bool:
-        """Return whether all content is saved elsewhere or can be rebuilt."""
+        """Return whether nothing would be lost with the workdir, not even build output."""
         return not (self.lost or self.built or self.logged)
 
 
 def unsaved(
     places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]
 ) -> list[str]:
-    """Return a sentence for each part of the workdir that would be lost with it if it had no
-    checkpoints; empty if everything is saved. Never raises."""
+    """Return a sentence for each part of the workdir that is saved nowhere else. Checkpoints do not
+    count. Empty if everything is saved. Never raises."""
     found = prove(places, workspace, git, elsewhere)
     return [*found.lost, *found.built]
 
@@ -126,9 +130,9 @@ def prove(
     elsewhere: Callable[[], Git],
     held: HeldFiles | None = None,
 ) -> Proof:
-    """Prove where everything in the workdir is saved. Never raises. `elsewhere` returns the
-    repository that must contain the commits of an isolated workdir. `held`: the content of the
-    checkpoint that may count as a copy."""
+    """Find the content of the workdir that is not proven to be saved elsewhere. Never raises.
+    `elsewhere` returns the repository that must contain the commits of an isolated workdir. `held`:
+    the content of a checkpoint that counts as a copy."""
     path = Path(workspace.path)
     if path.is_symlink():
         return Proof(lost=("it is a link, not a directory",))
@@ -151,8 +155,8 @@ def prove(
 
 
 def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
-    """Prove where the files of a directory without a repository are saved: only a checkpoint can
-    hold them."""
+    """Find the unsaved files of a directory without a repository. Only a checkpoint can have a copy
+    of them."""
     if held is None:
         found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
         return Proof(lost=(f"it has no repository, and has {_named(found)}",) if found else ())
@@ -165,8 +169,8 @@ def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
-    """Return a sentence if a missing directory still has an index and a HEAD in git: it was removed
-    manually, or its volume is not mounted."""
+    """Return a sentence if the directory is missing but git still lists it as a worktree. Either it
+    was removed manually, or its volume is not mounted."""
     if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
         return [
             "its directory is missing, but git still lists it: check whether its volume is mounted"
@@ -175,8 +179,8 @@ def _unmounted(workspace: Workspace, path: Path) -> list[str]:
 
 
 def _everything(top: Path) -> Iterator[str]:
-    """Yield everything except directories, git's own files included. Raises OSError for a directory
-    that cannot be listed, because it may hold anything."""
+    """Yield all files, git's own files included, but no directories. Raises OSError for a directory
+    that cannot be listed, because its content is unknown."""
     for directory, folders, names in os.walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
         yield from (
@@ -232,7 +236,7 @@ def _uncommitted(
         untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
         if not held.staged:
             yield f"what is staged is not in checkpoint {held.number}"
-    # A nested repository (git lists it as a directory) has its own history besides its files.
+    # git lists a nested repository as a directory. It has its own history besides its files.
     nested = any(name.endswith("/") for name in untracked)
     if not (changed or untracked) or (
         not nested and _exists_elsewhere(places, looker, workspace, elsewhere)
@@ -249,14 +253,14 @@ def _uncommitted(
 
 
 def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], list[str]]:
-    """Return sentences on ignored files that are nowhere else: first those that keep the workdir,
-    then build output."""
+    """Return sentences on ignored files that are saved nowhere else, in two lists: files that
+    prevent the removal of the workdir, and build output."""
     names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
     lost, built = list[str](), list[str]()
     if held is not None:
         lost, built = _judge_left_out(looker.top, held)
         differing = held.differing()
-        # Below an ignored directory, the names of the files say more than that of the directory.
+        # Below an ignored directory, the names of the files tell more than the directory's name.
         inner = [name for name in names if name.rstrip("/") in differing]
         files, folders = (
             {name for name in inner if not name.endswith("/")},
@@ -272,8 +276,9 @@ def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], l
 
 
 def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
-    """Return the same two lists for files and directories that no checkpoint takes. A pipe or a
-    socket holds no data, so it is ignored."""
+    """Return sentences on files and directories that checkpoints never include, in two lists: those
+    that prevent the removal of the workdir, and build output. A pipe or a socket holds no data, so
+    it is skipped."""
     lost, built = list[str](), list[str]()
     for name, why in held.left_out:
         if why in NO_WORK - {BUILT_AGAIN} or _rebuildable(top, name):
@@ -303,7 +308,7 @@ def _exists_elsewhere(
     places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
 ) -> bool:
     """Return whether a single commit of the repository contains all uncommitted changes, file by
-    file, as after `apply --commit`."""
+    file, as `apply --commit` makes one."""
     if workspace.backend is Backend.ISOLATED:
         repository = elsewhere()
     else:
@@ -333,12 +338,12 @@ def _exists_elsewhere(
 def _unsaved_refs(
     looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: sentences on commits of an isolated workdir's HEAD, refs and stashes that
-    are nowhere else, and commits that only its reflog has.
+    """Return two lists: sentences on commits that are saved nowhere else, and commits that only the
+    reflog has. The first is on HEAD, refs and stashes of an isolated workdir.
 
-    The second list is filled only with a checkpoint, beside which such commits can be saved;
-    otherwise they are among the sentences. The other repository is asked only for commits that the
-    checkpoint lacks.
+    With a checkpoint, the commits in the reflog can be saved beside it. Without one, they are
+    reported in the first list and the second is empty. The other repository is asked only for
+    commits that the checkpoint lacks.
     """
     tips = {"HEAD": looker.head, **looker.repository.refs("refs")}
     stashes = _OID.findall(read(looker.git_dir / "logs/refs/stash"))
@@ -378,7 +383,7 @@ def _unsaved_refs(
 
 
 def _logged(admin: Path) -> list[str]:
-    """Return the commits that HEAD has named, newest first."""
+    """Return the commits that HEAD has named according to its reflog, newest first."""
     tips = [
         line.split(" ", 2)[1]
         for line in read_all(admin / "logs/HEAD").splitlines()
@@ -388,7 +393,7 @@ def _logged(admin: Path) -> list[str]:
 
 
 def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
-    """Return whether one of the commits in `tips` contains this commit in its history."""
+    """Return whether this commit is an ancestor of one of the commits in `tips`."""
     return any(
         repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
         for tip in tips
@@ -396,7 +401,8 @@ def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
 
 
 def _only_here(repository: Git, oid: str) -> bool:
-    """Return whether no permanent ref of the repository reaches the commit."""
+    """Return whether no permanent ref of this repository reaches the commit, so that it is not
+    saved here."""
     if not repository.commit(oid):
         return True
     return repository.run("rev-list", "--max-count=1", oid, "--not", *OTHERS).stdout != b""
@@ -418,8 +424,8 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(top: Path, name: str) -> bool:
-    """Return whether a build recreates the file, according to its own name, the name of a directory
-    above it, or a cache tag in it."""
+    """Return whether a build can recreate the file. Judged by its own name, the name of a directory
+    above it, or a cache tag in it. A directory with a repository in it cannot be recreated."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
@@ -428,15 +434,16 @@ def _rebuildable(top: Path, name: str) -> bool:
 
 
 def _is_output(top: Path, name: str) -> bool:
-    """Return whether builds and tests write the file, judged by its name."""
+    """Return whether the file's name is one that builds and tests write. A directory with a
+    repository in it never counts."""
     pairs = product(Path(name).parts, (*OUTPUT, *REBUILDABLE))
     written = any(fnmatchcase(part, pattern) for part, pattern in pairs)
     return written and not _has_repository(top / name)
 
 
 def _has_repository(path: Path) -> bool:
-    """Return whether there is a repository at or below the path, bare or not. A repository is
-    somebody's work, even in a directory that is named like build output."""
+    """Return whether there is a repository at or below the path, bare or not. A repository counts
+    as work even in a directory that is named like build output."""
     return is_real_directory(path) and any(
         ".git" in folders
         or ".git" in names
@@ -446,7 +453,8 @@ def _has_repository(path: Path) -> bool:
 
 
 def inside(path: Path) -> list[int]:
-    """Return the processes whose current directory is at or below the path: they would lose it."""
+    """Return the processes whose current directory is at or below the path. They would lose their
+    directory if it were removed."""
     found = []
     for pid in system.pids():
         with suppress(OSError):
@@ -465,8 +473,8 @@ def put_away(
     places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]
 ) -> Path | None:
     """Move the workdir into the trash and return its new path; None if there is no workdir. `about`
-    is stored with it. Without `unsaved` in it, nothing counts as saved, and the entry stays until a
-    person purges it. Raises UsageError for a directory of the user's."""
+    is stored with the entry. If `about` has no `unsaved`, nothing counts as saved, and the entry
+    stays until a person purges it. Raises UsageError for a directory of the user's."""
     if workspace.backend is Backend.HERE:
         raise UsageError(f"{workspace.path} is your own directory and is not removed.")
     path = Path(workspace.path)
@@ -497,8 +505,9 @@ def put_away(
 
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
-    """Save commits that only the worktree's HEAD or reflog has (amended, reset) under rescue refs.
-    Newest first, so that few refs are needed."""
+    """Save commits that only the worktree's HEAD or reflog has (after an amend or a reset) under
+    rescue refs. The newest are saved first: they may contain the older ones, so few refs are
+    needed."""
     head = read(admin / "HEAD").strip()
     for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
         if git.commit(oid) and _only_here(git, oid):
@@ -516,8 +525,9 @@ def move(
     about: Mapping[str, Any],
     admins_of: Callable[[], list[Path]] | None,
 ) -> Path | None:
-    """Move a workdir and git's admin directories for it into the trash. Callers that do not know
-    the backend use `put_away`."""
+    """Move a workdir and git's admin directories for it into the trash, and return the entry's
+    path; None if there is nothing to move. `put_away` finds the admin directories by the backend.
+    """
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [
         (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])

@@ -1,7 +1,7 @@
 """Lists the project's own files in a workdir: tracked files, and new ones that are not ignored.
 Used by the project map.
 
-Without git, hidden directories and those that a build recreates are skipped.
+Without git, hidden directories and directories that a build recreates are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MOST = 200_000
 
 def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
     """Return the files' names relative to the workdir, in no particular order. The names are
-    untrusted text; some files may be gone, or be links. Raises WorkspaceError, GitFailed."""
+    untrusted text. A listed file may have been removed, or may be a link. Raises WorkspaceError,
+    GitFailed."""
     return again(places, workspace, lambda: _sources(places, workspace, git))
 
 

@@ -1,8 +1,9 @@
-"""The server of a repository, and how git talks to it: every fetch, push and query goes through
-`RemoteSource.call`.
+"""Describes a repository's server, and runs the git commands that talk to it. Every fetch, push and
+query goes through `RemoteSource.call`.
 
-ssh uses the user's keys. For https a login is taken from the settings. If they have none and the
-server wants one, the user's own credential helpers are asked. `askpass` gives the secret to git.
+ssh uses the user's keys. For https, the login comes from perdure's settings. If they have none and
+the server wants a login, the user's own credential helpers are asked. `askpass` passes the secret
+to git.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
 
 _REASON = re.compile(r"^remote: perdure: (.+)$", re.MULTILINE)
-"""The relay's reason for an answer, as git prints it."""
+"""Pattern of the reason that the relay gives with an answer, as git prints it."""
 _REACH_S = 60.0
-"""Timeout for a server's first answer while a person waits, in seconds."""
+"""Timeout for a server's first answer, in seconds. A person waits for it."""
 
 
 def absent(error: GitFailed) -> bool:
@@ -41,12 +42,14 @@ def absent(error: GitFailed) -> bool:
 
 
 class RemoteSource(Struct, frozen=True, kw_only=True):
-    """The source of a cache: an address (or a local directory), the transport, the credentials, and
-    the servers that may be contacted. `helpers` is called where a server wants a login and
-    `credentials` returns none.
+    """The repository that a cache is fetched from: its address (or a local directory), the
+    transport, the credentials, and the servers that may be contacted. `helpers` is called where a
+    server wants a login and `credentials` returns none.
 
-    `relay`: the address on this machine that git contacts instead, of a process that has the
-    credentials (`perdure.host.relay`). `url` names the repository in messages even then."""
+    `relay`: the address on this machine of a process that has the credentials
+    (`perdure.host.relay`). git then contacts the relay instead of the server. `url` names the
+    repository in messages even then.
+    """
 
     key: str
     url: str
@@ -60,7 +63,7 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """The address for git's command line."""
+        """Return the address for git's command line."""
         return self.relay or self.url
 
     @property
@@ -92,8 +95,8 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         return self._once(git, scratch, words, told, login, timeout_s)
 
     def reach(self, git: Git, scratch: Path) -> None:
-        """Ask the server whether the repository exists. Raises NotFound, or WorkspaceError with the
-        reason and what to do."""
+        """Ask the server whether the repository exists. Raises NotFound if it does not, and
+        WorkspaceError with the reason and a remedy for any other failure."""
         try:
             self.call(
                 git,
@@ -123,8 +126,8 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         if self.scheme == "file":
             return []
         if self.relay:
-            # The relay applies the rules about servers. Without the empty proxy, git would ask a
-            # proxy of the environment for an address of this machine.
+            # The relay itself checks which servers may be contacted. The empty proxy setting keeps
+            # git from sending a request for this machine to a proxy that the environment names.
             told = {"followRedirects": "false", "proxy": "", "curloptResolve": ""}
             return [(f"http.{self.relay}.{name}", value) for name, value in told.items()]
         if self.scheme == "ssh":
@@ -164,8 +167,8 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         told: tuple[tuple[str, str], ...],
         timeout_s: float,
     ) -> GitResult:
-        """Run git on the relay's address. An error names the repository's, and has the relay's
-        reason if it gave one."""
+        """Run git on the relay's address. In an error, the relay's address is replaced by the
+        repository's, and the relay's reason is added if there is one."""
         try:
             return git.run(*words, allow=("http",), settings=told, timeout_s=timeout_s)
         except GitFailed as error:

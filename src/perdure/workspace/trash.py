@@ -1,12 +1,13 @@
-"""The trash: removed things, one entry each, with a description and the way back.
+"""Manages the trash: removed files and directories, one entry for each removal, with a description
+and the original paths.
 
-`put` is called by `removal` for workdirs and by the sweeper for the rest; `entries` and `restore`
-by `perdure trash`; `purge` by the sweeper after the grace period. Nothing else in perdure deletes
-what an agent made. An entry is a directory with `about.json` and the parts that were moved into it.
-A part is moved completely, by a rename, or not at all, with an error.
+`removal` calls `put` for workdirs, and the sweeper calls it for everything else. `perdure trash`
+calls `entries` and `restore`. The sweeper calls `purge` after the grace period. Nothing else in
+perdure deletes what an agent made. An entry is a directory with `about.json` and the parts that
+were moved into it. A part is moved completely, by a rename, or not at all, with an error.
 
-The contents were written by an agent. So a purge follows no link, enters no other volume, and
-refuses an entry that a process still uses or that was written to after it was moved.
+The contents were written by an agent. So a purge follows no link and enters no other volume. It
+refuses an entry that a process still uses, or that was written to after it was moved.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ from perdure.workspace.locks import flush, is_real_directory, make_private, sync
 
 ABOUT = "about.json"
 CLEAN_UPS = ("gc", "clean-up")
-"""Verbs that remove the workdirs of finished work. These workdirs are restored automatically when
-the work is continued."""
+"""Values of an entry's `verb` for workdirs that were removed when their work was finished. Such a
+workdir is restored automatically when the work is continued."""
 SETTLED_MS = 60_000
-"""Time after the move, in ms, from which a write shows that a process still uses the files."""
+"""Time after the move, in ms. A write later than this shows that a process still uses the files."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One entry. If `unsaved` is None, its origin is not known and it is never purged
-    automatically."""
+    """One entry of the trash. If `unsaved` is None, it is not known what would be lost, and the
+    entry is never purged automatically."""
 
     id: str
     path: Path
     at: int
-    """Time of the move, in ms; 0 where that is not known."""
+    """Time of the move, in ms; 0 if unknown."""
     kind: str = "unknown"
     why: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Original path of each part."""
+    """Original path of each part, by the part's name in the entry."""
     unsaved: tuple[str, ...] | None = None
-    """Content that was nowhere else at the time of the move, a sentence each."""
+    """Sentences on content that was saved nowhere else at the time of the move; None if unknown."""
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
@@ -72,10 +73,10 @@ def put(
     directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]
 ) -> Path:
     """Move each part into a new entry; return the entry's directory. Raises WorkspaceError where a
-    part cannot be moved; the parts before it are then in the entry.
+    part cannot be moved; the entry then has the parts before it.
 
-    A part on another file system is copied, and removed from its old place when the copy is
-    durable. `parts` in `about` overrides the paths to which the parts are restored.
+    A part on another file system is copied, and the original is removed when the copy is durable.
+    `parts` in `about` overrides the paths to which the parts are restored.
     """
     now = time.time_ns()
     entry = make_private(directory / f"{name}-{now}")
@@ -102,7 +103,8 @@ def put(
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename, or copy to another file system and then remove the original. Raises OSError."""
+    """Rename a file or directory. On another file system, copy it and then remove the original.
+    Raises OSError."""
     try:
         path.rename(target)
     except OSError as error:
@@ -113,11 +115,11 @@ def move(path: Path, target: Path) -> None:
 
 
 def _copy_over(path: Path, target: Path) -> None:
-    """Copy to another file system. The original is removed by one rename, after the copy is
-    complete, durable and has its final name. If the original was written to meanwhile, it stays.
-    Raises OSError."""
+    """Copy a file or directory to another file system and remove the original. First the copy is
+    completed, made durable and renamed to its final name. Then one rename removes the original. If
+    the original was written to meanwhile, it stays. Raises OSError."""
     before = _signature(path)
-    # Under a temporary name first, so that a copy that is cut off does not look complete.
+    # The copy first gets a temporary name, so that an interrupted copy does not look complete.
     staged = target.with_name(f"{target.name}.part")
     shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(
         path
@@ -129,8 +131,8 @@ def _copy_over(path: Path, target: Path) -> None:
     sync(target.parent)
     gone = path.with_name(f".perdure-gone-{time.time_ns()}")
     path.rename(gone)
-    # Everything is in the copy. A remainder that cannot be deleted is no loss, and its name shows
-    # that it is not a workdir.
+    # The copy is complete by now. If part of the original cannot be deleted, nothing is lost, and
+    # its name shows that it is not a workdir.
     with suppress(OSError):
         shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
 
@@ -145,8 +147,8 @@ def _copy_one(source: str, target: str) -> None:
 
 
 def _signature(path: Path) -> list[tuple[str, int, int, int]]:
-    """Return everything at and below the path with its inode, size and modification time. Raises
-    OSError."""
+    """Return everything at and below the path with its inode, size and modification time, to detect
+    changes. Raises OSError."""
     found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
     return sorted(
         (str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found
@@ -162,8 +164,8 @@ def entries(directory: Path) -> list[Entry]:
 
 
 def is_cleaned(entry: Entry, path: str, run: str) -> bool:
-    """Return whether the entry is the workdir at `path` that a clean-up removed at the end of this
-    run."""
+    """Return whether the entry is the workdir from `path` that a clean-up removed at the end of
+    this run."""
     about, there = entry.about, os.path.lexists(entry.path / "workdir")
     return (
         there
@@ -212,8 +214,8 @@ def find(directories: Sequence[Path], name: str) -> Entry:
 
 def restore(entry: Entry) -> list[Path]:
     """Move the parts back to their original paths, and return those paths. Files that are no part
-    of the entry stay in it. If an admin directory had to get another name, the link from the
-    worktree to it is updated. Raises Conflict if something is in the way, NotFound where the
+    of the entry stay in its directory. If an admin directory had to get another name, the
+    worktree's link to it is updated. Raises Conflict if something is in the way, NotFound where the
     original path is not known."""
     there = {
         label: Path(place)
@@ -257,7 +259,8 @@ def restore(entry: Entry) -> list[Path]:
 
 
 def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
-    """Return why an entry must not be deleted now, as a sentence; empty if it may be."""
+    """Return why an entry must not be deleted now, as a clause; empty if it may be deleted.
+    `inside`: processes whose current directory is in the entry."""
     if inside:
         return f"process {inside[0]} works in it"
     try:
@@ -278,8 +281,8 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield everything below, without following links. Raises OSError for a directory that cannot
-    be read."""
+    """Yield everything below a directory, without following links. Raises OSError for a directory
+    that cannot be read."""
     with os.scandir(top) as found:
         for each in found:
             status = each.stat(follow_symlinks=False)
@@ -302,14 +305,15 @@ def purge(entry: Entry) -> None:
 
 
 def purge_rests(directory: Path) -> None:
-    """Finish the deletions that a kill cut off."""
+    """Finish the deletions that a kill interrupted."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):
             _delete(doomed)
 
 
 def _delete(doomed: Path) -> None:
-    """Delete everything, unreadable directories included. The target of a link is not touched."""
+    """Delete everything at the path, unreadable directories included. The target of a link is not
+    touched."""
     doomed.chmod(0o700)
     for directory, folders, _ in os.walk(doomed):
         for path in (Path(directory, name) for name in folders):
@@ -319,8 +323,8 @@ def _delete(doomed: Path) -> None:
 
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Move a leftover into the trash; an empty directory is simply removed. Returns its new
-    path."""
+    """Move a leftover of an interrupted step into the trash and return its new path. An empty
+    directory is removed instead."""
     if not os.path.lexists(leftover):
         return None
     with suppress(OSError):

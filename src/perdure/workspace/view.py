@@ -1,9 +1,9 @@
 """Inspects workdirs without trusting them, and saves their contents.
 
 The git directory of an isolated workdir belongs to its agent: its configuration can name programs,
-and its index can hide changes. So perdure inspects the workdir with a git directory and an index of
-its own (a view), which borrows only the agent's objects. In a worktree of the user's repository the
-hardened git runs directly; only filters can still run there.
+and its index can hide changes. So perdure inspects such a workdir with a git directory and an index
+of its own (a view), which borrows only the agent's objects. In a worktree of the user's repository,
+git runs directly with hardened settings; only filters can still run there.
 
 A rescue saves every tracked and untracked file as a commit. perdure reads the bytes and streams
 them to fast-import, so no filter, hook or index of the workdir is used. Ignored files are left out;
@@ -61,12 +61,12 @@ class WorkdirState(Struct, frozen=True, kw_only=True):
     """Names of the first 20 changed or untracked files, changed ones first, relative to the
     workdir."""
     in_progress: str = ""
-    """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
+    """Operation in progress: `merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
 
 
 def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
-    """Return the workdir's state. Raises WorkspaceError or GitFailed where it cannot be known; it
-    is never guessed."""
+    """Return the workdir's state. Raises WorkspaceError or GitFailed where the state cannot be
+    read; it is never guessed."""
     return again(places, workspace, lambda: _state(places, workspace, git))
 
 
@@ -133,7 +133,8 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
 def again(
     places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False
 ) -> _T:
-    """Run `look`. If git fails with the view, discard the view and run it once more."""
+    """Run `look` and return its result. If git fails with the view, discard the view and run `look`
+    once more."""
     try:
         return look()
     except GitFailed:
@@ -145,12 +146,13 @@ def again(
 
 
 def heal(places: Places, workspace: Workspace, git: Git) -> None:
-    """Inspect the workdir once through the view. If the view is damaged, make it again."""
+    """Check that the workdir can be inspected through its view. A damaged view is made again."""
 
     def look() -> None:
         with looking_alone(places, workspace, git) as looker:
             if looker is not None:
-                # This call reads the settings and the index, and lists nothing.
+                # This call reads the settings and the index, so it fails if the view is damaged. It
+                # lists nothing.
                 looker.eye.run("ls-files", "--", ".git")
 
     again(places, workspace, look, alone=True)
@@ -158,7 +160,8 @@ def heal(places: Places, workspace: Workspace, git: Git) -> None:
 
 class Looker(Struct, frozen=True, kw_only=True):
     """Git access to a workdir. `repository` runs on the workdir's own git directory. `eye` is the
-    git used for inspecting: a view, if `own`."""
+    git that inspects the files: through a view if `own` is set, else on the workdir's own git
+    directory."""
 
     repository: Git
     eye: Git
@@ -173,7 +176,8 @@ class Looker(Struct, frozen=True, kw_only=True):
 
     @property
     def in_progress(self) -> str:
-        """Operation in progress: `merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
+        """Return the operation in progress: `merge`, `rebase`, `cherry-pick`, `revert`, `bisect`,
+        or empty."""
         return next(
             (name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), ""
         )
@@ -181,8 +185,8 @@ class Looker(Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """Yield access to the workdir as its backend requires; None without git. Raises WorkspaceError
-    where the workdir is missing."""
+    """Yield access to the workdir: through a view if its git directory belongs to an agent, else
+    direct. None for a workdir without git. Raises WorkspaceError where the workdir is missing."""
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(
@@ -225,10 +229,8 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
 @contextlib.contextmanager
 def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
     """Yield access through a view for every backend, so that no filter or setting of the workdir's
-    repository is used.
-
-    None without git. Raises WorkspaceError before the first commit.
-    """
+    repository is used. None for a workdir without git. Raises WorkspaceError before the first
+    commit."""
     with seen(places, workspace, git) as looker:
         if looker is None or looker.own:
             yield looker
@@ -275,8 +277,7 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
 def _through(
     places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path
 ) -> Iterator[Looker]:
-    """Yield the same workdir seen through perdure's own git directory, which borrows these
-    objects."""
+    """Yield access to the same workdir through its view, which borrows the objects in `objects`."""
     directory, top = places.view(workspace.id), direct.top
     with held(_lock(places, workspace)) as fd:
         eye = Git(
@@ -298,8 +299,8 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
     """Point the view at a commit. The index of the view keeps the state of unchanged files, so that
-    the next inspection reads few of them. Nothing here has to be durable: git refuses a damaged
-    view, and the view is then made again."""
+    the next inspection reads few files. The view need not be durable: git refuses a damaged view,
+    and it is then made again."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)
@@ -311,8 +312,8 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
         put(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
-        # -i: the view's index still has the old content of a file that was changed at the last look
-        # and has been committed since. Without -i, git refuses the merge because such a file is not
+        # A file may have been changed at the last inspection and committed since. The view's index
+        # still has its old content. Without -i, git refuses the merge because such a file is not
         # "up to date" (2.39).
         eye.run("read-tree", "-i", "-m", head)
         put(directory / "HEAD", f"{head}\n")
@@ -336,7 +337,7 @@ def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed:
 
 
 def _file(stream: IO[bytes], path: Path, name: str) -> None:
-    """Write one file or link in fast-import's format. Anything else, or a file that is gone, is
+    """Write one file or link in fast-import's format. A special file, or one that is gone, is
     skipped."""
     quoted = (
         b'"'

@@ -1,9 +1,10 @@
-"""The changes of an attempt, in files and commits: its last checkpoint compared with its beginning.
+"""Determines the changes of an attempt, in files and commits: its last checkpoint compared with its
+beginning.
 
-`Checkpoints.save_last` calls it while the checkpoint's shelf is open. It costs one git process, a
-second one where HEAD moved, and a third where there are new uncommitted files (git says which are
-ignored). An attempt that changed nothing costs none, except in a directory of the user's that has
-no checkpoint yet.
+`Checkpoints.save_last` calls it while the checkpoint repository is open. It starts one git process,
+and a second one if HEAD moved. If there are new uncommitted files, a third one finds out which of
+them are ignored. For an attempt that changed nothing it starts none, except in a directory of the
+user's that has no checkpoint yet.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000
-"""Maximum number of directory entries read in the search for a remote branch."""
+"""Maximum number of directory entries read in the search for a remote-tracking branch."""
 _EMPTY_TREE = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
-"""Id of the empty tree by hash algorithm; git knows it without storing it."""
+"""Id of the empty tree, by hash algorithm. git can read it although it is not stored."""
 _COUNTING_S = 20.0
 """Timeout of a comparison that counts lines, in seconds."""
 _LINK = "160000"
@@ -38,16 +39,16 @@ _STATES = {"A": "added", "D": "deleted"}
 
 
 class Against(Struct, frozen=True, kw_only=True):
-    """The state that an attempt began with. `commit` is that of a checkpoint; empty where the
+    """The state in which an attempt began. `commit` is the commit of a checkpoint; empty if the
     workdir had none."""
 
     number: int = 0
     commit: str = ""
     head: str = ""
     since: Path | None = None
-    """A file that perdure wrote just before the agent was launched."""
+    """A file that perdure wrote just before it launched the agent. Its time marks the launch."""
     foreign: frozenset[str] = frozenset()
-    """Names of files that were written by others before the launch: task files, and drift."""
+    """Names of files that were changed by others before the launch: task files, and drift."""
 
 
 class _Base(Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class _Base(Struct, frozen=True, kw_only=True):
     head: str
     words: str
     exact: bool = True
-    """Whether only the attempt can have caused the differences, except in `foreign` files."""
+    """Whether all differences were caused by the attempt, except those in `foreign` files."""
 
 
 def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
@@ -96,7 +97,8 @@ def _began(against: Against) -> os.stat_result | None:
 def _base(
     shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return the commit or tree to compare with, and the commits made since, newest first."""
+    """Return the commit or tree to compare with, and the commits made since the beginning, newest
+    first."""
     if against.commit:
         words = f"checkpoint {against.number}"
         base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)
@@ -118,8 +120,8 @@ def _base(
 def _by_time(
     shelf: Shelf, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return the base and the new commits, determined by commit time: in a directory of the user's,
-    HEAD is not recorded at the start."""
+    """Return the commit to compare with, and the new commits, judged by commit time. Used in a
+    directory of the user's, where HEAD was not recorded at the start."""
     since = began.st_mtime if began is not None else 0.0
     # Commit times have a resolution of one second: a commit in the second of the launch counts as
     # older than the launch.
@@ -151,7 +153,8 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     )
     found = []
     for line in os.fsdecode(said.stdout).split("\n"):
-        # Each commit starts with a line `commit ID`, which only git 2.33 and newer can omit.
+        # Each commit starts with a line `commit ID`, which can be omitted only with git 2.33 and
+        # newer.
         if line.startswith("commit "):
             continue
         facts, _, subject = line.partition("|")
@@ -204,7 +207,7 @@ def _is_new(
     shelf: Shelf, base: _Base, against: Against, began: os.stat_result | None, file: FileOfWork
 ) -> bool:
     """Return whether the attempt can have caused the difference. A file whose inode has not changed
-    since the launch was not touched by it."""
+    since the launch was not changed by the attempt."""
     suspect = not base.exact or file.name in against.foreign
     if not suspect or began is None or file.state == "deleted":
         return True
@@ -212,7 +215,8 @@ def _is_new(
         seen = os.lstat(shelf.top / file.name)
     except OSError:
         return True
-    # Two file systems may use different clocks, whose times cannot be compared.
+    # Two file systems may use different clocks, so times of different file systems cannot be
+    # compared.
     return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
 
 
@@ -226,8 +230,8 @@ def _ignored(shelf: Shelf, names: list[str]) -> set[str]:
 
 
 def _is_on_a_remote(shelf: Shelf, head: str) -> bool:
-    """Return whether a remote-tracking branch points to HEAD, as after a push. Reads the refs
-    without git and follows no links."""
+    """Return whether a remote-tracking branch points to HEAD, as it does after a push. Reads the
+    refs without starting git and follows no links."""
     store = shelf.shared or shelf.lent
     waiting = [store.parent / "refs/remotes"] if store is not None else []
     looked = 0

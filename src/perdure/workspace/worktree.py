@@ -2,13 +2,14 @@
 repository's trust domain and copies nothing.
 
 `git worktree add` is not crash-safe: a kill leaves a locked admin directory, a directory without an
-index, or lock files. So a mark is written before any step and removed after the last one. git's own
-records are changed under the repository's lock. Files are written under the workdir's lock, so that
-many workdirs of one repository can be made at once. A process that finds the mark either keeps a
-workdir that turns out to be complete, or moves the remains to the trash and starts over. Files
-without the mark are somebody's work and are never moved. The branch is created by plumbing commands
-with full ref names, because `worktree add -b` passes its argument to `git branch` unguarded (a
-branch named `-D` deletes).
+index, or lock files. So a mark file is written before the first step and removed after the last
+step. git's own records are changed under the repository's lock. Files are written under the
+workdir's lock, so that many workdirs of one repository can be made at once.
+
+A process that finds the mark file either keeps a workdir that turns out to be complete, or moves
+the remains to the trash and starts over. Files without a mark file are somebody's work and are
+never moved. The branch is created by plumbing commands with full ref names, because `worktree add
+-b` passes its argument to `git branch` unguarded (a branch named `-D` deletes).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ LOCKED = "perdure: a task's workdir"
 
 
 def git_directory(path: Path) -> Path | None:
-    """Return the admin directory that `path/.git` points to, if it points back; else None."""
+    """Return the admin directory that `path/.git` points to, if it points back to `path`; else
+    None."""
     admin = _pointed_to(path)
     if admin and _points_to(admin) == path / ".git":
         return admin
@@ -62,8 +64,8 @@ def _points_to(admin: Path) -> Path | None:
 
 
 def common_directory(repo: str) -> Path:
-    """Return the git directory of a repository as `Workspace.repo` names it: a checkout's top, or a
-    bare repository."""
+    """Return the git directory of a repository. `repo` is a checkout's top directory or a bare
+    repository, as in `Workspace.repo`."""
     if is_real_directory(Path(repo) / ".git"):
         return Path(repo) / ".git"
     return Path(repo)
@@ -74,9 +76,9 @@ def repository_lock(places: Places, repo: str) -> Path:
 
 
 def check_branch_free(git: Git, branch: str, path: Path) -> str:
-    """Return the commit of the branch, or an empty string if it does not exist. Raises UsageError
-    for a name that is a parent or a child of an existing branch name, WorkspaceError for a branch
-    that is checked out elsewhere."""
+    """Return the commit of the branch; empty if the branch does not exist. Raises UsageError if the
+    name is a parent or a child of an existing branch name (`a` and `a/b`), WorkspaceError if the
+    branch is checked out elsewhere."""
     full = f"refs/heads/{branch}"
     top = f"refs/heads/{branch.partition('/')[0]}"
     if git.git_dir is not None:
@@ -115,7 +117,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             f"The repository {workspace.repo} does not exist.",
             "Restore it, or mount its volume. The workdir was not changed.",
         )
-    # A git process that outlives a killed perdure holds this lock too.
+    # A git process that outlives a killed perdure keeps this lock.
     with held(places.lock(f"{workspace.id}.making")) as own:
         git = Git(
             cwd=common,
@@ -140,16 +142,16 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 
 
 def _settle(path: Path, common: Path) -> None:
-    """Flush the files before the mark is removed, so that even after a power cut a workdir without
-    a mark has all its files."""
+    """Make the files durable before the mark file is removed. So even after a power cut, a workdir
+    without a mark file has all its files."""
     flush_each(path, common)
 
 
 def _register(
     places: Places, workspace: Workspace, git: Git, common: Path
 ) -> tuple[bool, list[str]]:
-    """Register the worktree with git, without its files. The mark stays until they are written.
-    Returns (created, notes)."""
+    """Register the worktree with git, without its files. The mark file stays until the files are
+    written. Returns (created, notes)."""
     path, mark = Path(workspace.path), places.making(workspace.id)
     cut_off = mark.exists()
     if not cut_off and git_directory(path) is not None:
@@ -175,8 +177,8 @@ _KEPT = "all files are unchanged; what was staged, and a merge or rebase in prog
 
 
 def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
-    """Recreate a lost admin directory where that is safe: the `.git` file still names it, and the
-    branch exists and is checked out nowhere. Return whether that was done.
+    """Recreate a lost admin directory if that is safe. The `.git` file must still name it, and the
+    branch must exist and be checked out nowhere. Return whether it was recreated.
 
     Writes no file of the workdir. The directory is built beside its final place and renamed, so a
     kill leaves nothing half-made in use.
@@ -203,8 +205,8 @@ def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
 
 
 def _staged(common: Path, workspace: Workspace) -> Path:
-    """Put the admin directory of a worktree together, beside the place that it is renamed to
-    (gitrepository-layout(5))."""
+    """Build the admin directory of a worktree under a temporary name (gitrepository-layout(5)), and
+    return its path. The caller renames it."""
     stage = common / f"perdure-{workspace.id}"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
@@ -212,7 +214,8 @@ def _staged(common: Path, workspace: Workspace) -> Path:
         ("HEAD", f"ref: refs/heads/{workspace.branch}"),
         ("gitdir", f"{workspace.path}/.git"),
         ("commondir", "../.."),
-        # So that `git worktree prune` leaves it alone while its volume is not mounted.
+        # This file makes `git worktree prune` keep the entry while the worktree's volume is not
+        # mounted.
         ("locked", LOCKED),
     ):
         write(stage / name, f"{text}\n")
@@ -220,8 +223,8 @@ def _staged(common: Path, workspace: Workspace) -> Path:
 
 
 def _refuse_strange(path: Path, workspace: Workspace) -> None:
-    """Raise WorkspaceError for files that have neither a mark nor a link to the repository: they
-    are kept."""
+    """Raise WorkspaceError if the path has files that perdure did not just make. They have neither
+    a mark file nor a link to the repository, and are kept."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
             f"{path} has files, but is no longer a worktree of {workspace.repo}. Nothing was "
@@ -232,8 +235,8 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
 
 
 def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Move a leftover into the trash, so that a new workdir does not begin with it. Return its new
-    path."""
+    """Move the remains of an earlier creation into the trash, so that a new workdir does not begin
+    with them. Return the new path."""
     if not os.path.lexists(leftover):
         return None
     from perdure.workspace.trash import discard
@@ -244,8 +247,8 @@ def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> P
 def _recover(
     places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
 ) -> list[str] | None:
-    """Clear leftovers of an earlier creation. Returns notes, or None if the creation that was cut
-    off turns out to be complete."""
+    """Clear the remains of an earlier creation. Returns notes, or None if the interrupted creation
+    turns out to be complete."""
     path = Path(workspace.path)
     if cut_off and _is_whole(git, path, workspace):
         return None
@@ -273,8 +276,8 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
 
 
 def admins(common: Path, path: Path) -> list[Path]:
-    """Return the admin directories that belong to this path. One that a kill left without its
-    `gitdir` is recognized by its name."""
+    """Return the admin directories that belong to this path. One without a `gitdir` file, as a kill
+    can leave it, is recognized by its name."""
     if not (common / "worktrees").is_dir():
         return []
     found = []
@@ -286,8 +289,8 @@ def admins(common: Path, path: Path) -> list[Path]:
 
 
 def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
-    """Save the commits of a detached HEAD under a rescue ref: no other ref may reach them once the
-    admin directory is gone."""
+    """Save the commits of a detached HEAD under a rescue ref, and return notes. Without the admin
+    directory, no other ref might reach these commits."""
     head = read(admin / "HEAD").strip()
     oid = git.commit(head) if head and not head.startswith("ref:") else ""
     if (
@@ -334,8 +337,8 @@ def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:
 
 
 def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
-    """Register the worktree as `git worktree add --no-checkout` does, without the three processes
-    that git starts."""
+    """Register the worktree as `git worktree add --no-checkout` does, without starting the three
+    processes that git starts."""
     stage = _staged(common, workspace)
     admin.parent.mkdir(exist_ok=True)
     stage.rename(admin)

@@ -1,9 +1,9 @@
 """Decides how the next attempt starts, and writes its prompt (`prompt`). Pure.
 
-`choose` tries the ladder from the top: the agent's own transcript by id, then by path, perdure's
-copy, a mended copy, a checkpoint's conversation. Only then, if the policy allows, a new
-conversation begins with a brief. It never picks "the latest" of anything, and never begins a new
-conversation without saying so.
+`choose` tries the ways to continue in a fixed order, from the best: the agent's own transcript by
+id, then by path, perdure's copy, a repaired copy, a checkpoint's conversation. If none works and
+the policy allows it, a new conversation begins with a brief. `choose` never picks "the latest" of
+anything, and never begins a new conversation without reporting it.
 """
 
 from __future__ import annotations
@@ -28,40 +28,41 @@ WRITER_WAIT_MS = 15_000
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """Everything that the choice depends on."""
+    """All facts on which the choice depends."""
 
     policy: ContinuityPolicy
     now: int
     session: Session | None = None
     lost: Session | None = None
-    """The newest retired conversation of this scope, if there is no live one."""
+    """The newest retired conversation of this scope, if the scope has no current one."""
     transcript: Snapshot | None = None
-    """The agent's own transcript as it is on disk now."""
+    """The agent's own transcript as it is on disk now; None if there is none."""
     standing: Standing = Standing.WHOLE
-    """How that transcript compares with perdure's own record of it."""
+    """How the agent's transcript compares with perdure's own record of it."""
     announced: bool = False
-    """Whether an agent's output showed that it had opened the conversation. It may then have sent a
-    request to the model."""
+    """Whether an agent's output showed that it had opened the conversation. In that case it may
+    have sent a request to the model."""
     copy: Snapshot | None = None
-    """perdure's own copy of the transcript."""
+    """perdure's own copy of the transcript; None if there is none."""
     edits: tuple[str, ...] = ()
-    """The edits in a repaired copy, from which the agent was proven to continue; empty if there is
-    no such copy."""
+    """The edits in a repaired copy that the agent was proven to accept. Empty if there is no such
+    copy."""
     tried: frozenset[Rung] = frozenset()
-    """Rungs that have failed for this conversation since it last continued."""
+    """Ways to continue that have failed for this conversation since it last continued."""
     writers: tuple[int, ...] = ()
-    """Ids of other programs' live processes that use this conversation."""
+    """Process ids of other running programs that use this conversation."""
     checkpoint: int = 0
-    """Number of the newest checkpoint whose conversation differs from the copy, if the copy cannot
-    be used; 0 if there is none."""
+    """Number of the newest checkpoint whose conversation differs from the unusable copy. 0 if there
+    is no such checkpoint, or if the copy is usable."""
     resume_by_path: bool = False
     new_id: str = ""
-    """An unused id, if the CLI lets the caller choose."""
+    """Unused conversation id, if the CLI lets the caller choose the id; else empty."""
     forks: str = ""
-    """The conversation that this run is to fork, until it has one of its own."""
+    """Id of the conversation that this run is to fork. Empty if there is none, or once the run has
+    its own conversation."""
     fork_at: int = 0
     fork_id: str = ""
-    """An unused id for the fork, if the CLI lets the caller choose."""
+    """Unused id for the fork, if the CLI lets the caller choose the id; else empty."""
     parent: Snapshot | None = None
     """The transcript of the conversation to be forked, as it is on disk now."""
     parent_copy: Snapshot | None = None
@@ -71,7 +72,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     parent_refused: bool = False
     """Whether the agent reported that it cannot fork the parent's conversation."""
     on_expiry: OnExpiry = OnExpiry.RESUME
-    """The user's choice for a session whose lifetime has passed."""
+    """Policy for a session whose lifetime has passed."""
     sessions: bool = True
     """Whether the agent can continue an earlier conversation."""
     transcripts: bool = True
@@ -79,15 +80,15 @@ class Situation(Struct, frozen=True, kw_only=True):
     heard: bool = False
     """Whether an earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
-    """The step that is needed before the conversation continues, because of its size."""
+    """Step that the size of the conversation requires before the conversation continues."""
     size: str = ""
-    """The fill of the conversation, as part of a sentence."""
+    """Fill of the conversation in words, as part of a sentence."""
     handed_over: str = ""
-    """The agent that worked on this run before, if that was another agent."""
+    """Name of the agent that worked on this run before, if it was another agent; else empty."""
 
 
 def choose(at: Situation) -> Continuation:
-    """Return how the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    """Return how the attempt starts. The `reason` of the result is a sentence for `perdure why`."""
     if not at.transcripts:
         return _without_transcripts(at)
     if not at.sessions:
@@ -103,8 +104,8 @@ def choose(at: Situation) -> Continuation:
             reason=f"another live process ({who}) is on conversation {at.session.id}",
         )
     if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
-        # After a kill, the fork may have only a part of the parent's history, so it must not be
-        # resumed.
+        # The fork may have been killed when it had only a part of the parent's history. So it is
+        # made again and not resumed.
         return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     if not (at.session.expires and at.session.expires <= at.now):
         return _by_ladder(at, at.session)
@@ -112,8 +113,8 @@ def choose(at: Situation) -> Continuation:
 
 
 def _after_expiry(at: Situation, session: Session) -> Continuation:
-    """Return the continuation of an expired session; it always names the end of the lifetime. With
-    a strict policy, an expired session never leads to a new conversation."""
+    """Return how to continue an expired session. The reason always says when the lifetime ended.
+    With a strict policy, an expired session never leads to a new conversation."""
     told = f"it had expired {(at.now - session.expires) / 1000:.0f} s before"
     if is_abandoned(at):
         reason = f"conversation {session.id} is left: {told}, and the policy then wants a new one"
@@ -130,8 +131,8 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
 
 
 def is_abandoned(at: Situation) -> bool:
-    """Return whether the conversation is left because its lifetime has passed, although it could
-    continue."""
+    """Return whether a usable conversation is replaced by a new one only because its lifetime has
+    passed."""
     asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
     return (
         asked
@@ -142,7 +143,7 @@ def is_abandoned(at: Situation) -> bool:
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:
-    # A transcript that perdure knows to be unusable is not tried with the agent first.
+    # If perdure knows that a transcript is unusable, the agent is not started with it.
     usable = at.standing not in UNFIT
     began = usable and at.transcript is not None and at.transcript.turns > 0
     copied = at.copy is not None and at.copy.turns > 0
@@ -189,7 +190,7 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
 
 
 UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
-"""States of a transcript that is never used as the conversation."""
+"""States of a transcript that perdure never lets the agent continue from."""
 
 
 def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
@@ -212,7 +213,7 @@ def _no_copy(copy: Snapshot | None) -> str:
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
-    """Return the continuation of an intact conversation that is too long to continue unchanged."""
+    """Return how to continue an intact conversation that is too long to continue unchanged."""
     if at.measure is Measure.COMPACT:
         reason = (
             f"its transcript is on disk; it holds {at.size}, and is compacted before it continues"
@@ -241,8 +242,9 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
-    """Return the continuation after a conversation that was announced but never began. Nothing is
-    lost with that conversation. If it was to replace a lost one, the lost one is still lost."""
+    """Return how to start after a conversation that was announced but never began. It had no
+    content, so nothing is lost with it. If it was to replace a lost conversation, that one is still
+    lost."""
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to replace it, never started"
@@ -260,7 +262,8 @@ def _never_began(at: Situation, session: Session) -> Continuation:
 
 
 def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
-    """Begin the first conversation of a scope; after another agent's work, with a brief."""
+    """Return a start of the scope's first conversation. If another agent worked on the run before,
+    the conversation begins with a brief."""
     if at.handed_over:
         reason = (
             f"handed over from {at.handed_over}: an agent cannot continue another one's "
@@ -279,8 +282,8 @@ def _without_session(at: Situation) -> Continuation:
 
 
 def _without_transcripts(at: Situation) -> Continuation:
-    """Return the continuation for an agent whose conversations cannot be read. Such an agent has a
-    session only if it offers to load or resume it."""
+    """Return how to continue with an agent if perdure cannot read its conversations. Such an agent
+    has a session only if it offers to load or resume a conversation."""
     if at.forks:
         return _keeping_none(at)
     if at.session is None and (at.heard or at.lost is not None):
@@ -304,8 +307,8 @@ def _without_transcripts(at: Situation) -> Continuation:
 
 
 def _keeping_none(at: Situation) -> Continuation:
-    """Return the continuation for an agent whose conversations end with its process: each task
-    begins a new one. Work in files is not lost."""
+    """Return how to continue with an agent that keeps no conversation after its process ends. Each
+    task begins a new conversation. The files in the workdir are not lost."""
     if at.heard or at.forks:
         known = at.session or at.lost
         return _after_loss(
@@ -315,8 +318,8 @@ def _keeping_none(at: Situation) -> Continuation:
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
-    """Return the continuation that forks a conversation. The parent is only read, because another
-    run may continue it."""
+    """Return a start that forks a conversation. The parent conversation is only read, because
+    another run may continue it."""
     usable = at.parent_standing not in UNFIT
     there = usable and at.parent is not None and at.parent.turns > 0
     copied = at.parent_copy is not None and at.parent_copy.turns > 0

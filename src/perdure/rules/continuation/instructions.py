@@ -1,8 +1,8 @@
-"""Which versions of a run's instructions count. Pure.
+"""Determines which versions of a run's instructions are in effect. Pure.
 
-A restore to an earlier checkpoint retires the versions that came after it, and a restore to a later
-one brings them back. `checkpoints` asks which versions a restore changes; `attempt` and `report`
-ask which versions count now. The first version, the task itself, always counts.
+A restore to an earlier checkpoint retires the versions that came after it. A restore to a later
+checkpoint puts them in effect again. `checkpoints` asks which versions a restore changes; `attempt`
+and `report` ask which versions are in effect now. The first version, the task itself, always is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.model.events import CheckpointRestored, CheckpointTaken, ContextAdd
 
 
 def retired(records: Iterable[Record]) -> frozenset[int]:
-    """Return the versions that do not count any more, by the journal of the run."""
+    """Return the versions that are no longer in effect, according to the run's journal."""
     found = frozenset[int]()
     for record in records:
         if isinstance(record.event, CheckpointRestored) and _takes_back(record.event):
@@ -23,7 +23,7 @@ def retired(records: Iterable[Record]) -> frozenset[int]:
 
 
 def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Context]:
-    """Return the versions that count, oldest first."""
+    """Return the versions that are in effect, oldest first."""
     gone = retired(records)
     return [context for context in contexts if context.version not in gone]
 
@@ -31,10 +31,10 @@ def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Con
 def retired_by(
     contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint, *, asked: bool
 ) -> frozenset[int]:
-    """Return the versions that do not count after a restore to this checkpoint.
+    """Return the versions that are not in effect after a restore to this checkpoint.
 
-    `asked`: a person named the checkpoint. Otherwise the newest checkpoint is restored to repair a
-    run, and no version that counts now is retired.
+    `asked`: whether a person chose the checkpoint. If not, the newest checkpoint is restored to
+    repair a run, and every version that is in effect now stays in effect.
     """
     absent = {context.version for context in contexts if context.version > 1} - _counted_at(
         contexts, records, checkpoint
@@ -45,7 +45,7 @@ def retired_by(
 def _counted_at(
     contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint
 ) -> set[int]:
-    """Return the versions that counted when the checkpoint was taken."""
+    """Return the versions that were in effect when the checkpoint was taken."""
     given, gone = set[int](), frozenset[int]()
     for record in records:
         match record.event:
@@ -57,11 +57,11 @@ def _counted_at(
                 return given - gone
             case _:
                 pass
-    # A journal that came from another machine may not have the checkpoint.
+    # A journal from another machine may not have a record of the checkpoint.
     return {context.version for context in contexts if context.at <= checkpoint.at} - gone
 
 
 def _takes_back(event: CheckpointRestored) -> bool:
-    """Return whether a person took the conversation back to a checkpoint. A restore of files alone,
+    """Return whether a person restored the conversation to a checkpoint. A restore of files alone,
     or on another host, does not change the instructions."""
     return not (event.files_only or event.moved_from)

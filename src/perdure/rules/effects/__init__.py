@@ -1,13 +1,14 @@
 """The effect ledger: what an agent did outside its workdir, read from its tool calls.
 
 A workdir can be restored and a conversation resumed, but a push or a published package cannot be
-undone. The ledger lists such effects by attempt, and the next attempt's prompt says: already done,
-verify before you repeat. `report` and the prompt read it from the journal; nothing else is stored.
+undone. The ledger lists such effects by attempt. The next attempt's prompt lists them as already
+done, and asks the agent to verify before it repeats one. `report` and the prompt read it from the
+journal; nothing else is stored.
 
-A tool call is recorded when it begins: that record is the intent. The record of its end has the
-outcome. Without an end the outcome is unknown. Shell commands are parsed (`shell`) and looked up in
-a table (`catalog`). Anything that the table does not know to be local is listed as possible. The
-effects of a script of the agent's own are not seen.
+A tool call is recorded when it begins, and again with its outcome when it ends. Without a record of
+its end, the outcome is unknown. Shell commands are parsed (`shell`) and looked up in a table
+(`catalog`). A program that the table does not list as local counts as a possible effect. The
+effects of the agent's own scripts are not detected.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
 DENIED = "denied"
 _BACKGROUND = "Command running in background"
-"""Beginning of Claude Code's answer (2.1.329) to a call whose command continues in the background.
-The end of that command will not be seen."""
+"""Beginning of the result with which Claude Code (2.1.329) answers a call whose command continues
+in the background. The end of that command will not be reported."""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class Effect(msgspec.Struct, frozen=True):
     kind: str
     command: str
     ok: bool | None
-    """Whether it succeeded; None if unknown."""
+    """Whether the effect succeeded; None if unknown."""
     outcome: str = OUTCOME_UNKNOWN
     """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown` (begun, but its
     end was not seen)."""
@@ -66,7 +67,8 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
             case ToolEnded(tool_id=tool_id, ok=ok):
                 for place, each in calls.get((record.attempt, tool_id), []):
                     found[place] = _ended(found[place], each, ok)
-            # A call that a sandbox stopped had begun, so its end says more than the denial.
+            # The sandbox stopped the call after it had begun, so the record of its end tells more
+            # than the denial.
             case ToolDenied(tool_id=tool_id, by=by) if by != "sandbox":
                 for place, _ in calls.get((record.attempt, tool_id), []):
                     found[place] = replace(found[place], ok=False, outcome=DENIED)
@@ -80,8 +82,7 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
 
 
 def effects_of(command: str) -> tuple[EffectFinding, ...]:
-    """Return the effects that a shell command has, or may have, outside the workdir; never
-    raises."""
+    """Return the effects outside the workdir that a shell command has or may have. Never raises."""
     from perdure.rules.effects.catalog import of_command
 
     return of_command(command)
@@ -107,8 +108,8 @@ def _begun(each: EffectFinding, record: Record) -> Effect:
 
 
 def _ended(effect: Effect, each: EffectFinding, ok: bool) -> Effect:
-    """Return the effect with its outcome. The result of a call of several programs may not show the
-    result of each."""
+    """Return the effect with its outcome. If one call runs several programs, its result may not
+    show the result of each program."""
     if effect.outcome == DENIED:
         return effect
     if ok and each.proves:

@@ -1,9 +1,9 @@
 """Finds the effects of a tool call outside the workdir in the table `catalog.toml`. Used by the
 ledger.
 
-Anything that the table does not know to be local is a possible effect. The table is read once, at
-the first call, from `catalog.json`. docs/generate.py writes that file from the TOML, which takes 20
-times as long to parse.
+A program that the table does not list as local counts as a possible effect. The table is read once,
+at the first call, from `catalog.json`. docs/generate.py writes that file from the TOML, which takes
+20 times as long to parse.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 
 LOCAL = "local"
 PROGRAM, SCRIPT, CODE, TOOL, COMMAND = "program", "script", "code", "tool", "command"
-"""Kinds of possible effects, for programs whose effect is unknown."""
+"""Kinds of possible effects, used where the effect of a call is unknown."""
 MOST_LEVELS = 8
-"""Maximum depth to which wrappers, and scripts in scripts, are followed."""
+"""Maximum nesting depth of programs that start programs, and of scripts in scripts."""
 MOST_CALLS = 1_000
 """Maximum number of programs of one tool call that are examined."""
 MOST_FOUND = 50
@@ -37,12 +37,12 @@ _CODE_FILE = late_pattern(
 _VERSIONED = late_pattern(r"(?<=.)@[\w.^~-]+$")
 _CAMEL = late_pattern(r"(?<=[a-z])(?=[A-Z])")
 _WITH_C = r"-[a-zA-Z]*c[a-zA-Z]*"
-"""A cluster of short options of a shell, `-lc`."""
+"""Pattern of a shell's short options in one word that include `-c`, such as `-lc`."""
 _HELP = ("--help", "--version")
 
 
 class EffectFinding(msgspec.Struct, frozen=True):
-    """Something that a tool call does, or may do, outside the workdir."""
+    """An effect that a tool call has, or may have, outside the workdir."""
 
     kind: str
     command: str
@@ -56,7 +56,7 @@ class EffectFinding(msgspec.Struct, frozen=True):
 
 
 class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of a program's table. All given conditions have to hold."""
+    """One rule of a program's table. It applies if all of its conditions hold."""
 
     kind: str = LOCAL
     verbs: tuple[str, ...] = ()
@@ -71,25 +71,25 @@ class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of programs that behave alike, and their options with a value."""
+    """Names of programs that behave alike, and their options that take a value."""
 
     names: tuple[str, ...]
     values: frozenset[str] = frozenset()
 
 
 class KnownProgram(Named, frozen=True):
-    """A program with rules."""
+    """A program whose effects the table lists as rules."""
 
     rules: tuple[ProgramRule, ...] = ()
     default: str = ""
     statement: frozenset[str] = frozenset()
-    """Options whose value is a statement in the program's language."""
+    """Options whose value is a statement in the program's own language, such as SQL."""
     writes: str = ""
-    """A pattern of statements that change something."""
+    """Pattern of the statements that change something."""
 
 
 class Wrapper(Named, frozen=True):
-    """A program that starts another one."""
+    """A program that starts another program, such as `env` or `xargs`."""
 
     verbs: tuple[str, ...] = ()
     skip: int = 0
@@ -98,7 +98,7 @@ class Wrapper(Named, frozen=True):
 
 
 class Interpreter(Named, frozen=True):
-    """A program that runs code."""
+    """A program that runs code, such as a shell or `python`."""
 
     shell: bool = False
     inline: frozenset[str] = frozenset()
@@ -121,14 +121,15 @@ class LocalPrograms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tools of the agents."""
+    """Names of the agents' tools: those that run a shell command, and those that affect only this
+    machine."""
 
     shells: frozenset[str]
     local: frozenset[str]
 
 
 class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole table."""
+    """The whole table of `catalog.toml`."""
 
     words: Vocabulary
     local: LocalPrograms
@@ -139,10 +140,10 @@ class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Arguments(msgspec.Struct, frozen=True):
-    """The words of a program, divided into options and others."""
+    """The words of a program's call, divided into options and other words."""
 
     options: tuple[str, ...]
-    """Options; one that has a value is written `-X=POST`."""
+    """Options. An option with a value is also listed with its value, as in `-X=POST`."""
     places: tuple[int, ...]
     """Positions of the words that are not options."""
     words: tuple[str, ...]
@@ -153,7 +154,7 @@ class _Arguments(msgspec.Struct, frozen=True):
         return tuple(self.words[place] for place in self.places)
 
     def value_of(self, names: frozenset[str]) -> str | None:
-        """Return the value of the first of these options, None without one."""
+        """Return the value of the first of these options that is given; None if none is given."""
         for option in self.options:
             name, equals, value = option.partition("=")
             if name in names and equals:
@@ -163,7 +164,7 @@ class _Arguments(msgspec.Struct, frozen=True):
 
 @cache
 def catalog() -> Catalog:
-    """Return the table."""
+    """Return the table, which is read at the first call."""
     from pkgutil import get_data
 
     content = get_data("perdure.rules.effects", "catalog.json")
@@ -182,7 +183,8 @@ def of_tool(name: str, summary: str, hint: str = "") -> tuple[EffectFinding, ...
 
 
 def of_command(command: str) -> tuple[EffectFinding, ...]:
-    """Return the effects of a shell command outside the workdir, in the order of its text."""
+    """Return the effects of a shell command outside the workdir, in the order of the command's
+    text."""
     return _of_command(command[: LONGEST + 1])
 
 
@@ -208,8 +210,8 @@ class _Search:
         self.left = MOST_CALLS
 
     def script(self, text: str, proves: bool = True, disproves: bool = True) -> None:
-        """Examine a script. If the outcome of the enclosing script is not visible, the outcome of
-        this one is not visible either."""
+        """Examine a script and collect its effects. `proves`: whether the success of the enclosing
+        script shows that this script succeeded. `disproves`: the same for a failure."""
         if self.level > MOST_LEVELS or self.left <= 0:
             self.whole = False
             return
@@ -226,7 +228,7 @@ class _Search:
         self.level -= 1
 
     def _call(self, call: Invocation) -> None:
-        """Examine a program: the program itself, or the one that it starts."""
+        """Examine a program and, if it starts another program, that one."""
         self.left -= 1
         if self.left < 0 or self.level > MOST_LEVELS:
             self.whole = False
@@ -256,7 +258,7 @@ class _Search:
         self.level -= 1
 
     def _text(self, text: str, call: Invocation) -> None:
-        """Examine a script inside a command."""
+        """Examine a script that is part of a command."""
         if text.replace(UNKNOWN, "").strip():
             self.script(text, call.proves, call.disproves)
         elif UNKNOWN in text:
@@ -265,7 +267,8 @@ class _Search:
     def _interpreted(
         self, interpreter: Interpreter, name: str, words: Sequence[str], call: Invocation
     ) -> None:
-        """Examine code: inline, of a module, of a file, or read from stdin."""
+        """Examine the code that an interpreter runs: inline code, a module, a file, or standard
+        input."""
         # In `bash -lc text`, the text is the first word after all options.
         if interpreter.shell:
             inlined = frozenset[str]()
@@ -308,8 +311,8 @@ class _Search:
 
 
 def _started(name: str, words: Sequence[str]) -> list[tuple[str, ...] | str] | None:
-    """Return the command that a wrapper starts, as words or as a script; None if the program is no
-    wrapper."""
+    """Return the command that a wrapper starts, as words or as a script; None if the program is not
+    a wrapper."""
     for wrapper in catalog().wrappers:
         if name not in wrapper.names:
             continue
@@ -349,7 +352,8 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Find the likely effects of a script of the agent or of the repository, from its name only."""
+    """Return the likely effects of a script of the agent or of the repository, judged only by its
+    name."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
         return [_possible(SCRIPT, call)]
@@ -357,7 +361,7 @@ def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
 
 
 def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Judge a program that runs no other."""
+    """Return the effects of a program that does not run another program."""
     program = _programs().get(name)
     if program is None:
         if name in catalog().local.programs or words[-1] in _HELP:
@@ -423,7 +427,7 @@ def _is_local_target(word: str) -> bool:
 
 
 def _words(name: str) -> frozenset[str]:
-    """Return the words of a file's or target's name, in lower case."""
+    """Return the words in the name of a file or target, in lower case."""
     parts = re.split(r"[^a-zA-Z0-9]+", _CAMEL.sub(" ", name))
     return frozenset(part.lower() for part in parts if part)
 
@@ -435,8 +439,9 @@ def _sorted(
     leading: bool = False,
     verbs: Sequence[str] = (),
 ) -> _Arguments:
-    """Divide words into options and others. `leading`: the program starts another one, so options
-    end at the first word that is neither a verb nor an assignment."""
+    """Return the words of a call, divided into options and others. `leading`: the program starts
+    another one, so its own options end at the first word that is neither a verb nor an assignment.
+    """
     options: list[str] = []
     places: list[int] = []
     at = 1
@@ -469,12 +474,13 @@ def _sorted(
 
 
 def _is_part(plain: Sequence[str], verbs: Sequence[str]) -> bool:
-    """Return whether the words are one of the verbs, or the beginning of one."""
+    """Return whether the words are equal to one of the verbs, or to its first words. A verb may
+    have several words."""
     return any(verb.split()[: len(plain)] == list(plain) for verb in verbs)
 
 
 def _verbs_at(verbs: Sequence[str], plain: Sequence[str]) -> int:
-    """Return the number of words of the longest of these verbs that fits."""
+    """Return the number of words of the longest verb that matches; 0 if none matches."""
     return max((len(verb.split()) for verb in verbs if _matches(verb, plain)), default=0)
 
 

@@ -1,8 +1,8 @@
 """Parses a shell command into the programs that it starts. Used by `rules.effects.catalog`. Pure.
 
-tree-sitter's bash grammar reads the command; it is imported when the first command is read. The
-command is hostile: for some constructs the grammar needs memory and time that grow with the square
-of the length (4 KB of `a|`: 0.15 s and 80 MB; 16 KB: 2 s and 800 MB, tree-sitter 0.26.1,
+tree-sitter's bash grammar reads the command; it is imported when the first command is read.
+Commands are untrusted, and for some constructs the grammar needs memory and time that grow with the
+square of the length (4 KB of `a|`: 0.15 s and 80 MB; 16 KB: 2 s and 800 MB, tree-sitter 0.26.1,
 tree-sitter-bash 0.25.1). Longer commands are therefore cut, commands with too many such constructs
 are not parsed, and `ShellScript.whole` is false for both.
 """
@@ -27,10 +27,10 @@ MOST_TANGLES = 200
 MOST_NODES = 20_000
 MOST_DEPTH = 100
 UNKNOWN = "\0"
-"""Placeholder for the part of a word whose value is only known when the command runs."""
+"""Placeholder for a part of a word whose value is not known before the command runs."""
 
 _CUT = late_pattern(r" \[\d+ characters more\]$")
-"""The end of a command that was cut for the journal."""
+"""Pattern of the note at the end of a command that was cut for the journal."""
 _TANGLES = late_pattern(r"\||=\(|\$\[|<<")
 _ESCAPED = late_pattern(r"\\(\n|.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = late_pattern(r"\\([\"\\$`\n])")
@@ -47,7 +47,7 @@ _ECHOES = frozenset(("echo", "printf"))
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """A program that a command starts, with its words as the program gets them."""
+    """A program that a command starts. `words` are the words as the program gets them."""
 
     words: tuple[str, ...]
     text: str
@@ -72,7 +72,7 @@ class ShellScript(msgspec.Struct, frozen=True):
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """The position of a node of the tree in the command."""
+    """The context in which a node of the syntax tree runs within its command."""
 
     proves: bool = True
     disproves: bool = True
@@ -81,8 +81,8 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the position of a part. If the outcome of the whole is not visible, the outcome of
-        the part is not visible either."""
+        """Return the context of a part of this node. If the outcome of the whole is not visible,
+        the outcome of the part is not visible either."""
         return _Place(
             self.proves and proves,
             self.disproves and disproves,
@@ -93,11 +93,12 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def read(command: str) -> ShellScript:
-    """Return the programs that a command starts, in the order of their text; never raises."""
+    """Return the programs that a command starts, in the order of the command's text. Never raises.
+    """
     kept = _CUT.sub("", command)
     # The grammar's scanner looks up each character in the C library's table for bytes. A character
-    # beyond U+FFFF crashes the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). No word of the
-    # table has a character that is not ASCII.
+    # beyond U+FFFF crashes the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). So characters
+    # that are not ASCII are replaced; all words of the table are ASCII.
     source = kept.replace(UNKNOWN, " ").encode("ascii", "replace")
     if len(_TANGLES.findall(command)) > MOST_TANGLES:
         return ShellScript((), whole=False)
@@ -121,7 +122,7 @@ def _parser() -> Parser:
 
 
 class _Reader:
-    """Walks over the tree of one command, without recursion."""
+    """Walks over the syntax tree of one command, without recursion."""
 
     def __init__(self) -> None:
         self.found: list[Invocation] = []
@@ -142,7 +143,8 @@ class _Reader:
             waiting += reversed(self._parts(node, place))
 
     def _note(self, node: Node, place: _Place) -> None:
-        """Record the program, function or variable that this node itself defines."""
+        """Record the program, function or variable that this node itself defines, without its
+        children."""
         match node.type:
             case "command":
                 self._command(node, place)
@@ -175,15 +177,15 @@ class _Reader:
         )
 
     def _parts(self, node: Node, place: _Place) -> list[tuple[Node, _Place]]:
-        """Return the direct children, each with its position."""
+        """Return the direct children, each with the context in which it runs."""
         parts = [each for each in node.named_children if each.type != "comment"]
         dark = place.below()
         match node.type:
             case "program" | "compound_statement" | "subshell" | "do_group":
                 return [(each, self._in_a_row(node, each, parts, place)) for each in parts]
             case "list":
-                # A chain of && succeeded only if each link did; a chain of || failed only if each
-                # link did.
+                # A chain of && succeeded only if each of its commands did. A chain of || failed
+                # only if each of its commands did.
                 chained = any(child.type == "&&" for child in node.children)
                 return [
                     (each, place.below(proves=chained, disproves=not chained)) for each in parts
@@ -202,8 +204,8 @@ class _Reader:
                 return [(each, plain) for each in parts]
 
     def _in_a_row(self, node: Node, each: Node, parts: list[Node], place: _Place) -> _Place:
-        """Return the place of one of several statements in a row. Only the last one determines the
-        exit code."""
+        """Return the context of one of several consecutive statements. Only the last statement
+        determines the exit code."""
         last = each == parts[-1] and not (each.next_sibling and each.next_sibling.type == "&")
         return place.below(proves=last, disproves=last and len(parts) == 1)
 
@@ -219,7 +221,7 @@ class _Reader:
         return found
 
     def _echoed(self, node: Node) -> str | None:
-        """Return the text that an `echo` prints."""
+        """Return the text that an `echo` or `printf` command prints; None for any other node."""
         words = [self._word(each) for each in node.named_children]
         if node.type != "command" or words[0] not in _ECHOES:
             return None
@@ -238,7 +240,8 @@ class _Reader:
         return found
 
     def _document(self, parts: list[Node]) -> str | None:
-        """Return the text of the here-document, or here-string, among the redirections."""
+        """Return the text of the here-document or here-string among the redirections; None if there
+        is none."""
         for redirect in parts:
             for each in redirect.named_children:
                 if redirect.type == "heredoc_redirect" and each.type == "heredoc_body":
@@ -248,7 +251,8 @@ class _Reader:
         return None
 
     def _word(self, node: Node | None, depth: int = 0) -> str:
-        """Return a word as the program gets it."""
+        """Return a word as the program gets it, with `UNKNOWN` for each part that is known only at
+        run time."""
         if node is None or depth > 8:
             return UNKNOWN
         text = _text(node)
@@ -271,8 +275,8 @@ class _Reader:
                 return _ESCAPED.sub(lambda found: found[1].strip("\n"), text)
 
     def _quoted(self, node: Node, depth: int) -> str:
-        """Return the value of a string. Between its expansions every byte counts, including blanks
-        for which the grammar has no node."""
+        """Return the value of a quoted string. All bytes between its expansions count, including
+        blanks, for which the grammar has no node."""
         source = node.text or b""
         pieces = []
         at = node.start_byte + 1
@@ -291,7 +295,7 @@ def _text(node: Node) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Return the value of $'...'."""
+    """Return the value of the text in $'...', with its escape sequences replaced."""
     try:
         return text.encode("latin-1", "replace").decode("unicode_escape").replace(UNKNOWN, "")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""A plan: tasks that depend on each other, and their results. Pure.
+"""The types of a plan: tasks that depend on each other, and their results. Pure.
 
 `plan_file` reads the file. `checks` turns its content into a `Plan`, or into a list of all its
 problems with their lines. `conversations` decides which tasks share a conversation.
@@ -15,13 +15,13 @@ from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
 class PlanError(ConfigError):
-    """A plan that cannot be run; `problems` lists everything that is wrong with it, each with its
-    place."""
+    """Raised for a plan that cannot be run. `problems` lists everything that is wrong with it, each
+    problem with its line."""
 
 
 class Forking(StrEnum):
-    """Where an agent's program can fork a conversation: at the end of any turn, only at its current
-    end, or not at all."""
+    """The places where an agent's program can fork a conversation: at the end of any turn, only at
+    the current end, or nowhere."""
 
     ANYWHERE = "anywhere"
     AT_END = "at end"
@@ -29,16 +29,16 @@ class Forking(StrEnum):
 
 
 class Unforkable(StrEnum):
-    """The way to handle a task that needs a fork of a conversation that cannot be forked. Either
-    the task waits and continues the strand itself, or it begins a new conversation, in parallel,
-    with a brief of the old one."""
+    """Setting for a task that needs to fork a conversation that cannot be forked. `serial`: the
+    task waits and continues the conversation itself. `brief`: the task begins a new conversation in
+    parallel, with a brief of the old one."""
 
     SERIAL = "serial"
     BRIEF = "brief"
 
 
 class PlanTask(Struct, frozen=True, kw_only=True):
-    """One task of a plan. The plan's own settings apply where the task has none."""
+    """One task of a plan. The plan's own settings apply to fields that the task does not set."""
 
     name: str
     prompt: str
@@ -50,22 +50,22 @@ class PlanTask(Struct, frozen=True, kw_only=True):
     timeout_s: float = 3600.0
     attempts: int = 3
     files: tuple[str, ...] = ()
-    """Files that the task must make, relative to the workdir. It fails if one is missing after its
-    success."""
+    """Files that the task must make, relative to the workdir. If one is missing after the task
+    succeeded, the task fails."""
     map: str = ""
-    """Which prompts get the project map (see MapWhen). Empty: those of a task with files from tasks
-    that are not in its conversation."""
+    """Setting for which prompts get the project map (see MapWhen). If empty, only a task that has
+    files from tasks outside its own conversation gets the map."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Tasks in the order of the file."""
+    """A plan, with its tasks in the order of the file."""
 
     name: str
     tasks: tuple[PlanTask, ...]
     repo: str = ""
     base: str = ""
     verify: str = ""
-    """A command that is run in the final workdir after the last task."""
+    """Command that checks the final workdir after the last task."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     jobs: int = 1
     unforkable: Unforkable = Unforkable.SERIAL
@@ -77,30 +77,32 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Strand(Struct, frozen=True, kw_only=True):
-    """How one task joins the conversations of a plan."""
+    """How one task takes part in the conversations of a plan. A strand is a series of tasks that
+    share one conversation and workdir."""
 
     name: str
-    """The name of the strand: that of the task that began it."""
+    """Name of the strand, which is the name of its first task."""
     goes_on: str = ""
-    """The previous task in the same conversation and workdir."""
+    """The previous task in the same conversation and workdir; empty if the task begins a
+    conversation."""
     forks: str = ""
-    """The task whose conversation this task forks, at the end of that task."""
+    """The task whose conversation this task forks, at the point where that task ended."""
     files_of: str = ""
     """The task whose files a new workdir begins with. Empty if this task continues in an existing
-    workdir, or begins at the plan's base."""
+    workdir, or begins at the plan's base commit."""
     merges: tuple[str, ...] = ()
     """Tasks whose files are merged before this task begins."""
     instead: str = ""
-    """`serial` or `brief`: how the task replaces a fork that its agent cannot make; empty if it
-    needs none."""
+    """How the task continues if its agent cannot make the fork that it needs: `serial` or `brief`
+    (see `Unforkable`). Empty if no fork is missing."""
     lets: tuple[str, ...] = ()
-    """Tasks that fork the conversation that this task continues. Their forks have to be made before
-    this task continues it."""
+    """Tasks that fork the conversation before this task continues it. This task waits until the
+    forks are made."""
 
 
 class PlanState(StrEnum):
-    """The state of a plan. `open`: begun and not finished; the plan's lease says whether a worker
-    holds it."""
+    """The state of a plan. `open` means begun and not finished. The plan's lease shows whether a
+    worker is working on it."""
 
     OPEN = "open"
     SUCCEEDED = "succeeded"
@@ -108,18 +110,18 @@ class PlanState(StrEnum):
 
 
 class PlanRun(Struct, frozen=True, kw_only=True):
-    """The store's record of a plan that was begun. Times in ms."""
+    """The store's record of a plan that was begun. Times are in ms."""
 
     id: str
     name: str
     plan: Plan
     seed: TaskSpec
-    """The common part of the specs of all tasks: repository, base commit, limits. Its prompt is
+    """The common part of all tasks' specifications: repository, base commit, limits. Its prompt is
     empty."""
     file: str
-    """The file that the plan was read from, for display."""
+    """Path of the file that the plan was read from, for display."""
     strands: dict[str, Strand] = field(default_factory=dict)
-    """How each task joins the conversations, by task, as decided when the plan was begun."""
+    """The strand of each task, by the task's name, as decided when the plan was begun."""
     state: PlanState = PlanState.OPEN
     reason: str = ""
     verified: bool = False
@@ -127,16 +129,16 @@ class PlanRun(Struct, frozen=True, kw_only=True):
     created: int = 0
     updated: int = 0
     worker: str = ""
-    """The worker that holds the plan; empty if none does."""
+    """The worker that has claimed the plan; empty if none has."""
     lease_until: int = 0
     stopped: int = 0
-    """When a person stopped the plan, so that the service begins no further task; 0: not
-    stopped."""
+    """Time at which a person stopped the plan, in ms; 0 if it was not stopped. No further task
+    begins after that."""
 
 
 class TaskEnd(Struct, frozen=True, kw_only=True):
     """The state in which a successful task left its workdir and conversation. Tasks that continue
-    from this task begin there."""
+    from this task begin with that state."""
 
     commit: str
     checkpoint: int
@@ -144,21 +146,20 @@ class TaskEnd(Struct, frozen=True, kw_only=True):
     turns: int = 0
     """Number of prompts in the conversation."""
     files: tuple[str, ...] = ()
-    """The first of the files that differ from the task's beginning. The names are hostile."""
+    """Names of the first files that the task changed. The names are untrusted text."""
 
 
 class PlannedRun(Struct, frozen=True, kw_only=True):
-    """A task of a plan that was begun: its run, and the origin of its files."""
+    """The run of a task in a plan that was begun, with the state of the task's files."""
 
     task: str
     run: str
     merged: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
-    """The files with conflicts, each with the reason."""
+    """Files with merge conflicts, each with the reason."""
     began: str = ""
     """The commit of the task's workdir before its agent's first turn, including the merged work of
     other tasks."""
     end: TaskEnd | None = None
     checks: int = 0
-    """Number of times that the plan's own check has failed and its output was given to this
-    task."""
+    """Number of times that the plan's own check failed and its output was given to this task."""

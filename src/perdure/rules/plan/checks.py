@@ -12,15 +12,15 @@ from perdure.model import ContinuityPolicy, Permissions
 from perdure.rules.plan import Plan, PlanError, PlanTask, Unforkable
 
 LineOf = Callable[..., int]
-"""Returns the line of a value, by its path of keys and positions: `line_of("tasks", 2,
-"needs")`."""
+"""Function that returns the line of a value, by its path of keys and positions: `line_of("tasks",
+2, "needs")`."""
 
 
 def planned(
     raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]
 ) -> Plan:
-    """Return the plan in a file. `raw` already fits the schema; `defaults` are the settings. Raises
-    PlanError with every problem."""
+    """Return the plan in a file. `raw` must already match the schema. `defaults` are the user's
+    settings. Raises PlanError with every problem."""
     tasks = tuple(_task(raw, entry, defaults) for entry in raw["tasks"])
     problems = [
         *_doubled(tasks, line_of),
@@ -92,7 +92,7 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
     found = []
     for index, task in enumerate(tasks):
         # Some file systems do not distinguish names that differ only in case, and people confuse
-        # them.
+        # such names.
         name = task.name.lower()
         if name in first:
             there = first[name]
@@ -119,8 +119,9 @@ def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 
 
 def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
-    """Return the cycles, each with its path, at the first of its tasks. If cycles share a
-    dependency, one of them may be reported only after the other is fixed."""
+    """Return the cycles of dependencies: for each, the index of its first task, and its path in
+    words. If two cycles share a dependency, the second may be reported only after the first is
+    fixed."""
     places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}
     needs = {task.name: [need for need in task.needs if need in places] for task in reversed(tasks)}
     found: list[tuple[int, str]] = []

@@ -1,9 +1,9 @@
 """Decides which tasks of a plan share a conversation. Pure.
 
-A task continues the *strand* of the first of its needs (by the same agent) that no other task
-continues. If there is none, it forks the conversation of the first. This also depends on the
-abilities of the agents' programs (`Forking`). If such a fork cannot be made, the task continues at
-the strand's end instead, or begins with a brief.
+Tasks that share a conversation form a *strand*. A task looks at its needs that use the same agent,
+and continues the strand of the first one that no other task continues. If there is none, it forks
+the conversation of the first need. Some agents' programs cannot make that fork (`Forking`). Then
+the task continues at the end of the strand instead, or begins a new conversation with a brief.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from perdure.rules.plan import Forking, Plan, PlanTask, Strand, Unforkable
 
 
 def order(plan: Plan) -> list[PlanTask]:
-    """Return the tasks, each after its needs, and otherwise in the order of the file."""
+    """Return the tasks sorted so that each follows its needs. Otherwise the order of the file is
+    kept."""
     left, done = list(plan.tasks), dict[str, PlanTask]()
     while left:
         task = next(task for task in left if all(need in done for need in task.needs))
@@ -28,10 +29,10 @@ def order(plan: Plan) -> list[PlanTask]:
 def weave(
     plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
 ) -> dict[str, Strand]:
-    """Return the strand of each task, by the task's name: it says which tasks share a
-    conversation and a workdir. `forking` returns the ability of an agent's program to fork.
-    Agents never share a conversation: a task of another agent begins its own, with the files of
-    the tasks that it needs."""
+    """Return the strand of each task, by the task's name. It says which tasks share a conversation
+    and a workdir. `forking` returns where an agent's program can fork a conversation. Different
+    agents never share a conversation: a task of another agent begins its own, with the files of its
+    needs."""
     loom = _StrandPlanner(plan, forking)
     for task in order(plan):
         loom.add(task)
@@ -39,18 +40,18 @@ def weave(
 
 
 class _StrandPlanner:
-    """The strands decided so far."""
+    """Assigns a strand to one task after another, in the order of the plan."""
 
     def __init__(self, plan: Plan, forking: Callable[[str], Forking]) -> None:
         self._plan, self._forking = plan, forking
         self._strands: dict[str, Strand] = {}
         self._next: dict[str, str] = {}
-        """By task: the next task in the same conversation."""
+        """Next task in the same conversation, by task."""
         self._holds: dict[str, frozenset[str]] = {}
-        """Tasks whose work is in a task's workdir when its own begins: those of its own strand and
-        of merged ones."""
+        """Tasks whose work is in the workdir when a task begins: earlier tasks of its strand, and
+        merged tasks."""
         self._later: dict[str, set[str]] = {task.name: set(task.needs) for task in plan.tasks}
-        """Tasks that have to come before each task: its needs, and others added here."""
+        """Tasks that have to end before each task begins: its needs, and others added here."""
         self._lets: dict[str, tuple[str, ...]] = {}
 
     def add(self, task: PlanTask) -> None:
@@ -104,11 +105,12 @@ class _StrandPlanner:
         )
 
     def _can_fork(self, task: PlanTask, need: str) -> bool:
-        """Return whether the conversation can be forked at the end of the need.
+        """Return whether the conversation can be forked where the task `need` ends. If so, record
+        that the next task in that conversation has to wait.
 
-        Some agents can fork only the current end of a conversation. The next task in it then waits
-        until the fork is made. No fork is possible if the forking task itself has to wait for that
-        next task.
+        Some agents can fork only the current end of a conversation, so that next task waits until
+        the fork is made. No fork is possible if the forking task itself has to wait for that next
+        task.
         """
         can = self._forking(task.agent)
         if can is not Forking.AT_END:
@@ -133,14 +135,14 @@ class _StrandPlanner:
         return False
 
     def _last(self, task: str) -> str:
-        """Return the last task so far of a task's strand."""
+        """Return the last task so far of the strand that this task belongs to."""
         while task in self._next:
             task = self._next[task]
         return task
 
 
 def joins(strand: Strand) -> str:
-    """Return in words how a task joins the conversations."""
+    """Return in words how a task takes part in the conversations."""
     if strand.goes_on:
         words = f"continues after {strand.goes_on}"
     elif strand.forks:

@@ -1,11 +1,11 @@
-"""Repairs transcripts of Claude Code. The program's behavior was tried with 2.1.329
+"""Repairs transcripts of Claude Code. The program's behavior was tested with 2.1.329
 (docs/reference/mending.md).
 
-Claude Code accepts nearly everything. Torn tails, unreadable lines, doubled results and unknown
-parents are skipped or bridged; a thought without a signature is left out after the service refused
-it; a dangling call at the end is closed. It refuses a file in which it finds no conversation, and
-an image over the service's limit. It silently loses a call without its result in the middle, glued
-records, and everything before a line without a parent.
+Claude Code handles most damage itself. It skips unreadable lines, incomplete last lines and doubled
+results, and bridges unknown parents. It leaves out a thinking block without a signature after the
+service refused it, and closes an unanswered call at the end. It refuses a file in which it finds no
+conversation, and an image over the service's limit. It silently loses several things: a call in the
+middle without its result, records that share a line, and everything before a line without a parent.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from perdure.rules.transcript_repair.records import (
 
 IMAGE_LIMIT = 5 * 1024 * 1024
 """Maximum size of an image that the service accepts, in characters of base64. The CLI checks it
-before it asks."""
+before it sends a request."""
 REQUEST_LIMIT = 32_000_000
 """Maximum size of a request that the service accepts, in bytes."""
 MEMORY_LIMIT = 100_000_000
-"""Size in bytes from which a resume takes gigabytes of memory (223 MB took 12 GB)."""
+"""Size of a transcript from which a resume takes gigabytes of memory, in bytes (223 MB took 12 GB).
+"""
 
 HABITS = Habits(
     opening=r'\{"(parentUuid|type|uuid|sessionId)":',
@@ -50,9 +51,9 @@ _SAID = ("user", "assistant")
 def mend(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
 ) -> Mended:
-    """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`:
-    the agent's message when it refused; `memory`: the size in bytes from which a compacted file
-    is cut."""
+    """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`: the
+    error message with which the agent refused the transcript. `memory`: the size in bytes from
+    which a transcript is cut at its last compaction."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"
@@ -136,8 +137,9 @@ def _tools(made: Draft, session_id: str) -> None:
 
 
 def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
-    """Return the last line that is not a tool result, and the last one of another message (several
-    lines may be one message). They show whether the conversation continued after a call."""
+    """Return the last line that is not only tool results, and the last such line of an earlier
+    message (several lines may be one message). They show whether the conversation continued after a
+    call."""
     last: list[tuple[int, str]] = []
     for line, record in reversed(said):
         own = text(part(record, "message", "id"))
@@ -166,8 +168,8 @@ def _close(
     heir: TranscriptLine | None,
     known: set[str],
 ) -> None:
-    """Insert a result that says that there is none, where the conversation (the `heir`) continued
-    from a lost line."""
+    """Insert a placeholder result for a call whose result is missing. `heir`: the line that
+    followed the lost result; the placeholder becomes its parent."""
     record = line.record or {}
     own = text(record.get("uuid"))
     if heir is not None:
@@ -265,7 +267,7 @@ def _content(made: Draft, complaint: str) -> None:
 
 
 def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
-    """Return the block with every image that the service refuses replaced by words."""
+    """Return the block. Every image in it that the service refuses is replaced by a text."""
     if not isinstance(block, dict):
         return block
     if isinstance(block.get("content"), list):
@@ -285,8 +287,8 @@ def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
 
 
 def _take_out(made: Draft, gone: dict[str, Any]) -> None:
-    """Attach the children of removed lines to the parents of those lines. `gone`: the ids of the
-    removed lines, with their parents."""
+    """Attach the children of removed lines to the parents of those lines. `gone`: the parents of
+    the removed lines, by the ids of those lines."""
     for line, record in made.records() if gone else ():
         parent, seen = record.get("parentUuid"), set[str]()
         while isinstance(parent, str) and parent in gone and parent not in seen:
@@ -298,11 +300,11 @@ def _take_out(made: Draft, gone: dict[str, Any]) -> None:
 
 
 def _chain(made: Draft) -> None:
-    """Report, and if possible fix, a line without a parent, which hides everything that was said
-    before it.
+    """Report a line in the middle that has no parent, and fix it if possible. Such a line hides
+    everything before it from the model.
 
     The CLI's print mode never starts over in the same file, so there the parent was lost. In its
-    interactive program a person may have gone back to the beginning.
+    interactive program a person may have gone back to the beginning, so the line is only reported.
     """
     before: TranscriptLine | None = None
     said = False
@@ -340,9 +342,9 @@ def _chain(made: Draft) -> None:
 
 
 def _size(made: Draft, memory: int) -> None:
-    """Check the size against two limits: that of a request to the service, and that of the memory
-    that a resume needs. Text from before the last compaction is no longer sent to the model, so it
-    can be cut off; nothing else can."""
+    """Check the size against two limits: the size of a request to the service, and the memory that
+    a resume needs. Only text from before the last compaction can be cut off, because it is no
+    longer sent to the model."""
     records = made.records()
     at = next(
         (
@@ -391,7 +393,8 @@ def _size(made: Draft, memory: int) -> None:
 
 
 def _preserved(boundary: Record) -> frozenset[str]:
-    """Return the messages from before the compaction that are still sent to the model."""
+    """Return the ids of the messages from before the compaction that are still sent to the model.
+    """
     found = part(boundary, "compactMetadata", "preservedMessages", "allUuids")
     if isinstance(found, list):
         return frozenset(each for each in found if isinstance(each, str))

@@ -1,9 +1,9 @@
-"""Repairs rollouts of Codex. The program's behavior was tried with 0.169.0
+"""Repairs rollouts of Codex. The program's behavior was tested with 0.169.0
 (docs/reference/mending.md).
 
 Codex refuses a whole rollout if its first record does not name the thread. It skips unreadable
 lines, and closes every call without a result (`aborted`), at the end and in the middle. A result
-that occurs twice, or before its call, is sent as it is, and the service refuses that.
+that occurs twice, or before its call, is sent unchanged, and the service refuses the request.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""Size in bytes from which a thread is reported. The service has no known limit, and the CLI
-compacts long before."""
+"""Size from which a thread is reported as large, in bytes. The service has no known limit, and the
+CLI compacts long before."""
 
 HABITS = Habits(
     opening=r'\{"timestamp":',
@@ -33,7 +33,7 @@ HABITS = Habits(
     ends_torn_line=True,
 )
 _NEEDED = ("id", "timestamp", "cwd", "originator", "cli_version")
-"""Fields of the first record without which the CLI cannot read it."""
+"""Fields that the first record must have; otherwise the CLI cannot read it."""
 _TIME = late_pattern(r"(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})")
 _PARENT = late_pattern(rb'"forked_from_id":"([0-9a-f-]{36})"')
 _CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
@@ -41,8 +41,8 @@ _RESULTS = tuple(_CALLS.values())
 
 
 def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-    """Return the diagnosis and, if the rollout can be repaired, the new bytes. `name`: the file's
-    name, which contains the time of its beginning."""
+    """Return the diagnosis and, if the rollout can be repaired, the new bytes. `name`: the name of
+    the file, which contains the time at which the rollout began."""
     headless = content.removeprefix(b"\xef\xbb\xbf")
     made = draft(headless, HABITS)
     if headless is not content:
@@ -82,7 +82,7 @@ def _is_said(record: Record) -> bool:
 
 
 def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
-    """Rebuild the first record, if it is damaged, from the file's name and the later records."""
+    """Rebuild a damaged first record from the file's name and the later records."""
     first = next((line for line in made.lines if line.raw.strip() or line.changed), None)
     if first is not None and part(first.record, "type") == "session_meta":
         meta = part(first.record, "payload")

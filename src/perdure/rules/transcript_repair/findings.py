@@ -1,4 +1,5 @@
-"""The types of a diagnosis: the damage, its place, the harm it does, and the changes made."""
+"""The types of a diagnosis: kinds of damage, its place, the harm that it does, and the changes
+made."""
 
 from __future__ import annotations
 
@@ -11,16 +12,16 @@ class Trouble(StrEnum):
     """The kinds of damage that a transcript can have."""
 
     EMPTY = "empty"
-    """The file is empty, or has no prompt and no answer."""
+    """The file is empty, or has neither a prompt nor an answer."""
     TORN = "torn tail"
     UNREADABLE = "unreadable line"
     ENCODING = "encoding"
-    """Not plain UTF-8 lines: a byte order mark, UTF-16, other line ends."""
+    """The file is not plain UTF-8 lines: it has a byte order mark, UTF-16, or other line ends."""
     GLUED = "glued records"
-    """Several records on a line, or a record after the rest of another one. The CLI reads none of
+    """A line has several records, or a record after the remains of another. The CLI reads none of
     them."""
     HEAD = "head"
-    """The first record is damaged, without which the CLI does not know the conversation."""
+    """The first record is damaged. Without it the CLI does not recognize the conversation."""
     DANGLING = "dangling tool call"
     ORPHAN = "tool result without its call"
     DOUBLED = "doubled tool result"
@@ -33,19 +34,19 @@ class Trouble(StrEnum):
 
 
 class Harm(StrEnum):
-    """The harm that a finding does."""
+    """How much harm a finding does."""
 
     NONE = "none"
-    """The agent accepts it as it is; it causes no new loss."""
+    """The agent accepts the damage, and nothing more is lost."""
     LOSS = "loss"
-    """The agent goes on without a part of the conversation, and does not say so."""
+    """The agent continues without a part of the conversation, and does not report that."""
     REFUSED = "refused"
     """The agent, or the model's service, refuses the conversation."""
 
 
 class Finding(Struct, frozen=True):
-    """One thing that is wrong. `line` counts from 1; 0 means the whole file. `what` is a sentence
-    without hostile characters."""
+    """One defect of a transcript. `line` counts from 1; 0 means the whole file. `what` is a
+    sentence without unsafe characters."""
 
     trouble: Trouble
     harm: Harm
@@ -54,8 +55,8 @@ class Finding(Struct, frozen=True):
 
 
 class Edit(Struct, frozen=True):
-    """One change. `line` is the line of the original that was changed, or after which something was
-    inserted."""
+    """One change of a repaired copy. `line` is the line of the original that was changed, or after
+    which something was inserted."""
 
     line: int
     what: str
@@ -66,14 +67,14 @@ class Edit(Struct, frozen=True):
 
 
 class Mended(Struct, frozen=True, kw_only=True):
-    """The result for one transcript."""
+    """The diagnosis of one transcript, with the repaired content."""
 
     findings: tuple[Finding, ...] = ()
     edits: tuple[Edit, ...] = ()
     content: bytes | None = None
     """The new bytes; None if nothing was changed."""
     refusal: str = ""
-    """Why the transcript cannot be repaired, in a sentence; empty if it was repaired or has no
+    """Sentence that says why the transcript cannot be repaired; empty if it was repaired or has no
     damage."""
 
     @property
@@ -95,6 +96,6 @@ class Mended(Struct, frozen=True, kw_only=True):
 def refused(
     trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()
 ) -> Mended:
-    """Return the result for a file that cannot be repaired because the whole of it has this
-    trouble."""
+    """Return the result for a file that cannot be repaired, because this damage affects the whole
+    file."""
     return Mended(findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal)

@@ -1,10 +1,11 @@
-"""Repairs conversations of Gemini CLI. The program's behavior was tried with 0.61.0
+"""Repairs conversations of Gemini CLI. The program's behavior was tested with 0.61.0
 (docs/reference/mending.md).
 
-Gemini CLI refuses a file whose first line does not name the conversation, a file whose last records
-take back all messages, and a message whose content is neither text nor a list. It does not end a
-torn line before it appends. After every resume it sends each tool result twice, because of the way
-it writes its own file (gemini-cli#29365); that is repaired only if the service refused it.
+Gemini CLI refuses a file whose first line does not name the conversation, and a file whose last
+records remove all messages. It also refuses a message whose content is neither text nor a list. It
+appends to an incomplete last line without a line break. After every resume it sends each tool
+result twice, because of the way it writes its own file (gemini-cli#29365). The second results are
+removed only if the service refused them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""Size in bytes from which the file is reported. Each resume writes all messages again, so the file
-grows fast."""
+"""Size from which the file is reported as large, in bytes. Each resume writes all messages again,
+so the file grows fast."""
 
 HABITS = Habits(
     opening=r'\{"(id|\$set|\$rewindTo|sessionId)":',
@@ -46,8 +47,8 @@ does not compare it."""
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
-    """Return the diagnosis and, if the file can be repaired, the new bytes. `complaint`: the
-    agent's message when it refused."""
+    """Return the diagnosis and, if the file can be repaired, the new bytes. `complaint`: the error
+    message with which the agent refused the file."""
     made = draft(content, HABITS)
     if not any(_messages(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"
@@ -67,7 +68,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 
 
 def _messages(record: Record) -> list[Record]:
-    """Return the messages in a record, without those that the CLI itself added at the beginning."""
+    """Return the messages in a record, except those that the CLI itself added at the beginning."""
     told = [record, *objects(part(record, "$set", "messages"))]
     return [
         each
@@ -133,8 +134,8 @@ def _head(made: Draft, session_id: str) -> None:
 
 
 def _content(made: Draft) -> None:
-    """Report messages whose content has a form that the CLI does not know. Drop those on which it
-    fails before it asks the model."""
+    """Report messages whose content has a form that the CLI does not know. Drop a message if the
+    CLI fails on it before it sends a request to the model."""
     for line, record in made.records():
         if (
             record.get("type") in _SAID
@@ -155,9 +156,9 @@ def _content(made: Draft) -> None:
 
 
 def _wiped(made: Draft) -> None:
-    """Drop records at the very end that take back everything. Either a kill came between an
-    empty list of messages and the full one that follows, or a rewind names a message that does
-    not exist."""
+    """Drop records at the very end that remove all messages. There are two causes. A kill may have
+    come between an empty list of messages and the full list that follows it. Or a rewind names a
+    message that does not exist."""
     known: set[str] = set()
     last: list[TranscriptLine] = []
     for line, record in made.records():
@@ -201,7 +202,7 @@ def _tools(made: Draft, complaint: str) -> None:
 
 
 def _cut(made: Draft, size: int) -> None:
-    """Report the size, and cut off the records before the last one that has all messages. Each
+    """Report the size, and cut off the records before the last one that contains all messages. Each
     resume writes all messages again, so earlier records are no longer used."""
     made.find(Trouble.OVERSIZE, Harm.NONE, 0, f"{size} bytes: a resume reads and holds all of it")
     full = [

@@ -1,10 +1,10 @@
-"""Repairs conversations of OpenCode, as lines from `agents.opencode.archive`: from the database, or
-from perdure's own copy.
+"""Repairs conversations of OpenCode. They are read as lines from the database, or from perdure's
+own copy (`agents.opencode.archive`).
 
 OpenCode 1.18.33 closes interrupted calls by itself. A row with broken JSON makes every use of the
 session fail. If such a row is restored with OpenCode's own `import`, everything after it is
 silently lost. perdure never writes to the database, and an import does not replace existing rows.
-So OpenCode removes the session before it imports a repaired copy.
+So perdure lets OpenCode remove the session before it imports a repaired copy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 
 
 def _rows(made: Draft) -> None:
-    """Handle rows with broken JSON, and parts whose message is gone."""
+    """Repair or drop rows with broken JSON, and parts whose message is missing."""
     lost: set[str] = set()
     messages: set[str] = set()
     for line, record in made.records():

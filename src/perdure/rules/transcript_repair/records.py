@@ -1,9 +1,10 @@
-"""A transcript as lines, each with its record. Shared by all CLIs that write JSON lines.
+"""Reads a transcript as lines, each with its record. Used for all CLIs that write JSON lines.
 
-Nothing here trusts the file. A line without a record is searched for records after the rest of
-another one (a torn write that was then continued), and for several records on one line (lost line
-ends). The CLIs themselves do not read either. The result is a `Draft`: the lines, which the CLI's
-own module may change further, with the findings and edits so far.
+Nothing here trusts the file. A line that is not a record may contain one after the remains of
+another, if a line was cut off and then continued. It may also contain several records, if line ends
+were lost. Such lines are searched for records, because the CLIs read none of them. The result is a
+`Draft`: the lines, with the findings and edits so far. The module of each CLI may change it
+further.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from perdure.patterns import late_pattern
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400
-"""Maximum number of tries to find a record in one line, so that a hostile line cannot take for
-ever."""
+"""Maximum number of tries to find a record in one line. It limits the time that a malicious line
+can take."""
 _SURROGATE = late_pattern(r"[\ud800-\udfff]")
 _BLANK = b" \t\r\n\0"
 
@@ -29,11 +30,11 @@ Record = dict[str, Any]
 
 
 class TranscriptLine(Struct, eq=False):
-    """One line, equal only to itself. `record` is None if it cannot be read. `raw` is written to
-    the new file unless the record was changed."""
+    """One line, equal only to itself. `record` is None if the line cannot be read. `raw` is written
+    to the new file unless the record was changed."""
 
     number: int
-    """The number of the line in the original, from 1."""
+    """Number of the line in the original, counted from 1."""
     raw: bytes
     record: Record | None
     changed: bool = False
@@ -44,17 +45,17 @@ class Habits(Struct, kw_only=True):
     """How one CLI handles damaged lines."""
 
     opening: str
-    """A regular expression for the beginning of this CLI's records, used to find records inside a
-    line."""
+    """Regular expression that matches the beginning of this CLI's records. It is used to find
+    records inside a line."""
     is_record: Callable[[Record], bool]
     headed: bool
-    """Whether the first line must be a record; otherwise the CLI refuses the conversation."""
+    """Whether the CLI refuses a conversation whose first line is not a record."""
     keeps_unicode: bool
-    """Whether the CLI can read lone surrogates and broken characters; otherwise it skips the whole
+    """Whether the CLI can read lone surrogates and invalid characters. If not, it skips the whole
     line."""
     ends_torn_line: bool
-    """Whether the CLI begins a new line before it appends to a torn one; otherwise its next record
-    is lost with the torn line."""
+    """Whether the CLI begins a new line before it appends to an incomplete one. If not, its next
+    record is lost with the incomplete line."""
 
 
 class Draft(Struct):
@@ -69,7 +70,7 @@ class Draft(Struct):
         self.findings.append(Finding(trouble, harm, line, what))
 
     def records(self) -> list[tuple[TranscriptLine, Record]]:
-        """Return the lines with a record that are not dropped."""
+        """Return the lines with a record, except dropped lines."""
         return [
             (line, line.record)
             for line in self.lines
@@ -77,7 +78,8 @@ class Draft(Struct):
         ]
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
-        """Note that the line's record was changed in place."""
+        """Mark a line as changed and add an edit for it. The caller changes the record of the line
+        itself."""
         line.changed = True
         self.edits.append(Edit(line.number, what, why))
 
@@ -86,25 +88,25 @@ class Draft(Struct):
         self.edits.append(Edit(line.number, what, why))
 
     def insert(self, after: TranscriptLine | None, record: Record, what: str, why: str) -> None:
-        """Insert a record of perdure's own after a line, or at the beginning if `after` is None."""
+        """Insert a record made by perdure after a line, or at the beginning if `after` is None."""
         at = self.lines.index(after) + 1 if after is not None else 0
         number = after.number if after is not None else 1
         self.lines.insert(at, TranscriptLine(number, b"", record, changed=True))
         self.edits.append(Edit(number, what, why))
 
     def move(self, line: TranscriptLine, after: TranscriptLine, what: str, why: str) -> None:
-        """Move a line to the place after another one."""
+        """Move a line to the place right after another line."""
         self.lines.remove(line)
         self.lines.insert(self.lines.index(after) + 1, line)
         self.edited(line.number, what, why)
 
     def edited(self, line: int, what: str, why: str) -> None:
-        """Note a change that was already made."""
+        """Add an edit for a change that the caller has already made."""
         self.edits.append(Edit(line, what, why))
 
     def mended(self) -> Mended:
         """Return the result. It has new bytes only if something was changed and the transcript as a
-        whole was not refused."""
+        whole can be repaired."""
         findings = tuple(sorted(self.findings, key=lambda finding: finding.line))
         if self.refusal or not self.edits:
             return Mended(findings=findings, refusal=self.refusal)
@@ -154,7 +156,7 @@ def draft(content: bytes, habits: Habits) -> Draft:
 
 
 def _plain(content: bytes, habits: Habits, made: Draft) -> bytes:
-    """Return the content as UTF-8 with plain line ends, which every CLI writes."""
+    """Return the content as UTF-8 without a byte order mark, as every CLI writes it."""
     harm = Harm.REFUSED if habits.headed else Harm.NONE
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if content.startswith(mark):
@@ -210,8 +212,8 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
 
 
 def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
-    """Handle the text after the last line end: a whole record without its line end, or the
-    beginning of one."""
+    """Handle the text after the last line end. It is either a complete record without its line end,
+    or the beginning of a record."""
     record, _ = read(torn)
     if record is not None:
         made.lines.append(TranscriptLine(number, torn, record))
@@ -292,7 +294,8 @@ def _records_in(raw: bytes, habits: Habits) -> list[Record]:
 
 
 def read(raw: bytes) -> tuple[Record | None, bool]:
-    """Return the object on the line, or None, and whether all characters in it are valid."""
+    """Return the JSON object on the line (None if there is none), and whether all characters of the
+    line are valid."""
     try:
         text = raw.decode("utf-8")
         clean = True
@@ -314,7 +317,7 @@ def _has_surrogate(value: Any) -> bool:
 
 
 def _scrubbed(record: Record) -> Record:
-    """Return the record without lone surrogates, which UTF-8 cannot represent."""
+    """Return the record with lone surrogates replaced, because UTF-8 cannot represent them."""
     if not _has_surrogate(record):
         return record
     cleaned: Record = json.loads(_SURROGATE.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
@@ -322,14 +325,14 @@ def _scrubbed(record: Record) -> Record:
 
 
 def part(value: Any, *path: str) -> Any:
-    """Return the value at the path of keys, or None."""
+    """Return the value at this path of keys; None if there is none."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def objects(value: Any) -> list[Record]:
-    """Return the objects of a list; everything else is skipped."""
+    """Return the objects in a list. Other items are skipped."""
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return []
@@ -342,6 +345,6 @@ def text(value: Any) -> str:
 
 
 def named(words: str, most: int = 60) -> str:
-    """Return hostile words as a few plain characters for a sentence."""
+    """Return untrusted text reduced to a few plain characters, for use in a sentence."""
     plain = "".join(letter if letter.isprintable() else " " for letter in words)
     return repr(" ".join(plain.split())[:most])

@@ -1,8 +1,8 @@
 """Reports an attempt's work, and the verdict on it, from the journal alone. Pure.
 
-Every surface calls `work_report` with the run's records. All of them thus show the same report,
-also later and for an attempt that was killed. Facts that were never observed are missing, and the
-verdict does not claim them.
+Every command and page calls `work_report` with the run's records. So all of them show the same
+report, also later and for an attempt that was killed. Facts that were never observed are left out,
+and the verdict does not claim them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from perdure.rules.work_report.commands import changes_nothing, check_of
 from perdure.rules.work_report.verdict import Facts, judge
 
 LISTED = 50
-"""Maximum number of checks, denied calls, processes and effects that are listed, the newest of
-each."""
+"""Maximum number of checks, denied calls, processes and effects that are listed. The newest of each
+are kept."""
 INPUT = 300
 """Maximum number of characters of a denied call's input, and of a command."""
 SAID = 4000
@@ -52,20 +52,20 @@ SAID = 4000
 _SHELLS = frozenset(
     {"bash", "shell", "sh", "command_execution", "run_shell_command", "execute", "terminal"}
 )
-"""Tools that run a shell command, by the agents' names for them, in lower case."""
+"""Names of tools that run a shell command, in lower case, as the agents call them."""
 _READERS = frozenset(
     "read glob grep ls webfetch websearch todowrite todoread askuserquestion skill toolsearch "
     "read_file read_many_files list_directory search_file_content google_web_search web_fetch "
     "web_search fetch search list think enterplanmode exitplanmode bashoutput".split()
 )
-"""Tools that change no file."""
+"""Names of tools that change no file, in lower case."""
 _BACKGROUND = "Command running in background"
-"""Beginning of Claude Code's result (2.1.329) of a command that goes on in the background, whether
-it will succeed or not."""
+"""Beginning of the result with which Claude Code (2.1.329) answers a call whose command continues
+in the background. It does not say whether the command will succeed."""
 
 
 def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
-    """Return the report of one attempt. `records`: the journal of its run."""
+    """Return the work report of one attempt. `records`: the journal of its run."""
     journal = list(records)
     own = [each for each in journal if each.attempt == attempt.number]
     seen, pushed = _seen(own), False
@@ -113,7 +113,8 @@ def _seen(own: Sequence[Record]) -> WorkSeen | None:
 
 
 def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
-    """Return the checks in order, and whether files may have changed after the agent's last one."""
+    """Return the checks in order, and whether files may have changed after the agent's last check.
+    """
     denied = {each.event.tool_id for each in own if isinstance(each.event, ToolDenied)}
     found: list[CheckOfWork] = []
     waiting: dict[str, tuple[int, ToolStarted]] = {}
@@ -142,7 +143,7 @@ def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
 def _ended(check: CheckOfWork, call: ToolStarted, end: ToolEnded) -> CheckOfWork:
     code = end.code
     if code is None and call.name == "Bash" and end.ok and not end.summary.startswith(_BACKGROUND):
-        # Claude Code reports the exit code of a failed command, but not a 0.
+        # Claude Code reports the exit code of a command that failed, but not of one that succeeded.
         code = 0
     ran = check_of(call.summary)
     own = ran is not None and ran.own and code is not None
@@ -173,7 +174,7 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 
 
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
-    """Return the rules that decided about calls which this attempt ran or refused."""
+    """Return the saved rules that decided on calls which this attempt ran or refused."""
     given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
     rules = {
         record.event.number: record.event.rule
@@ -185,7 +186,7 @@ def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _question(own: Sequence[Record]) -> str:
-    """Return the last question, unless the agent went on working after it."""
+    """Return the agent's last question; empty if the agent continued to work after it."""
     question = ""
     asked = ""
     for record in own:
@@ -224,7 +225,7 @@ def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:
 
 
 def _has_pushed(effects: Sequence[EffectOfWork]) -> bool:
-    """Return whether a push by the agent succeeded."""
+    """Return whether the agent itself pushed successfully."""
     return any(each.kind == "push" and each.ok is True for each in effects)
 
 
@@ -236,8 +237,8 @@ def _is_published(seen: WorkSeen, journal: Sequence[Record]) -> bool:
 
 
 def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
-    """Return whether an earlier attempt at the newest instructions changed something, or may
-    have."""
+    """Return whether an earlier attempt with the newest instructions changed something or may have
+    done so."""
     changed = False
     for record in journal:
         match record.event:
@@ -251,7 +252,7 @@ def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
 
 
 def _contradictions(report: WorkReport, said: str, pushed: bool, earlier: bool) -> tuple[str, ...]:
-    """Return sentences about claims in the last message that the facts contradict."""
+    """Return a sentence for each claim in the last message that the facts contradict."""
     claims = claims_of(said)
     agents = [each for each in report.checks if each.by == "agent"]
     verify = [each for each in report.checks if each.by == "verify"]

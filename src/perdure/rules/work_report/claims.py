@@ -1,7 +1,8 @@
-"""Finds what an agent's last message (in English) claims, as far as facts can contradict it. Pure.
+"""Finds claims in an agent's last message (in English) that facts could contradict. Pure.
 
-Only plain statements count. A sentence that asks, doubts, denies or looks ahead claims nothing. A
-missed claim costs only a sentence in the report, but a wrongly found one would fail honest work.
+Only plain statements count. A sentence that asks, doubts, denies or speaks of the future claims
+nothing. If a claim is missed, only a sentence in the report is missing. If a claim is found that
+was not made, honest work gets a bad verdict.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LOOKED_AT = 8000
 
 
 class WorkClaim(StrEnum):
-    """Something that an agent says it did."""
+    """Something that an agent claims to have done."""
 
     TESTS_PASS = "tests_pass"
     COMMITTED = "committed"
@@ -78,13 +79,13 @@ _CLAIMS: tuple[tuple[WorkClaim, tuple[str, ...], re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Each claim with parts of words, and its pattern. Every sentence that makes the claim contains at
-least one of the parts, so they are searched first: most messages claim nothing, and the patterns
-take 5 ms to compile."""
+"""Each claim with parts of words, and the pattern of sentences that make it. Every such sentence
+contains at least one of the parts, so they are searched first: most messages claim nothing, and the
+patterns take 5 ms to compile."""
 
 
 def claims_of(message: str) -> frozenset[WorkClaim]:
-    """Return the claims in the message."""
+    """Return the claims that the message makes."""
     found: set[WorkClaim] = set()
     text = message[-LOOKED_AT:].replace("\u2019", "'").lower()
     if not _possible(text):
@@ -101,8 +102,8 @@ def claims_of(message: str) -> frozenset[WorkClaim]:
 
 
 def _possible(text: str) -> list[tuple[WorkClaim, re.Pattern[str]]]:
-    """Return the claims that the text may make, with their patterns: it contains one of their parts
-    of words."""
+    """Return the claims that the text may make, with their patterns. A claim is possible if the
+    text contains one of its parts of words."""
     return [
         (claim, pattern)
         for claim, letters, pattern in _CLAIMS

@@ -1,7 +1,9 @@
-"""Decides which commands of an agent are checks, and whether an exit code is the check's own. Pure.
+"""Decides which of an agent's commands are checks, and whether an exit code is that of the check.
+Pure.
 
 A shell returns one exit code for a whole line. `pytest | tail` returns that of `tail`, and `pytest;
-echo` that of `echo`, so these prove nothing. `cd app && pytest` returns 0 only if the tests passed.
+echo` that of `echo`. So these exit codes prove nothing about the tests. `cd app && pytest` returns
+0 only if the tests passed.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from msgspec import Struct
 from perdure.patterns import late_pattern
 
 SHOWN = 300
-"""Maximum number of characters of a command that are kept."""
+"""Maximum number of characters of a command in a report."""
 REMEMBERED = 1000
-"""Number of parsed commands that are cached: an attempt's end, its report and the line for a person
-judge the same ones."""
+"""Maximum number of parsed commands that are cached. The same commands are parsed at the end of an
+attempt, for its report, and for a line shown to a person."""
 _SHELL = late_pattern(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
 _ASSIGNMENT = late_pattern(r"[A-Za-z_]\w*=")
 _WRAPPERS = (
@@ -60,8 +62,8 @@ _OF_A_RUNNER = (
     *("phpunit", "pest", "behave", "cucumber", "bats", "busted", "prove", "trial"),
     *("npm", "yarn", "bun ", "cargo"),
 )
-"""Parts of words. Every command that `_RUNNER` matches contains at least one of them, so they are
-searched first: the pattern takes 2 ms to compile."""
+"""Parts of words. Every command that `_RUNNER` matches contains at least one of them. They are
+searched first, because the pattern takes 2 ms to compile."""
 _NO_RUN = late_pattern(
     r" (?:--help|--version|-h|--collect-only|--co|--list(?:-tests)?|--listTests|--dry-run|-N|"
     r"--no-run|--fixtures|--markers)(?: |$)|^ g?make .*-[a-z]*n\b"
@@ -92,7 +94,7 @@ READING = frozenset(
     "true cd sort uniq cut tr less more date id whoami uname test [ jq basename dirname "
     "realpath".split()
 )
-"""Commands that change no file, unless output is redirected."""
+"""Names of commands that change no file, unless output is redirected."""
 GIT_KEEPS = frozenset(
     "status diff log show add commit push fetch branch tag rev-parse blame".split()
 )
@@ -100,7 +102,7 @@ GIT_KEEPS = frozenset(
 
 
 class Ran(Struct, frozen=True):
-    """A shell line with a check in it. `own`: whether the exit code of the line is that of the
+    """A shell line that contains a check. `own`: whether the exit code of the line is that of the
     check."""
 
     command: str
@@ -135,8 +137,7 @@ def _is_runner(command: str) -> bool:
 
 @lru_cache(REMEMBERED)
 def changes_nothing(line: str) -> bool:
-    """Return whether every command of a shell line only reads, or does not change the workdir's
-    files."""
+    """Return whether every command of a shell line leaves the workdir's files unchanged."""
     script = _unwrapped(line)
     if ">" in script or _SUBSTITUTION.search(script) or _CUT.search(line.strip()):
         return False
@@ -152,7 +153,7 @@ def changes_nothing(line: str) -> bool:
 
 
 def _unwrapped(line: str, depth: int = 3) -> str:
-    """Return the script inside `bash -lc '...'`."""
+    """Return the script inside `bash -lc '...'`; any other line unchanged."""
     try:
         words = shlex.split(line, comments=False)
     except ValueError:
@@ -163,14 +164,14 @@ def _unwrapped(line: str, depth: int = 3) -> str:
 
 
 def _pieces(script: str) -> list[tuple[str, list[str], str]]:
-    """Return the simple commands, each with the operator before and after it: `&&`, `||`, `;`, `|`,
-    `&`."""
+    """Return the simple commands of a script. Each has the operator before it and the operator
+    after it: `&&`, `||`, `;`, `|`, `&`."""
     lexer = shlex.shlex(script.strip().replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = ""
     try:
         tokens = list(lexer)
-    except ValueError:  # An open quote: nothing of the line is certain.
+    except ValueError:  # A quote is not closed, so the whole line is uncertain.
         tokens = [*script.split(), ";", ":"]
     pieces: list[tuple[str, list[str], str]] = []
     before, words = "", list[str]()
@@ -183,7 +184,7 @@ def _pieces(script: str) -> list[tuple[str, list[str], str]]:
         if words:
             pieces.append((before, words, token))
         elif pieces and token:
-            # `;` behind a closing bracket: it follows the command within.
+            # A `;` after a closing bracket belongs to the command inside the brackets.
             pieces[-1] = (*pieces[-1][:2], token)
         before, words = token, []
     if pieces and pieces[-1][2] == ";":
@@ -192,7 +193,7 @@ def _pieces(script: str) -> list[tuple[str, list[str], str]]:
 
 
 def _bare(words: list[str]) -> str:
-    """Return the command without assignments and the programs that only start it."""
+    """Return the command without variable assignments and without programs that only start it."""
     while words and "=" in words[0] and _ASSIGNMENT.match(words[0]):
         words = words[1:]
     command = " ".join(words)

@@ -1,7 +1,8 @@
-"""The verdict on an attempt's work: a table of rules, of which the first match decides. Pure.
+"""Gives the verdict on an attempt's work, by a table of rules. The first rule that matches decides.
+Pure.
 
-The table is docs/reference/work_report.md. Each rule names its evidence; without any evidence, the
-work is `unverified`.
+docs/reference/work_report.md shows the table. Each rule names its evidence; without any evidence,
+the work is `unverified`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     earlier: bool = False
-    """Whether an earlier attempt at the same instructions changed something."""
+    """Whether an earlier attempt with the same instructions changed something."""
     stale: bool = False
     """Whether files may have changed after the agent's last check."""
 

@@ -1,1 +1,1 @@
-"""Moving changes between a workdir, a checkout and a remote: apply, merge, push."""
+"""Moves changes between a workdir, a checkout and a remote: apply, merge, push."""

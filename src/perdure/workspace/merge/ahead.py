@@ -1,6 +1,6 @@
-"""How far the base branch of a workdir has advanced since the work began. Reads the repository that
-perdure fetches into, never the workdir. An isolated workdir can merge a commit found there by its
-id, because it borrows its objects from there."""
+"""Finds the commits that were added to a workdir's base branch since the work began. Reads the
+repository that perdure fetches into, never the workdir. An isolated workdir borrows its objects
+from that repository, so it can merge such a commit by its id."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from perdure.workspace.transport import RemoteSource
 from perdure.workspace.worktree import common_directory
 
 NAMED = 20
-"""Maximum number of commits that are named, newest first."""
+"""Maximum number of commits whose subjects are returned, newest first."""
 
 
 class Ahead(Struct, frozen=True, kw_only=True):
-    """New commits of the base: their number, and the `commit` that it is at now. `subjects` are the
-    first lines of the newest ones: untrusted text."""
+    """The new commits of a base branch: their number, and the `commit` that the branch is at now.
+    `subjects` are the first lines of the newest messages, which are untrusted text."""
 
     commit: str
     commits: int
@@ -36,9 +36,9 @@ def ahead(
     base: str,
     since: str,
 ) -> Ahead | None:
-    """Return the new commits of the base since a commit (empty: since the work began). None if
-    there are none, and for a base that is no branch. Raises NotFound where the base is gone,
-    GitFailed where it cannot be fetched."""
+    """Return the new commits of the base branch since the commit `since` (empty: since the work
+    began). None if there are none, or if `base` is a commit and not a branch. Raises NotFound where
+    the branch is gone, GitFailed where it cannot be fetched."""
     if is_oid(base):
         return None
     if source is None:
@@ -62,8 +62,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
     if not count:
         return None
-    # Not `git log`, which runs programs named in a repository's settings. rev-list prints a line
-    # with the commit before each subject.
+    # `git log` could run programs that a repository's settings name, so rev-list is used. It prints
+    # a line with the commit's id before each subject.
     said = repository.run(
         "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
     ).stdout
@@ -74,8 +74,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
 
 
 def is_followed(workspace: Workspace) -> bool:
-    """Return whether the work may be based on a branch: it has a repository, and its workdir
-    exists."""
+    """Return whether the base branch of the workspace can be looked up. This requires a repository
+    and an existing workdir."""
     return (
         workspace.backend in (Backend.WORKTREE, Backend.ISOLATED) and Path(workspace.path).is_dir()
     )

@@ -1,15 +1,15 @@
-"""Applies a run's changes to the user's own checkout: a three-way merge of trees, then the files
-are put in place, all or nothing.
+"""Applies a run's changes to the user's own checkout. A three-way merge of trees finds the changes,
+then all of the files are put in place, or none.
 
-Commits made in the checkout since then are merged. Its uncommitted changes are never touched: if
-the run changed such a file too, or the merge has a conflict, nothing is applied and the files are
-named. A file is moved aside before another replaces it, and a new file is made only where there is
-none, so a concurrent write is not overwritten either. After any error everything is put back. The
-index is not changed unless a commit is requested. As in `changes`, no configuration, filter or hook
-of either repository is used.
+Commits made in the checkout since the run began are merged. Uncommitted changes there are never
+touched: if the run changed such a file too, or if the merge has a conflict, nothing is applied and
+the files are named. A file is moved aside before another replaces it, and a new file is made only
+where there is none. So a concurrent write is not overwritten either. After any error everything is
+put back. The index is not changed unless a commit is requested. As in `changes`, no configuration,
+filter or hook of either repository is used.
 
-Each file is the old or the new one at every moment. A kill in the middle leaves a directory
-`.perdure-apply-*` with the old files; running `apply` again finishes.
+At every moment each file has either its old or its new content. A kill in the middle leaves a
+directory `.perdure-apply-*` with the old files; running `apply` again finishes.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ _REASONS = {
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """The requested commit: its text, and its author and committer (GIT_AUTHOR_NAME and the
-    like)."""
+    """The commit to make: its text, and the environment variables for its author and committer
+    (GIT_AUTHOR_NAME and similar)."""
 
     text: str
     env: Mapping[str, str]
@@ -76,7 +76,8 @@ class Applied(Struct, frozen=True, kw_only=True):
 
 
 class Steps(Struct, frozen=True, kw_only=True):
-    """Paths to change, each with its current and its new entry; None means no file."""
+    """The paths that a merge changes. `steps` has the old and the new entry of each path; None
+    means that there is no file."""
 
     steps: dict[str, tuple[Entry | None, Entry | None]] = field(default_factory=dict)
     already: list[str] = field(default_factory=list)
@@ -159,8 +160,8 @@ def _check(looker: Looker, base: str, message: Message | None) -> None:
 def _merge(
     made: ComparisonRepository, base: str, head: str, theirs: str
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Return the merged tree, and the conflicts by path. `base` is used as the merge base of both
-    sides, whatever their histories are."""
+    """Return the merged tree, and the conflicts by path. `base` serves as the merge base, whatever
+    the histories of the two sides are."""
     root = _commit_tree(made, f"{base}^{{tree}}")
     ours, other = _commit_tree(made, f"{head}^{{tree}}", root), _commit_tree(made, theirs, root)
     result = made.run(
@@ -174,8 +175,8 @@ def _merge(
 
 
 def reason_of(name: str, messages: list[str]) -> str:
-    """Return why a file is in conflict. Each message of git consists of the number of paths, the
-    paths, a stable short type, and a sentence (git-merge-tree(1))."""
+    """Return why a file is in conflict. Each of git's `messages` consists of the number of paths,
+    the paths, a short stable type, and a sentence (git-merge-tree(1))."""
     at = 0
     while at < len(messages) and messages[at].isdecimal():
         count = int(messages[at])
@@ -214,8 +215,8 @@ def planned(
     before: Mapping[str, Entry],
     after: Mapping[str, Entry],
 ) -> Steps:
-    """Divide the paths that the merge changes into those to be changed, those that are already
-    done, and those that are refused because they hold other work."""
+    """Return the paths that the merge changes, in three groups: to be changed, already changed, and
+    refused because they contain other work."""
     plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
     on_disk = made.entries(made.photograph(looker))
     for name, new in differing(before, after):
@@ -247,7 +248,7 @@ def planned(
 
 def _in_the_way(top: Path, name: str, plan: Steps) -> str:
     """Return why a file cannot be created; empty if it can. Either an ignored file has that name,
-    or a path above it is no directory."""
+    or a parent path is not a directory."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
     if plan.steps[name][0] is None and os.path.lexists(top / name):
         below = any(step.startswith(f"{name}/") for step in gone)
@@ -282,8 +283,8 @@ def staged(looker: Looker) -> set[str]:
 def commit_of(
     made: ComparisonRepository, looker: Looker, tree: str, message: Message, *merged: str
 ) -> str:
-    """Write the commit, with HEAD and `merged` as parents, and all its objects into the user's
-    repository; return its id. No ref names it yet."""
+    """Write the commit and all its objects into the user's repository, and return its id. Its
+    parents are HEAD and `merged`. No ref names it yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
     words = list(chain.from_iterable(("-p", parent) for parent in (looker.head, *merged)))
     commit = made.git.run(
@@ -303,8 +304,8 @@ def publish(
     commit: str,
     touched: Mapping[str, tuple[Entry | None, Entry | None]],
 ) -> None:
-    """Write the index, then move HEAD if it has not moved meanwhile; otherwise restore the
-    index."""
+    """Write the index, then move HEAD. If HEAD has moved meanwhile, restore the index and raise
+    GitFailed."""
     _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
     try:
         looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
@@ -316,14 +317,14 @@ def publish(
 def _write_index(
     made: ComparisonRepository, looker: Looker, entries: Mapping[str, Entry | None]
 ) -> None:
-    """Set entries of the user's own index.
+    """Set entries of the user's own index; None removes an entry.
 
-    This is done through the view. When git writes an index it reads racily clean files again, and
-    the user's configuration may name a filter that an agent planted. The view's configuration names
-    none.
+    The index is written through the view. When git writes an index, it reads files again whose
+    times are too close to the index's own (racily clean files). The user's configuration may name a
+    filter for them that an agent planted; the view's configuration names none.
     """
     nothing = ("0", "0" * len(looker.head))
-    # Removals first: a directory may replace a file.
+    # Removals come first, because a directory may replace a file.
     ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
     lines = b"".join(
         os.fsencode("{} {}\t{}\0".format(*(entry or nothing), name)) for name, entry in ordered
@@ -340,7 +341,7 @@ def _write_index(
 
 @contextlib.contextmanager
 def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
-    """Put the files in place; an exception in the block puts everything back."""
+    """Put the files in place and run the block. If the block raises, restore the old files."""
     top = looker.top
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
     undo: list[Callable[[], object]] = []
@@ -360,7 +361,7 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
             index="merged",
         )
         (stage / "old").mkdir()
-        # Removals first: a directory may replace a file, or a file a directory.
+        # Removals come first, because a directory may replace a file, or a file a directory.
         for number, (name, (old, new)) in enumerate(
             sorted(plan.steps.items(), key=lambda step: (step[1][1] is not None, step[0]))
         ):
@@ -395,8 +396,8 @@ def _place(
     sign: Sign | None,
     undo: list[Callable[[], object]],
 ) -> None:
-    """Remove, replace or make one path. `aside` keeps the old file; `sign` is the signature that it
-    must have."""
+    """Remove, replace or make one path. `aside`: where the old file is kept; `sign`: the signature
+    that the old file must have. Raises Conflict if the file has changed."""
     path = top / name
     if aside is not None:
         if _sign(path) != sign:
@@ -434,14 +435,15 @@ def _bring_back(aside: Path, path: Path) -> None:
 
 
 def _leave_empty(directory: Path, top: Path) -> None:
-    """Remove directories that became empty, as git does."""
+    """Remove the directory and its parents below `top` while they are empty, as git does."""
     while directory != top and not any(directory.iterdir()):
         directory.rmdir()
         directory = directory.parent
 
 
 def _sign(path: Path) -> Sign | None:
-    """Return a cheap signature of a file: another inode, size or time counts as another content."""
+    """Return inode, size and modification time of a file, or None without one. If any of them
+    differs, the content counts as changed."""
     try:
         seen = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

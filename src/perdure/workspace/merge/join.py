@@ -1,13 +1,13 @@
-"""Commits changes that an agent left uncommitted, and merges another workdir's commit. Used by
-plans, whose branches join again.
+"""Commits changes that an agent left uncommitted, and merges another workdir's commit. Plans use it
+to combine the work of several tasks.
 
 Both operations use perdure's own git directory (see `view`) and only trees and objects: no hook,
 filter, merge driver or setting of the repository is used.
 
 A merge moves HEAD even with conflicts. Where both sides changed the same lines, the merge commit
-contains the files with conflict marks, each side is complete in its parent, and the caller informs
-the agent. Files are put in place as by `apply`. After a kill at any point, the operation can be
-repeated: completed steps are kept.
+contains the files with conflict markers. Each side is complete in its parent commit, and the caller
+informs the agent. Files are put in place as by `apply`. After a kill at any point, the operation
+can be repeated; completed steps are not repeated.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> 
 
 def merge(places: Places, workspace: Workspace, git: Git, other: str, message: Message) -> Joined:
     """Merge a commit of the same repository into HEAD. Uncommitted changes are committed first. The
-    caller holds the lock. Raises the errors of `commit`, and WorkspaceError where a file of the
-    merge cannot be put in place."""
+    caller holds the lock. Raises the errors of `commit`, and WorkspaceError where a merged file
+    cannot be put in place."""
 
     def look() -> Joined:
         with looking_alone(places, workspace, git) as looker:
@@ -79,8 +79,8 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
     if not left:
         commit(places, workspace, git, message)
     joined = again(places, workspace, look, alone=True)
-    # Left by a merge that was killed while it put files in place. The files that they hold are in
-    # the commits.
+    # Remains of a merge that was killed while it put files in place. All their content is in
+    # commits.
     for number, stage in enumerate(left):
         discard(places, f"{workspace.id}-{time.time_ns()}", stage, f"merge-{number}")
     return joined
@@ -89,8 +89,8 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
 def changed(
     places: Places, workspace: Workspace, git: Git, began: str, head: str, most: int
 ) -> tuple[str, ...]:
-    """Return the names of the first `most` files that differ between two commits. Compares trees
-    only. Raises GitFailed."""
+    """Return the names of the files that differ between two commits, at most the first `most`.
+    Compares trees only. Raises GitFailed."""
 
     def look() -> bytes:
         with seen(places, workspace, git) as looker:
@@ -136,11 +136,11 @@ def _commit(places: Places, looker: Looker, message: Message) -> str:
 
 
 def _bring_along(looker: Looker, branch: str, head: str) -> None:
-    """Move the workdir's branch forward to HEAD if the agent has switched to another branch or a
-    detached HEAD, because the workdir's branch is the one that is used in the end.
+    """Move the workdir's branch forward to HEAD, because the result of the task is read from that
+    branch. The agent may have switched to another branch or to a detached HEAD.
 
-    Only fast-forwards are made, and never on a branch that is checked out; otherwise the branch
-    stays where it is.
+    The branch is only fast-forwarded, and never while it is checked out anywhere. Otherwise it is
+    not moved.
     """
     git, full = looker.repository, f"refs/heads/{branch}"
     if (
@@ -195,7 +195,8 @@ def _merge(
 def _merged(
     made: ComparisonRepository, ours: str, theirs: str
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return the merged tree, with conflict marks in it, and the files with conflicts."""
+    """Return the merged tree, with conflict markers in its files, and the files with conflicts,
+    each with the reason."""
     result = made.run(
         "merge-tree", "--write-tree", "--name-only", "-z", "--messages", ours, theirs, good=(0, 1)
     )
@@ -208,8 +209,8 @@ def _merged(
 
 
 def _conflicts_of(made: ComparisonRepository, head: str, other: str) -> tuple[tuple[str, str], ...]:
-    """Return the conflicts of an earlier merge, made by a process that was killed before it could
-    report them."""
+    """Return the conflicts of a merge that an earlier process made. That process was killed before
+    it could report them."""
     told = made.run(
         "rev-list",
         "--first-parent",

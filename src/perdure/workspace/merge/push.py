@@ -1,12 +1,12 @@
-"""Pushes the branch of an isolated workdir to where it was cloned from: the new commits can be
-inspected first, and are never pushed by force.
+"""Pushes the branch of an isolated workdir to the repository that it was cloned from. The caller
+can inspect the new commits first. Never forces a push.
 
-The git directory of the workdir belongs to its agent, so nothing is pushed from there: its
-configuration could name a proxy or another address that would receive the password. While the
-workdir's lock is held, new objects are copied through perdure's view (see `view`) into a repository
-of perdure's own. The push is refused if these objects have links or alternates, because they could
-lead into another repository. The copy is searched and pushed while the agent may be running again.
-`askpass` gives the password to this one call.
+The git directory of the workdir belongs to its agent, so nothing is pushed from there. Its
+configuration could name a proxy or another address, which would receive the password. Instead, new
+objects are copied through perdure's view (see `view`) into a repository of perdure's own, under the
+workdir's lock. The push is refused if these objects have links or alternates, because they could
+lead into another repository. The caller inspects the copy and pushes it, while the agent may be
+running again. `askpass` gives the password to this one git call.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PLAIN = (
     ("core.multiPackIndex", "false"),
     ("pack.useBitmaps", "false"),
 )
-"""Settings that turn off git's caches beside the agent's objects, which could contradict the
-objects."""
+"""Settings that make git ignore cache files in the agent's objects directory. An agent could make
+those contradict the objects."""
 _TIME_S = 1800.0
 
 
 class Outgoing(Struct, frozen=True, kw_only=True):
-    """A branch as it is to be pushed."""
+    """A branch that is ready to be pushed."""
 
     branch: str
     commit: str
@@ -50,21 +50,22 @@ class Outgoing(Struct, frozen=True, kw_only=True):
     commits: int
     """Number of commits that the remote does not have."""
     have: tuple[str, ...]
-    """Those commits and tags of the remote that exist in this repository."""
+    """Commits and tags of the remote that also exist in this repository."""
     git: Git
-    """Git on a repository that has all of these objects."""
+    """Git on a repository that has all objects of the branch."""
     source: RemoteSource
     scratch: Path
 
     def told(self) -> bytes:
-        """Return the new commits as git stores them: authors, times, messages. Untrusted bytes."""
+        """Return the new commits in git's raw format, with authors, times and messages. Untrusted
+        bytes."""
         words = ("rev-list", "--format=raw", "--stdin")
         return self.git.run(
             *words, stdin=_since(self.commit, self.have), cap=1 << 28, timeout_s=_TIME_S
         ).stdout
 
     def names(self) -> bytes:
-        """Return the names of new files and directories. Untrusted bytes."""
+        """Return the names of new files and directories, one on each line. Untrusted bytes."""
         words = ("rev-list", "--objects", "--stdin")
         said = self.git.run(
             *words, stdin=_since(self.commit, self.have), cap=1 << 30, timeout_s=_TIME_S
@@ -72,7 +73,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
         return b"\n".join(line.partition(b" ")[2] for line in said.split(b"\n"))
 
     def push(self) -> None:
-        """Push `commit` to the branch, if that is a fast-forward. Raises Diverged if it is not,
+        """Push `commit` to the branch. Raises Diverged if the push is not a fast-forward, and
         GitFailed."""
         options = (
             "--quiet",
@@ -99,7 +100,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
             raise _refused(error) from error
 
     def default_branch(self) -> str:
-        """Return the branch that the remote's HEAD names; empty where it names none. Raises
+        """Return the branch that the remote's HEAD names; empty if HEAD names no branch. Raises
         GitFailed."""
         said = self._ask(
             "ls-remote",
@@ -115,7 +116,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
         return ""
 
     def _ask(self, *words: str) -> GitResult:
-        """Make one call to the remote."""
+        """Run one git command against the remote, and return its result."""
         return self.source.call(self.git, self.scratch, *words, timeout_s=_TIME_S)
 
 
@@ -129,8 +130,10 @@ def outgoing(
 ) -> Iterator[Outgoing]:
     """Yield the commits to push, compared with the remote's current state. `ready` holds the
     workdir's lock: it is entered while the workdir is read and left before anything is pushed.
+
     Raises UsageError for a workdir without a repository of its own, Diverged, GitFailed where the
-    remote does not answer, and any error of `ready`."""
+    remote does not answer, and any error of `ready`.
+    """
     if workspace.backend is not Backend.ISOLATED:
         raise UsageError(
             f"{workspace.path} is not a repository of its own: its branch is already in "
@@ -171,7 +174,7 @@ def outgoing(
 
 
 def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
-    """Return a repository of perdure's own that contains the new objects and borrows all others
+    """Return a new repository of perdure's own. It contains the new objects and borrows all others
     from the cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
     own = Git(
@@ -214,8 +217,8 @@ def _since(commit: str, have: Sequence[str]) -> bytes:
 
 
 def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the commits and tags that exist in this repository: an agent may have dropped
-    objects that it borrowed."""
+    """Return the commits and tags that exist in this repository. An agent may have dropped objects
+    that it borrowed."""
     said = git.run(
         "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
     ).stdout.decode()
@@ -244,8 +247,8 @@ def _diverged(branch: str) -> Diverged:
 
 
 def _refused(error: GitFailed) -> GitFailed:
-    """Return an error with the remote's own message, if it sent one: git's last line does not
-    contain it."""
+    """Return an error that contains the remote's own message, if it sent one. git's last line does
+    not contain that message."""
     said = [
         line.removeprefix("remote:").strip()
         for line in error.stderr.split("\n")

@@ -1,1 +1,1 @@
-"""The workdir's part of a checkpoint: saved, compared, restored, moved."""
+"""Saves, compares, restores and copies the workdir's part of a checkpoint."""

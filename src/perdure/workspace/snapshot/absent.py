@@ -1,7 +1,7 @@
-"""Content that a user's checkout has but an agent's workdir lacks: files of submodules, contents of
-Git LFS.
+"""Finds content that a user's checkout has but an agent's workdir lacks: files of submodules, and
+contents of Git LFS.
 
-`Workspaces.prepare` calls `absent` once for each new workdir; the answer becomes a note of the
+`Workspaces.prepare` calls `absent` once for each new workdir. The answer becomes a note of the
 attempt. Names are untrusted text.
 """
 
@@ -17,13 +17,13 @@ from perdure.workspace.locks import read
 from perdure.workspace.worktree import git_directory
 
 NAMED = 3
-"""Number of names in a note."""
+"""Maximum number of names in a note."""
 _SUBMODULE = "160000"
 _POINTER = "^version https://git-lfs.github.com/spec/v1$"
 
 
 def absent(top: Path, git: Git) -> list[str]:
-    """Return a sentence for each kind of content that is not in the workdir. `git` runs in the
+    """Return a sentence for each kind of content that is missing in the workdir. `git` runs in the
     workdir, without filters of the repository."""
     if not _may_name_any(git_directory(top) or top / ".git"):
         return []
@@ -46,8 +46,8 @@ def absent(top: Path, git: Git) -> list[str]:
 
 
 def _may_name_any(admin: Path) -> bool:
-    """Return whether the index may list a submodule or attributes. Reads the file directly, to save
-    a git process in most workdirs.
+    """Return whether the index may list a submodule or an attributes file. Reads the index file
+    directly, which saves a git process in most workdirs.
 
     Modes are four bytes in each entry (gitformat-index(5)). Names are stored in full up to version
     3, unless entries are shared with another file.
@@ -67,7 +67,7 @@ def _pointers(git: Git) -> list[str]:
     try:
         return _split(git.run(*words, good=(0, 1), cap=1 << 26).stdout)
     except GitFailed:
-        # A note is not worth a failed start.
+        # A missing note must not prevent the start of the attempt.
         return []
 
 

@@ -1,9 +1,9 @@
 """Caches the state of a workdir between two captures, so that unchanged files are not read again.
 
 `capture` reads the workdir and describes the result in a `CapturedState`. The last `CapturedState`
-of each workdir is kept beside its shelf, in a directory with the commit's id as its name:
-`look.json`, and the indexes with the state of each file. The cache only saves time. A
-`CapturedState` that cannot be read, or that belongs to another directory, is ignored.
+of each workdir is kept in its checkpoint repository (`Shelf`). It consists of `look.json` and git
+indexes with the state of each file, in a directory named by the commit's id. The cache only saves
+time. A `CapturedState` that cannot be read, or that belongs to another directory, is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from perdure.workspace.snapshot.shelf import Shelf
 FORMAT = 1
 
 LISTED = 1000
-"""Maximum number of names listed as left out."""
+"""Maximum number of left-out names in `checkpoint.json`, and of names that changed while being
+read."""
 
 
 class CapturedState(Struct):
@@ -41,18 +42,18 @@ class CapturedState(Struct):
     tree: str = ""
     branch: str = ""
     index: list[int] = field(default_factory=list)
-    """Signature of the workdir's own index file."""
+    """Signature of the workdir's own index file when it was last read."""
     top: str = ""
     commit: str = ""
     says: list[str] = field(default_factory=list)
-    """The commit's tree and its parents."""
+    """The tree of the commit, and its parents."""
     changed: int = 0
     untracked: int = 0
 
     @property
     def modes(self) -> dict[str, int]:
-        """Return the modes that differ from the umask's, by name as on disk; a directory's name
-        ends in a slash."""
+        """Return the modes that do not follow from the umask, by name as on disk. A directory's
+        name ends in a slash."""
         outer = {
             prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
             for prefix in self.found.modes
@@ -64,7 +65,7 @@ class CapturedState(Struct):
 
     @property
     def about(self) -> bytes:
-        """Content of `checkpoint.json`."""
+        """Return the content of `checkpoint.json`."""
         left_out = self.found.left_out
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -87,8 +88,9 @@ class CapturedState(Struct):
 
 
 def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
-    """Return the last `CapturedState` and copy its indexes into `aside`; an empty `CapturedState`
-    if none is kept. Whether its objects still exist is checked when the checkpoint is published."""
+    """Return the last `CapturedState` and copy its indexes into `aside`. Returns an empty
+    `CapturedState` if none can be used. Its objects may be gone by now: this is checked when the
+    checkpoint is published."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
@@ -104,12 +106,14 @@ def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
         if path.name == "index" or path.name.startswith("piece-"):
             shutil.copy2(
                 path, aside / path.name
-            )  # copy2 keeps the time of the index, which git compares with the times of the files.
+            # copy2 keeps the index's modification time, which git compares with the times of the
+            # files.
+            )
     return known
 
 
 def store_state(shelf: Shelf, look: CapturedState, aside: Path) -> None:
-    """Move the `CapturedState` and its indexes to the directory with its commit's id, and remove
+    """Move the `CapturedState` and its indexes to a directory named by the commit's id, and remove
     earlier ones."""
     looks = shelf.directory / "looks"
     for name in ("user-index", "user-index.read"):

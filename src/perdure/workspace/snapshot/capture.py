@@ -1,18 +1,23 @@
 """Saves a workdir as one commit: the workdir's part of a checkpoint.
 
 The attempt calls `Checkpoints.save` while the agent runs and after it has ended. The commit's tree
-holds `worktree/` (every file as bytes: tracked, untracked, and ignored ones by policy), `index/`
-(staged content; absent if equal to the last commit), `stages/` (the sides of conflicts) and
-`checkpoint.json` (HEAD, branch, an operation in progress, empty directories, left-out files with
-the reasons). Its parents are HEAD and the commits that the operation needs. It is made with
-perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or setting
-of the repository is used.
+has these entries:
 
-Each look starts with the index of the last one, so unchanged files are not read. A look is made in
-a temporary directory and moved into place before the ref is written; a ref keeps the objects of its
-index alive. If git fails with the remembered index, that index is discarded and everything is read
-again. A workdir that has not changed gets its last commit under the new number. When `save`
-returns, the checkpoint survives a power cut.
+- `worktree/`: every file as bytes: tracked, untracked, and ignored ones by policy.
+- `index/`: staged content; absent if equal to the last commit.
+- `stages/`: the sides of conflicts.
+- `checkpoint.json`: HEAD, branch, an operation in progress, empty directories, and left-out files
+with the reasons.
+
+The commit's parents are HEAD and the commits that an operation in progress needs. The commit is
+made with perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or
+setting of the repository is used.
+
+Each capture starts with the index of the last one, so unchanged files are not read. Its indexes are
+written to a temporary directory, which is moved into place before the ref is written. The ref keeps
+the objects of its index alive. If git fails with the kept index, that index is discarded and
+everything is read again. A workdir that has not changed gets its last commit under the new number.
+When `save` returns, the checkpoint survives a power cut.
 """
 
 from __future__ import annotations
@@ -41,8 +46,8 @@ _T = TypeVar("_T")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    """Save the workdir under a ref (a full name). Raises WorkspaceError or GitFailed; then nothing
-    was published."""
+    """Save the workdir under a ref (a full name). Raises WorkspaceError or GitFailed; then no ref
+    was written."""
     with in_words(shelf, "saved"):
         return again(shelf, lambda shelf: _save(shelf, ref, policy))
 
@@ -81,8 +86,9 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
 
 
 def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """Run `look`. If git fails, discard the findings of earlier looks and run it once more. If git
-    still fails, the workdir's own git directory is damaged: then save only the files."""
+    """Run `look` and return its result. If git fails, discard the cached state and run it once
+    more. If git still fails, the workdir's own git directory is damaged: then run it for the files
+    only."""
     try:
         return look(shelf)
     except GitFailed as error:
@@ -99,8 +105,8 @@ def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
 
 
 _FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
-"""Messages of git 2.39 on a full disk: the system's own text, and those of csum-file.c for a short
-write."""
+"""Messages of git 2.39 on a full disk: those of the operating system, and those of csum-file.c for
+a short write."""
 
 
 def _is_full(error: GitFailed) -> bool:
@@ -111,11 +117,11 @@ def _is_full(error: GitFailed) -> bool:
 def captured_state(
     shelf: Shelf, policy: str, *, kept: bool = False
 ) -> Iterator[tuple[CapturedState, Path]]:
-    """Yield a look at the workdir as it is now, and the directory with its indexes.
+    """Capture the workdir's current state. Yields the state, and the directory with its indexes.
 
-    The look's `commit` is that of the last checkpoint, even if files have changed since. The
-    directory is removed afterwards unless the look was kept. `kept`: whether the caller intends to
-    keep the look.
+    The state's `commit` is the last checkpoint's commit, even if files have changed since. The
+    directory is removed afterwards unless the state was stored. `kept`: whether the caller intends
+    to store it.
     """
     looks = shelf.directory / "looks"
     looks.mkdir(exist_ok=True)
@@ -182,8 +188,8 @@ def _capture_state(
     if copy is not None:
         look.staged = staging.staged(shelf, aside / "user-index.read")
         if shelf.lent is not None:
-            # The tree is on the shelf already, but the objects in it may be only in the agent's
-            # repository.
+            # The tree is in the checkpoint repository already, but its objects may be only in the
+            # agent's own repository.
             base = look.tree or shelf.put("tree", b"")
             named = [
                 change.new
@@ -219,10 +225,10 @@ def _begin(shelf: Shelf, index: Path) -> list[str]:
 
 
 def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
-    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs.
-    `commits` are newest first, so that few refs are needed.
+    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs. The
+    order of `commits` is newest first: they may contain the older ones, so few refs are needed.
 
-    Raises WorkspaceError where one of them is missing or incomplete, GitFailed.
+    Raises WorkspaceError where a commit is missing or incomplete, GitFailed.
     """
     with in_words(shelf, "saved"):
         _bring(shelf, CapturedState(head=shelf.head), list(commits))
@@ -243,8 +249,8 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
 
 
 def _bring(shelf: Shelf, known: CapturedState, wanted: list[str]) -> None:
-    """Copy the agent's objects that a checkpoint needs. They are only read, by perdure's git:
-    nothing in the agent's repository is run."""
+    """Copy the agent's objects that a checkpoint needs. perdure's own git only reads the agent's
+    repository, and runs nothing from it."""
     wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
     if unknown := set(missing(shelf, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
@@ -266,8 +272,8 @@ def _bring(shelf: Shelf, known: CapturedState, wanted: list[str]) -> None:
 
 
 def copy_commit(shelf: Shelf, commit: str) -> None:
-    """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not
-    there yet. Raises NotFound."""
+    """Copy a commit with its history from the agent's repository to the checkpoint repository,
+    unless it is there already. Raises NotFound."""
     if shelf.lent is not None:
         _bring(shelf, CapturedState(), [commit])
     if not shelf.commit(commit):
@@ -288,7 +294,7 @@ def _counted(shelf: Shelf, look: CapturedState) -> tuple[int, int]:
 
 
 def _commit(shelf: Shelf, look: CapturedState) -> None:
-    """Write the commit, unless it would equal the last one."""
+    """Write the commit, unless it would equal the last commit."""
     entries = [
         ("100644", "checkpoint.json", shelf.put("blob", look.about)),
         ("40000", "worktree", look.worktree),

@@ -1,7 +1,7 @@
-"""The checkpoints of workdirs: saved, restored, compared, deleted, exported and imported.
+"""Saves, restores, compares, deletes, exports and imports the checkpoints of workdirs.
 
-`Workspaces.checkpoints` is an instance. Every method opens the workdir's `shelf` under its lock and
-calls `capture`, `restore` or `pack`.
+`Workspaces.checkpoints` is an instance of `WorkdirCheckpoints`. Every method locks and opens the
+workdir's checkpoint repository (`shelf`) and calls `capture`, `restore` or `pack`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class WorkdirCheckpoints:
-    """Checkpoints of all workdirs below a root. `git` returns perdure's git at the root, which it
-    creates if necessary; `shelf` opens the shelf of a workdir."""
+    """Checkpoints of all workdirs below a root. `git` makes the root if necessary, and returns git
+    for it. `shelf` opens the checkpoint repository of a workdir."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class WorkdirCheckpoints:
     def carry(
         self, source: Workspace, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
-        """Make the target equal to the source's current state (files, staged and unstaged) on the
-        target's own branch. The source is only read; the target must hold no work yet. Raises the
+        """Copy the source's current state (files, staged and unstaged) to the target, on the
+        target's own branch. The source is only read. The target must hold no work yet. Raises the
         errors of `put_in_place`."""
         with self._shelf(source) as shelf:
             ref = f"refs/perdure/fork/{target.id}"
@@ -57,15 +57,15 @@ class WorkdirCheckpoints:
     def grow(
         self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
-        """Make the target equal to the source at one of its checkpoints, on the target's own
-        branch. The source is only read. Raises the errors of `put_in_place`."""
+        """Copy one of the source's checkpoints to the target's workdir, on the target's own branch.
+        The source is only read. Raises the errors of `put_in_place`."""
         with self._shelf(source) as shelf:
             return self._grow(shelf, commit, target, ignored)
 
     def bring(self, source: Workspace, target: Workspace, commit: str) -> None:
-        """Copy a commit from one isolated workdir's repository to another's; worktrees of one
-        repository share it already. The source is only read. Raises NotFound if the source does not
-        have the commit, and WorkspaceError."""
+        """Copy a commit from one isolated workdir's repository to another's. Does nothing for
+        worktrees of one repository, which share it already. The source is only read. Raises
+        NotFound if the source does not have the commit, and WorkspaceError."""
         from perdure.workspace.snapshot import pack
 
         if source.id != target.id and target.backend is Backend.ISOLATED:
@@ -94,7 +94,7 @@ class WorkdirCheckpoints:
         have: Sequence[str] = (),
     ) -> Iterator[Packed]:
         """Yield a checkpoint with the run's own commits as one pack, for a capsule. `without`:
-        names to leave out. `began` and `have` are as for `pack.pack`."""
+        names of files to leave out. `began` and `have`: see `pack.pack`."""
         from perdure.workspace.snapshot import pack
 
         with (
@@ -106,10 +106,13 @@ class WorkdirCheckpoints:
     def unpack(
         self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1
     ) -> Saved:
-        """Import a pack as a checkpoint of this workdir and return it, as `save` would;
-        `put_in_place` then restores it. For the `here` backend in an empty directory, a shallow
-        repository is made first. Raises Conflict where there are files or the repository lacks the
-        commit that the run began at, WorkspaceError for a damaged pack."""
+        """Import a pack as a checkpoint of this workdir and return it, as `save` would. Afterwards
+        `put_in_place` restores it. For the `here` backend in an empty directory, a shallow
+        repository is made first.
+
+        Raises Conflict where the directory has files, or where the repository lacks the commit that
+        the run began at. Raises WorkspaceError for a damaged pack.
+        """
         from perdure.workspace.snapshot import pack
 
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
@@ -132,8 +135,8 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, number: int, against: Against, *, ignored: str = "small"
     ) -> tuple[Saved, WorkSeen | None]:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
-        with its state at the beginning of the attempt. The comparison is None where git cannot
-        compare the two."""
+        with its state at the beginning of the attempt. Returns the checkpoint and the comparison;
+        the comparison is None where git cannot compare the two states."""
         from perdure.workspace.work import observe
 
         with self._shelf(workspace) as shelf:
@@ -141,7 +144,8 @@ class WorkdirCheckpoints:
             try:
                 return last, observe(shelf, last, against)
             except GitFailed:
-                # The beginning may be gone: a deleted checkpoint, or a shallow history.
+                # The commit of the beginning may be gone: its checkpoint was deleted, or the
+                # history is shallow.
                 return last, None
 
     def put_in_place(
@@ -149,9 +153,10 @@ class WorkdirCheckpoints:
     ) -> RestoredWorkdir:
         """Restore the workdir to a checkpoint (a commit that `save` returned): files, index, HEAD
         and branch. Its current state is saved first. Idempotent: after a kill, another call
-        completes it. The caller holds the workdir's lock.
+        completes the restore. The caller holds the workdir's lock.
 
-        Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
+        Raises NotFound, Conflict while a process works in the workdir, WorkspaceError.
+        """
         from perdure.workspace.snapshot import restore
 
         with self._shelf(workspace) as shelf:
@@ -160,8 +165,8 @@ class WorkdirCheckpoints:
     def drift(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> tuple[str, ...]:
-        """Return the names of files that differ from a checkpoint: untrusted text. Publishes
-        nothing."""
+        """Return the names of the files that differ from a checkpoint. The names are untrusted
+        text. Writes no ref."""
         from perdure.workspace.snapshot import restore
 
         with self._shelf(workspace) as shelf:
@@ -170,8 +175,9 @@ class WorkdirCheckpoints:
     def held(
         self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small"
     ) -> HeldFiles | None:
-        """Return the part of the workdir's current content that checkpoint `number` holds; None
-        where the checkpoint is missing or incomplete. Raises WorkspaceError, GitFailed."""
+        """Compare the workdir's current content with checkpoint `number`, and return the part that
+        the checkpoint has. None where the checkpoint is missing or incomplete. Raises
+        WorkspaceError, GitFailed."""
         from perdure.workspace.removal import HeldFiles
         from perdure.workspace.snapshot import restore
 
@@ -190,20 +196,20 @@ class WorkdirCheckpoints:
         )
 
     def is_kept(self, workspace: Workspace, number: int, commit: str) -> bool:
-        """Return whether a checkpoint is complete, even if its workdir is gone. Raises
-        GitFailed."""
+        """Return whether a checkpoint exists with all its content, even if its workdir is gone.
+        Raises GitFailed."""
         return bool(refs.holders(self._places, workspace, self._git(), number, commit))
 
     def keep_commits(self, workspace: Workspace, commits: Sequence[str]) -> None:
-        """Keep commits that only the reflog of an isolated workdir has. Raises WorkspaceError,
+        """Save commits that only the reflog of an isolated workdir has. Raises WorkspaceError,
         GitFailed."""
         with self._shelf(workspace) as shelf:
             capture.keep_commits(shelf, commits)
 
     def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
-        """Return for each of these checkpoints, in order, the files that are new in it, compared
-        with the one before or with the workdir's beginning. Where the beginning is not known, the
-        first list is empty. Untrusted text."""
+        """Return the new files of each of these checkpoints, in order. A checkpoint is compared
+        with the one before it, the first one with the workdir's beginning. The first list is empty
+        where the beginning is not known. The names are untrusted text."""
         with self._shelf(workspace) as shelf:
             begun = shelf.pinned or workspace.base
             if begun:
@@ -231,8 +237,8 @@ class WorkdirCheckpoints:
         return refs.numbers(self._places, workspace, self._git())
 
     def forget(self, workspace: Workspace, *numbers: int) -> None:
-        """Delete checkpoints. Objects that no other checkpoint needs are removed by git's own gc,
-        weeks later."""
+        """Delete checkpoints. git's own gc removes objects that no other checkpoint needs, weeks
+        later."""
         refs.forget(self._places, workspace, self._git(), numbers)
 
 

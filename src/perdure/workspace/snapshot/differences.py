@@ -1,9 +1,9 @@
-"""Finds changed and new names in a directory since the last look, and decides which of them to
+"""Finds changed and new names in a directory since the last capture, and decides which of them to
 save. `scan` calls it.
 
-git compares files and lists names; perdure walks through directories that git does not know. Left
-out are large ignored files, ignored files that a build recreates, and anything that is neither a
-file nor a link.
+git compares files and lists names; perdure walks through directories that git does not know. Some
+files are left out: large ignored files, ignored files that a build recreates, and anything that is
+neither a file nor a link.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ REBUILDABLE = frozenset(
     """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis
     .gradle .next .nuxt .turbo .parcel-cache .svelte-kit .eggs .DS_Store""".split()
 )
-"""Ignored names that a build recreates. A directory with a cache tag (bford.info/cachedir) counts
-too."""
+"""Names of ignored files and directories that a build recreates. A directory with a cache tag
+(bford.info/cachedir) counts too."""
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 LARGE = 10 << 20
 MOST_BYTES = 8 << 30
-"""Maximum size of a directory without git that is saved, in bytes; `Shelf.most_files` is the other
-limit."""
+"""Maximum total size of the files in a directory without git, in bytes. A larger directory is not
+saved. `Shelf.most_files` limits the number of files."""
 
 
 class Listing:
-    """Lists the names of one piece (see `findings.Piece`). `fresh`: directories that the last look
-    did not know."""
+    """Lists the changed and new names of one directory (see `findings.Piece`). `fresh`: directories
+    that the last capture did not have."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Listing:
         self.fresh: set[str] = set()
 
     def run(self) -> tuple[list[str], list[str]]:
-        """Return (names that are new or whose file may have changed, names to remove from the
-        index). Raises WorkspaceError, GitFailed."""
+        """Return (names to add to the index or update in it, names to remove from it). Raises
+        WorkspaceError, GitFailed."""
         if self._still():
             changed, others = self._stirred()
         else:
@@ -85,8 +85,8 @@ class Listing:
         return [*self.new, *(name for name in changed if name not in gone)], gone
 
     def idle(self) -> list[str]:
-        """Return names that exist but were not saved, including empty directories. They are
-        inspected again at the next look."""
+        """Return names that exist but were not saved, including empty directories. The next capture
+        inspects them again."""
         left = [name for name, _ in self.found.left_out[self.left :]]
         return [
             name.removeprefix(self.outer)
@@ -97,10 +97,10 @@ class Listing:
         return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
     def _listed(self) -> tuple[list[str], list[str]]:
-        """Return (names whose file differs from the index or is gone, names that the index does not
-        know)."""
-        # diff-files also names a file of which only the mode or the time has changed; ls-files
-        # would not.
+        """Return (names whose file differs from the index or is gone, names that are not in the
+        index)."""
+        # diff-files is used and not ls-files, because it also names a file whose mode or time alone
+        # has changed.
         changed = self.piece.begun
         if changed is None:
             changed = self._stirred()[0]
@@ -108,8 +108,8 @@ class Listing:
         return list(changed), split(others)
 
     def _still(self) -> bool:
-        """Return whether no directory has changed since the last look: then no name was added or
-        removed."""
+        """Return whether no directory has changed since the last capture, so that no name was added
+        or removed."""
         for directory, (changed, _, _) in self.piece.seen.items():
             try:
                 if (
@@ -125,7 +125,7 @@ class Listing:
 
     def _stirred(self) -> tuple[list[str], list[str]]:
         """Return the same as `_listed`, for a directory in which only the content of files can have
-        changed. Files that were not saved at the last look are inspected again."""
+        changed. Files that the last capture did not save are inspected again."""
         said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         return split(said.stdout), self.known.idle.get(self.piece.prefix, [])
 
@@ -141,8 +141,9 @@ class Listing:
             self._file(name)
 
     def _walk(self, directory: str, *, sure: bool = False) -> None:
-        """Add all files below a directory that is not in the index. A directory that can be rebuilt
-        is not entered but added to the suspects, except `directory` itself if `sure`."""
+        """Add all files below a directory that is not in the index. A directory that a build
+        recreates is added to the suspects and not entered. With `sure`, `directory` itself is
+        always entered."""
         waiting = [(directory, sure)]
         while waiting:
             here, certain = waiting.pop()
@@ -197,8 +198,8 @@ class Listing:
             )
 
     def _changed(self, names: list[str]) -> list[str]:
-        """Return those of the index's names that are to be removed from it: behind a link, a
-        special file, or a name that git cannot keep."""
+        """Return the names to remove from the index. Such a name is below a link, is a special
+        file, or cannot be stored by git."""
         leaving, real = [], dict[str, bool]()
         for name in names:
             if not all(
@@ -212,7 +213,7 @@ class Listing:
                 continue
             link = stat.S_ISLNK(seen.st_mode)
             if stat.S_ISDIR(seen.st_mode):
-                # git lists nothing below a name that its index knows as a file.
+                # git lists nothing below a name that is a file in its index.
                 self._walk(name)
             if not (stat.S_ISREG(seen.st_mode) or link) or (
                 link and ODD_LINK.fullmatch(name.rpartition("/")[2])
@@ -223,7 +224,7 @@ class Listing:
         return leaving
 
     def _judge(self) -> None:
-        """Leave out the suspects that git ignores, and add the others."""
+        """Leave out the suspects that git ignores, and add the other suspects."""
         while self.suspects:
             asked, self.suspects = self.suspects, {}
             ignored = self._ignored(list(asked))
@@ -238,7 +239,8 @@ class Listing:
                     self.suspects.pop(name, None)
 
     def _ignored(self, names: list[str]) -> set[str]:
-        # Without git nothing is declared as ignored, so a name that can be rebuilt is enough.
+        # Without git there is no list of ignored names. So a name that a build recreates counts as
+        # ignored.
         built = {name for name in names if self.shelf.admin is None and name.endswith("/")}
         asked = [name for name in names if name not in built]
         if not asked:
@@ -259,8 +261,7 @@ class Listing:
         return ignored | built
 
     def _tracked(self, names: list[str]) -> set[str]:
-        """Return those of the names that the workdir's own repository tracks, even if it ignores
-        them."""
+        """Return the names that the workdir's own repository tracks, even if it ignores them."""
         found = set[str]()
         if self.shelf.tree:
             found.update(
@@ -296,7 +297,7 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
         try:
             known[directory] = stat.S_ISDIR((root / directory).lstat().st_mode)
         except OSError:
-            known[directory] = True  # Gone: git detects that itself.
+            known[directory] = True  # The file is gone; git detects that itself.
     return known[directory]
 
 
@@ -306,4 +307,4 @@ def _rebuildable(root: Path, directory: str) -> bool:
     try:
         return read(root / directory / "CACHEDIR.TAG").startswith(CACHE_TAG)
     except OSError:
-        return False  # Unreadable: that is reported when it is walked through.
+        return False  # The directory is unreadable. That is reported when it is walked through.

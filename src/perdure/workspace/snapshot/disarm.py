@@ -1,11 +1,11 @@
-"""Repositories inside a workdir from another machine: their files are restored, but nothing in them
-can run.
+"""Makes repositories inside a workdir from another machine harmless. Their files are restored, but
+nothing in them can run.
 
-Running git inside such a repository runs the programs that its hooks and configuration name. So
-`files` asks this module for each file of a checkpoint from outside. Hooks are left out, except
-samples, which never run. A configuration with more than a plain clone's settings is renamed to
-`config.imported` and replaced by a plain one. Files that lead git elsewhere (`.git` as a file or a
-link, `commondir`) get that ending too. Each of these files is named in a note.
+git runs the programs that a repository's hooks and configuration name. So `files` asks this module
+about each file of a checkpoint from another machine. Hooks are left out, except samples, which
+never run. A configuration with more than a plain clone's settings is renamed to `config.imported`
+and replaced by a plain one. Files that point git to another directory (`.git` as a file or a link,
+`commondir`) get that ending too. Each of these files is named in a note.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def kind(parts: Sequence[str]) -> str:
         if inner[-1].endswith(".sample") and inner[-1] != ".sample":
             return ""
         return "hook"
-    # `modules/NAME/config` and `worktrees/NAME/config.worktree` are those of further git
-    # directories.
+    # `modules/NAME/config` and `worktrees/NAME/config.worktree` belong to the git directories of
+    # submodules and worktrees.
     if inner[-1] in ("config", "config.worktree"):
         return "config"
     return ""
 
 
 def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
-    """Return a configuration reduced to its harmless settings; None if all of them are harmless and
-    it can stay as it is."""
+    """Return a configuration reduced to its harmless settings. None if all of them are harmless, so
+    that the file can stay as it is."""
     if link or isinstance(content, Path) or len(content) > _LARGEST:
         return _written([])
     try:

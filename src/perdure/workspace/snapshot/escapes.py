@@ -1,8 +1,8 @@
-"""Encodes names that git does not store, for a checkpoint's tree.
+"""Encodes names that git cannot store, for a checkpoint's tree.
 
-git stores nothing that is called `.git`. Such a part of a name gets a `%` at its end, and so does a
-part that already looks escaped (`.git%` becomes `.git%%`), so that names stay distinct and can be
-decoded. The same is done for a link called `.gitmodules`, which git refuses.
+git cannot store a name that has `.git` as one of its parts. Such a part gets a `%` at its end. So
+does a part that already looks encoded (`.git%` becomes `.git%%`): names stay distinct and can be
+decoded. A link called `.gitmodules`, which git refuses, is encoded in the same way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ ODD_LINK = late_pattern(r"\.gitmodules%*", re.IGNORECASE)
 
 
 def escape(part: str, link: bool = False) -> str:
-    """Return one part of a name as it is stored in a tree."""
+    """Return one part of a name in its encoded form, as it is stored in a tree."""
     if ODD.fullmatch(part) or (link and ODD_LINK.fullmatch(part)):
         return part + "%"
     return part
 
 
 def unescape(name: str, link: bool = False) -> str:
-    """Return a whole name as it is on disk."""
+    """Return a whole name in its decoded form, as it is on disk."""
     *above, last = name.split("/")
     ends = link and ODD_LINK.fullmatch(last) and last.endswith("%")
     return "/".join([*map(_plain, above), last[:-1] if ends else _plain(last)])

@@ -1,14 +1,14 @@
 """Writes and removes a tree's files in a workdir without git, so that no setting of the repository
 changes their content.
 
-`restore` calls it with the differences between the tree that was just saved and the wanted one.
-Directories are opened one by one and links are never followed, so nothing that an agent put in the
-way leads outside. A file to be removed is moved aside first, and deleted only if its bytes are
+`restore` calls it with the differences between the tree that was just saved and the wanted tree.
+Directories are opened one by one and links are never followed. So nothing that an agent put in the
+way leads outside. A file to be removed is moved aside first. It is deleted only if its bytes are
 those in the saved tree; otherwise it goes to the trash.
 
-At every moment a path has the old file or the new one. There is one exception: for an instant, a
-file may exist only beside its path, under a name `.perdure-*`. After a kill the next run saves and
-removes such a file like any other.
+At every moment a path has the old file or the new one, with one exception. For an instant, a file
+may exist only under a name `.perdure-*` in the same directory. After a kill the next restore saves
+and removes such a file like any other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Placer:
     def __init__(
         self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False
     ) -> None:
-        """Prepare to write. `outside`: the checkpoint came from another machine."""
+        """Prepare to write. `outside`: whether the checkpoint came from another machine."""
         self._outside = outside
         self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
         self._scratch = make_private(places.scratch)
@@ -62,20 +62,20 @@ class Placer:
     def place(
         self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
     ) -> None:
-        """Make the changes, then create the directories in `empty` and remove the empty ones in
-        `no_longer`. Raises WorkspaceError."""
+        """Make the changes, then create the directories in `empty`. Remove the directories in
+        `no_longer` if they are empty. Raises WorkspaceError."""
         with self._told():
             self._place(changes, empty, no_longer)
 
     def open_up(self, directories: Sequence[str]) -> None:
-        """Give the owner full permissions for these directories until `fit`, so that files in them
-        can be written. Raises WorkspaceError."""
+        """Give the owner full permissions for these directories, so that files in them can be
+        written. `fit` sets the final modes. Raises WorkspaceError."""
         with self._told():
             for name in sorted(directories):
                 self._set(name, lambda mode: stat.S_IMODE(mode) | 0o700)
 
     def fit(self, names: Iterable[str]) -> None:
-        """Set the final modes of these names and of the directories that were made. Raises
+        """Set the final modes of these names and of the directories that this object made. Raises
         WorkspaceError."""
         with self._told():
             for name in sorted({*names, *self._made}, reverse=True):
@@ -104,7 +104,8 @@ class Placer:
             ) from error
 
     def _set(self, name: str, change: Callable[[int], int]) -> None:
-        """Change the mode of the file or directory, if it exists; links are not followed."""
+        """Change the mode of the file or directory, if it exists. Links are not followed. `change`
+        returns the new mode for the current one."""
         parts = name.rstrip("/").split("/")
         if not name or not self._checked(name.rstrip("/")):
             return
@@ -154,7 +155,8 @@ class Placer:
     def _disarmed(
         self, parts: list[str], change: Change, content: bytes | Path
     ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
-        """Yield the changes for a file from another machine, made harmless: see `disarm`."""
+        """Yield the harmless changes that replace this change to a file from another machine; see
+        `disarm`."""
         kind, name = disarm.kind(parts), "/".join(parts)
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
@@ -182,7 +184,7 @@ class Placer:
         return self._checked(unescape(name, mode == _LINK))
 
     def _checked(self, name: str) -> list[str]:
-        """Return the parts of a name; empty if it leads outside or into the workdir's own git
+        """Return the parts of a name. Empty if the name leads outside or into the workdir's own git
         directory, because a tree is not trusted."""
         parts = name.split("/")
         if self._shelf.broken and parts[0] == ".git":
@@ -200,8 +202,9 @@ class Placer:
 
     @contextlib.contextmanager
     def _open(self, parts: Sequence[str], *, make: bool) -> Iterator[int]:
-        """Yield a descriptor of a directory below the top. `make`: make missing directories, and
-        move anything in the way to the trash. Raises FileNotFoundError or NotADirectoryError."""
+        """Yield a descriptor of a directory below the top. With `make`, missing directories are
+        made, and anything in the way is moved to the trash. Raises FileNotFoundError or
+        NotADirectoryError."""
         fd = os.open(self._shelf.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for number, part in enumerate(parts, 1):
@@ -232,13 +235,14 @@ class Placer:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            if error.errno != errno.ELOOP:  # Behind a link that is itself one of the changes.
+            # The path is below a link that is itself one of the changes.
+            if error.errno != errno.ELOOP:
                 raise
             return
         self._leave_empty(parts[:-1])
 
     def _leave_empty(self, parts: Sequence[str]) -> None:
-        """Remove directories that are empty now, as git does."""
+        """Remove the directory and its parents while they are empty, as git does."""
         for length in range(len(parts), 0, -1):
             try:
                 with self._open(parts[: length - 1], make=False) as fd:
@@ -294,7 +298,7 @@ class Placer:
         return aside
 
     def _end(self, fd: int, aside: str, oid: str, name: str) -> None:
-        """Delete a file that was moved aside if it equals the saved one; otherwise move it to the
+        """Delete a file that was moved aside if it equals the saved file; otherwise move it to the
         trash."""
         if self._digest(fd, aside) == oid:
             os.unlink(aside, dir_fd=fd)
@@ -337,8 +341,8 @@ class Placer:
         )
 
     def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
-        """Yield each change with its new bytes, read in batches of some MiB. Large contents are
-        yielded as a file that is removed afterwards."""
+        """Yield each change with its new content. Small contents are bytes, read in batches of some
+        MiB. A large content is a path to a file, which is removed afterwards."""
         ids = "".join(f"{change.new}\n" for change in wanted).encode()
         if wanted:
             sizes = [

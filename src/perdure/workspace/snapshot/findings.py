@@ -1,4 +1,4 @@
-"""Input and results of one look at a workdir: types that `scan` and `differences` share and
+"""Input and results of one capture of a workdir: types that `scan` and `differences` share and
 `capture` stores."""
 
 from __future__ import annotations
@@ -15,42 +15,45 @@ special files with their kind."""
 
 
 class Piece(Struct):
-    """A directory to be saved, with the findings of earlier looks. `prefix` is its path in the
-    whole tree, empty or ending in a slash."""
+    """A directory with its own git index: the whole workdir, or a directory that git cannot store,
+    such as `.git`. Has the findings of the last capture. `prefix` is its path in the whole tree,
+    empty or ending in a slash."""
 
     root: Path
     index: Path
     prefix: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
     begun: list[str] | None = None
-    """All names in the index, if it was just filled with names and ids only. git then knows nothing
-    of the files, and would report each as changed. None for any other index."""
+    """All names in the index, if it was just filled with names and ids only; otherwise None. git
+    then has no state of the files, and would report each as changed."""
 
     @property
     def outer(self) -> str:
-        """Return `prefix` as it is on disk."""
+        """Return `prefix` in its decoded form, as it is on disk."""
         return "/".join(unescape(part) for part in self.prefix.split("/"))
 
 
 class Findings(Struct):
-    """Findings of a scan besides the files themselves, by names as on disk, relative to the
+    """Results of a scan besides the files themselves. Names are as on disk, relative to the
     workdir."""
 
     empty: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Name and reason; a directory's name ends in a slash."""
+    """Names that were not saved, each with the reason; a directory's name ends in a slash."""
     unsteady: list[str] = field(default_factory=list)
-    """Files that changed each time they were read: the last version read is kept."""
+    """Files that changed during every attempt to read them. The version that was read last is
+    saved."""
     pieces: dict[str, dict[str, Seen]] = field(default_factory=dict)
-    """State of each piece's directories, by its prefix, for the next look."""
+    """State of the directories of each piece, by its prefix. The next capture uses it."""
     umask: int = 0
-    """Umask of the process; modes that follow from it are not recorded."""
+    """Umask of the process. Modes that follow from it are not recorded."""
     modes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By piece: the modes that do not follow from the umask, see `modes`."""
+    """Modes that do not follow from the umask (see the module `modes`), for each piece."""
     recent: dict[str, list[str]] = field(default_factory=dict)
-    """By piece: files that were touched shortly before the look, whose modes are checked again."""
+    """Files that were changed shortly before the capture, for each piece. The next capture checks
+    their modes again."""
     trees: dict[str, str] = field(default_factory=dict)
     idle: dict[str, list[str]] = field(default_factory=dict)
-    """By piece: names that exist but were not saved, including empty directories."""
+    """Names that exist but were not saved, including empty directories, for each piece."""
     settled: list[str] = field(default_factory=list)
-    """Pieces whose index is younger than all their files."""
+    """Pieces whose index is newer than all their files."""

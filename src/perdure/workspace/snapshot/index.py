@@ -1,11 +1,10 @@
 """Saves and restores the state in a workdir's own git directory: the index, and an operation in
-progress.
+progress such as a merge or a rebase.
 
 `capture` saves the two, and `restore` puts them back. perdure's own git reads only a copy of the
-index. It writes nothing into the original, which an agent may have changed. The entries of the
+index, and writes nothing into the original, which an agent may have changed. The entries of the
 index become a tree. Conflicts, intent-to-add entries and flags that hide changes are kept as text,
-because a tree cannot hold them. For an operation (a merge, a rebase), its small state files are
-kept.
+because a tree cannot hold them. Of an operation in progress, the small state files are kept.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ _LARGEST_INDEX = 1 << 30
 
 
 class Staged(Struct):
-    """An index: its tree, and the entries and flags that a tree cannot hold. All fields are empty
-    where there is no index."""
+    """The content of an index: its tree, and the entries and flags that a tree cannot hold. All
+    fields are empty where there is no index."""
 
     tree: str = ""
     stages: list[list[str]] = field(default_factory=list)
@@ -71,7 +70,7 @@ class Staged(Struct):
 
 
 def signature(path: Path) -> list[int]:
-    """Return a cheap signature of an index file; empty if there is none."""
+    """Return a cheap signature of an index file, to detect changes; empty if there is no index."""
     try:
         seen = path.lstat()
     except OSError:
@@ -82,8 +81,8 @@ def signature(path: Path) -> list[int]:
 
 
 def copied(admin: Path, to: Path) -> Path | None:
-    """Copy the workdir's index, and shared index files that it may use; return the copy, or None if
-    there is no index."""
+    """Copy the workdir's index, and shared index files that it may use. Return the copy's path, or
+    None if there is no index."""
     if not _copy(admin / "index", to):
         return None
     for shared in admin.glob("sharedindex.*"):
@@ -108,7 +107,8 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def staged(shelf: Shelf, copy: Path) -> Staged:
-    """Read a copy of the workdir's index. Reading changes the copy, so it cannot be used again."""
+    """Return the content of a copy of the workdir's index. Reading changes the copy, so it cannot
+    be used again."""
     found, announced = Staged(), False
     empty = shelf.put("blob", b"")
     for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
@@ -150,8 +150,8 @@ def staged(shelf: Shelf, copy: Path) -> Staged:
 
 
 def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
-    """Give the workdir an index of this tree, conflicts and flags included. Raises Conflict while a
-    git process is running there."""
+    """Write the workdir's index from this tree and the conflicts and flags in `wanted`. Raises
+    Conflict while a git process is running in the workdir."""
     assert shelf.admin is not None
     fresh = scratch / f"index-{secrets.token_hex(6)}"
     if tree:
@@ -214,8 +214,8 @@ def _exchange(admin: Path, name: str, content: bytes) -> None:
 
 
 def operation(admin: Path) -> dict[str, str]:
-    """Return the files of an operation in progress: base64 content by name; empty if there is
-    none."""
+    """Return the state files of an operation in progress: base64 content by name. Empty if no
+    operation is in progress."""
     found = dict[str, str]()
     for name in (*_SINGLE, *_BISECT):
         _gather(admin / name, name, found)
@@ -240,8 +240,8 @@ def _gather(path: Path, name: str, found: dict[str, str]) -> None:
 
 
 def commits(files: Mapping[str, str]) -> list[str]:
-    """Return the commits that the files of an operation name. Without these commits the operation
-    cannot continue."""
+    """Return the commits that the state files of an operation name. The operation needs them to
+    continue."""
     text = " ".join(
         base64.b64decode(content).decode("utf-8", "replace")
         for name, content in files.items()
@@ -262,8 +262,8 @@ def _names_commits(name: str) -> bool:
 
 
 def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
-    """Replace the files of the operation in progress by these. The old ones are already saved in a
-    checkpoint."""
+    """Replace the state files of the operation in progress by these. The old files are already
+    saved in a checkpoint."""
     for name in operation(admin):
         if name not in wanted:
             (admin / name).unlink(missing_ok=True)
@@ -290,8 +290,8 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
 
 
 def is_state(name: str) -> bool:
-    """Return whether a file of this name belongs to an operation in progress. All other names are
-    skipped in a checkpoint, because a checkpoint from another machine is not trusted."""
+    """Return whether a file of this name belongs to an operation in progress. Other names in a
+    checkpoint are skipped, because a checkpoint from another machine is not trusted."""
     folder, _, file = name.rpartition("/")
     return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
         *_SINGLE,
@@ -300,7 +300,7 @@ def is_state(name: str) -> bool:
 
 
 def to_json(wanted: Staged) -> dict[str, Any]:
-    """Return the fields that a tree cannot hold, without empty ones."""
+    """Return the fields that a tree cannot hold, except empty ones."""
     parts = {
         "stages": wanted.stages,
         "intent": wanted.intent,

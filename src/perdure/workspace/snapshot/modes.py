@@ -1,11 +1,10 @@
-"""File modes: which permissions of files and directories a checkpoint keeps, and how they are
-restored.
+"""Decides which permissions of files and directories a checkpoint keeps, and how they are restored.
 
 A mode is recorded only as far as it withholds permissions: from `rwxr-xr-x` for directories and
 programs, from `rw-r--r--` for other files. Modes that follow from perdure's own umask are not
 recorded. On restore, a file never gets more than the current umask allows, but permissions that it
-has already may stay. No setuid, setgid or sticky bit, and no write permission for others, is ever
-taken from a checkpoint.
+has already may stay. A setuid, setgid or sticky bit, or write permission for others, is never taken
+from a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ _MODE = late_pattern(r"[0-7]{3}")
 
 
 def kept(mode: int) -> int:
-    """Return the part of a mode (st_mode of a directory or a regular file) that is kept."""
+    """Return the permission bits of a mode that a checkpoint keeps. `mode` is the st_mode of a
+    directory or a regular file."""
     return mode & _most(mode)
 
 
@@ -34,8 +34,8 @@ def usual(mode: int, mask: int) -> int:
 
 
 def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
-    """Return the mode to set on a file. `mode`: an st_mode, of which only the kind of file is used;
-    `wanted`: the mode in the checkpoint; `there`: the current mode."""
+    """Return the mode to set on a file. `mode`: an st_mode that gives the kind of the file;
+    `wanted`: the mode in the checkpoint; `mask`: the umask; `there`: the current mode."""
     withheld = _most(mode) & ~wanted
     full = (0o777 if stat.S_ISDIR(mode) or mode & 0o100 else 0o666) & ~mask | there & 0o022
     # A wide umask must not add permissions to a file whose mode withholds any.
@@ -43,20 +43,20 @@ def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
 
 
 class Rights(Struct, frozen=True):
-    """The modes of a checkpoint: those that do not follow from the umask, and that umask."""
+    """The recorded modes of a checkpoint, and the umask from which all other modes follow."""
 
     noted: Mapping[str, int] = field(default_factory=dict)
     umask: int = 0o022
 
     def of(self, name: str, mode: int) -> int:
-        """Return the mode that was kept. `name`: as on disk, with a slash at the end for a
-        directory; `mode`: an st_mode, of which only the kind of
-        file is used."""
+        """Return the recorded mode of a name, or the mode that follows from the recorded umask.
+        `name`: as on disk, with a slash at the end for a directory; `mode`: an st_mode that gives
+        the kind of the file."""
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
-        """Return those of the names whose mode differs from the one that these rights require under
-        this umask. The values are the required modes."""
+        """Return the names whose current mode differs from the required one, with the required
+        mode. These rights and the umask `mask` determine the required mode."""
         found = {}
         for name in names:
             try:
@@ -71,7 +71,8 @@ class Rights(Struct, frozen=True):
 
 
 def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Return names by mode, as three octal digits; a directory's name ends in a slash."""
+    """Return the names by mode; a mode is three octal digits. A directory's name ends in a slash.
+    """
     found: dict[str, list[str]] = {}
     for name, mode in sorted(modes.items()):
         found.setdefault(f"{mode:03o}", []).append(name)
@@ -79,8 +80,8 @@ def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def read(said: Any, mask: Any) -> Rights:
-    """Parse and check what `to_json` wrote, and the umask of that time. Raises ValueError,
-    TypeError, AttributeError."""
+    """Parse and check the output of `to_json`, and the umask that was recorded with it. Raises
+    ValueError, TypeError, AttributeError."""
     if not (_MODE.fullmatch(mask) and all(_MODE.fullmatch(mode) for mode in said)):
         raise ValueError("a mode is needed")
     modes: dict[str, int] = {}

@@ -1,10 +1,10 @@
 """Copies a checkpoint to another workdir of this machine, or exports it as one pack for a capsule.
 
-A pack holds the checkpoint's commit with all its files, and the run's own commits, cut at the
-commit that the run began at. A pack that is unpacked into an empty directory makes a shallow
-repository. A clone of the run's repository already has the history before the cut. Files can be
-left out; committed ones stay in the history, and are named. Unpacking runs nothing and checks that
-the pack is complete; `restore` checks the content.
+A pack holds the checkpoint's commit with all its files, and the run's own commits. Its history is
+cut at the commit that the run began at. If a pack is unpacked into an empty directory, the
+repository is shallow. A clone of the run's repository already has the history before the cut. Files
+can be left out of the checkpoint. Those that are committed stay in the history, and are named.
+Unpacking runs nothing and checks that the pack is complete; `restore` checks the content.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LINK = "120000"
 
 
 class PackedFacts(Struct, frozen=True, kw_only=True):
-    """Data that must accompany a pack. `commit` differs from the requested one where files were
-    left out."""
+    """Facts about a pack that its receiver needs. `commit` differs from the requested commit if
+    files were left out."""
 
     commit: str
     shallow: tuple[str, ...] = ()
@@ -44,15 +44,16 @@ class PackedFacts(Struct, frozen=True, kw_only=True):
     head: str = ""
     branch: str = ""
     form: str = "sha1"
-    """Hash algorithm of ids: `sha1` or `sha256`."""
+    """Hash algorithm of object ids: `sha1` or `sha256`."""
 
 
 class Packed(Struct, frozen=True, kw_only=True):
-    """A checkpoint as a pack, in git's format."""
+    """A checkpoint as a pack in git's format."""
 
     facts: PackedFacts
     kept: tuple[str, ...]
-    """Names that should have been left out, but are committed: the history still has them."""
+    """Names that were to be left out, but that are committed, so that the history still has them.
+    """
     file: IO[bytes]
 
 
@@ -67,10 +68,10 @@ def pack(
     have: Sequence[str] = (),
 ) -> Iterator[Packed]:
     """Yield the checkpoint as a pack, in a file that is removed afterwards. `without`: names to
-    leave out, as on disk; directories with everything below them.
+    leave out, as on disk. A directory is left out with everything below it.
 
     `began`: the commit at which history is cut (default: where the workdir began). `have`:
-    checkpoints that the receiver already has; those that are missing here are skipped.
+    checkpoints that the receiver already has; unknown ones are skipped.
     """
     checkpoint = load(shelf, commit)
     scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
@@ -108,8 +109,8 @@ def pack(
 
 
 def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
-    """Return the commits at which history is cut: the run's first one, and others with a parent
-    from before it."""
+    """Return the commits at which history is cut: the commit that the run began at, and commits
+    with a parent older than it."""
     base = began if began and shelf.commit(began) else ""
     if base:
         before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split()
@@ -125,7 +126,8 @@ def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
 def _without(
     shelf: Shelf, commit: str, head: str, names: Sequence[str], scratch: Path
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the same checkpoint without some files, and those of these files that HEAD has."""
+    """Return the checkpoint's commit without some files, and the names of those files that are in
+    HEAD."""
     entries, parents = commit_of(shelf, commit)
     wanted = [name.rstrip("/") for name in names]
 
@@ -175,8 +177,8 @@ def _without(
 
 
 def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) -> None:
-    """Make an empty shallow repository in an empty or missing directory. Raises Conflict where
-    there are files."""
+    """Make an empty shallow repository in an empty or missing directory. Raises Conflict if the
+    directory has files."""
     if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
@@ -208,7 +210,7 @@ def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) ->
 
 def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], number: int) -> None:
     """Import a pack as a checkpoint of this workdir. Raises Conflict if the repository lacks the
-    commits that it is based on, WorkspaceError."""
+    commits at which the pack's history is cut, and WorkspaceError."""
     if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
@@ -239,7 +241,8 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
 
 
 def send(source: Shelf, target: Shelf, commit: str) -> None:
-    """Copy a checkpoint from one workdir's objects to another's, if they are not the same."""
+    """Copy a checkpoint from one workdir's objects directory to another's, if they are not the
+    same."""
     if source.kept == target.kept:
         return
     if source.form != target.form:
@@ -258,7 +261,7 @@ def bring(source: Shelf, target: Shelf, commit: str) -> None:
     """Copy a commit, with its history, from one workdir's repository to another's, if they are not
     the same.
 
-    Only objects are copied, as perdure's own packs: configuration, hooks and refs of both
+    Only objects are copied, as packs that perdure makes. Configuration, hooks and refs of both
     repositories are not used. Raises NotFound where the source does not have the commit,
     WorkspaceError.
     """

@@ -1,7 +1,7 @@
 """Finds a workdir's files, its git directory, its repository, and its HEAD.
 
-`shelf` uses it to open a workdir's checkpoints, `refs` to find the repositories that hold their
-refs.
+`shelf` uses it to open a workdir's checkpoint repository. `refs` uses it to find the repositories
+that hold the refs of checkpoints.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from perdure.workspace.worktree import common_directory, git_directory
 
 
 def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
-    """Return (top of the files, the workdir's git directory, that of the whole repository); None
-    without git."""
+    """Return (top directory of the files, git directory of the workdir, git directory of the whole
+    repository); None for a workdir without git. Raises WorkspaceError for a lost git directory."""
     match workspace.backend:
         case Backend.TASK:
             return None
@@ -41,7 +41,7 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
             found = asked.run("rev-parse", "--absolute-git-dir", good=(0, 128))
             if found.code:
                 return None
-            # One call each, because a path may contain a newline.
+            # git is called once for each path, because a path may contain a newline.
             top, common = (
                 asked.run("rev-parse", "--path-format=absolute", what).text
                 for what in ("--show-toplevel", "--git-common-dir")
@@ -50,8 +50,8 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
 
 
 def standing(repository: Git) -> tuple[str, str, str, str]:
-    """Return (HEAD, its tree, the branch, the hash algorithm of ids). HEAD and tree are empty
-    before the first commit; the tree is also empty where HEAD was read without git."""
+    """Return (HEAD, its tree, the branch, the hash algorithm of object ids). HEAD and tree are
+    empty before the first commit. The tree is also empty if HEAD was read without starting git."""
     if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
         return known[0], "", known[1], "sha1"
     asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
@@ -76,7 +76,8 @@ def standing(repository: Git) -> tuple[str, str, str, str]:
 
 
 def common_of(workspace: Workspace) -> Path | None:
-    """Return the repository of a worktree whose link to it is broken, if that repository exists."""
+    """Return the repository of a worktree, if it exists. This works even if the worktree's link to
+    it is broken."""
     if workspace.backend is not Backend.WORKTREE:
         return None
     common = common_directory(workspace.repo)

@@ -1,8 +1,8 @@
-"""The refs that name a workdir's checkpoints: written so that a killed git blocks no later one,
-listed, and deleted.
+"""Writes, lists and deletes the refs that name a workdir's checkpoints. A git process that is
+killed meanwhile does not block later ones.
 
-A writer holds the shelf's lock, and every git that it starts inherits it. So a git lock file found
-beside one of these refs belongs to no running process.
+A writer holds the lock of the checkpoint repository, and every git that it starts inherits this
+lock. So a git lock file found beside one of these refs belongs to no running process.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from perdure.workspace.worktree import common_directory
 
 REFS = "refs/perdure/checkpoints"
 OUTSIDE = "refs/perdure/outside"
-"""Refs of checkpoints from another machine, which are restored with extra checks."""
+"""Prefix of the refs that mark checkpoints from another machine. Such checkpoints are restored with
+extra checks."""
 LAST = "refs/perdure/last"
-"""Ref that names the commit of the newest look, so that gc keeps the objects of its index."""
+"""Prefix of the refs that name the commit of the last capture, so that gc keeps the objects of its
+index."""
 
 
 def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
@@ -33,8 +35,9 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
     `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    A mark file on the shelf exists meanwhile. A mark that is found later shows that a deletion was
-    killed; a lock of the packed refs that is not older than the mark is then removed.
+    A mark file in the directory `shelf` exists meanwhile. A mark file that is found later shows
+    that a deletion was killed. Then a lock of the packed refs that is not older than the mark is
+    removed.
     """
     assert refs.git_dir is not None
     mark = shelf / "deleting"
@@ -76,7 +79,7 @@ def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
 
 
 def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
-    """Return the checkpoints' commits by number, in order."""
+    """Return the commits of the checkpoints by number, in ascending order."""
     below = f"{REFS}/{workspace.id}"
     found = [
         (name.rpartition("/")[2], oid)
@@ -88,7 +91,7 @@ def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
 
 
 def is_whole(keeper: Git, commit: str) -> bool:
-    """Return whether a repository has every file of a checkpoint, and its parent commits."""
+    """Return whether a repository has every file of a checkpoint, and the parents of its commit."""
     parents = keeper.run(
         "rev-parse", "--verify", "--quiet", f"{commit}^@", good=(0, 1, 128)
     ).text.split()

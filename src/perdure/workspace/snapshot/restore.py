@@ -1,11 +1,11 @@
-"""Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, an operation in
+"""Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, and an operation in
 progress.
 
 `Checkpoints.put_in_place` calls it and holds the workdir's lock. The current state is saved first
-under a rescue ref, so a restore can be undone by another one. Only differences are written. It can
-be killed at any moment: the next call saves what it finds and completes the restore, and the
-original state remains under the first rescue ref. A file that the checkpoint left out (see `scan`)
-is not touched, unless it is in the way: then it goes to the trash.
+under a rescue ref, so a restore can be undone by another one. Only differences are written. A
+restore can be killed at any moment: the next call saves what it finds and completes the restore,
+and the first rescue ref still has the original state. A file that the checkpoint left out (see
+`scan`) is not touched. It goes to the trash only if it is in the way.
 
 A checkpoint may come from another machine, so nothing in it is trusted: names, ids and the text
 beside the trees are checked.
@@ -44,15 +44,15 @@ _OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 
 class RestoredWorkdir(Struct, frozen=True, kw_only=True):
-    """The result of a restore. `rescue` is the previous state; None if nothing differed or there
-    was nothing to save."""
+    """The result of a restore. `rescue` is the saved previous state. It is None if nothing differed
+    or there was nothing to save."""
 
     rescue: Saved | None
     files: int = 0
     """Number of files that were written or removed."""
     notes: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
-    """Names that still differ from the checkpoint afterwards, because another process writes
+    """Names that still differ from the checkpoint after the restore, because another process writes
     there."""
 
 
@@ -73,8 +73,8 @@ class WorkdirCheckpoint(Struct, frozen=True, kw_only=True):
 
 
 def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
-    """Read a checkpoint. Raises NotFound if it is missing, WorkspaceError if it is damaged or no
-    checkpoint."""
+    """Return a checkpoint's content. Raises NotFound if it is missing, WorkspaceError if it is
+    damaged or is no checkpoint."""
     named = (f"{commit}^{{commit}}", f"{commit}^{{tree}}", f"{commit}:checkpoint.json")
     found, tree, about = objects(shelf, *named)
     if found is None:
@@ -140,10 +140,10 @@ def put_in_place(
     *,
     branch: str = "",
 ) -> RestoredWorkdir:
-    """Restore the workdir to a checkpoint. `branch`: the branch to switch to, if not the
+    """Restore the workdir to a checkpoint. `branch`: the branch to switch to instead of the
     checkpoint's (a fork has its own).
 
-    Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
+    Raises NotFound, Conflict while a process works in the workdir, WorkspaceError, GitFailed.
     """
     with in_words(shelf, "put back"):
         return _put_in_place(places, workspace, shelf, commit, policy, branch)
@@ -190,8 +190,8 @@ def _put_in_place(
 
 
 def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
-    """Return the state of a directory without files, commits, index or operation, in which there is
-    nothing to save; None for any other."""
+    """Return an empty state if the directory has no files, commits, index or operation in progress,
+    so that there is nothing to save. None for any other directory."""
     admin = None if shelf.broken else shelf.admin
     if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
         return None
@@ -203,7 +203,7 @@ def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
 
 
 def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
-    """Return the names of files that differ from a checkpoint. Publishes nothing. Raises
+    """Return the names of files that differ from a checkpoint. Writes no ref. Raises
     WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
 
@@ -241,17 +241,16 @@ class Compared(Struct, frozen=True, kw_only=True):
     """A workdir's current state compared with a checkpoint. Names are as on disk."""
 
     apart: tuple[str, ...]
-    """Files that differ, are new, or are gone, and those that are being written to at this
-    moment."""
+    """Files that differ, are new or are gone, and files that another process is writing now."""
     left_out: tuple[tuple[str, str], ...]
-    """Files and directories that no checkpoint would take now, each with the reason; a directory's
-    name ends in a slash."""
+    """Files and directories that a checkpoint would leave out now, each with the reason. A
+    directory's name ends in a slash."""
     staged: bool
-    """Whether the checkpoint or HEAD has everything that is staged."""
+    """Whether all staged content is in the checkpoint or in HEAD."""
 
 
 def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
-    """Compare the workdir with a checkpoint, by content alone. Publishes nothing. Raises NotFound,
+    """Compare the workdir with a checkpoint, by content alone. Writes no ref. Raises NotFound,
     WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
     index = wanted.index or (
@@ -276,8 +275,8 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """Return the differences, without files of the workdir's own git directory. Such files were
-    saved as ordinary files while git could not use the directory."""
+    """Return the differences, except those of the workdir's own git directory. Its files were saved
+    as ordinary files while git could not use the directory."""
     found = changes(shelf, before, after)
     own = shelf.broken or shelf.admin is not None
     return [
@@ -288,8 +287,8 @@ def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
 
 
 def _callers() -> set[int]:
-    """Return this process and its ancestors, such as the shell in the directory that requested the
-    restore."""
+    """Return the ids of this process and its ancestors. One of them may be a shell in the
+    directory, from which the restore was requested."""
     found, pid = set[int](), os.getpid()
     while pid > 0 and pid not in found:
         found.add(pid)
@@ -324,7 +323,7 @@ def _stand(
     branch: str,
 ) -> list[str]:
     """Restore HEAD and branch first, then the operation in progress, then the index. The old HEAD
-    is not lost: it is the parent of the rescue commit. Returns notes."""
+    is not lost, because it is the parent of the rescue commit. Returns notes for a person."""
     assert shelf.repository is not None and shelf.admin is not None
     if not wanted.head and not wanted.branch:
         return [
@@ -371,8 +370,8 @@ def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
 
 
 def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> None:
-    """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have
-    already."""
+    """Copy objects from the checkpoint repository to the agent's own repository. `known`: commits
+    that the agent's repository may have already."""
     assert shelf.lent is not None and shelf.repository is not None
     # Exclude objects that both sides have: the agent may have committed since its last checkpoint.
     there = [
@@ -400,8 +399,9 @@ def _move_head(
     wanted: WorkdirCheckpoint,
     branch: str,
 ) -> list[str]:
-    """Move HEAD and the branch. Only the workdir's own branch, and the one that it is on, are ever
-    moved: others may belong to somebody else. Returns notes."""
+    """Move HEAD and the branch. Only the workdir's own branch and the one that is checked out there
+    are ever moved, because other branches may belong to somebody else. Returns notes for a person.
+    """
     assert shelf.repository is not None
     git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
     if not branch:

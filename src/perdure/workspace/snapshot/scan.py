@@ -1,10 +1,11 @@
 """Stores a directory as a git tree: every file as bytes, whatever the repository's settings.
 
-`capture` calls `scan` with an index of perdure's own, which has each file's state at the last look,
-so unchanged files are not read. git compares and reads files (with conversions off, see `shelf`),
-and `differences` decides what to save. This module reads files again that changed while they were
-being read, and records modes. It also adds to the tree what git never stores: a directory called
-`.git` is a separate piece with its own index, under a name that git accepts (see `escapes`).
+`capture` calls `scan` with an index of perdure's own. The index has each file's state at the last
+capture, so unchanged files are not read. git compares and reads files, with conversions off (see
+`shelf`), and `differences` decides what to save. This module reads files again that changed while
+they were being read, and records modes. It also adds to the tree what git never stores. A directory
+called `.git` becomes a separate piece with its own index, under a name that git accepts (see
+`escapes`).
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def scan(
     *,
     kept: bool,
 ) -> str:
-    """Update the piece's index and return the tree of everything in it; all other findings go into
+    """Update the piece's index and return the tree of everything in it. All other results go into
     `found`.
 
-    `known`: the findings of the last look. `policy`: the ignored files to include (`small`, `all`,
-    `none`). `user_index`: a copy of the workdir's own index. `kept`: whether the next look uses the
-    index too. Raises WorkspaceError for a directory without git that is too large, GitFailed.
+    `known`: the findings of the last capture. `policy`: the ignored files to include (`small`,
+    `all`, `none`). `user_index`: a copy of the workdir's own index. `kept`: whether the next
+    capture uses this index. Raises WorkspaceError for a directory without git that is too large,
+    GitFailed.
     """
     return _Scan(shelf, piece, known, found, policy, user_index, kept).run()
 
@@ -102,8 +104,8 @@ class _Scan:
             tree = before
         else:
             tree = self._git("write-tree").text
-        # The final tree has further entries (grafts). No commit contains this one, so it may be
-        # gone by the next look.
+        # With grafts, the final tree has more entries than this one. No commit contains this tree,
+        # so gc may have removed it by the next capture.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes
@@ -115,7 +117,7 @@ class _Scan:
         return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
     def _take(self, names: list[str], gone: list[str]) -> bool:
-        """Update the index for these names. Returns whether there was anything to do."""
+        """Update the index for these names. Return whether any name was updated or removed."""
         out = {name for name, _ in self.found.left_out}
         leaving = [*gone, *(name for name in names if self.outer + name in out)]
         if leaving:
@@ -136,8 +138,8 @@ class _Scan:
         return bool(names or leaving)
 
     def _recheck(self, names: list[str], started: int) -> None:
-        """Record the modes of files that were saved now or shortly before the last look. Within one
-        second, git does not see a later change of the mode alone."""
+        """Record the modes of files that were saved now or shortly before the last capture. git
+        does not detect a change of the mode alone within the same second."""
         out, recent = {name for name, _ in self.found.left_out}, []
         for name in dict.fromkeys(names):
             sign = _sign(f"{self.piece.root}/{name}")
@@ -147,8 +149,8 @@ class _Scan:
         self.found.recent[self.piece.prefix] = recent
 
     def _note(self, name: str, mode: int) -> None:
-        """Record a mode if it does not follow from the umask. `mode`: st_mode of a file, or of a
-        directory, whose name ends in a slash."""
+        """Record a mode if it does not follow from the umask. `mode`: the st_mode of a file or
+        directory. A directory's name ends in a slash."""
         if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and modes.kept(mode) != modes.usual(
             mode, self.found.umask
         ):
@@ -157,8 +159,8 @@ class _Scan:
             self.modes.pop(name, None)
 
     def _update(self, names: list[str]) -> None:
-        """Let git read the files. A file that it cannot read is found by bisection and handled
-        alone."""
+        """Add the files to the index through git. A file that git cannot read is found by bisection
+        and handled alone."""
         try:
             self._git(
                 "update-index",
@@ -200,20 +202,20 @@ class _Scan:
             self._leave(name, "it could not be read")
 
     def _clock(self) -> int:
-        """Return the time of the file system that has the index, in whole seconds; 0 without an
-        index."""
+        """Return the current time in whole seconds, by the clock of the file system that stores the
+        index; 0 if there is no index."""
         if not self.piece.index.exists():
             return 0
         with tempfile.TemporaryFile(dir=self.piece.index.parent) as probe:
             return int(os.fstat(probe.fileno()).st_mtime)
 
     def _settle(self, clock: int) -> bool:
-        """Set the modification time of the index to the second in which this look began (`clock`),
-        if the index is older. Return whether it was.
+        """Set the modification time of the index to the second in which this capture began
+        (`clock`), if the index is older. Return whether the time was set.
 
-        git reads a file again unless the file is older than the index, in whole seconds. This look
-        found every such file unchanged. A file that is changed later gets a time of that second or
-        later, so git will read it.
+        git reads a file again unless the file is older than the index, in whole seconds. This
+        capture found every such file unchanged. A file that is changed later gets a time of that
+        second or later, so git will read it.
         """
         if clock <= 0 or self.piece.index.stat().st_mtime >= clock:
             return False
@@ -221,8 +223,8 @@ class _Scan:
         return True
 
     def _directories(self, started: int) -> list[str]:
-        """Search each directory that changed since the last look for entries that git does not
-        list. Returns names that git cannot store."""
+        """Search each directory that changed since the last capture for entries that git does not
+        list. Return the names that git cannot store."""
         seen, odd = self.piece.seen, list[str]()
         for name in [name for name in self.modes if ODD.fullmatch(name.rpartition("/")[2])]:
             del self.modes[name]
@@ -284,7 +286,7 @@ class _Scan:
                             "neither a file nor a link",
                         )
                         special.append((name, kind))
-        # A directory that changed just before the look may change again within one clock tick.
+        # A directory that changed just before the capture may change again within one clock tick.
         return (
             there.st_ctime_ns if there.st_ctime_ns < started - _RACY_NS else 0,
             sorted(odd),
@@ -366,7 +368,8 @@ class _Scan:
 
 
 def _sign(path: str) -> tuple[int, ...] | None:
-    # Called for every file several times: joining with pathlib would take most of the time.
+    # This is called for every file several times, and joining with pathlib would take most of the
+    # time.
     try:
         seen = os.lstat(path)
     except OSError:
@@ -380,7 +383,7 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # A directory above it is unreadable.
+        return True  # A parent directory is unreadable.
     return True
 
 

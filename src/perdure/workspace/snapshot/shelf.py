@@ -1,13 +1,14 @@
-"""The storage of a workdir's checkpoints, and a git that inspects the workdir without trusting it.
+"""Stores a workdir's checkpoints in a git directory, and inspects the workdir without trusting it.
 
-Each workdir has a shelf: a git directory of perdure's own beside its view. The shelf holds what git
-needs to read the workdir: an index, and attributes that turn off every conversion of content. For a
-workdir without a repository, or with one that belongs to its agent, the shelf also holds the
-objects and refs of the checkpoints. For a workdir of the user's own repository, objects and refs
-are stored in that repository, so that its gc keeps what a checkpoint needs. The objects are moved
-there as a pack, which gc does not touch until a ref names its content.
+Each workdir has such a git directory of perdure's own, beside its view: its checkpoint repository,
+called shelf in the code. It holds what git needs to read the workdir: an index, and attributes that
+turn off every conversion of content. For a workdir without a repository, or with a repository that
+belongs to its agent, it also holds the objects and refs of the checkpoints. For a workdir of the
+user's own repository, objects and refs are stored in that repository, so that its gc keeps what a
+checkpoint needs. The objects are moved there as a pack, which gc does not touch until a ref names
+its content.
 
-`capture`, `restore` and `pack` use the shelf, under one lock for each workdir.
+`capture`, `restore` and `pack` use this module, under one lock for each workdir.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from perdure.workspace.snapshot.position import common_of, place_of, standing
 from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
 
 MOST_FILES = 200_000
-"""Maximum number of files of a directory without git that is saved. A larger directory may be a
-whole disk."""
+"""Maximum number of files in a directory without git. A larger directory is not saved, because it
+may be a whole disk."""
 
 _CAP = 1 << 30
 FATAL = 128
@@ -58,13 +59,13 @@ _SETTINGS = (
     ("transfer.fsckObjects", "false"),
     ("core.untrackedCache", "false"),
 )
-"""Settings for all calls: names that mean `.git` only on other file systems are ordinary names
-here. Durability comes from one `flush` before a ref is written."""
+"""Settings for all git calls. Names that equal `.git` only on other file systems count as ordinary
+names. git does not flush files itself: everything is flushed once, before a ref is written."""
 
 
 class Shelf(Struct, frozen=True, kw_only=True):
-    """One workdir and its checkpoints. Without git, `repository` and `admin` are None, and `head`
-    and `branch` are empty."""
+    """A workdir with the git directory of its checkpoints. Without git in the workdir, `repository`
+    and `admin` are None, and `head` and `branch` are empty."""
 
     id: str
     top: Path
@@ -72,33 +73,33 @@ class Shelf(Struct, frozen=True, kw_only=True):
     objects: Path
     """Directory that objects are written to."""
     eye: Git
-    """Git that works on the workdir's files with a git directory of perdure's own."""
+    """Git that reads the workdir's files through a git directory of perdure's own."""
     refs: Git
-    """The repository whose refs name the checkpoints."""
+    """Git on the repository whose refs name the checkpoints."""
     form: str
     shared: Path | None = None
     """Objects directory of the user's own repository, if the checkpoints are kept in that
     repository."""
     repository: Git | None = None
     admin: Path | None = None
-    """The workdir's own git directory: HEAD, index, operation in progress."""
+    """The workdir's own git directory, with HEAD, index and operation in progress."""
     lent: Path | None = None
-    """The agent's objects directory, for reading a checkpoint's history; never borrowed from."""
+    """Objects directory of the agent's repository. It is read when a checkpoint's history is
+    copied, but never listed as an alternate."""
     head: str = ""
     branch: str = ""
     pinned: str = ""
     most_files: int = MOST_FILES
     borrowed: Git | None = None
-    """Git on the cache that an isolated workdir began from."""
+    """Git on the cache that an isolated workdir borrows objects from."""
     trees: dict[str, str] = field(default_factory=dict)
-    """Known trees, by commit."""
+    """Cached ids of trees, by commit."""
     broken: bool = False
-    """Whether there is a git directory that git cannot use. Only files can then be saved and
+    """Whether the workdir has a git directory that git cannot use. Then only files can be saved and
     restored."""
 
     def without_git(self) -> Shelf:
-        """Return the same shelf for files only, because the workdir's git directory cannot be
-        used."""
+        """Return a copy for files only, for a workdir whose git directory cannot be used."""
         return replace(
             self, repository=None, admin=None, lent=None, head="", branch="", broken=True
         )
@@ -122,8 +123,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
         lent: bool = False,
         timeout_s: float = 1800.0,
     ) -> GitResult:
-        """Run git on the shelf. `index`: the index to use; `lent`: git may also read the agent's
-        objects."""
+        """Run git in the checkpoint repository. `index`: the index to use; `lent`: whether git may
+        also read the agent's objects."""
         env = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
             "GIT_LITERAL_PATHSPECS": "0" if args[0] == "check-ignore" else "1",
@@ -144,11 +145,11 @@ class Shelf(Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> Path:
-        """Return the objects directory in which checkpoints are kept."""
+        """Return the objects directory in which the checkpoints are stored."""
         return self.shared or self.objects
 
     def looking_at(self, root: Path) -> Shelf:
-        """Return the same shelf with another directory as its files."""
+        """Return a copy whose files are those of the directory `root`."""
         return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
 
     def ref(self, number: int) -> str:
@@ -192,8 +193,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
             shutil.rmtree(quarantine, ignore_errors=True)
 
     def _settle(self, packed: Path) -> None:
-        """Move a pack to where checkpoints are kept, marked so that gc leaves it alone; `let_go`
-        removes the mark when a ref names its content."""
+        """Move a pack to the directory where checkpoints are stored. A `.keep` file makes gc leave
+        the pack alone; `let_go` removes that file when a ref names the pack's content."""
         place = self.kept / "pack"
         place.mkdir(exist_ok=True)
         # Move the pack's index last: git sees a pack as soon as its index exists.
@@ -208,14 +209,13 @@ class Shelf(Struct, frozen=True, kw_only=True):
         return f"perdure {self.id}\n"
 
     def let_go(self) -> None:
-        """Remove the marks that keep gc from this workdir's packs, because a ref names their
-        content now."""
+        """Let gc handle this workdir's packs again, because a ref names their content now."""
         for path in (self.kept / "pack").glob("pack-*.keep"):
             if read(path) == self._mark:
                 path.unlink(missing_ok=True)
 
     def drop_packs(self) -> None:
-        """Remove the packs of this workdir that are kept from gc, because no ref names their
+        """Remove this workdir's packs that are still protected from gc, because no ref names their
         content."""
         for path in (self.kept / "pack").glob("pack-*.keep"):
             if read(path) == self._mark:
@@ -225,7 +225,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
 
     def _hand_over(self, commit: str, last: str) -> None:
         """Copy the new objects of a commit into the user's repository, as one pack. Raises
-        GitFailed where any of them is gone by now.
+        GitFailed if an object is gone by now.
 
         Loose objects could be removed by a `git prune --expire=now` before a ref names them. A ref
         without its objects makes every later gc of the repository fail.
@@ -235,13 +235,13 @@ class Shelf(Struct, frozen=True, kw_only=True):
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy all objects that are reachable from the revisions in `source` to this shelf's
-        directory for checkpoints (`kept`), as one pack. Raises GitFailed.
+        """Copy all objects that are reachable from the revisions in `source` to the directory where
+        this workdir's checkpoints are stored (`kept`), as one pack. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
-        builtin/pack-objects.c). The shelf and the user's repository may be on different file
-        systems, where that rename fails. So for this call GIT_OBJECT_DIRECTORY is a directory
-        beside the final place.
+        builtin/pack-objects.c). perdure's git directory and the user's repository may be on
+        different file systems, where that rename fails. So for this call GIT_OBJECT_DIRECTORY is a
+        directory beside the final place.
         """
         stage = self.kept / f"incoming-{secrets.token_hex(6)}"
         stage.mkdir(mode=0o700)
@@ -261,7 +261,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
             shutil.rmtree(stage, ignore_errors=True)
 
     def commit(self, revision: str) -> str:
-        """Return the id of a commit that exists here; otherwise an empty string."""
+        """Return the id of a commit if it exists here; otherwise an empty string."""
         return self.run(
             "rev-parse",
             "--verify",
@@ -281,18 +281,19 @@ class Shelf(Struct, frozen=True, kw_only=True):
         self.order(f"update {OUTSIDE}/{self.id}/{name} {commit}")
 
     def order(self, *orders: str) -> None:
-        """Write or delete refs that only the holder of the shelf's lock writes, all of them or
-        none: `update NAME COMMIT [OLD]`, `verify NAME COMMIT`, `delete NAME`. Raises GitFailed."""
+        """Write or delete refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME
+        COMMIT`, `delete NAME`. The caller holds the lock, so no other process writes these refs.
+        Raises GitFailed."""
         order(self.refs, self.directory, orders)
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
-        """Make the objects durable and set a ref to the commit; the ref is durable too when this
+        """Make the objects durable and set a ref to the commit. The ref is durable too when this
         returns. `last`: the commit that this one was made from. Raises GitFailed if that commit is
         no longer kept, because its objects may be gone."""
         if commit != last:
             if self.shared is not None:
                 self._hand_over(commit, last)
-            # The indexes that `capture` made are in the shelf's directory. The objects may be on
+            # The indexes that `capture` made are in perdure's git directory. The objects may be on
             # another file system.
             flush_each(self.kept, self.directory)
         kept = f"{LAST}/{self.id}"
@@ -324,11 +325,11 @@ def shelf(
     pinned: str = "",
     most_files: int = MOST_FILES,
 ) -> Iterator[Shelf]:
-    """Yield the workdir's shelf, locked. `cache`: the clone cache that an isolated workdir's shelf
-    borrows from; `pinned`: the commit that the workdir began at.
+    """Yield the workdir with its checkpoint repository, locked. `cache`: the clone cache that an
+    isolated workdir borrows from; `pinned`: the commit that the workdir began at.
 
-    A worktree or isolated workdir whose git directory cannot be used has a `broken` shelf. Raises
-    WorkspaceError where the workdir is missing, GitFailed.
+    For a worktree or isolated workdir whose git directory cannot be used, the result is marked as
+    `broken`. Raises WorkspaceError where the workdir is missing, GitFailed.
     """
     path = Path(workspace.path)
     if not path.is_dir():
@@ -405,11 +406,10 @@ def shelf(
 
 
 def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
-    """Copy a small object from a directory to a repository and remove it again, as a checkpoint of
-    a worktree does.
+    """Test whether checkpoints of worktrees can be stored in a repository. Copies a small object
+    from the directory `scratch` into it and removes the object again.
 
-    `repository` is its git directory. Raises GitFailed or OSError where no checkpoint could be
-    taken there.
+    `repository` is the git directory. Raises GitFailed or OSError where a checkpoint would fail.
     """
     there = git.at(repository, repository)
     form = there.run("rev-parse", "--show-object-format").text
@@ -466,17 +466,17 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
 
 
 def _agree(path: Path, text: str) -> None:
-    """Write this content to a file if its content differs. The file is checked each time the shelf
-    is opened, so it becomes durable only with the next checkpoint."""
+    """Write this text to a file unless the file has it already. The write is not made durable by
+    itself: the file is checked each time the checkpoint repository is opened."""
     if read(path) != text:
         put(path, text)
 
 
 def split(out: bytes) -> list[str]:
-    """Split the output of git's -z."""
+    """Return the names in the output of a git command with -z."""
     return [part for part in os.fsdecode(out).split("\0") if part]
 
 
 def joined(names: Sequence[str]) -> bytes:
-    """Join names as git reads them with -z --stdin."""
+    """Return the names as input for a git command with -z --stdin."""
     return b"".join(os.fsencode(name) + b"\0" for name in names)

@@ -1,4 +1,5 @@
-"""Writes, reads and compares trees and commits on a `shelf`, and finds missing objects.
+"""Writes, reads and compares trees and commits in a checkpoint repository (`shelf`), and finds
+missing objects.
 
 `capture` makes checkpoints with it; `restore`, `files` and `pack` read them.
 """
@@ -13,8 +14,8 @@ from perdure.workspace.snapshot.shelf import Shelf, split
 
 
 class Change(Struct, frozen=True):
-    """How one name differs between two trees. `state`: A, D, M or T; a missing side has mode
-    `000000`."""
+    """The difference of one name between two trees. `state`: A, D, M or T, as in git. A missing
+    side has the mode `000000`."""
 
     old_mode: str
     mode: str
@@ -22,7 +23,7 @@ class Change(Struct, frozen=True):
     new: str
     state: str
     name: str
-    """Name as in the tree."""
+    """Name as in the tree, which may be encoded (see `escapes`)."""
 
 
 def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
@@ -42,8 +43,8 @@ def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
 
 
 def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
-    """Return those of the objects that neither the shelf nor, with `lent`, the agent's repository
-    has."""
+    """Return the ids of missing objects. An object is missing if the checkpoint repository does not
+    have it. With `lent`, the agent's repository is searched too."""
     if not ids:
         return []
     said = shelf.run(
@@ -53,7 +54,8 @@ def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
 
 
 def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
-    """Return id and content of each named object, read by one git process; None for a missing one.
+    """Return id and content of each named object; None for a missing object. One git process reads
+    them all.
 
     Raises GitFailed.
     """
@@ -75,7 +77,7 @@ def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
 
 
 def entries(tree: bytes, form: str) -> dict[str, str]:
-    """Return the ids in a tree's content, by name."""
+    """Return the ids of a tree's entries, by name. `tree` is the content of the tree object."""
     found: dict[str, str] = {}
     length, place = (32 if form == "sha256" else 20), 0
     while place < len(tree):

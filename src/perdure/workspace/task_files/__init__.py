@@ -1,16 +1,16 @@
-"""Task files: files that a person gives with `--file` and `--context`, stored by content, and put
-into the workdir when an attempt starts.
+"""Task files: files that a person gives with `--file` and `--context`. They are stored by content,
+and put into the workdir when an attempt starts.
 
-`service` calls `take` when instructions come with files; `engine.attempt.preparation` calls `place`
+`service` calls `take` when instructions come with files. `engine.attempt.preparation` calls `place`
 before it writes the prompt. An update may contain a new version of a file that the agent has
-edited. The strategy says which version stays (`keep`, `replace`, `merge`), and no version is
+edited. The strategy decides which version stays (`keep`, `replace`, `merge`), and no version is
 overwritten without a backup. The plan is written to the journal first, with a digest of every
-content. After a kill the next attempt completes that plan without deciding again. The workdir is
-the agent's: no link in it is followed.
+content. After a kill the next attempt completes that plan without deciding again. An agent controls
+the workdir, so no link in it is followed.
 
 `contents` stores bytes, `intake` reads the person's files, `merge` makes a three-way merge with
-git, `workdir` reads and writes files, `placement` plans and completes, `prompt_note` has the text
-for the agent. `perdure.rules.placement` decides which rule applies to which file.
+git, `workdir` reads and writes files, `placement` makes and completes the plan, `prompt_note` has
+the text for the agent. `perdure.rules.placement` decides what is done with each file.
 """
 
 from __future__ import annotations

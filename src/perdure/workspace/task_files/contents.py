@@ -1,5 +1,5 @@
-"""Stores bytes by their SHA-256 below `{state}/given`: every version that was given, and every
-merge, readable only by the owner.
+"""Stores bytes by their SHA-256 below `{state}/given`, readable only by the owner: every version of
+a task file that a person gave, and every merge result.
 
 A content is stored completely or not at all, and is never changed. Other modules refer to it by
 digest.
@@ -17,7 +17,7 @@ from perdure.errors import StoreError
 
 
 class Contents:
-    """The contents below one state directory."""
+    """The stored contents of task files below one state directory."""
 
     def __init__(self, state: Path) -> None:
         self.directory = state / "given"
@@ -80,7 +80,7 @@ def private_directories(directory: Path) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Make changes in a directory durable."""
+    """Make the changes in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,7 +1,7 @@
 """Reads the files that a person gives: `--file PATH[=DEST]` and everything below `--context DIR`.
-All are checked before the first is stored.
+All files are checked before the first one is stored.
 
-Called by `service` when a run is submitted or updated. A path that the person named may be a link.
+`service` calls it when a run is submitted or updated. A path that the person named may be a link.
 Below DIR, links, special files and `.git` are left out, and reported.
 """
 
@@ -24,33 +24,33 @@ TOGETHER = 256 << 20
 SOME = 5
 """Maximum number of names in a sentence."""
 LONGEST_NAME = 1000
-"""Maximum length of a name, in bytes; leaves room for the path of its backup."""
+"""Maximum length of a name, in bytes. It leaves room for the path of the file's backup."""
 
 
 class FileRequest(Struct, frozen=True, kw_only=True):
-    """The files that a person gives. `files` are `PATH` or `PATH=DEST`; `context` is a directory,
-    empty for none."""
+    """The files that a person gives. Each of `files` is `PATH` or `PATH=DEST`. `context` is a
+    directory; empty if there is none."""
 
     cwd: Path
     files: tuple[str, ...] = ()
     context: str = ""
     on_edit: OnEdit = OnEdit.MERGE
     whole: bool = False
-    """Whether these files replace all earlier task files of the run, as with `context`."""
+    """Whether these files replace all earlier task files of the run. `context` always does so."""
     tell: Callable[[str], None] = lambda text: None
-    """Called with a sentence that names the files that were left out."""
+    """Function that is called with a sentence about the files that were left out."""
 
 
 class _Source(Struct, frozen=True):
     path: Path
     name: str
     flags: int
-    """Flags for opening the file: below DIR no link is followed."""
+    """Flags for opening the file. They forbid links for files below DIR."""
 
 
 def take(contents: Contents, asked: FileRequest) -> Given:
-    """Store the files. Raises UsageError for files that cannot be given, NotFound for missing
-    ones."""
+    """Store the files and return a record of them. Raises UsageError for files that cannot be
+    accepted, NotFound for missing files."""
     left_out: list[str] = []
     sources = {source.name: source for source in _below(asked, left_out)}
     named: set[str] = set()
@@ -87,8 +87,8 @@ def take(contents: Contents, asked: FileRequest) -> Given:
 
 
 def check_name(name: str) -> str:
-    """Return a name that a file may have in the workdir. Raises UsageError for a name that leads
-    outside, or is reserved by git or perdure."""
+    """Return the name if a task file may have it in the workdir. Raises UsageError for a name that
+    leads outside, or is reserved by git or perdure."""
     try:
         raw = name.encode()
     except UnicodeEncodeError:
@@ -126,7 +126,7 @@ def _named(cwd: Path, text: str) -> _Source:
 
 
 def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
-    """Yield the files below the context directory."""
+    """Yield the files below the context directory. Adds skipped names to `left_out`."""
     if not asked.context:
         return
     top = asked.cwd / Path(asked.context).expanduser()

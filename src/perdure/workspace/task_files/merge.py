@@ -1,8 +1,8 @@
-"""A three-way merge of one file, by `git merge-file` on copies in a directory of its own: no
-repository takes part.
+"""Makes a three-way merge of one file, with `git merge-file` on copies in a temporary directory. No
+repository is involved.
 
-Called by `placement`. Where both sides changed the same lines, the result has all three versions
-between labeled marks (`--zdiff3`, git 2.35 and newer).
+`placement` calls it. Where both sides changed the same lines, the result has all three versions
+between labeled conflict markers (`--zdiff3`, git 2.35 and newer).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.errors import GitFailed
 from perdure.host.git import Git
 
 LARGEST = 4 << 20
-"""Maximum size of a file to merge, in bytes; a larger one is a conflict."""
+"""Maximum size of a file to merge, in bytes. A larger file is reported as a conflict."""
 MOST_CONFLICTS = 127
 """Highest number of conflicts that git's exit code can report."""
 
@@ -24,8 +24,8 @@ MOST_CONFLICTS = 127
 def merged(
     own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
 ) -> tuple[bytes, int] | None:
-    """Return the merged bytes and the number of conflicts in them; None where a file is binary or
-    too large."""
+    """Return the merged bytes and the number of conflicts in them; None if a file is binary or too
+    large."""
     sides = (own, base, given)
     if any(len(side) > LARGEST or b"\0" in side for side in sides):
         return None

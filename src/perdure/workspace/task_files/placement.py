@@ -1,12 +1,17 @@
-"""Puts the task files of the newest instructions into a workdir, so that a kill at any moment loses
+"""Puts the task files of the newest instructions into a workdir. A kill at any moment loses nothing
 and repeats nothing.
 
 `engine.attempt.preparation` calls `place` under the workdir's lock, before the prompt is written.
-There are three steps. First each file is inspected and decided on (`perdure.rules.placement`); the
-agent's version is copied to the run's backups, and a merge is stored among the contents. Then the
-plan is written to the journal. Then the files are written. If a plan in the journal is not
-complete, the next call completes it. A file that still has its old content is written, one that has
-its new content is done, and a file with any other content was changed by somebody and stays.
+There are three steps:
+
+- Each file is inspected, and `perdure.rules.placement` decides what to do with it. The agent's
+version is copied to the run's backups, and a merge result is stored among the contents.
+- The plan is written to the journal.
+- The files are written.
+
+If a plan in the journal is not complete, the next call completes it. A file that still has its old
+content is written. A file that has its new content is done. A file with any other content was
+changed by somebody, and stays as it is.
 """
 
 from __future__ import annotations
@@ -50,8 +55,8 @@ NO_TEXT = "the versions cannot be merged: they are not text, or too large"
 
 
 class FilePlace(Struct, frozen=True, kw_only=True):
-    """The workdir that the files are put into, and the directories of backups and contents. `token`
-    is the run's id."""
+    """The workdir to put the files into, and the directories of backups and contents. `token` is
+    the run's id."""
 
     workdir: Path
     backups: Path
@@ -59,7 +64,7 @@ class FilePlace(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     token: str
     fresh: bool = False
-    """Whether the workdir was newly made: files placed earlier are gone."""
+    """Whether the workdir was newly made, so that files placed earlier are gone."""
 
 
 def place(
@@ -69,7 +74,7 @@ def place(
     record: Callable[[list[AnyEvent]], None],
 ) -> None:
     """Complete a plan that a kill interrupted, then put the files of the newest version in place.
-    `record` appends to the journal.
+    `record` is called with events for the journal.
 
     Raises WorkspaceError where a file cannot be read or written, UsageError for an invalid file
     name.
@@ -103,8 +108,8 @@ def place(
 def _planned(
     at: FilePlace, now: Placement, contexts: Sequence[Context], version: int
 ) -> list[FileChange]:
-    """Return the planned action for each file. The backups and merges that the actions need are
-    durable."""
+    """Return the planned change of each file. The backups and merge results that these changes need
+    are already durable."""
     files, workdir = expected_files(contexts), TaskFileWorkdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
@@ -165,7 +170,7 @@ def _merged(at: FilePlace, folder: _Backups, bare: FileChange) -> FileChange:
     if joined is None:
         return replace(bare, action=FileAction.CONFLICT, backup=backup, why=NO_TEXT)
     content, conflicts = joined
-    # As with lines, the side that changed the executable bit since the base wins.
+    # The executable bit is merged like lines: if only one side changed it, that side wins.
     executable = (
         bare.given if bare.before.endswith("+x") == bare.base.endswith("+x") else bare.before
     ).endswith("+x")
@@ -202,7 +207,7 @@ def _completed(
 
 
 class _Backups:
-    """Copies of a workdir's files, by name, in a directory for each version."""
+    """Backups of a workdir's task files, sorted by version and name in one directory."""
 
     def __init__(self, directory: Path, workdir: TaskFileWorkdir) -> None:
         self._directory, self._workdir = directory, workdir
@@ -236,7 +241,8 @@ class _Backups:
 
 
 def _is_at(place: Path, content: bytes) -> bool:
-    """Return whether the file has this content now; writes it if there was none."""
+    """Write the content to a new file. Return False if there is already something else at this
+    path; True if the file has exactly this content."""
     try:
         if place.is_file():
             return place.read_bytes() == content

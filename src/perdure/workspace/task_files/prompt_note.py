@@ -1,8 +1,8 @@
-"""The paragraph on task files in an agent's prompt: their names, the paths of the backups, and
-changes that the agent has not seen. Called by `engine.attempt.prompt_facts`.
+"""Writes the paragraph on task files in an agent's prompt: their names, the paths of the backups,
+and changes that the agent has not seen. `engine.attempt.prompt_facts` calls it.
 
-Names are untrusted, so each is quoted as one word. The difference between two given versions is
-shortened.
+Names are untrusted, so each is quoted as one word. A long difference between two given versions is
+cut.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perdure.workspace.task_files.contents import Contents
 
 NAMES = 10
 DIFFERED = 256 << 10
-"""Maximum size of a version that is compared with another for the prompt, in bytes."""
+"""Maximum size of a version whose difference to another is shown in the prompt, in bytes."""
 DIFF_LINES = 40
 DIFF_WIDTH = 200
 _LEAD = {
@@ -27,7 +27,7 @@ _LEAD = {
 
 
 def told(changes: Sequence[FileChange], contents: Contents) -> str:
-    """Return the paragraph; empty where there is nothing to report."""
+    """Return the paragraph on task files; empty where there is nothing to report."""
     by_action: dict[FileAction, list[FileChange]] = {}
     for change in changes:
         if change.action is FileAction.SAME:
@@ -93,7 +93,8 @@ def _sentence(change: FileChange, contents: Contents) -> str:
 
 
 def _difference(change: FileChange, contents: Contents) -> str:
-    """Return the difference between the two given versions; empty where there is none to show."""
+    """Return the difference between the two versions that the person gave; empty if there is
+    nothing to show."""
     if not change.base or change.base == change.given:
         return ""
     sides = [contents.get(digest_of(each)) for each in (change.base, change.given)]
@@ -122,7 +123,8 @@ def _names(some: Sequence[FileChange]) -> str:
 
 
 def _word(name: str) -> str:
-    """Return a name quoted as one word, which no newline, quote or space in it can end."""
+    """Return a name quoted as one word. No newline, quote or space in the name can end the
+    quotation."""
     if re.fullmatch(r"[\w./+@-]+", name):
         return f"`{name}`"
     return repr(name)

@@ -1,10 +1,10 @@
 """Reads files of a workdir and replaces them, safely against anything that an agent may have left
 there.
 
-Used by `placement`. Directories are opened one by one and no link is followed, so nothing on the
-way to a name leads outside: it counts as odd and stays. A file is written beside its final path,
-made durable, and exchanged in one step, only if the workdir still has the expected content. A file
-with other content is never overwritten.
+`placement` uses it. Directories are opened one by one and no link is followed. So no name leads
+outside of the workdir. Anything that is not a regular file or directory raises `Odd` and stays as
+it is. A file is written beside its final path, made durable, and renamed in one step, only if the
+workdir still has the expected content. A file with other content is never overwritten.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import BinaryIO
 from perdure.rules.placement import ODD, mark_of
 
 LARGEST = 256 << 20
-"""Maximum size of a file that is read, in bytes; a larger one counts as odd."""
+"""Maximum size of a file that is read, in bytes. A larger file raises `Odd`."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Odd(Exception):
-    """Something that is not a regular file or directory is in the way."""
+    """Raised if something that is not a regular file or directory is at a path."""
 
 
 class TaskFileWorkdir:
-    """The files below one directory, whose path has no link in it."""
+    """The task files below one directory. The directory's path contains no link."""
 
     def __init__(self, top: Path) -> None:
         self._top = top
         self._written: set[tuple[str, ...]] = set()
 
     def mark(self, name: str) -> str:
-        """Return the mark of the file's content and mode; empty without one. Raises OSError for a
-        file that cannot be read."""
+        """Return the digest of the file's content, with `+x` if the file is executable (see
+        `rules.placement`). Empty without a file. Raises OSError for a file that cannot be read."""
         try:
             with self.opened(name) as file:
                 if file is not None:
@@ -68,10 +68,13 @@ class TaskFileWorkdir:
         token: str,
         rescue: Callable[[BinaryIO], None],
     ) -> bool:
-        """Write the content if the file's mark is `before`. Return whether the file now has the
-        mark `after`; False means that nothing was done. `token` identifies this write, so that
-        remains of an interrupted write are recognized and removed. `rescue` is called with the
-        replaced file if another process wrote to it at that very moment. Raises OSError."""
+        """Replace the file if its digest (see `mark`) is `before`. Return whether the file now has
+        the digest `after`; False means that nothing was written.
+
+        `token` identifies this write, so that the remains of an interrupted write are recognized
+        and removed. `rescue` is called with the replaced file if another process wrote to it at
+        that very moment. Raises OSError.
+        """
         try:
             *above, last = _parts(name)
             with self._directory(above, make=True) as fd, contextlib.ExitStack() as stack:
@@ -114,7 +117,8 @@ class TaskFileWorkdir:
 
     @contextlib.contextmanager
     def _directory(self, parts: list[str] | tuple[str, ...], *, make: bool) -> Iterator[int]:
-        """Yield a descriptor of a directory in the workdir. Raises Odd, FileNotFoundError."""
+        """Yield a descriptor of a directory in the workdir. `make`: whether missing directories are
+        made. Raises Odd, FileNotFoundError."""
         fd = os.open(self._top, _DIRECTORY)
         try:
             for part in parts:
@@ -125,7 +129,7 @@ class TaskFileWorkdir:
                     below = os.open(part, _DIRECTORY, dir_fd=fd)
                 except FileNotFoundError:
                     raise
-                except OSError as error:  # a link, a file, or something that may not be entered
+                except OSError as error:  # a link, a file, or a directory without permission
                     raise Odd from error
                 os.close(fd)
                 fd = below
@@ -135,8 +139,8 @@ class TaskFileWorkdir:
 
 
 def _parts(name: str) -> list[str]:
-    """Return the parts of a name. Raises Odd for a name that leads outside or into git's directory:
-    a journal from another machine is not trusted."""
+    """Return the parts of a name. Raises Odd for a name that leads outside or into git's directory.
+    The name may come from a journal of another machine, which is not trusted."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
         raise Odd
@@ -144,7 +148,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _open(fd: int, name: str) -> BinaryIO | None:
-    """Open an ordinary file; None if there is none. Raises Odd."""
+    """Open a regular file; return None if there is no file. Raises Odd."""
     try:
         found = os.lstat(name, dir_fd=fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
@@ -169,8 +173,8 @@ def _mark(file: BinaryIO) -> str:
 
 
 def _clear(fd: int, fresh: str, content: bytes) -> bool:
-    """Remove the temporary file of the same write if a kill left it. Return False if anything else
-    has that name."""
+    """Remove the temporary file that an interrupted run of the same write left. Return False if
+    something else has that name."""
     try:
         file = _open(fd, fresh)
     except Odd:
@@ -207,7 +211,7 @@ def _fill(
 
 def _rights(before: int, executable: bool) -> int:
     """Return the mode for a file that replaces another. Read and write permissions are kept. If the
-    new file is executable, everybody who may read it may also run it."""
+    new file is executable, everybody who may read it may also execute it."""
     if not executable:
         return before & 0o666
     if before & 0o100:
@@ -216,7 +220,8 @@ def _rights(before: int, executable: bool) -> int:
 
 
 def _exchange(fd: int, fresh: str, last: str, *, new: bool) -> bool:
-    """Rename a file to its final name. `new`: only if nothing has that name."""
+    """Rename a file to its final name, and return whether it was renamed. With `new`, do so only if
+    nothing has that name yet."""
     try:
         return _renamed(fd, fresh, last, new=new)
     except OSError:
