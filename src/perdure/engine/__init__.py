@@ -1,2 +1,2 @@
-"""The engine performs runs: the attempt, the worker, the verbs that every interface calls, and the
+"""Performs runs: attempts, worker pools, the operations that every interface calls, and the
 housekeeping around them."""

@@ -1,4 +1,5 @@
-"""Answers a request and saves a rule that answers such calls from now on: `--always`."""
+"""Answers an agent's request, and stores a rule that answers similar calls in the future.
+Implements the option `--always`."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from perdure.rules.requests import digest, late
 
 
 class Always(Struct, frozen=True, kw_only=True):
-    """A person's request to make a rule from their answer."""
+    """A person's wish that their answer becomes a rule for similar calls in the future."""
 
     scope: str = "run"
     """Runs that the rule applies to: `run`, `repository` or `all`."""
@@ -33,7 +34,8 @@ class Always(Struct, frozen=True, kw_only=True):
 def _rule_of(
     store: RunStore, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
 ) -> ApprovalRule:
-    """Return the rule that answers calls like this one from now on. Raises UsageError."""
+    """Return the rule that will answer calls like the one of this request. Raises UsageError if no
+    rule can be made."""
     if request.size == len(request.payload):
         given = json.loads(request.payload)
     else:
@@ -67,8 +69,11 @@ def _rule_of(
 def answer_always(
     engine: Engine, ref: str, number: int, always: Always, why: str, by: str
 ) -> tuple[TaskRun, Path]:
-    """Answer a request, and save a rule that answers such calls from now on. Return the run and the
-    file of the rule. Raises UsageError, NotFound, Conflict, ConfigError."""
+    """Answer a request, and save a rule that answers calls like it in the future. Return the run
+    and the path of the rule's file.
+
+    Raises UsageError, NotFound, Conflict, ConfigError.
+    """
     run = engine.store.get(ref)
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     verdict = AnswerKind.DENY if always.denies else AnswerKind.ALLOW

@@ -1,9 +1,9 @@
-"""The verbs on checkpoints: restore one, and describe one. Called by every interface.
+"""Restores checkpoints, and creates one of the current state. Called by every interface.
 
 A restore takes both the workdir and the conversation back to their state at the checkpoint. The
-workdir is the same byte for byte, with its index and HEAD. The current state is first saved as a
-separate checkpoint, so another restore can undo it. A restore that was killed can be run again:
-nothing is removed before it is saved elsewhere.
+workdir becomes byte-identical, including its index and HEAD. The current state is first saved as a
+separate checkpoint, so another restore can undo it. A restore that was killed can be run again,
+because nothing is removed before it is saved elsewhere.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from perdure.rules.continuation.instructions import retired, retired_by
 
 
 class RestoredRun(Struct, frozen=True, kw_only=True):
-    """The result of a restore. `undo` is the checkpoint of the state before; None if there was no
-    workdir."""
+    """The result of a restore. `undo` is the checkpoint that was made of the state before the
+    restore; None if there was no workdir."""
 
     run: TaskRun
     checkpoint: Checkpoint
     undo: Checkpoint | None
     transcript: str = ""
-    """Path of the restored conversation; empty if none was restored."""
+    """Path of the restored transcript; empty if no conversation was restored."""
     retired: tuple[Context, ...] = ()
-    """Instructions that applied until now, and came after the checkpoint."""
+    """Instructions that no longer apply because they were given after the checkpoint."""
     revived: tuple[Context, ...] = ()
-    """Instructions that an earlier restore had retired, and that apply again."""
+    """Instructions that apply again, after an earlier restore had retired them."""
 
 
 def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
@@ -77,15 +77,18 @@ def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
 
 
 def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
-    """Take workdir and conversation back to a checkpoint. Raises NotFound, WorkspaceError, and
-    Conflict while the run is in use."""
+    """Take workdir and conversation back to a checkpoint, and return the result. `number`: 0 means
+    the newest checkpoint that was not made by a restore.
+
+    Raises NotFound, WorkspaceError, and Conflict while the run is in use.
+    """
     with engine.homes.still():
         run = service.at_rest(engine, engine.store.get(ref), "it cannot be restored")
         assert run.workspace is not None
         fd = engine.workspaces.lock(run.workspace, f"perdure restore {run.name}")
         try:
-            # From here on no attempt begins: one that is claimed meanwhile finds the workdir in
-            # use, and waits.
+            # The lock keeps attempts from starting: an attempt that is claimed now finds the
+            # workdir in use, and waits.
             return _restore(engine, _still_at_rest(engine.store, run), number, files_only)
         finally:
             os.close(fd)
@@ -152,8 +155,8 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
 
 
 def _still_at_rest(store: RunStore, run: TaskRun) -> TaskRun:
-    """Return the run as it is now that its workdir is locked. Raises Conflict if an attempt has
-    begun meanwhile, or a person has it open."""
+    """Return the run as the store has it now, after its workdir was locked. Raises Conflict if an
+    attempt has started meanwhile, or a person has opened the run."""
     now = store.get(run.id)
     service.refuse_open(store, now)
     if now.state is RunState.RUNNING and store.attempts(run.id)[-1].continuation is not None:
@@ -192,7 +195,8 @@ def _refuse(
                 _files_alone(run, checkpoint),
             )
     if driver.archive is not None:
-        # The agent's program never removes messages from an archive when it imports a conversation.
+        # When the agent's program imports a conversation into its archive, it keeps the messages
+        # that are already there. An archive therefore cannot be taken back to an earlier state.
         there = locate(driver, home, checkpoint.session_id, _directory(engine.state, run))
         main = checkpoint.conversation[0]
         if (
@@ -218,9 +222,8 @@ def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
 
 
 def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
-    """Save the current state as a checkpoint, with the conversation of the current agent, and
-    return it; None if there is no workdir. The caller holds the workdir's lock, and no attempt is
-    running."""
+    """Save the current workdir and conversation as a checkpoint, and return it; None if there is no
+    workdir. The caller must hold the workdir's lock while no attempt is running."""
     if not Path(place.path).is_dir():
         return None
     driver = engine.driver(run.spec.agent)
@@ -256,9 +259,9 @@ def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Ch
 def restore_transcript(
     engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint
 ) -> Path | None:
-    """Put the conversation back, and check that the result is exactly the transcript that the
-    checkpoint names. Return its path; None if the checkpoint has no conversation. Raises
-    WorkspaceError."""
+    """Restore the checkpoint's conversation in the agent's home. Return the transcript's path; None
+    if the checkpoint has no conversation. Raises WorkspaceError if the restored transcript differs
+    from the one in the checkpoint."""
     if not checkpoint.session_id:
         return None
     main, directory = checkpoint.conversation[0], _directory(engine.state, run)
@@ -276,8 +279,8 @@ def restore_transcript(
     path = locate(driver, home, main.session_id, directory)
     if path is None or not engine.copies.is_exactly(path, main):
         raise _keeps_what_came_after(run, driver, checkpoint)
-    # The agent goes on with the newest copy, even if the transcript is lost again before the next
-    # attempt.
+    # perdure's copy is replaced too, because the next attempt restores it if the transcript is lost
+    # again.
     engine.copies.take(driver, main.session_id, path, replace=True)
     return path
 
@@ -285,8 +288,8 @@ def restore_transcript(
 def sessions_of(
     engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path
 ) -> tuple[Session, ...]:
-    """Return the session records after a restore: the checkpoint's conversation as the run's
-    current one, and the previous one as retired."""
+    """Return the session records to store after a restore. The checkpoint's conversation becomes
+    the run's current one, and the previous one is retired."""
     key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
     live, driver = engine.store.session(key), engine.driver(run.spec.agent)
     cause = f"restored to checkpoint {checkpoint.number}"

@@ -13,14 +13,14 @@ from perdure.rules.requests import ASKING
 
 PAGE = 200
 MOST = 1000
-"""Maximum number of runs in one list."""
+"""Maximum number of runs in each list of a digest."""
 SCHEMA_VERSION = 1
 ON_LIST = ASKING | {"open"}
 """Types of the conditions that put a run on the list of those that need a person."""
 
 
 class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a digest. Times in ms."""
+    """One run of a digest. All times are in ms since 1970."""
 
     name: str
     title: str
@@ -32,15 +32,15 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
     """Text for a person: what the run needs, why it failed, or why it waits. May be empty."""
     updated: int
     until: int
-    """The time until which it waits; 0 if it does not."""
+    """Time until which the run waits, in ms since 1970; 0 if it does not wait."""
     cost_usd: float
     """Cost in dollars of the run's attempts that ended in the span."""
     estimated: bool
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a span of time, newest first. `needs_you`, `waiting` and `working` list the runs
-    in these states now, even if they entered the state before the span."""
+    """A summary of a time span, with its runs newest first. `needs_you`, `waiting` and `working`
+    list the runs that are in these states now, even if they entered the state before the span."""
 
     schema_version: int
     since: int
@@ -55,7 +55,7 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float
     estimated: bool
     cut: bool
-    """Whether a list has more runs than are shown."""
+    """Whether at least one list was cut to its maximum length."""
 
 
 class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
@@ -63,7 +63,7 @@ class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
 
 
 def digest(store: DigestStore, since: int) -> Digest:
-    """Return the digest of the span from a time (ms since 1970) until now."""
+    """Return the digest of the time from `since` (ms since 1970) until now."""
     now = store.now()
     used: dict[str, Usage] = {}
     ended = store.ended(since, now + 1)
@@ -94,8 +94,9 @@ def digest(store: DigestStore, since: int) -> Digest:
 
 
 def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
-    """Yield the runs in one list of the board that ended after `since` (0: all), newest first. End
-    soon after more than `MOST`, so that the caller sees that there are more."""
+    """Yield the rows of one list of the board, newest first, that ended at or after `since` (0: all
+    rows). At least one row more than `MOST` is yielded if there is one, so that the caller notices
+    that the list is cut."""
     before = (2**62, 2**62)
     count = 0
     while count <= MOST:

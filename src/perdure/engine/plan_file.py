@@ -1,8 +1,8 @@
-"""Reads a plan from TOML or YAML. Called by the verbs of `perdure plan`, and by programs.
+"""Reads a plan from a TOML or YAML file. Called by `perdure plan` and by programs.
 
-The format is defined only in `plan.schema.json`, which editors can use as well. Problems are
-reported in perdure's own words, all at once, each with its line. How the tasks relate to each other
-is checked in `plan`. Needs the extra `plans`.
+The format is defined only in `plan.schema.json`, which editors can use as well. All problems of a
+file are reported together, each with its line. How the tasks relate to each other is checked in
+`perdure.rules.plan`. Needs the extra `plans`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ OBJECT = "plan"
 
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
-    """Return the plan in a file. `defaults`: agent, model, permissions, timeout, attempts and
-    continuity, used if the plan does not set them.
+    """Return the plan in a file. `defaults`: values for fields that the plan does not set (agent,
+    model, permissions, timeout, attempts, continuity).
 
-    Raises NotFound, UsageError for a file that is not TOML or YAML text, PlanError with all of its
-    problems.
+    Raises NotFound, UsageError for a file that is not TOML or YAML text, and PlanError with all
+    problems of the plan.
     """
     _need_libraries()
     text = _text(path)
@@ -53,7 +53,7 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
 
 def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
     """Return the plan in a JSON object that has the structure of a plan file. Raises UsageError,
-    and PlanError with problems that have no lines."""
+    and PlanError. Its problems have no line numbers."""
     _need_libraries()
 
     def line_of(*path: object) -> int:
@@ -114,8 +114,8 @@ def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
 
 
 def _toml_lines(text: str) -> LineOf:
-    """Return the line number of each path. They are found by the headers and keys at the beginning
-    of lines, because tomllib does not report line numbers."""
+    """Return a function that finds the line of a field. tomllib does not report line numbers, so
+    the text is searched for headers and keys at the beginning of lines."""
     plain = re.sub(
         r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL
     )
@@ -143,7 +143,8 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
                     f"{path}: aliases (*name) are not read in a plan", "write the value instead"
                 )
             if isinstance(event, yaml.ScalarEvent):
-                # YAML accepts half of a surrogate pair if it is written as an escape.
+                # YAML accepts an unpaired surrogate that is written as an escape. Encoding it
+                # raises ValueError.
                 event.value.encode()
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -180,7 +181,7 @@ def _yaml_lines(
 
 
 def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
-    """Return a function that finds the line of a path, or of its nearest parent."""
+    """Return a function that finds the line of a field, or of its nearest parent."""
 
     def line_of(*path: object) -> int:
         while path and path not in places:
@@ -242,7 +243,7 @@ def _within(path: tuple[str | int, ...]) -> str:
 
 
 def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plan with durations such as `90s` in seconds."""
+    """Return the plan with durations such as `90s` converted to seconds."""
 
     def converted(table: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""A run as every `--json` shows it: one stable, versioned object. Pure.
+"""Builds the object that every `--json` prints about a run. It is stable and versioned. Pure.
 
 New fields do not change `schema_version`; removing a field or changing its meaning raises it.
 """
@@ -69,7 +69,7 @@ Kind = TypeVar("Kind")
 
 
 class ReportStore(RunStore, PostingStore, Protocol):
-    """The store methods that give runs, and the postings about them on forges."""
+    """The store methods that a report needs: those for runs, and those for postings on forges."""
 
 
 def report_of(
@@ -78,8 +78,8 @@ def report_of(
     records: Sequence[Record] | None = None,
     liveness: Liveness | None = None,
 ) -> RunReport:
-    """Return the report of a run as it is in the store. `records`: its history, if already read;
-    `liveness`: of a running run."""
+    """Return the report of a run, read from the store. `records`: the run's history, if the caller
+    has already read it. `liveness`: what is alive of a running run."""
     if records is None:
         records = store.history(run.id, limit=100_000)
     if "delivery" in run.spec.labels:
@@ -195,7 +195,8 @@ def _why(attempt: AttemptOfRun) -> AttemptWhy:
 
 
 def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> RunOfList:
-    """Return a run of a list, as `perdure ls --json` prints it. Reads the run and its attempts."""
+    """Return a row of the list that `perdure ls --json` prints. Reads the run and its attempts from
+    the store."""
     run, attempts = store.get(row.id), store.attempts(row.id)
     used = sum((attempt.usage for attempt in attempts), Usage())
     place = run.workspace
@@ -232,7 +233,7 @@ def _attempt(
     checkpoints: Sequence[Checkpoint],
     records: Sequence[Record],
 ) -> AttemptOfRun:
-    # Imported when a run is reported: the agent's start must not wait for it.
+    # Imported here because an agent's start should not wait for this import.
     from perdure.rules.work_report import work_report
 
     number = attempt.number
@@ -280,7 +281,7 @@ def _attempt(
 
 
 def _set_start(report: AttemptOfRun, asked: Continuation) -> None:
-    """Set the fields of an attempt about how it started."""
+    """Set the report's fields about how the attempt started."""
     report.continuation = asked.kind
     report.rung = asked.rung
     report.why = asked.reason
@@ -302,13 +303,13 @@ def _effect(effect: Effect) -> EffectOfAttempt:
 
 
 def _of_kind(events: Sequence[AnyEvent], kind: type[Kind]) -> list[Kind]:
-    """Return the events of one kind."""
+    """Return the events that are instances of `kind`."""
     return [event for event in events if isinstance(event, kind)]
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:
-    """Return why the newest due checkpoint could not be taken; empty if a checkpoint was taken
-    since, or if none was due."""
+    """Return why the newest checkpoint could not be taken; empty if none failed since the last one
+    that was taken."""
     reason = ""
     for record in records:
         match record.event:
@@ -322,7 +323,8 @@ def missed_checkpoint(records: Sequence[Record]) -> str:
 
 
 def _map(event: MapGiven | MapMissed) -> MapOfAttempt:
-    """Return the project map of an attempt's prompt; `missed` says why there is none."""
+    """Return the facts about the project map in an attempt's prompt. `missed` is the reason if the
+    prompt has no map."""
     if isinstance(event, MapMissed):
         return MapOfAttempt(tokens=0, files=0, full=0, left=0, missed=event.reason)
     return MapOfAttempt(
@@ -331,8 +333,7 @@ def _map(event: MapGiven | MapMissed) -> MapOfAttempt:
 
 
 def _size(event: AnyEvent) -> AnySize | None:
-    """Return the fields of an event about the size of a conversation, under the event's name;
-    None for any other event."""
+    """Return the report of an event about the size of a conversation; None for any other event."""
     match event:
         case Compacted():
             return CompactedSize(

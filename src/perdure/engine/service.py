@@ -1,4 +1,5 @@
-"""The verbs that every interface calls: submit, retry, update, stop, describe.
+"""The operations on runs that every interface calls: submit, retry, update, stop, describe and
+others.
 
 Input is checked here before anything is stored or made, so a refused request leaves nothing behind.
 """
@@ -74,9 +75,11 @@ def submit(
     *,
     include_changes: bool = False,
 ) -> TaskRun:
-    """Accept a task, with its files, and return its run. The same key, spec and files return the
-    existing run. `deliveries`: the webhook deliveries that asked for the task. `include_changes`: a
-    new workdir begins with the uncommitted changes of the checkout at `spec.repo`.
+    """Accept a task, with its files, and return its run. If a run with the same key, spec and files
+    exists, return it.
+
+    `deliveries`: numbers of the webhook deliveries that asked for the task. `include_changes`: fill
+    the new workdir with the uncommitted changes of the checkout at `spec.repo`.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
@@ -106,15 +109,15 @@ def submit(
             ):
                 return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
-            # A suggested name that is taken by chance is replaced. Every other conflict is passed
-            # to the caller.
+            # If a suggested name happens to be taken, another one is tried. Every other conflict is
+            # raised.
             tries += 1
             if spec.name or tries > 20 or not _is_taken(engine.store, name):
                 raise conflict
 
 
 def _check_includable(spec: TaskSpec) -> None:
-    """Raise UsageError if there is no checkout whose changes a new workdir could begin with."""
+    """Raise UsageError if the task names no local checkout from which changes can be copied."""
     if spec.here or spec.service or not spec.repo or is_remote(spec.repo):
         raise UsageError(
             "--include-changes needs a checkout on this machine",
@@ -131,11 +134,12 @@ def _check_includable(spec: TaskSpec) -> None:
 def _with_changes(
     store: RunStore, workspaces: Workspaces, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
-    """Fill the new workdir with the uncommitted changes, then run the block, which stores the run.
-    Any pool may claim a stored run, so its workdir has to be complete by then.
+    """Fill the new workdir with the uncommitted changes, then run the `with` block, which stores
+    the run. This order is necessary: any pool may claim a stored run, so its workdir must be
+    complete by then.
 
-    Nothing is made if the key already has a run. Raises Conflict if the workdir exists,
-    WorkspaceError.
+    Does nothing but run the block if the key already has a run. Raises WorkspaceError, and Conflict
+    if the workdir exists.
     """
     if spec.key and _is_known(store, spec.key):
         yield
@@ -170,7 +174,8 @@ def _is_known(store: RunStore, ref: str) -> bool:
 
 
 def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
-    """Raise UsageError, AgentMissing or DiskFull for a task that no attempt could start."""
+    """Check whether an attempt of the task could start. Raises UsageError, AgentMissing or DiskFull
+    if it could not."""
     spec = specification.check(spec)
     driver = engine.driver(spec.agent)
     driver.locate(engine.environ)
@@ -187,8 +192,8 @@ def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
 
 
 def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
-    """Return why the agent would not accept the task as specified; empty if it would. Raises
-    AgentMissing."""
+    """Return the reason why the agent's driver refuses the task; empty if it accepts the task.
+    Raises AgentMissing."""
     driver = engine.driver(spec.agent)
     program = driver.locate(engine.environ)
     home = str(driver.home({**engine.environ, **spec.env}))
@@ -208,8 +213,11 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
 
 
 def check_reachable(workspaces: Workspaces, spec: TaskSpec) -> None:
-    """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched. Meant for a
-    caller that waits for the run. If nobody waits, the run is retried until the server is back."""
+    """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched.
+
+    Meant for callers that wait for the run. Other runs are retried until the server can be reached
+    again.
+    """
     repo = local_path(spec.repo)
     if repo and is_remote(repo):
         workspaces.reach(repo)
@@ -246,8 +254,8 @@ def _is_taken(store: RunStore, name: str) -> bool:
 
 
 class Changes(Struct, frozen=True, kw_only=True):
-    """Changes of a run by a retry or an update; None: no change. All changes but `attempts` apply
-    to all later attempts, and are recorded in the journal."""
+    """Settings of a run that a retry or an update changes. None leaves a setting as it is. Every
+    change except `attempts` applies to all later attempts and is recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None
     model: str | None = None
@@ -257,21 +265,21 @@ class Changes(Struct, frozen=True, kw_only=True):
     on_leftover: str | None = None
     last_word: str | None = None
     attempts: int | None = None
-    """Number of attempts that are allowed in addition to those already made."""
+    """Number of further attempts to allow."""
 
 
 NO_CHANGES = Changes()
 
 
 def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
-    """Continue a run with the same instructions: take over an attempt whose agent is still alive,
-    else queue one more attempt. Return the run.
+    """Continue a run with the same instructions, and return it. An attempt whose agent is still
+    alive is taken over; otherwise another attempt is queued.
 
-    `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was
-    done.
+    `agent`: hand the run over to this agent. It keeps the workdir, and starts a new conversation
+    with a brief of what was done.
 
-    Raises Conflict while its supervisor is alive, and after success, unless a person restored or
-    reset the run since; UsageError for invalid changes.
+    Raises UsageError for invalid changes. Raises Conflict while the run's supervisor is alive, and
+    for a run that has succeeded, unless a person has restored or reset it since.
     """
     run = engine.store.get(ref)
     changed_spec(run.spec, agent, changes)
@@ -282,8 +290,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
                 f"{run.name} is already running (attempt {run.attempt})",
                 f"perdure logs -f {run.name}",
             )
-        # The person who asked did not know that the lost attempt had spent the budget, so this
-        # request does not allow one more.
+        # The attempt that was taken over may have spent the budget, which the person did not know.
+        # No further attempt is then queued, unless the request sets a new budget.
         if rescued.state is RunState.SUCCEEDED or (
             changes.budget_usd is None and _has_spent_its_budget(rescued)
         ):
@@ -310,8 +318,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         if refusal:
             raise UsageError(refusal)
         run = engine.store.reassign(run.id, spec)
-    # A person's request overrides a known limit: if the limit still holds, the next attempt parks
-    # the account again.
+    # The person's request overrides a limit that was seen before. If the limit still holds, the
+    # next attempt parks the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
     more = changes.attempts or 1
     return engine.store.requeue(run.id, "requested by you", more, after_success=taken_back)
@@ -342,9 +350,11 @@ def update(
     files: FileRequest | None = None,
     changes: Changes = NO_CHANGES,
 ) -> TaskRun:
-    """Give a run new instructions, and files, and return the run. The run is queued, at once or, if
-    it is running, when its attempt has ended. A running run accepts no changes of its settings.
-    Raises UsageError, Conflict."""
+    """Give a run new instructions and files, and return the run. The run is queued at once, or
+    after its running attempt has ended. The settings of a running run cannot be changed.
+
+    Raises UsageError, Conflict.
+    """
     spec = changed_spec(engine.store.get(ref).spec, "", changes)
     run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
@@ -359,11 +369,12 @@ def update(
 
 
 class RequestLook(RunStore, RequestStore, Protocol):
-    """The parts of a store that show requests."""
+    """The store methods that read requests."""
 
 
 def requests(store: RequestLook, ref: str = "") -> Sequence[AgentRequest]:
-    """Return the open requests of all runs, or all requests of one, oldest first."""
+    """Return requests, oldest first: all requests of the run `ref`, or without `ref` the open
+    requests of all runs."""
     if not ref:
         return store.open_requests()
     return store.requests(store.get(ref).id)
@@ -379,9 +390,12 @@ def answer(
     *,
     via: str = "",
 ) -> tuple[TaskRun, AgentRequest]:
-    """Answer a request of a run's agent; number 0 is the only open one. `via` is the comment on a
-    forge that answers. The run is due when its last open request is answered. Raises UsageError,
-    NotFound, Conflict."""
+    """Answer a request of a run's agent, and return the run and the request. The run becomes due
+    when its last open request is answered.
+
+    `number`: 0 means the only open request. `via`: the forge comment that contains the answer.
+    Raises UsageError, NotFound, Conflict.
+    """
     run = engine.store.get(ref)
     if (moved := engine.moved_to(run.id)).exists():
         raise Conflict(
@@ -405,8 +419,8 @@ def answer(
 
 
 def only_open(run: TaskRun, opened: Sequence[AgentRequest], verdict: AnswerKind) -> int:
-    """Return the number of the open request that an answer without a number is for. Raises
-    UsageError, Conflict."""
+    """Return the number of the open request that an answer without a number refers to. Raises
+    Conflict if no request is open, UsageError if several could be meant."""
     if not opened:
         raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
     fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
@@ -437,17 +451,17 @@ def _check_answer(name: str, request: AgentRequest, verdict: AnswerKind, words: 
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
-    """Return the run, ready for new instructions; a run that lost its supervisor is taken over
-    first. Raises UsageError, Conflict."""
+    """Check that the run can get these instructions, and return it. A run whose supervisor died is
+    taken over first. Raises UsageError, Conflict."""
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine.store, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
-    """Return the run if it is not running. A run that lost its supervisor is taken over first.
-    Raises Conflict if another process performs the run. `so` completes the error message: it says
-    which request is refused, as in "it cannot be restored"."""
+    """Return the run if it is not running. A run whose supervisor died is taken over first. Raises
+    Conflict if another process performs the run. `so`: the end of the error message, such as "it
+    cannot be restored"."""
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
@@ -471,8 +485,8 @@ def refuse_open(store: RunStore, run: TaskRun) -> None:
 
 
 def stop(engine: Engine, ref: str) -> TaskRun:
-    """Stop a run: its agent is ended gracefully, and its supervisor records that. Return the run as
-    it is then. Raises NotFound, and Conflict for a finished run."""
+    """Stop a run: end its agent gracefully, and return the run. The supervisor records the end, so
+    the returned run may still be running. Raises NotFound, and Conflict for a finished run."""
     run = engine.store.get(ref)
     if run.state in FINAL:
         word = f"has already ended: it has {run.state}"
@@ -497,12 +511,12 @@ def stop(engine: Engine, ref: str) -> TaskRun:
 def diff(
     engine: Engine, ref: str, *, stat: int = 0, binary: bool = False, most: int = 1 << 30
 ) -> bytes:
-    """Return the run's changes since its start as git's patch. The bytes are untrusted: clean them
-    before they are shown.
+    """Return the run's changes since its start, as a git patch. The bytes are untrusted, so they
+    must be cleaned before they are shown.
 
-    `stat`: the summary instead, with this many columns. `binary`: a patch that git apply accepts in
-    full. Raises NotFound if the workdir is gone. Raises UsageError if it is not in a git
-    repository, or if the result is larger than `most` bytes.
+    `stat`: return a summary with this many columns instead. `binary`: include binary files, so that
+    `git apply` accepts the patch. Raises NotFound if the workdir is gone. Raises UsageError if it
+    is not in a git repository, or if the result is larger than `most` bytes.
     """
     run = engine.store.get(ref)
     place = _present(engine, run)
@@ -510,8 +524,8 @@ def diff(
 
 
 def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
-    """Merge the run's changes into the checkout at `to`: all, or nothing and the reasons
-    (`Applied.refused`).
+    """Merge the run's changes into the checkout at `to`. If they cannot all be merged, nothing
+    changes, and `Applied.refused` has the reasons.
 
     Raises Conflict while the run is running, UsageError if there are no changes to apply, NotFound
     if the workdir is gone or `to` is not a checkout.
@@ -539,23 +553,23 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
 
 
 class RemovedRuns(Struct, frozen=True, kw_only=True):
-    """A run that was removed from the list. `kept`: why its workdir stays where it is, if it
-    does."""
+    """The result of removing a run from the list. `kept`: the reason if its workdir was not moved;
+    else empty."""
 
     run: TaskRun
     trash: Path | None
     kept: str = ""
     unsaved: tuple[str, ...] = ()
-    """Changes that exist only in the trash after the removal."""
+    """Descriptions of the changes that now exist only in the trash."""
 
 
 def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
-    """Remove a finished run from the list and move its workdir into the trash; the branch, the
-    journal and the copies stay.
+    """Remove a finished run from the list and move its workdir into the trash. Its branch, journal
+    and transcript copies are kept.
 
-    Raises Conflict for a run that is not finished or that a person has open. Without `force`,
-    raises WorkspaceError with all that would be lost, unless everything in the workdir is proven to
-    be saved elsewhere.
+    Raises Conflict for a run that is not finished or that a person has opened. Without `force`,
+    raises WorkspaceError if the workdir has changes that are not saved elsewhere; the message lists
+    them.
     """
     run = engine.store.get(ref)
     place = _placed(run)
@@ -603,7 +617,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
                 f"{run.name}: the trash keeps it",
             )
-        # Update the list first: from here on nobody can begin another attempt in the workdir.
+        # Update the list first: after that, no attempt can start in the workdir.
         engine.store.remove(run.id)
         about = {
             "verb": "rm",
@@ -626,8 +640,8 @@ def _placed(run: TaskRun) -> Workspace:
 
 
 def _present(engine: Engine, run: TaskRun) -> Workspace:
-    """Return the run's workspace. Raises NotFound without a workdir, and Conflict if it is on
-    another host."""
+    """Return the run's workspace. Raises NotFound if the workdir does not exist, Conflict if it is
+    on another host."""
     place = _placed(run)
     engine.require_here(run, "its changes cannot be seen")
     if not Path(place.path).is_dir():
@@ -639,8 +653,8 @@ def _present(engine: Engine, run: TaskRun) -> Workspace:
 
 
 def describe(engine: Engine, ref: str) -> RunReport:
-    """Return the run as `--json` shows it."""
-    # Imported here, so that starting an agent does not have to wait for this import.
+    """Return the report of a run, which is the object that `--json` prints."""
+    # Imported here because an agent's start should not wait for this import.
     from perdure.engine.report import report_of
 
     run = engine.store.get(ref)
@@ -651,8 +665,7 @@ def describe(engine: Engine, ref: str) -> RunReport:
 
 
 def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
-    """Return the work report of an attempt of a run (0: the newest), with the verdict on it. Raises
-    NotFound."""
+    """Return the work report of an attempt (`number` 0: the newest attempt). Raises NotFound."""
     from perdure.rules.work_report import work_report
 
     run = store.get(ref)
@@ -663,8 +676,8 @@ def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
-    """Return which part of a run, or of a row of a list, is alive; None for one that is not
-    running. `look`: the store from which the run was read, if it is not the engine's."""
+    """Return what is alive of a running run; None if the run is not running. `run` may also be a
+    row of a list. `look`: the store from which the run was read, if it is not the engine's."""
     store = look or engine.store
     return probe_of(engine.state, engine.host).liveness(
         run, store.now(), partial(store.get, run.id)
@@ -672,7 +685,7 @@ def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> L
 
 
 def probe_of(state: Path, host: Host) -> process.Probe:
-    """Return the probe that checks the processes of this host's attempts."""
+    """Return an object that checks whether processes of this host's attempts are alive."""
     return process.Probe(state, host)
 
 
@@ -704,14 +717,14 @@ _BY_OUTCOME = {
 
 
 def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
-    """Return the exit code of a verb that followed a run."""
+    """Return the exit code of a command that followed a run to its end."""
     asks = ("needs_person", WAITING)
     return code_of(run.state, last, any(condition.type in asks for condition in run.conditions))
 
 
 def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
-    """Return the exit code for a state, the newest attempt's outcome, and whether a person is
-    needed."""
+    """Return the exit code for a run's state. `last`: outcome of the newest attempt. `asks`:
+    whether a person is needed."""
     match state:
         case RunState.SUCCEEDED:
             return 0
@@ -738,7 +751,8 @@ def last_outcome(store: RunStore, run: TaskRun) -> OutcomeKind | None:
 
 
 def take_files(state: Path, files: FileRequest | None) -> Given:
-    """Store the files that a person gives with instructions."""
+    """Store task files that a person gives together with instructions, and return a description of
+    them."""
     if not files:
         return NOTHING_GIVEN
     from perdure.workspace.task_files import Contents, take

@@ -1,9 +1,8 @@
-"""Steering: a person tells a running agent something, without ending its turn. Called by every
-interface.
+"""Gives a running agent a message without ending its turn. Called by every interface.
 
-A message is stored as a version of the run's instructions before anything else happens, so it
-cannot be lost: the running turn takes it where the agent's CLI can, else the next attempt's prompt
-has it, at once when the turn has ended.
+A message is first stored as a version of the run's instructions, so it cannot be lost. If the
+agent's CLI accepts messages during a turn, the running turn gets it. Otherwise the prompt of the
+next attempt contains it. That attempt starts as soon as the turn has ended.
 """
 
 from __future__ import annotations
@@ -24,21 +23,22 @@ from perdure.rules.messages import LONGEST
 
 
 class Told(Struct, frozen=True, kw_only=True):
-    """A message that was accepted."""
+    """The result of accepting a message."""
 
     run: TaskRun
-    """The run after that. One that ended in the same moment is queued: the message is its new
-    instructions."""
+    """The run after the message was accepted. If it ended at the same moment, it is queued again,
+    with the message as new instructions."""
     version: int
     into_turn: bool
-    """Whether the running turn takes it; else it is given to the next attempt."""
+    """Whether the running turn gets the message; otherwise the next attempt gets it."""
     known: bool = False
     """Whether a message with this key was accepted before."""
 
 
 def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
-    """Accept a message for the running attempt of a run. The same key and text are the same
-    message. Raises UsageError, NotFound, Conflict if the run is not running."""
+    """Accept a message for the running attempt of a run, and return the result. Repeating the same
+    key and text has no further effect. Raises UsageError, NotFound, and Conflict if the run is not
+    running."""
     run = engine.store.get(ref)
     check_message(text, LONGEST)
     if key and not SCOPE.fullmatch(key):
@@ -66,8 +66,8 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
 
 
 def _placed_messages(attempt: Attempt, contexts: Sequence[Context]) -> Sequence[int]:
-    """Place the messages for the running turn, and return the versions that it takes. A message
-    that cannot be placed now is placed by the attempt's supervisor."""
+    """Hand messages to the running turn, and return the versions of the instructions that it
+    accepts. If that fails now, the attempt's supervisor does it later."""
     if not attempt.directory or attempt.ended is not None:
         return ()
     try:

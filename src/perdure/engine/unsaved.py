@@ -1,9 +1,9 @@
-"""Updates the condition `unsaved` of a run. The condition means that a clean-up left the workdir in
-place, because the workdir has changes that exist nowhere else.
+"""Updates the condition `unsaved` of a run. It means that a clean-up did not remove the workdir,
+because the workdir has changes that exist nowhere else.
 
-`recheck` is called after whatever may have saved these changes, or removed them: a restore, an
-apply. The condition is also removed when the run is queued again; the next clean-up then checks
-again.
+`recheck` is called after an operation that may have saved or removed these changes, such as a
+restore or an apply. The condition is also removed when the run is queued again; the next clean-up
+then checks again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ WHAT = "it has changes that exist nowhere else: "
 
 
 def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) -> TaskRun:
-    """Look again at the workdir of a run with the condition `unsaved`, and return the run. If
-    nothing would be lost now, remove the condition; otherwise list in it the changes that would be.
+    """Check the workdir of a run with the condition `unsaved` again, and return the run. Remove the
+    condition if nothing would be lost now; otherwise update the list of changes in its message.
 
-    `checkpoint`: one that may hold the workdir as it is now; default: the run's newest.
+    `checkpoint`: a checkpoint that may have saved the present workdir; by default the run's newest.
     """
     condition = next((each for each in run.conditions if each.type == UNSAVED), None)
     place = run.workspace

@@ -1,8 +1,8 @@
 """Runs attempts: of one run until it is final (`drive`), or of all due runs (`work`).
 
-Called by the verbs that follow a run (`run`, `retry`, `update`), by the detached supervisor and by
-pools (`perdure work`). The store's claim decides which process runs an attempt; a second perdure on
-the same task is refused.
+Called by the commands that follow a run (`run`, `retry`, `update`), by the detached supervisor and
+by pools (`perdure work`). A claim in the store decides which process runs an attempt. A second
+perdure process that tries the same run is refused.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 NAP_S = 0.2
 FEW, MANY = 50, 1000
-"""Numbers of due runs that are examined. The larger number is used only if all of the first `FEW`
-have to wait for their accounts."""
+"""Number of due runs to examine at first, and number to examine if all of the first `FEW` must wait
+for their accounts."""
 POOL_NAP_S = 1.0
-"""Poll interval of an idle pool, in seconds, for runs that become due by the clock, and for
-supervisors that died."""
+"""Poll interval of an idle pool, in seconds. Finds runs whose time has come and supervisors that
+died."""
 TELL_S = 60.0
 MARGIN = 0.25
 """Grace period after the lease of another host has expired, as a fraction of the lease's duration.
-Only then is the attempt taken over. By then the shim of that host has ended the agent."""
+It gives that host's shim time to end the agent before the attempt is taken over."""
 LEFT_ALONE_MS = 5_000
-"""Time in milliseconds after which a due run that is still queued is assumed to have no
-supervisor."""
+"""Time in milliseconds that a due run may stay queued before it is assumed to have no supervisor.
+"""
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
-    """Perform attempts until the run is final, or until perdure is asked to stop; a waiting run
-    then stays queued. Return the run.
+    """Perform attempts until the run is final or waits for a person, or until perdure is asked to
+    stop. Return the run.
 
-    Raises Conflict if another supervisor, or another run in the same workdir or conversation, is
-    active, and DiskFull if there is not enough space to begin; the run stays queued.
+    Raises Conflict if another supervisor is active, or another run uses the same workdir or
+    conversation. Raises DiskFull if there is not enough space; the run then stays queued.
     """
     while True:
         run = engine.store.get(run_id)
@@ -84,8 +84,8 @@ def waits_for_person(run: TaskRun, now: int) -> bool:
 
 
 def _free_seats(engine: Engine, seat: Seat) -> None:
-    """End attempts that hold a seat of the account although both their supervisor and their agent
-    are dead."""
+    """Free slots of the account: end attempts that still hold one although their supervisor and
+    their agent are dead."""
     for claim in engine.store.claims():
         if (
             claim.run.account == seat.account
@@ -104,8 +104,8 @@ def _agent_lives(engine: Engine, claim: Claim) -> bool:
 
 
 def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
-    """Take over the running attempt of a run whose supervisor is gone, and return the run. None if
-    that supervisor is alive."""
+    """Take over the running attempt of a run whose supervisor is dead, and return the run; None if
+    the supervisor is alive."""
     claim = next((claim for claim in engine.store.claims() if claim.run.id == run.id), None)
     if claim is None:
         return engine.store.get(run.id)
@@ -115,8 +115,8 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 
 
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
-    """Follow a run that another supervisor performs, to its end; `show` gets each new record. Take
-    the run over if that supervisor dies. Return the run."""
+    """Follow a run that another supervisor performs until it ends, and return it. `show` is called
+    with each new record. If the supervisor dies, take the run over."""
     seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
     while True:
         run = engine.store.get(run_id)
@@ -144,13 +144,13 @@ def work(
     nap_s: float = POOL_NAP_S,
     patient: bool = False,
 ) -> int:
-    """Perform due attempts of all runs, `jobs` at a time, in threads, and take over those whose
-    supervisor died.
+    """Perform due attempts of all runs in threads, `jobs` at a time, and take over attempts whose
+    supervisor died. Return the number of attempts that were performed.
 
     `once`: return when nothing is due and nothing is running. `draining`: begin nothing new, and
-    return when the running attempts have ended; `engine.stopping` stops running attempts, too.
-    `patient`: wait for a database that is temporarily unusable. A pool with a shared database
-    always waits. Return the number of attempts worked on.
+    return when the running attempts have ended. `engine.stopping` also stops running attempts.
+    `patient`: wait while the database is temporarily unusable; with a shared database, a pool
+    always waits.
     """
     # Imported here because commands that follow one run do not need these modules.
     from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +187,8 @@ def work(
 
 
 class _Told:
-    """Reports a problem when it first occurs, and then every `TELL_S` seconds while it lasts."""
+    """Reports a problem on stderr when it first occurs, and then every `TELL_S` seconds while it
+    lasts."""
 
     def __init__(self) -> None:
         self._words, self._at = "", 0.0
@@ -203,7 +204,7 @@ def _next_job_or_error(
     engine: Engine, mine: set[str], told: _Told | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
     """Return the next job; None if there is none. With `told`, a transient database error is
-    reported and waited for, without a time limit."""
+    reported through it and None is returned, so that the caller tries again."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:
@@ -235,9 +236,9 @@ def _next_job(
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
-    """Return the claim on a due run. Return None if its files cannot be moved here, its agent's
-    home is full, its account has to wait, or another process claimed it; other runs are not
-    affected."""
+    """Return the claim on a due run, or None if it cannot start now. That is so if its files cannot
+    be moved here, the volume of its agent's home is full, its account must wait, or another process
+    claimed it."""
     seat = None
     with suppress(PerdureError):
         if engine.kept_from(run):
@@ -255,8 +256,8 @@ def _home(driver: Callable[[str], AgentDriver], environ: Mapping[str, str], run:
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:
-    """Return whether this pool worked on an attempt to its end. A lost claim or a failed store does
-    not count."""
+    """Return whether this pool performed the attempt to its end. False after a lost claim or an
+    error, which is reported on stderr."""
     try:
         ended.result()
     except LostLease:
@@ -268,8 +269,8 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:
-    """Return whether the supervisor of a running attempt is dead: by its process on this host, by
-    its lease on another."""
+    """Return whether the supervisor of a running attempt is dead. On this host its process is
+    checked, on another host its lease."""
     alive = process.worker_alive(claim.worker, engine.host)
     if alive is None:
         return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()

@@ -1,4 +1,4 @@
-"""perdure for Python programs: the verbs of the command as typed methods. A program opens it with
+"""perdure for Python programs: the commands as typed methods. A program gets them from
 `perdure.open` or `perdure.connect`.
 
     with perdure.open() as runner:                       # for ordinary programs
@@ -37,11 +37,11 @@ def open(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> Runner:
-    """Return a Runner with the settings that the command `perdure` would have here.
+    """Return a Runner with the settings that the command `perdure` would use in `cwd`.
 
     `cwd`: the directory whose settings and repository are used (default: the current one).
-    `environ`: replaces the process's environment. `observers` are called with each Record as soon
-    as it is stored. Raises ConfigError, StoreError.
+    `environ`: environment variables to use instead of the process's. `observers`: called with each
+    Record as soon as it is stored. Raises ConfigError, StoreError.
     """
     own = os.environ if environ is None else environ
     here = Path.cwd() if cwd is None else Path(cwd)
@@ -53,7 +53,7 @@ def connect(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> AsyncRunner:
-    """Return an AsyncRunner, for a program on an event loop. The arguments are those of `open`."""
+    """Return an AsyncRunner, for an asyncio program. The arguments are those of `open`."""
     from perdure.library.awaited import AsyncRunner
 
     return AsyncRunner(open(cwd, environ, observers))

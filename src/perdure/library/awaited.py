@@ -1,10 +1,10 @@
-"""The verbs for programs on an event loop. Each call runs in a worker thread, so an agent never
-blocks the loop.
+"""The library for asyncio programs. Each call runs in a worker thread, so an agent never blocks the
+event loop.
 
-`perdure.connect` opens it; an ordinary program does not import this module. A method that only
-waits for an answer is derived from its namesake in `Runner` (`_awaited`), so both share one
-declaration. The methods that follow a run are written here: cancelling their task stops the run
-first.
+Programs get an `AsyncRunner` from `perdure.connect`; this module is imported only then. Most
+methods are derived from the methods of `Runner` with the same names (`_awaited`), so each is
+declared only once. The methods that follow a run are written here, because cancelling their task
+must stop the run first.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ T = TypeVar("T")
 
 
 class _Method(Generic[P, T]):
-    """The type that a type checker sees for a method made by `_awaited`. It is never
-    instantiated."""
+    """The type of a method made by `_awaited`, for type checkers only. It is never instantiated."""
 
     @overload
     def __get__(
@@ -68,8 +67,8 @@ def _awaited(method: Callable[Concatenate[Runner, P], T]) -> _Method[P, T]:
 
 
 class AsyncRunner:
-    """The verbs for an event loop. `async with` closes it. Every method awaits its namesake in
-    `Runner`."""
+    """The methods of `Runner` as coroutines, for asyncio programs. Use it with `async with`, which
+    closes it at the end."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -86,21 +85,22 @@ class AsyncRunner:
         await self.close()
 
     async def close(self) -> None:
-        """See `Runner.close`."""
+        """Stop running attempts gracefully, and close the store."""
         await asyncio.to_thread(self._runner.close)
 
     @property
     def settings(self) -> Settings:
-        """See `Runner.settings`."""
+        """The settings in force, as `perdure config show` prints them."""
         return self._runner.settings
 
     @property
     def sessions(self) -> AsyncSessions:
-        """The session service, awaited."""
+        """The session service, with coroutines as methods."""
         return AsyncSessions(self._runner.sessions)
 
     def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
-        """See `Runner.spec`. It only reads settings, so it does not block."""
+        """Return a validated TaskSpec. See `Runner.spec`. Only reads settings, so it does not
+        block."""
         return self._runner.spec(prompt, **options)
 
     submit = _awaited(Runner.submit)
@@ -140,8 +140,8 @@ class AsyncRunner:
     plan_report = _awaited(Runner.plan_report)
 
     async def follow(self, ref: str) -> RunResult:
-        """See `Runner.follow`. If the awaiting task is cancelled, the run is first stopped
-        gracefully."""
+        """Run the attempts of a run until it is final, and return it. See `Runner.follow`. If the
+        awaiting task is cancelled, the run is first stopped gracefully."""
         working = asyncio.ensure_future(_in_thread(partial(self._runner.follow, ref)))
         try:
             return await asyncio.shield(working)
@@ -160,7 +160,7 @@ class AsyncRunner:
         include_changes: bool = False,
         **options: Unpack[TaskOptions],
     ) -> RunResult:
-        """See `Runner.run`; on cancellation, see `follow`."""
+        """Accept a task and follow its run. See `Runner.run`; for cancellation, see `follow`."""
         runner = self._runner
         task = await asyncio.to_thread(runner._task, prompt, options, "run")
         asked = runner._asked(files, context, on_edit)
@@ -173,7 +173,7 @@ class AsyncRunner:
         agent: str = "",
         **changes: Unpack[RetryOptions],
     ) -> RunResult:
-        """See `Runner.retry`; on cancellation, see `follow`."""
+        """Continue a run, and follow it. See `Runner.retry`; for cancellation, see `follow`."""
         wanted = changes_of(changes, "retry")
         run = await asyncio.to_thread(self._runner._again, ref, agent, wanted)
         return await self._followed(run.id, over=run.state is RunState.SUCCEEDED)
@@ -191,7 +191,8 @@ class AsyncRunner:
         on_edit: OnEditText = OnEdit.MERGE,
         **policies: Unpack[PolicyOptions],
     ) -> RunResult:
-        """See `Runner.update`; on cancellation, see `follow`."""
+        """Give a run new instructions, and follow it. See `Runner.update`; for cancellation, see
+        `follow`."""
         asked, changes = (
             self._runner._asked(files, context, on_edit),
             changes_of(policies, "update"),
@@ -200,13 +201,14 @@ class AsyncRunner:
         return await self.follow(run.id)
 
     async def tell(self, ref: str, message: str, *, key: str = "") -> RunResult:
-        """See `Runner.tell`."""
+        """Send a message to the running agent. See `Runner.tell`."""
         return await asyncio.to_thread(partial(self._runner.tell, ref, message, key=key))
 
     async def resume(
         self, which: str, prompt: str = "", **options: Unpack[TaskOptions]
     ) -> RunResult:
-        """See `Runner.resume`; on cancellation, see `follow`."""
+        """Continue a chosen conversation, and follow its run. See `Runner.resume`; for
+        cancellation, see `follow`."""
         run = await asyncio.to_thread(self._runner._resumed, which, prompt, options)
         return await self.follow(run.id)
 
@@ -220,20 +222,20 @@ class AsyncRunner:
         name: str = "",
         branch: str = "",
     ) -> RunResult:
-        """See `Runner.fork`; on cancellation, see `follow`."""
+        """Fork a run, and follow the new one. See `Runner.fork`; for cancellation, see `follow`."""
         run = await asyncio.to_thread(
             self._runner._forked, ref, prompt, turn, checkpoint, name, branch
         )
         return await self.follow(run.id)
 
     async def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_run`. If the awaiting task is cancelled, the plan is first stopped
-        gracefully."""
+        """Start or continue a plan. See `Runner.plan_run`. If the awaiting task is cancelled, the
+        plan is first stopped gracefully."""
         return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
 
     async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`. If the awaiting task is cancelled, the plan is first stopped
-        gracefully."""
+        """Retry the failed tasks of a plan. See `Runner.plan_retry`. If the awaiting task is
+        cancelled, the plan is first stopped gracefully."""
         return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
 
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
@@ -248,7 +250,7 @@ class AsyncRunner:
             raise
 
     async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
-        """Iterate over the run's records with `seq` greater than `after`, as they are stored. End
+        """Yield the run's records with `seq` greater than `after`, as soon as they are stored. End
         when the run is final and all records were yielded."""
         while True:
             final = (await self.get(ref)).state in FINAL
@@ -263,9 +265,9 @@ class AsyncRunner:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Run a call in a thread of its own, because it may last as long as an agent runs. The event
-    loop's default pool is small (six threads on two cores): with that many runs, no thread would be
-    left for other calls, not even for those that stop a run."""
+    """Run `work` in a thread of its own, and return its result. The call may last as long as an
+    agent runs, and the event loop's default pool is small (six threads on two cores). With that
+    many runs, no thread would be left for other calls, not even for one that stops a run."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

@@ -1,5 +1,5 @@
-"""The options of a task, declared once. `Runner.spec`, `submit` and `run` take these fields as
-keyword arguments, and a type checker verifies the caller's.
+"""The options of a task. `Runner.spec`, `submit` and `run` take these fields as keyword arguments,
+so a type checker can verify the calls of a program.
 
 At run time, an unknown field raises TypeError, and an invalid value raises UsageError.
 """
@@ -26,7 +26,7 @@ from perdure.model.requests import AnswerKind
 
 PathText: TypeAlias = str | os.PathLike[str]
 Duration: TypeAlias = float | str
-"""Seconds, or a text such as `90s`, `30m` or `2h`."""
+"""Type of a duration: a number of seconds, or a text such as `90s`, `30m` or `2h`."""
 PermissionsText: TypeAlias = Permissions | Literal["read", "edit", "full"]
 ContinuityText: TypeAlias = ContinuityPolicy | Literal["strict", "disclose", "fresh-ok"]
 AnswerText: TypeAlias = AnswerKind | Literal["allow", "deny", "text"]
@@ -106,14 +106,14 @@ _DURATIONS = ("timeout", "stall", "verify_timeout")
 
 
 def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
-    """Convert the options to fields of `TaskSpec`. Raises TypeError for an unknown name, UsageError
-    for an invalid duration."""
+    """Convert the options to fields of `TaskSpec`, and return them. Raises TypeError for an unknown
+    name, UsageError for an invalid duration."""
     check_names(options, TaskOptions.__annotations__, caller)
     return with_seconds(options)
 
 
 def check_names(options: Iterable[str], known: Collection[str], caller: str) -> None:
-    """Raise TypeError for a name that is not known."""
+    """Raise TypeError if one of the names is not in `known`."""
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -122,7 +122,8 @@ def check_names(options: Iterable[str], known: Collection[str], caller: str) -> 
 
 
 def with_seconds(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with durations in seconds. Raises UsageError for an invalid duration."""
+    """Return the options with durations converted to seconds. Raises UsageError for an invalid
+    duration."""
     fields = dict(options)
     for name in _DURATIONS:
         if name not in fields:
@@ -134,8 +135,8 @@ def with_seconds(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seconds(value: Any, name: str) -> Any:
-    """Return a duration in seconds. A value that is not a string is returned unchanged; the check
-    of the whole task rejects it if it is invalid. Raises UsageError."""
+    """Return a duration in seconds. Raises UsageError for an invalid text. A value that is not a
+    string is returned unchanged; it is checked together with the whole task."""
     if not isinstance(value, str):
         return value
     try:

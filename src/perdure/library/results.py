@@ -11,20 +11,20 @@ from perdure.protocols import RunStore
 from perdure.rules.final_message import last_message
 
 LOOKED_AT = 200
-"""Number of newest records that are searched for the agent's final message."""
+"""Number of a run's newest records that are searched for the agent's final message."""
 
 
 class RunResult(TaskRun, frozen=True, kw_only=True):
-    """A snapshot of a run, with the newest attempt's outcome and receipt."""
+    """A run as it was when it was read, with the newest attempt's outcome and receipt."""
 
     result: str = ""
-    """The agent's final message of its newest attempt; empty if there is none."""
+    """The agent's final message in its newest attempt; empty if there is none."""
     outcome: Outcome | None = None
     """How the newest attempt ended; None while it is running."""
     receipt: Receipt | None = None
-    """The newest receipt: the evidence that the conversation was continued."""
+    """The newest receipt, which has the evidence that the conversation continued."""
     verdict: WorkVerdict | None = None
-    """The newest verdict on the work, from the newest attempt that has one; see `Runner.work`."""
+    """The newest verdict on the work; None if no attempt has one. See `Runner.work`."""
     usage: Usage = NO_USAGE
     """Total tokens and cost of all attempts."""
 
@@ -35,14 +35,14 @@ class RunResult(TaskRun, frozen=True, kw_only=True):
 
     @property
     def workdir(self) -> Path | None:
-        """The directory in which the agent works; None before it is chosen."""
+        """The directory in which the agent works; None if it is not yet chosen."""
         if self.workspace is not None:
             return Path(self.workspace.path)
         return None
 
     @property
     def branch(self) -> str:
-        """The branch of its workdir; empty if it has none."""
+        """The branch of the workdir; empty if there is none."""
         if self.workspace is not None:
             return self.workspace.branch
         return ""

@@ -1,7 +1,7 @@
-"""`Runner`: every verb of the command as a method, for ordinary programs.
+"""`Runner`: every command of perdure as a method, for ordinary programs.
 
-`awaited` derives the same methods for an event loop. The modules that do the work also validate the
-input; this module only converts arguments.
+`awaited` derives the same methods for asyncio programs. This module only converts arguments; the
+input is validated by the modules that do the work.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ if TYPE_CHECKING:
     from perdure.engine.sweeper import DiskUsage, ResetOutcome, Sweep
 
 POLL_S = 0.1
-"""Poll interval of a followed run's journal, in seconds."""
+"""Poll interval for the journal of a followed run, in seconds."""
 
 
 class Runner:
-    """The verbs for ordinary programs. Close it, or use it in a `with` statement: this stops a
-    running attempt gracefully."""
+    """Runs tasks and manages runs for ordinary programs. Close it, or use it in a `with` statement;
+    closing stops running attempts gracefully."""
 
     def __init__(
         self,
@@ -178,8 +178,7 @@ class Runner:
 
     def follow(self, ref: str) -> RunResult:
         """Run the attempts of a run until it is final, and return it. If a pool already performs
-        the run, wait until it is final. Raises Conflict if another run uses its workdir or
-        conversation."""
+        the run, wait for it. Raises Conflict if another run uses its workdir or conversation."""
         run_id = self._engine.store.get(ref).id
         try:
             return self._seen(drive(self._engine, run_id))
@@ -199,8 +198,8 @@ class Runner:
         **options: Unpack[TaskOptions],
     ) -> RunResult:
         """Accept a task, run it until it is final, and return the result. The arguments are those
-        of `submit`. Raises WorkspaceError at once if a repository given by URL cannot be
-        reached."""
+        of `submit`. Raises the same errors, and WorkspaceError if a repository given by URL cannot
+        be reached."""
         task = self._task(prompt, options, "run")
         asked = self._asked(files, context, on_edit)
         return self.follow(self._begin(task, asked, include_changes).id)
@@ -236,10 +235,11 @@ class Runner:
         agent: str = "",
         **changes: Unpack[RetryOptions],
     ) -> RunResult:
-        """Continue a run where it stopped, and follow it.
+        """Continue a run where it stopped, follow it, and return it.
 
-        `agent`: hand it over to another CLI. `attempts`: number of further attempts (default: one).
-        The other options replace those of the task from now on. Raises UsageError, Conflict.
+        `agent`: hand the run over to another agent. `attempts`: number of further attempts
+        (default: one). The other options permanently replace those of the task. Raises UsageError,
+        Conflict.
         """
         run = self._again(ref, agent, changes_of(changes, "retry"))
         if run.state is RunState.SUCCEEDED:
@@ -259,14 +259,15 @@ class Runner:
         on_edit: OnEditText = OnEdit.MERGE,
         **policies: Unpack[PolicyOptions],
     ) -> RunResult:
-        """Give a run new instructions and files in the same conversation, and follow it. The
-        policies replace those of the task from now on. Raises UsageError, Conflict."""
+        """Give a run new instructions and files in the same conversation, follow it, and return it.
+        The policies permanently replace those of the task. Raises UsageError, Conflict."""
         asked = self._asked(files, context, on_edit)
         return self.follow(self._instruct(ref, prompt, asked, changes_of(policies, "update")).id)
 
     def tell(self, ref: str, message: str, *, key: str = "") -> RunResult:
-        """Tell the running agent something, without ending its turn. The same key and message are
-        told once. Raises UsageError, NotFound, and Conflict for a run that is not running."""
+        """Send a message to the running agent without ending its turn, and return the run. A
+        message with the same key and text is sent only once. Raises UsageError, NotFound, and
+        Conflict for a run that is not running."""
         from perdure.engine.steering import tell
 
         return self._seen(tell(self._engine, ref, message, key).run)
@@ -277,10 +278,11 @@ class Runner:
         return service.update(self._engine, ref, prompt, asked, changes)
 
     def resume(self, which: str, prompt: str = "", **options: Unpack[TaskOptions]) -> RunResult:
-        """Continue a chosen conversation, even one that was started without perdure, and follow it.
+        """Continue a chosen conversation, even one that was started without perdure. Follow its
+        run, and return it.
 
         `which`: a run, the id of a conversation, or a unique prefix of that id. The options apply
-        to a conversation that has no run yet. Raises NotFound, UsageError, Conflict.
+        only to a conversation that has no run yet. Raises NotFound, UsageError, Conflict.
         """
         return self.follow(self._resumed(which, prompt, options).id)
 
@@ -333,7 +335,8 @@ class Runner:
         name: str = "",
         branch: str = "",
     ) -> RunResult:
-        """Start a run from the present conversation and files of another run, and follow it.
+        """Start a run from the present conversation and files of another run. Follow the new run,
+        and return it.
 
         `turn`: omit everything after this turn of the conversation. `checkpoint`: start from this
         checkpoint instead. The parent run is only read. Raises UsageError, NotFound, Conflict,
@@ -356,19 +359,22 @@ class Runner:
         return fork(self._engine, ref, wanted)
 
     def stop(self, ref: str) -> RunResult:
-        """Stop a run; `retry` continues it later. Raises Conflict if it is not running."""
+        """Stop a run, and return it; `retry` continues it later. Raises Conflict for a finished
+        run."""
         return self._seen(service.stop(self._engine, ref))
 
     def requests(self, ref: str = "") -> Sequence[AgentRequest]:
-        """Return the open requests of all agents, or all requests of one run. Raises NotFound."""
+        """Return the open requests of all runs or, with `ref`, all requests of one run. Raises
+        NotFound."""
         return service.requests(self._engine.store, ref)
 
     def answer(
         self, ref: str, answer: AnswerText, words: str = "", *, request: int = 0
     ) -> RunResult:
-        """Answer a request of the run's agent: `allow` or `deny` a call, or answer a question
-        (`text`). `request`: its number; 0 is the only open one. `follow` or a pool goes on with the
-        run. Raises UsageError, Conflict."""
+        """Answer a request of the run's agent, and return the run. `answer`: `allow` or `deny` for
+        a call, `text` for a question, with the answer in `words`. `request`: its number; 0 means
+        the only open request. The run continues when `follow` or a pool performs it. Raises
+        UsageError, Conflict."""
         try:
             kind = AnswerKind(answer)
         except ValueError:
@@ -380,7 +386,7 @@ class Runner:
     # --- inspect
 
     def get(self, ref: str) -> RunResult:
-        """Return the run as it is now, with its newest result and receipt. Raises NotFound."""
+        """Return the run with its newest result and receipt. Raises NotFound."""
         return self._seen(self._engine.store.get(ref))
 
     def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
@@ -401,14 +407,14 @@ class Runner:
         return service.work(self._engine.store, ref, attempt)
 
     def why(self, ref: str) -> dict[str, Any]:
-        """Return the object that `perdure why NAME --json` prints: how each attempt started, on
-        what evidence, and the verdict of its receipt."""
+        """Return the object that `perdure why NAME --json` prints: how each attempt started and
+        why, and the verdict of its receipt."""
         return _json(why_of(service.describe(self._engine, ref)))
 
     def liveness(self, ref: str) -> Liveness | None:
-        """Return the liveness of a running run: `attended`, `unattended` (its agent runs on without
-        a supervisor) or `interrupted` (neither is alive: `retry` continues it). Return None for a
-        run in any other state."""
+        """Return what is alive of a running run: `attended` (its supervisor), `unattended` (only
+        its agent) or `interrupted` (neither; `retry` continues it). Return None for a run in any
+        other state."""
         return service.liveness_of(self._engine, self._engine.store.get(ref))
 
     def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
@@ -416,9 +422,9 @@ class Runner:
         return self._engine.store.history(self._engine.store.get(ref).id, after, limit)
 
     def events(self, ref: str, after: int = 0) -> Iterator[Record]:
-        """Iterate over the run's records with `seq` greater than `after`, as they are stored. End
+        """Yield the run's records with `seq` greater than `after`, as soon as they are stored. End
         when the run is final and all records were yielded. Another thread, a pool or a `perdure`
-        process must run it meanwhile."""
+        process must perform the run meanwhile."""
         run_id = self._engine.store.get(ref).id
         while True:
             final = self._engine.store.get(run_id).state in FINAL
@@ -433,7 +439,7 @@ class Runner:
 
     def logs(self, ref: str, attempt: int = 0) -> Sequence[str]:
         """Return the agent's messages and actions, as the lines that `perdure logs` prints.
-        `attempt`: only this one (0: all)."""
+        `attempt`: number of the attempt (0: all attempts)."""
         lines: list[str] = []
         seen = 0
         while records := self.history(ref, seen):
@@ -445,14 +451,14 @@ class Runner:
         return lines
 
     def diff(self, ref: str, *, stat: int = 0, binary: bool = False) -> bytes:
-        """Return what the run changed, committed or not, as a git patch. These bytes come from the
-        agent: sanitize them before display. `stat`: return a summary of this width in columns
+        """Return the run's changes, committed or not, as a git patch. The bytes come from the
+        agent, so clean them before display. `stat`: return a summary with this many columns
         instead. `binary`: include binary files, so that `git apply` accepts the patch."""
         return service.diff(self._engine, ref, stat=stat, binary=binary)
 
     @property
     def sessions(self) -> Sessions:
-        """The session service: create, get, update, count, extend, close, statistics, rebuild."""
+        """The session service, which creates, reads, changes and rebuilds session records."""
         engine = self._engine
         return Sessions(
             store=engine.store,
@@ -466,8 +472,8 @@ class Runner:
         self, limit: int = 50, *, agents: Sequence[str] = ()
     ) -> Sequence[ConversationEntry]:
         """Return the conversations on this machine, newest first, including those that were started
-        without perdure. `agents`: only the conversations of these agents. `resume` accepts the id
-        of one."""
+        without perdure. `agents`: only the conversations of these agents. The id of a conversation
+        can be passed to `resume`."""
         return self._shelf(agents).entries(limit)
 
     def agents(self) -> Sequence[dict[str, Any]]:
@@ -496,22 +502,22 @@ class Runner:
     # --- use the results
 
     def apply(self, ref: str, to: PathText = "", *, commit: bool = False) -> Applied:
-        """Apply a run's changes to the checkout at `to` (default: the runner's directory): either
-        all of them, or none, with the reasons in `refused`. `commit`: commit them. Raises Conflict,
-        UsageError, NotFound."""
+        """Apply a run's changes to the checkout at `to` (default: the runner's directory). If they
+        cannot all be applied, nothing changes, and `refused` has the reasons. `commit`: commit the
+        changes. Raises Conflict, UsageError, NotFound."""
         return service.apply(self._engine, ref, self._cwd / to, commit=commit)
 
     def open(self, ref: str) -> InteractiveCommand:
-        """Hand the run to a person: return the command, directory and environment variables with
+        """Open the run for a person: return the command, directory and environment variables with
         which the agent's own program continues it. No attempt starts until `take_back`."""
         from perdure.engine.conversations import open_by_hand
 
         return open_by_hand(self._engine, ref)
 
     def take_back(self, ref: str, adopt: str = "") -> TakeBackResult:
-        """Take back a run that a person has open, and return what happened to its conversation.
-        `adopt`: the id of a conversation, started beside the run's own, with which the run
-        continues."""
+        """Take back a run that a person has opened, and return how its conversation changed.
+        `adopt`: id of a conversation, started while the run was open, with which the run continues.
+        """
         from perdure.engine.conversations import take_back
 
         return take_back(self._engine, ref, adopt)
@@ -523,8 +529,8 @@ class Runner:
         return self._engine.store.checkpoints(self._engine.store.get(ref).id)
 
     def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
-        """Restore the run to a checkpoint (0: the newest). The present state is saved first. Raises
-        NotFound, Conflict, WorkspaceError."""
+        """Restore the run to a checkpoint, and return the result. `number`: 0 means the newest
+        checkpoint. The present state is saved first. Raises NotFound, Conflict, WorkspaceError."""
         return restore(self._engine, ref, number, files_only=files_only)
 
     def export(
@@ -538,8 +544,8 @@ class Runner:
         allow_secrets: bool = False,
     ) -> Exported:
         """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
-        `capsule`. Raises SecretsFound if it contains secrets that no argument covers, Conflict if
-        the file exists."""
+        `capsule`. Raises Conflict if the file exists, and SecretsFound if the checkpoint contains
+        secrets that the arguments do not allow."""
         from perdure.capsule.export import ExportRequest, export
 
         wanted = ExportRequest(
@@ -603,8 +609,9 @@ class Runner:
         leave_out: bool = False,
         allow_secrets: bool = False,
     ) -> Manifest:
-        """Publish the run's newest checkpoint to a checkpoint store and release the run: no further
-        attempt starts here. Needs the extra `capsule`. Raises Conflict while it is running."""
+        """Publish the run's newest checkpoint to a checkpoint store and release the run, so that no
+        further attempt starts here. Needs the extra `capsule`. Raises Conflict while it is running.
+        """
         from perdure.capsule import move
 
         ways = move.SecretOptions(redact=redact, leave_out=leave_out, allow=allow_secrets)
@@ -621,8 +628,8 @@ class Runner:
         trust: bool = False,
         take_over: bool = False,
     ) -> ImportResult:
-        """Fetch a run from a checkpoint store without starting it. `take_over`: also take it from a
-        machine that seems to be running it; that machine then stops. Needs the extra `capsule`.
+        """Fetch a run from a checkpoint store without starting it. `take_over`: take it even if
+        another machine seems to be running it; that machine then stops. Needs the extra `capsule`.
         Raises Conflict."""
         from perdure.capsule import move
 
@@ -632,22 +639,22 @@ class Runner:
     # --- clean up
 
     def remove(self, ref: str, *, force: bool = False) -> service.RemovedRuns:
-        """Remove a finished run from the list and move its workdir to the trash. Raises
-        WorkspaceError listing everything that would be lost, unless all of it is saved elsewhere or
-        `force` is set."""
+        """Remove a finished run from the list and move its workdir to the trash. Without `force`,
+        raises WorkspaceError if the workdir has changes that are not saved elsewhere; the message
+        lists them."""
         return service.remove(self._engine, ref, force=force)
 
     def reset(self, ref: str, *, dry_run: bool = False) -> ResetOutcome:
-        """Save and then clear a run's workdir and conversation, so that it starts over;
-        `trash_restore` undoes it. `dry_run`: only report what would be cleared."""
+        """Save and then clear a run's workdir and conversation, so that it starts over. Return the
+        result; `trash_restore` undoes it. `dry_run`: only report what would be cleared."""
         from perdure.engine.sweeper import Target, reset
 
         return reset(self._engine, Target(run=ref), self._cwd, dry=dry_run)
 
     def gc(self, *, dry_run: bool = False, many: bool = False, accept: bool = False) -> Sweep:
-        """Move everything that is unused and saved elsewhere to the trash. `many`: even if a large
-        part of a class would go at once. `accept`: confirm that the clock and the root's volume are
-        correct as they are."""
+        """Move everything that is unused and saved elsewhere to the trash, and return the result.
+        `many`: allow the removal of many items of a class at once. `accept`: confirm that the clock
+        and the root's volume are correct. `dry_run`: remove nothing."""
         from perdure.engine.sweeper import rules_of, sweep
 
         rules = rules_of(self._settings, many=many)
@@ -673,7 +680,7 @@ class Runner:
         purge(self._engine.workspaces, self._engine.state, entry)
 
     def du(self) -> DiskUsage:
-        """Return how much disk perdure uses, by class, agent and repository."""
+        """Return the disk usage of perdure, by class, agent and repository."""
         from perdure.engine.sweeper import usage
 
         return usage(self._engine)
@@ -686,9 +693,10 @@ class Runner:
         return read_plan((self._cwd / file).absolute(), self._settings)
 
     def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
-        """Start or continue the plan in a file, until it is done or cannot continue. `jobs`:
-        maximum number of concurrent tasks (0: the plan's own). Needs the extra `plans`. Raises
-        PlanError listing all problems, Conflict while another process runs the plan."""
+        """Start or continue the plan in a file, until it is done or cannot continue. Return the
+        plan. `jobs`: maximum number of concurrent tasks (0: the plan's own). Needs the extra
+        `plans`. Raises PlanError with all problems of the file, Conflict while another process runs
+        the plan."""
         return self._plan_run(self._engine, file, jobs)
 
     def _plan_run(self, engine: Engine, file: PathText, jobs: int) -> PlanRun:
@@ -698,7 +706,8 @@ class Runner:
         )
 
     def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """Retry the failed tasks of a plan, or one task. Raises NotFound, Conflict."""
+        """Retry the failed tasks of a plan, or only `task`, and return the plan. Raises NotFound,
+        Conflict."""
         return self._plan_retry(self._engine, name, task, jobs)
 
     def _plan_retry(self, engine: Engine, name: str, task: str, jobs: int) -> PlanRun:
@@ -715,8 +724,8 @@ class Runner:
 
 
 def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:
-    """Return the changes of a retry or an update. Raises TypeError for an unknown name, UsageError
-    for an invalid value."""
+    """Convert the options of a retry or an update to `Changes`. Raises TypeError for an unknown
+    name, UsageError for an invalid value."""
     known = (PolicyOptions if caller == "update" else RetryOptions).__annotations__
     check_names(options, known, caller)
     fields = with_seconds(options)
@@ -735,6 +744,6 @@ def _words(choices: type[StrEnum]) -> str:
 
 
 def _json(report: object) -> dict[str, Any]:
-    """Return a report as the object that `--json` prints."""
+    """Return a report as a dictionary, with the fields that `--json` prints."""
     shown: dict[str, Any] = plain(report)
     return shown

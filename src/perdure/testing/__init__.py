@@ -1,8 +1,8 @@
 """Conformance suites for implementations of perdure's protocols, both perdure's own and external
 ones.
 
-A suite is a pytest base class. Subclass it in your tests and supply the fixture that it asks for;
-it then checks every promise in the protocol's docstrings. This package needs pytest (the extra
+A suite is a pytest base class. Subclass it in your tests and supply the fixture that it needs. It
+then checks every promise in the protocol's docstrings. This package needs pytest (the extra
 `test`).
 """
 

@@ -1,4 +1,4 @@
-"""Describes an attempt as an in-toto statement that can leave the machine.
+"""Describes an attempt as an in-toto statement that can be verified on another machine.
 
 `statement_of` makes one from a run's report, `envelope` signs and opens it (DSSE, ed25519),
 `hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the commands
@@ -25,11 +25,11 @@ OF_ATTEMPT = (
     *("number", "context_version", "continuation", "rung", "why", "session_id"),
     *("lost_session_id", "agent_version", "outcome", "usage", "started", "ended"),
 )
-"""Fields of an attempt's report that a statement includes."""
+"""Fields of an attempt's report that are copied into a statement."""
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """The subject of a statement: a commit, by its digest."""
+    """One subject of a statement, named by a digest: usually a commit."""
 
     name: str
     digest: dict[str, str]
@@ -45,14 +45,14 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run(self) -> tuple[str, str]:
-        """The id and name of the run; empty if the statement does not name it."""
+        """The id and name of the run; empty if the statement does not have them."""
         found = self.predicate.get("run")
         run = found if isinstance(found, dict) else {}
         return str(run.get("id", "")), str(run.get("name", ""))
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt; 0 if the statement does not name it."""
+        """The number of the attempt; 0 if the statement does not have it."""
         found = self.predicate.get("attempt")
         number = found.get("number") if isinstance(found, dict) else 0
         if isinstance(number, int):
@@ -66,9 +66,9 @@ def statement_of(
     number: int,
     permissions: str,
 ) -> Statement:
-    """Return the statement about an attempt (0: the newest). It includes only facts that never
-    change, so the same attempt always gives the same bytes. Raises NotFound if there is no such
-    attempt, or if it has not ended."""
+    """Return the statement about an attempt (`number` 0: the newest). It contains only facts that
+    never change, so the same attempt always gives the same bytes. Raises NotFound if there is no
+    such attempt, or if it has not ended."""
     attempts = report.attempts
     wanted = number or (attempts[-1].number if attempts else 0)
     found = next((each for each in attempts if each.number == wanted), None)
@@ -106,7 +106,8 @@ def statement_of(
 
 
 def _encodable(value: Any) -> Any:
-    """Return the value with all text encodable as UTF-8: a file name may contain any bytes."""
+    """Return a copy of the value in which all text can be encoded as UTF-8. File names may contain
+    any bytes, so characters that cannot be encoded become `?`."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
@@ -117,7 +118,7 @@ def _encodable(value: Any) -> Any:
 
 
 def _instruction(context: Context) -> dict[str, Any]:
-    """Return the version and digest of instructions: not the text, because a prompt may be
+    """Return the version and digest of instructions. The text is left out because a prompt may be
     confidential."""
     digest = hashlib.sha256(context.text.encode("utf-8", "replace")).hexdigest()
     return {"version": context.version, "sha256": digest}
@@ -126,8 +127,9 @@ def _instruction(context: Context) -> dict[str, Any]:
 def _subjects(
     checkpoints: Sequence[Checkpoint], number: int, run: str, predicate: Mapping[str, Any]
 ) -> tuple[Subject, ...]:
-    """Return the subjects: HEAD of the workdir, and the attempt's newest checkpoint, which includes
-    all files. Without a checkpoint, return a digest of the predicate."""
+    """Return the subjects of a statement: the HEAD commit of the workdir, and the commit of the
+    attempt's newest checkpoint, which includes all files. If the attempt has no checkpoint, the
+    subject is a digest of the predicate."""
     own = [each for each in checkpoints if each.attempt == number]
     if not own:
         text = json.dumps(predicate, sort_keys=True, separators=(",", ":")).encode()

@@ -1,5 +1,5 @@
-"""Attaches signed receipts automatically, as the setting `receipts` says: as a git note when an
-attempt has ended, and to the comment of a run on its forge.
+"""Attaches signed receipts automatically, if the setting `receipts` asks for it. A receipt is
+attached as a git note when an attempt ends, and to the forge comment about a run.
 
 A receipt that cannot be signed or attached is logged as a warning; the run is not affected.
 """
@@ -22,11 +22,11 @@ NOTE, COMMENT, BOTH = "note", "comment", "both"
 
 
 class AttestedStore(RunStore, PostingStore, Protocol):
-    """The store methods from which a statement is built."""
+    """The store methods that are needed to build a statement."""
 
 
 class Attacher:
-    """An observer of the store: attaches the receipt of each attempt that has ended as a note."""
+    """An observer of the store that attaches a receipt, as a git note, whenever an attempt ends."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -45,7 +45,7 @@ class Attacher:
 
 
 def statement_in(store: AttestedStore, run: TaskRun, number: int = 0) -> Statement:
-    """Return the statement about an attempt (0: the newest) as the store has it. Raises
+    """Return the statement about an attempt (`number` 0: the newest), read from the store. Raises
     NotFound."""
     return statement_of(
         report_of(store, run), store.checkpoints(run.id), number, str(run.spec.permissions)
@@ -64,7 +64,8 @@ def repository_of(run: TaskRun) -> Path:
 
 
 def signed_receipt(store: AttestedStore, run: TaskRun, state: Path) -> str:
-    """Return the signed receipt of the newest attempt, empty (with a warning) if there is none."""
+    """Return the signed receipt of the newest attempt. If there is none, log a warning and return
+    an empty text."""
     try:
         return envelope.signed(statement_in(store, run), hostkey.load(state)).decode()
     except PerdureError as error:

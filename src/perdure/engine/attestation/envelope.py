@@ -1,8 +1,8 @@
-"""Signs statements, and verifies envelopes from outside: DSSE with ed25519. Pure.
+"""Signs statements, and verifies envelopes that come from other machines: DSSE with ed25519. Pure.
 
-An envelope of perdure has exactly one form: fields in order, no blanks, canonical base64, one
-newline at the end. Any other form is refused, so that no byte can be changed unnoticed. The
-signature covers DSSE's own encoding of the payload, so other tools can verify it.
+An envelope has exactly one valid form: fields in a fixed order, no blanks, canonical base64, one
+newline at the end. Any other form is refused, so no byte can be changed unnoticed. The signature
+covers DSSE's own encoding of the payload, so other tools can verify it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A DSSE envelope."""
+    """A DSSE envelope: a payload and its signatures."""
 
     payload_type: str = msgspec.field(name="payloadType")
     payload: str
@@ -55,8 +55,8 @@ def signed(statement: Statement, key: Ed25519PrivateKey) -> bytes:
 
 
 def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
-    """Return the statement in an envelope. `keys`: the trusted keys by id. Raises NotVerified, with
-    one sentence, if the envelope is damaged or was not signed by a trusted key."""
+    """Return the statement in an envelope. `keys`: the trusted keys by id. Raises NotVerified if
+    the envelope is damaged or was not signed by a trusted key."""
     from cryptography.exceptions import InvalidSignature
 
     envelope = _read(content)
@@ -150,7 +150,8 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def require() -> Any:
-    """Return the library's serialization module. Raises ConfigError if it is not installed."""
+    """Return the serialization module of the library `cryptography`. Raises ConfigError if the
+    library is not installed."""
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError:

@@ -1,8 +1,8 @@
-"""Keeps the signing key of this host, and the public keys that it trusts, as files in the state
-directory.
+"""Keeps the signing key of this host, and the public keys that this host trusts, as files in the
+state directory.
 
-The private key is an ed25519 key in PEM, in a file that only its owner can read; it is never
-printed and never leaves the file. A host has one key, created on request.
+The private key is an ed25519 key in PEM format. Only its owner can read the file, and the key is
+never printed or copied. A host has one key, created on request.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def make(state: Path) -> Ed25519PublicKey:
-    """Create the key of this host and return its public part. Raises Conflict if there is one,
-    StoreError."""
+    """Create the key of this host and return its public part. Raises StoreError, and Conflict if
+    this host already has a key."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -52,8 +52,8 @@ def make(state: Path) -> Ed25519PublicKey:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # os.link fails if the target exists, so when two processes make a key at once, one of them
-        # wins.
+        # os.link fails if the target exists. If two processes make a key at the same time, only one
+        # of them succeeds.
         os.link(fresh, path)
     except FileExistsError:
         raise Conflict(
@@ -69,8 +69,8 @@ def make(state: Path) -> Ed25519PublicKey:
 
 
 def load(state: Path) -> Ed25519PrivateKey:
-    """Return the key of this host. Raises NotFound if it has none, StoreError if others may read
-    it."""
+    """Return the key of this host. Raises NotFound if the host has none, StoreError if other users
+    can read the file."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -97,7 +97,7 @@ def load(state: Path) -> Ed25519PrivateKey:
 
 
 def parse(content: bytes, where: str) -> Ed25519PublicKey:
-    """Return the public key in a PEM text. Raises UsageError if it holds none."""
+    """Return the public key in a PEM text. Raises UsageError if the text contains none."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -108,7 +108,8 @@ def parse(content: bytes, where: str) -> Ed25519PublicKey:
     except (ValueError, TypeError):
         key = None
     except Exception as error:
-        # cryptography raises UnsupportedAlgorithm, which is not a ValueError.
+        # For an unsupported kind of key, cryptography raises UnsupportedAlgorithm, which is not a
+        # ValueError.
         raise UsageError(f"{where} does not hold an ed25519 public key: {error}") from None
     if not isinstance(key, Ed25519PublicKey):
         raise UsageError(f"{where} does not hold an ed25519 public key in PEM", "perdure key show")

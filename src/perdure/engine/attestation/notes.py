@@ -26,8 +26,8 @@ _IDENTITY = {
 def attach(
     repository: Path, statement: Statement, content: bytes, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """Attach the envelope to the commit at which the attempt left HEAD, replacing an older one.
-    Return the commit. Raises NotFound if the statement names none, GitFailed."""
+    """Attach the envelope to the commit that was HEAD at the end of the attempt, replacing an older
+    one. Return the commit. Raises GitFailed, and NotFound if the statement names no commit."""
     commit = next((s.digest["gitCommit"] for s in statement.subject if s.name == "HEAD"), "")
     if not commit:
         raise NotFound("the attempt left no commit that a note could be put on")
@@ -39,7 +39,7 @@ def attach(
 
 
 def attached(repository: Path, commit: str, environ: Mapping[str, str] = os.environ) -> bytes:
-    """Return the envelope on a commit. Raises NotFound if there is none."""
+    """Return the envelope that is attached to a commit. Raises NotFound if there is none."""
     git = Git(cwd=repository, environ=environ)
     if not (oid := git.commit(commit)):
         raise NotFound(f"there is no commit {commit!r} here")

@@ -1,10 +1,11 @@
-"""The verbs on conversations: find one, go on with it, fork it, lend it to a person, take it back.
+"""Operations on conversations: find, continue or fork one, open it for a person, and take it back.
 Called by every interface.
 
-`search` lists the conversations that perdure knows together with those on disk; `resumption` binds
-a run to a conversation, also to one that was begun manually; `forks` makes a run that begins from
-the current state of another; `loans` lends a run's conversation to a person; `repair` reports what
-is wrong with a transcript, and replaces it with a repaired copy.
+`search` lists the conversations that perdure knows together with those on disk. `resumption` makes
+a run continue a conversation, even one that was begun without perdure. `forks` makes a run that
+begins with the current state of another run. `loans` hands a run's conversation to a person and
+takes it back. `repair` reports what is wrong with a transcript, and replaces it with a repaired
+copy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Forks a run: makes a new run whose conversation begins with the other's, and whose workdir begins
-with the other's files.
+"""Forks a run: makes a new run whose conversation and workdir begin as copies of another run's.
 
 The parent is only read: its transcript, its commits, its uncommitted files. The new run has its own
-branch from the parent's HEAD. Uncommitted changes are in the new workdir too, still uncommitted.
+branch, which starts at the parent's HEAD. Uncommitted changes are copied and stay uncommitted.
 """
 
 from __future__ import annotations
@@ -46,30 +45,30 @@ GO_ON = (
 
 
 class ForkRequest(Struct, frozen=True, kw_only=True):
-    """A person's request for a fork. `at`: the last turn of the parent that it keeps, counted
-    from 1; 0: all of them."""
+    """A person's request for a fork. `at`: number of the last turn of the parent's conversation
+    that the fork keeps, counted from 1; 0 keeps all turns."""
 
     prompt: str = ""
     at: int = 0
     checkpoint: int = 0
-    """Number of the parent's checkpoint from which the fork takes files and conversation; 0: it
-    begins from the parent's current state."""
+    """Number of the parent's checkpoint from which the fork takes files and conversation; 0 takes
+    the parent's current state."""
     name: str = ""
     branch: str = ""
     id: str = ""
-    """The new run's id; empty: one is made up. With an id, a fork that was cut off is repeated: the
-    workdir that it left is moved into the trash."""
+    """Id of the new run; if empty, one is generated. With an id, an interrupted fork can be
+    repeated: the workdir that it left behind is moved into the trash."""
     task: str = ""
-    """The new task of a service; empty: the new run's name."""
+    """Name of the new task of a service; if empty, the new run's name is used."""
     pass_env: tuple[str, ...] | None = None
-    """Names of variables for the agent, in place of the parent's."""
+    """Names of environment variables to pass to the agent; None keeps the parent's list."""
     given: Given = NOTHING_GIVEN
-    """The task files that come with the prompt."""
+    """Task files that are given with the prompt."""
 
 
 def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
-    """Make a run that begins as a fork, and return it, queued. Raises UsageError, NotFound,
-    Conflict, WorkspaceError; then nothing is left behind."""
+    """Make a run that begins as a fork of another run, and return it, queued. Raises UsageError,
+    NotFound, Conflict or WorkspaceError; in that case nothing is left behind."""
     parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")
     driver = engine.driver(parent.spec.agent)
     if wanted.checkpoint:
@@ -111,7 +110,7 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
 
 
 def _session(store: SessionStore, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
-    """Return the conversation to fork. Raises NotFound."""
+    """Return the session of the conversation to fork. Raises NotFound."""
     key = SessionKey(parent.spec.agent, parent.scope)
     live = store.session(key)
     if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
@@ -130,14 +129,14 @@ def _session(store: SessionStore, parent: TaskRun, checkpoint: Checkpoint | None
 
 
 BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
-"""Reasons of checkpoints that can be forked, because their conversation ends with a turn. An
-attempt that was cut off counts, because another prompt follows."""
+"""Reasons of checkpoints that can be forked. Their conversation ends with a complete turn, or with
+an interrupted attempt, which another prompt may follow."""
 
 
 def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
-    """Return the number of the turn with which the checkpoint's conversation ends; 0 if the
-    conversation has not gone on since the checkpoint. Raises UsageError if the CLI cannot fork it
-    there."""
+    """Return the number of the turn at which the checkpoint's conversation ends; 0 if nothing was
+    added to the conversation since. Raises UsageError if the agent's CLI cannot fork the
+    conversation at that turn."""
     home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
     path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
     back = (
@@ -166,8 +165,8 @@ def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: C
 
 
 def _name(store: RunStore, wanted: str) -> str:
-    """Return a free name. Raises Conflict if the requested one is taken, UsageError if it is not
-    valid."""
+    """Return a name that no run has: `wanted` if given, else a suggested one. Raises Conflict if
+    `wanted` is taken, UsageError if it is not valid."""
     if wanted and not service.NAME.fullmatch(wanted):
         raise UsageError(
             f"{wanted!r} is not a valid name of a run",
@@ -183,7 +182,8 @@ def _name(store: RunStore, wanted: str) -> str:
 
 
 def _source(parent: TaskRun) -> Workspace:
-    """Return the workdir that the fork begins with. Raises WorkspaceError."""
+    """Return the parent's workdir, whose files are copied. Raises WorkspaceError if it does not
+    exist."""
     assert parent.workspace is not None
     if not Path(parent.workspace.path).is_dir():
         raise WorkspaceError(
@@ -196,8 +196,8 @@ def _source(parent: TaskRun) -> Workspace:
 def _placed(
     workspaces: Workspaces, spec: TaskSpec, source: Workspace, branch: str, task: str, head: str
 ) -> TaskSpec:
-    """Return the specification with the place of the fork: a new branch from the source's HEAD; a
-    task of a service gets a new task. Raises UsageError."""
+    """Return the fork's spec with its repository and branch: a new branch that starts at the
+    source's HEAD. For a task of a service, set the new task instead. Raises UsageError."""
     if source.backend is Backend.TASK:
         if branch:
             raise UsageError(
@@ -210,9 +210,9 @@ def _placed(
             f"{source.path} is not in a git repository, so a second workdir cannot be made"
         )
     if source.backend is Backend.ISOLATED:
-        # The new clone begins at the same commit as the parent's, because its repository has that
-        # commit. The parent's own commits exist nowhere else, so they are copied together with its
-        # files.
+        # The new clone begins at the same commit as the parent's clone did, because the repository
+        # has that commit. The parent's later commits exist only in its clone, so they are copied
+        # together with its files.
         base = workspaces.began(source) or source.base
         return replace(
             spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
@@ -228,8 +228,8 @@ def _placed(
 
 
 def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str) -> None:
-    """Move a workdir that belongs to no run into the trash: a fork was killed before its run was
-    added. Raises Conflict if another process has the workdir."""
+    """Move a workdir that belongs to no run into the trash. It exists if a fork was killed before
+    its run was added. Raises Conflict if another process holds the workdir's lock."""
     fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
         runs = [run.name for run in store.placed() if run.workspace.path == target.path]
@@ -243,8 +243,8 @@ def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str
 def _refuse(
     engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpec, target: Workspace
 ) -> None:
-    """Raise UsageError if the CLI cannot fork like this, NotFound if the conversation is gone,
-    Conflict if the new workdir exists already."""
+    """Raise UsageError if the agent's CLI cannot make this fork, NotFound if the conversation is
+    gone, or Conflict if the new workdir already exists."""
     if not driver.abilities.fork:
         raise UsageError(f"{spec.agent} cannot fork a conversation")
     if spec.fork_at and not driver.abilities.fork_at:
@@ -297,8 +297,8 @@ def _make(
     checkpoint: Checkpoint | None,
     given: Given,
 ) -> TaskRun:
-    """Make the workdir, then the run with this id and name, and return the run. This order is
-    necessary: another process could claim a run whose workdir is incomplete."""
+    """Make the workdir, then add the run, and return it. In the other order, a pool could claim a
+    run whose workdir is incomplete."""
     run_id, name = named
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:

@@ -1,10 +1,11 @@
-"""Lends a run's conversation to a person, who goes on in the agent's own program, and takes it
-back.
+"""Opens a run's conversation for a person, who continues it in the agent's own program, and takes
+it back.
 
-While it is open no attempt starts, neither of this run nor of another run in the same workdir or
-conversation. Afterwards perdure checks what changed. More turns in the same conversation become its
-new known state. Conversations that were begun beside it (the agents' programs branch and clear) are
-reported and kept in the lineage, and become the run's own only if a person says so.
+While the run is open, no attempt starts in it or in another run with the same workdir or
+conversation. When it is taken back, perdure checks what changed. Turns that were added to the
+conversation are accepted. The person may also have started other conversations, since the agents'
+programs can fork and clear one. These are reported and recorded in the lineage. The run continues
+in one of them only if a person asks for it.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ LOOKED_THROUGH = 200
 
 
 class InteractiveCommand(Struct, frozen=True, kw_only=True):
-    """The way in which a person continues: the command, its directory, and the variables to add to
-    the person's environment."""
+    """The command with which a person continues a conversation, its directory, and the variables to
+    add to the person's environment."""
 
     run: TaskRun
     session_id: str
@@ -58,21 +59,22 @@ class InteractiveCommand(Struct, frozen=True, kw_only=True):
 
 
 class TakeBackResult(Struct, frozen=True, kw_only=True):
-    """The result of a lent conversation."""
+    """The result of taking back an open run."""
 
     run: TaskRun
     session_id: str
-    """The conversation that the run goes on with."""
+    """Id of the conversation with which the run continues."""
     turns: int
-    """Number of prompts that the person added to it."""
+    """Number of prompts that the person added to the conversation."""
     kept: bool
-    """Whether the conversation still has everything that perdure had seen of it."""
+    """Whether the conversation still contains everything that perdure had seen in it before."""
     rewound: bool = False
-    """Whether the person took the newest part of the conversation back."""
+    """Whether the person removed the newest part of the conversation (rewound it)."""
     others: tuple[Conversation, ...] = ()
-    """Conversations that were begun beside it."""
+    """Other conversations that the person started while the run was open."""
     forks: tuple[str, ...] = ()
-    """Ids of those `others` that begin with the history of the run's conversation."""
+    """Ids of those conversations in `others` that begin with the history of the run's conversation.
+    """
 
     def report(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -93,8 +95,8 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
 
 
 def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
-    """Mark the run as open and return how to go on. For a run that is already open, only return it.
-    Raises NotFound, Conflict, WorkspaceError."""
+    """Mark the run as open, and return the command with which a person continues it. If the run is
+    already open, only return the command. Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be opened")
     if run.state is RunState.RUNNING:
@@ -140,11 +142,12 @@ def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
 
 
 def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
-    """Check what a person did with the conversation, close the loan, and return the findings.
-    `adopt`: the run goes on in this conversation, which was begun beside its own.
+    """Check what a person did with an open conversation, mark the run as no longer open, and return
+    the result. `adopt`: id of a conversation, started while the run was open, with which the run
+    shall continue.
 
     Raises Conflict while the agent's program has the conversation open, while the run is running,
-    or if there is no loan. Raises NotFound, UsageError.
+    or if the run is not open. Raises NotFound, UsageError.
     """
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be taken back")
@@ -173,8 +176,8 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
         if rewound and not kept:
-            # Codex began another file, or OpenCode deleted rows, so the copy cannot simply be
-            # extended.
+            # After a rewind, Codex continues in another file and OpenCode deletes rows. perdure's
+            # copy then cannot be extended, so it is replaced.
             path = locate(driver, home, each, _directory(engine.state, run))
             engine.copies.take(driver, each, path or Path(), replace=True)
         engine.copies.take_line(driver, home, each, _directory(engine.state, run))
@@ -219,8 +222,8 @@ def _is_open(run: TaskRun) -> bool:
 def _goes_without_saying(
     environ: Mapping[str, str], driver: AgentDriver, name: str, home: Path
 ) -> bool:
-    """Return whether the variable that names the home can be omitted, because the agent finds the
-    home without it."""
+    """Return whether the agent finds its home without this environment variable, so that the
+    variable can be omitted."""
     own = {key: value for key, value in environ.items() if key != name}
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 
@@ -228,8 +231,8 @@ def _goes_without_saying(
 def _as_it_is_now(
     store: RunStore, state: Path, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
-    """Return the session with its new known state, the number of prompts added manually, and
-    whether the transcript still contains everything that was known before."""
+    """Return the session updated from its transcript, the number of prompts that a person added,
+    and whether the transcript still contains everything that was known before."""
     path = locate(driver, home, session.id, _directory(state, run))
     now = snapshot(driver, path)
     if path is None or now is None:
@@ -251,11 +254,12 @@ def _as_it_is_now(
 def _rewound(
     engine: Engine, driver: AgentDriver, run: TaskRun, session_id: str, home: Path
 ) -> bool:
-    """Return whether a person took the newest part of the conversation back: all known items up to
-    a prompt are loaded, and no known prompt from it on.
+    """Return whether a person rewound the conversation: items before some prompt are still loaded,
+    but that prompt and all later known ones are not.
 
-    A power cut can cut a transcript off in the same way, but then nothing follows. So items that
-    are gone from the transcript count as taken back only if a new prompt follows.
+    A power failure can shorten a transcript in the same way, but then no new prompt follows. So if
+    the items are missing from the file itself, it counts as a rewind only if a new prompt was
+    added.
     """
     copy = engine.copies.of(driver.name, session_id)
     path = locate(driver, home, session_id, _directory(engine.state, run))
@@ -285,8 +289,8 @@ def _beside(
     home: Path,
     since: int,
 ) -> list[Conversation]:
-    """Return the conversations in the run's directory that were written since it was opened and
-    that no run knows."""
+    """Return the conversations that were written since the run was opened and that have no session
+    record. They are in the run's directory, or forked from its conversation."""
     return [
         each
         for each in driver.conversations(home, LOOKED_THROUGH)
@@ -303,8 +307,8 @@ def _beside(
 def _made_beside(
     engine: Engine, driver: AgentDriver, run: TaskRun, own: Session, each: Conversation, home: Path
 ) -> Session:
-    """Return the record of a conversation begun beside the run's own: in the lineage of the run,
-    and retired."""
+    """Return a session record for a conversation that a person started while the run was open. It
+    is retired, and belongs to the run's lineage."""
     path = locate(driver, home, each.id, _directory(engine.state, run))
     content = path.read_bytes() if path is not None else b""
     history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
@@ -336,7 +340,7 @@ def _shares_a_beginning(
     home: Path,
 ) -> bool:
     """Return whether a history begins with the same prompt as the run's conversation. Only the
-    first is compared, because a fork may leave the conversation at any turn."""
+    first prompt is compared, because a fork may begin at any turn."""
     path = locate(driver, home, own.id, _directory(engine.state, run))
     if path is not None:
         first = prompts_since(driver, path, None)[:1]
@@ -354,7 +358,8 @@ def _adopted(
     made: Sequence[Session],
     home: Path,
 ) -> Session:
-    """Return the conversation that the run is to go on with. Raises UsageError, NotFound."""
+    """Return the session, confirmed, with which the run shall continue. Raises NotFound,
+    UsageError."""
     if adopt == own.id:
         raise UsageError(
             f"{adopt} is the conversation of {run.name} already: --adopt is not needed",

@@ -1,7 +1,7 @@
 """Finds the session record that a person names, and renders it for display.
 
-Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those
-of `perdure.engine.sessions`.
+Called by `perdure sessions create | extend | close` and by the API. The operations themselves are
+in `perdure.engine.sessions`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perdure.protocols import SessionStore
 
 
 def records_of(engine: Engine) -> Sessions:
-    """Return the session service of an engine."""
+    """Return the session service for an engine's store and settings."""
     return Sessions(
         store=engine.store,
         driver=engine.driver,
@@ -29,11 +29,11 @@ def records_of(engine: Engine) -> Sessions:
 
 
 def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> SessionKey:
-    """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
-    run's name identifies.
+    """Return the key of the live session that `ref` identifies: a scope, a conversation's id (or a
+    prefix of it), or the name of a run.
 
-    Raises NotFound, and Conflict if several match or the conversation is not the live one of its
-    scope.
+    Raises NotFound, and Conflict if several sessions match or the conversation is not the live one
+    of its scope.
     """
     scoped = [
         key for agent in shelf.drivers if store.session(key := SessionKey(agent, ref)) is not None
@@ -62,8 +62,8 @@ def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> Session
 
 
 def lifetime(text: str) -> float | None:
-    """Return the seconds of a lifetime as a person writes it, None for an empty text. Raises
-    UsageError."""
+    """Return the number of seconds of a lifetime such as a person writes it; None for an empty
+    text. Raises UsageError."""
     try:
         if text:
             return duration(text)

@@ -1,9 +1,9 @@
 """Diagnoses a conversation on disk, and replaces it with a repaired copy: `perdure sessions check`
 and `repair`.
 
-A diagnosis only reads. A replacement has stricter conditions than a repair during an attempt:
-nobody may be using the conversation, the repaired copy must pass a resume of the installed agent,
-and the replaced file is moved aside, byte for byte.
+A diagnosis only reads. Replacing a transcript here has stricter conditions than a repair during an
+attempt. No process may be using the conversation, and the installed agent must be able to resume
+the repaired copy. The replaced file is kept unchanged elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perdure.rules.transcript_repair import Finding, Harm, Mended, Trouble
 
 
 class Unproven(PerdureError):
-    """The agent did not go on from the repaired copy, so nothing was replaced."""
+    """The agent could not continue from the repaired copy, so nothing was replaced."""
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -34,12 +34,12 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     agent: str
     id: str
     path: Path | None
-    """Its transcript; None if it is gone, or is in a database."""
+    """Path of the transcript; None if it is gone or in a database."""
     before: bytes
     mended: Mended
     spare: tuple[Path, ...] = ()
-    """Older files of the same conversation, each equal to a beginning of the file in use. A repair
-    moves them aside."""
+    """Older files of the same conversation. Each equals the beginning of the file in use, so a
+    repair moves them aside."""
     entry: ConversationEntry | None = None
 
     @property
@@ -74,9 +74,9 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
 
 def diagnose(shelf: ConversationIndex, ref: str) -> Diagnosis:
-    """Return the diagnosis of the conversation with this id, or with the only id that begins like
-    this. A complete id is found even if its file is too damaged to be listed. Raises NotFound,
-    UsageError for an ambiguous beginning."""
+    """Return the diagnosis of the conversation whose id is `ref`, or begins with it. A complete id
+    is found even if its file is too damaged to be listed. Raises NotFound, and UsageError if
+    several ids begin with `ref`."""
     try:
         return diagnosis(shelf, shelf.find(ref))
     except NotFound:
@@ -163,8 +163,8 @@ def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | No
 def _places(
     content: bytes, others: Sequence[Path]
 ) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
-    """Classify the other files of the same id. Return the spare ones, the findings, and why nothing
-    can be done (empty if something can)."""
+    """Compare the conversation with other files of the same id. Return the files that are only
+    older copies, the findings, and the reason why nothing can be repaired (empty if it can)."""
     spare = tuple(path for path in others if content.startswith(path.read_bytes()))
     if len(spare) < len(others):
         what = (
@@ -183,8 +183,9 @@ def _places(
 
 
 def put_in_place(engine: Engine, shelf: ConversationIndex, found: Diagnosis) -> list[str]:
-    """Test the repaired copy and put it in place. Return the paths to which the replaced files were
-    moved. Raises Conflict while somebody uses the conversation, Unproven, WorkspaceError."""
+    """Test the repaired copy, and replace the transcript with it. Return the paths to which the
+    replaced files were moved. Raises Conflict while the conversation is in use, Unproven,
+    WorkspaceError."""
     driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
     _hold_workspace(engine, found, driver, home)
     assert found.path is not None
@@ -211,7 +212,8 @@ def put_in_place(engine: Engine, shelf: ConversationIndex, found: Diagnosis) -> 
     )
     session = found.entry.session if found.entry is not None else None
     if session is not None:
-        # The copy that a person has just put in place is now the known state of the conversation.
+        # Without this update, the next attempt would find that the transcript differs from the
+        # known state.
         engine.store.put_session(
             replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now())
         )

@@ -1,9 +1,9 @@
-"""Goes on with a chosen conversation: in its own run if it has one, else in a new run that is bound
-to it.
+"""Continues a conversation that a person chose. If it has a run, that run continues; otherwise a
+new run is made for it.
 
-A conversation that was begun outside perdure is first taken in: it gets a confirmed session in a
-scope of its own, its current transcript as the known state, and an own copy. From then on it needs
-the same evidence as any other.
+A conversation that was begun without perdure is first taken in: it gets a confirmed session with
+its own scope, the current transcript becomes its known state, and perdure makes a copy. From then
+on it is handled like any other conversation.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from perdure.workspace import Workspaces
 
 
 class ResumeRequest(Struct, frozen=True, kw_only=True):
-    """A person's request: the prompt, and where the work is to continue (by default, in the
-    directory of the conversation).
+    """A person's request to continue a conversation, in its own directory or in a worktree of
+    `repo`.
 
-    `spec` has the settings of this machine and the given flags; its agent, scope and place are set
-    here.
+    `spec` has the prompt, the settings of this machine and the given options. Its agent, scope and
+    place are replaced by those of the conversation.
     """
 
     spec: TaskSpec
@@ -48,8 +48,8 @@ class ResumeRequest(Struct, frozen=True, kw_only=True):
 
 
 def resume(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> TaskRun:
-    """Return a queued run that goes on with the conversation. Raises UsageError, NotFound,
-    Conflict, AgentMissing."""
+    """Return a queued run that continues the conversation. Raises UsageError, NotFound, Conflict,
+    AgentMissing."""
     session = entry.session
     if session is not None and session.state is SessionState.RETIRED:
         if entry.run is not None:
@@ -118,8 +118,8 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
 
 
 def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
-    """Return the specification with the place of the run: the repository and branch that were
-    named, else the conversation's own directory. Raises NotFound."""
+    """Return the spec with the place where the run works: the requested repository and branch, else
+    the conversation's own directory. Raises NotFound if that directory is gone."""
     if wanted.repo or wanted.branch:
         return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
     if not entry.cwd or not Path(entry.cwd).is_dir():
@@ -141,7 +141,7 @@ def _refuse(
     entry: ConversationEntry,
     spec: TaskSpec,
 ) -> None:
-    """Raise UsageError if the CLI cannot go on with the conversation in this place."""
+    """Raise UsageError if the agent's CLI cannot continue the conversation in this place."""
     program = driver.locate(environ)
     place = workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
     launch = Launch(

@@ -1,8 +1,8 @@
-"""Finds every conversation that can be continued: those that perdure knows, and those on disk, also
-if they were begun without perdure.
+"""Finds every conversation that can be continued: those that perdure has records of, and those on
+disk that were begun without perdure.
 
-Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a
-person names.
+Only reads. Used by `perdure sessions`, by the picker of `perdure resume`, and to find a
+conversation by its id.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from perdure.rules.run_titles import role_of_run, title_of, title_of_run
 
 LOOKED_THROUGH = 500
 PREFIX = 4
-"""Minimum number of characters of an id that identify a conversation."""
+"""Minimum length of an id's prefix that a person may use instead of the whole id, in characters."""
 TAIL = 512 * 1024
 """Number of bytes at a transcript's end that are read for a preview."""
 
 
 class ConversationEntry(Struct, frozen=True, kw_only=True):
-    """One conversation: as it is on disk, as perdure knows it, or both."""
+    """A conversation for a list: its file on disk, perdure's record of it, or both."""
 
     agent: str
     id: str
@@ -41,13 +41,13 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
     run: TaskRun | None = None
     """Newest run that used the conversation."""
     cost_usd: float = 0.0
-    """Cost of the run's attempts in it, in dollars."""
+    """Cost of the run's attempts in this conversation, in dollars."""
     cost_estimated: bool = False
-    """Whether a part of the cost is an estimate."""
+    """Whether part of the cost is an estimate."""
 
     @property
     def cwd(self) -> str:
-        """Return the directory to go on in."""
+        """Return the directory in which the conversation continues; empty if it is unknown."""
         if self.run is not None and self.run.workspace is not None:
             return self.run.workspace.path
         if self.conversation is not None and self.conversation.cwd:
@@ -58,7 +58,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def first(self) -> str:
-        """Return its first prompt; of a fork, the prompt of the fork."""
+        """Return the first prompt of the conversation. For a fork, return the first prompt after
+        the fork."""
         if self.run is not None and self.run.spec.forks:
             return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:
@@ -69,8 +70,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """Return a title for lists: the title of its run, else the beginning of its first prompt,
-        on one line and cleaned."""
+        """Return a title for lists, on one line: the title of the run, else the beginning of the
+        first prompt."""
         if self.run is not None and (self.run.spec.title or not self.first):
             return title_of_run(self.run)
         key = self.run.spec.key if self.run is not None else ""
@@ -85,7 +86,7 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def turns(self) -> int:
-        """Return the number of prompts in it; 0 if that is not known."""
+        """Return the number of prompts in the conversation; 0 if it is unknown."""
         if self.conversation is not None:
             return self.conversation.turns
         if self.session is not None and self.session.snapshot is not None:
@@ -94,7 +95,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def parent(self) -> str:
-        """Return the id of the conversation that it was forked from, or stands in for."""
+        """Return the id of the conversation from which this one was forked, or which it replaced.
+        """
         if self.session is not None and self.session.parent:
             return self.session.parent
         if self.conversation is not None:
@@ -103,8 +105,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """Return `pinned`, `confirmed` or `retired`; `by hand` for one that perdure has no record
-        of."""
+        """Return the state of the session: `pinned`, `confirmed` or `retired`. Return `by hand` if
+        perdure has no record of the conversation."""
         if self.session:
             return str(self.session.state)
         return "by hand"
@@ -147,18 +149,17 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
 
 class ConversationIndex(Struct, frozen=True):
-    """The places where conversations are searched: the store, and the homes of these agents
-    according to the environment."""
+    """Searches for conversations in the store and in the homes of the given agents."""
 
     store: EngineStore
     drivers: Mapping[str, AgentDriver]
     environ: Mapping[str, str]
     only: frozenset[str] = frozenset()
-    """Agents whose conversations are wanted; empty: all."""
+    """Names of the agents whose conversations are searched; empty: all."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[ConversationEntry]:
-        """Return the conversations, newest first. `below`: only those whose directory is this one,
-        is inside it, or is a workdir of its repository."""
+        """Return the conversations, newest first. `below`: only conversations whose directory is
+        this one, is inside it, or is a workdir of the same repository."""
         known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
         found: dict[str, tuple[str, Conversation]] = {}
         for name, driver in self.drivers.items():
@@ -176,8 +177,9 @@ class ConversationIndex(Struct, frozen=True):
         ]
 
     def find(self, ref: str) -> ConversationEntry:
-        """Return the conversation with this id, or the only one whose id begins with `ref`, or the
-        newest of the run with this name. Raises NotFound, UsageError for an ambiguous one."""
+        """Return the conversation that `ref` identifies: its id, a unique prefix of it, or the name
+        of a run (then its newest conversation). Raises NotFound, and UsageError if several match.
+        """
         exact = self._exact(ref)
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
@@ -199,8 +201,8 @@ class ConversationIndex(Struct, frozen=True):
         )
 
     def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
-        """Return the conversations from which it was forked or which it replaced, the nearest
-        first."""
+        """Return the ancestors of a conversation: those from which it was forked or which it
+        replaced, nearest first."""
         line: list[ConversationEntry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
             found = self._exact(entry.parent)
@@ -214,7 +216,8 @@ class ConversationIndex(Struct, frozen=True):
         return self.drivers[agent].home(self.environ)
 
     def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[Spoken]:
-        """Return the last messages of a conversation; empty if its transcript is gone."""
+        """Return the last messages of a conversation, read from the last `tail` bytes of its
+        transcript; empty if that is gone."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)
@@ -240,8 +243,8 @@ class ConversationIndex(Struct, frozen=True):
         return None
 
     def _first(self, session_id: str) -> tuple[str, Conversation] | None:
-        """Return the listed conversation with this id, and the name of the agent that has it; None
-        if no agent has it."""
+        """Return the listed conversation with this id, and the name of its agent; None if it is not
+        listed."""
         for name, driver in self.drivers.items():
             for each in driver.conversations(self.home(name), 1, session_id):
                 return name, each

@@ -1,7 +1,8 @@
-"""Notifies people about runs: by signed webhooks, by mail, and by the services that Apprise knows.
+"""Notifies people about runs: by signed webhooks, by mail, and by the services that Apprise
+supports.
 
-`Notifier` runs beside a pool. It follows the audit trail into the outbox, and sends the notices
-that are due.
+`Notifier` runs beside a worker pool. It reads the audit trail, stores notices in the outbox, and
+sends those that are due.
 """
 
 from __future__ import annotations

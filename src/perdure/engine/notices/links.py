@@ -1,7 +1,7 @@
-"""Makes the links by which a notice can be answered, and keeps the key that signs them.
+"""Makes the links with which a person can answer a notice, and keeps the key that signs them.
 
-The key is a file of the state directory that only perdure's user can read. Hosts that share a
-database need the same key, if one sends the notices and another serves the links.
+The key is a file in the state directory that only perdure's user can read. Hosts that share a
+database need the same key if one sends the notices and another serves the links.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from perdure.rules.text import one_line
 KEY = "link-key"
 KEY_BYTES = 32
 LINKED_MOST = 5
-"""Maximum number of requests of one notice that have links."""
+"""Maximum number of requests in one notice that get links."""
 CALL_MOST = 300
-"""Longest summary of a call in a notice, in characters."""
+"""Maximum length of the summary of a call in a notice, in characters."""
 
 
 def link_key(state: Path, *, make: bool = False) -> bytes:
-    """Return the key for links; empty if there is none yet. `make` makes it then. Raises
-    StoreError."""
+    """Return the key that signs links. If there is none, `make` creates it; without `make`, return
+    empty bytes. Raises StoreError."""
     path = state / KEY
     try:
         if not path.exists() and not make:
@@ -49,7 +49,7 @@ def link_key(state: Path, *, make: bool = False) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Make the key at once and complete, even if two processes do so."""
+    """Create the key file atomically, so that two processes never use different keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{KEY}.{secrets.token_hex(6)}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -58,15 +58,15 @@ def _make(path: Path) -> None:
             file.write(secrets.token_bytes(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):  # Another process was first, and its key counts.
+        with suppress(FileExistsError):  # Another process was first, and its key is used.
             os.link(fresh, path)
     finally:
         fresh.unlink()
 
 
 def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Notice]:
-    """Return the function that adds links to a notice before it is sent. The links are not stored:
-    the outbox holds the notice without them."""
+    """Return a function that adds links to a notice just before it is sent. The stored notice has
+    no links."""
 
     def linked(channel: Channel, notice: Notice) -> Notice:
         if not channel.links or not public_url or notice.event is not NoticeEvent.NEEDS_YOU:
@@ -74,7 +74,7 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
         try:
             answers = answers_of(engine, channel, notice.run, public_url)
         except PerdureError:
-            return notice  # The notice itself is more important than its links.
+            return notice  # A notice without links is better than none.
         if not answers:
             return notice
         from msgspec.structs import replace
@@ -88,7 +88,7 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
 def answers_of(
     engine: Engine, channel: Channel, run: str, public_url: str
 ) -> tuple[NoticeAnswer, ...]:
-    """Return the links for the open approvals of a run. Raises StoreError."""
+    """Return the answers, with their links, for the open approvals of a run. Raises StoreError."""
     now = engine.store.now()
     opened = [
         each

@@ -1,7 +1,8 @@
-"""The thread that sends notices to people, beside a pool.
+"""Sends notices to people, in a thread beside the worker pool.
 
-One process of a host does it at a time; several hosts share the outbox by leases. Every notice is
-stored before it is sent, and a notice is sent until the other side accepts it, or for a week.
+Only one process of a host sends at a time; several hosts share the outbox by leases. Every notice
+is stored before it is sent. Sending is repeated until the receiver accepts the notice, for at most
+a week.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from perdure.rules import notification
 from perdure.rules.audit_chain import AuditLine
 
 LOOK_S = 1.0
-"""Interval between two looks at the trail and the outbox, in seconds."""
+"""Poll interval of the audit trail and the outbox, in seconds."""
 PAGE = 500
 LEASE_S = 120.0
 AGAIN_S, LONGEST_S = 10.0, 3600.0
-"""The first and the longest pause between two tries, in seconds."""
+"""First and longest pause between two attempts to send a notice, in seconds."""
 WEEK_MS = 7 * 86_400_000
-"""Age after which a notice is given up, and a line of the trail is ignored, in ms."""
+"""Age in ms after which an unsent notice is given up and a line of the audit trail is ignored."""
 KEPT_MS = 30 * 86_400_000
-"""Time for which a notice that was sent stays in the list, in ms."""
+"""Time for which a sent notice is kept in the list, in ms."""
 Page = Callable[[str], str]
 
 
 class Notifier:
-    """Sends notices to people, as a context manager. `page` returns the address of a run's page,
-    `say` gets a line if a channel fails. `linked` adds the links of a channel to a notice.
+    """Sends notices to people while its context (`with`) is open. `page` returns the address of a
+    run's page. `say` is called with a line if a channel fails. `linked` adds links to a notice.
     `deliver` sends a notice, or raises NoticeRefused."""
 
     def __init__(
@@ -59,7 +60,7 @@ class Notifier:
         self._said = ""
         self._thinned = 0.0
         self._lock = OneOfHost(engine.state / "notices.lock")
-        # The last round reports runs that ended just before this process.
+        # The last round, at the end of this process, reports runs that have just ended.
         self._rounds = Rounds("notices", self._try, LOOK_S, self._failed, last=self._last)
 
     def __enter__(self) -> Notifier:
@@ -89,7 +90,8 @@ class Notifier:
             self._failed(error)
 
     def round(self) -> None:
-        """Follow the trail to its end, and send the notices that are due. Raises StoreError."""
+        """Read new lines of the audit trail, and send the notices that are due. Raises StoreError.
+        """
         while self._follow():
             pass
         for notice in self._store.notices_due():
@@ -102,11 +104,11 @@ class Notifier:
     # --------------------------------------------------------------------------
 
     def _follow(self) -> bool:
-        """Put notices for the next lines of the audit trail into the outbox. Return whether there
-        may be more lines."""
+        """Read the next lines of the audit trail, and store their notices in the outbox. Return
+        whether there may be more lines."""
         seen = self._store.notices_seen()
         if seen is None:
-            # Events from before the first configuration of a channel are not reported.
+            # When a channel is configured for the first time, earlier events are not reported.
             self._store.put_notices(None, self._store.audit_head()[0], ())
             return False
         lines = self._store.audit(after=seen, limit=PAGE)
@@ -124,7 +126,7 @@ class Notifier:
         try:
             run = self._store.get(line.run)
         except NotFound:
-            return  # The run was removed from the list.
+            return  # The run was removed from the list, so nobody is notified.
         cause = self._record(line)
         event = notification.event_of(line.kind, cause, run)
         if event is NoticeEvent.WAITING and not notification.waits_long(cause, line.at):

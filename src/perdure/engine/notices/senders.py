@@ -1,8 +1,8 @@
 """Sends one notice to one channel.
 
-A channel may get the same notice twice, if perdure was killed after the other side accepted it and
-before that was stored. A webhook then has the same `webhook-id`, and a mail the same `Message-ID`,
-by which a receiver recognizes it. A service of Apprise has no such id.
+A channel may get a notice twice, if perdure was killed after the receiver accepted it and before
+that was stored. Both copies of a webhook have the same `webhook-id`, and both copies of a mail the
+same `Message-ID`, so a receiver can recognize them. Services of Apprise have no such id.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class NoticeRefused(PerdureError):
-    """A notice could not be sent; it is tried again."""
+    """A notice could not be sent. It will be sent again later."""
 
 
 def send(channel: Channel, notice: Notice) -> None:
-    """Send a notice. Raises NoticeRefused with a sentence that contains no secret."""
+    """Send a notice to its channel. Raises NoticeRefused, whose message contains no secret."""
     body = decode(notice.body, NoticeBody)
     try:
         SENDERS[channel.kind](channel, notice, body)
     except NoticeRefused:
         raise
     except Exception as error:
-        # A library's error may quote the message, so only its type is reported.
+        # The error of a library may contain the notice, so only its type is reported.
         raise NoticeRefused(f"{channel.name} failed: {type(error).__name__}") from error
 
 
@@ -58,7 +58,8 @@ def secret_of(channel: Channel) -> str:
 
 
 def missing(channel: Channel) -> str:
-    """Return the library that a channel needs and that is not installed; empty if none."""
+    """Return the name of the library that a channel needs and that is not installed; empty if
+    nothing is missing."""
     from importlib.util import find_spec
 
     needed = {ChannelKind.WEBHOOK: ("standardwebhooks",), ChannelKind.SERVICE: ("apprise",)}
@@ -81,7 +82,7 @@ def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
         raise NoticeRefused(
             f"The secret in {channel.secret_file} is not a signing secret (whsec_ and base64)"
         ) from error
-    # The library takes the time as UTC without a zone.
+    # The method `sign` treats every time as UTC, whatever its time zone is.
     now = datetime.now(UTC).replace(microsecond=0)
     headers = {
         "content-type": "application/json",
@@ -99,7 +100,7 @@ def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
 
 
 def _posted(url: str, content: bytes, headers: dict[str, str]) -> int:
-    """Send a POST request, and return the status of the answer. Redirects are not followed."""
+    """Send a POST request, and return the HTTP status. Redirects are not followed."""
     place = urlsplit(url)
     host, secure = place.hostname or "", ssl.create_default_context()
     connection = (
@@ -124,7 +125,7 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     message["Subject"] = subject_of(notice, body)
     message["Message-ID"] = f"<{notice.id}@{channel.sender.rpartition('@')[2]}>"
     message["Date"] = formatdate(notice.at / 1000)
-    # Tells programs that answer for absent people not to reply (RFC 3834).
+    # Asks automatic responders, such as vacation replies, not to answer (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text_of(notice, body))
     host, secure = place.hostname or "", ssl.create_default_context()
@@ -148,13 +149,13 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     except (OSError, smtplib.SMTPException) as error:
         raise NoticeRefused(f"{channel.name} does not answer: {type(error).__name__}") from error
     if refused:
-        # The other recipients have the notice: sending it again would duplicate it for them.
+        # The other recipients have got the notice. Sending it again would give them a duplicate.
         names = one_line(", ".join(refused), 200)
         raise PartlyRefused(f"{channel.name} refused {names}")
 
 
 class PartlyRefused(NoticeRefused):
-    """The notice was sent, and some of its recipients were refused. It is not tried again."""
+    """The notice was sent, but some of its recipients were refused. It is not sent again."""
 
 
 # --- a service of Apprise

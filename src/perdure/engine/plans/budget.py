@@ -1,8 +1,9 @@
 """Computes what a plan has spent in all its tasks and attempts, and what is left of its budget.
 Called by `driver`, `starts`, `conclusion`.
 
-The budget is checked before a task begins or continues; a run then gets all that is left.
-Concurrent tasks do not share: each may spend that amount.
+The budget is checked before a task begins or continues. A run then gets all that is left as its own
+budget. The rest is not divided among concurrent tasks, so together they may spend more than the
+plan's budget.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from perdure.rules.plan import PlanRun
 from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
 LEAST = 0.01
-"""Budget in dollars of a run that starts after concurrent tasks have spent the rest. It is not 0,
-because 0 means no limit."""
+"""Minimum budget of a run, in dollars, used when concurrent tasks have already spent the rest. It
+is not 0, because 0 means no limit."""
 
 
 def spent(store: EngineStore, plan: PlanRun) -> float:
-    """Return the dollars spent, as the agents report or by list prices."""
+    """Return the dollars that the plan has spent, as reported by the agents or computed from list
+    prices."""
     return _sums(store, plan)[0]
 
 
 def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
-    """Return the dollars spent, and what replies that were cut off may have cost beyond."""
+    """Return the dollars spent, and the reserve for interrupted replies whose cost is unknown."""
     runs = [stand.run for stand in task_statuses(store, plan).values() if stand.run is not None]
     used, kept = 0.0, NO_RESERVE
     for run in runs:
@@ -35,8 +37,8 @@ def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
 
 
 def overspent(store: EngineStore, plan: PlanRun) -> str:
-    """Return a sentence if the budget is spent, or may be; empty if something is left or no budget
-    is set."""
+    """Return a sentence for the user if the budget is spent or may be spent; empty otherwise, and
+    if no budget is set."""
     budget = plan.plan.budget_usd
     if not budget:
         return ""
@@ -53,8 +55,8 @@ def overspent(store: EngineStore, plan: PlanRun) -> str:
 
 
 def share(store: EngineStore, plan: PlanRun, own: float) -> float:
-    """Return the budget of a run that begins now. `own`: its limit by the settings. 0 means no
-    limit."""
+    """Return the budget in dollars of a run that begins now; 0 means no limit. `own`: the run's
+    limit by the settings."""
     budget = plan.plan.budget_usd
     if not budget:
         return own

@@ -1,8 +1,9 @@
-"""Ends a plan: merges all results that no task has merged into the workdir of the last task, and
+"""Ends a plan. Merges all results that no task has merged into the workdir of the last task, and
 runs the plan's own check there. Called by `driver`.
 
-Merge conflicts and a failed check go to the conversation of the last task as new instructions, up
-to that task's number of attempts. Then the plan fails, with its evidence.
+Merge conflicts and a failed check are given to the conversation of the last task as new
+instructions. This is repeated at most as often as that task may be attempted. Then the plan fails,
+and its reason says what was wrong.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
 
 
 def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
-    """Return whether the stored end belongs to the newest attempt."""
+    """Return whether the recorded end of the task belongs to its newest attempt."""
     return end is not None and any(
         each.number == end.checkpoint and each.attempt == run.attempt
         for each in store.checkpoints(run.id)
@@ -109,15 +110,15 @@ def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
 
 
 def _is_loose(name: str, stands: Mapping[str, TaskStatus]) -> bool:
-    """Return whether no other task continues or merges the result of this one."""
+    """Return whether no other task continues or merges the result of this task."""
     return not any(
         name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
     )
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
-    """Run the plan's check in the result. If the check failed, return instructions for the agent
-    and the check's output, else two empty texts."""
+    """Run the plan's check in the run's workdir. Return instructions for the agent and the check's
+    output if it failed, else two empty texts."""
     command = plan.plan.verify
     if not command:
         return "", ""
@@ -133,7 +134,8 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
 
 
 def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
-    """Run the check and return its exit code and output. A request to stop ends it."""
+    """Run the check, and return its exit code and output. The check is ended if perdure is asked to
+    stop."""
     assert run.workspace is not None
     running = process.start(
         Command(
@@ -160,8 +162,8 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
 
 
 def _directory(state: Path, plan: PlanRun) -> Path:
-    """Return a new directory for a check. A check that a dead process left running is killed
-    first."""
+    """Return the path of a new directory for a check. Checks that are still running after their
+    supervisor died are killed first."""
     number = 1
     while (directory := state / "plans" / plan.id / f"verify-{number}").exists():
         begun = process.find(directory)

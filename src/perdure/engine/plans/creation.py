@@ -1,9 +1,9 @@
 """Starts a plan, or finds the stored plan of the same name and applies the changes of its file to
 it. Called by `driver` and `server`.
 
-A task that has not begun may be changed freely. A begun task keeps its place among the others; its
-prompt may change until it is done, which is an update in the same conversation. Later changes are
-refused, because tasks that were built on the result would not know of them.
+A task that has not begun may be changed freely. A task that has begun keeps its dependencies and
+its conversation. Its prompt may change until it is done; the change is then an update in the same
+conversation. Later changes are refused, because other tasks may already build on the result.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """Return the stored plan of this name, or check and store a new one. `seed`: the fields that
-    all tasks' specs share. The plan's repository, relative to the file's directory, overrides the
-    seed's.
+    all tasks' specs share. A repository in the plan overrides the seed's; it is relative to the
+    directory of `file`.
 
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
@@ -62,8 +62,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             raise
         if there.file == str(file):
             return there
-        # A file elsewhere with the same plan name is another plan. The success of the stored plan
-        # says nothing about it.
+        # A plan of the same name from another file is a different plan. The success of the stored
+        # one says nothing about it.
         raise Conflict(
             f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; the "
             f"current directory is in no repository",
@@ -80,8 +80,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
-    """Return the fields that all tasks share, with the repository and base of the plan where it
-    names them."""
+    """Return the fields that all tasks share. The plan's repository and base, if set, replace those
+    of `seed`."""
     from perdure.workspace.identity import is_remote, local_path
 
     plan = replace(plan, repo=local_path(plan.repo))
@@ -95,8 +95,8 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
 
 
 def forking(driver: AgentDriver) -> Forking:
-    """Return where in a conversation the agent's program can fork it so that the fork continues in
-    another directory: anywhere, at its end or never."""
+    """Return where the agent's CLI can fork a conversation into another directory: at any turn,
+    only at the end, or never."""
     can = driver.abilities
     if not can.fork or can.fork_bound:
         return Forking.NEVER
@@ -106,7 +106,7 @@ def forking(driver: AgentDriver) -> Forking:
 
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """Return a new plan with the commit at which all of it begins. Raises Conflict if one of its
+    """Return a new plan with the commit at which all its tasks begin. Raises Conflict if one of its
     branches exists."""
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
     fresh = PlanRun(
@@ -131,7 +131,7 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
-    """Check all tasks, and return the plan with the commit at which it begins."""
+    """Check all tasks, and return the plan with the commit at which its tasks begin."""
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(
@@ -141,15 +141,15 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     place = engine.workspaces.plan(
         spec_of(fresh, TaskStatus(task=first, strand=strands[first.name])), plan.name, Path.cwd()
     )
-    # All tasks share one commit: branches cloned later begin there too, even if the remote's branch
-    # has moved.
+    # All tasks begin at one commit. A clone that is made later begins there too, even if the remote
+    # branch has moved.
     base = engine.workspaces.resolve(place)
     return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
-    """Return the plan with the changes of its file, stored under its lease. Raises PlanError
-    listing everything that can no longer be changed."""
+    """Apply the changes of the plan's file, store them under the plan's lease, and return the plan.
+    Raises PlanError with all changes that are no longer allowed."""
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
@@ -171,8 +171,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
     )
     if not any(stand.planned is not None for stand in stands.values()):
-        # The stored base is a commit of the repository that the plan named before, so the new
-        # file's base replaces it.
+        # The stored base is a commit of the old repository, so the base in the new file replaces
+        # it.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(
             fresh,
@@ -188,13 +188,13 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
             run = _assigned(engine, stand.run, stand.task, new)
             if new.prompt != stand.task.prompt:
                 told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
-    # Stored in one transaction. After a kill before it, everything is repeated; after a kill behind
-    # it, nothing is.
+    # Stored in one transaction. If perdure is killed before it, all changes are applied again;
+    # after it, none.
     return engine.store.put_plan(fresh, told)
 
 
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
-    """Return a begun task's run with the limits of the changed file. Raises Conflict while an
+    """Return a begun task's run with the settings of the changed file. Raises Conflict while an
     attempt is running."""
     changes = {
         name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
@@ -221,8 +221,8 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, TaskStatus]) -> Iter
 
 
 def _changed(stand: TaskStatus, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
-    """Yield a sentence for each change in the file that comes too late, because the task has
-    already begun."""
+    """Yield a sentence for each change in the file that is not allowed because the task has already
+    begun."""
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:

@@ -1,9 +1,9 @@
-"""Drives a plan: starts every task that may begin, up to its number of jobs, until all are done or
-nothing can continue. Called by the command, the library and the service.
+"""Drives a plan: starts every task that may begin, up to the maximum number of jobs, until all are
+done or nothing can continue. Called by the command, the library and the service.
 
-Each task has a thread, which creates its run, follows it to its end and stores that end. A task
-that fails stops only the tasks that need it. After a problem of perdure itself (a full disk, a
-workdir in use) nothing new starts, running tasks finish, and the error is raised.
+Each task has a thread, which creates its run, follows it, and records its end. A task that fails
+stops only the tasks that need it. After a problem of perdure itself (a full disk, a workdir in use)
+nothing new starts, running tasks finish, and the error is raised.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
 GIVEN = "(api)"
-"""Stored instead of a file name for a plan that was received over the network."""
+"""Value stored in place of a file name for a plan that was received over the API."""
 BEATS = 4
-"""Number of renewals within the duration of one lease."""
+"""Number of lease renewals within the duration of one lease."""
 
 Began = Callable[[PlanRun], None]
 
@@ -52,13 +52,14 @@ def run(
     jobs: int = 0,
     began: Began = lambda plan: None,
 ) -> PlanRun:
-    """Start or continue the plan, until it is done, something failed, or perdure is asked to stop.
-    `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
-    process holds the plan's lease.
+    """Start or continue the plan until it is done, nothing more can start, or perdure is asked to
+    stop. Return the plan.
 
-    Stopped tasks continue; failed tasks wait for `retry`. Raises PlanError if the changes of the
-    file cannot be applied any more, Conflict while another process runs the plan, and all errors of
-    a task's start.
+    `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
+    process holds the plan's lease. Stopped tasks are continued; failed tasks wait for `retry`.
+
+    Raises PlanError if the changes of the file are no longer allowed, Conflict while another
+    process runs the plan, and all errors of a task's start.
     """
     return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
 
@@ -71,8 +72,9 @@ def retry(
     began: Began = lambda plan: None,
     changed: tuple[Plan, TaskSpec, Path] | None = None,
 ) -> PlanRun:
-    """Continue a plan including its failed and stopped tasks, or only one of them. `changed`: the
-    present content of its file, as for `run`. Raises NotFound, Conflict, PlanError."""
+    """Continue a plan including its failed and stopped tasks. Return the plan. `task`: retry only
+    this task. `changed`: the present content of the plan's file, as for `run`. Raises NotFound,
+    Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
         know_failed(engine.store, plan, task)
@@ -95,8 +97,8 @@ def resume(engine: Engine, ref: str) -> PlanRun:
 
 
 def exit_code(store: EngineStore, plan: PlanRun) -> int:
-    """Return the exit code: 0 if all succeeded, 130 if stopped, 75 if something waits, else that of
-    a failed run: 1, or 3 if a person is needed."""
+    """Return the exit code for a plan: 0 if it succeeded, 130 if it was stopped, 75 if something
+    waits. If a run failed, return its exit code: 1, or 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
     runs = [
@@ -117,8 +119,8 @@ def exit_code(store: EngineStore, plan: PlanRun) -> int:
 
 
 def continue_command(plan: PlanRun) -> str:
-    """Return the command with which a person continues a plan. It names the plan's file or, for a
-    plan received over the network, the plan."""
+    """Return the command that continues the plan. It contains the plan's file, or the plan's name
+    if the plan was received over the API."""
     if plan.file == GIVEN:
         return f"perdure plan retry {plan.name}"
     return f"perdure plan run {plan.file}"
@@ -149,8 +151,8 @@ def claimed(engine: Engine, plan: PlanRun) -> PlanRun:
 def queue_again(
     engine: Engine, plan: PlanRun, again: tuple[RunState, ...], task: str = ""
 ) -> PlanRun:
-    """Queue the plan's runs that ended in one of these states, or only that of one task. Return the
-    plan, open again. The caller holds its lease."""
+    """Queue the plan's runs that ended in one of the states `again`, or only the run of `task`.
+    Return the plan, which is open again. The caller must hold its lease."""
     for stand in task_statuses(engine.store, plan).values():
         if (
             stand.failed
@@ -294,7 +296,8 @@ class _Driving:
         self._at_work[threads.submit(job)] = name
 
     def _wait(self) -> None:
-        """Wait until something has ended or it is time to look again. Renew the lease meanwhile."""
+        """Wait until a thread has ended or the poll interval has passed. Renew the lease if it is
+        time."""
         ended, _ = wait(self._at_work, NAP_S, FIRST_COMPLETED)
         for future in ended:
             del self._at_work[future]
@@ -309,7 +312,8 @@ class _Driving:
                 self._troubles.insert(0, lost)
 
     def _task(self, stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> None:
-        """Run one task from its start, or from its present state, to its end."""
+        """Run one task to its end: create its run or continue the existing one, and record its end.
+        """
         run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
             planned = next(
@@ -320,9 +324,9 @@ class _Driving:
             keep_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
-        """Return whether the conversation may continue from which this task forks. It may once the
-        fork has a conversation of its own that contains the fork's prompt. It also may if the fork
-        cannot begin soon, because it failed or waits for a task that failed."""
+        """Return whether the conversation from which `fork` branches off may continue. It may once
+        the fork has its own copy of the conversation, with the fork's prompt in it. It also may if
+        the fork cannot begin soon, because it failed or waits for a failed task."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
         return fork.run is not None and _has_begun(
@@ -330,8 +334,8 @@ class _Driving:
         )
 
     def _conclude_if_stuck(self, stands: Mapping[str, TaskStatus]) -> PlanRun:
-        """Return the plan when nothing more can start: as failed if tasks failed or the budget is
-        spent, else unchanged."""
+        """Return the plan after nothing more can start. It is failed if tasks failed or the budget
+        is spent, else unchanged."""
         failed = [
             name
             for name, stand in stands.items()
@@ -348,7 +352,7 @@ class _Driving:
         )
 
     def _conclude_overspent(self) -> PlanRun:
-        """Return the plan, as failed if only its budget keeps it from continuing."""
+        """Return the plan. It is failed if its budget is the only reason why it cannot continue."""
         if self._engine.stopping():
             reason = ""
         else:

@@ -27,7 +27,7 @@ def await_run(engine: Engine, run_id: str) -> TaskRun:
 
 
 def follow_run(engine: Engine, run_id: str) -> TaskRun:
-    """Run or follow the run. Return it at its end, or as it is when perdure is asked to stop.
+    """Perform or follow the run. Return it at its end, or as it is when perdure is asked to stop.
     Raises Conflict while another run uses its workdir."""
     while True:
         run = engine.store.get(run_id)
@@ -40,7 +40,7 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             drive(engine, run_id)
         except Conflict:
             now = engine.store.get(run_id)
-            # If a pool claimed the run first, the pool does the same work and may have finished
-            # already.
+            # A pool may have claimed the run first. It does the same work, and may already have
+            # finished.
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise

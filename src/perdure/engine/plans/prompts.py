@@ -1,5 +1,5 @@
-"""Builds the report of a plan that every `--json` prints: one stable, versioned object, read from
-the store alone."""
+"""Builds the report of a plan that `--json` prints. It is a stable, versioned object, read only
+from the store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SCHEMA_VERSION: Final = 1
 
 
 def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> PlanReport:
-    """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: looks
-    at this host's processes; without it the liveness of tasks is unknown."""
+    """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: checks
+    the processes of this host; without it the liveness of tasks is unknown."""
     stands = task_statuses(store, plan)
     tasks = [_task(store, stands[task.name], stands, probe) for task in plan.plan.tasks]
     total = Usage()
@@ -58,7 +58,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
 
 
 def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
-    """Return the place of the plan's result: that of its last task."""
+    """Return where the plan's result is: the workdir and branch of its last task."""
     result = PlanResult(
         task=last.task.name,
         path="",
@@ -80,7 +80,8 @@ def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
 
 
 def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
-    """Return `running`, `stopped` (no process drives it), `succeeded` or `failed`."""
+    """Return the plan's state as a word: `running`, `stopped` (no process drives it), `succeeded`
+    or `failed`."""
     if plan.state is not PlanState.OPEN:
         return str(plan.state)
     if plan.worker:

@@ -19,14 +19,14 @@ def read_plan(file: Path, chosen: Settings) -> Plan:
 
 
 def plan_defaults(chosen: Settings) -> dict[str, Any]:
-    """Return the settings that apply to fields that a plan does not set."""
+    """Return the settings that serve as defaults for a plan's fields."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
     return {name: getattr(chosen, name) for name in names}
 
 
 def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
-    """Return the fields that all tasks share where the plan does not set them: the repository at
-    `cwd`, and the limits."""
+    """Return the default fields of all tasks: the repository at `cwd`, and the limits of the
+    settings."""
     return TaskSpec(
         prompt="",
         repo=str(cwd),

@@ -1,8 +1,8 @@
-"""Drives plans that a service received over the network, in its own process; its pool performs
-their runs.
+"""Drives plans that the service received over the network, in the process of the service. The
+service's pool performs the runs.
 
-Called by `perdure serve` and by the API. A received plan is in the store, so a killed service
-continues it after its next start.
+Called by `perdure serve` and by the API. A received plan is stored, so the service continues it
+after a restart.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 LOOK_S = 2.0
-"""Poll interval of the stored plans, in seconds, unless `wake` is called."""
+"""Interval in seconds at which the stored plans are polled, unless `wake` is called."""
 AGAIN_S = 30.0
 """Delay in seconds before a plan is retried after a problem of perdure itself (a full disk, a
 workdir in use)."""
 PLANS_MOST = 200
 HALT_S = 60.0
-"""Maximum time in seconds to wait until a plan's thread has stopped starting work. Its merge or its
-check is not interrupted."""
+"""Maximum time in seconds to wait until a plan's thread stops. A merge or a check that the thread
+performs is not interrupted."""
 
 
 def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
@@ -70,8 +70,8 @@ def _is_same(there: PlanRun, plan: Plan) -> bool:
 
 
 class PlanDriver:
-    """Drives the plans that `take` has stored, from `with` to its end, each plan in a thread of its
-    own. `say` is called with a line for each problem."""
+    """Drives the plans that `take` has stored, each in its own thread. It is a context manager: the
+    threads run until its end. `say` is called with a line for each problem."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
         self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
@@ -80,7 +80,7 @@ class PlanDriver:
         self._driven: dict[str, threading.Thread] = {}
         self._later: dict[str, float] = {}
         self._halted: set[str] = set()
-        """Ids of plans whose threads may not begin a task now."""
+        """Ids of plans whose threads must not begin a task now."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> PlanDriver:
@@ -98,18 +98,19 @@ class PlanDriver:
             thread.join()
 
     def wake(self) -> None:
-        """Look for plans to drive at once."""
+        """Check the stored plans at once, instead of after the poll interval."""
         self._rounds.wake()
 
     def stop(self, ref: str) -> PlanRun:
-        """Stop the running tasks of a plan, and begin no further one until `retry`.
+        """Stop the running tasks of a plan, and start no other task until `retry`. Return the plan.
 
-        Raises NotFound, and Conflict if another process drives the plan or it is over."""
+        Raises NotFound, and Conflict if another process drives the plan or it has succeeded.
+        """
         with self._lock, self._at_rest(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to stop")
-            # Stored before anything else, so that the service begins nothing more of the plan after
-            # a kill.
+            # Stored first: if the service is killed now, it starts no more tasks of the plan after
+            # its restart.
             plan = self._engine.store.put_plan(replace(plan, stopped=self._engine.store.now()))
             for stand in task_statuses(self._engine.store, plan).values():
                 if stand.run is not None and stand.run.state not in FINAL:
@@ -118,10 +119,11 @@ class PlanDriver:
         return self._engine.store.plan(plan.id)
 
     def retry(self, ref: str, task: str = "") -> PlanRun:
-        """Continue a plan including its failed and stopped tasks, or only one of them.
+        """Continue a plan including its failed and stopped tasks, or only `task`. Return the plan.
 
         Raises NotFound, and Conflict if another process drives the plan, or there is nothing to
-        retry."""
+        retry.
+        """
         with self._lock, self._at_rest(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to retry")
@@ -134,7 +136,8 @@ class PlanDriver:
 
     @contextmanager
     def _at_rest(self, ref: str) -> Iterator[PlanRun]:
-        """Hold a plan's lease while no thread of this service drives it. Runs of the plan go on."""
+        """Hold a plan's lease for the `with` block, after the service's own thread for the plan has
+        stopped. Yield the plan; its runs continue. Raises NotFound, Conflict."""
         plan = self._engine.store.plan(ref)
         if plan.file != GIVEN:
             raise Conflict(
@@ -167,7 +170,7 @@ class PlanDriver:
         self._say(f"plans: {error or type(error).__name__}")
 
     def _due(self) -> list[PlanRun]:
-        """Return the plans that can continue and that no process drives. Plans are omitted if their
+        """Return the plans that can continue and that no process drives. A plan is left out if its
         only open tasks were stopped or failed."""
         found = []
         for plan in self._engine.store.plans(PLANS_MOST):
@@ -190,7 +193,7 @@ class PlanDriver:
         return found
 
     def _is_held(self, plan: PlanRun) -> bool:
-        """Return whether another process drives the plan: another host's service, or a person's
+        """Return whether another process drives the plan, such as the service of another host or a
         `perdure plan retry`."""
         if not plan.worker:
             return False

@@ -1,9 +1,9 @@
-"""Records once where a successful task left its workdir and conversation, so that other tasks can
-begin there while this strand continues. Called by `driver` and `conclusion`.
+"""Records where a successful task left its workdir and conversation, so that other tasks can begin
+there while this strand continues. Called by `driver` and `conclusion`.
 
 Uncommitted files are committed on the strand's branch in the agent's name, because only commits can
-be merged and forked without copying everything. If another workdir starts from this task, and at
-the end of the plan, a checkpoint of workdir and conversation is taken as well, which includes the
+be merged, and forked without copying every file. A checkpoint of workdir and conversation is taken
+as well if another workdir starts from this task, and for the last task of the plan. It includes the
 small ignored files.
 """
 
@@ -23,8 +23,8 @@ FILES = 200
 
 
 def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
-    """Commit uncommitted files, take the checkpoint if one is needed, and store and return the end.
-    Safe to repeat after a kill. Raises PerdureError."""
+    """Record the end of a task, and return it. Uncommitted files are committed first, and a
+    checkpoint is taken if one is needed. Can be repeated after a kill. Raises PerdureError."""
     assert run.workspace is not None
     first = run.spec.prompt.strip().partition("\n")[0][:72]
     text = (
@@ -60,16 +60,17 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
 
 
 def _is_grown_from(plan: PlanRun, task: str) -> bool:
-    """Return whether another workdir starts with this task's files, or the plan ends with it. At
-    the end of the plan, the checkpoint keeps perdure's own commit from counting as drift in a later
-    update."""
+    """Return whether a checkpoint of the task's end is needed: another workdir starts with its
+    files, or it is the plan's last task. After the last task, the checkpoint keeps perdure's own
+    commit from being reported as drift by a later update."""
     return task == order(plan.plan)[-1].name or any(
         strand.files_of == task for strand in plan.strands.values()
     )
 
 
 def _conversation(engine: Engine, run: TaskRun) -> tuple[str, int]:
-    """Return the id of the run's conversation and its present number of turns."""
+    """Return the id of the run's conversation and its number of turns; empty and 0 if there is
+    none."""
     session = engine.store.session(SessionKey(run.spec.agent, run.scope))
     if session is None:
         return "", 0

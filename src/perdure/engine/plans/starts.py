@@ -31,14 +31,15 @@ from perdure.workspace.identity import is_remote
 
 NAME_WIDTH = 63
 PATIENCE_S = 30.0
-"""Time to wait for the lock of a workdir, in seconds. An exiting shim, or a person who inspects the
-run, holds the lock briefly."""
+"""Maximum time to wait for the lock of a workdir, in seconds. An exiting shim, or a person who
+inspects the run, holds the lock briefly."""
 
 
 def start(
     engine: Engine, plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
 ) -> TaskRun:
-    """Return the task's run: queued, or as it is if it was created before. Raises PerdureError."""
+    """Return the task's run. A new run is queued; an existing one is returned as it is. Raises
+    PerdureError."""
     with_key = key_of(plan, stand.task.name)
     try:
         return engine.store.get(with_key)
@@ -52,7 +53,8 @@ def start(
     else:
         there = None
     run_id = stand.planned.run if stand.planned is not None else ""
-    if not run_id or engine.store.history(run_id, limit=1):  # A person removed that run.
+    # A run that a person removed keeps its history, so its id cannot be used again.
+    if not run_id or engine.store.history(run_id, limit=1):
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
@@ -74,8 +76,8 @@ def start(
                 f"{place.repo} has a branch {place.branch} already",
                 "give this plan another name, or rename that branch",
             )
-        # Any other head is a merge that was made before a kill. The files had been restored before
-        # that merge.
+        # If HEAD is another commit, the merge was already made before a kill, and the files were
+        # restored before that merge.
         if (
             source is not None
             and source.end is not None
@@ -104,12 +106,12 @@ def start(
 
 
 def key_of(plan: PlanRun, task: str) -> str:
-    """Return the key of the task's run."""
+    """Return the key that identifies the task's run in the store."""
     return f"plan:{plan.id}/{task}"
 
 
 def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
-    """Return the task's spec without its starting point, which is not known yet."""
+    """Return the task's spec without its starting point, which the caller adds."""
     task, strand = stand.task, stand.strand
     return replace(
         plan.seed,
@@ -133,8 +135,8 @@ def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
 
 
 def _map(map_when: MapWhen, stand: TaskStatus) -> str:
-    """Return `map` for a task whose plan does not set it: `always` if its files come from another
-    conversation, unless the map is off; else empty."""
+    """Return the value of `map` for a task whose plan does not set it. It is `always` if the task's
+    files come from another conversation and the setting is not off; else empty."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
     if strange and map_when is not MapWhen.OFF:
@@ -145,7 +147,8 @@ def _map(map_when: MapWhen, stand: TaskStatus) -> str:
 def _spec(
     plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
 ) -> tuple[TaskSpec, TaskStatus | None]:
-    """Return the complete spec, and the task whose files a new workdir begins with, or None."""
+    """Return the complete spec, and the task whose files a new workdir begins with (None if there
+    is none)."""
     spec, strand = spec_of(plan, stand), stand.strand
     if strand.goes_on:
         first = stands[strand.name].run
@@ -154,8 +157,8 @@ def _spec(
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    # An isolated clone begins at a commit that its repository has. Commits of other tasks are
-    # fetched afterwards.
+    # An isolated clone can begin only at a commit of its own repository. Commits of other tasks are
+    # fetched into it afterwards.
     spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
         spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
@@ -167,8 +170,8 @@ def _is_isolated(plan: PlanRun) -> bool:
 
 
 def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
-    """Give the workdir the files that the needed task had at its end, including small ignored
-    files, from the checkpoint taken there. Return the commit of the workdir's HEAD."""
+    """Fill the workdir with the files that the task `source` left, and return the commit of HEAD.
+    The checkpoint of its end also provides small ignored files."""
     if place.backend is not Backend.ISOLATED and (
         source.run is None or source.run.workspace is None
     ):
@@ -184,8 +187,8 @@ def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) ->
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
-    # There is no checkpoint, because this task was added to the plan after the needed task was
-    # done.
+    # Without a checkpoint, the commit is fetched and merged. This happens if this task was added to
+    # the plan after `source` was done.
     engine.workspaces.checkpoints.bring(there, place, end.commit)
     return engine.workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
@@ -199,8 +202,8 @@ def merged(
     agent: str,
     others: Mapping[str, TaskStatus],
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Merge the results of other tasks into a workdir whose lock the caller holds. Return HEAD
-    (empty if there was nothing to merge) and the conflicts as (file, reason)."""
+    """Merge the results of other tasks into a workdir. The caller must hold its lock. Return the
+    commit of HEAD (empty if there was nothing to merge), and the conflicts as (file, reason)."""
     conflicts: dict[str, str] = {}
     head = ""
     for name, other in others.items():
@@ -214,8 +217,8 @@ def merged(
 
 
 def conflict_prompt(conflicts: tuple[tuple[str, str], ...]) -> str:
-    """Return the instructions for the agent that has to resolve the conflicts. File names are
-    hostile, so each is quoted and on its own line."""
+    """Return the instructions for the agent that must resolve the conflicts. File names are
+    untrusted, so each is quoted and on its own line."""
     lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
     return (
         "The work of other tasks of this plan was merged into this working directory, and there "
@@ -227,7 +230,7 @@ def conflict_prompt(conflicts: tuple[tuple[str, str], ...]) -> str:
 
 
 def _name(store: RunStore, wanted: str) -> str:
-    """Return a free name for the run: the wanted one if possible."""
+    """Return a name for the run that no other run has: `wanted`, or `wanted` with a number."""
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
     if len(wanted) <= NAME_WIDTH:
         stem = wanted
@@ -250,9 +253,9 @@ def workdir_locked(
     *,
     looks: bool = False,
 ) -> Iterator[None]:
-    """Hold the workdir's lock. With `looks`, the caller only reads, so an agent that is kept warm
-    there is not ended. Raises Conflict if another process keeps the lock for longer than
-    `PATIENCE_S`."""
+    """Hold the workdir's lock for the `with` block. `looks`: the caller only reads, so a warm agent
+    that uses the workdir is not ended. Raises Conflict if another process keeps the lock for longer
+    than `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:

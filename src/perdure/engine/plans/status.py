@@ -1,4 +1,4 @@
-"""Reads the progress of a plan from the store: its tasks, their strands, their runs."""
+"""Reads the progress of a plan from the store. Used by all modules of `plans`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def end(self) -> TaskEnd | None:
-        """Place where the task left its workdir and conversation; None until the task is done."""
+        """Commit, checkpoint and turn at which the task ended; None until the task is done."""
         if self.planned is not None:
             return self.planned.end
         return None
 
     @property
     def failed(self) -> bool:
-        """Whether the run ended without success; a person decides when it continues."""
+        """Whether the run failed or was stopped. A person decides whether it continues."""
         return (
             self.end is None
             and self.run is not None
@@ -40,7 +40,7 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
 
 def task_statuses(store: EngineStore, plan: PlanRun) -> dict[str, TaskStatus]:
-    """Return all tasks by name, in the order of the file."""
+    """Return the status of all tasks by name, in the order of the file."""
     planned = {each.task: each for each in store.planned(plan.id)}
     stands = {}
     for task in plan.plan.tasks:
@@ -61,7 +61,7 @@ def _run(store: EngineStore, planned: PlannedRun | None) -> TaskRun | None:
 
 
 def dependencies(stand: TaskStatus) -> tuple[str, ...]:
-    """Return the tasks that must be done before this one begins."""
+    """Return the names of the tasks that must be done before this one begins."""
     strand = stand.strand
     return tuple(
         dict.fromkeys(name for name in (*stand.task.needs, strand.goes_on, strand.files_of) if name)
@@ -69,7 +69,8 @@ def dependencies(stand: TaskStatus) -> tuple[str, ...]:
 
 
 def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
-    """Return the failed task that keeps this one from beginning; empty if there is none."""
+    """Return the name of a failed task that keeps this one from starting; empty if there is none.
+    """
     seen, left = set[str](), list(dependencies(stand))
     while left:
         name = left.pop(0)
@@ -87,7 +88,8 @@ def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
 
 def ready(stands: Mapping[str, TaskStatus]) -> Iterator[TaskStatus]:
     """Yield the tasks that may begin or continue now. Tasks that fork a conversation come before
-    the task that continues it. The caller checks whether the forks in `Strand.lets` exist."""
+    the task that continues it. The caller must check whether the forks in `Strand.lets` have been
+    made."""
     able = [
         stand
         for stand in stands.values()

@@ -1,17 +1,18 @@
-"""The project map: the files of a workdir, what they export and import, and which task made them,
-as text for an agent.
+"""The project map: a text for an agent that lists the files of a workdir, what they export and
+import, and which task made them.
 
-It is for an agent whose conversation does not know the files: one without sessions, one whose
-conversation was lost, or, if requested, the first prompt of any. `engine.attempt.project_map` adds
-it to prompts, `perdure map` shows it, and programs may create one:
+It is for an agent whose conversation does not contain the files: an agent without sessions, one
+whose conversation was lost, or, if requested, the first prompt of any agent.
+`engine.attempt.project_map` adds it to prompts, `perdure map` shows it, and programs may create
+one:
 
     project = read(directory, names, parse, cache)  # the only step that reads the disk
     ranked = rank(project, "Add a total to the report")  # most relevant first
     drawn = draw(ranked, tokens=2000)  # within the limit
 
-Guarantees: the map stays within its tokens (see `estimate`). No file outside of the directory is
-read. No content or name of a file can break out of its place in the map: newlines and the map's own
-tags are replaced, and comments and strings that are more than a name are left out.
+Guarantees: the map stays within its limit of tokens (see `estimate`). No file outside the directory
+is read. No content or name of a file can add a line to the map or end it: newlines and the map's
+own tags are replaced, and comments and strings that are longer than a name are left out.
 """
 
 from perdure.engine.project_map.outline import Project

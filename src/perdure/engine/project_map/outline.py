@@ -1,4 +1,4 @@
-"""Exports and imports of one file: the nouns of the project map. Pure."""
+"""The data types of the project map: files with their exports and imports. Pure."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ class Symbol(Struct, frozen=True):
 
     name: str
     text: str
-    """The declaration on one line, without its body: `def load(path: str) -> Order`. For a class,
-    its head."""
+    """The declaration as one line, without its body: `def load(path: str) -> Order`. For a class,
+    only its first line."""
     members: tuple[str, ...] = ()
     """The public methods and fields of a class, each as one line."""
 
 
 class Import(Struct, frozen=True):
-    """One imported module, as the file writes it (`..money`, `./money`, `java.util`), and the names
-    imported from it."""
+    """One imported module, as it is written in the file (`..money`, `./money`, `java.util`), and
+    the names imported from it."""
 
     module: str
     names: tuple[str, ...] = ()
 
 
 class Outline(Struct, frozen=True):
-    """The outline of one file."""
+    """The exports and imports of one file."""
 
     exports: tuple[Symbol, ...] = ()
     imports: tuple[Import, ...] = ()
@@ -39,8 +39,8 @@ NO_OUTLINE = Outline()
 
 
 class OutlineFile(Struct, frozen=True):
-    """One file of the project. `outline` is None if it was not read. `changed`: modification time
-    in nanoseconds."""
+    """One file of the project. `outline` is None if the file was not parsed. `changed`:
+    modification time in ns since 1970."""
 
     name: str
     outline: Outline | None = None
@@ -48,10 +48,10 @@ class OutlineFile(Struct, frozen=True):
 
 
 class Project(Struct, frozen=True, kw_only=True):
-    """The files of a directory, by their relative names."""
+    """The files of a directory, by their names relative to it."""
 
     files: Mapping[str, OutlineFile]
     beyond: int = 0
-    """Number of files that were not looked at because of the limit."""
+    """Number of files that were skipped because of the maximum number of files."""
     missing: frozenset[str] = field(default_factory=frozenset)
     """Languages of files in the project whose grammar is not installed."""

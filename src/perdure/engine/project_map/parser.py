@@ -1,9 +1,9 @@
-"""Parses hostile files in a child process. Used by `engine.attempt.project_map`.
+"""Parses untrusted files in a child process. Used by `engine.attempt.project_map`.
 
 A tree-sitter parser has a bounded stack, but no bound in memory or time: 100 KB of `a<a<a<...` as
-Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the child has limits
-of its own, and may die while parsing. `Asker` is the interface of the child; the caller starts it
-(`process.ChildProcess`).
+Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). The child therefore has
+its own limits, and may die while parsing. `Asker` is the interface to the child, which the caller
+starts (`process.ChildProcess`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ANSWER = f"{__name__}:answer"
 
 
 class Asker(Protocol):
-    """A child process that answers questions: `process.ChildProcess(ANSWER)`."""
+    """Interface to a child process that answers questions, such as `process.ChildProcess(ANSWER)`.
+    """
 
     @property
     def over(self) -> bool: ...
@@ -29,14 +30,14 @@ class Asker(Protocol):
 
 
 class ParserProcess:
-    """`outline_of`, run in the child."""
+    """A callable like `outline_of` that parses in a child process."""
 
     def __init__(self, asker: Asker) -> None:
         self.asker = asker
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
-        """Return the same as `outline_of`. If the child dies on a file, return an empty outline; if
-        it died too often to be asked again, return None."""
+        """Return the outline of a file, as `outline_of` does. Return an empty outline if the child
+        died on this file, and None if it has died too often and is not started again."""
         if self.asker.over:
             return None
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
@@ -46,6 +47,6 @@ class ParserProcess:
 
 
 def answer(question: bytes) -> bytes:
-    """Answer a question in the child."""
+    """Return the encoded outline for an encoded question. Runs in the child process."""
     language, content = msgspec.msgpack.decode(question, type=resolved(tuple[str, bytes]))
     return msgspec.msgpack.encode(outline_of(language, content))

@@ -1,10 +1,10 @@
-"""Reads the files of a directory and their outlines. Only the names given by the caller (from
+"""Reads the files of a directory and their outlines. Only files whose names the caller gives (from
 `Workspaces.files`) are read.
 
-Every name is opened from the top, directory by directory, without following links, so nothing
-outside of the directory is ever read. A file that is larger than `LARGEST`, binary or not a regular
-file appears in the map by its name alone. Outlines are cached in a file of perdure's own, by size
-and times of each file, so that the next call parses only changed files.
+Each file is opened directory by directory, starting at the top, without following links. So no file
+outside the directory is ever read. A file that is larger than `LARGEST` or binary appears in the
+map only by its name. Outlines are cached in a file of perdure, with the size and times of each
+file, so the next call parses only changed files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LARGEST = 512 << 10
 """Maximum size of a parsed file, in bytes."""
 MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
-"""Maximum total size of the files parsed for one map, in bytes; the other files appear by name
-alone."""
+"""Maximum total size of the files parsed for one map, in bytes. Further files appear only by name.
+"""
 PATIENCE_S = 20.0
-"""Time limit for parsing the files of one map, in seconds. The other files appear by name alone,
-and the next call continues with them."""
+"""Time limit for parsing the files of one map, in seconds. The remaining files appear only by name,
+and the next call parses them."""
 FORM = 1
 """Version of the cache format; a cache of another version is ignored."""
 
@@ -39,24 +39,24 @@ Parse = Callable[[str, bytes], Outline | None]
 
 
 class KnownFile(msgspec.Struct, frozen=True, array_like=True):
-    """A cached outline, with size and times of its file."""
+    """A cached outline, with the size and times of its file."""
 
     stamp: tuple[int, int, int]
     outline: Outline
 
 
 class MapCache(msgspec.Struct, array_like=True):
-    """The cached outlines of a directory."""
+    """The content of the cache file: the outlines of a directory."""
 
     form: int
     files: dict[str, KnownFile]
 
 
 def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
-    """Return the project as it is now. `parse` is `ParserProcess`, or `languages.outline_of` for
-    trusted files.
+    """Read the files of a directory, and return them as a project. `parse`: a `ParserProcess`, or
+    `languages.outline_of` for trusted files.
 
-    A name is omitted if it does not exist or leads out of the directory. Raises OSError if the
+    A name is left out if the file does not exist or is outside the directory. Raises OSError if the
     directory itself cannot be opened.
     """
     wanted = sorted(set(names))
@@ -77,7 +77,7 @@ def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None
 
 
 class _Reader:
-    """Reads the files of one directory once."""
+    """Reads the files of one directory for one map."""
 
     def __init__(self, top: int, known: Mapping[str, KnownFile], parse: Parse) -> None:
         self.top, self.known, self.parse = top, known, parse
@@ -87,7 +87,8 @@ class _Reader:
         self.deadline = time.monotonic() + PATIENCE_S
 
     def file(self, name: str) -> OutlineFile | None:
-        """Return the file, or None if it no longer exists or is not a regular file."""
+        """Return the file with its outline; None if it does not exist any more or is not a regular
+        file."""
         try:
             fd = _opened(self.top, name)
         except (OSError, ValueError):
@@ -165,8 +166,8 @@ def _cached(cache: Path) -> dict[str, KnownFile]:
 
 
 def _keep(cache: Path, outlines: dict[str, KnownFile]) -> None:
-    """Write the cache to a temporary file and rename it. It is not synced, and errors are ignored,
-    because it can be created again at any time."""
+    """Replace the cache file atomically. It is not synced and errors are ignored, because it can be
+    created again at any time."""
     beside = cache.with_name(f"{cache.name}.{os.getpid()}")
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

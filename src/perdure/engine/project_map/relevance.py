@@ -1,10 +1,13 @@
-"""Orders the files of a project, the most relevant for a prompt first. Pure.
+"""Orders the files of a project, the most relevant for a prompt first. Pure. The order is:
 
 1. Files that the prompt mentions: by path, by file name, or by a name that the file exports.
-2. Files that those import or are imported by, nearest first (PageRank that starts at the mentioned
-   files, over imports in both directions).
+
+2. Files that the mentioned files import or that import them, nearest first (PageRank that starts at
+the mentioned files, over imports in both directions).
+
 3. Files that earlier tasks made, newest first.
-4. All others: the most imported first, then the most recently changed.
+
+4. All other files: the most imported first, then the most recently changed.
 """
 
 from __future__ import annotations
@@ -22,25 +25,25 @@ from perdure.engine.project_map.resolver import Resolver
 
 _WORD = re.compile(r"[\w./@-]+")
 _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
-"""Pattern of a word with the shape of an identifier. A capital letter within a sentence and a
-backquote also mark identifiers."""
+"""Pattern of a word that looks like an identifier. Words in backquotes, and capitalized words
+within a sentence, also count as identifiers (`_CAPITAL`)."""
 _CAPITAL = re.compile(r"(?:(?<=[a-z0-9,;:] )|(?<=`))([A-Z]\w+)|(?<=`)(\w+)(?=`)")
 COMMON = 5
-"""Maximum number of files that may export a plain word. A word that more files export says nothing
-about any of them."""
+"""Maximum number of files that may export a plain word for it to count. A word that more files
+export is too common to identify a file."""
 DAMPING, ROUNDS = 0.7, 20
 
 
 class MapPlace(Struct, frozen=True):
-    """One file in the order of relevance."""
+    """One file in the order of relevance, with the reason for its position."""
 
     file: OutlineFile
     why: str
-    """`mentioned`, `near`, `made` or `rest`."""
+    """Reason for the file's position: `mentioned`, `near`, `made` or `rest`."""
     imports: tuple[str, ...] = ()
-    """The files of the project that it imports."""
+    """Files of the project that this file imports."""
     others: tuple[str, ...] = ()
-    """Modules that it imports from outside the project."""
+    """Modules from outside the project that this file imports."""
     made_by: str = ""
 
 
@@ -53,8 +56,8 @@ class Ranked(Struct, frozen=True):
 
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
-    """Return the files in order of relevance. `made`: the task that made each file, in the order in
-    which the tasks made them."""
+    """Return the files in order of relevance. `made`: the name of the task that made each file,
+    oldest task first."""
     made = made or {}
     resolver = Resolver(project.files)
     links = {name: _links(resolver, file) for name, file in project.files.items()}
@@ -84,7 +87,8 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
 
 
 def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the files of the project that a file imports, and the modules from outside."""
+    """Return the files of the project that a file imports, and the modules that it imports from
+    outside."""
     inside: dict[str, None] = {}
     others: dict[str, None] = {}
     for asked in file.outline.imports if file.outline is not None else ():
@@ -95,8 +99,8 @@ def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tupl
 
 
 def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
-    """Return how strongly the prompt mentions each file: 3 by its path or name, 2 by a name with
-    the shape of an identifier, 1 by a plain word."""
+    """Return a score for each mentioned file: 3 if the prompt contains its path or name, 2 for an
+    exported name that looks like an identifier, 1 for an exported plain word."""
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
     parts = set(chain.from_iterable(re.split(r"[./@-]", word) for word in words))
     plain = {part.lower() for part in parts if len(part) > 2}
@@ -125,8 +129,8 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
 
 
 def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dict[str, float]:
-    """Return the personalized PageRank of each file, over imports in both directions; 0 for
-    unreachable files."""
+    """Return the personalized PageRank of each file, over imports in both directions; 0 for files
+    that cannot be reached from `start`."""
     beside: dict[str, set[str]] = defaultdict(set)
     for name, targets in edges.items():
         for target in targets:

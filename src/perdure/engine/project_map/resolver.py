@@ -1,8 +1,8 @@
 """Finds the file of the project that an import refers to. Pure. Called by `relevance`.
 
-It follows the rules of each language as far as names and places allow, without reading the
-language's settings. If several files match, the one nearest to the importing file is chosen. If
-none matches, the import is an external package.
+It follows the rules of each language as far as file names allow, without reading build
+configuration. If several files match, the one nearest to the importing file is chosen. If none
+matches, the import is an external package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.engine.project_map.outline import Import, OutlineFile
 
 _SCRIPTS = ("ts", "tsx", "mts", "cts", "d.ts", "js", "jsx", "mjs", "cjs")
 _LEAD = ("@/", "~/", "#/")
-"""Customary aliases for the top source directory."""
+"""Prefixes that usually mean the top source directory."""
 MOST_OF_A_PACKAGE = 20
 DEPTH = 8
 """Number of trailing path components by which files are indexed."""
@@ -37,8 +37,8 @@ class Resolver:
             self.directories[posixpath.dirname(name)].append(name)
 
     def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
-        """Return the files that an import refers to; several if the import names modules of a
-        package."""
+        """Return the files that an import refers to. There are several if the import names modules
+        of a package."""
         match language_of(importer):
             case "python":
                 found = self._python(importer, asked)
@@ -85,8 +85,8 @@ class Resolver:
             )
 
     def _go(self, importer: str, module: str) -> Iterator[str]:
-        """Yield the files of the package's directory, found by the longest existing suffix of the
-        path."""
+        """Yield the files of the package's directory, which is found by the longest suffix of the
+        import path that exists."""
         parts = module.split("/")
         for first in range(len(parts)):
             there = self.directories.get("/".join(parts[first:]), [])
@@ -114,7 +114,7 @@ class Resolver:
                         :MOST_OF_A_PACKAGE
                     ]
         else:
-            # A static import names a member of the class.
+            # In a static import, the last part of the path may be a member of the class.
             yield self._ending(importer, (f"{path}.java",)) or self._ending(
                 importer, (f"{posixpath.dirname(path)}.java",)
             )
@@ -123,7 +123,8 @@ class Resolver:
         return next((name for name in candidates if name in self.files), "")
 
     def _ending(self, importer: str, candidates: Sequence[str]) -> str:
-        """Return the nearest file whose path ends with a candidate, by whole components."""
+        """Return the nearest file whose path ends with one of the candidates, compared by whole
+        components; empty if there is none."""
         asked = posixpath.dirname(importer), candidates[0]
         if asked not in self.asked:
             self.asked[asked] = self._nearest(importer, candidates)
@@ -147,8 +148,8 @@ def _python_files(path: str) -> tuple[str, ...]:
 
 
 def _script_files(path: str) -> tuple[str, ...]:
-    """Return the possible files of a module. Its name may omit the extension, or (in TypeScript)
-    have that of the compiled file."""
+    """Return the possible files of a module. Its name may omit the extension. In TypeScript it may
+    also have the extension of the compiled file."""
     stem, dot, ending = path.rpartition(".")
     if dot and ending in ("js", "mjs", "cjs", "jsx"):
         became = tuple(f"{stem}.{each}" for each in _SCRIPTS)
@@ -163,8 +164,8 @@ def _script_files(path: str) -> tuple[str, ...]:
 
 
 def _rust_paths(module: str) -> list[str]:
-    """Expand `a::{b,c::d}` to `a::b` and `a::c::d`; of nested braces only the first part is
-    used."""
+    """Expand `a::{b,c::d}` to `a::b` and `a::c::d`, and return the paths. Of nested braces only the
+    first part is used."""
     head, brace, rest = module.partition("{")
     if brace:
         return [head + part.strip("{} ") for part in rest.split(",")][:100]

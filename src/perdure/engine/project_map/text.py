@@ -1,8 +1,8 @@
-"""Renders the map as text, within its limit of tokens. Pure.
+"""Renders the project map as text, within its limit of tokens. Pure.
 
-Each file gets as much detail as fits: its exports with signatures and its imports, or the exported
-names, or only its path. With signatures, no file takes more than a quarter of the map. Files
-without room are counted at the end.
+Each file gets as much detail as fits: its imports and its exports with signatures, or the names of
+its exports, or only its path. A file with signatures may take at most a quarter of the map. Files
+for which there is no space are counted at the end.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from perdure.engine.project_map.outline import Symbol
 from perdure.engine.project_map.relevance import MapPlace, Ranked
 
 BYTES_A_TOKEN = 3
-"""Bytes per token of the estimate, rounded up. Prose has about 4 bytes a token, source code between
-3 and 4, so the estimate is rather too high, and the limit holds."""
+"""Number of bytes that are estimated as one token. Prose has about 4 bytes a token, source code
+between 3 and 4, so the estimate is rather too high and the limit is kept."""
 LEAST_TOKENS = 200
 NAME_WIDTH = 160
 MOST_SYMBOLS = 60
@@ -38,8 +38,8 @@ _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
 
 class Drawn(Struct, frozen=True):
-    """The finished map. `shown`: the files in it. `full`: number of files with their exports.
-    `left`: number of files without room."""
+    """The finished map. `shown`: names of the files in it. `full`: number of files shown with
+    signatures. `left`: number of files that did not fit."""
 
     text: str
     tokens: int
@@ -51,12 +51,12 @@ class Drawn(Struct, frozen=True):
 
 
 def estimate(text: str) -> int:
-    """Return the estimated number of tokens."""
+    """Return the estimated number of tokens of a text."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
 
 
 def draw(ranked: Ranked, tokens: int) -> Drawn:
-    """Return the map in at most `tokens` tokens (but at least 200); empty if there are no files."""
+    """Return the map in at most `tokens` tokens (minimum: 200); empty if there are no files."""
     if not ranked.places:
         return Drawn("", 0)
     if ranked.missing:
@@ -86,8 +86,8 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
 
 
 def _ways(place: MapPlace) -> Iterator[tuple[int, str]]:
-    """Yield (detail, text) for a file, most detailed first. Detail 2: signatures, 1: names, 0: its
-    path alone."""
+    """Yield the possible texts for a file as (detail, text), most detailed first. Detail 2:
+    signatures, 1: names, 0: only its path."""
     head = named(place.file.name) + (
         f" (made by task {named(place.made_by)})" if place.made_by else ""
     )
@@ -122,8 +122,8 @@ def _imports(place: MapPlace) -> Iterator[str]:
 
 
 def named(name: str) -> str:
-    """Return a file's name as one word. File names may be hostile, so all but plain names are
-    quoted and cut."""
+    """Return a file's name as one word. File names are untrusted, so a name with unusual characters
+    is quoted, and a long one is cut."""
     short = name if len(name) <= NAME_WIDTH else f"{name[:NAME_WIDTH]}..."
     if _PLAIN.fullmatch(short) and short.isprintable():
         return short
@@ -131,7 +131,7 @@ def named(name: str) -> str:
 
 
 def said(text: str) -> str:
-    """Return a declaration that is safe on a line of the map: nothing in it can end the line or the
+    """Return a declaration with all characters and tags replaced that could end its line or the
     map."""
     if text.isprintable():
         shown = text

@@ -1,12 +1,12 @@
-"""The session service: records of conversations for callers that place tasks, and statistics of
+"""The session service: records of conversations for programs that schedule tasks, and statistics of
 them.
 
 A session is a pointer to an agent's own conversation. The store's table of sessions is
-authoritative; this package only reads and changes it. `service` has the verbs (create, get, update,
-count, extend, close); `statistics` computes from the attempts of a period how often conversations
-continued (pure); `rebuild` restores lost records from the attempts and their journal. Attempts
-write their own session under their own claim; the session of a running attempt is never changed
-here. The library offers the service as `Runner.sessions`.
+authoritative; this package only reads and changes it. `service` has the operations (create, get,
+update, count, extend, close). `statistics` computes how often conversations continued in a period
+(pure). `rebuild` restores lost records from the attempts and their journal. Attempts write their
+own session under their own claim, so the session of a running attempt is never changed here. The
+library offers the service as `Runner.sessions`.
 """
 
 from __future__ import annotations

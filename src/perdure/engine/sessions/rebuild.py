@@ -1,10 +1,10 @@
-"""Rebuilds lost records of conversations from a run's attempts and journal. These say which
-conversation the run had and how far it came.
+"""Rebuilds lost session records from the attempts and the journal of runs, which contain the ids
+and states of the conversations.
 
 Called by an attempt that finds no session although earlier attempts had one, and by
-`Sessions.rebuild`. This module only reads and decides; the caller stores the records. The file that
-a record points to (the transcript, or perdure's own copy) is checked by the ladder of the next
-attempt, as always. A rebuilt record claims only that the conversation existed.
+`Sessions.rebuild`. This module only reads and decides; the caller stores the records. The next
+attempt checks the transcript or the copy to which a record points, as it does for every session. A
+rebuilt record only means that the conversation existed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from perdure.protocols import AgentDriver, RunStore, SessionStore
 
 HISTORY = 1_000_000
 TAKEN_IN = "session:"
-"""Prefix of the scope of a run that goes on with a conversation begun manually; the conversation's
-id follows."""
+"""Prefix of the scope of a run that continues a conversation begun without perdure. The
+conversation's id follows."""
 
 
 class RebuildStore(RunStore, SessionStore, Protocol):
-    """Runs and sessions together."""
+    """The store methods that rebuilding needs: those for runs and those for sessions."""
 
 
 def missing(
@@ -45,8 +45,8 @@ def missing(
     copies: Copies,
     usual_s: float = 0.0,
 ) -> tuple[Session, ...]:
-    """Return the records that are missing for the key, retired ones first; empty if none is
-    missing. Nothing is stored. `usual_s`: default lifetime of a session, in seconds."""
+    """Return the missing session records for the key, retired ones first; empty if none is missing.
+    Nothing is stored. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
@@ -98,8 +98,8 @@ def _left(session: Session, cause: str) -> Session:
 
 
 def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
-    """Return the session with the CLI's own running total, which only the transcript has. It is
-    read from perdure's copy of the transcript."""
+    """Return the session with the CLI's running total of tokens, read from perdure's copy of the
+    transcript."""
     try:
         return replace(session, total=driver.total(copies.of(driver.name, session.id).read_bytes()))
     except OSError:
@@ -107,17 +107,18 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
 
 
 class _Told(Struct):
-    """Collects the facts about a key's conversations from the attempts of its runs, in order."""
+    """Collects what the attempts of a key's runs, oldest first, say about its conversations."""
 
     key: SessionKey
     home: str
     sessions: dict[str, Session] = field(default_factory=dict)
-    """Sessions by id, in the order in which they were last used."""
+    """Sessions by id, least recently used first."""
     causes: dict[str, str] = field(default_factory=dict)
     live: str = ""
 
     def run(self, run: TaskRun, attempts: Sequence[Attempt], records: Sequence[Record]) -> None:
-        """Add one run: its attempts first, then the journal's decisions about its conversations."""
+        """Add one run: first its attempts, then what its journal says about retired and restored
+        conversations."""
         if self.key.scope.startswith(TAKEN_IN) and not self.sessions:
             self._seen(self.key.scope.removeprefix(TAKEN_IN), run.created, SessionState.CONFIRMED)
         counted: set[str] = set()
@@ -139,7 +140,8 @@ class _Told(Struct):
                     pass
 
     def went_back(self, session_id: str) -> None:
-        """Note that a person restored a checkpoint of the run, whose conversation is this one."""
+        """Make this session the live one again: a person restored a checkpoint that contains its
+        conversation."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id
@@ -195,7 +197,7 @@ class _Told(Struct):
 
 
 def _prompt(attempt: Attempt) -> tuple[str, ...]:
-    """Return the mark of the attempt's prompt, while its directory is kept; else nothing."""
+    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory is gone."""
     try:
         return (
             fingerprint(

@@ -1,9 +1,9 @@
-"""The verbs on session records, for callers that place tasks. Called by the library
+"""Operations on session records, for programs that schedule tasks. Called by the library
 (`Runner.sessions`) and by `perdure sessions`.
 
-Every change applies to the record as it was read: if it was changed since, or an attempt is running
-in its scope, Conflict is raised and nothing has changed. `get` may be answered from the session
-cache, if there is one; every other verb reads the store.
+Every change requires that the record is still as it was read. If it was changed meanwhile, or an
+attempt is running in its scope, Conflict is raised and nothing changes. `get` may be answered from
+the session cache, if there is one; every other method reads the store.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.protocols import AgentDriver
 
 RESERVED = "reserved-"
-"""Prefix of a session's id if the agent chooses the conversation's id itself, until that id is
-known."""
+"""Prefix of a temporary session id, used until the agent has chosen the id of the conversation."""
 NO_END = 2**53
 
 
@@ -34,17 +33,17 @@ def plan_scope(plan: str, strand: str = "main") -> str:
 
 
 class Rebuilt(Struct, frozen=True):
-    """Result for one scope whose records were lost."""
+    """The session records of one scope that were lost and rebuilt."""
 
     key: SessionKey
     sessions: tuple[Session, ...]
     problem: str = ""
-    """Reason why the records could not be stored: an attempt is running in the scope. Empty if they
-    were."""
+    """Reason why the records were not stored, such as a running attempt in the scope; empty if they
+    were stored."""
 
 
 class Sessions(Struct, frozen=True, kw_only=True):
-    """Session records of one store."""
+    """Reads and changes the session records of one store."""
 
     store: RebuildStore
     driver: Callable[[str], AgentDriver]
@@ -56,7 +55,7 @@ class Sessions(Struct, frozen=True, kw_only=True):
     def create(
         self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
     ) -> Session:
-        """Create a session for future runs with this agent and scope, and return it; the first run
+        """Create a session for future runs with this agent and scope, and return it. The first run
         begins its conversation. For a plan, the scope is `plan_scope(plan, strand)`. Raises
         UsageError for an empty scope, Conflict if the scope has a live session, AgentMissing for an
         unknown agent."""
@@ -87,9 +86,9 @@ class Sessions(Struct, frozen=True, kw_only=True):
         return tuple(self.store.lineage(SessionKey(agent, scope)))
 
     def update(self, agent: str, scope: str, native_id: str) -> Session:
-        """Replace the session's id by the one that the agent named in its first reply, and return
-        the session. The record of the old id stays in the lineage, retired. Raises NotFound, and
-        Conflict if something was already said under the old id."""
+        """Replace the session's id by the id that the agent's CLI chose, and return the session.
+        The record of the old id is kept in the lineage as retired. Raises NotFound, and Conflict if
+        the conversation with the old id has already begun."""
         session = self._live(agent, scope)
         if not native_id or native_id == session.id:
             return session
@@ -109,15 +108,15 @@ class Sessions(Struct, frozen=True, kw_only=True):
         return self._store(old, new)
 
     def count_task(self, agent: str, scope: str) -> Session:
-        """Count one more task, for agents that perdure does not run itself; attempts count their
-        own. Counting is a use of the session, so its lifetime starts again. Raises NotFound,
-        Conflict."""
+        """Count one more task for the session, and restart its lifetime. Meant for agents that
+        perdure does not run itself, because attempts count their own tasks. Return the session.
+        Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(replace(session, tasks=session.tasks + 1).used(self.store.now()))
 
     def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
-        """Start the session's lifetime again. `lifetime_s`: its new length in seconds (0: it never
-        expires); default: unchanged. Raises NotFound, Conflict."""
+        """Restart the session's lifetime, and return the session. `lifetime_s`: its new length in
+        seconds (0: it never expires); default: unchanged. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         if lifetime_s is None:
             length = session.lifetime_s
@@ -126,8 +125,8 @@ class Sessions(Struct, frozen=True, kw_only=True):
         return self._store(replace(session, lifetime_s=length).used(self.store.now()))
 
     def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
-        """Retire the session: the next run of the scope begins a new conversation, and reports that
-        the earlier one was closed. Raises NotFound, Conflict."""
+        """Retire the session, and return it. The next run of the scope begins a new conversation,
+        and reports that the earlier one was closed. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(
             replace(
@@ -142,12 +141,12 @@ class Sessions(Struct, frozen=True, kw_only=True):
         self, *, since: int = 0, until: int = NO_END, agent: str = "", scope: str = ""
     ) -> Statistics:
         """Return the statistics of the attempts that ended in a period (ms since 1970, `until` not
-        included), of one agent or one scope if given."""
+        included). `agent`, `scope`: only attempts with this agent or scope."""
         return statistics(self.store.ended(since, until, agent, scope))
 
     def rebuild(self) -> tuple[Rebuilt, ...]:
-        """Rebuild lost records from the attempts and the own copies, and return them. Existing
-        records stay as they are."""
+        """Rebuild lost records from the attempts and perdure's transcript copies, and return them.
+        Existing records are not changed."""
         done = []
         for key in dict.fromkeys(SessionKey(run.agent, run.scope) for run in self.store.placed()):
             driver = self.driver(key.agent)

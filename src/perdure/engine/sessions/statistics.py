@@ -1,9 +1,9 @@
-"""Statistics of continuity over a period: how often conversations went on, why some did not, and
-how many tokens continuing saved. Pure.
+"""Statistics of continuity over a period: how often conversations continued, why some did not, and
+how many tokens that saved. Pure.
 
-They use receipts and usage alone. An attempt *was to go on* if it resumed or forked a conversation,
-or stands in for one that was lost, or was refused because one was lost. Tokens count as bought if
-they did not come from the prompt cache.
+Only receipts and usage are read. An attempt *was to go on* if it was supposed to continue a
+conversation: it resumed or forked one, replaced a lost one, or was refused because one was lost.
+Tokens count as *bought* if they did not come from the prompt cache.
 """
 
 from __future__ import annotations
@@ -48,31 +48,33 @@ class Statistics(Struct, frozen=True, kw_only=True):
     """Statistics of the attempts that ended in a period."""
 
     attempts: int
-    """Number of attempts that used a conversation, or were meant to."""
+    """Number of attempts that used a conversation or were supposed to."""
     begun: int
-    """Number of attempts that began their conversation, because there was nothing to go on from."""
+    """Number of attempts that began a conversation because there was none to continue."""
     to_go_on: int
     went_on: int
-    """Number of attempts that were to go on and whose verdict is in `WENT_ON`."""
+    """Number of attempts that were supposed to continue a conversation, and did according to their
+    receipt (`WENT_ON`)."""
     expired: int
-    """Number of attempts that were to go on and whose session had expired."""
+    """Number of attempts that were supposed to continue a conversation whose session had expired.
+    """
     verdicts: Mapping[str, int]
     fallbacks: Mapping[str, int]
-    """Number of attempts by cause, if the conversation did not go on from the agent's own
-    transcript."""
+    """Number of attempts by cause, for attempts whose conversation did not continue from the
+    agent's own transcript."""
     bought: int
-    """Number of tokens that the attempts bought, input and output."""
+    """Number of input and output tokens that did not come from the prompt cache."""
     cached: int
     """Number of tokens that came from the prompt cache."""
     saved: int | None
-    """Number of tokens saved by the successful attempts that went on, compared with the mean of the
-    successful first attempts of the same agent. Negative if they used more; None if there is
-    nothing to compare."""
+    """Number of tokens saved by continuing conversations; None if there is nothing to compare.
+    Successful attempts that continued one are compared with the mean of those of the same agent
+    that began one. Negative if they used more."""
 
     @property
     def success_rate(self) -> float | None:
-        """Return the share of attempts that were to go on and did, from 0 to 1; None if there were
-        none."""
+        """Return the share of attempts, from 0 to 1, that continued a conversation among those that
+        were supposed to; None if there were none."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None
@@ -88,7 +90,7 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
-    """Return the statistics of attempts that have ended, in any order."""
+    """Return the statistics of attempts that have ended. Their order does not matter."""
     touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
     meant = [attempt for _, attempt in touched if was_to_go_on(attempt)]
     verdicts = Counter(
@@ -112,8 +114,8 @@ def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
 
 
 def fallback_of(attempt: Attempt) -> str:
-    """Return why the conversation did not go on from the agent's own transcript, in a few words;
-    empty if it did."""
+    """Return why the conversation did not continue from the agent's own transcript, as a value of
+    `CAUSES`; empty if it did."""
     asked = attempt.continuation
     if attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN:
         return BROKEN
@@ -134,8 +136,8 @@ def fallback_of(attempt: Attempt) -> str:
 
 
 def concerns_conversation(attempt: Attempt) -> bool:
-    """Return whether the attempt used a conversation, so that it has a receipt, or did not start
-    because one was lost."""
+    """Return whether the attempt used a conversation (then it has a receipt), or did not start
+    because its conversation was lost."""
     if attempt.receipt is not None:
         return True
     return attempt.outcome is not None and attempt.outcome.kind in (
@@ -146,26 +148,27 @@ def concerns_conversation(attempt: Attempt) -> bool:
 
 
 def was_to_go_on(attempt: Attempt) -> bool:
-    """Return whether the attempt resumed or forked a conversation, began one in place of a lost
-    one, or was refused because one was lost."""
+    """Return whether the attempt was supposed to continue a conversation: it resumed or forked one,
+    began one in place of a lost one, or was refused because one was lost."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
 
 def did_go_on(attempt: Attempt) -> bool:
-    """Return whether the attempt's receipt says that the conversation went on."""
+    """Return whether the conversation continued, according to the attempt's receipt."""
     return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
 
 
 def bought_by(attempt: Attempt) -> int:
-    """Return the number of tokens that the attempt bought: input that did not come from the prompt
-    cache, and output."""
+    """Return the number of tokens that were charged at the full price: output, and input that did
+    not come from the prompt cache."""
     return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
 
 
 def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
-    """Return the tokens saved by continuing conversations. They are computed for each agent
-    separately, because tokens of different agents are not comparable."""
+    """Return the number of tokens saved by continuing conversations; None if there is nothing to
+    compare. The sum is computed per agent, because tokens of different agents are not comparable.
+    """
     total: int | None = None
     done = [
         (key.agent, attempt)

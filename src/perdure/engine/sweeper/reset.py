@@ -1,9 +1,10 @@
-"""`reset`: saves and then clears the work on (agent, repository, issue | branch) or on a task; also
-restores and purges entries of the trash.
+"""`perdure reset`: saves and then clears the work of an agent on an issue or branch, or on a task.
+Also restores and purges entries of the trash.
 
-The order of the steps makes a kill harmless: files are saved under a rescue ref, then the sessions
-are removed from the store (in one transaction, which also notes the conversations' names in the
-journal), and then the workdir is moved. After a kill in between, the same reset finishes the work.
+The order of the steps makes an interruption harmless. First, files are saved under a rescue ref.
+Then the sessions are removed from the store, in a transaction that also records the conversations'
+ids in the journal. Last, the workdir is moved. After a kill in between, the same reset finishes the
+work.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from perdure.workspace.identity import local_path
 from perdure.workspace.removal import inside
 
 _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
-"""Pattern of a repository as forges name it: `owner/name`."""
+"""Pattern of a repository's name on a forge: `owner/name`."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -50,8 +51,8 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class ResetOutcome(Struct, frozen=True, kw_only=True):
-    """The work that a reset cleared, or would clear. `kept`: workdirs that stay, each with
-    the reason."""
+    """The result of a reset, or of a dry run. `kept`: workdirs that are not moved, each with the
+    reason."""
 
     runs: tuple[PlacedRun, ...]
     sessions: tuple[str, ...] = ()
@@ -59,8 +60,8 @@ class ResetOutcome(Struct, frozen=True, kw_only=True):
     """Rescue refs under which files were saved."""
     trash: tuple[Path, ...] = ()
     unsaved: tuple[str, ...] = ()
-    """Changes that exist only in the trash after the reset. Such an entry is deleted only if a
-    person purges it."""
+    """Descriptions of changes that exist only in the trash after the reset. An entry with such
+    changes is deleted only if a person purges it."""
     kept: tuple[str, ...] = ()
 
     def report(self, *, dry: bool) -> dict[str, Any]:
@@ -78,9 +79,9 @@ class ResetOutcome(Struct, frozen=True, kw_only=True):
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
-    """Check that the target can be reset, and return the selected runs with those that share their
-    workdir or conversation. Raises NotFound, UsageError, and Conflict if one of them is running or
-    open."""
+    """Check that the target can be reset. Return the selected runs, and all runs that share a
+    workdir or conversation with them. Raises NotFound, UsageError, and Conflict if one of them is
+    running or open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _matching_runs(engine.store, target, on_list, cwd)}
     if not meant:
@@ -149,22 +150,23 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
 
 
 def _named(repo: str) -> str:
-    """Return the path part of a repository's address, or its path on this disk, for comparison with
-    `owner/name`."""
+    """Return the path part of a repository's address, or its path on this disk, so that it can be
+    compared with `owner/name`."""
     return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
 
 def _address(repo: str) -> str:
-    """Return the address of a repository for comparison: servers accept it with and without
-    `.git`."""
+    """Return the address of a repository without `.git`, for comparison. Servers accept both forms.
+    """
     if "://" in repo:
         return repo.rstrip("/").removesuffix(".git")
     return repo
 
 
 def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> ResetOutcome:
-    """Save and clear the target. Raises the errors of `clear`, and WorkspaceError for a workdir
-    that can be neither saved nor moved."""
+    """Save and clear the target, and return the result. `dry`: only report what would be cleared.
+    Raises the errors of `clear`, and WorkspaceError for a workdir that can be neither saved nor
+    moved."""
     runs = clear(engine, target, cwd)
     workspaces = {run.workspace.path: run.workspace for run in runs}
     unsaved: list[str] = []
@@ -222,8 +224,8 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
 
 
 def _refuse_moving(path: str, lost: Sequence[str]) -> None:
-    """Raise WorkspaceError for a missing workdir, which cannot be saved, and Conflict if a process
-    works in it."""
+    """Raise WorkspaceError if the workdir is missing and therefore cannot be saved, or Conflict if
+    a process works in it."""
     if lost and not os.path.lexists(path):
         raise WorkspaceError(f"{path}: {lost[0]}", "mount it and try again")
     if busy := [sentence for sentence in lost if sentence.startswith("process ")]:
@@ -231,8 +233,9 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
 
 
 def _saved(workspaces: Workspaces, workspace: Workspace) -> list[str]:
-    """Save uncommitted files of a worktree under a rescue ref of its repository, which stays, and
-    return the ref. Other workdirs are kept complete in the trash, so they need no ref."""
+    """Save uncommitted files of a worktree under a rescue ref, and return the ref. It belongs to
+    the repository, so it outlives the worktree. Other workdirs need no ref, because the trash keeps
+    them complete."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
@@ -242,8 +245,8 @@ def _saved(workspaces: Workspaces, workspace: Workspace) -> list[str]:
 
 
 class RestoredEntries(Struct, frozen=True, kw_only=True):
-    """The restored work. `sessions`: conversations that are live again. `run`: the name under which
-    a run is on the list again."""
+    """The result of a restore. `sessions`: ids of conversations that are live again. `run`: name of
+    the run that is on the list again; empty if there is none."""
 
     places: tuple[Path, ...]
     sessions: tuple[str, ...] = ()
@@ -251,8 +254,8 @@ class RestoredEntries(Struct, frozen=True, kw_only=True):
 
 
 def restore(engine: Engine, name: str) -> RestoredEntries:
-    """Undo the command that moved an entry to the trash. Raises NotFound, and Conflict if its place
-    is taken."""
+    """Move an entry of the trash back, undo the reset or removal that moved it there, and return
+    the result. Raises NotFound, and Conflict if its original path is taken."""
     entry = trash.find(trashes(engine.workspaces, engine.state), name)
     ids = [str(each) for each in entry.about.get("runs") or []] + (
         [str(entry.about["id"])] if "id" in entry.about else []
@@ -293,8 +296,8 @@ def listed(workspaces: Workspaces, state: Path) -> list[trash.Entry]:
 
 
 def purge(workspaces: Workspaces, state: Path, name: str) -> trash.Entry:
-    """Permanently delete an entry, whatever it contains, and return it. Called only at a person's
-    request. Raises Conflict while a process works in it."""
+    """Delete an entry of the trash permanently, whatever it contains, and return it. Must be called
+    only at a person's request. Raises Conflict while a process works in it."""
     entry = trash.find(trashes(workspaces, state), name)
     if pids := inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")

@@ -1,9 +1,10 @@
-"""One sweep: list, judge, verify and brake all rows, then remove them one at a time. If a removal
-fails, the thing stays, and its row says why.
+"""Performs a sweep: lists all items, judges them, verifies that they are saved elsewhere, and
+removes them one at a time. If a removal fails, the item stays, and its row has the reason.
 
-A dry run does everything but the removal. The record of the last sweep (`sweep.json` in the state
-directory) contains both clocks and the mark of the root's volume. If one of them no longer matches,
-nothing is removed and the record stays, until they match again or a person accepts the change.
+A dry run does everything except the removal. The record of the last sweep (`sweep.json` in the
+state directory) contains both clocks and an id of the root's volume. If one of them no longer
+matches, nothing is removed and the record is not updated, until it matches again or a person
+accepts the change.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ from perdure.workspace.removal import inside
 
 DAY_S = 86_400.0
 SETTLE_S = 3600.0
-"""Time after the first sweep since boot until an unconfirmed clock is trusted, in seconds."""
+"""Time in seconds after which a clock that nothing confirms is trusted. It starts at the first
+sweep since boot."""
 
 
 class Sweep(Struct, frozen=True, kw_only=True):
-    """The findings and actions of one sweep. `trouble`: why nothing at all was removed."""
+    """The result of one sweep. `trouble`: the reason if nothing was removed at all; else empty."""
 
     rows: tuple[Row, ...]
     dry: bool
@@ -84,7 +86,7 @@ class Sweep(Struct, frozen=True, kw_only=True):
 
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:
-    """Return the rules from the settings."""
+    """Return the rules that the settings define. `many`: allow any number of removals."""
     ages: dict[Class, int] = {
         cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN
     }
@@ -97,7 +99,8 @@ def here_and_now() -> Moment:
 
 
 def due(state: Path) -> bool:
-    """Return whether the last sweep was more than a day ago, by either clock."""
+    """Return whether the last sweep was more than a day ago, by the wall clock or by the time since
+    boot."""
     last, now = _last(_record(state)), here_and_now()
     return (
         last is None
@@ -122,10 +125,10 @@ def sweep(
     dry: bool = False,
     accept: bool = False,
 ) -> Sweep:
-    """Run one sweep. Raises Conflict while another sweep is running, StoreError or WorkspaceError
-    if nothing could be listed.
+    """Run one sweep, and return its result. Raises Conflict while another sweep is running,
+    StoreError or WorkspaceError if the items cannot be listed.
 
-    `accept`: the clock and the volume are correct as they are.
+    `accept`: a person confirms that the clock and the volume are correct. `dry`: remove nothing.
     """
     now = now or here_and_now()
     with _sweep_lock(engine.state):
@@ -155,8 +158,8 @@ def _sweep_lock(state: Path) -> Iterator[None]:
     except BlockingIOError:
         raise Conflict("Another sweep is running", "wait for it to end") from None
     finally:
-        # Closing does not release the lock: a child that another thread has just forked shares the
-        # descriptor until it calls exec.
+        # The lock must be released explicitly. Closing the file is not enough: a child that another
+        # thread has just forked shares the descriptor until it calls exec.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
@@ -195,8 +198,8 @@ def _trouble(engine: Engine, now: Moment) -> str:
 
 
 def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) -> None:
-    """Record this sweep. If it found any trouble but a restart, record nothing: then a changed
-    clock or volume is reported again until it is corrected or accepted."""
+    """Record this sweep. After any trouble except a restart of the machine, record nothing, so that
+    the next sweep reports the same changed clock or volume again."""
     record = _record(state)
     last = _last(record)
     unconfirmed = "restarted" in trouble
@@ -214,8 +217,8 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
 
 
 def _proven(engine: Engine, row: Row) -> Row:
-    """If a row's age allows removal, check that its content is saved elsewhere, and return the row
-    with the result."""
+    """Check that the content of a row marked for removal is saved elsewhere. Return the row, with
+    another verdict if it is not."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
@@ -237,8 +240,8 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """Check whether anything would be lost if the workdir were removed now. Its newest checkpoint
-    counts as a copy."""
+    """Check whether anything would be lost if the workdir were removed now, and return the result.
+    The newest checkpoint counts as a saved copy."""
     last = last_of(engine.store, workspace)
     if last is None:
         return engine.workspaces.prove(workspace)
@@ -263,8 +266,8 @@ def _judged(row: Row, proof: Proof) -> Row:
 
 
 def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
-    """Return a sentence that says why a workdir in the trash does not count as saved elsewhere;
-    empty if it does. It counts if its checkpoint is complete and its run is still listed."""
+    """Return why a workdir in the trash is not proven to be saved elsewhere, as a sentence; empty
+    if it is. It is saved if its checkpoint is complete and its run is still listed."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""
@@ -293,7 +296,7 @@ def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> st
 
 
 def _workspace(store: RunStore, row: Row) -> Workspace | None:
-    """Return the workspace of a workdir's row; None for all other rows."""
+    """Return the workspace that belongs to a row; None if the row is not a workdir."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
     return next(
@@ -365,9 +368,12 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
 
 
 def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
-    """Take a last checkpoint of a workdir that is to be removed, and return it. It is kept while
-    its run is on the list. Return None if the workdir had no checkpoint, or if taking one failed
-    and none is needed. Raises PerdureError and OSError if the workdir must not go without one."""
+    """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps it
+    as long as its run is on the list.
+
+    Return None if the workdir had no checkpoint, or if taking one failed and none is needed. Raises
+    PerdureError or OSError if it failed and the checkpoint is needed.
+    """
     last = last_of(engine.store, workspace)
     if last is None:
         return None
@@ -382,8 +388,8 @@ def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Chec
 
 
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
-    """Lock the workdir, verify again that it may go, and move it to the trash. It is checked again
-    because it may have changed since it was listed."""
+    """Lock the workdir, verify again that nothing would be lost, and move it to the trash. Return
+    its path there. Raises Conflict if the workdir has changed since it was listed."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
@@ -405,8 +411,8 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
             checkpoint=kept.number if kept is not None else 0,
             needed=bool(proof.checkpoint),
         )
-        # Recorded before the move, so that an attempt that finds the workdir missing knows that it
-        # may be restored.
+        # Recorded before the move. An attempt that then finds no workdir knows that it can be
+        # restored.
         for run in runs:
             if run.removed is None:
                 engine.store.tell_run(run.id, [told], solved=UNSAVED)

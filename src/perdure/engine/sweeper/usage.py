@@ -16,12 +16,11 @@ from perdure.engine.attempt import Engine
 from perdure.workspace import trash
 
 BLOCK = 512
-"""Size of a block in st_blocks, in bytes (stat(2))."""
+"""Unit of `st_blocks` in bytes (stat(2))."""
 
 
 class DiskUsage(Struct):
-    """Bytes on disk and number of file names, by (class, agent, repository or service,
-    role)."""
+    """Bytes on disk and number of files, by (class, agent, repository or service, role)."""
 
     bytes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     files: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -36,8 +35,8 @@ class DiskUsage(Struct):
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Return the sums by class (0), agent (1), repository (2) or role (3), largest first.
-        Entries without a name are left out."""
+        """Return pairs of name and bytes, largest first, summed by class (`part` 0), agent (1),
+        repository (2) or role (3). Entries without a name are left out."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
@@ -63,7 +62,7 @@ class DiskUsage(Struct):
 
 
 def usage(engine: Engine) -> DiskUsage:
-    """Return the usage of everything below the root and the state directory."""
+    """Return the disk usage of everything below the root and the state directory."""
     found = DiskUsage()
     runs = engine.store.placed()
     by_path = {run.workspace.path: run for run in runs}
@@ -127,8 +126,8 @@ def size_of(path: Path) -> int:
 def _sizes(
     top: Path, seen: set[tuple[int, int]], unreadable: list[str]
 ) -> Iterator[tuple[int, bool]]:
-    """Yield (bytes, whether they are counted for the first time) for everything below `top`, and
-    for `top` itself."""
+    """Yield the size of `top` and of everything below it, in bytes, and whether the file is counted
+    for the first time."""
     try:
         status = top.lstat()
     except OSError:

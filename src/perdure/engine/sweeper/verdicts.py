@@ -1,9 +1,9 @@
-"""Decides what happens to each thing, and why. Pure: called by `sweeps` with the rows of the
-inventory.
+"""Decides for each item whether it is removed, and why. Pure: called by `sweeps` with the rows of
+the inventory.
 
-Everything is kept that is not recognized, is in use, has no certain age, or has changes that exist
-nowhere else. `brake` limits how much of the rest is removed: a mistake (a wrong clock, a wrong
-directory) affects many things at once, ordinary use only a few.
+An item is kept if it is not recognized, is in use, has no certain age, or has changes that exist
+nowhere else. `brake` limits how many of the other items are removed at once. A mistake, such as a
+wrong clock or directory, affects many items at once, ordinary use only a few.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from msgspec.structs import replace
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FEW = 10
-"""Number of things of one class that may always go at once."""
+"""Number of items of one class that may always be removed at once."""
 SHARE = 0.2
-"""Above `FEW`, the largest fraction of a class that may go at once."""
+"""Largest fraction of a class that may be removed at once if that is more than `FEW` items."""
 
 
 class Class(StrEnum):
-    """The classes of things to clean up; each has its own age in the settings."""
+    """The classes of items to clean up. Each has its own maximum age in the settings."""
 
     WORKDIRS = "workdirs"
     COPIES = "copies"
@@ -37,7 +37,7 @@ class Class(StrEnum):
 
 
 class SweepVerdict(StrEnum):
-    """The decision about a thing. `person`: it stays, and a person should look at it."""
+    """The decision about an item. `person`: the item is kept, and a person should look at it."""
 
     KEEP = "keep"
     TAKE = "take"
@@ -45,8 +45,8 @@ class SweepVerdict(StrEnum):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One thing and its verdict. `used`: time of its last use, in ms. `key`: how `sweeps` finds it
-    again."""
+    """One item and the verdict about it. `used`: time of its last use, in ms since 1970. `key`:
+    text with which `sweeps` finds it again."""
 
     cls: Class
     name: str
@@ -54,13 +54,13 @@ class Row(Struct, frozen=True, kw_only=True):
     key: str = ""
     used: int = 0
     keep: str = ""
-    """Reason to keep it at any age; empty if only its age decides."""
+    """Reason to keep the item at any age; empty if its age decides."""
     verdict: SweepVerdict = SweepVerdict.KEEP
     why: str = ""
     bytes: int = 0
-    """Disk space of a thing that is removed, in bytes."""
+    """Disk space of the item, in bytes; measured only if it is to be removed."""
     trash: str = ""
-    """The path of its entry in the trash."""
+    """Path of the item's entry in the trash, once it was moved there."""
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 def judge(row: Row, rules: Rules, now: int) -> Row:
-    """Return the row with the verdict that follows from its age and its reason to stay."""
+    """Return the row with a verdict, which depends on its age and its reason to be kept."""
     if row.cls is Class.UNKNOWN:
         return replace(row, verdict=SweepVerdict.KEEP, why=row.keep or "perdure does not know it")
     if row.keep:
@@ -97,7 +97,8 @@ def judge(row: Row, rules: Rules, now: int) -> Row:
 
 
 def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
-    """Return the rows; if too much of a class would go at once, all of that class stays."""
+    """Return the rows. If too many items of a class would be removed at once, all items of that
+    class are kept."""
     stopped: dict[Class, str] = {}
     for cls in Class:
         of_class = [row for row in rows if row.cls is cls]
@@ -111,8 +112,7 @@ def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
 
 
 def stop(row: Row, why: str) -> Row:
-    """Return the row, kept for the reason `why` if it would be removed; unchanged if `why` is
-    empty."""
+    """Return the row. If it would be removed and `why` is not empty, it is kept for that reason."""
     if why and row.verdict is SweepVerdict.TAKE:
         return replace(row, verdict=SweepVerdict.PERSON, why=why)
     return row
@@ -128,8 +128,8 @@ def ago(ms: int) -> str:
 
 
 class Moment(Struct, frozen=True, kw_only=True):
-    """A reading of both clocks. `boot`: seconds since boot, including time in suspend. `boot_id`:
-    identifies the boot."""
+    """A reading of both clocks. `wall`: ms since 1970. `boot`: seconds since boot, including time
+    in suspend. `boot_id`: identifier of the boot."""
 
     wall: int
     boot: float
@@ -137,13 +137,13 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 UNCHECKED_MS = 8 * DAY_MS
-"""Longest gap between two sweeps across a reboot, in ms, for which the clock is trusted. After a
-longer gap it may show any date."""
+"""Maximum time between two sweeps, in ms, for the clock to be trusted although the machine was
+rebooted in between. After a longer time, the clock may show any date."""
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:
-    """Return why ages by the clock cannot be trusted, as a sentence; empty if they can. `last`: the
-    reading at the last sweep."""
+    """Return why the clock cannot be trusted, as a sentence; empty if it can. `last`: the clocks at
+    the last sweep."""
     if last is None:
         return ""
     passed = now.wall - last.wall

@@ -1,8 +1,8 @@
-"""The conformance suite for drivers: the real CLI, started as the driver says, against the
-rehearsal.
+"""The conformance suite for drivers. It starts the real CLI as the driver requests, against the
+rehearsal (a scripted model server).
 
-For perdure's own drivers and for those from outside. Make a class in a test module and give it the
-one fixture:
+It is used for perdure's own drivers and for external ones. Subclass it in a test module and supply
+its only fixture:
 
     class TestMyAgent(DriverConformance):
         @pytest.fixture
@@ -12,9 +12,9 @@ one fixture:
                 return Bench(driver=load("mine"), environ={...}, rehearsal=rehearsal, cwd=tmp_path)
             yield make
 
-The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the
-fixture stops what it made. An agent is not tested for what it cannot do (`Abilities`). Needs
-pytest, and an agent that speaks to a scripted model server.
+The environment must name scratch directories (HOME, TMPDIR) and direct the CLI to the rehearsal.
+The fixture must stop everything that it starts. Features that the agent does not have (see
+`Abilities`) are not tested. Needs pytest, and an agent that can use a scripted model server.
 """
 
 from __future__ import annotations
@@ -29,4 +29,4 @@ __all__ = ["Bench", "DriverConformance"]
 
 
 class DriverConformance(StartSuite, GoingOn, Transcripts, Failing):
-    """All promises of `AgentDriver` that can be checked with the real CLI."""
+    """Tests all promises of `AgentDriver` that can be checked with the real CLI."""

@@ -1,4 +1,5 @@
-"""The test bench for a driver: its CLI, the CLI's environment, and the rehearsal that it talks to.
+"""The test bench for a driver: the agent's CLI, its environment, and the rehearsal, which is its
+model server.
 
 All parts of the suite use it, and the tests of a single driver may use it too.
 """
@@ -38,7 +39,7 @@ PATIENCE_S = 300.0
 
 
 class BenchRun(Struct, frozen=True):
-    """One run of the CLI, as the driver reports it."""
+    """The result of running the CLI once, as the driver interprets it."""
 
     events: list[AgentEvent]
     exit: Exit
@@ -56,8 +57,8 @@ class BenchRun(Struct, frozen=True):
 
 
 class Bench(Struct, frozen=True, kw_only=True):
-    """A driver, the environment of its CLI, the model server that it talks to, and the directory in
-    which it works."""
+    """A driver, the environment of its CLI, the model server that the CLI uses, and the directory
+    in which it works."""
 
     driver: AgentDriver
     environ: Mapping[str, str]
@@ -76,8 +77,8 @@ class Bench(Struct, frozen=True, kw_only=True):
         transcript: str = "",
         **spec: object,
     ) -> Launch:
-        """Return a launch in the bench's directory. Without a continuation it is fresh, with an id
-        if the CLI accepts one."""
+        """Return a launch in the bench's directory. Without a continuation, it starts a new
+        conversation, with a chosen id if the CLI accepts one."""
         first = Continuation(
             kind=Start.FRESH,
             session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "",
@@ -103,7 +104,7 @@ class Bench(Struct, frozen=True, kw_only=True):
         compact_at: CompactAt | None = None,
         **spec: object,
     ) -> BenchRun:
-        """Run the CLI to its end."""
+        """Run the CLI to its end, and return the result."""
         launch = self.launch(prompt, asked, transcript=transcript, **spec)
         command = self.driver.command(replace(launch, compact_at=compact_at))
         with self._process(command) as process:
@@ -111,8 +112,8 @@ class Bench(Struct, frozen=True, kw_only=True):
         return self.read(process.returncode, out, err)
 
     def run_until(self, prompt: str, retries: int) -> BenchRun:
-        """Run a CLI until it has retried as often as `retries`, because it would retry forever.
-        With 0 retries, run it to its end."""
+        """Run a CLI that would retry forever, stop it after `retries` retries, and return the
+        result. With 0, run it to its end."""
         if not retries:
             return self.run(prompt)
         said: list[bytes] = []
@@ -135,7 +136,7 @@ class Bench(Struct, frozen=True, kw_only=True):
         return BenchRun(events, end, self.driver.outcome(end, events))
 
     def read(self, returncode: int, out: bytes, err: bytes) -> BenchRun:
-        """Return the driver's interpretation of output and exit."""
+        """Return the result that the driver derives from the CLI's output and exit status."""
         events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
         killed = -returncode if returncode < 0 else None
         end = Exit(
@@ -150,8 +151,8 @@ class Bench(Struct, frozen=True, kw_only=True):
     def running(
         self, prompt: str, asked: Continuation | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the CLI until its request has reached the model, and yield its process. It is killed
-        at the end of the block."""
+        """Run the CLI until its request has reached the model, and yield its process. The process
+        is killed at the end of the block."""
         command = self.driver.command(self.launch(prompt, asked))
         before = len(self.rehearsal.requests)
         with self._process(command) as process:
@@ -184,13 +185,14 @@ class Bench(Struct, frozen=True, kw_only=True):
                     process.kill()
 
     def content(self, session_id: str) -> bytes:
-        """Return the conversation on disk, from its own file or from the archive."""
+        """Return the content of the conversation on disk. Fails the test if there is none."""
         found = self.find(session_id)
         assert found is not None, f"no transcript of {session_id} in {self.home}"
         return found
 
     def find(self, session_id: str) -> bytes | None:
-        """Return the conversation on disk, or None if there is none."""
+        """Return the content of the conversation, from its file or from the agent's archive; None
+        if there is none."""
         if self.driver.archive is not None:
             return self.driver.archive.read(self.home, session_id)
         path = self.driver.transcript(self.home, session_id)
@@ -203,7 +205,7 @@ class Bench(Struct, frozen=True, kw_only=True):
         return [prompt.text for prompt in self.driver.prompts(self.content(session_id))]
 
     def lose(self, session_id: str) -> None:
-        """Delete the conversation: its file, or the whole archive."""
+        """Delete the conversation's file or, if the agent has an archive, the whole archive."""
         path = (
             self.home
             if self.driver.archive is not None
@@ -214,7 +216,7 @@ class Bench(Struct, frozen=True, kw_only=True):
             each.unlink()
 
     def put_back(self, session_id: str, copy: Path) -> None:
-        """Restore perdure's copy of the conversation, in the way that the driver defines."""
+        """Restore the conversation from a copy, in the way that the driver defines."""
         if self.driver.archive is None:
             place = self.driver.place(self.home, session_id, self.cwd, copy)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +230,7 @@ class Bench(Struct, frozen=True, kw_only=True):
             process.communicate(command.stdin, timeout=PATIENCE_S)
 
     def reached_the_model(self) -> str:
-        """Return the whole text of the last request."""
+        """Return the text of all messages in the last request to the model."""
         return "\n".join(message.text for message in self.rehearsal.last.messages)
 
 
@@ -240,11 +242,10 @@ Make = Callable[..., Bench]
 
 
 class Suite:
-    """Base class of all parts of the suite: the fixture, and the values that are specific to the
-    agent."""
+    """Base class of all parts of the suite: the fixture, and values that depend on the agent."""
 
     model = "some-model"
-    """A model's name, as the agent spells it."""
+    """Name of a model, in the agent's spelling."""
 
     def unknown_id(self) -> str:
         """Return an id that is valid for the agent but belongs to no conversation."""
@@ -252,8 +253,8 @@ class Suite:
 
     @pytest.fixture
     def bench(self) -> Make:
-        """Return a function that makes a bench whose model plays a given script. Subclasses must
-        override it."""
+        """Return a function that makes a bench whose model server plays a given script. Subclasses
+        must override it."""
         raise NotImplementedError
 
     @staticmethod

@@ -1,5 +1,5 @@
-"""Tests of how a conversation continues: by id, by path, as a fork, after a kill, from a restored
-copy, and never beside a second writer."""
+"""Tests of how a conversation continues: by id, by path, as a fork, after a kill, and from a
+restored copy. Also tests that a second writer is noticed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from perdure.testing.drivers.bench import PATIENCE_S, Make, Suite, resume
 
 
 class GoingOn(Suite):
-    """Tests every way to continue a conversation, and that none silently starts a new one."""
+    """Tests every way to continue a conversation. None may silently start a new one."""
 
     def test_a_resume_by_id_goes_on(self, bench: Make) -> None:
-        """The id stays the same, both turns reach the model, and the file only grew."""
+        """A resume by id keeps the id, the model gets both turns, and nothing in the file is
+        changed except additions."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         before = stage.content(first.session_id)
@@ -40,7 +41,8 @@ class GoingOn(Suite):
         ]
 
     def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
-        """If the agent can resume from a file, the same conversation continues in the same file."""
+        """If the agent can resume from a file, the same conversation continues in the same file.
+        Otherwise the driver raises ValueError."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -56,8 +58,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two"]
 
     def test_a_fork_leaves_its_parent_alone(self, bench: Make) -> None:
-        """A fork has a new id, the model gets the whole history, and the parent is unchanged byte
-        for byte."""
+        """A fork has a new id, the model gets the whole history, and the parent is byte-identical
+        afterwards."""
         stage = bench("say One.\n---\nsay Two.")
         if not stage.driver.abilities.fork:
             return
@@ -73,16 +75,16 @@ class GoingOn(Suite):
         assert stage.prompts(forked.session_id)[-1] == "another way"
 
     def test_an_unknown_conversation_is_said_to_be_missing(self, bench: Make) -> None:
-        """No new conversation starts: no request reaches the model, and the outcome names the
-        cause."""
+        """Resuming an unknown id fails as SESSION_MISSING. No request reaches the model, so no new
+        conversation starts."""
         stage = bench("say Never.")
         ran = stage.run("go on", resume(self.unknown_id()))
         assert ran.outcome.kind is OutcomeKind.SESSION_MISSING, ran.outcome
         assert stage.rehearsal.requests == []
 
     def test_a_kill_in_the_reply_is_a_failure_that_can_be_gone_on_from(self, bench: Make) -> None:
-        """The outcome names SIGKILL; the transcript contains the prompt, and a resume continues
-        from it."""
+        """After a kill, the outcome names SIGKILL, the transcript contains the prompt, and a resume
+        continues from it."""
         stage = bench("say One.\n---\nsay Two is half\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         with stage.running("hello two", resume(first.session_id)) as process:
@@ -98,8 +100,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While a process has the conversation open, the process id is found as a writer; after the
-        process is killed, it is not."""
+        """A process that has the conversation open is reported as its writer, until the process is
+        killed."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -111,8 +113,8 @@ class GoingOn(Suite):
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
 
     def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
-        """After the transcript is deleted, the CLI does not find the conversation; after the copy
-        is restored, it does."""
+        """The CLI does not find a conversation whose transcript was deleted, and finds it again
+        after the copy is restored."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         copy = tmp_path / "main"

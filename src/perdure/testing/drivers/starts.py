@@ -1,5 +1,5 @@
-"""Tests of how a conversation starts: its id and its place, its permissions, and which text reaches
-the model."""
+"""Tests of how a conversation starts: its id and its transcript, its permissions, and the text that
+reaches the model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ AWKWARD = (
 
 
 class StartSuite(Suite):
-    """Tests of the first prompt and its options."""
+    """Tests of the first prompt of a conversation and of the launch options."""
 
     def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
-        """The id is the requested one, the transcript is where the driver says and contains the
-        prompt, and the driver knows every line."""
+        """The id is the requested one, the driver finds the transcript with the prompt in it, and
+        the driver recognizes every line of the output."""
         stage = bench("say Hello there.")
         launch = stage.launch("hello one")
         ran = stage.run("hello one", launch.continuation)
@@ -46,8 +46,8 @@ class StartSuite(Suite):
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
 
     def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
-        """At the level `edit`, a command changes the workdir without asking, and its start and end
-        are events."""
+        """With the permissions `edit`, a command changes the workdir without asking, and its start
+        and end are reported as events."""
         stage = bench("run echo made > made.txt\n---\nsay Made.")
         ran = stage.run("make it", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
@@ -59,7 +59,7 @@ class StartSuite(Suite):
         assert len(started) == 1
 
     def test_reading_changes_nothing(self, bench: Make) -> None:
-        """At the level `read` the same command leaves no file."""
+        """With the permissions `read`, a command that would write a file leaves none."""
         stage = bench("run echo made > made.txt\n---\nsay Tried.")
         stage.run("make it", permissions=Permissions.READ)
         assert not (stage.cwd / "made.txt").exists()
@@ -68,7 +68,8 @@ class StartSuite(Suite):
     def test_every_level_is_accepted_at_the_start_and_on_resume(
         self, bench: Make, level: Permissions
     ) -> None:
-        """The CLI takes the flags of every level in both positions, with a model named too."""
+        """The CLI accepts the flags of every permission level, together with a model, both at the
+        start and on a resume."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("one", permissions=level, model=self.model)
         assert first.outcome.ok, first.outcome
@@ -77,8 +78,8 @@ class StartSuite(Suite):
         ).outcome.ok
 
     def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
-        """No prompt is taken for a command, each reaches the model, and the transcript contains
-        exactly these prompts."""
+        """No prompt is taken for a command or an option, each prompt reaches the model, and the
+        transcript contains exactly these prompts."""
         stage = bench("say Yes.")
         session = ""
         for prompt in AWKWARD:
@@ -89,8 +90,8 @@ class StartSuite(Suite):
         assert stage.prompts(session) == list(AWKWARD)
 
     def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
-        """In place of an id, an empty text, a name, an option and a path are refused before the
-        launch, and no file is found by them."""
+        """The driver refuses an empty text, a name, an option or a path in place of an id, and
+        finds no file for it."""
         stage = bench("say Never.")
         for bad in (
             "",
@@ -110,8 +111,8 @@ class StartSuite(Suite):
                 stage.driver.place(stage.home, bad, stage.cwd, stage.cwd / "copy")
 
     def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
-        """The command for a person names the agent's own program, this conversation and its home;
-        an invalid id is refused."""
+        """The command for a person starts the agent's own program with this conversation and its
+        home. An invalid id is refused."""
         stage = bench("say One.")
         launch = stage.launch("", resume(self.unknown_id()))
         command = stage.driver.by_hand(launch)

@@ -1,5 +1,5 @@
-"""Tests of what the driver reads from conversations on disk: a list, the messages, the usage, the
-fill, and whether they are complete."""
+"""Tests of what the driver reads from conversations on disk: their list, messages, usage and fill,
+and whether they are complete."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from perdure.testing.drivers.bench import Make, Suite, resume
 
 
 class Transcripts(Suite):
-    """The transcript that the CLI itself wrote, as the driver reads it."""
+    """Tests of how the driver reads transcripts that the CLI itself wrote."""
 
     def test_conversations_on_disk_are_listed_and_read(self, bench: Make) -> None:
-        """Conversations are listed newest first, each with directory, first prompt and turns; one
-        is found by id, and its messages are read without tool calls."""
+        """Conversations are listed newest first, each with its directory, first prompt and number
+        of turns. A single conversation is found by its id. Its messages are read without tool
+        calls."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two")
@@ -47,8 +48,8 @@ class Transcripts(Suite):
         ]
 
     def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
-        """The total in the transcript equals the one that the CLI last reported; it is zero if the
-        CLI counts each launch separately."""
+        """The total in the transcript equals the total that the CLI last reported. It is zero if
+        the CLI counts each launch separately."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two", resume(first.session_id))
@@ -57,7 +58,7 @@ class Transcripts(Suite):
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
 
     def test_how_full_a_conversation_is_stands_in_its_transcript(self, bench: Make) -> None:
-        """The fill is the size of the newest request, including cached parts; invalid bytes never
+        """The fill is the size of the newest request, including cached tokens. Invalid bytes never
         make the driver raise."""
         stage = bench(
             "by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 "
@@ -84,8 +85,8 @@ class Transcripts(Suite):
             stage.driver.fill(broken)
 
     def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
-        """If a launch can set the fill at which the conversation is compacted, it takes effect: the
-        file only grew, and the model got the summary."""
+        """If a launch can set the fill at which the conversation is compacted, the setting takes
+        effect. The file only grows, and the model gets the summary."""
         stage = bench(
             "summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage "
             "in=90000\n---\nsay Two."
@@ -112,8 +113,8 @@ class Transcripts(Suite):
         assert "The word was plum." in stage.reached_the_model()
 
     def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
-        """A transcript that the CLI wrote is accepted unchanged, and its file is among the
-        conversation's remains. Invalid bytes never make the driver raise."""
+        """A transcript that the CLI wrote needs no repair, and the driver lists its file as the
+        first of the conversation's files. Invalid bytes never make the driver raise."""
         stage = bench("run echo one\n---\nsay One.\n---\nsay Two.")
         ran = stage.run("hello one")
         stage.run("hello two", resume(ran.session_id))

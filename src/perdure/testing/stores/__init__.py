@@ -1,11 +1,11 @@
-"""The requirements of every store: subclass `StoreConformance` and give a fixture `store` that
-returns an empty one.
+"""The conformance suite for stores: subclass `StoreConformance` and supply a fixture `store` that
+returns an empty store.
 
     class TestMyStore(StoreConformance):
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of a protocol in `perdure.protocols`: `RunStore`, `SessionStore`,
+Each test checks one promise of a protocol in `perdure.protocols`: `RunStore`, `SessionStore`,
 `PlanStore`, `InboxStore` and the others.
 """
 
@@ -50,4 +50,5 @@ class StoreConformance(
     CountSuite,
     RequestSuite,
 ):
-    """All promises of the protocols. The fixture `store` must be empty for each test."""
+    """Tests all promises of the store protocols. The fixture `store` must be empty for each test.
+    """

@@ -1,4 +1,4 @@
-"""Tests of accounts: seats, parking, and runs that wait without an attempt."""
+"""Tests of accounts: their slots, parking, and runs that wait without using up an attempt."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HOUR = 3_600_000
 
 
 class AccountSuite:
-    """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `seats_taken_under`,
-    `latest_attempts`."""
+    """Tests of `claim` with a seat (one of an account's slots), `park`, `unpark`, `parked`,
+    `defer`, `seats_taken`, `seats_taken_under` and `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
-        """Only as many runs of an account are claimed at once as it has seats. An ended run frees
-        its seat; other accounts have their own."""
+        """The number of running runs of an account is limited to its slots (`Seat.jobs`). A run
+        that ends frees its slot. Other accounts have their own slots."""
         runs = [submit(store) for _ in range(4)]
         two = replace(ONE, jobs=2)
         taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
@@ -44,7 +44,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """With `jobs` 0, or for a claim without a seat, the number of runs is not limited."""
+        """The number of runs is not limited if `jobs` is 0, or if a claim is made without a seat.
+        """
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
@@ -53,8 +54,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S) is not None
 
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
-        """Only as many runs of a rule are claimed at once as it allows, whatever their accounts;
-        runs of other rules are not counted."""
+        """The number of running runs of a rule is limited to `rule_jobs`, whatever their accounts.
+        Runs of other rules are not counted."""
         runs = [
             submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
         ]
@@ -73,8 +74,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
 
     def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
-        """A parked account launches nothing, nor does a parked agent; runs with another account or
-        agent are claimed."""
+        """No run of a parked account or a parked agent is claimed. Runs with another account or
+        agent are."""
         run = submit(store)
         until = store.now() + HOUR
         for what in ("claude/1", "claude"):
@@ -90,7 +91,8 @@ class AccountSuite:
         assert store.get(run.id).attempt == 1
 
     def test_a_limit_of_one_model_holds_up_that_model(self, store: Store) -> None:
-        """Parking for one model does not block runs of other models; `unpark` frees all of them."""
+        """Parking an account for one model does not block runs with other models. `unpark` ends the
+        parking for every model."""
         run, other = submit(store), submit(store)
         store.park(
             Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited")
@@ -104,8 +106,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is not None
 
     def test_a_parking_is_over_at_its_time(self, store: Store) -> None:
-        """A parking whose time is past blocks nothing and is not listed; a new time replaces the
-        old one."""
+        """A parking whose time is past blocks nothing and is not listed. A new parking replaces the
+        time of the old one."""
         run = submit(store)
         store.park(Parking(what="claude/1", until=store.now() + HOUR, reason="later"))
         store.park(Parking(what="claude/1", until=store.now(), reason="now"))
@@ -113,8 +115,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, ONE) is not None
 
     def test_an_ending_parks(self, store: Store) -> None:
-        """The account of an attempt that met a limit is parked in the transaction of the attempt's
-        end; a lost claim parks nothing."""
+        """If an attempt ends at a limit, its account is parked in the same transaction. A lost
+        claim parks nothing."""
         run = submit(store)
         claim = claimed(store, run)
         until = store.now() + HOUR
@@ -133,8 +135,8 @@ class AccountSuite:
         assert [parking.what for parking in store.parked()] == ["claude/1"]
 
     def test_a_run_that_waits_uses_up_no_attempt(self, store: Store) -> None:
-        """`defer` postpones a queued run and records why, in its reason and in the journal; runs in
-        other states are unchanged."""
+        """`defer` postpones a queued run and records the reason in the run and in the journal. Runs
+        in other states are not changed."""
         run = submit(store)
         until = store.now() + HOUR
         deferred = store.defer(run.id, until, "parked: limited")
@@ -158,8 +160,8 @@ class AccountSuite:
         assert store.get(run.id).state is RunState.SUCCEEDED
 
     def test_the_latest_attempts_of_an_agent(self, store: Store) -> None:
-        """The ended attempts of all the agent's runs come newest first, without other agents'
-        attempts and running ones."""
+        """The ended attempts of all runs of an agent are returned newest first, without other
+        agents' attempts and without running ones."""
         first, second, codex = (
             submit(store),
             submit(store),

@@ -1,5 +1,5 @@
-"""Tests of runs from another machine: they are stored whole, in a final state, and continue like
-any other run."""
+"""Tests of runs that arrive from another machine. They are stored completely, in a final state, and
+continue like any other run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LOST = Outcome(kind=OutcomeKind.LOST)
 
 
 def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
-    """Return a run with two attempts, two versions of its instructions, a conversation and a few
-    records."""
+    """Return an arriving run with two attempts, two versions of its instructions, a conversation
+    and a few records."""
     run = TaskRun(
         id=f"{number:032x}",
         name=f"moved-{number}",
@@ -78,8 +78,8 @@ class Arriving:
     """Tests of `take_in`."""
 
     def test_a_run_from_another_machine_is_stored_whole(self, store: Store) -> None:
-        """Its attempts, instructions, conversation, checkpoint and journal are stored with their
-        original times."""
+        """The run's attempts, instructions, conversation, checkpoint and journal are stored with
+        their original times."""
         given = arrival()
         run = store.take_in(given)
         assert store.get(run.name) == run
@@ -101,8 +101,8 @@ class Arriving:
         assert told[3].event == given.event
 
     def test_nothing_claims_it_before_a_person_asks(self, store: Store) -> None:
-        """Arriving does not make a run due. A person's retry does, and its next attempt has the
-        next number."""
+        """A run is not due when it arrives, but it is after a person's retry. Attempts are numbered
+        on from those of the other machine."""
         run = store.take_in(arrival())
         assert store.claim("ann", LEASE_S) is None
         store.requeue(run.id, "asked for")
@@ -110,7 +110,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_one_that_waits_for_a_person_goes_on_after_the_answer(self, store: Store) -> None:
-        """Its requests arrive with it. Nothing claims it before the last open one is answered."""
+        """A run's requests arrive with it. The run is not claimed before the last open request is
+        answered."""
         given = arrival()
         asked = AgentRequest(
             run=given.run.id,
@@ -140,8 +141,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
-        """Raises Conflict and stores nothing of the arrival; a run that would not be in a final
-        state is refused as well."""
+        """If the name or id of an arriving run is taken, Conflict is raised and nothing is stored.
+        """
         there = submit(store)
         given = arrival()
         for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):

@@ -1,4 +1,4 @@
-"""Tests of the writes of one attempt, and of sessions."""
+"""Tests of the writes of an attempt, and of sessions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Performing:
     """Tests of one attempt, from its start to its end."""
 
     def test_the_start_is_stored_before_the_launch(self, store: Store) -> None:
-        """`begin` keeps the continuation, flags, version, session and workspace; a second `begin`
+        """`begin` stores the continuation, flags, version, session and workspace. A second `begin`
         is refused."""
         run = submit(store)
         claim = claimed(store, run)
@@ -56,8 +56,8 @@ class Performing:
             store.begin(claim, begun(run, session))
 
     def test_events_are_kept_in_order(self, store: Store) -> None:
-        """Records come back oldest first with growing numbers, and `after` and `limit` page through
-        them."""
+        """Records are returned oldest first, with increasing numbers. `after` and `limit` select a
+        page of them."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.record(claim, [Said(text=str(number)) for number in range(20)])
@@ -71,8 +71,8 @@ class Performing:
         assert [record.event for record in page] == [Said(text="5"), Said(text="6"), Said(text="7")]
 
     def test_a_pinned_session_is_stored_with_its_event(self, store: Store) -> None:
-        """`record` with a session stores both, and the attempt knows its conversation from then
-        on."""
+        """`record` with a session stores the events and the session together, and sets the
+        conversation of the attempt."""
         run = submit(store)
         claim = claimed(store, run)
         session = session_of(run, "s-9")
@@ -82,8 +82,8 @@ class Performing:
         assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
 
     def test_what_a_live_attempt_uses_is_stored(self, store: Store) -> None:
-        """`record` with a usage stores it in the attempt only, any number of times; the usage of
-        the ending replaces it."""
+        """`record` with a usage stores it only in the attempt, and may be repeated. The usage in
+        `finish` replaces it."""
         run = submit(store)
         claim = claimed(store, run)
         for count in (10, 20):
@@ -95,7 +95,8 @@ class Performing:
         assert store.attempts(run.id)[0].usage == Usage(input=21)
 
     def test_an_ending_is_one_piece(self, store: Store) -> None:
-        """`finish` stores outcome, receipt, usage, sessions, events and the next state together."""
+        """`finish` stores outcome, receipt, usage, sessions, events and the next state in one
+        transaction."""
         run = submit(store)
         claim = claimed(store, run)
         old, new = session_of(run, "s-1"), session_of(run, "s-2", SessionState.CONFIRMED)
@@ -138,8 +139,8 @@ class Performing:
         ]
 
     def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
-        """If a session cannot be stored, everything written with it is undone: events, other
-        sessions, outcome, state."""
+        """If one session cannot be stored, nothing of the call is stored: no events, other
+        sessions, outcome or state."""
         run = submit(store)
         claim = claimed(store, run)
         live, fine, refused = (
@@ -160,8 +161,8 @@ class Performing:
         store.finish(claim, SUCCESS)
 
     def test_an_attempt_ends_once(self, store: Store) -> None:
-        """A second outcome of an attempt is refused, and an AttemptEnded event from a caller never
-        counts as one."""
+        """An attempt gets only one outcome: a second `finish` is refused, and AttemptEnded events
+        that a caller passes are not stored."""
         run = submit(store)
         claim = claimed(store, run)
         store.record(claim, [AttemptEnded(outcome=FAILURE.outcome)])
@@ -176,7 +177,8 @@ class Performing:
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:
-        """After `queued` the next claim is attempt 2; both attempts stay."""
+        """After an attempt that ends as `queued`, the next claim is attempt 2. Both attempts are
+        kept."""
         run = submit(store)
         again = store.finish(claimed(store, run), AGAIN)
         assert (again.state, again.attempt, again.reason, again.finished) == (
@@ -190,8 +192,8 @@ class Performing:
         assert isinstance(store.history(run.id)[-2].event, RunQueued)
 
     def test_conditions_are_one_of_each_type(self, store: Store) -> None:
-        """A new condition replaces the old one of its type; `needs_person` ends when the run
-        continues or succeeds."""
+        """A new condition replaces the old one of the same type. `needs_person` is removed when the
+        run continues or succeeds."""
         run = submit(store)
         asked, seen = (
             Condition(type="needs_person", message="log in", at=1),
@@ -210,10 +212,10 @@ class Performing:
 
 
 class SessionSuite:
-    """Tests of sessions by agent and scope."""
+    """Tests of sessions, which are stored by agent and scope."""
 
     def test_one_live_conversation_per_key(self, store: Store) -> None:
-        """A second live session of a key is refused until the first is retired; the lineage keeps
+        """A second live session of a key is refused until the first is retired. The lineage has
         both, oldest first."""
         key = SessionKey("claude", "issue-7")
         first = Session(
@@ -249,7 +251,7 @@ class SessionSuite:
         assert list(store.lineage(key)) == [newer]
 
     def test_agents_never_share(self, store: Store) -> None:
-        """The same scope and even the same id under another agent is another conversation."""
+        """Sessions of different agents are different, even with the same scope and id."""
         one = Session(
             key=SessionKey("claude", "x"), id="s", state=SessionState.PINNED, created=1, updated=1
         )
@@ -262,7 +264,7 @@ class SessionSuite:
         )
 
     def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
-        """Changing a record is refused if somebody else stored it after it was read, or if an
+        """Changing a session record is refused if it was changed after it was read, or if an
         attempt is using it. Several records are stored together or not at all."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.put_session(session_of(run, "s-1"))
@@ -288,8 +290,8 @@ class SessionSuite:
             store.amend_sessions([replace(named, tasks=2)])
 
     def test_what_statistics_and_rebuilding_ask(self, store: Store) -> None:
-        """Attempts are found by the time of their end, with their keys; the runs of a scope come
-        oldest first, including removed ones."""
+        """Attempts are found by the time at which they ended, and returned with their session keys.
+        The runs of a scope are returned oldest first, including removed ones."""
         first = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.finish(claimed(store, first), SUCCESS)
         store.remove(first.id)
@@ -311,8 +313,8 @@ class SessionSuite:
         assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
 
     def test_a_lookup_gives_the_live_one(self, store: Store) -> None:
-        """Without delay, a lookup returns the same as the store: the live session, none after it
-        was retired, then its successor."""
+        """A lookup returns the live session, None after it was retired, and then its successor,
+        each without delay."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key, first = SessionKey("claude", "talk"), session_of(run, "s-1")
         assert store.look_up(key) is None

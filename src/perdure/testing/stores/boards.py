@@ -1,4 +1,4 @@
-"""Tests of the board: lists, their counts, their pages, and failed attempts."""
+"""Tests of the board: its lists, their counts and pages, and failed attempts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SEEN = ending(
 
 
 class BoardSuite:
-    """`board`, `board_counts`, `board_found`, `run_marks`, `board_agents`, `latest_word`,
-    `failed_attempts`."""
+    """Tests of `board`, `board_counts`, `board_found`, `run_marks`, `board_agents`, `latest_word`
+    and `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
-        """A run that needs a person is on the list `asking` and on no other. A collision alone does
-        not put it there. A removed run is on no list."""
+        """A run that needs a person is only on the list `asking`. A collision alone does not put a
+        run there. A removed run is on no list."""
         ended = {}
         for name, how in (
             ("asks", ASKS),
@@ -73,7 +73,8 @@ class BoardSuite:
         assert len(marks) == 7 and ended["gone"].id in marks, "a removed run has marks too"
 
     def test_the_marks_of_a_run(self, store: Store) -> None:
-        """A run has its repository and its labels, by which the limits of a token find it."""
+        """`run_marks` returns the repository and labels of each run. The limits of a token are
+        checked against them."""
         labels = {"team": "red", "x": 'a "quoted" b'}
         repo = "https://git.example.com/shop/web.git"
         run = submit(store, TaskSpec(prompt="x", repo=repo, labels=labels), name="one")
@@ -82,8 +83,8 @@ class BoardSuite:
         assert (found.repo, found.labels) == (repo, labels)
 
     def test_pages_have_all_and_nothing_twice(self, store: Store) -> None:
-        """Pages that each start below the previous page's last row together contain all runs once,
-        the latest change first."""
+        """Pages that each start after the previous page's last row together contain every run once,
+        with the latest change first."""
         names = [submit(store).name for _ in range(7)]
         found, place = [], (2**62, 2**62)
         while rows := store.board("queued", before=place, limit=3):
@@ -92,8 +93,8 @@ class BoardSuite:
         assert sorted(found) == sorted(names) and found == list(reversed(names))
 
     def test_words_are_words(self, store: Store) -> None:
-        """A search looks in name, workdir, scope and first instructions and ignores case; `%` and
-        `_` are ordinary characters."""
+        """A search looks in the name, workdir, scope and first instructions, and ignores case. `%`
+        and `_` are ordinary characters."""
         submit(
             store, TaskSpec(prompt="Make it 100% GREEN", scope="shop#7", agent="codex"), name="one"
         )
@@ -111,7 +112,7 @@ class BoardSuite:
         assert found("it") == ["one", "two"] and store.board_agents() == ["claude", "codex"]
 
     def test_a_row_tells_of_its_attempts(self, store: Store) -> None:
-        """A row has the run's first instructions and newest attempts; the latest word is the
+        """A row has the run's first instructions and newest attempts. `latest_word` returns the
         agent's last message or action."""
         run = submit(store, TaskSpec(prompt="first line\nmore"))
         store.finish(claimed(store, run), AGAIN)
@@ -127,8 +128,8 @@ class BoardSuite:
         assert row.workspace == run.workspace and "look around" in store.latest_word(run.id)
 
     def test_what_failed(self, store: Store) -> None:
-        """Attempts that ended without success come newest first, with the current state of their
-        run."""
+        """Attempts that ended without success are returned newest first, with the current state of
+        their run."""
         run = submit(store, name="one")
         store.finish(claimed(store, run), AGAIN)
         store.finish(claimed(store, run), SUCCESS)

@@ -1,5 +1,5 @@
-"""Tests of checkpoints: published under the claim's fence, numbered by workspace, forgotten one by
-one."""
+"""Tests of checkpoints: only the holder of the claim adds one, numbers are unique in a workspace,
+and each can be removed separately."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
 
 
 class CheckpointSuite:
-    """`add_checkpoint`, `next_checkpoint`, `checkpoints`, `forget_checkpoints` and `restored`."""
+    """Tests of `add_checkpoint`, `next_checkpoint`, `checkpoints`, `forget_checkpoints` and
+    `restored`."""
 
     def test_a_checkpoint_is_kept_as_it_was_taken(self, store: Store) -> None:
-        """A checkpoint is returned whole, oldest first, and the journal mentions it once."""
+        """Checkpoints are returned complete and oldest first, and the journal has one record of
+        each."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.add_checkpoint(checkpoint(run), claim)
@@ -67,8 +69,7 @@ class CheckpointSuite:
         )
 
     def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
-        """A checkpoint from a worker that lost the attempt, or after the attempt's end, is refused
-        and not stored."""
+        """A checkpoint from a worker that has lost the attempt is refused and not stored."""
         run = submit(store)
         late = claimed(store, run, "ann", LAPSED_S)
         store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
@@ -77,8 +78,9 @@ class CheckpointSuite:
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
-        """A person's checkpoint raises Conflict while an attempt is running, and succeeds before
-        and after; a claim alone does not count as running."""
+        """Adding a checkpoint without a claim raises Conflict while an attempt is running. It
+        succeeds before and after; a claimed attempt that has not begun does not count as running.
+        """
         run = submit(store)
         store.add_checkpoint(checkpoint(run, attempt=0))
         claim = claimed(store, run)
@@ -91,7 +93,7 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(run.id)] == [1, 2, 3]
 
     def test_numbers_are_of_the_workspace(self, store: Store) -> None:
-        """Runs that share a workdir never share a number; a number that is taken raises
+        """Runs that share a workdir never share a checkpoint number. A number that is taken raises
         Conflict."""
         first, second = submit(store, where="shared"), submit(store, where="shared")
         assert store.next_checkpoint("shared") == 1
@@ -103,8 +105,8 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(first.id)] == [1]
 
     def test_what_is_forgotten_is_gone(self, store: Store) -> None:
-        """Only the named checkpoints of the run are forgotten; forgetting them again is no error.
-        The journal keeps its records."""
+        """Only the named checkpoints of the run are removed, and removing them again is not an
+        error. The journal keeps its records of them."""
         run = submit(store, where="shared")
         beside = submit(store, where="shared")
         for number in (1, 2, 3):
@@ -119,8 +121,8 @@ class CheckpointSuite:
         )
 
     def test_a_restore_stores_conversations_and_its_word_together(self, store: Store) -> None:
-        """A restore retires the old session and makes the restored one live. While an attempt runs
-        it is refused, and nothing is stored."""
+        """A restore retires the old session and makes the restored one live. While an attempt is
+        running, the restore is refused and nothing is stored."""
         run = submit(store, TaskSpec(prompt="x", scope="talk"))
         old, new = session_of(run, "newer"), session_of(run, "older", SessionState.CONFIRMED)
         store.put_session(old)

@@ -1,4 +1,4 @@
-"""Tests of who works on a run: claims, leases, adoption, and the fence."""
+"""Tests of which worker performs a run: claims, leases, adoption, and fencing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from perdure.testing.stores.samples import (
 
 
 class Claiming:
-    """Tests of who may work on which run."""
+    """Tests of which runs a worker may claim."""
 
     def test_a_claim_is_the_next_attempt(self, store: Store) -> None:
-        """Claiming makes the run running, counts the attempt and stores a row for it, before
+        """A claim makes the run running, counts the attempt, and stores a row for it before
         anything is launched."""
         run = submit(store)
         claim = claimed(store, run)
@@ -52,7 +52,8 @@ class Claiming:
         assert store.claim("bob", LEASE_S, run.id) is None
 
     def test_the_oldest_due_run_comes_first(self, store: Store) -> None:
-        """Without a name, runs are claimed by due time, then by age; None if nothing is due."""
+        """A claim without a run's name takes the run that was due first, or the oldest of several;
+        None if no run is due."""
         first, second = submit(store), submit(store)
         waiting = submit(store)
         store.finish(
@@ -68,8 +69,9 @@ class Claiming:
         assert store.claim("ann", LEASE_S, "no such id") is None
 
     def test_what_is_due_is_listed_as_it_is_claimed(self, store: Store) -> None:
-        """Due runs are listed in the order of claims, without runs that wait, that are running, or
-        that share a workdir or conversation with a running one. Listing claims nothing."""
+        """Due runs are listed in the order in which they would be claimed. Runs that wait, are
+        running, or share a workdir or conversation with a running one are left out. Listing claims
+        nothing."""
         first, beside, second = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -88,8 +90,8 @@ class Claiming:
         assert [run.id for run in store.due()] == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
-        """The second of two runs on one workspace waits until the first has ended; other runs go
-        first."""
+        """The second of two runs in one workspace waits until the first has ended. Other runs are
+        claimed before it."""
         first, second, other = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -103,8 +105,8 @@ class Claiming:
         assert claimed(store, second, "bob").attempt == 1
 
     def test_one_writer_per_conversation(self, store: Store) -> None:
-        """Two runs of one agent and scope never run together; another agent has a conversation of
-        its own."""
+        """Two runs of one agent and scope never run at the same time. With another agent, the scope
+        is a different conversation."""
         spec = TaskSpec(prompt="x", scope="issue-7")
         first, second, codex = (
             submit(store, spec),
@@ -118,7 +120,7 @@ class Claiming:
         claimed(store, second, "bob")
 
     def test_renewing_extends_the_lease(self, store: Store) -> None:
-        """`renew` extends the lease and returns a request to stop."""
+        """`renew` extends the lease and returns whether a stop was requested."""
         run = submit(store)
         claim = claimed(store, run, lease_s=LAPSED_S)
         assert [lapsed.run.id for lapsed in store.lapsed()] == [run.id]
@@ -132,8 +134,8 @@ class Adopting:
     """Tests of attempts whose worker died."""
 
     def test_a_lapsed_attempt_is_adopted_once(self, store: Store) -> None:
-        """If two workers adopt the same attempt, one succeeds; the number stays, and the old worker
-        can write no more."""
+        """If two workers adopt the same attempt, only one succeeds. The attempt keeps its number,
+        and the old worker can no longer write."""
         run = submit(store)
         old = claimed(store, run, lease_s=LAPSED_S)
         [seen] = store.lapsed()
@@ -148,8 +150,8 @@ class Adopting:
         assert store.finish(new, AGAIN).state is RunState.QUEUED
 
     def test_an_owner_that_renewed_is_not_robbed(self, store: Store) -> None:
-        """If a lease was seen as expired but then renewed, its worker is alive and keeps the
-        attempt."""
+        """A worker that renewed its lease keeps the attempt, even if another worker had seen the
+        lease as expired."""
         claim = claimed(store, submit(store), lease_s=LAPSED_S)
         [seen] = store.lapsed()
         store.renew(claim, LEASE_S)
@@ -158,7 +160,7 @@ class Adopting:
         store.finish(claim, SUCCESS)
 
     def test_all_claims_are_listed(self, store: Store) -> None:
-        """`claims` has every running run, lapsed or not, and no other."""
+        """`claims` returns exactly the running runs, whether or not their leases have expired."""
         lapsed, held, done = submit(store), submit(store), submit(store)
         claimed(store, lapsed, lease_s=LAPSED_S)
         claimed(store, held, "bob")
@@ -170,11 +172,11 @@ class Adopting:
 
 
 class Fencing:
-    """A lost claim writes nothing."""
+    """Tests that a worker that lost its claim cannot write."""
 
     def test_a_lost_claim_writes_nothing(self, store: Store) -> None:
-        """After the attempt was taken over and ended, each claimed write raises LostLease and
-        leaves no trace."""
+        """After another worker has taken over and ended the attempt, each write with the old claim
+        raises LostLease and changes nothing."""
         run = submit(store)
         stale = claimed(store, run, lease_s=LAPSED_S)
         store.finish(store.adopt(store.lapsed()[0], "bob", LEASE_S), AGAIN)
@@ -203,7 +205,7 @@ class Fencing:
         )
 
     def test_another_worker_is_not_the_holder(self, store: Store) -> None:
-        """The right run and number with the wrong worker is not a valid claim."""
+        """A claim with the right run and attempt but another worker is not valid."""
         claim = claimed(store, submit(store))
         with pytest.raises(LostLease):
             store.record(replace(claim, worker="bob"), [Said(text="me too")])

@@ -1,4 +1,5 @@
-"""Tests of the counts. Also tests that reading ended attempts page by page misses none."""
+"""Tests of the counts. Also tests that ended attempts can be read page by page without missing one.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ NEEDS_PERSON = ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=ASKS)
 
 
 class CountSuite:
-    """`counts`, `ended_after`, `attempt_marks`."""
+    """Tests of `counts`, `ended_after` and `attempt_marks`."""
 
     def test_an_empty_store_counts_nothing(self, store: Store) -> None:
-        """All counts are zero, and there is no oldest entry."""
+        """All counts of an empty store are zero, and there is no oldest due run or delivery."""
         found = store.counts()
         assert (
             found.runs,
@@ -48,7 +49,7 @@ class CountSuite:
         assert store.ended_after(0, "", 0) == []
 
     def test_runs_are_counted_by_agent_and_state(self, store: Store) -> None:
-        """Each run is counted once; removed runs are not counted."""
+        """Each run is counted once. Removed runs are not counted."""
         for _ in range(2):
             submit(store, TaskSpec(prompt="do it", agent="codex"))
         done = submit(store)
@@ -62,8 +63,8 @@ class CountSuite:
         }
 
     def test_who_waits_and_who_is_at_work(self, store: Store) -> None:
-        """Due runs are counted, with the time since which the oldest is due. So are running ones
-        whose lease was not renewed."""
+        """Due runs are counted, with the time at which the oldest became due. Running runs are
+        counted too, and those whose lease has expired."""
         waits = submit(store)
         later = submit(store)
         store.defer(later.id, store.now() + 3_600_000, "later")
@@ -79,8 +80,8 @@ class CountSuite:
         ) and 0 < at_work.lease_until <= found.at
 
     def test_who_needs_a_person(self, store: Store) -> None:
-        """Only the condition `needs_person` counts, until it is lifted; a message with that text
-        does not."""
+        """Runs with the condition `needs_person` are counted until it is removed. A condition of
+        another type is not counted, even if its message contains that word."""
         asking, other = submit(store), submit(store)
         store.finish(claimed(store, asking), NEEDS_PERSON)
         lure = Condition(type="drift", message='[{"type":"needs_person"}]', at=2)
@@ -92,8 +93,8 @@ class CountSuite:
         assert store.counts().need_person == {}
 
     def test_sessions_deliveries_and_trouble(self, store: Store) -> None:
-        """Conversations are counted by agent and state, deliveries by source and state, trouble by
-        agent and kind."""
+        """Conversations are counted by agent and state, deliveries by source and state, and
+        problems by agent and kind."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run, session_of(run, "one")))
@@ -112,7 +113,8 @@ class CountSuite:
         assert found.trouble == {("claude", "collision_seen"): 1}
 
     def test_ended_attempts_come_page_by_page(self, store: Store) -> None:
-        """With any page size, each ended attempt comes once, in order; running ones do not come."""
+        """With any page size, each ended attempt is returned once and in order. Running attempts
+        are not returned."""
         ended = []
         for _ in range(5):
             run = submit(store)
@@ -131,7 +133,7 @@ class CountSuite:
         assert (key.agent, attempt.outcome) == ("claude", SUCCESS.outcome)
 
     def test_the_newest_records(self, store: Store) -> None:
-        """As many of the run's newest records as requested, oldest first."""
+        """`latest` returns the requested number of a run's newest records, oldest first."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.record(claim, [Said(text=f"{number}") for number in range(5)])
@@ -146,8 +148,8 @@ class CountSuite:
         )
 
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
-        """perdure's own events in this attempt come in order; the agent's messages and other
-        attempts do not."""
+        """`attempt_marks` returns perdure's own events of an attempt in order, without the agent's
+        messages and without other attempts."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run))

@@ -1,5 +1,5 @@
-"""Tests of the inbox: every delivery is kept once, even if it is sent again, and a waiting one is
-never thinned out."""
+"""Tests of the inbox: every delivery is stored once, even if it is sent again, and waiting
+deliveries are never removed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DULL = PayloadReading(None, "nothing follows from it")
 def arrived(
     id: str = "", body: str = "", *, source: str = "shop", reading: PayloadReading | None = None
 ) -> Arrived:
-    """Return a delivery of a comment."""
+    """Return a delivery that contains a comment."""
     number = next(_numbers)
     body = body or f'{{"number": {number}}}'
     intent = Intent(
@@ -52,12 +52,12 @@ def arrived(
 
 
 class InboxSuite:
-    """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `delay_delivery`,
-    `replay_delivery`, `thin_inbox`."""
+    """Tests of `accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`,
+    `delay_delivery`, `replay_delivery` and `thin_inbox`."""
 
     def test_a_delivery_is_kept_whole(self, store: Store) -> None:
-        """A delivery is returned as it arrived, with body and intent, by number, id and prefix of
-        its id; the newest comes first."""
+        """A delivery is returned as it arrived, with body and intent. It is found by its number,
+        its id and a prefix of the id. Lists have the newest first."""
         first, second = arrived(), arrived(reading=DULL)
         accepted = store.accept([first, second])
         assert [each.new for each in accepted] == [True, True] and accepted[0].number < accepted[
@@ -93,8 +93,8 @@ class InboxSuite:
         )
 
     def test_once_by_id_and_by_body(self, store: Store) -> None:
-        """A delivery with a known id, or a known body under another id, is counted but not kept
-        again; this applies within one source."""
+        """A delivery whose id or body is already known is counted but not stored again. Deliveries
+        of different sources are never the same."""
         first = arrived("one", '{"a": 1}')
         (accepted,) = store.accept([first])
         again = store.accept([first, arrived("two", '{"a": 1}'), arrived("one", '{"a": 2}')])
@@ -105,13 +105,13 @@ class InboxSuite:
         assert len(store.inbox()) == 2
 
     def test_twice_in_one_transaction(self, store: Store) -> None:
-        """If the same delivery is in a batch twice, only the first is new."""
+        """If a batch contains the same delivery twice, only the first is new."""
         each = arrived()
         assert [accepted.new for accepted in store.accept([each, each])] == [True, False]
 
     def test_filters_and_pages(self, store: Store) -> None:
-        """Deliveries are filtered by state and by source, and listed from a number downwards;
-        waiting ones come oldest first."""
+        """Deliveries are filtered by state and by source, and paged downwards from a number.
+        Waiting deliveries are listed oldest first."""
         numbers = [
             each.number
             for each in store.accept(
@@ -129,7 +129,7 @@ class InboxSuite:
         assert [each.number for each in store.waiting_deliveries(2)] == numbers[:2]
 
     def test_settled_once(self, store: Store) -> None:
-        """The first call settles a delivery; the second is reported as late and changes nothing."""
+        """A delivery is settled once. A second call returns false and changes nothing."""
         (accepted,) = store.accept([arrived()])
         assert store.settle_delivery(accepted.number, DeliveryState.HANDLED, "run a")
         assert not store.settle_delivery(accepted.number, DeliveryState.FAILED, "late")
@@ -138,8 +138,9 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_handled_with_its_run(self, store: Store) -> None:
-        """A run or new instructions are stored together with the delivery that asks for them. A
-        settled delivery adds neither, and the same key later leads to the same run."""
+        """A run or new instructions are stored in the same transaction as the delivery that asks
+        for them. A delivery that is already settled adds neither. A known key always returns the
+        same run."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
         run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
@@ -161,7 +162,7 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_several_in_one_update(self, store: Store) -> None:
-        """One update handles several deliveries; if one of them is already settled, none is handled
+        """One update handles several deliveries. If one of them is already settled, none is handled
         and nothing is added."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
@@ -172,7 +173,8 @@ class InboxSuite:
         assert store.get(run.id).context_version == 2
 
     def test_why_it_waits(self, store: Store) -> None:
-        """A waiting delivery has a reason; a settled one keeps the reason it had then."""
+        """`delay_delivery` sets the reason of a waiting delivery, and does not change a settled
+        one."""
         (accepted,) = store.accept([arrived()])
         store.delay_delivery(accepted.number, "the agent is running")
         assert store.waiting_deliveries()[0].reason == "the agent is running"
@@ -181,8 +183,8 @@ class InboxSuite:
         assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
-        """A replayed delivery waits again with its new reading; one without an intent is
-        ignored."""
+        """A replayed delivery waits again, with its new intent. Without an intent, it is ignored.
+        """
         first = arrived(reading=DULL)
         (accepted,) = store.accept([first])
         reading = arrived().reading
@@ -198,7 +200,8 @@ class InboxSuite:
             store.replay_delivery(10**9, DULL)
 
     def test_names_that_lead_nowhere(self, store: Store) -> None:
-        """An unknown number or id raises NotFound; a prefix of several ids raises Conflict."""
+        """An unknown number or id raises NotFound. A prefix that several ids share raises Conflict.
+        """
         store.accept([arrived("same-1"), arrived("same-2")])
         for ref in ("", "999999999", "9" * 40, "none", "\u00b2", "same-3", "sam"):
             with pytest.raises(NotFound):
@@ -208,8 +211,8 @@ class InboxSuite:
         assert store.delivery("same-1")[0].id == "same-1"
 
     def test_thinned_out(self, store: Store) -> None:
-        """Old settled deliveries lose their body, then their row. Waiting and failed ones stay
-        whole, and one without a body is still recognized."""
+        """Old settled deliveries first lose their body, then their row. Waiting and failed ones are
+        kept whole. A delivery without a body is still recognized when it is sent again."""
         waits, failed, done = arrived(), arrived(), arrived()
         numbers = [each.number for each in store.accept([waits, failed, done])]
         store.settle_delivery(numbers[1], DeliveryState.FAILED, "no")

@@ -1,4 +1,4 @@
-"""Tests of a run that a person has open: nothing else works on it, on its workdir, or on its
+"""Tests of a run that a person has opened: no attempt uses the run, its workdir or its
 conversation."""
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def opened(store: Store, run: TaskRun) -> TaskRun:
 
 
 class Opening:
-    """`open_run` and `take_back`."""
+    """Tests of `open_run` and `take_back`."""
 
     def test_no_attempt_starts_while_a_person_has_it(self, store: Store) -> None:
-        """An open queued run is not claimed, neither by name nor as the next one due; after it is
-        taken back, it is."""
+        """An open run that is queued is not claimed, neither by its name nor as the next due one.
+        After it is taken back, it can be claimed."""
         run = submit(store)
         assert opened(store, run).conditions == (OPEN,)
         assert store.claim("ann", LEASE_S) is None
@@ -34,7 +34,8 @@ class Opening:
         assert claimed(store, run).attempt == 1
 
     def test_its_neighbours_wait_as_well(self, store: Store) -> None:
-        """Runs in the same workdir or conversation are not claimed either; other runs are."""
+        """While a run is open, other runs in the same workdir or conversation are not claimed
+        either."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, same_talk, same_place = (
             submit(store, shared, where="here"),
@@ -53,8 +54,8 @@ class Opening:
         assert claimed(store, other).attempt == 1
 
     def test_a_run_at_work_is_not_opened(self, store: Store) -> None:
-        """Opening a run raises Conflict and stores nothing while it or a neighbor runs, or if it is
-        already open."""
+        """Opening raises Conflict and stores nothing if the run or a run in the same conversation
+        is running or open."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, neighbour = submit(store, shared), submit(store, shared)
         claim = claimed(store, neighbour)
@@ -69,8 +70,8 @@ class Opening:
                 opened(store, each)
 
     def test_what_became_of_the_conversation_is_stored_with_it(self, store: Store) -> None:
-        """Taking back stores the sessions and their events together; a second call only adds
-        events."""
+        """`take_back` stores the sessions and the event together. A second call only adds its
+        event."""
         run = submit(store)
         opened(store, run)
         old, new = (
@@ -90,7 +91,7 @@ class Opening:
             store.take_back("nobody", [], told)
 
     def test_sessions_are_found_by_id_and_runs_by_conversation(self, store: Store) -> None:
-        """Finds all sessions, newest first; the sessions with one id; and the newest run of a
+        """Sessions are listed newest first, and found by id. `run_of` returns the newest run of a
         conversation."""
         first, second = (
             submit(store, TaskSpec(prompt="x", scope="talk")),
@@ -106,8 +107,8 @@ class Opening:
         assert store.run_of(SessionKey("claude", "silence")) is None
 
     def test_the_run_under_a_rule(self, store: Store) -> None:
-        """The newest run of a rule and a scope is found, even if another agent has taken it over; a
-        removed run is not."""
+        """`run_under` returns the newest run of a rule and a scope, even if another agent has taken
+        it over. Removed runs are not found."""
         submit(store, TaskSpec(prompt="x", scope="talk"))
         run = submit(store, TaskSpec(prompt="y", scope="talk", rule="dev"))
         store.reassign(run.id, replace(run.spec, agent="codex"))

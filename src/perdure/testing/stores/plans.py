@@ -1,4 +1,5 @@
-"""Tests of plans: stored as they were started, and written only by the holder of the lease."""
+"""Tests of plans: they are stored as they were started, and only the holder of the lease writes
+them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _numbers = count(1)
 
 
 def plan_of(name: str = "") -> PlanRun:
-    """Return a plan of two tasks."""
+    """Return a plan of two tasks, of which the second needs the first."""
     number = next(_numbers)
     tasks = (
         PlanTask(name="a", prompt="Do a.", agent="claude"),
@@ -37,12 +38,12 @@ def plan_of(name: str = "") -> PlanRun:
 
 
 class PlanSuite:
-    """`add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`,
-    `put_planned`, `planned`."""
+    """Tests of `add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`,
+    `put_planned` and `planned`."""
 
     def test_a_plan_is_kept_as_it_was_begun(self, store: Store) -> None:
-        """A plan is found by name and by id, and listed newest first; a second plan with the name
-        raises Conflict."""
+        """A plan is found by name and by id, and listed newest first. A second plan with the same
+        name raises Conflict."""
         first, second = store.add_plan(plan_of("shop")), store.add_plan(plan_of())
         assert first.created > 0
         assert replace(store.plan("shop"), created=0, updated=0) == replace(
@@ -57,8 +58,9 @@ class PlanSuite:
         assert "shop" in missing.value.hint
 
     def test_one_worker_at_a_time(self, store: Store) -> None:
-        """A claim succeeds only if worker and lease are unchanged since they were seen: of two
-        workers the slower one gets nothing, and after a renewal neither does."""
+        """A claim succeeds only if the plan's worker and lease are unchanged since the plan was
+        read. A slower worker therefore gets nothing, and a renewal of the lease defeats the claim
+        as well."""
         seen = store.add_plan(plan_of())
         held = store.claim_plan(seen, "ann", LEASE_S)
         assert held is not None and held.worker == "ann" and held.lease_until > store.now()
@@ -71,8 +73,9 @@ class PlanSuite:
             store.renew_plan(held, LEASE_S)
 
     def test_only_the_holder_writes(self, store: Store) -> None:
-        """State and tasks are written only under the lease. A late worker is refused and none of
-        its data stored; only the holder can release."""
+        """The state and the tasks of a plan are written only under its lease. A worker that lost
+        the lease is refused and none of its data is stored. Only the holder can release the lease.
+        """
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         store.put_plan(replace(held, state=PlanState.FAILED, reason="b failed"))
@@ -91,8 +94,8 @@ class PlanSuite:
         assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
 
     def test_instructions_stand_with_what_is_known_of_them(self, store: Store) -> None:
-        """New instructions for runs of a plan are stored together with the plan or the task, or not
-        at all. If the lease was lost, or a run does not exist, nothing changes."""
+        """New instructions for runs of a plan are stored in one transaction with the plan or the
+        task. If the lease was lost, or a run does not exist, nothing changes."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         one, two = submit(store), submit(store)
@@ -118,8 +121,8 @@ class PlanSuite:
         assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:
-        """Each task is returned once, as last stored, in the order of starting; other plans' tasks
-        are not included."""
+        """Each task of a plan is returned once, as it was last stored, in the order in which the
+        tasks were first stored. Other plans' tasks are not included."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         other = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None and other is not None

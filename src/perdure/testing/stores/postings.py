@@ -1,5 +1,5 @@
-"""Tests of postings: one for each run that a delivery started, due when the run has changed, and
-held by one host at a time."""
+"""Tests of postings, which describe a run on a forge. Each run that a delivery started has one. It
+is due when the run has changed, and held by one host at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.testing.stores.samples import LEASE_S, Store, claimed, place, submi
 
 
 def delivered(store: Store, number: int) -> TaskRun:
-    """Return a run that a delivery started."""
+    """Add a run that a delivery started, and return it."""
     (accepted,) = store.accept([arrived()])
     return store.add(
         TaskSpec(prompt="do it"),
@@ -27,12 +27,12 @@ def delivered(store: Store, number: int) -> TaskRun:
 
 
 class PostingSuite:
-    """`replies`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
-    `hurry_posting`, `tell_run`."""
+    """Tests of `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`, `hurry_posting`
+    and `tell_run`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
-        """A delivered run's posting is due, then done, and due again after the run is claimed; a
-        person's run has no posting."""
+        """The posting of a run that a delivery started is due until it is stored, and again after
+        the run has changed. A run that a person started has no posting."""
         own, run = submit(store), delivered(store, 1)
         assert (
             store.posting(own.id) is None
@@ -57,8 +57,8 @@ class PostingSuite:
         assert [each.comment for each in store.postings_due()] == ["7"]
 
     def test_what_waits(self, store: Store) -> None:
-        """A failed posting waits until it is due, is listed, and can be hurried; a removed run has
-        no more postings."""
+        """A failed posting waits until its time, is listed as waiting, and can be made due at once.
+        A removed run has no postings."""
         first, second = delivered(store, 1), delivered(store, 2)
         later = store.now() + 3_600_000
         for run, due in ((first, later), (second, 0)):
@@ -87,7 +87,7 @@ class PostingSuite:
         )
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
-        """Only the holder of a posting can write it."""
+        """A host that does not hold a posting cannot write it."""
         run = delivered(store, 1)
         with pytest.raises(LostLease):
             store.put_posting(Posting(run=run.id, seen=1))
@@ -95,8 +95,8 @@ class PostingSuite:
         assert found is not None and found.seen == 0
 
     def test_told_beside_the_attempts(self, store: Store) -> None:
-        """Events and conditions are added to a run in any state, one condition of each type, and
-        conditions can be removed."""
+        """`tell_run` adds events and a condition to a run in any state. A condition replaces the
+        one of the same type, and can be removed."""
         run = delivered(store, 1)
         store.tell_run(
             run.id,

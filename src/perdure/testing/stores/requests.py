@@ -1,5 +1,5 @@
-"""Tests of requests: they are stored with the end of an attempt, answered once, and superseded by
-everything that makes their run go on or end without them."""
+"""Tests of requests. They are stored with the end of an attempt, answered once, and superseded by
+everything that continues or ends their run without an answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESTORED = CheckpointRestored(number=1, attempt=1, attempts=1)
 
 
 def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) -> TaskRun:
-    """Return a run whose first attempt ended with this many requests. `changes`: values for the
+    """Return a run whose first attempt ended with `count` requests. `changes`: values for the
     requests' fields."""
     run = submit(store)
     claim = claimed(store, run)
@@ -65,11 +65,12 @@ def states(store: Store, run: TaskRun) -> list[RequestState]:
 
 
 class RequestSuite:
-    """`requests`, `open_requests`, `answer`, and what supersedes a request."""
+    """Tests of `requests`, `open_requests`, `answer`, and of everything that supersedes a request.
+    """
 
     def test_a_run_waits_until_its_last_request_is_answered(self, store: Store) -> None:
-        """A run is not claimed before all its requests are answered, and is due at once after the
-        last answer."""
+        """A run is not claimed before all of its requests are answered. It is due immediately after
+        the last answer."""
         run = waiting(store, count=2)
         assert [each.type for each in run.conditions] == ["needs_input"]
         assert [each.number for each in store.open_requests()] == [1, 2]
@@ -83,8 +84,8 @@ class RequestSuite:
         assert claimed(store, run).attempt == 2
 
     def test_the_first_answer_counts(self, store: Store) -> None:
-        """The second answer is refused, and the error names the author of the first. A request that
-        does not exist is not found."""
+        """A second answer is refused, and the error names the author of the first. An unknown
+        request raises NotFound."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         with pytest.raises(Conflict, match="answered already by ada: allow"):
@@ -94,8 +95,7 @@ class RequestSuite:
         assert store.requests(run.id)[0].by == "ada"
 
     def test_of_answers_at_the_same_moment_one_counts(self, store: Store) -> None:
-        """If several answers arrive at the same moment, all but one are refused, and the accepted
-        one is stored."""
+        """If several answers arrive at the same moment, exactly one is accepted and stored."""
         run = waiting(store)
 
         def answer(person: int) -> str:
@@ -109,7 +109,7 @@ class RequestSuite:
         assert won == [store.requests(run.id)[0].by]
 
     def test_an_expired_request_takes_no_answer(self, store: Store) -> None:
-        """The run becomes due by the clock alone."""
+        """An expired request cannot be answered, and its run becomes due without an answer."""
         run = waiting(store, lasts_ms=0)
         with pytest.raises(Conflict, match="has expired"):
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -131,8 +131,8 @@ class RequestSuite:
     def test_what_happens_to_the_run_supersedes_its_requests(
         self, store: Store, happens: Callable[[Store, TaskRun], object], answered: bool
     ) -> None:
-        """No later answer reaches the agent, and the run stops waiting. A given answer survives
-        only if the run goes on in the same conversation."""
+        """After an update, retry, stop, reset or restore, no request is open, later answers are
+        refused, and the run no longer waits."""
         run = waiting(store, count=2)
         if answered:
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -145,7 +145,7 @@ class RequestSuite:
         assert now.state is RunState.CANCELLED or now.run_after <= store.now()
 
     def test_an_attempt_is_given_an_answer(self, store: Store) -> None:
-        """The start of the attempt records which answer it was given."""
+        """When an attempt starts with an answer, the request records the number of that attempt."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         claim = claimed(store, run)

@@ -41,8 +41,8 @@ class Adding:
     """Tests of which runs may be added, and which are refused."""
 
     def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
-        """`add` returns a queued run with its first context; `get` and `find` then return the
-        same."""
+        """`add` returns a queued run with its first instructions, and `get` and `find` return the
+        same run."""
         run = submit(store, TaskSpec(prompt="write it", attempts=5, labels={"a": "b"}))
         assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (
             RunState.QUEUED,
@@ -55,7 +55,8 @@ class Adding:
         assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
 
     def test_the_same_key_is_the_same_run(self, store: Store) -> None:
-        """An equal spec with a known key returns the existing run, even while it runs."""
+        """Adding an equal spec with a known key returns the existing run, even while it is running.
+        """
         spec = TaskSpec(prompt="x", key="delivery-1", env={"A": "1"}, agent_args=("-v",))
         run = submit(store, spec)
         claimed(store, run)
@@ -63,7 +64,7 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_a_key_with_another_spec_is_refused(self, store: Store) -> None:
-        """The same key cannot mean two things, and the error names the run and a next step."""
+        """A known key with another spec is refused. The error names the run and a next step."""
         run = submit(store, TaskSpec(prompt="x", key="k"))
         with pytest.raises(Conflict, match=run.name) as refused:
             submit(store, TaskSpec(prompt="y", key="k"))
@@ -71,7 +72,7 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_the_same_key_means_the_same_files(self, store: Store) -> None:
-        """Files are part of a key's meaning: the same key with other files, or none, is refused."""
+        """A known key with other files, or without files, is refused."""
         spec = TaskSpec(prompt="x", key="k")
         run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
         assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
@@ -91,8 +92,8 @@ class Adding:
         assert "perdure logs -f calm-owl" in refused.value.hint
 
     def test_a_workdir_or_conversation_at_work_is_refused(self, store: Store) -> None:
-        """While a run is running, no other may be added to its workspace or scope; afterwards it
-        may."""
+        """While a run is running, no other run may be added to its workspace or scope. Afterwards
+        this is allowed."""
         run = submit(store, TaskSpec(prompt="x", scope="issue-7"), where="shared")
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name):
@@ -108,13 +109,13 @@ class FindSuite:
     """Tests of how a run is found."""
 
     def test_a_run_answers_to_four_names(self, store: Store) -> None:
-        """Id, name, key and a unique beginning of the id all lead to the run."""
+        """A run is found by its id, name, key, or a unique prefix of its id."""
         run = store.add(TaskSpec(prompt="x", key="order/9"), "feedc0de01", "calm-owl", place("p"))
         for ref in ("feedc0de01", "calm-owl", "order/9", "feed"):
             assert store.get(ref) == run
 
     def test_no_such_run_is_told_with_near_names(self, store: Store) -> None:
-        """A missing run raises NotFound with similar names in the hint; a prefix of three
+        """An unknown reference raises NotFound with similar names in the hint. A prefix of three
         characters is too short."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         with pytest.raises(NotFound) as missing:
@@ -125,7 +126,7 @@ class FindSuite:
                 store.get(ref)
 
     def test_an_ambiguous_beginning_is_refused(self, store: Store) -> None:
-        """Two ids with the same beginning: NotFound, and the hint lists both."""
+        """A prefix that two ids share raises NotFound, and the hint lists both runs."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         store.add(TaskSpec(prompt="x"), "feedc0de02", "wild-elk", place("q"))
         with pytest.raises(NotFound) as unclear:
@@ -133,8 +134,7 @@ class FindSuite:
         assert "calm-owl" in unclear.value.hint and "wild-elk" in unclear.value.hint
 
     def test_lists_are_newest_first(self, store: Store) -> None:
-        """`find` filters by state, keeps the order of arrival, newest first, and stops at the
-        limit."""
+        """`find` filters by state and returns at most `limit` runs, the newest first."""
         runs = [submit(store) for _ in range(5)]
         done, stopped = runs[1], runs[3]
         store.finish(claimed(store, done), SUCCESS)
@@ -148,8 +148,8 @@ class FindSuite:
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
     def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
-        """`last_changed` orders by the time of the last change, regardless of creation, and stops
-        at the limit."""
+        """`last_changed` returns at most `limit` runs, ordered by the time of their last change,
+        the latest first."""
         first, second, third = [submit(store) for _ in range(3)]
         store.request_cancel(first.id)
         found = store.last_changed()
@@ -164,8 +164,8 @@ class FindSuite:
         )
 
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
-        """All pages together have every run once, newest first, even while runs are added;
-        optionally of one agent or scope."""
+        """All pages together contain every run once, newest first, even if runs are added
+        meanwhile. The list can be limited to one agent or scope."""
         runs = [
             submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
             for number in range(5)
@@ -185,8 +185,8 @@ class FindSuite:
         assert store.find(scope="nobody's") == [] and store.find(before=1) == []
 
     def test_the_journal_of_all_runs(self, store: Store) -> None:
-        """All records come in the order of their numbers, in pages, with the number of the
-        newest."""
+        """The records of all runs are returned in pages, in the order of their numbers. The newest
+        number is available separately."""
         assert store.newest_record() == 0 and store.journal() == []
         runs = [submit(store) for _ in range(3)]
         store.request_cancel(runs[0].id)
@@ -204,10 +204,11 @@ class FindSuite:
 
 
 class Persons:
-    """Tests of a person's requests: update, retry, stop."""
+    """Tests of what a person may request: update, retry, stop."""
 
     def test_new_instructions_reopen_a_final_run(self, store: Store) -> None:
-        """`update` appends a context; a final run is queued, due, and may try once more."""
+        """`update` adds instructions. A final run is queued and due again, with one more attempt
+        allowed."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         for state, end in ((2, SUCCESS), (3, FAILURE), (4, STOPPED)):
             store.finish(claimed(store, run), end)
@@ -240,8 +241,8 @@ class Persons:
         ]
 
     def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
-        """Instructions added while an attempt runs make its final state `queued`; the next attempt
-        has the new version."""
+        """If instructions are added while an attempt is running, the run is queued after it, and
+        the next attempt gets the new version."""
         for end in (SUCCESS, FAILURE):
             run = submit(store, TaskSpec(prompt="x", attempts=1))
             claim = claimed(store, run)
@@ -256,8 +257,8 @@ class Persons:
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
     def test_a_message_is_accepted_once(self, store: Store) -> None:
-        """The same key and text append one version; the same key with another text is a conflict. A
-        message that comes when the run has ended is its new instructions."""
+        """A message with a known key and the same text is not added again; with another text it
+        raises Conflict. If the run has ended, the message becomes its new instructions."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         claim = claimed(store, run)
         for _ in range(2):
@@ -272,8 +273,8 @@ class Persons:
         assert store.update(run.id, "use tabs", message="k1").context_version == 3
 
     def test_a_message_that_the_turn_took_needs_no_attempt(self, store: Store) -> None:
-        """The attempt's context version follows what was received, and never goes back, so its end
-        is final."""
+        """If the running turn received a message, the attempt's context version increases, so no
+        further attempt is needed. The version never decreases."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         claim = claimed(store, run)
         store.update(run.id, "use tabs", message="k1")
@@ -285,8 +286,8 @@ class Persons:
         assert store.finish(claim, SUCCESS).state is RunState.SUCCEEDED
 
     def test_stopped_stays_stopped(self, store: Store) -> None:
-        """A cancelled attempt ends the run even if newer instructions came; a requested stop takes
-        precedence over another try."""
+        """A cancelled attempt ends the run even if newer instructions were added. A requested stop
+        also takes precedence over a retry."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.update(run.id, "and this")
@@ -297,8 +298,8 @@ class Persons:
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
 
     def test_a_retry_allows_one_more(self, store: Store) -> None:
-        """`requeue` makes a failed, cancelled or waiting run due now, with room for one more
-        attempt."""
+        """`requeue` makes a failed, cancelled or waiting run due now, with one more attempt
+        allowed."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         store.finish(claimed(store, run), FAILURE)
         again = store.requeue(run.id, "asked for")
@@ -318,7 +319,7 @@ class Persons:
         assert store.requeue(run.id, "asked for", 5).attempts_allowed == 9
 
     def test_a_retry_is_refused_while_running_and_after_success(self, store: Store) -> None:
-        """Both raise Conflict, which says what to do."""
+        """Requeueing a running or a successful run raises Conflict with a next step."""
         run = submit(store)
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name) as running:
@@ -331,8 +332,8 @@ class Persons:
         assert (again.state, again.reason) == (RunState.QUEUED, "restored")
 
     def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
-        """A stop cancels a queued run at once, marks a running one, and leaves a final one; a
-        second stop changes nothing."""
+        """A stop cancels a queued run at once, marks a running one to be stopped, and does not
+        change a final one. A second stop changes nothing."""
         queued, run = submit(store), submit(store)
         assert store.request_cancel(queued.id).state is RunState.CANCELLED
         assert store.get(queued.id).finished is not None
@@ -345,8 +346,8 @@ class Persons:
         assert not store.requeue(run.id, "after all").cancel_requested
 
     def test_a_removed_run_is_gone_from_the_list(self, store: Store) -> None:
-        """No reference finds it and no verb changes it. Its name and key are free again; journal
-        and attempts remain available by id."""
+        """A removed run is not found by any reference, and cannot be changed. Its name and key are
+        free again. Its journal and attempts can still be read by its id."""
         run = submit(store, TaskSpec(prompt="x", key="order-1"), name="calm-owl")
         store.finish(claimed(store, run), SUCCESS)
         history = store.history(run.id)
@@ -368,8 +369,8 @@ class Persons:
         assert store.get("calm-owl").id == store.get("order-1").id == again.id
 
     def test_only_a_finished_run_is_removed(self, store: Store) -> None:
-        """Removing a run that waits or runs raises Conflict, which says what to do, and the run
-        stays."""
+        """Removing a run that waits or is running raises Conflict with a next step, and changes
+        nothing."""
         run = submit(store)
         with pytest.raises(Conflict, match=run.name):
             store.remove(run.id)
@@ -379,7 +380,7 @@ class Persons:
         assert "stop" in running.value.hint and store.get(run.id).state is RunState.RUNNING
 
     def test_unknown_runs_are_not_found(self, store: Store) -> None:
-        """Requests of a person raise NotFound; reads return nothing."""
+        """For an unknown run, changes raise NotFound, and reads return nothing."""
         verbs: list[Callable[[], object]] = [
             lambda: store.requeue("nobody", ""),
             lambda: store.update("nobody", "x"),

@@ -38,7 +38,7 @@ from perdure.protocols import (
 
 LEASE_S = 60.0
 LAPSED_S = 0.0
-"""Length of a lease that expires immediately, in seconds."""
+"""Duration of a lease that expires immediately, in seconds."""
 
 _numbers = count(1)
 
@@ -55,7 +55,7 @@ class Store(
     RequestStore,
     Protocol,
 ):
-    """All the store protocols together."""
+    """A store that implements all the store protocols."""
 
 
 def place(name: str) -> Workspace:
@@ -66,7 +66,7 @@ def place(name: str) -> Workspace:
 def submit(
     store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = ""
 ) -> TaskRun:
-    """Add a run, in its own workspace unless one is named."""
+    """Add a run and return it. It gets its own workspace unless `where` names one."""
     number = next(_numbers)
     return store.add(
         spec or TaskSpec(prompt="do it"),
@@ -77,21 +77,21 @@ def submit(
 
 
 def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float = LEASE_S) -> Claim:
-    """Claim this run, which must be due."""
+    """Claim the run, which must be due, and return the claim."""
     claim = store.claim(worker, lease_s, run.id)
     assert claim is not None
     return claim
 
 
 def session_of(run: TaskRun, id: str, state: SessionState = SessionState.PINNED) -> Session:
-    """Return a session in the run's scope."""
+    """Return a session whose scope is the run's."""
     return Session(
         key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1
     )
 
 
 def begun(run: TaskRun, session: Session | None = None, where: Workspace | None = None) -> Begun:
-    """Return the record that is stored before a launch."""
+    """Return the value with which an attempt begins, stored before the agent is launched."""
     assert run.workspace is not None
     return Begun(
         continuation=Continuation(
@@ -115,7 +115,7 @@ def ending(
     reason: str = "",
     condition: Condition | None = None,
 ) -> Ending:
-    """Return an ending with this outcome and decision."""
+    """Return a value for `finish` with this outcome and next state."""
     return Ending(
         outcome=Outcome(kind=kind),
         decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition),

@@ -1,4 +1,4 @@
-"""Tests of tokens and sign-ins: they are known by a digest, and invalid as soon as they are removed
+"""Tests of tokens and sign-ins. They are found by a digest, and are invalid once they are removed
 or have expired."""
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ def digest(secret: str) -> str:
 
 
 def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> Token:
-    """Return a token as a caller passes it in; the store sets its creation time."""
+    """Return a token to pass to `add_token`. The store sets its creation time."""
     return Token(name=name, scope=scope, created=0, expires=expires)
 
 
 class TokenSuite:
-    """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`,
-    `sign_out`, `note_refusal`."""
+    """Tests of `add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`,
+    `signed_in`, `sign_out` and `note_refusal`."""
 
     def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
-        """A token is found only by the digest of its secret; tokens are listed in the order of
+        """A token is found only by the digest of its secret. Tokens are listed in the order of
         their creation."""
         first = store.add_token(token("ci", TokenScope.DISPATCH), digest("one"))
         second = store.add_token(token("board"), digest("two"))
@@ -42,7 +42,7 @@ class TokenSuite:
         )
 
     def test_a_token_keeps_its_limits(self, store: Store) -> None:
-        """A token and a sign-in with it have the limits that the token was made with."""
+        """A token, and a sign-in with it, have the limits with which the token was added."""
         wanted = Token(
             name="team", scope=TokenScope.ANSWER, created=0, repositories=("shop/*", "a/b"),
             labels=("team=red", "kind=*"),
@@ -54,8 +54,8 @@ class TokenSuite:
         assert store.signed_in(digest("cookie")) == made
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
-        """A second token with the same name or secret is refused, and the first one stays
-        unchanged."""
+        """A second token with the same name or secret is refused, and the first one is not changed.
+        """
         first = store.add_token(token("ci"), digest("one"))
         for name, secret in (("ci", "two"), ("other", "one")):
             with pytest.raises(Conflict):
@@ -63,8 +63,8 @@ class TokenSuite:
         assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
 
     def test_a_token_expires(self, store: Store) -> None:
-        """An expired token is still listed but not valid, nor is a sign-in with it; before that,
-        both are."""
+        """An expired token is still listed, but neither the token nor a sign-in with it is valid.
+        """
         now = store.now()
         store.add_token(token("old", expires=now - 1), digest("old"))
         store.add_token(token("new", expires=now + 3_600_000), digest("new"))
@@ -73,8 +73,8 @@ class TokenSuite:
         assert store.token_of(digest("new")) is not None and len(store.tokens()) == 2
 
     def test_a_token_is_taken_away(self, store: Store) -> None:
-        """Neither a removed token nor a sign-in with it is valid, even if a new token takes its
-        name; removing it again is NotFound."""
+        """Neither a removed token nor a sign-in with it is valid, even if a new token gets the same
+        name. Removing it again raises NotFound."""
         store.add_token(token("ci"), digest("one"))
         store.sign_in("ci", digest("cookie"), LONG_S)
         store.remove_token("ci")
@@ -85,8 +85,8 @@ class TokenSuite:
             store.remove_token("ci")
 
     def test_a_sign_in_lasts(self, store: Store) -> None:
-        """A sign-in is valid until its time is over or it is signed out; other sign-ins with the
-        same token are unaffected."""
+        """A sign-in is valid until it expires or is signed out. Other sign-ins with the same token
+        are not affected."""
         made = store.add_token(token("ci", TokenScope.ADMIN), digest("one"))
         for cookie in ("a", "b"):
             store.sign_in("ci", digest(cookie), LONG_S)
@@ -98,8 +98,9 @@ class TokenSuite:
         assert store.token_of(digest("b")) is None, "a browser's secret is no token"
 
     def test_a_person_signs_in_without_a_token(self, store: Store) -> None:
-        """The sign-in of a person has the scope and limits of the person. It ends at its time, by
-        signing out, or with all others of the person."""
+        """A person can sign in without a token. The sign-in has the person's scope and limits. It
+        ends when it expires, when it is signed out, or when all sign-ins of the person are ended.
+        """
         person = Token(
             name="ada@example.com", scope=TokenScope.ANSWER, created=0, repositories=("shop/*",),
             labels=("team=red",), kind="openid",
@@ -117,7 +118,7 @@ class TokenSuite:
         assert store.sign_out_person(person.name) >= 2 and store.signed_in(digest("b")) is None
 
     def test_a_use_is_written_down(self, store: Store) -> None:
-        """A use is stored at most once an hour, and never for a removed token."""
+        """The use of a token is recorded at most once an hour, and never for a removed token."""
         store.add_token(token("ci"), digest("one"))
         store.use_token("ci")
         used = store.tokens()[0].used

@@ -1,9 +1,9 @@
 """Finds the language of a file, and its outline. Called by `project` and `parser`. Pure, except
 that it loads grammars.
 
-The parsers are tree-sitter's, from the extra `map`; they can also read broken files. Nothing here
-recurses over a file's tree, but a parser itself has no limit of memory or time. So files from
-outside must be parsed through `parser.ParserProcess`.
+The parsers are tree-sitter's, from the extra `map`. They can also read files with syntax errors.
+The code here does not recurse over a file's tree, but the parser itself has no limit of memory or
+time. Untrusted files must therefore be parsed through `parser.ParserProcess`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def language_of(name: str) -> str:
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
-    """Return what the file exports and imports; None if the language's grammar is not installed. No
-    content raises an error."""
+    """Return what the file exports and imports; None if the language's grammar is not installed.
+    Never raises because of the content."""
     made = _made(language)
     if made is None:
         return None

@@ -1,4 +1,4 @@
-"""Outlines Go files: exported names begin with a capital letter."""
+"""Outlines Go files. Names that begin with a capital letter are exported."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Outlines Python files and stubs: the top-level names without an underscore, or those in
-`__all__`."""
+"""Outlines Python files and stubs. Exported are the names in `__all__` or, without it, all
+top-level names that do not begin with an underscore."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _imported(node: Node) -> str:
 
 
 def _all(node: Node) -> list[str]:
-    """Return the names in `__all__ = [...]`, or in an addition to it."""
+    """Return the names in an assignment or addition to `__all__`."""
     for assigned in children(node, 3):
         if (
             assigned.type in ("assignment", "augmented_assignment")

@@ -75,7 +75,8 @@ def _symbol(node: Node) -> Symbol:
 
 
 def _members(body: Node) -> Iterator[str]:
-    """Yield public fields and functions, variants, and the functions that a trait requires."""
+    """Yield the public fields and functions, the variants of an enum, and the functions that a
+    trait requires."""
     for node in unfolded(body):
         always = node.type in ("enum_variant", "function_signature_item")
         if always or (

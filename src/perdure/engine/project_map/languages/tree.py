@@ -1,8 +1,8 @@
-"""Walks over a tree-sitter tree without recursion, and puts a declaration on one line. Used by each
-language's module.
+"""Walks over a tree-sitter tree without recursion, and renders a declaration as one line. Used by
+each language's module.
 
-Files are hostile, so a walk ends after a fixed number of nodes. Signatures omit comments and the
-text of strings, which can say anything, and long lines are cut.
+Files are untrusted, so a walk ends after a fixed number of nodes. Signatures omit comments and the
+text of strings, because these could contain instructions for the agent. Long lines are cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 MOST_NODES = 5_000
-"""Maximum number of declarations in a file, or in a class, that are looked at."""
+"""Maximum number of declarations read from a file or a class."""
 MOST_TOKENS = 400
 WIDTH = 200
 _STRINGS = (
@@ -28,11 +28,12 @@ _STRINGS = (
 )
 _QUOTES = ("'", '"', "`")
 _PLAIN = re.compile(r"[\w.\[\]|,/@*-]{0,60}")
-"""Pattern of a string that is kept: the name of a type or a module, but no sentence."""
+"""Pattern of a string that is kept in a signature: the name of a type or a module, but not a
+sentence."""
 
 
 def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
-    """Yield the named child nodes."""
+    """Yield the named child nodes, at most `most`."""
     cursor = node.walk()
     there = cursor.goto_first_child()
     while there and most:
@@ -44,8 +45,8 @@ def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
 
 
 def unfolded(node: Node, *through: str) -> Iterator[Node]:
-    """Yield the nodes below. A node of one of the kinds `through` (or an ERROR) is replaced by its
-    children, in order."""
+    """Yield the child nodes in order. A node of one of the kinds `through`, or an ERROR node, is
+    replaced by its own children."""
     waiting = [children(node)]
     left = MOST_NODES
     while waiting and left:
@@ -60,19 +61,19 @@ def unfolded(node: Node, *through: str) -> Iterator[Node]:
 
 
 def word(node: Node | None) -> str:
-    """Return the text of a name, or an empty string."""
+    """Return the text of a name node; empty for any other node."""
     if node is None or node.text is None:
         return ""
     return node.text[:WIDTH].decode("utf-8", "replace")
 
 
 def field(node: Node, name: str) -> str:
-    """Return the text of a node's field; empty if it has none."""
+    """Return the text of a node's field; empty if the node does not have it."""
     return word(node.child_by_field_name(name))
 
 
 def kinds(node: Node) -> set[str]:
-    """Return the kinds of the child nodes and tokens, including keywords."""
+    """Return the kinds of a node's children, including tokens such as keywords."""
     return {child.type for child in node.children[:40]}
 
 
@@ -85,8 +86,8 @@ def unquoted(node: Node | None) -> str:
 
 
 def one_line(*nodes: Node, before: Node | None = None) -> str:
-    """Return the source of the nodes on one line, up to the node `before`, without comments and
-    without strings that are more than a name."""
+    """Return the source of the nodes as one line, without comments and without strings that are
+    longer than a name. The line ends before the node `before`."""
     parts = list(
         chain.from_iterable(
             _pieces(node, before.start_byte if before is not None else node.end_byte)
