@@ -70,8 +70,8 @@ class Away(Exception):
 
 
 class Api:
-    """A connection to the API server. `counted` is the number of requests sent, by verb and kind.
-    """
+    """A connection to the API server. `counted` is the number of requests sent, by verb and
+    kind."""
 
     def __init__(self, config: SingleConfig) -> None:
         self._client = AsyncClient(

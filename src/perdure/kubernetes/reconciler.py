@@ -157,8 +157,8 @@ class TaskRunReconciler(Struct):
         return held
 
     async def _tell(self, run: WantedRun, status: TaskRunStatus) -> None:
-        """Post Events about the changes of the status. An Event that cannot be posted is skipped.
-        """
+        """Post Events about the changes of the status. An Event that cannot be posted is
+        skipped."""
         for each in events.told(run.status, status):
             with suppress(Refused, Away):
                 await self.api.create(kinds.EVENT, events.event(run, each, self.now()))

@@ -172,8 +172,8 @@ def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptRes
 
 
 def _clean(result: AttemptResult) -> AttemptResult:
-    """Return the result without characters that JSON cannot contain, and with long texts shortened.
-    """
+    """Return the result without characters that JSON cannot contain, and with long texts
+    shortened."""
 
     def text(value: str, longest: int = LONGEST_NAME) -> str:
         return value.encode("utf-8", "replace").decode()[:longest]

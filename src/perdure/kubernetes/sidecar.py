@@ -28,8 +28,8 @@ quota may require them of every container, and requests equal to limits keep the
 
 
 def secrets(spec: Spec) -> dict[str, str]:
-    """Return the names of the relay's Secrets by their directory; empty if the pod needs no relay.
-    """
+    """Return the names of the relay's Secrets by their directory; empty if the pod needs no
+    relay."""
     found = {
         "repository": spec.repository.credentials_secret if spec.repository else "",
         "checkpoints": spec.workspace.checkpoints_secret,

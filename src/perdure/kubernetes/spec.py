@@ -41,8 +41,8 @@ class PromptFrom(Camel, frozen=True):
 
 
 class FileFrom(Camel, frozen=True):
-    """A task file: its path in the workdir, and the key of a ConfigMap or Secret with its content.
-    """
+    """A task file: its path in the workdir, and the key of a ConfigMap or Secret with its
+    content."""
 
     path: str
     config_map_key_ref: KeyRef | None = None

@@ -177,8 +177,8 @@ def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> Tas
 
 
 def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
-    """Return the status with at least `more` further attempts allowed, not counting the open one.
-    """
+    """Return the status with at least `more` further attempts allowed, not counting the open
+    one."""
     return replace(
         status,
         attempts_allowed=max(
@@ -299,8 +299,8 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
 
 
 def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
-    """Return the merge patch that changes the stored status to this one; empty if they are equal.
-    """
+    """Return the merge patch that changes the stored status to this one; empty if they are
+    equal."""
     now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
     if (

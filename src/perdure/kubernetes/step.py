@@ -166,8 +166,8 @@ Step = (
 
 
 def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
-    """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads delays.
-    """
+    """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads
+    delays."""
     run, status = seen.run, seen.run.status
     if run.deleting and not run.held:
         return Rest()

@@ -36,8 +36,8 @@ class TaskRuns:
     after use."""
 
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
-        """Open the client without sending a request. Raises UsageError if no cluster is configured.
-        """
+        """Open the client without sending a request. Raises UsageError if no cluster is
+        configured."""
         _need_library()
         from lightkube import Client
         from lightkube.generic_resource import create_namespaced_resource

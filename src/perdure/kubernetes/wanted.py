@@ -69,8 +69,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> dict[int, SpecSource]:
-        """Return the known versions of the instructions that are in Secrets, with their locations.
-        """
+        """Return the known versions of the instructions that are in Secrets, with their
+        locations."""
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 

@@ -34,8 +34,7 @@ class Leftover(msgspec.Struct, frozen=True):
     """State of the process after the turn: `ended` or `kept`."""
 
 
-# --- what an agent said or did
-# -------------------------------------------------------------------------------------
+# --- what an agent said or did ---
 
 
 class SessionSeen(Event, frozen=True, tag="session_seen"):
@@ -260,8 +259,7 @@ AgentEvent = (
 )
 
 
-# --- what perdure did
-# ----------------------------------------------------------------------------------------------
+# --- what perdure did ---
 
 
 class RunSubmitted(Event, frozen=True, tag="run_submitted"):

@@ -65,8 +65,8 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
 
 
 def waits_long(event: AnyEvent | None, at: int) -> bool:
-    """Return whether a run that was queued at the time `at` has to wait long enough to be reported.
-    """
+    """Return whether a run that was queued at the time `at` has to wait long enough to be
+    reported."""
     return isinstance(event, RunQueued) and event.run_after - at >= LONG_MS
 
 

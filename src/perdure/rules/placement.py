@@ -130,8 +130,8 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
-    """Yield the change of each file, with the number of the attempt that planned it, oldest first.
-    """
+    """Yield the change of each file, with the number of the attempt that planned it, oldest
+    first."""
     left = set()
     for record in records:
         if isinstance(record.event, FilesPlaced):

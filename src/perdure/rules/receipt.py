@@ -195,8 +195,8 @@ def _other_id(evidence: Evidence) -> bool:
 
 
 def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
-    """Return sentences on the evidence that contradicts the claim that the conversation continued.
-    """
+    """Return sentences on the evidence that contradicts the claim that the conversation
+    continued."""
     forked = continuation.kind is Start.FORK
     found = [REFUSED] if evidence.refused else []
     if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
@@ -282,8 +282,8 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
 
 
 def _put_back(continuation: Continuation, evidence: Evidence) -> str:
-    """Return a sentence that says why perdure's own copy was restored, and whether it was complete.
-    """
+    """Return a sentence that says why perdure's own copy was restored, and whether it was
+    complete."""
     why = {
         Standing.ABSENT: "the transcript was missing",
         Standing.CHANGED: "the transcript was not what perdure had recorded",

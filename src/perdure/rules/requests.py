@@ -194,8 +194,8 @@ def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
 
 
 def payload_lines(request: AgentRequest) -> list[str]:
-    """Return the arguments of the call, one on each line. Invisible characters are shown by name.
-    """
+    """Return the arguments of the call, one on each line. Invisible characters are shown by
+    name."""
     try:
         given = json.loads(request.payload)
     except ValueError:

@@ -207,6 +207,6 @@ async def new_records(
 
 
 def event(record: Record) -> bytes:
-    """Return a record encoded as a server-sent event. The JSON of a record contains no line breaks.
-    """
+    """Return a record encoded as a server-sent event. The JSON of a record contains no line
+    breaks."""
     return f"id: {record.seq}\ndata: {encode(record)}\n\n".encode()

@@ -260,8 +260,8 @@ def _endpoint(name: str, url: object) -> None:
 
 
 def _is_known(key: dict[str, Any]) -> bool:
-    """Return whether the library can read a key. Unreadable keys are ignored (RFC 7517, section 5).
-    """
+    """Return whether the library can read a key. Unreadable keys are ignored (RFC 7517, section
+    5)."""
     from joserfc.errors import JoseError
     from joserfc.jwk import KeySet
 

@@ -235,8 +235,8 @@ class Principals(Struct):
         return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
 
     def _note(self, key: str) -> None:
-        """Count a failure under a key, such as a client's address. The caller must hold the lock.
-        """
+        """Count a failure under a key, such as a client's address. The caller must hold the
+        lock."""
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
             self.say(f"{FAILURES_MOST} invalid tokens came {key}")

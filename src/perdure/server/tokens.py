@@ -24,6 +24,6 @@ def new_cookie() -> tuple[str, str]:
 
 
 def digest(secret: str) -> str:
-    """Return the SHA-256 of a secret. The secret has 256 random bits, so a slow hash is not needed.
-    """
+    """Return the SHA-256 of a secret. The secret has 256 random bits, so a slow hash is not
+    needed."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

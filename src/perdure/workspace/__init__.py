@@ -295,8 +295,8 @@ class Workspaces:
         )
 
     def state(self, workspace: Workspace) -> WorkdirState:
-        """Return the workdir's current state. Raises WorkspaceError where the state cannot be read.
-        """
+        """Return the workdir's current state. Raises WorkspaceError where the state cannot be
+        read."""
         from perdure.workspace import view
 
         self._ready()

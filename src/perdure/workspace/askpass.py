@@ -105,8 +105,8 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 
 
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
-    """Return the prompts that are answered, each with its answer. Any other prompt gets no answer.
-    """
+    """Return the prompts that are answered, each with its answer. Any other prompt gets no
+    answer."""
     scheme, _, rest = url.partition("://")
     passwords = {
         f"Password for '{scheme}://{name}@{rest}': ": secret

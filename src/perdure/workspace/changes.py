@@ -88,8 +88,9 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         view = looker.eye.git_dir
         assert view is not None
         shutil.copy2(
-            view / "index", self.directory / "index"
-        # copy2 keeps the index's modification time, which git compares with the times of the files.
+            view / "index",
+            self.directory / "index",
+            # copy2 keeps the modification time, which git compares with those of the files.
         )
         names = list(status.changed)
         for name in status.untracked:

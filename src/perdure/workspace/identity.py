@@ -56,13 +56,13 @@ class Places(Struct, frozen=True):
         return self.own / "work" / name
 
     def owner(self, name: str) -> Path:
-        """Return the file that stores the identity of the workspace that owns a name below `work`.
-        """
+        """Return the file that stores the identity of the workspace that owns a name below
+        `work`."""
         return self.own / "locks" / f"{name}.owner"
 
     def stage(self, workspace: str) -> Path:
-        """Return the directory in which a workdir is built, before it is renamed to its final path.
-        """
+        """Return the directory in which a workdir is built, before it is renamed to its final
+        path."""
         return self.own / "work" / f".stage-{workspace}"
 
     def cache(self, repository: str) -> Path:

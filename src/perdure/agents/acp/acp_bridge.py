@@ -340,8 +340,8 @@ class Ear(Tale):
 async def converse(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], prompt: str
 ) -> int:
-    """Run one turn and return the exit code. A failure of the agent is printed as one `error` line.
-    """
+    """Run one turn and return the exit code. A failure of the agent is printed as one `error`
+    line."""
     from acp import RequestError, text_block
 
     stage = "initialize"

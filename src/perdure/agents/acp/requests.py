@@ -1,5 +1,5 @@
-"""Finds the tool calls for which an agent requested a permission over ACP and did not get it. Pure.
-"""
+"""Finds the tool calls for which an agent requested a permission over ACP and did not get it.
+Pure."""
 
 from __future__ import annotations
 

@@ -285,8 +285,8 @@ def _argument(given: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message's content. A block that is not text is included as its `repr`.
-    """
+    """Return the text of a message's content. A block that is not text is included as its
+    `repr`."""
     if isinstance(content, str):
         return content
     return "\n".join(
@@ -423,8 +423,8 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
 
 
 def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
-    """Return the items in the order of the request, and the items that are left out of the request.
-    """
+    """Return the items in the order of the request, and the items that are left out of the
+    request."""
     calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
     results: dict[str, Item] = {}
     for each in _flat(shown):

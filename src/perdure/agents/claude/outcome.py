@@ -135,8 +135,8 @@ _ROOT = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt, from the exit of its process and the events of its output.
-    """
+    """Return the outcome of the attempt, from the exit of its process and the events of its
+    output."""
     if stopped := by_supervisor(exit):
         return stopped
     ended = _last_turn(events)

@@ -27,8 +27,8 @@ All other lines are parsed, because the type of a `result` line may be anywhere 
 
 
 class ClaudeWarm:
-    """Implements `Warm` for Claude Code. `command` creates the command of a process for one prompt.
-    """
+    """Implements `Warm` for Claude Code. `command` creates the command of a process for one
+    prompt."""
 
     def __init__(self, command: Callable[[Launch], Command]) -> None:
         self._command = command

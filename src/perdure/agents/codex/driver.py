@@ -155,8 +155,8 @@ class CodexDriver:
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not refused.
-        """
+        """Return why the launch is refused (its prompt or arguments); empty if it is not
+        refused."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "

@@ -80,8 +80,8 @@ _INDEX = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt, from the exit of its process and the events of its output.
-    """
+    """Return the outcome of the attempt, from the exit of its process and the events of its
+    output."""
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)

@@ -109,8 +109,8 @@ def _text(arguments: Mapping[str, Any]) -> str:
 
 
 def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:
-    """Return the arguments that identify a call for an approval; None if it is not a plain command.
-    """
+    """Return the arguments that identify a call for an approval; None if it is not a plain
+    command."""
     from pathlib import PurePath
 
     command = given.get(COMMANDS.get(tool, ""))

@@ -150,8 +150,8 @@ class GeminiDriver:
         return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not refused.
-        """
+        """Return why the launch is refused (its prompt or arguments); empty if it is not
+        refused."""
         if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "

@@ -97,8 +97,8 @@ _STATUS = {
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt, from the exit of its process and the events of its output.
-    """
+    """Return the outcome of the attempt, from the exit of its process and the events of its
+    output."""
     if stopped := by_supervisor(exit):
         return stopped
     turns = [event for event in events if isinstance(event, TurnEnded)]

@@ -82,8 +82,8 @@ _REJECTED = "the agent asked for a permission that its level of --permissions do
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome of the attempt, from the exit of its process and the events of its output.
-    """
+    """Return the outcome of the attempt, from the exit of its process and the events of its
+    output."""
     if exit.cause == "retrying" and any(
         isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
     ):

@@ -210,8 +210,8 @@ class Rehearsal:
 
     @property
     def last(self) -> Request:
-        """Return the last request that is not a side request. Raise LookupError if there is none.
-        """
+        """Return the last request that is not a side request. Raise LookupError if there is
+        none."""
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")

@@ -54,8 +54,8 @@ def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _take(path: str) -> bool:
-    """Create the file that marks an answer as used. Return whether the answer was unused until now.
-    """
+    """Create the file that marks an answer as used. Return whether the answer was unused until
+    now."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

@@ -50,14 +50,14 @@ def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str
 
 
 def judge(words: str, rules: Rules) -> OutcomeKind | None:
-    """Return the kind of outcome of the first rule that matches the text; None if no rule matches.
-    """
+    """Return the kind of outcome of the first rule that matches the text; None if no rule
+    matches."""
     return next((kind for kind, pattern in rules if pattern.search(words)), None)
 
 
 def by_supervisor(exit: Exit) -> Outcome | None:
-    """Return the outcome if perdure ended the process, or if its end was not observed; else None.
-    """
+    """Return the outcome if perdure ended the process, or if its end was not observed; else
+    None."""
     found = _CAUSES.get(exit.cause)
     if found:
         return ending(found[0], found[1], exit)

@@ -97,8 +97,8 @@ def moment(value: Any) -> int:
 
 
 def dollars(value: Any) -> float:
-    """Return the value as an amount in dollars that is never negative; 0.0 if it is not a number.
-    """
+    """Return the value as an amount in dollars that is never negative; 0.0 if it is not a
+    number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0.0
     return round(min(max(float(value), 0.0), 1e9), 6)

@@ -58,8 +58,8 @@ class KnownCopy(Struct, frozen=True):
 
 
 class CopyDiverged(Exception):
-    """Raised if the source no longer begins with the content of the copy. The copy was not changed.
-    """
+    """Raised if the source no longer begins with the content of the copy. The copy was not
+    changed."""
 
 
 def append_new(
@@ -196,8 +196,8 @@ def prefix(path: Path, size: int) -> str | None:
 
 
 def move_aside(path: Path, suffix: str = "") -> Path:
-    """Rename a file: append the suffix and the next free number to its name. Return its new path.
-    """
+    """Rename a file: append the suffix and the next free number to its name. Return its new
+    path."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}{suffix}.{number}")):
         number += 1

@@ -105,8 +105,8 @@ def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple
 
 
 def _clock(at: int) -> str:
-    """Return a time as text in UTC, because machines in different time zones may share the store.
-    """
+    """Return a time as text in UTC, because machines in different time zones may share the
+    store."""
     if at < 2**47:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
     return "an unknown time"

@@ -67,8 +67,8 @@ def save(state: Path, rule: ApprovalRule) -> Path:
 
 
 def rendered(rule: ApprovalRule) -> str:
-    """Return the rule as a TOML table. Raises UsageError if it has characters that are not Unicode.
-    """
+    """Return the rule as a TOML table. Raises UsageError if it has characters that are not
+    Unicode."""
     values = msgspec.structs.asdict(rule)
     lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
     text = "\n".join(("[[rule]]", *lines, ""))

@@ -286,8 +286,8 @@ def _strayed(attempt: Attempt) -> bool:
 
 
 def _mark(attempt: Attempt) -> str:
-    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory was deleted.
-    """
+    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory was
+    deleted."""
     path = Path(attempt.directory) / "prompt.md"
     try:
         return fingerprint(path.read_text(encoding="utf-8", errors="surrogatepass"))

@@ -99,8 +99,8 @@ class Checkpointing(Struct):
         self._wanted, self._not_before = why, process.boottime() + in_s
 
     def tick(self) -> None:
-        """Publish a finished checkpoint and begin a requested one. Do not wait. Raises LostLease.
-        """
+        """Publish a finished checkpoint and begin a requested one. Do not wait. Raises
+        LostLease."""
         if self._taking is not None and self._taking.done():
             self.took = process.boottime() - self.begun
             self._publish(self._taking.result)

@@ -146,8 +146,8 @@ def changes(
 def rolled_over(
     context: FillRules, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
-    """Return the journal events for a conversation that a new one replaces because it is too long.
-    """
+    """Return the journal events for a conversation that a new one replaces because it is too
+    long."""
     held = fill_of(context, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]

@@ -101,8 +101,8 @@ def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
 
 
 def _messages(opened: LiveAttempt) -> str:
-    """Return the directory for messages to the running turn; empty if the agent's turns take none.
-    """
+    """Return the directory for messages to the running turn; empty if the agent's turns take
+    none."""
     if isinstance(opened.driver, TakesMessages):
         return str(messages_of(opened.directory))
     return ""
@@ -165,8 +165,8 @@ def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveA
 
 
 def _has_seen_all(opened: LiveAttempt, idle: Idle) -> bool:
-    """Return whether the conversation is unchanged since the idle process finished its last turn.
-    """
+    """Return whether the conversation is unchanged since the idle process finished its last
+    turn."""
     before = opened.attempt.before
     if (
         idle.seen is None

@@ -33,8 +33,8 @@ PIECE = 8 * 1024**2
 
 
 class Meter(Struct):
-    """Counts the usage of one attempt. A call of `look` is cheap if the transcript has not changed.
-    """
+    """Counts the usage of one attempt. A call of `look` is cheap if the transcript has not
+    changed."""
 
     opened: LiveAttempt
     model: str = ""

@@ -283,8 +283,8 @@ def _announced(
     total: Usage,
     lifetime_s: float,
 ) -> Session:
-    """Return a session for the scope's new conversation, with the id that the agent will be given.
-    """
+    """Return a session for the scope's new conversation, with the id that the agent will be
+    given."""
     run = claim.run
     assert run.workspace is not None
     return Session(
@@ -366,8 +366,8 @@ def _turn_messages(driver: AgentDriver, before: Snapshot | None) -> Sequence[str
 
 
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
-    """Return the directory in which the conversation was used until now; empty if it is a new one.
-    """
+    """Return the directory in which the conversation was used until now; empty if it is a new
+    one."""
     if asked.kind is Start.FORK:
         return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
     if live is not None and asked.kind is Start.RESUME:
@@ -419,8 +419,8 @@ def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> in
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
-    """Return the number of prompts that somebody else sent since perdure last saw the conversation.
-    """
+    """Return the number of prompts that somebody else sent since perdure last saw the
+    conversation."""
     if (
         live is None
         or before is None

@@ -387,8 +387,8 @@ def _newest_delivered(
 
 
 def _prompt(attempt: Attempt) -> str:
-    """Return the fingerprint of an attempt's prompt; empty if the attempt's directory was deleted.
-    """
+    """Return the fingerprint of an attempt's prompt; empty if the attempt's directory was
+    deleted."""
     try:
         return fingerprint(
             (Path(attempt.directory) / "prompt.md").read_text(

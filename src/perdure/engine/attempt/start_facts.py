@@ -63,8 +63,8 @@ from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
 
 
 class NotStarted(Exception):
-    """Raised to end an attempt before its agent is launched. `outcome`: the outcome of the attempt.
-    """
+    """Raised to end an attempt before its agent is launched. `outcome`: the outcome of the
+    attempt."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.detail)

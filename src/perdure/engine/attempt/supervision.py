@@ -409,8 +409,8 @@ class _Watch(Struct):
         self.pending.append(redacted(event, self.engine.redactor))
 
     def foreign_processes(self, session: Session, agent: process.Process) -> set[int]:
-        """Return the ids of processes that use the conversation and do not belong to this attempt.
-        """
+        """Return the ids of processes that use the conversation and do not belong to this
+        attempt."""
         there = set(self.opened.driver.writers(self.opened.home, session.id))
         if there:
             there.discard(agent.agent_pid or 0)

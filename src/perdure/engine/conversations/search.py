@@ -95,8 +95,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def parent(self) -> str:
-        """Return the id of the conversation from which this one was forked, or which it replaced.
-        """
+        """Return the id of the conversation from which this one was forked, or which it
+        replaced."""
         if self.session is not None and self.session.parent:
             return self.session.parent
         if self.conversation is not None:

@@ -90,8 +90,8 @@ class Notifier:
             self._failed(error)
 
     def round(self) -> None:
-        """Read new lines of the audit trail, and send the notices that are due. Raises StoreError.
-        """
+        """Read new lines of the audit trail, and send the notices that are due. Raises
+        StoreError."""
         while self._follow():
             pass
         for notice in self._store.notices_due():
@@ -100,8 +100,7 @@ class Notifier:
             self._thinned = time.monotonic()
             self._store.thin_notices(self._store.now() - KEPT_MS)
 
-    # --- from the audit trail to the outbox
-    # --------------------------------------------------------------------------
+    # --- from the audit trail to the outbox ---
 
     def _follow(self) -> bool:
         """Read the next lines of the audit trail, and store their notices in the outbox. Return
@@ -171,8 +170,7 @@ class Notifier:
         wait_s = (notification.due_at(channel, now) - now).total_seconds()
         return self._store.now() + int(wait_s * 1000)
 
-    # --- from the outbox to people
-    # --------------------------------------------------------------------------------------------
+    # --- from the outbox to people ---
 
     def _one(self, due: Notice) -> None:
         notice = self._store.hold_notice(due.id, LEASE_S)

@@ -69,8 +69,7 @@ def missing(channel: Channel) -> str:
     return ""
 
 
-# --- a webhook
-# ------------------------------------------------------------------------------------------------
+# --- a webhook ---
 
 
 def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
@@ -113,8 +112,7 @@ def _posted(url: str, content: bytes, headers: dict[str, str]) -> int:
         return connection.getresponse().status
 
 
-# --- mail
-# ------------------------------------------------------------------------------------------------
+# --- mail ---
 
 
 def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
@@ -158,8 +156,7 @@ class PartlyRefused(NoticeRefused):
     """The notice was sent, but some of its recipients were refused. It is not sent again."""
 
 
-# --- a service of Apprise
-# ------------------------------------------------------------------------------------------------
+# --- a service of Apprise ---
 
 
 def _service(channel: Channel, notice: Notice, body: NoticeBody) -> None:

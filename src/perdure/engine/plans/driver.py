@@ -312,8 +312,8 @@ class _Driving:
                 self._troubles.insert(0, lost)
 
     def _task(self, stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> None:
-        """Run one task to its end: create its run or continue the existing one, and record its end.
-        """
+        """Run one task to its end: create its run or continue the existing one, and record its
+        end."""
         run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
             planned = next(

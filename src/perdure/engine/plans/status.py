@@ -69,8 +69,8 @@ def dependencies(stand: TaskStatus) -> tuple[str, ...]:
 
 
 def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
-    """Return the name of a failed task that keeps this one from starting; empty if there is none.
-    """
+    """Return the name of a failed task that keeps this one from starting; empty if there is
+    none."""
     seen, left = set[str](), list(dependencies(stand))
     while left:
         name = left.pop(0)

@@ -20,8 +20,8 @@ ANSWER = f"{__name__}:answer"
 
 
 class Asker(Protocol):
-    """Interface to a child process that answers questions, such as `process.ChildProcess(ANSWER)`.
-    """
+    """Interface to a child process that answers questions, such as
+    `process.ChildProcess(ANSWER)`."""
 
     @property
     def over(self) -> bool: ...

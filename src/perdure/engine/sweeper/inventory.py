@@ -334,8 +334,8 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Return the content of a small JSON file of perdure; empty if the file is missing or damaged.
-    """
+    """Return the content of a small JSON file of perdure; empty if the file is missing or
+    damaged."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):

@@ -156,8 +156,8 @@ def _named(repo: str) -> str:
 
 
 def _address(repo: str) -> str:
-    """Return the address of a repository without `.git`, for comparison. Servers accept both forms.
-    """
+    """Return the address of a repository without `.git`, for comparison. Servers accept both
+    forms."""
     if "://" in repo:
         return repo.rstrip("/").removesuffix(".git")
     return repo

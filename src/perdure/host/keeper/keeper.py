@@ -83,8 +83,7 @@ class Keeper:
             pause = max(0, min(IDLE_MS, (self.rested + self.idle - boottime()) * 1000)) + 1
         return {fd for fd, _ in poll.poll(pause)}
 
-    # --- output of the agent
-    # -------------------------------------------------------------------------------------------
+    # --- output of the agent ---
 
     def drain(self) -> None:
         """Move the agent's output into the files of the current turn. Output between two turns is
@@ -112,8 +111,7 @@ class Keeper:
             turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0
 
-    # --- messages of the owner
-    # -------------------------------------------------------------------------------------------
+    # --- messages of the owner ---
 
     def hear(self) -> None:
         """Read and handle the owner's next message, or the end of the connection to the owner."""
@@ -230,8 +228,7 @@ class Keeper:
         self.answer(f"ending {why}")
         self.let_go()
 
-    # --- limits and ends
-    # ---------------------------------------------------------------------------------------------
+    # --- limits and ends ---
 
     def keep_limits(self) -> None:
         """Enforce stop requests and the limits: deadline, lease, idle time and memory. The agent is

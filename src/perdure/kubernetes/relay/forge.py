@@ -46,8 +46,8 @@ class ForgeAnswer(msgspec.Struct, frozen=True):
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """The HTTP server of one repository. `login` is (user, secret); None for a public repository.
-    """
+    """The HTTP server of one repository. `login` is (user, secret); None for a public
+    repository."""
 
     url: str
     login: tuple[str, str] | None

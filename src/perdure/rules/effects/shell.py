@@ -93,8 +93,8 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def read(command: str) -> ShellScript:
-    """Return the programs that a command starts, in the order of the command's text. Never raises.
-    """
+    """Return the programs that a command starts, in the order of the command's text. Never
+    raises."""
     kept = _CUT.sub("", command)
     # The grammar's scanner looks up each character in the C library's table for bytes. A character
     # beyond U+FFFF crashes the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). So characters

@@ -393,8 +393,8 @@ def _size(made: Draft, memory: int) -> None:
 
 
 def _preserved(boundary: Record) -> frozenset[str]:
-    """Return the ids of the messages from before the compaction that are still sent to the model.
-    """
+    """Return the ids of the messages from before the compaction that are still sent to the
+    model."""
     found = part(boundary, "compactMetadata", "preservedMessages", "allUuids")
     if isinstance(found, list):
         return frozenset(each for each in found if isinstance(each, str))

@@ -113,8 +113,8 @@ def _seen(own: Sequence[Record]) -> WorkSeen | None:
 
 
 def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
-    """Return the checks in order, and whether files may have changed after the agent's last check.
-    """
+    """Return the checks in order, and whether files may have changed after the agent's last
+    check."""
     denied = {each.event.tool_id for each in own if isinstance(each.event, ToolDenied)}
     found: list[CheckOfWork] = []
     waiting: dict[str, tuple[int, ToolStarted]] = {}

@@ -1,5 +1,5 @@
-"""Verbs for conversations: list them, show one with its lineage, compute statistics, continue one.
-"""
+"""Verbs for conversations: list them, show one with its lineage, compute statistics, continue
+one."""
 
 from __future__ import annotations
 

@@ -187,8 +187,8 @@ class Retry(Body):
 
 
 class Update(Body):
-    """Gives new instructions to the same conversation. Fields that are left out keep their values.
-    """
+    """Gives new instructions to the same conversation. Fields that are left out keep their
+    values."""
 
     prompt: Some
     on_denied: OnDenied | None = None
@@ -205,8 +205,8 @@ class MessageForm(Body):
 
 
 class RequestAnswerForm(Body):
-    """An answer to a request of an agent. `request` is its number; 0 means the only open request.
-    """
+    """An answer to a request of an agent. `request` is its number; 0 means the only open
+    request."""
 
     answer: AnswerKind
     words: Annotated[str, Meta(max_length=8000, pattern=r"^[^\u0000]*$")] = ""

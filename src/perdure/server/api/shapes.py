@@ -99,8 +99,8 @@ class Audit(Answer):
 
 
 class Records(Answer):
-    """A page of a run's journal. `next` is the `after` of the next page; null if there is none yet.
-    """
+    """A page of a run's journal. `next` is the `after` of the next page; null if there is none
+    yet."""
 
     run: str
     records: list[Record]

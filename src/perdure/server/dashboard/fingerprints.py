@@ -63,8 +63,8 @@ SUGGESTED = {
 
 
 class Failure(Struct):
-    """A group of failed attempts. `resolved` is the number of its runs that have succeeded since.
-    """
+    """A group of failed attempts. `resolved` is the number of its runs that have succeeded
+    since."""
 
     id: str
     agent: str

@@ -88,8 +88,8 @@ def _head() -> Response:
 
 
 def _after(request: Request) -> int:
-    """Return the number of the last record that the page shows; 0 if it shows none. Raises Problem.
-    """
+    """Return the number of the last record that the page shows; 0 if it shows none. Raises
+    Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     if not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
         raise Problem(400, "Last-Event-ID is the id of an event, a whole number")

@@ -1,5 +1,5 @@
-"""Caches slow measurements. They are made in a separate thread, and pages show them with their age.
-"""
+"""Caches slow measurements. They are made in a separate thread, and pages show them with their
+age."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The pages of plans. They show the tasks in columns; tasks in one column may run at the same time.
-"""
+"""The pages of plans. They show the tasks in columns; tasks in one column may run at the same
+time."""
 
 from __future__ import annotations
 

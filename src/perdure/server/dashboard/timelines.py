@@ -54,8 +54,8 @@ class Gap(Struct, frozen=True):
 
 
 class Try(Struct, frozen=True):
-    """An attempt of the report, with the sentences of `perdure why` and the gap before the attempt.
-    """
+    """An attempt of the report, with the sentences of `perdure why` and the gap before the
+    attempt."""
 
     report: AttemptOfRun
     whys: tuple[tuple[str, str], ...]

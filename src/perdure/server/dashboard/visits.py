@@ -84,8 +84,8 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Return whether the user may act with this scope. Only a browser with a sign-in may act.
-        """
+        """Return whether the user may act with this scope. Only a browser with a sign-in may
+        act."""
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
@@ -142,8 +142,8 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return page(template, status, visit=self, now=self.now, **values)
 
     def to(self, path: str, done: str = "") -> Response:
-        """Return a redirect after an action. `done` selects the message that the next page shows.
-        """
+        """Return a redirect after an action. `done` selects the message that the next page
+        shows."""
         return RedirectResponse(f"{path}?done={done}" if done else path, 303, HEADERS)
 
 

@@ -50,5 +50,5 @@ class StoreConformance(
     CountSuite,
     RequestSuite,
 ):
-    """Tests all promises of the store protocols. The fixture `store` must be empty for each test.
-    """
+    """Tests all promises of the store protocols. The fixture `store` must be empty for each
+    test."""

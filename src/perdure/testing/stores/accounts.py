@@ -44,8 +44,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """The number of runs is not limited if `jobs` is 0, or if a claim is made without a seat.
-        """
+        """The number of runs is not limited if `jobs` is 0, or if a claim is made without a
+        seat."""
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None

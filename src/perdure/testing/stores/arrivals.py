@@ -141,8 +141,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
-        """If the name or id of an arriving run is taken, Conflict is raised and nothing is stored.
-        """
+        """If the name or id of an arriving run is taken, Conflict is raised and nothing is
+        stored."""
         there = submit(store)
         given = arrival()
         for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):

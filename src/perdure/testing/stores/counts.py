@@ -1,5 +1,5 @@
-"""Tests of the counts. Also tests that ended attempts can be read page by page without missing one.
-"""
+"""Tests of the counts. Also tests that ended attempts can be read page by page without missing
+one."""
 
 from __future__ import annotations
 

@@ -183,8 +183,8 @@ class InboxSuite:
         assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
-        """A replayed delivery waits again, with its new intent. Without an intent, it is ignored.
-        """
+        """A replayed delivery waits again, with its new intent. Without an intent, it is
+        ignored."""
         first = arrived(reading=DULL)
         (accepted,) = store.accept([first])
         reading = arrived().reading
@@ -200,8 +200,8 @@ class InboxSuite:
             store.replay_delivery(10**9, DULL)
 
     def test_names_that_lead_nowhere(self, store: Store) -> None:
-        """An unknown number or id raises NotFound. A prefix that several ids share raises Conflict.
-        """
+        """An unknown number or id raises NotFound. A prefix that several ids share raises
+        Conflict."""
         store.accept([arrived("same-1"), arrived("same-2")])
         for ref in ("", "999999999", "9" * 40, "none", "\u00b2", "same-3", "sam"):
             with pytest.raises(NotFound):

@@ -65,8 +65,8 @@ def states(store: Store, run: TaskRun) -> list[RequestState]:
 
 
 class RequestSuite:
-    """Tests of `requests`, `open_requests`, `answer`, and of everything that supersedes a request.
-    """
+    """Tests of `requests`, `open_requests`, `answer`, and of everything that supersedes a
+    request."""
 
     def test_a_run_waits_until_its_last_request_is_answered(self, store: Store) -> None:
         """A run is not claimed before all of its requests are answered. It is due immediately after

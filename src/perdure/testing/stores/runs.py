@@ -55,8 +55,8 @@ class Adding:
         assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
 
     def test_the_same_key_is_the_same_run(self, store: Store) -> None:
-        """Adding an equal spec with a known key returns the existing run, even while it is running.
-        """
+        """Adding an equal spec with a known key returns the existing run, even while it is
+        running."""
         spec = TaskSpec(prompt="x", key="delivery-1", env={"A": "1"}, agent_args=("-v",))
         run = submit(store, spec)
         claimed(store, run)

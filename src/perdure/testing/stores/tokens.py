@@ -54,8 +54,8 @@ class TokenSuite:
         assert store.signed_in(digest("cookie")) == made
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
-        """A second token with the same name or secret is refused, and the first one is not changed.
-        """
+        """A second token with the same name or secret is refused, and the first one is not
+        changed."""
         first = store.add_token(token("ci"), digest("one"))
         for name, secret in (("ci", "two"), ("other", "one")):
             with pytest.raises(Conflict):
@@ -63,8 +63,8 @@ class TokenSuite:
         assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
 
     def test_a_token_expires(self, store: Store) -> None:
-        """An expired token is still listed, but neither the token nor a sign-in with it is valid.
-        """
+        """An expired token is still listed, but neither the token nor a sign-in with it is
+        valid."""
         now = store.now()
         store.add_token(token("old", expires=now - 1), digest("old"))
         store.add_token(token("new", expires=now + 3_600_000), digest("new"))

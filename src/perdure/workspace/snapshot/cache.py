@@ -105,9 +105,9 @@ def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
             shutil.copy2(
-                path, aside / path.name
-            # copy2 keeps the index's modification time, which git compares with the times of the
-            # files.
+                path,
+                aside / path.name,
+                # copy2 keeps the modification time, which git compares with those of the files.
             )
     return known
 

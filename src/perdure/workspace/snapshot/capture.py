@@ -7,7 +7,7 @@ has these entries:
 - `index/`: staged content; absent if equal to the last commit.
 - `stages/`: the sides of conflicts.
 - `checkpoint.json`: HEAD, branch, an operation in progress, empty directories, and left-out files
-with the reasons.
+  with the reasons.
 
 The commit's parents are HEAD and the commits that an operation in progress needs. The commit is
 made with perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or

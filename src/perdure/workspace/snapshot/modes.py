@@ -71,8 +71,8 @@ class Rights(Struct, frozen=True):
 
 
 def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Return the names by mode; a mode is three octal digits. A directory's name ends in a slash.
-    """
+    """Return the names by mode; a mode is three octal digits. A directory's name ends in a
+    slash."""
     found: dict[str, list[str]] = {}
     for name, mode in sorted(modes.items()):
         found.setdefault(f"{mode:03o}", []).append(name)

@@ -5,7 +5,7 @@ and repeats nothing.
 There are three steps:
 
 - Each file is inspected, and `perdure.rules.placement` decides what to do with it. The agent's
-version is copied to the run's backups, and a merge result is stored among the contents.
+  version is copied to the run's backups, and a merge result is stored among the contents.
 - The plan is written to the journal.
 - The files are written.
 
