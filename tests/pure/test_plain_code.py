@@ -8,6 +8,7 @@ import itertools
 import re
 import tokenize
 from collections import defaultdict
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,39 +17,45 @@ import pytest
 import perdure
 
 SOURCE = Path(perdure.__file__).parent
-TREES = {
-    path.relative_to(SOURCE).as_posix(): ast.parse(path.read_bytes())
-    for path in sorted(SOURCE.rglob("*.py"))
-}
-NODES = {file: list(ast.walk(tree)) for file, tree in TREES.items()}
+FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+
+Nodes = dict[str, list[ast.AST]]
+"""The syntax nodes of each file."""
 
 
-def test_a_class_name_is_there_once() -> None:
+@pytest.fixture(scope="module")
+def nodes() -> Nodes:
+    """Return the syntax nodes of each file, the module first. A fixture, so that only a process
+    that runs these tests parses the package."""
+    return {file: list(ast.walk(ast.parse((SOURCE / file).read_bytes()))) for file in FILES}
+
+
+def test_a_class_name_is_there_once(nodes: Nodes) -> None:
     """Two public classes never share a name, so that a name can be searched for."""
     places = defaultdict(list)
-    for file, nodes in NODES.items():
-        for node in nodes:
+    for file, inside in nodes.items():
+        for node in inside:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{file}:{node.lineno}")
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-def test_no_conditional_expression_is_in_another() -> None:
+def test_no_conditional_expression_is_in_another(nodes: Nodes) -> None:
     """A conditional expression holds no other: an if statement says it."""
     nested = []
-    for file, nodes in NODES.items():
-        for node in nodes:
+    for file, inside in nodes.items():
+        for node in inside:
             if isinstance(node, ast.IfExp):
                 inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
                 nested += [f"{file}:{node.lineno}"] * (len(inner) > 1)
     assert nested == []
 
 
-def test_no_condition_is_in_a_formatted_string() -> None:
+def test_no_condition_is_in_a_formatted_string(nodes: Nodes) -> None:
     """A formatted string has only names and calls. A conditional value gets a name first."""
     found = []
-    for file, nodes in NODES.items():
-        for node in nodes:
+    for file, inside in nodes.items():
+        for node in inside:
             if isinstance(node, ast.JoinedStr):
                 inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
                 found += [f"{file}:{node.lineno}"] * bool(inner)
@@ -56,20 +63,20 @@ def test_no_condition_is_in_a_formatted_string() -> None:
 
 
 @pytest.mark.parametrize("most", [13])
-def test_conditional_expressions_are_few(most: int) -> None:
+def test_conditional_expressions_are_few(nodes: Nodes, most: int) -> None:
     """A thousand lines have at most 13 conditional expressions. Other conditions are statements."""
-    nodes = itertools.chain.from_iterable(NODES.values())
-    found = sum(isinstance(node, ast.IfExp) for node in nodes)
-    lines = sum(len((SOURCE / file).read_text().splitlines()) for file in TREES)
+    every = itertools.chain.from_iterable(nodes.values())
+    found = sum(isinstance(node, ast.IfExp) for node in every)
+    lines = sum(len((SOURCE / file).read_text().splitlines()) for file in FILES)
     assert 1000 * found / lines <= most
 
 
-def test_a_comprehension_has_one_loop() -> None:
+def test_a_comprehension_has_one_loop(nodes: Nodes) -> None:
     """A comprehension with two loops is written as loops, or with product or chain."""
     kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     found = []
-    for file, nodes in NODES.items():
-        for node in nodes:
+    for file, inside in nodes.items():
+        for node in inside:
             if isinstance(node, kinds) and len(node.generators) > 1:
                 found.append(f"{file}:{node.lineno}")
     assert found == []
@@ -85,37 +92,37 @@ def test_the_top_of_the_package_is_short(most: int) -> None:
 def test_no_line_is_long() -> None:
     """A line has at most 100 columns."""
     lines: list[str] = []
-    for file in TREES:
+    for file in FILES:
         rows = enumerate((SOURCE / file).read_text().splitlines(), 1)
         lines += [f"{file}:{number}" for number, line in rows if len(line) > 100]
     assert lines == []
 
 
-def _imports(name: str, tree: ast.Module) -> set[str]:
-    """Return the modules of perdure that a file imports when it runs, early or late."""
+def _imports(name: str, nodes: list[ast.AST], modules: set[str]) -> set[str]:
+    """Return those of the modules that a file imports when it runs, early or late."""
     typing = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             typing |= {id(each) for each in ast.walk(node)}
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing:
             for each in node.names:
                 inner = f"{node.module}.{each.name}"
-                found.add(inner if inner in MODULES else node.module)
-    return {each for each in found if each in MODULES and each != name}
+                found.add(inner if inner in modules else node.module)
+    return (found & modules) - {name}
 
 
 def _module(file: str) -> str:
     return ".".join(("perdure", *file.removesuffix(".py").removesuffix("/__init__").split("/")))
 
 
-MODULES = {_module(file): tree for file, tree in TREES.items()}
-
-
-def test_files_import_in_one_direction() -> None:
+def test_files_import_in_one_direction(nodes: Nodes) -> None:
     """The imports between files have no cycle, including those inside functions."""
-    TopologicalSorter({name: _imports(name, tree) for name, tree in MODULES.items()}).prepare()
+    modules = {_module(file): inside for file, inside in nodes.items()}
+    names = set(modules)
+    graph = {name: _imports(name, inside, names) for name, inside in modules.items()}
+    TopologicalSorter(graph).prepare()
 
 
 UNPLAIN = re.compile(r"\b(anew|whoever|whosever|at work|mend(s|ed)?|nobody knows of|take away)\b")
@@ -124,12 +131,12 @@ LABELS = {"transcript unusable, mended"}
 """Texts that are values of a metric's label, and stay as they were published."""
 
 
-def test_texts_are_in_plain_words() -> None:
+def test_texts_are_in_plain_words(nodes: Nodes) -> None:
     """No text of the program has a word from the list; docstrings are for the reading test."""
     found = []
-    for file, nodes in NODES.items():
-        said = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-        for node in nodes:
+    for file, inside in nodes.items():
+        said = {id(node.value) for node in inside if isinstance(node, ast.Expr)}
+        for node in inside:
             text = node.value if isinstance(node, ast.Constant) else None
             if not isinstance(text, str) or id(node) in said or " " not in text:
                 continue
@@ -144,23 +151,22 @@ ARCHAIC = re.compile(r"\b([Aa]new|[Ww]hosever|[Ww]homever|[Ww]herefrom|Whoever|W
 ROOT = Path(__file__).parents[2]
 
 
-def _docstrings(tree: ast.Module) -> list[ast.Constant]:
+def _docstrings(nodes: Iterable[ast.AST]) -> list[ast.Constant]:
     """Return every text that is a statement: docstrings of modules, classes, functions and names."""
-    found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    found = [node.value for node in nodes if isinstance(node, ast.Expr)]
     return [
         each for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)
     ]
 
 
-def test_a_docstring_begins_with_its_subject_or_verb() -> None:
+def test_a_docstring_begins_with_its_subject_or_verb(nodes: Nodes) -> None:
     """No docstring, of the tests either, begins with a word that postpones its subject."""
     found = []
-    tests = {
-        path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
-        for path in sorted((ROOT / "tests").rglob("*.py"))
-    }
-    for file, tree in (TREES | tests).items():
-        for text in _docstrings(tree):
+    texts = {file: _docstrings(inside) for file, inside in nodes.items()}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        texts[str(path.relative_to(ROOT))] = _docstrings(ast.walk(ast.parse(path.read_bytes())))
+    for file, docstrings in texts.items():
+        for text in docstrings:
             if HARD_BEGINNING.match(str(text.value).strip()):
                 found.append(f"{file}:{text.lineno}: {str(text.value)[:60]}")
     assert found == []
@@ -169,7 +175,7 @@ def test_a_docstring_begins_with_its_subject_or_verb() -> None:
 def test_comments_and_docstrings_have_no_archaic_words() -> None:
     """Comments and texts of the source, and all pages of the docs, use words of today."""
     found = []
-    for file in TREES:
+    for file in FILES:
         source = (SOURCE / file).read_text()
         if not ARCHAIC.search(source):
             continue
