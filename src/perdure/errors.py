@@ -61,7 +61,7 @@ class NotFound(PerdureError):
 
 
 class Conflict(PerdureError):
-    """Another process or task is using the run or the workdir. Or the same key was used before with
+    """Another process or task is using the run or the workdir, or the same key was used before with
     another spec."""
 
     exit_code = 6

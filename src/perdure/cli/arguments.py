@@ -43,20 +43,20 @@ def rounds_of(text: str) -> int:
 
 
 LOST = (
-    "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
-    "fresh-ok starts a new one; the receipt says what was done"
+    "what to do if the conversation is lost: strict: stop; disclose (default): rebuild it from a "
+    "brief; fresh-ok: start a new one; the receipt records the choice"
 )
 DENIED = (
-    "if a call of a tool was denied: ask (default): you are asked; fail: the run fails; report: "
-    "the turn counts as done, and the report names the call"
+    "what to do if a tool call was denied: ask (default): ask you; fail: fail the run; report: "
+    "count the turn as done, and name the call in the report"
 )
 WORD = (
     "on: ask the agent to end with its status, a summary, open questions and follow-ups in a fixed "
     "form (Claude Code, Codex); off (default): do not"
 )
 LEFT = (
-    "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "
-    "run on, wait waits for its end"
+    "what to do with a process that still runs at the end of the turn: end (default): stop it; "
+    "keep: leave it running; wait: wait for it"
 )
 FULL = (
     "what to do when the context window is nearly full: compact (default) has the agent shorten "
@@ -81,7 +81,10 @@ def agent_flags(group: argparse._ArgumentGroup, *, agent: str, env: str, variabl
     group.add_argument(
         "--permissions",
         choices=PERMISSIONS,
-        help="read: look only; edit (default): change the workdir, run commands; full: anything",
+        help=(
+            "what the agent may do: read: only read files; edit (default): change the workdir and "
+            "run commands; full: everything"
+        ),
     )
     group.add_argument(
         "--agent-arg",
@@ -156,7 +159,7 @@ def check_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--verify-rounds",
         type=rounds_of,
-        help="how many times a failing check is returned to the agent (default: 3)",
+        help="maximum number of times a failed check is returned to the agent (default: 3)",
     )
     group.add_argument(
         "--verify-timeout",

@@ -2,10 +2,11 @@
 the format of `codex exec --json`.
 
 `CodexWarm` starts this program by its path with `python -I -S`, so it uses only the standard
-library. It imports two small modules of perdure if the order names a directory of requests. Its
-only argument is the order: a JSON object written by `CodexWarm.bridged`. An input line is
-`{"prompt": ...}`. The server inherits this process's environment and directory. Written against
-0.169.0, whose `exec` is itself a client of an app server in the same process.
+library. It imports small modules of perdure if the order names a directory of requests, and on
+systems other than Linux. Its only argument is the order: a JSON object written by
+`CodexWarm.bridged`. An input line is `{"prompt": ...}`. The server inherits this process's
+environment and directory. Written against 0.169.0, whose `exec` is itself a client of an app server
+in the same process.
 
 Guarantees:
 
@@ -40,7 +41,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.agents.shared.server_guard import ServerGuard
 
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
@@ -131,21 +135,12 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def guard(server: int) -> tuple[int, int]:
-    """Replace `die_with` on systems whose kernel lacks the feature: start a child process that
-    kills the server when this process is gone. The child also keeps the server's input open, so
-    that the server does not lose its client before it is killed. Return the child's id, and the
-    file descriptor on which one byte ends the child."""
-    waiting, releasing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(releasing)
-        if not os.read(waiting, 1):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(server, signal.SIGKILL)
-        os._exit(0)
-    os.close(waiting)
-    return child, releasing
+def guard(server: int) -> ServerGuard:
+    """Replace `die_with` on systems whose kernel lacks the feature."""
+    sys.path.append(str(Path(__file__).parents[3]))
+    from perdure.agents.shared.server_guard import ServerGuard
+
+    return ServerGuard(server)
 
 
 class Server:
@@ -216,11 +211,7 @@ class Server:
         negative for a signal as in `Popen.returncode`."""
         assert self.process.stdin is not None
         if self.guard is not None:
-            child, releasing = self.guard
-            with contextlib.suppress(OSError):
-                os.write(releasing, b".")
-            os.close(releasing)
-            os.waitpid(child, 0)
+            self.guard.release()
             self.guard = None
         with contextlib.suppress(OSError):
             self.process.stdin.close()

@@ -3,7 +3,7 @@ json`.
 
 `OpenCodeDriver` starts this program by its path with `python -I -S`, for an attempt that is given
 people's answers to requests. `opencode run` cannot be used there, because it rejects every call
-that needs a permission. The program uses only the standard library and one small module of perdure.
+that needs a permission. The program uses only the standard library and small modules of perdure.
 Its only argument is the order: a JSON object written by `OpenCodeDriver.command`. The prompt is
 read from stdin. The server inherits this process's environment. Written against 1.18.33.
 
@@ -15,8 +15,7 @@ Guarantees:
 - A call that a person has refused is rejected with the person's words, and the turn continues. If
   the model repeats the call, the turn ends.
 - Every other call that needs a permission is rejected as `run` rejects it, which ends the turn.
-- The server listens on 127.0.0.1 with a new password. On Linux, it ends as soon as this process
-  ends.
+- The server listens on 127.0.0.1 with a new password. It is killed when this process ends.
 """
 
 from __future__ import annotations
@@ -33,8 +32,11 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from perdure.agents.shared.server_guard import ServerGuard
 
 PR_SET_PDEATHSIG = 1
 LISTENS = "opencode server listening on http://127.0.0.1:"
@@ -64,6 +66,13 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def guard(server: int) -> ServerGuard:
+    """Replace `die_with` on systems whose kernel lacks the feature."""
+    from perdure.agents.shared.server_guard import ServerGuard
+
+    return ServerGuard(server)
+
+
 class OpenCodeServer:
     """The process of `opencode serve`, and its HTTP API."""
 
@@ -81,6 +90,7 @@ class OpenCodeServer:
             env={**os.environ, "OPENCODE_SERVER_PASSWORD": password},
             preexec_fn=following,
         )
+        self.guard = guard(self.process.pid) if order["portable"] else None
         self.port = self.find_port()
 
     def find_port(self) -> int:
@@ -107,6 +117,8 @@ class OpenCodeServer:
         return json.loads(text) if text else None
 
     def end(self) -> None:
+        if self.guard is not None:
+            self.guard.release()
         self.process.terminate()
         try:
             self.process.wait(END_S)

@@ -45,9 +45,7 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
             "FILE (`-`: standard input)"
         ),
     )
-    parser.add_argument(
-        "--json", action="store_true", help="as JSON lines, one object on each line"
-    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
 def audit_verb(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         help="the capsule to write; an existing file is not overwritten",
     )
     parser.add_argument(
-        "--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)"
+        "--at",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the checkpoint's number (default: the newest)",
     )
     _about_secrets(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

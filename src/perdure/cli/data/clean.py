@@ -29,7 +29,7 @@ def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--many",
         action="store_true",
-        help="remove even if a large part of a class would go at once",
+        help="remove even if that is a large part of one class of data",
     )
     parser.add_argument(
         "--accept",

@@ -55,7 +55,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         help="conversations of all directories, not only of the current one",
     )
     parser.add_argument(
-        "--agent", action="append", default=[], help="only of this agent; repeatable"
+        "--agent", action="append", default=[], help="only conversations of this agent; repeatable"
     )
     parser.add_argument(
         "-n", "--limit", type=int, default=50, help="maximum number of conversations (default: 50)"
@@ -72,12 +72,12 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         help="for create and extend: lifetime such as 2h or 7d; 0: never expires",
     )
     parser.add_argument("--cause", default="", help="for close: the reason")
-    parser.add_argument("--scope", default="", help="for stats: only of this scope")
+    parser.add_argument("--scope", default="", help="for stats: only attempts of this scope")
     parser.add_argument(
         "--since",
         default="",
         metavar="DURATION",
-        help="for stats: only of attempts that ended within 24h, 7d, ...",
+        help="for stats: only attempts that ended within this time, such as 24h or 7d",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

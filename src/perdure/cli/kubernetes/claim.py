@@ -40,7 +40,7 @@ OVER = ("Succeeded", "Failed")
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def sessions_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:

@@ -69,7 +69,7 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=8.0,
         metavar="SECONDS",
-        help="grace period for processes left behind",
+        help="time that remaining processes get to exit after COMMAND has ended",
     )
     way = parser.add_mutually_exclusive_group()
     way.add_argument(

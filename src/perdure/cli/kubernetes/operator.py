@@ -101,8 +101,8 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         default=1800.0,
         metavar="TIME",
         help=(
-            "how long an attempt waits for something that only a person can fix (default: 30m); "
-            "it waits without a limit for a quota, for room on a node and for another writer"
+            "maximum wait of an attempt for something that only a person can fix (default: 30m); "
+            "the wait for a quota, for space on a node or for another writer has no limit"
         ),
     )
     parser.add_argument(
@@ -116,7 +116,7 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         type=_duration,
         default=180.0,
         metavar="TIME",
-        help="maximum silence of a watch before /healthz fails (default: 3m)",
+        help="maximum time without data from a watch before /healthz fails (default: 3m)",
     )
 
 

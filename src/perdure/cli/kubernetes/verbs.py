@@ -139,7 +139,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=50, help="maximum number of TaskRuns (default: 50)"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
@@ -193,7 +193,7 @@ def _line(row: dict[str, Any], now: int) -> tuple[str, ...]:
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
@@ -280,7 +280,7 @@ def _attempt_line(attempt: dict[str, Any]) -> str:
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="print the exact patch for git apply, binary files too; control characters stay",
+        help="print the exact patch for git apply, with binary files and control characters",
     )
 
 

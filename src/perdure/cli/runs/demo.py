@@ -68,8 +68,8 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent",
         choices=sorted(PACKAGES),
-        help="which agent (default: the first that is installed; else Claude Code is installed "
-        "into perdure's own cache, by npm)",
+        help="the agent to use (default: the first that is installed; if none is, Claude Code is "
+        "installed into perdure's cache with npm)",
     )
     parser.add_argument(
         "--real", action="store_true", help="use the real model, and the key in your environment"

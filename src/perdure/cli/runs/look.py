@@ -290,7 +290,10 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
     parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N entries")
     parser.add_argument(
-        "--since", type=seconds_of, metavar="AGE", help="only the last 90s, 30m, 24h, 7d"
+        "--since",
+        type=seconds_of,
+        metavar="AGE",
+        help="only entries of this time, such as 90s, 30m, 24h or 7d",
     )
     parser.add_argument("-t", "--times", action="store_true", help="start each line with its time")
     parser.add_argument(
@@ -298,7 +301,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tools", action="store_true", help="also show the results of tools")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON record a line")
+    form.add_argument("--json", action="store_true", help="print one JSON record per line")
     form.add_argument(
         "--raw",
         action="store_true",

@@ -94,7 +94,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="FIELDS",
-        help="as JSON; with FIELDS only these, such as name,state",
+        help="print JSON; with FIELDS only these, such as name,state",
     )
     form.add_argument(
         "--format", metavar="TEMPLATE", help="a line for each run, such as '{name} {state}'"

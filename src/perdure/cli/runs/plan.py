@@ -31,8 +31,8 @@ WHAT = {
     "check": "check the file",
     "graph": "draw which tasks need which, and which share a conversation",
     "run": "start the plan in the file, or continue it",
-    "show": "show its state, by its name or its file",
-    "retry": "continue what failed, or one task of it",
+    "show": "show the state of a plan, given its name or its file",
+    "retry": "continue the failed tasks, or one of them",
     "ls": "list the plans",
 }
 

@@ -81,8 +81,8 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
         "--as-relay",
         type=Path,
         metavar="DIR",
-        help="be the relay of a pod, which has the Secrets that the agent must not see; DIR gets "
-        "its address",
+        help="run as the relay of a pod: it has the Secrets that the agent must not see; its "
+        "address is written to DIR",
     )
     parser.add_argument(
         "--grace",

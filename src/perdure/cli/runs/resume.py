@@ -52,7 +52,9 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--branch", default="", help="work on this branch, in a new worktree")
     new.add_argument("--model", default="", help="the model, by the agent's own name for it")
     new.add_argument(
-        "--permissions", choices=[str(each) for each in Permissions], help="as for perdure run"
+        "--permissions",
+        choices=[str(each) for each in Permissions],
+        help="what the agent may do; see perdure run --help",
     )
     following(parser)
 

@@ -49,8 +49,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--map",
         choices=MAP_WHEN,
         help=(
-            "which prompts get the project map: off: none; fallback (default): those of an agent "
-            "whose conversation does not know the files; first: also the first prompt of each "
+            "which prompts include the project map: off: none; fallback (default): only if the "
+            "conversation has not seen the files; first: also the first prompt of each "
             "conversation; always: all"
         ),
     )
@@ -77,7 +77,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_argument_group("run")
     who.add_argument("--name", help="the run's name (default: one is made up)")
     who.add_argument(
-        "--key", help="idempotency key: the same task with the same key is the same run"
+        "--key", help="idempotency key: the same task with the same key returns the existing run"
     )
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
     label_flag(who)
@@ -131,8 +131,8 @@ def file_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ON_EDIT,
         default="merge",
         help=(
-            "a file that the agent has edited too: keep the agent's, replace it (with a backup), "
-            "or merge both (default)"
+            "what to do with a file that the agent has edited too: keep: leave the agent's; "
+            "replace: use yours, with a backup; merge (default): merge both"
         ),
     )
 

@@ -26,7 +26,7 @@ def tell_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the message from a file (`-`: standard input)",
     )
     parser.add_argument(
-        "--key", default="", help="idempotency key: the same message with the same key is told once"
+        "--key", default="", help="idempotency key: the same message with the same key is sent once"
     )
     parser.add_argument("--json", action="store_true", help="print the run as JSON")
 

@@ -21,7 +21,7 @@ ANSWER_MOST = 1 << 20
 
 def whoami_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--server", default="", metavar="URL", help="ask this `perdure serve` instead"
+        "--server", default="", metavar="URL", help="show what you may do on this server instead"
     )
     parser.add_argument(
         "--token-file",

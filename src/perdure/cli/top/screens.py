@@ -40,7 +40,7 @@ KEYS = (
     ("n, f", "a new run here; a fork of this one"),
     ("o", "open its conversation in the agent's own program"),
     ("c", "what the runs have cost"),
-    ("/", "only runs with these text in name, workdir, scope or instructions"),
+    ("/", "only runs with this text in name, workdir, scope or instructions"),
     ("Escape", "no filter, no panel"),
     ("?", "these keys"),
     ("q", "quit; nothing is stopped"),

@@ -1,0 +1,35 @@
+"""Ends an agent's server when the program that started it is gone. Used by `codex_bridge` and
+`opencode_bridge` on systems other than Linux, where they use prctl(2).
+
+It uses only the standard library, because the bridges run with `python -I -S`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+
+class ServerGuard:
+    """A child process that kills a server with SIGKILL when this process is gone. The child also
+    keeps the open pipes to the server, so that the server does not lose its client before it is
+    killed."""
+
+    def __init__(self, server: int) -> None:
+        waiting, self._releasing = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(self._releasing)
+            if not os.read(waiting, 1):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(server, signal.SIGKILL)
+            os._exit(0)
+        os.close(waiting)
+
+    def release(self) -> None:
+        """End the child process, but not the server. Call it once, before the server ends."""
+        with contextlib.suppress(OSError):
+            os.write(self._releasing, b".")
+        os.close(self._releasing)
+        os.waitpid(self._child, 0)
