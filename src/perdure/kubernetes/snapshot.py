@@ -91,7 +91,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last reading of a pod's log found, and when to read the log again."""
+    """The result of the last reading of a pod's log, and the time of the next one."""
 
     id: str = ""
     """Id of the conversation that the log names; empty if the log names none yet."""

@@ -72,7 +72,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     notes: dict[str, str] = field(default_factory=dict)
     """Messages of Events, by the uid of the object that each Event is about."""
     sessions: dict[str, SessionAsked] | None = None
-    """What the logs of pods say about their conversations, by the pod's uid. None if the operator
+    """Findings about conversations in the logs of pods, by the pod's uid. None if the operator
     does not read logs."""
     patience_ms: int = PATIENCE_MS
     forbidden: str = ""
