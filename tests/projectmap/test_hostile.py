@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from perdure.engine.project_map.outline import (
     Project,
     Symbol,
 )
+from perdure.engine.project_map.parser import ParserStopped
 from perdure.host.process import ChildProcess
 from perdure.host.process.questions import MOST_DEATHS
 from tests.projectmap.making import mapped
@@ -87,7 +89,8 @@ def test_any_bytes_are_read(language: str, content: bytes) -> None:
 
 def test_a_file_that_its_parser_dies_of_costs_nobody_else(tmp_path: Path) -> None:
     """A file for which the parser needs too much memory or time ends the child. The others are
-    read, and the next look does not try it again. After three such files the map has only names."""
+    read, and the next look does not try it again. After three such files the map has only names,
+    and gives the parser's death as the reason, not a parser that is not installed."""
     (tmp_path / "bomb.java").write_bytes(b"a<" * 100_000)
     (tmp_path / "good.py").write_text("def g(): ...\n")
     cache = tmp_path / "cache"
@@ -101,7 +104,13 @@ def test_a_file_that_its_parser_dies_of_costs_nobody_else(tmp_path: Path) -> Non
         assert read(tmp_path, ["bomb.java", "good.py"], ParserProcess(never), cache).files == found
         for _ in range(MOST_DEATHS):
             assert never.ask(b"") is None
-        assert never.over and ParserProcess(never)("python", b"x = 1") is None
+        with pytest.raises(ParserStopped):
+            ParserProcess(never)("python", b"x = 1")
+        assert never.over
+        (tmp_path / "new.py").write_text("def h(): ...\n")
+        drawn = draw(rank(read(tmp_path, ["new.py"], ParserProcess(never))), 2000)
+    assert "\nnew.py\n" in drawn.text and (drawn.missing, drawn.unparsed) == ((), 1)
+    assert "(only names of 1 file(s), because their parser died too often)" in drawn.text
 
 
 def test_depth_is_no_danger(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def map_verb(arguments: argparse.Namespace) -> int:
             f"perdure: no parser for {', '.join(drawn.missing)}: {install_command('map')}",
             file=sys.stderr,
         )
+    if drawn.unparsed:
+        print(
+            f"perdure: {drawn.unparsed} file(s) appear only by name: their parser died too often",
+            file=sys.stderr,
+        )
     if not drawn.text:
         print("perdure: there is no file to map", file=sys.stderr)
     return 0

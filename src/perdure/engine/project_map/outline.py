@@ -55,3 +55,5 @@ class Project(Struct, frozen=True, kw_only=True):
     """Number of files that were skipped because of the maximum number of files."""
     missing: frozenset[str] = field(default_factory=frozenset)
     """Languages of files in the project whose grammar is not installed."""
+    unparsed: int = 0
+    """Number of files that were not parsed because the parser died too often."""

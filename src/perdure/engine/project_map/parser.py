@@ -29,6 +29,10 @@ class Asker(Protocol):
     def ask(self, question: bytes) -> bytes | None: ...
 
 
+class ParserStopped(Exception):
+    """The child died too often and is not started again."""
+
+
 class ParserProcess:
     """A callable like `outline_of` that parses in a child process."""
 
@@ -37,9 +41,9 @@ class ParserProcess:
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
         """Return the outline of a file, as `outline_of` does. Return an empty outline if the child
-        died on this file, and None if it has died too often and is not started again."""
+        died on this file. Raises ParserStopped."""
         if self.asker.over:
-            return None
+            raise ParserStopped
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
         if said is None:
             return NO_OUTLINE

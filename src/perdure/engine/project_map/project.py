@@ -20,6 +20,7 @@ import msgspec
 
 from perdure.engine.project_map.languages import language_of
 from perdure.engine.project_map.outline import Outline, OutlineFile, Project
+from perdure.engine.project_map.parser import ParserStopped
 from perdure.model.codec import resolved
 
 LARGEST = 512 << 10
@@ -72,7 +73,10 @@ def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None
     if cache is not None and (reader.parsed or known.keys() != reader.outlines.keys()):
         _keep(cache, reader.outlines)
     return Project(
-        files=files, beyond=max(0, len(wanted) - MOST_FILES), missing=frozenset(reader.missing)
+        files=files,
+        beyond=max(0, len(wanted) - MOST_FILES),
+        missing=frozenset(reader.missing),
+        unparsed=reader.unparsed,
     )
 
 
@@ -83,7 +87,7 @@ class _Reader:
         self.top, self.known, self.parse = top, known, parse
         self.outlines: dict[str, KnownFile] = {}
         self.missing: set[str] = set()
-        self.parsed = self.bytes = 0
+        self.parsed = self.bytes = self.unparsed = 0
         self.deadline = time.monotonic() + PATIENCE_S
 
     def file(self, name: str) -> OutlineFile | None:
@@ -111,13 +115,15 @@ class _Reader:
             if self.bytes > MOST_BYTES or time.monotonic() > self.deadline:
                 return None
             content = _content(fd)
-            if b"\0" not in content:
+            if b"\0" in content:
+                return None
+            try:
                 found = self.parse(language, content)
-            else:
-                found = None
+            except ParserStopped:
+                self.unparsed += 1
+                return None
             if found is None:
-                if b"\0" not in content:
-                    self.missing.add(language)
+                self.missing.add(language)
                 return None
             kept = KnownFile(stamp, found)
             self.parsed, self.bytes = self.parsed + 1, self.bytes + len(content)

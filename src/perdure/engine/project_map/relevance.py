@@ -53,6 +53,7 @@ class Ranked(Struct, frozen=True):
     places: tuple[MapPlace, ...]
     beyond: int = 0
     missing: frozenset[str] = frozenset()
+    unparsed: int = 0
 
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
@@ -83,7 +84,7 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
         MapPlace(project.files[name], kinds[int(key(name)[0])], *links[name], made.get(name, ""))
         for name in ordered
     )
-    return Ranked(places, project.beyond, project.missing)
+    return Ranked(places, project.beyond, project.missing, project.unparsed)
 
 
 def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tuple[str, ...]]:

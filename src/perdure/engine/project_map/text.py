@@ -33,6 +33,7 @@ _HEAD = (
 _TAIL = "</project-map>"
 _COUNTED = "(and {} more file(s))\n"
 _UNREAD = "(only names of files for these languages, whose parsers are not installed: {})\n"
+_STOPPED = "(only names of {} file(s), because their parser died too often)\n"
 _PLAIN = re.compile(r"[\w./+@-]+")
 _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
@@ -48,6 +49,8 @@ class Drawn(Struct, frozen=True):
     left: int = 0
     missing: tuple[str, ...] = ()
     """Languages whose parser is not installed."""
+    unparsed: int = 0
+    """Number of files that were not parsed because the parser died too often."""
 
 
 def estimate(text: str) -> int:
@@ -63,6 +66,8 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
         unread = _UNREAD.format(", ".join(sorted(ranked.missing)))
     else:
         unread = ""
+    if ranked.unparsed:
+        unread += _STOPPED.format(ranked.unparsed)
     total = len(ranked.places) + ranked.beyond
     most = max(tokens, LEAST_TOKENS) * BYTES_A_TOKEN
     room = most - sum(len(part.encode()) for part in (_HEAD, _TAIL, unread, _COUNTED.format(total)))
@@ -82,7 +87,8 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
             break
     left = total - len(shown)
     text = "".join((_HEAD, *parts, _COUNTED.format(left) if left else "", unread, _TAIL))
-    return Drawn(text, estimate(text), tuple(shown), full, left, tuple(sorted(ranked.missing)))
+    missing = tuple(sorted(ranked.missing))
+    return Drawn(text, estimate(text), tuple(shown), full, left, missing, ranked.unparsed)
 
 
 def _ways(place: MapPlace) -> Iterator[tuple[int, str]]:
