@@ -141,7 +141,8 @@ def test_nothing_in_a_capsule_widens_what_this_machine_grants(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
     """Permissions are reduced to this machine's. Arguments, variables and the check command are
-    dropped and named. With `trusted` they stay. Key and scope are never imported."""
+    dropped and named. With `trusted` they stay. Key and scope are never imported, and a note names
+    them."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     taken = imported(two, path, into=tmp_path / "a")
@@ -159,7 +160,14 @@ def test_nothing_in_a_capsule_widens_what_this_machine_grants(
         all(word in told for word in ("full", "--x", "COLOUR", "LANG", "touch /tmp/verified"))
         and "red" not in told
     )
-    trusted = imported(machine("three"), path, into=tmp_path / "b", trusted=True).run.spec
+    shared = (
+        "the key `k` was not imported: a run with this key here is a new one",
+        "the scope `shared` was not imported: the run here shares its conversation with none",
+    )
+    assert taken.notes[-2:] == shared
+    granted_all = imported(machine("three"), path, into=tmp_path / "b", trusted=True)
+    assert granted_all.notes[-2:] == shared and granted_all.dropped == ()
+    trusted = granted_all.run.spec
     assert (trusted.permissions, trusted.verify, trusted.env) == (
         Permissions.FULL,
         "touch /tmp/verified",

@@ -27,7 +27,7 @@ from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule import story as stories
 from perdure.capsule.container import CapsuleContents
 from perdure.capsule.manifest import CapsuleWorkdir, Carried, Manifest
-from perdure.capsule.trust import granted
+from perdure.capsule.trust import granted, left_behind
 from perdure.capsule.verification import VerifiedCapsule, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
@@ -109,12 +109,14 @@ def import_run(
             records = stories.records(lines, attempts)
         if wish.spec is not None:
             dropped: tuple[str, ...] = ()
+            shared: tuple[str, ...] = ()
             spec = replace(wish.spec, prompt=story.run.spec.prompt, scope=story.run.spec.scope)
             place = plan_on_this_host(
                 engine.workspaces, engine.state, replace(story.run, id=run_id, name=name, spec=spec)
             )
         else:
             spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
+            shared = left_behind(story.run.spec)
             spec, place = _planned(engine.workspaces, manifest, spec, name, wish)
         fd = engine.workspaces.lock(place, f"perdure import {name}")
         brought: list[Path] = []
@@ -152,7 +154,8 @@ def import_run(
                 waits=_waits(run, attempts, requests, engine.store.now()),
             )
             keep_given(engine.state, manifest, files)
-            return ImportResult(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
+            run = engine.store.take_in(arrival)
+            return ImportResult(run=run, dropped=dropped, notes=(*notes, *shared))
         except BaseException:
             for copy in brought:
                 copy.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ agent or of perdure itself on this machine:
 - Permissions are lowered to this machine's own setting, and never raised.
 - Arguments and variables for the agent are dropped.
 - The check command is dropped, because perdure would run it in a shell.
+- Time limits are brought within bounds, and a lost conversation is reported (`disclose`) where the
+  spec would start a new one without saying so (`fresh-ok`).
 
 These changes are reported, and recorded in the journal. A key or scope that the run shares with
-other runs elsewhere is always dropped.
+other runs elsewhere is always dropped, which is reported too (`left_behind`).
 """
 
 from __future__ import annotations
@@ -59,11 +61,17 @@ def granted(
     ):
         if value:
             dropped.append(f"{what}: {_display_value(value)}")
-    if spec.continuity is not ContinuityPolicy.FRESH_OK:
-        policy = spec.continuity
-    else:
+    policy = spec.continuity
+    if policy is ContinuityPolicy.FRESH_OK:
         policy = ContinuityPolicy.DISCLOSE
+        dropped.append(f"continuity `{spec.continuity}`: set to `{policy}`")
     timeout_s, stall_s = _limit(spec.timeout_s), _limit(spec.stall_s)
+    for what, asked, limit in (
+        ("timeout", spec.timeout_s, timeout_s),
+        ("stall limit", spec.stall_s, stall_s),
+    ):
+        if asked != limit:
+            dropped.append(f"{what} of {asked:.10g} seconds: set to {limit:.10g}")
     spec = replace(
         spec,
         agent_args=(),
@@ -75,6 +83,21 @@ def granted(
         stall_s=stall_s,
     )
     return spec, tuple(dropped)
+
+
+def left_behind(spec: TaskSpec) -> tuple[str, ...]:
+    """Return a note for each thing that the run shared with other runs on its machine, which an
+    import never brings along."""
+    notes = []
+    if spec.key:
+        notes.append(
+            f"the key `{spec.key}` was not imported: a run with this key here is a new one"
+        )
+    if spec.scope:
+        notes.append(
+            f"the scope `{spec.scope}` was not imported: the run here shares its conversation with none"
+        )
+    return tuple(notes)
 
 
 def _limit(seconds: float) -> float:

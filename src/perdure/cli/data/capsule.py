@@ -117,7 +117,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="keep the run's permissions, arguments, variables and check command",
+        help="keep the run's permissions, arguments, variables, check command, limits and policy",
     )
 
 
