@@ -162,7 +162,7 @@ def test_nothing_in_a_capsule_widens_what_this_machine_grants(
     )
     shared = (
         "the key `k` was not imported: a run with this key here is a new one",
-        "the scope `shared` was not imported: the run here shares its conversation with none",
+        "the scope `shared` was not imported: the run here shares no conversation",
     )
     assert taken.notes[-2:] == shared
     granted_all = imported(machine("three"), path, into=tmp_path / "b", trusted=True)

@@ -95,7 +95,7 @@ def left_behind(spec: TaskSpec) -> tuple[str, ...]:
         )
     if spec.scope:
         notes.append(
-            f"the scope `{spec.scope}` was not imported: the run here shares its conversation with none"
+            f"the scope `{spec.scope}` was not imported: the run here shares no conversation"
         )
     return tuple(notes)
 

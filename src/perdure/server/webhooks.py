@@ -2,7 +2,9 @@
 
 The answer is 202 when the delivery is durable, even if it had arrived before. A delivery that is
 ignored is also answered with 202, because a forge disables a webhook that answers 4xx (GitLab
-permanently). The answer 503 means that the delivery was not stored and should be sent again.
+permanently). Only requests that are wrong in themselves get a 4xx: an unknown name, a wrong
+signature, a body that cannot be read. The answer 503 means that the delivery was not stored and
+should be sent again.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class WebhookIntake(Struct):
         """Answer one webhook request."""
         name = request.path_params["name"]
         try:
+            # Unlike an ignored delivery, a wrong address is a mistake in the forge's configuration.
+            # A 4xx shows it in the forge's list of deliveries.
             if name not in self.sources:
                 raise DeliveryRefused(
                     404,

@@ -32,7 +32,7 @@ class Package(Struct, frozen=True):
     - `native`: glob for the program inside the platform package; empty if the agent is only a
       script.
 
-    The platform package is named `platform`-linux-x64 and so on.
+    The platform package is named `platform`-linux-x64, `platform`-darwin-arm64 and so on.
     """
 
     command: str
@@ -72,16 +72,17 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
     return Program(path=str(path), version=version(path))
 
 
-def native(package: Package, path: Path) -> Path:
-    """Return the native program behind an npm wrapper. Any other path is returned unchanged."""
+def native(package: Package, path: Path, target: str = "") -> Path:
+    """Return the native program behind an npm wrapper. Any other path is returned unchanged.
+    `target`: system and processor as in the names of npm's platform packages (`darwin-arm64`);
+    default: this machine's."""
     real = path.resolve()
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):
         return path
     if not package.native:
         return real
-    machine = _MACHINES.get(platform.machine().lower(), platform.machine())
-    system = f"{package.platform or package.name}-linux-{machine}"
+    system = f"{package.platform or package.name}-{target or _target()}"
     inner = scope / package.name / "node_modules"
     homes = (scope, inner if package.scope == inner.name else inner / package.scope)
     for home in homes:
@@ -89,6 +90,12 @@ def native(package: Package, path: Path) -> Path:
             if file := next(iter(sorted(folder.glob(package.native))), None):
                 return file
     return real
+
+
+def _target() -> str:
+    """Return this machine's system and processor, as in the names of npm's platform packages."""
+    machine = platform.machine()
+    return f"{platform.system().lower()}-{_MACHINES.get(machine.lower(), machine)}"
 
 
 def interpreter(path: Path) -> str:
