@@ -1,4 +1,4 @@
-"""What an import without trust changes in a spec, and what it says about it."""
+"""Imports without trust: what changes in a spec, and what is said about it."""
 
 from __future__ import annotations
 
