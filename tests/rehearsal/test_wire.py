@@ -374,6 +374,32 @@ def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
         assert "after" in ask(rehearsal, "POST", path, body).text
 
 
+def test_a_client_that_sends_more_does_not_end_a_pause(tmp_path: Path):
+    """A second request that arrives on the connection during a pause does not shorten the pause. It
+    is answered after it; and a client that then disconnects still ends its answer."""
+    body = json.dumps(claude_body("hello")).encode()
+    request = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    go = tmp_path / "go"
+    with Rehearsal(f"say before\nhold {go}\nsay after\n---\nsay second\nhang") as rehearsal:
+        with socket.create_connection(("127.0.0.1", rehearsal.port), timeout=30) as client:
+            client.sendall(request + body)
+            heard = b""
+            while b"before" not in heard:
+                heard += client.recv(4096)
+            client.sendall(request + body)
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            go.touch()
+            client.settimeout(30)
+            while b"second" not in heard:
+                heard += client.recv(4096)
+            assert heard.index(b"after") < heard.index(b"second")
+            client.sendall(b"POST")
+        while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.01)
+
+
 def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
     """Connections that are dropped in a request, or in a slow or hanging answer, leave no error
     output and no waiting thread."""

@@ -63,6 +63,11 @@ _MODELS = {
 }
 
 
+_HANGUP = getattr(select, "POLLRDHUP", 0)
+"""Poll event of a client that disconnected. Only Linux has it; other systems report POLLHUP, which
+need not be asked for."""
+
+
 class RehearsalHttpServer(ThreadingHTTPServer):
     """HTTP server that listens as soon as it is created. It calls `answer` and `other` from many
     threads."""
@@ -254,12 +259,12 @@ class _Visit(BaseHTTPRequestHandler):
             left = 0.1 if end is None else min(0.1, end - time.monotonic())
             if left <= 0 or (file is not None and file.exists()):
                 return False
-            # A client sends nothing while it waits for an answer. So if the socket becomes
-            # readable, the client has usually disconnected (an empty read).
-            if gone.poll(1 + int(left * 1000)):
-                return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(
-                    left
-                )
+            for _, event in gone.poll(1 + int(left * 1000)):
+                # The socket also becomes readable when the client disconnects (an empty read).
+                if event & ~select.POLLIN or self.connection.recv(1, socket.MSG_PEEK) == b"":
+                    return True
+                # The client sent its next request, which is read after this answer.
+                gone.modify(self.connection, _HANGUP)
         return True
 
     def _refuse(self, refusal: Refusal) -> None:
