@@ -229,18 +229,18 @@ def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The page on the architecture has every room, and the floors as they are checked."""
+    """The page on the architecture has every package, and the layers as they are checked."""
     page = all_pages[ROOMS]
-    named = {cells[0] for _, cells in page.rows("Room", "What it is for")}
+    named = {cells[0] for _, cells in page.rows("Package", "What it is for")}
     there = {
         path.stem
         for path in generate.SOURCE.iterdir()
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     for room in sorted(there - {"__init__", "__main__"} - named):
-        yield f"{page.name}: it says nothing of the room {room}"
+        yield f"{page.name}: it says nothing of the package {room}"
     for room in sorted(named - there):
-        yield f"{page.name}: there is no room {room}"
+        yield f"{page.name}: there is no package {room}"
     contracts = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
         "importlinter"
     ]["contracts"]
@@ -248,7 +248,7 @@ def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
         next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     )
     if floors not in (text for language, _, text in page.blocks if language == "text"):
-        yield f"{page.name}: the floors are not those of pyproject.toml"
+        yield f"{page.name}: the layers are not those of pyproject.toml"
 
 
 def check_reasons(all_pages: dict[str, Page]) -> Iterator[str]:
