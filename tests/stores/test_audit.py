@@ -203,3 +203,13 @@ def test_actors() -> None:
         assert seen == ["perdure"]
     assert actor("forge", "hub/\x1b[31ma\nb\u202e") == "forge:hub/a b"
     assert len(actor("token", "x" * 500)) == LONGEST
+
+
+def test_a_refused_request_is_a_line(opened: Callable[[], SqlStore]) -> None:
+    """`note_refusal` adds a line with the actor and the request, and the chain stays whole."""
+    store = opened()
+    store.note_refusal("token:ada", "POST /api/v1/runs")
+    (line,) = store.audit()
+    assert (line.kind, line.actor, line.run) == ("refused", "token:ada", "")
+    assert "POST /api/v1/runs" in str(line)
+    assert list(store.audit_problems()) == []

@@ -374,7 +374,8 @@ class RunStore(Protocol):
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
         """Store a checkpoint, and add it to the journal. Its files and conversation must be durable
-        already. Without a claim, the caller must hold the workdir's lock; then Conflict is raised
+        already. Raises LostLease if the attempt of the claim has ended or another worker took it
+        over. Without a claim, the caller must hold the workdir's lock; then Conflict is raised
         while an attempt that has begun is running. Conflict is always raised if the workspace
         already has this number."""
         ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from perdure.errors import Conflict
+from perdure.errors import Conflict, PerdureError
 from perdure.model import (
     Attempt,
     Condition,
@@ -142,10 +142,13 @@ class Arriving:
 
     def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
         """If the name or id of an arriving run is taken, Conflict is raised and nothing is
-        stored."""
+        stored. A run that is not in a final state is refused as well."""
         there = submit(store)
         given = arrival()
         for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):
             with pytest.raises(Conflict):
                 store.take_in(replace(given, run=clash))
+        for state in (RunState.PENDING, RunState.QUEUED, RunState.RUNNING):
+            with pytest.raises(PerdureError):
+                store.take_in(arrival(2, state))
         assert len(store.find()) == 1 and store.checkpoints() == []

@@ -69,12 +69,18 @@ class CheckpointSuite:
         )
 
     def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
-        """A checkpoint from a worker that has lost the attempt is refused and not stored."""
+        """A checkpoint from a worker that has lost the attempt, or after the attempt's end, is
+        refused and not stored."""
         run = submit(store)
         late = claimed(store, run, "ann", LAPSED_S)
         store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
         with pytest.raises(LostLease):
             store.add_checkpoint(checkpoint(run), late)
+        ended = claimed(store, run)
+        store.begin(ended, begun(run))
+        store.finish(ended, SUCCESS)
+        with pytest.raises(LostLease):
+            store.add_checkpoint(checkpoint(run), ended)
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:

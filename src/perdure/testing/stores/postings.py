@@ -27,8 +27,8 @@ def delivered(store: Store, number: int) -> TaskRun:
 
 
 class PostingSuite:
-    """Tests of `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`, `hurry_posting`
-    and `tell_run`."""
+    """Tests of `posting`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
+    `hurry_posting` and `tell_run`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
         """The posting of a run that a delivery started is due until it is stored, and again after

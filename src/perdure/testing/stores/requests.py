@@ -117,27 +117,30 @@ class RequestSuite:
         assert claimed(store, run).attempt == 2
 
     @pytest.mark.parametrize(
-        "happens",
+        ("happens", "keeps"),
         [
-            lambda store, run: store.update(run.id, "something else"),
-            lambda store, run: store.requeue(run.id, "retry"),
-            lambda store, run: store.request_cancel(run.id),
-            lambda store, run: store.reset([run.id], "start over"),
-            lambda store, run: store.restored(run.id, [], RESTORED),
+            (lambda store, run: store.update(run.id, "something else"), True),
+            (lambda store, run: store.requeue(run.id, "retry"), True),
+            (lambda store, run: store.request_cancel(run.id), False),
+            (lambda store, run: store.reset([run.id], "start over"), False),
+            (lambda store, run: store.restored(run.id, [], RESTORED), False),
         ],
         ids=["update", "retry", "stop", "reset", "restore"],
     )
     @pytest.mark.parametrize("answered", [False, True], ids=["open", "answered"])
     def test_what_happens_to_the_run_supersedes_its_requests(
-        self, store: Store, happens: Callable[[Store, TaskRun], object], answered: bool
+        self, store: Store, happens: Callable[[Store, TaskRun], object], keeps: bool, answered: bool
     ) -> None:
         """After an update, retry, stop, reset or restore, no request is open, later answers are
-        refused, and the run no longer waits."""
+        refused, and the run no longer waits. An answer that no attempt got yet is kept only if the
+        run goes on in the same conversation."""
         run = waiting(store, count=2)
         if answered:
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         happens(store, run)
         assert RequestState.OPEN not in states(store, run)
+        kept = RequestState.ANSWERED if answered and keeps else RequestState.SUPERSEDED
+        assert store.requests(run.id)[0].state is kept
         with pytest.raises(Conflict):
             store.answer(run.id, 2, AnswerKind.ALLOW, "", "ada")
         assert all(each.type != "needs_input" for each in store.get(run.id).conditions)

@@ -25,7 +25,7 @@ def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> T
 
 class TokenSuite:
     """Tests of `add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`,
-    `signed_in`, `sign_out` and `note_refusal`."""
+    `sign_in_person`, `signed_in`, `sign_out` and `sign_out_person`."""
 
     def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
         """A token is found only by the digest of its secret. Tokens are listed in the order of
