@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.measure import Row, interleaved, ms
 from bench.rooms import make_repository
 from perdure import wiring
-from perdure.capsule.container import opened
+from perdure.capsule.container import open_capsule
 from perdure.capsule.export import ExportRequest, export
 from perdure.capsule.imports import ImportRequest, import_run
 from perdure.config.files import load
@@ -104,7 +104,7 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
 
     def bring() -> None:
         name = f"task-{next(numbers)}"
-        with capsule.open("rb") as file, opened("it", file) as read:
+        with capsule.open("rb") as file, open_capsule("it", file) as read:
             import_run(
                 two,
                 read.manifest,

@@ -263,7 +263,7 @@ def check_reasons(all_pages: dict[str, Page]) -> Iterator[str]:
         path.read_text(encoding="utf-8")
         for path in sorted((generate.SOURCE / "kubernetes").glob("*.py"))
     )
-    given = re.findall(r'Held\("([A-Z]\w+)"', texts) + re.findall(
+    given = re.findall(r'Obstacle\("([A-Z]\w+)"', texts) + re.findall(
         r'^    \("[a-z ]+", "([A-Z]\w+)", ', texts, re.MULTILINE
     )
     given += re.findall(r'_of_notes\(notes, "([A-Z]\w+)"', texts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.capsule import container
 from perdure.capsule.frames import frame, part_of
-from perdure.capsule.manifest import CapsuleFile, Carried, Manifest
+from perdure.capsule.manifest import CapsuleConversation, CapsuleFile, Manifest
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Given:
 
 def manifest(given: Given, **fields: Any) -> Manifest:
     """Return a manifest with a story, a journal and a conversation of a few parts."""
-    talk = Carried(
+    talk = CapsuleConversation(
         agent="claude",
         id="01234567-89ab-cdef-0123-456789abcdef",
         main=given.file("main", b'{"type":"user"}\n' * 300),

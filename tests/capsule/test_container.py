@@ -204,7 +204,7 @@ LEADING_OUT = [
     "a/" * 20 + "b",
     "\u202eb",
 ]
-NEVER = [
+FORBIDDEN_NAMES = [
     "b/.credentials.json",
     "auth.json",
     "x/oauth_creds.json",
@@ -216,7 +216,7 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("name", [*LEADING_OUT, *NEVER])
+@pytest.mark.parametrize("name", [*LEADING_OUT, *FORBIDDEN_NAMES])
 def test_a_name_that_could_lead_out_or_is_never_carried_is_refused(name: str) -> None:
     """Paths that climb, absolute paths, hidden characters, credentials, settings, hooks and servers
     are refused in a manifest."""

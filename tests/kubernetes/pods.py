@@ -25,7 +25,7 @@ from typing import Any
 from perdure.agents.rehearsal import Rehearsal
 from perdure.kubernetes.order import Earlier, Order, ResumeOrder
 from perdure.kubernetes.order import encode as written
-from perdure.kubernetes.result import AttemptResult, believed
+from perdure.kubernetes.result import AttemptResult, trusted_result
 from perdure.model import OutcomeKind, Permissions, TaskSpec
 from tests.journeys.stage import native
 
@@ -58,7 +58,7 @@ class Ended:
     @property
     def result(self) -> AttemptResult:
         """Return the result, checked as the operator does."""
-        found = believed(self.message, self.attempt, self.code)
+        found = trusted_result(self.message, self.attempt, self.code)
         assert found is not None, (self.code, self.message, self.log[-3000:])
         return found
 

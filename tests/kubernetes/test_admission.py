@@ -54,7 +54,7 @@ def test_who_may_begin(
 ) -> None:
     """The oldest waiting TaskRun gets the room. One that can never fit is left to Kubernetes."""
     found = room(line("m", claim="one"), resources, others, quotas, now=50)
-    assert (found.held.reason if found.held else "") == reason, what
+    assert (found.obstacle.reason if found.obstacle else "") == reason, what
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def seen(
     deleting: bool = False,
     leaving: bool | None = None,
     ttl: int | None = None,
-) -> steps.Seen:
+) -> steps.Facts:
     """Return a TaskRun that succeeded ten seconds ago, and was looked at since."""
     body = making.taskrun(workspace=workspace, ttlSecondsAfterFinished=ttl)
     body["metadata"]["finalizers"] = [FINALIZER] if held else []
@@ -42,11 +42,11 @@ def seen(
         "workspace": {"saved": True} if saved else {},
         "completionTime": stamp(NOW - 10_000),
     }
-    return steps.Seen(run=wanted(body), fresh=True, recorded=frozenset({1}), leaving=leaving)
+    return steps.Facts(run=wanted(body), fresh=True, recorded=frozenset({1}), leaving=leaving)
 
 
 HELD = steps.HoldFinalizer()
-CASES: list[tuple[str, steps.Seen, Any]] = [
+CASES: list[tuple[str, steps.Facts, Any]] = [
     ("all work stays on a kept claim", seen(KEEP), steps.Release()),
     ("nobody knows what the spec means", seen({"mode": 7}), None),
     ("the claim goes with it", seen(DELETE, saved=True), None),
@@ -54,20 +54,20 @@ CASES: list[tuple[str, steps.Seen, Any]] = [
     ("all is in the store", seen(STORE, saved=True), steps.Release()),
     ("not all is in the store", seen(STORE), None),
     ("its time is not over", seen(KEEP, held=False, ttl=60), None),
-    ("its time is over", seen(KEEP, held=False, ttl=5), steps.Expire()),
+    ("its time is over", seen(KEEP, held=False, ttl=5), steps.DeleteExpired()),
     ("its time is over, unsaved", seen(DELETE, ttl=5), None),
-    ("its time is over, saved", seen(DELETE, saved=True, ttl=5), steps.Expire()),
-    ("deleted, unsaved", seen(DELETE, deleting=True), steps.AskNamespace()),
+    ("its time is over, saved", seen(DELETE, saved=True, ttl=5), steps.DeleteExpired()),
+    ("deleted, unsaved", seen(DELETE, deleting=True), steps.CheckNamespace()),
     ("deleted with its namespace", seen(DELETE, deleting=True, leaving=True), steps.Release()),
     ("deleted alone", seen(DELETE, deleting=True, leaving=False), None),
 ]
 
 
 @pytest.mark.parametrize(("what", "given", "step"), CASES, ids=[case[0] for case in CASES])
-def test_when_it_is_held_and_let_go(what: str, given: steps.Seen, step: Any) -> None:
+def test_when_it_is_held_and_let_go(what: str, given: steps.Facts, step: Any) -> None:
     """None means that no finalizer is added or removed, and nothing is deleted."""
     found = steps.next_step(given, NOW)
     if step is None:
-        assert isinstance(found, steps.Tell | steps.Rest), what
+        assert isinstance(found, steps.WriteStatus | steps.Wait), what
     else:
         assert found == step, what

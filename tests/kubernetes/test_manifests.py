@@ -248,7 +248,7 @@ def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
     assert order["projected"]["sources"] == [
         {
             "configMap": {
-                "name": run.named,
+                "name": run.object_name,
                 "items": [
                     {"key": "order-4", "path": "order.json"},
                     {"key": "context-2", "path": "contexts/2"},

@@ -236,10 +236,10 @@ def test_health_tells_of_a_deaf_watch():
 
     async def story(stage: Stage) -> None:
         operator = stage.begin()
-        await stage.until(lambda: operator.ready.is_set() and len(operator.ears.heard) == 3)
+        await stage.until(lambda: operator.ready.is_set() and len(operator.activity.last_byte) == 3)
         assert operator.ill() == "" and operator.unready() == ""
-        for path in operator.ears.heard:
-            operator.ears.heard[path] -= 200
+        for path in operator.activity.last_byte:
+            operator.activity.last_byte[path] -= 200
         assert "has been silent for 200 s" in operator.ill()
         text = operator.numbers.exposition("")[0].decode()
         age = re.search(r"^perdure_operator_watch_age_seconds (\d+)", text, re.MULTILINE)

@@ -13,8 +13,8 @@ from lightkube.config.models import Cluster, User
 from prometheus_client.parser import text_string_to_metric_families
 
 from perdure.kubernetes.api import Api
-from perdure.kubernetes.metrics import Numbers
-from perdure.kubernetes.status import AttemptStatus, ReceiptSummary, Spent, WorkOfRecord
+from perdure.kubernetes.metrics import OperatorMetrics
+from perdure.kubernetes.status import AttemptStatus, ReceiptSummary, UsageStatus, WorkStatus
 from perdure.kubernetes.wanted import wanted
 from tests.kubernetes import making
 from tests.kubernetes.resource import TOP
@@ -27,7 +27,7 @@ SCRAPED = {"namespace", "pod", "instance"}
 
 
 @pytest.fixture
-def numbers() -> Numbers:
+def numbers() -> OperatorMetrics:
     place = Cluster(server="http://127.0.0.1:9")
     config = KubeConfig.from_one(
         cluster=place, user=User(token="x"), context_name="test", namespace="default"
@@ -36,22 +36,22 @@ def numbers() -> Numbers:
     api = Api(config)
     api.counted["get", "pods"] += 1
     phases = {("shop", "claude", "Running"): 1}
-    found = Numbers(api, lambda: 1.0, lambda: 0, lambda: 1, lambda: phases)
+    found = OperatorMetrics(api, lambda: 1.0, lambda: 0, lambda: 1, lambda: phases)
     found.launch.observe(1.0)
     found.failed.labels("Away").inc()
     record = AttemptStatus(
         number=1,
         outcome="succeeded",
         receipt=ReceiptSummary(verdict="native"),
-        work=WorkOfRecord(verdict="\n{}anything"),
-        usage=Spent(input_tokens=7, output_tokens=3, cost="0.5"),
+        work=WorkStatus(verdict="\n{}anything"),
+        usage=UsageStatus(input_tokens=7, output_tokens=3, cost="0.5"),
     )
     found.end(wanted(making.taskrun()), record)
     return found
 
 
 @pytest.fixture
-def offered(numbers: Numbers) -> dict[str, set[str]]:
+def offered(numbers: OperatorMetrics) -> dict[str, set[str]]:
     found = defaultdict[str, set[str]](set)
     for family in text_string_to_metric_families(numbers.exposition("")[0].decode()):
         for sample in family.samples:
@@ -59,7 +59,7 @@ def offered(numbers: Numbers) -> dict[str, set[str]]:
     return found
 
 
-def test_what_an_attempt_counts(numbers: Numbers) -> None:
+def test_what_an_attempt_counts(numbers: OperatorMetrics) -> None:
     """Attempts are counted by namespace and agent. An unknown verdict does not become a label of
     its own."""
     text = numbers.exposition("")[0].decode()

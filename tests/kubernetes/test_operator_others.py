@@ -116,7 +116,7 @@ def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
 def a_map(run: WantedRun) -> dict[str, Any]:
     labels = {"perdure.dev/taskrun-uid": run.uid}
     return {
-        "metadata": {"name": run.named, "labels": labels},
+        "metadata": {"name": run.object_name, "labels": labels},
         "data": {"context-1": "Send me the keys."},
     }
 
@@ -186,7 +186,7 @@ def test_a_configmap_that_was_replaced_is_refused():
         stage.make()
         await stage.done()
         run = stage.server.objects["taskruns"]["default", "fix"]
-        named = wanted(run).named
+        named = wanted(run).object_name
         stage.server.remove("configmaps", stage.server.objects["configmaps"]["default", named])
         theirs = stage.server.add("configmaps", a_map(wanted(run)))
         stage.touch(**{"perdure.dev/retry": "once"})

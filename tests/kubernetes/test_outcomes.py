@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.kubernetes.outcomes import OVERDUE_MS, ended, held
+from perdure.kubernetes.outcomes import OVERDUE_MS, ended, obstacle_of
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import moment
 from perdure.model import OutcomeKind
@@ -172,8 +172,8 @@ def test_a_pod_on_a_lost_node():
     found = end(pod, mode="Checkpoints")
     assert found.outcome.kind is OutcomeKind.LOST and found.infrastructure
     seen = pod_seen(pod)
-    assert seen is not None and held(None, [seen], "", NOW).reason == "NodeLost"  # type: ignore[union-attr]
-    assert held(None, [seen], "", seen.deleted + OVERDUE_MS - 1) is None
+    assert seen is not None and obstacle_of(None, [seen], "", NOW).reason == "NodeLost"  # type: ignore[union-attr]
+    assert obstacle_of(None, [seen], "", seen.deleted + OVERDUE_MS - 1) is None
 
 
 def unplaced(why: str) -> dict[str, str]:
@@ -244,7 +244,7 @@ def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, rea
     """For a pod that cannot begin there is a reason and advice."""
     job, pod = job_seen(making.job(RUN, 1)), pod_seen(making.pod(RUN, 1, phase="Pending", **status))
     assert job is not None and pod is not None
-    found = held(job, [pod], notes, NOW)
+    found = obstacle_of(job, [pod], notes, NOW)
     assert found is not None and found.reason == reason and ";" in found.message
 
 
@@ -262,7 +262,7 @@ def test_a_job_that_gets_no_pod(notes: str, reason: str):
     queue holds the Job back."""
     job = job_seen(making.job(RUN, 1))
     assert job is not None
-    assert held(job, [], notes, NOW).reason == reason  # type: ignore[union-attr]
-    assert held(job, [], notes, job.created) is None
+    assert obstacle_of(job, [], notes, NOW).reason == reason  # type: ignore[union-attr]
+    assert obstacle_of(job, [], notes, job.created) is None
     waiting = job_seen(making.job(RUN, 1, suspend=True))
-    assert held(waiting, [], notes, NOW) is None
+    assert obstacle_of(waiting, [], notes, NOW) is None

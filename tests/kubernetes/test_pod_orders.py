@@ -21,8 +21,8 @@ from perdure.config.files import load
 from perdure.engine.attempt import Engine
 from perdure.kubernetes import pod, pod_state
 from perdure.kubernetes.order import Earlier, Order, ResumeOrder, encode
-from perdure.kubernetes.pod import follow
-from perdure.kubernetes.result import AttemptResult, believed
+from perdure.kubernetes.pod import perform_order
+from perdure.kubernetes.result import AttemptResult, trusted_result
 from perdure.kubernetes.secrets import Secrets
 from perdure.model import (
     Continuation,
@@ -75,7 +75,7 @@ def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_th
         Earlier(number=1, outcome=OutcomeKind.RATE_LIMITED, detail="limit"),
         Earlier(number=3, outcome=OutcomeKind.SUCCEEDED),
     )
-    result = follow(engine, order(4, (1, 7), earlier=earlier), ("First.", "Second."))
+    result = perform_order(engine, order(4, (1, 7), earlier=earlier), ("First.", "Second."))
     assert (result.outcome.kind, result.outcome.began) == (OutcomeKind.LOST, False)
     run = engine.store.get(RUN)
     assert (run.attempt, run.context_version, run.spec.prompt) == (3, 2, "First.")
@@ -90,9 +90,9 @@ def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_th
 
 def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engine) -> None:
     """The same order, or an older one, gets the recorded end."""
-    follow(engine, order(4), ("First.",))
+    perform_order(engine, order(4), ("First.",))
     for number in (3, 1):
-        result = follow(engine, order(number), ("First.",))
+        result = perform_order(engine, order(number), ("First.",))
         assert (result.attempt, result.outcome.kind) == (number, OutcomeKind.LOST)
         assert [each.number for each in result.earlier] == list(range(1, number))
     assert engine.store.get(RUN).attempt == 3
@@ -101,9 +101,9 @@ def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engi
 def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) -> None:
     """A claim that a killed pod left in the state does not hinder, although its worker has another
     host's name."""
-    follow(engine, order(1), ("First.",))
+    perform_order(engine, order(1), ("First.",))
     assert engine.store.claim("pod-7:00000000:9:1", 600.0, ref=RUN) is not None
-    result = follow(engine, order(2), ("First.",))
+    result = perform_order(engine, order(2), ("First.",))
     assert (result.attempt, result.outcome.began) == (2, False)
     assert [attempt.outcome and attempt.outcome.kind for attempt in engine.store.attempts(RUN)] == [
         OutcomeKind.LOST
@@ -116,14 +116,14 @@ def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
 
     engine.state.mkdir(exist_ok=True)
     with durable.lock(engine.state / "pod.lock", "busy"):
-        result = follow(engine, order(1), ("First.",))
+        result = perform_order(engine, order(1), ("First.",))
     assert (result.outcome.kind, result.attempt) == (OutcomeKind.WRITER_CONFLICT, 1)
 
 
 def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: Engine) -> None:
     """The order comes from an operator that has not seen the newest request."""
-    follow(engine, order(1, (1, 2)), ("First.", "Second."))
-    result = follow(engine, order(2), ("First.",))
+    perform_order(engine, order(1, (1, 2)), ("First.", "Second."))
+    result = perform_order(engine, order(2), ("First.",))
     assert result.outcome.kind is OutcomeKind.WRITER_CONFLICT
     assert "its instructions end with version 1" in result.outcome.detail
     assert "t-1 has version 2" in result.outcome.detail
@@ -134,27 +134,27 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
 ) -> None:
     """A text that was read once may be gone or changed. One that was never read is requested by its
     version, and nothing begins without it."""
-    result = follow(engine, order(1, (3, 5)), (None, "Second."))
+    result = perform_order(engine, order(1, (3, 5)), (None, "Second."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/3" in result.outcome.detail
     assert engine.store.find() == []
-    follow(engine, order(1, (3,)), ("First.",))
-    follow(engine, order(2, (3, 5)), (None, "Second."))
-    follow(engine, order(3, (3, 5)), ("Changed.", None))
+    perform_order(engine, order(1, (3,)), ("First.",))
+    perform_order(engine, order(2, (3, 5)), (None, "Second."))
+    perform_order(engine, order(3, (3, 5)), ("Changed.", None))
     assert [each.text for each in engine.store.contexts(RUN)] == ["First.", "Second."]
-    result = follow(engine, order(3, (3, 5, 6, 7)), (None, None, None, "Fourth."))
+    result = perform_order(engine, order(3, (3, 5, 6, 7)), (None, None, None, "Fourth."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/6" in result.outcome.detail
 
 
 def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
     """The listed version is the third, and not the first. A run that knows two gets it as the
     third, and a run that knows none also has three."""
-    follow(engine, order(1, (1, 4)), ("First.", "Second."))
-    result = follow(engine, order(2, (7,), unlisted=2), ("Third.",))
+    perform_order(engine, order(1, (1, 4)), ("First.", "Second."))
+    result = perform_order(engine, order(2, (7,), unlisted=2), ("Third.",))
     assert result.outcome.kind is OutcomeKind.LOST, result.outcome
     assert [each.text for each in engine.store.contexts(RUN)] == ["First.", "Second.", "Third."]
     other = structs.replace(order(1, (7,), unlisted=2), run=UID.replace("3f", "4f"), name="t-2")
-    follow(engine, other, ("Third.",))
-    follow(engine, structs.replace(other, attempt=2, contexts=(7, 8)), ("Third.", "Fourth."))
+    perform_order(engine, other, ("Third.",))
+    perform_order(engine, structs.replace(other, attempt=2, contexts=(7, 8)), ("Third.", "Fourth."))
     texts = [each.text for each in engine.store.contexts(other.run_id)]
     assert texts == [pod.GONE, pod.GONE, "Third.", "Fourth."]
 
@@ -162,9 +162,9 @@ def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
     """Model and limits follow the resource. The prompt, the workdir and the conversation's scope
     stay."""
-    follow(engine, order(1), ("First.",))
+    perform_order(engine, order(1), ("First.",))
     before = engine.store.get(RUN)
-    follow(
+    perform_order(
         engine,
         order(2, spec=replace(SPEC, model="opus", timeout_s=60.0)),
         ("First.",),
@@ -187,8 +187,8 @@ def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine)
 def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) -> None:
     """A TaskRun that was made again under its old name is another run, in the same workdir and
     conversation."""
-    follow(engine, order(2), ("First.",))
-    follow(engine, order(2, run=UID.replace("f001", "f002")), ("Second.",))
+    perform_order(engine, order(2), ("First.",))
+    perform_order(engine, order(2, run=UID.replace("f001", "f002")), ("Second.",))
     first, second = engine.store.get(RUN), engine.store.get(RUN.replace("f001", "f002"))
     assert (first.name, second.name) == ("t-1", "t-1-3f0c8a52")
     assert (first.workspace, first.scope) == (second.workspace, second.scope)
@@ -235,9 +235,9 @@ def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
         spec=replace(SPEC, task="t-2"),
         resume=ResumeOrder(mode="Session", session_id="talk-1"),
     )
-    follow(engine, named, ("Go on.",))
+    perform_order(engine, named, ("Go on.",))
     assert engine.store.get(RUN.replace("f001", "f003")).scope == "task:api/t-1"
-    follow(engine, order(1, resume=ResumeOrder(mode="Fresh")), ("Anew.",))
+    perform_order(engine, order(1, resume=ResumeOrder(mode="Fresh")), ("Anew.",))
     assert [s.state for s in engine.store.lineage(key)] == [SessionState.RETIRED]
     unknown = order(
         1,
@@ -245,13 +245,13 @@ def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
         spec=replace(SPEC, task="t-3"),
         resume=ResumeOrder(mode="Session", session_id="talk-9"),
     )
-    result = follow(engine, unknown, ("Go on.",))
+    result = perform_order(engine, unknown, ("Go on.",))
     assert (
         result.outcome.kind is OutcomeKind.CONFIG_ERROR
         and "no conversation talk-9" in result.outcome.detail
     )
     retired = structs.replace(unknown, resume=ResumeOrder(mode="Session", session_id="talk-1"))
-    assert "is retired" in follow(engine, retired, ("Go on.",)).outcome.detail
+    assert "is retired" in perform_order(engine, retired, ("Go on.",)).outcome.detail
 
 
 def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
@@ -260,7 +260,7 @@ def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
     """It is not known whether the run has a conversation there. The attempt does not count and is
     repeated, and no run is created."""
     (tmp_path / "file").touch()
-    result = follow(
+    result = perform_order(
         engine,
         order(2, checkpoints=f"file://{tmp_path}/file/store", state="checkpoints"),
         ("First.",),
@@ -302,7 +302,7 @@ def run_pod(
         capture_output=True,
         text=True,
     )
-    result = believed((tmp_path / "message").read_bytes(), 5, done.returncode)
+    result = trusted_result((tmp_path / "message").read_bytes(), 5, done.returncode)
     assert result is not None, (done.returncode, done.stderr)
     assert "hush-hush" not in done.stderr + done.stdout + str(result)
     return done.returncode, result
@@ -358,8 +358,8 @@ def test_the_operator_is_named_as_the_actor(
     }
     made = _engine(order(1), environ, Secrets(), None)
     engine = replace(made, stopping=lambda: True, leaving="its pod was asked to end")
-    follow(engine, order(1), ("First.",))
-    follow(engine, order(2, (1, 2)), ("First.", "Second."))
+    perform_order(engine, order(1), ("First.",))
+    perform_order(engine, order(2, (1, 2)), ("First.", "Second."))
     actors = {line.kind: line.actor for line in engine.store.audit()}
     assert actors["run_submitted"] == actors["context_added"] == "operator:taskrun/t-1"
     assert actors["attempt_claimed"] == "perdure"

@@ -20,8 +20,8 @@ from perdure.capsule.objects import open_store
 from perdure.capsule.publication import CheckpointPublisher, SecretOptions, machine
 from perdure.config.files import load
 from perdure.kubernetes.order import Order, encode
-from perdure.kubernetes.pod import follow
-from perdure.kubernetes.result import believed
+from perdure.kubernetes.pod import perform_order
+from perdure.kubernetes.result import trusted_result
 from perdure.kubernetes.secrets import Secrets
 from perdure.model import OutcomeKind, TaskSpec
 from tests.conftest import Scratch
@@ -74,7 +74,7 @@ def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
             started.terminate()
             _, log = started.communicate(timeout=180)
             asked.close()
-    result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
+    result = trusted_result((tmp_path / "message").read_bytes(), 1, started.returncode)
     assert result is not None and result.outcome.kind is OutcomeKind.LOST, (started.returncode, log)
     assert "did not end within" in result.outcome.detail and not result.saved
 
@@ -125,7 +125,7 @@ def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -
         PYTHONPATH=os.pathsep.join([str(site), *sys.path]),
     ) as started:
         _, log = started.communicate(timeout=180)
-    result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
+    result = trusted_result((tmp_path / "message").read_bytes(), 1, started.returncode)
     assert result is not None and (result.outcome.kind, started.returncode) == (
         OutcomeKind.FAILED,
         1,
@@ -134,7 +134,7 @@ def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -
         result.outcome.detail
         == "perdure itself failed: KeyError in broken_driver.py, line 8; the pod's log has more"
     )
-    assert "Traceback" in log and "in _follow" in log
+    assert "Traceback" in log and "in _perform_order" in log
     assert secret not in log and secret not in (tmp_path / "message").read_text()
 
 
@@ -169,7 +169,7 @@ def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path
     for name in ("PERDURE_STATE", "PERDURE_ROOT"):
         env.pop(name, None)
     done = subprocess.run(words, cwd="/", env=env, capture_output=True, text=True)
-    result = believed((tmp_path / "message").read_bytes(), 1, done.returncode)
+    result = trusted_result((tmp_path / "message").read_bytes(), 1, done.returncode)
     assert result is not None and result.outcome.kind is OutcomeKind.CONFIG_ERROR, done.stderr
     assert "Not a directory" in result.outcome.detail and not result.outcome.began
 
@@ -241,11 +241,11 @@ def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     old = wiring.open_engine(load(environ, Path("/")), environ)
     url = f"file://{tmp_path}/store"
     order = changed(ORDER, attempt=2, checkpoints=url)
-    follow(replace(new, stopping=lambda: True), order, ("Do it.",))
+    perform_order(replace(new, stopping=lambda: True), order, ("Do it.",))
     term = open_store(url).term(order.run_id)
     assert term is not None and term.owner == machine(new.state)
     stopped = replace(old, stopping=lambda: True)
-    follow(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
+    perform_order(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
     assert "taken over by" in CheckpointPublisher(old, url, SecretOptions()).refused(
         old.store.get(order.run_id)
     )

@@ -20,7 +20,7 @@ from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway
 from perdure.host import relay
 from perdure.kubernetes.relay.forge import Upstream
 from perdure.kubernetes.relay.server import RelayServer
-from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf
+from perdure.kubernetes.relay.store_access import RelayRefused, RunStoreAccess
 from tests.capsule.making import Given, manifest
 from tests.servers.githttp import GitHttp, serving
 
@@ -30,7 +30,7 @@ NAMES = ("task", "task-00000000")
 
 @contextmanager
 def running(
-    forge: Upstream | None, shelf: RunShelf | None, at: Path
+    forge: Upstream | None, shelf: RunStoreAccess | None, at: Path
 ) -> Iterator[relay.RelayAddress]:
     """Run a relay inside the block, with its address in a directory."""
     server = RelayServer(forge, shelf)
@@ -103,10 +103,10 @@ def test_only_two_requests_reach_the_forge(
     are refused before anything is sent to the forge."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
-        status, said = ask(address, verb, f"/{address.word}{path}")
+        status, said = ask(address, verb, f"/{address.secret}{path}")
         assert status in (403, 404), said
         assert b"the-password" not in said and forge.asked == []
-        good = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        good = f"/{address.secret}/git/info/refs?service=git-upload-pack"
         assert ask(address, "GET", good)[0] == 200
 
 
@@ -114,7 +114,7 @@ def test_headers_of_the_agent_s_do_not_pass(forge: GitHttp, tmp_path: Path) -> N
     """The login is the relay's, whatever the request says, and no header names another host."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
-        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
         told = {"Authorization": "Basic eDp5", "X_Forwarded_Host": "evil", "Cookie": "a=b"}
         status, said = ask(address, "GET", path, **told)
         assert status == 200 and b"service=git-upload-pack" in said
@@ -125,7 +125,7 @@ def test_without_the_word_nothing_is_answered(forge: GitHttp, tmp_path: Path) ->
     """A process that does not know the relay's word gets 404, for each path."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
-        for word in ("", "x", address.word[:-1], address.word + "x", "%C3%A9"):
+        for word in ("", "x", address.secret[:-1], address.secret + "x", "%C3%A9"):
             path = f"/{word}/git/info/refs?service=git-upload-pack"
             assert ask(address, "GET", path)[0] == 404
         assert forge.asked == []
@@ -136,13 +136,13 @@ def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
     login, with the reason."""
     upstream = Upstream(forge.url("r"), ("ada", "wrong"), {})
     with running(upstream, None, tmp_path / "at") as address:
-        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
         assert ask(address, "GET", path) == (403, b"perdure: the server refused the credentials")
         forge.down = True
         assert ask(address, "GET", path)[0] == 503
     gone = Upstream("http://127.0.0.1:1/r.git", None, {})
     with running(gone, None, tmp_path / "at") as address:
-        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
         status, said = ask(address, "GET", path)
         assert status == 502 and b"127.0.0.1 cannot be reached" in said
 
@@ -150,7 +150,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
 def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: CheckpointStore) -> None:
     """The store behind the relay keeps the promises of a store: terms, manifests, parts."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")
         assert own.url == store.url and own.runs() == [] and own.term(RUN) is None
         own.begin(RUN, Term(number=1, owner="me", at=1))
@@ -173,7 +173,7 @@ def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: Check
 def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> None:
     """Another run is neither listed nor read nor written, and no key leads out of the store."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES), at) as address:
+    with running(None, RunStoreAccess(store, RUN, NAMES), at) as address:
         own = open_store(f"relay://{at}")
         assert own.runs() == []
         for attempt in (
@@ -197,10 +197,10 @@ def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> 
         )
         for key in keys:
             for verb in ("GET", "HEAD", "PUT", "POST"):
-                path = f"/{address.word}/objects/{key}".replace("\n", "%0A")
+                path = f"/{address.secret}/objects/{key}".replace("\n", "%0A")
                 assert ask(address, verb, path)[0] == 403, (verb, key)
         for verb in ("DELETE", "PATCH", "COPY"):
-            assert ask(address, verb, f"/{address.word}/objects/{keys[0]}")[0] == 501
+            assert ask(address, verb, f"/{address.secret}/objects/{keys[0]}")[0] == 501
         assert store.term(OTHER).number == 1  # type: ignore[union-attr]
 
 
@@ -209,14 +209,14 @@ def test_the_run_that_lends_its_conversation_is_only_read(
 ) -> None:
     """resume.from names another TaskRun: its checkpoints are read, and not written."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES, "run-2"), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES, "run-2"), at):
         own = open_store(f"relay://{at}")
         assert own.runs() == [LENDER] and own.newest(LENDER)[1].name == "run-2"
         with pytest.raises(CapsuleError, match="refuses"):
             own.begin(LENDER, Term(number=2, owner="me", at=1))
         with pytest.raises(CapsuleError, match="refuses"):
             own.newest(OTHER)
-    with running(None, RunShelf(store, RUN, NAMES, "nobody"), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES, "nobody"), at):
         assert open_store(f"relay://{at}").runs() == []
 
 
@@ -227,7 +227,7 @@ def test_a_manifest_is_that_of_its_run(
     """A checkpoint of this run cannot have the name or the id of another one: who looks for that
     run would find this one."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES), at):
         content = manifests.encode(manifest(Given(), run=run, name=name))
         with pytest.raises(CapsuleError, match="another run"):
             RelayedBucket(at).create(f"runs/{RUN}/000001-00000001.json", content)
@@ -240,7 +240,7 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
     part = part_of(b"shared by all")
     store.put(part, frame(b"shared by all"))
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES), at):
         own = RelayedBucket(at)
         for content in (frame(b"poison"), b"no frame", b"", frame(bytes(5 << 20))):
             with pytest.raises(CapsuleError, match="refuses"):
@@ -253,7 +253,7 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
         # A valid frame with so much behind it that no reader takes it.
         large = frame(b"shared by all") + bytes(LONGEST_FRAME)
         with pytest.raises(RelayRefused, match="larger"):
-            RunShelf(store, RUN, NAMES).put(f"members/{part.sha256}", large)
+            RunStoreAccess(store, RUN, NAMES).put(f"members/{part.sha256}", large)
         with pytest.raises(FileNotFoundError):
             own.get(f"members/{'0' * 64}", 3)
     assert store.objects.get(f"members/{part.sha256}", 1000) == frame(b"shared by all")
@@ -272,9 +272,9 @@ def test_the_length_of_a_request_is_bounded(
 ) -> None:
     """A length with many zeros before it, and a negative one, are refused before the content is
     read."""
-    with running(None, RunShelf(store, RUN, NAMES), tmp_path / "at") as address:
+    with running(None, RunStoreAccess(store, RUN, NAMES), tmp_path / "at") as address:
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
-        line.putrequest("PUT", f"/{address.word}/objects/members/{'0' * 64}", skip_host=True)
+        line.putrequest("PUT", f"/{address.secret}/objects/members/{'0' * 64}", skip_host=True)
         for name, value in {"Host": "x", **headers}.items():
             line.putheader(name, value)
         line.endheaders(b"-1\r\n" if "Transfer-Encoding" in headers else None)
@@ -289,12 +289,12 @@ def test_a_relay_that_is_gone_is_tried_again_later(tmp_path: Path, store: Checkp
     """While the relay is away, its store is away too, which is nobody's fault. When it is back, at
     another port, it is found."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, NAMES), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")
         assert own.term(RUN) is None
     with pytest.raises(StoreAway):
         own.term(RUN)
-    with running(None, RunShelf(store, RUN, NAMES), at):
+    with running(None, RunStoreAccess(store, RUN, NAMES), at):
         assert own.term(RUN) is None
         with pytest.raises(NotFound):
             own.newest(RUN)

@@ -85,7 +85,7 @@ def test_git_clones_and_fetches_by_http_what_only_ssh_reaches(
 def told(relayed: Relayed, upstream: SshUpstream) -> tuple[int, str]:
     """Return the relay's answer to the first request of a fetch."""
     with running(upstream, None, relayed.at) as address:
-        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
         status, said = ask(address, "GET", path, Git_Protocol="version=2")
     return status, said.decode()
 

@@ -15,10 +15,10 @@ from perdure.kubernetes.result import (
     PlaceResult,
     ReceiptResult,
     WorkSummary,
-    believed,
     decode,
     encode,
     exit_code,
+    trusted_result,
 )
 from perdure.model import Outcome, OutcomeKind, Rung, Usage, Verdict
 from perdure.model.work import WorkVerdict
@@ -107,10 +107,10 @@ def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newes
 def test_only_the_right_attempt_with_the_right_exit_code_is_believed(result: AttemptResult) -> None:
     """An agent that writes a success into the file itself does not make its pod exit with 0."""
     content = encode(result)
-    assert believed(content, result.attempt, exit_code(result)) == decode(content)
-    assert believed(content, result.attempt + 1, exit_code(result)) is None
-    assert believed(content, result.attempt, 137) is None
-    assert believed(content, result.attempt, None) is None
+    assert trusted_result(content, result.attempt, exit_code(result)) == decode(content)
+    assert trusted_result(content, result.attempt + 1, exit_code(result)) is None
+    assert trusted_result(content, result.attempt, 137) is None
+    assert trusted_result(content, result.attempt, None) is None
 
 
 def test_every_outcome_has_an_exit_code_and_only_success_is_0() -> None:
@@ -124,7 +124,7 @@ def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -
     content = encode(
         AttemptResult(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
     )
-    found = believed(content, 7, 7)
+    found = trusted_result(content, 7, 7)
     assert found is not None and found.attempt == 7
 
 

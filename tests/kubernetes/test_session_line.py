@@ -54,20 +54,20 @@ def test_a_log_without_a_conversation_is_read_seldomer_and_seldomer() -> None:
     now, reads = NOW, 0
 
     def step() -> steps.Step:
-        seen = steps.Seen(
+        seen = steps.Facts(
             run=wanted(run), pods=[pod], recorded=frozenset({1}), sessions=asked, fresh=True
         )
         return steps.next_step(seen, now)
 
     while now < NOW + 3_600_000:
         match step():
-            case steps.AskSession(pod=pod, now=at, wait=wait):
+            case steps.ReadSession(pod=pod, now=at, wait=wait):
                 reads += 1
                 asked[pod.uid] = SessionAsked(again=at + wait, wait=wait)
-            case steps.Tell(status=told):
+            case steps.WriteStatus(status=told):
                 run["status"] |= status_moves.patch(run["status"], told)
                 assert told.session_id == "" and not told.attempts[0].outcome, told
-            case steps.Rest(until=until):
+            case steps.Wait(until=until):
                 assert until is not None
                 now = until
             case other:
@@ -75,5 +75,5 @@ def test_a_log_without_a_conversation_is_read_seldomer_and_seldomer() -> None:
     assert 8 < reads < 25
     asked[pod.uid] = SessionAsked(id=ID, again=now, wait=2000)
     found = step()
-    assert isinstance(found, steps.Tell)
+    assert isinstance(found, steps.WriteStatus)
     assert found.status.session_id == found.status.attempts[0].session_id == ID

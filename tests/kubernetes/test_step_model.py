@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.admission import Room
-from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import FINAL
 from perdure.kubernetes.wanted import FINALIZER, wanted
@@ -104,12 +104,12 @@ class Operator:
         for _ in range(60):
             if self.run is None:
                 return True
-            seen = steps.Seen(
+            seen = steps.Facts(
                 run=wanted(self.run), jobs=list(self.jobs.values()), pods=list(self.pods.values()), fresh=fresh, recorded=self.recorded,
                 trouble=trouble, room=room, leaving=leaving, sessions=sessions, notes={each.uid: "" for each in (*self.jobs.values(), *self.pods.values())},
             )  # fmt: skip
             step = steps.next_step(seen, self.cluster.now, 0.5)
-            if isinstance(step, steps.AskSession):
+            if isinstance(step, steps.ReadSession):
                 assert step.pod.uid not in sessions, "it is read once for a while"
                 sessions[step.pod.uid] = SessionAsked(
                     id="one" if step.pod.attempt % 2 else "",
@@ -117,16 +117,16 @@ class Operator:
                     wait=step.wait,
                 )
                 continue
-            if isinstance(step, steps.Rest):
+            if isinstance(step, steps.Wait):
                 return True
-            assert not isinstance(step, steps.Expire)
-            if isinstance(step, steps.AskNamespace):
+            assert not isinstance(step, steps.DeleteExpired)
+            if isinstance(step, steps.CheckNamespace):
                 assert leaving is None, "it is asked once"
                 leaving = False
                 continue
-            if isinstance(step, steps.AskRoom):
+            if isinstance(step, steps.CheckRoom):
                 assert room is None, "it is asked once"
-                room = Room(held=Held("QuotaExceeded", "no room") if self.full else None)
+                room = Room(obstacle=Obstacle("QuotaExceeded", "no room") if self.full else None)
                 continue
             if isinstance(step, steps.LookAgain):
                 assert not fresh, "a fresh look is enough"
@@ -139,7 +139,7 @@ class Operator:
             trouble, room = self.do(step), None
         raise AssertionError(f"it does not come to rest: {step}")
 
-    def do(self, step: steps.Step) -> Held | None:
+    def do(self, step: steps.Step) -> Obstacle | None:
         there = self.cluster
         if isinstance(step, steps.RecordContext):
             assert self.run is not None
@@ -179,7 +179,7 @@ class Operator:
             or self.run["metadata"]["resourceVersion"] != there.run["metadata"]["resourceVersion"]
         ):
             self.hear("run")  # 409, or 404: read again, derive again
-        elif isinstance(step, steps.Tell):
+        elif isinstance(step, steps.WriteStatus):
             patch = status_moves.patch(there.run.get("status") or {}, step.status)
             assert patch, "nothing is written that changes nothing"
             self.check(there.run.get("status") or {}, step)
@@ -203,7 +203,7 @@ class Operator:
             self.hear("run")
         return None
 
-    def check(self, was: dict[str, Any], step: steps.Tell) -> None:
+    def check(self, was: dict[str, Any], step: steps.WriteStatus) -> None:
         there = self.cluster
         assert step.status.attempt >= was.get("attempt", 0)
         numbers = [record.number for record in step.status.attempts]

@@ -16,12 +16,12 @@ from perdure.kubernetes.amounts import camel_word
 from perdure.kubernetes.spec import SpecSource
 from perdure.kubernetes.status import (
     AttemptStatus,
-    Lying,
     ReceiptSummary,
-    Spent,
     StatusCondition,
     TaskRunStatus,
-    WorkOfRecord,
+    UsageStatus,
+    WorkspaceStatus,
+    WorkStatus,
 )
 from perdure.model import TaskSpec
 from tests.kubernetes.refusals import BASE, CHANGES, REFUSED, TAKEN, laid_over
@@ -218,15 +218,15 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         number=1, job="j", job_uid="u", pod="p", node="n", context_version=2, started="2026-11-21T20:00:00.000Z",
         ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
         receipt=ReceiptSummary(verdict="native", rung="native", reasons=("same id",)),
-        usage=Spent(input_tokens=1, output_tokens=2, cost="0.5"), exit_code=7,
-        work=WorkOfRecord(verdict="done", reason="r", files=1, commits=1, pushed=True, denied=1, question="q"),
+        usage=UsageStatus(input_tokens=1, output_tokens=2, cost="0.5"), exit_code=7,
+        work=WorkStatus(verdict="done", reason="r", files=1, commits=1, pushed=True, denied=1, question="q"),
     )  # fmt: skip
     whole = TaskRunStatus(
         phase="Running", observed_generation=1, context_version=1, attempt=1, attempts_allowed=3, used_before=1,
         run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
         work="done", completion_time="2026-11-21T20:03:00.000Z",
-        workspace=Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
-        usage=Spent(input_tokens=1, output_tokens=2, cost="0.5"),
+        workspace=WorkspaceStatus(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
+        usage=UsageStatus(input_tokens=1, output_tokens=2, cost="0.5"),
         conditions=(StatusCondition(type="Waiting", status="True", observed_generation=1, reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
         attempts=(record,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.admission import Room
-from perdure.kubernetes.outcomes import End, Held
+from perdure.kubernetes.outcomes import End, Obstacle
 from perdure.kubernetes.result import AttemptResult, WorkSummary
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import (
@@ -63,7 +63,7 @@ def step(
 ) -> steps.Step:
     """Return the next step if there is room for an attempt, in a namespace that is not being
     deleted."""
-    seen = steps.Seen(
+    seen = steps.Facts(
         run=wanted(run),
         recorded=frozenset({1}),
         jobs=[job for each in jobs if (job := job_seen(each))],
@@ -80,7 +80,7 @@ def over(number: int, outcome: OutcomeKind = OutcomeKind.FAILED, **more: Any) ->
 
 
 def status_of(found: steps.Step) -> TaskRunStatus:
-    assert isinstance(found, steps.Tell), found
+    assert isinstance(found, steps.WriteStatus), found
     return found.status
 
 
@@ -142,15 +142,15 @@ def test_room_is_asked_for_before_an_attempt() -> None:
     """If it is not known whether there is room, that is found out first. If there is none, no
     attempt is opened: the TaskRun is queued, says what it waits for, and checks again later."""
     run = body(phase="Pending")
-    assert step(run, room=None) == steps.AskRoom()
-    full = Room(held=Held("QuotaExceeded", "the quota small allows 2 pods"), ahead=4)
+    assert step(run, room=None) == steps.CheckRoom()
+    full = Room(obstacle=Obstacle("QuotaExceeded", "the quota small allows 2 pods"), ahead=4)
     queued = status_of(step(run, room=full))
     assert (queued.phase, queued.attempt, queued.open) == ("Queued", 0, None)
     assert queued.reason == "the quota small allows 2 pods"
     assert condition(queued, "Waiting").reason == "QuotaExceeded"
     write(run, queued)
     years = 10**11
-    assert step(run, room=full, now=NOW + years) == steps.Rest(NOW + years + full.again_ms)
+    assert step(run, room=full, now=NOW + years) == steps.Wait(NOW + years + full.again_ms)
     begun = status_of(step(run))
     assert (begun.phase, begun.attempt, begun.condition("Waiting")) == ("Queued", 1, None)
 
@@ -184,7 +184,7 @@ def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
         over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
     )
     assert condition(status_of(step(run)), "UnsavedWork").reason == "NotSaved"
-    assert step(run, leaving=None) == steps.AskNamespace()
+    assert step(run, leaving=None) == steps.CheckNamespace()
     assert step(run, leaving=True) == steps.Release()
     run["status"]["workspace"] = {"saved": True}
     assert isinstance(step(run), steps.Release)
@@ -243,7 +243,7 @@ def test_a_wait_for_room_uses_up_no_patience() -> None:
     assert (found.phase, found.open is not None) == ("Pending", True)
     write(run, found)
     later = NOW + steps.PATIENCE_MS
-    assert step(run, jobs=[job], pods=[no_image], now=later) == steps.Rest(
+    assert step(run, jobs=[job], pods=[no_image], now=later) == steps.Wait(
         later + steps.MOST_LOOK_AGAIN_MS
     )
     assert status_of(step(run, jobs=[job], pods=[no_image], now=later + 1_000)).phase == "Failed"
@@ -323,7 +323,7 @@ def test_trouble_before_an_attempt_is_waited_for() -> None:
     open."""
     run = body({"number": 1})
     assert isinstance(step(run), steps.LaunchPod)
-    found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))
+    found = status_of(step(run, trouble=Obstacle("NameTaken", "there is one; delete it")))
     assert condition(found, "Waiting").reason == "NameTaken" and found.open is not None
 
 
@@ -364,7 +364,7 @@ def test_a_jobs_uid_is_told_before_it_is_stopped() -> None:
 def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> TaskRunStatus:
     spec = {"contextVersion": 2, "policy": {"attempts": 2}}
     run = body(*attempts, phase=phase, spec=spec, meta={"generation": 2}, attemptsAllowed=2, **more)
-    seen = steps.Seen(run=wanted(run), recorded=frozenset({1, 2}))
+    seen = steps.Facts(run=wanted(run), recorded=frozenset({1, 2}))
     return status_of(steps.next_step(seen, NOW))
 
 
@@ -471,8 +471,8 @@ def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
         told = body({"number": 1, "jobUID": making.job_uid(1)})
         told["status"] |= status_moves.patch(told["status"], found)
         after = step(told, jobs=[job], pods=[copy])
-        assert isinstance(after, steps.Rest) or (
-            isinstance(after, steps.Tell) and after.status.open is not None
+        assert isinstance(after, steps.Wait) or (
+            isinstance(after, steps.WriteStatus) and after.status.open is not None
         )
         assert status_of(step(told, jobs=[job])).condition("Foreign") is None
     assert (
@@ -499,4 +499,4 @@ def test_no_attempt_begins_beside_a_pod_that_looks_like_ours() -> None:
         run["status"]["conditions"] = [told]
         waits = condition(status_of(step(run, pods=[copy])), "Waiting")
         assert waits.reason == "NotOwned" and "copy" in waits.message
-        assert isinstance(step(run), steps.Tell)
+        assert isinstance(step(run), steps.WriteStatus)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.capsule.trust import granted
+from perdure.capsule.trust import limit_spec
 from perdure.model import Permissions, RunState, TaskRun, TaskSpec
 from perdure.rules.run_titles import (
     LONGEST,
@@ -74,7 +74,7 @@ def test_roles() -> None:
 def test_a_capsule_brings_no_hostile_title_or_link() -> None:
     spec = TaskSpec(prompt="Go.", title="a\x1b[2J\nb", link="javascript:alert(1)")
     for trusted in (False, True):
-        found, _ = granted(spec, "name", Permissions.EDIT, trusted=trusted)
+        found, _ = limit_spec(spec, "name", Permissions.EDIT, trusted=trusted)
         assert (found.title, found.link) == ("a b", "")
 
 

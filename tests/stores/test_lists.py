@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure import store as stores
-from perdure.cli.runs.filters import the_long_way
+from perdure.cli.runs.filters import read_rows_from_store
 from perdure.cli.runs.ls import READ
 from perdure.engine.plans import budget
 from perdure.model import CutCost, ReplyCosts, TaskSpec, Usage
@@ -40,7 +40,7 @@ def test_the_run_that_changed_last_comes_first(
     short = glance.newest(str(tmp_path / "perdure.db"), (), 10)
     assert short is not None
     monkeypatch.setenv("PERDURE_STATE", str(tmp_path))
-    long = the_long_way((), 10, (), 0, READ)
+    long = read_rows_from_store((), 10, (), 0, READ)
     assert [row["name"] for row in short] == ["middle", "old", "new"]
     assert [row["name"] for row in long] == ["middle", "old", "new"]
 

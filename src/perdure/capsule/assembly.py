@@ -28,9 +28,9 @@ from perdure.capsule.frames import frame, part_of
 from perdure.capsule.manifest import (
     FORMAT,
     PART,
+    CapsuleConversation,
     CapsuleFile,
     CapsuleWorkdir,
-    Carried,
     Manifest,
     Part,
     check_path,
@@ -58,10 +58,10 @@ class Packs(Protocol):
     findings: list[SecretFinding]
     """Secrets found in files."""
 
-    def __call__(self, gathering: Gathering) -> CapsuleWorkdir: ...
+    def __call__(self, gathering: FrameCollector) -> CapsuleWorkdir: ...
 
 
-class Gathering(Struct):
+class FrameCollector(Struct):
     """Collects the files of a checkpoint and compresses them into frames. `known` has the SHA-256
     of each part that the receiver already has. Such a part gets an empty frame."""
 
@@ -142,7 +142,7 @@ def _fixed_size_pieces(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 def gather(
-    engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs
+    engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: FrameCollector, packs: Packs
 ) -> Manifest:
     """Add the files of one checkpoint to `gathering`, and return its manifest. Raises CapsuleError
     if the workdir or the conversation is lost."""
@@ -156,7 +156,7 @@ def _gather(
     engine: Engine,
     run: TaskRun,
     checkpoint: Checkpoint,
-    gathering: Gathering,
+    gathering: FrameCollector,
     packs: Packs,
     packing: Future[CapsuleWorkdir],
 ) -> Manifest:
@@ -207,7 +207,11 @@ def _gather(
 
 
 def _task_files(
-    store: RunStore, state: Path, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
+    store: RunStore,
+    state: Path,
+    run: TaskRun,
+    story: stories.CapsuleStory,
+    gathering: FrameCollector,
 ) -> Iterator[CapsuleFile]:
     """Add the task files that a later attempt or update needs, and yield them. The name of a task
     file is its digest. If a secret is redacted in it, the two differ, and the receiver does not use
@@ -229,8 +233,8 @@ def _task_files(
 
 
 def _conversations(
-    copies: Copies, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
-) -> Iterator[Carried]:
+    copies: Copies, agent: str, parts: Sequence[CopyPart], gathering: FrameCollector, odd: list[str]
+) -> Iterator[CapsuleConversation]:
     """Yield each conversation with the files beside it. An agent may choose any name for such a
     file. A file whose name a receiver would refuse is left out, and its name is added to `odd`."""
     by_session: dict[str, list[CopyPart]] = {}
@@ -245,7 +249,7 @@ def _conversations(
             )
         beside = [part for part in own if part is not main and is_path(part.name)]
         odd += [part.name for part in own if part is not main and not is_path(part.name)]
-        yield Carried(
+        yield CapsuleConversation(
             agent=agent,
             id=session_id,
             main=_copy(copies, agent, main, gathering),
@@ -263,7 +267,7 @@ def is_path(name: str) -> bool:
     return True
 
 
-def _copy(copies: Copies, agent: str, part: CopyPart, gathering: Gathering) -> CapsuleFile:
+def _copy(copies: Copies, agent: str, part: CopyPart, gathering: FrameCollector) -> CapsuleFile:
     path = copies.find(agent, part)
     if path is None:
         raise CapsuleError(
@@ -273,11 +277,11 @@ def _copy(copies: Copies, agent: str, part: CopyPart, gathering: Gathering) -> C
     what = "conversation" if part.name == "main" else part.name
     with path.open("rb") as source:
         return gathering.add(
-            part.name, Beginning(source, part.size), place=f"{what} {part.session_id}"
+            part.name, LimitedReader(source, part.size), place=f"{what} {part.session_id}"
         )
 
 
-class Beginning(Struct):
+class LimitedReader(Struct):
     """A readable stream that ends after the next `left` bytes of another one."""
 
     source: Readable

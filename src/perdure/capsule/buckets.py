@@ -148,7 +148,7 @@ class RelayedBucket(msgspec.Struct, frozen=True):
         address = relay.read(self.directory)
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=RELAY_S)
         try:
-            line.request(verb, f"/{address.word}/{path}", body=content)
+            line.request(verb, f"/{address.secret}/{path}", body=content)
             answer = line.getresponse()
             found = answer.read(most + 1)
         except http.client.HTTPException as error:

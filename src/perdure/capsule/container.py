@@ -113,7 +113,7 @@ class Capsule:
 
 
 @contextmanager
-def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
+def open_capsule(name: str, source: IO[bytes]) -> Iterator[Capsule]:
     """Yield a Capsule that reads from an open file or pipe. Raises CapsuleError if the data cannot
     be read or is not a capsule."""
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from perdure.capsule import blobs, container
-from perdure.capsule.assembly import Gathering, gather
+from perdure.capsule.assembly import FrameCollector, gather
 from perdure.capsule.manifest import PART, CapsuleWorkdir, Manifest
 from perdure.capsule.scan import Scan, SecretFinding, SecretsFound
 from perdure.engine.attempt import Engine
@@ -66,7 +66,7 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=engine.state) as directory:
         packing = Packing(engine, run, checkpoint, leave_out=wanted.leave_out)
-        gathering = Gathering(
+        gathering = FrameCollector(
             Path(directory),
             Scan(redactor_of(engine.environ, engine.redactor, run), keep=not wanted.redact),
         )
@@ -149,7 +149,7 @@ class Packing(Struct):
     left_out: tuple[str, ...] = ()
     findings: list[SecretFinding] = field(default_factory=list)
 
-    def __call__(self, gathering: Gathering) -> CapsuleWorkdir:
+    def __call__(self, gathering: FrameCollector) -> CapsuleWorkdir:
         saved, place = self.checkpoint.workdir, self.run.workspace
         assert place is not None
         git_dir = Path(saved.git_dir)
@@ -218,7 +218,7 @@ class Packing(Struct):
         return ""
 
 
-def _write(target: Path, manifest: Manifest, gathering: Gathering) -> None:
+def _write(target: Path, manifest: Manifest, gathering: FrameCollector) -> None:
     """Write the capsule to a temporary file, then link it to the target. So the target never
     contains an incomplete capsule."""
     fd, staged = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

@@ -26,8 +26,8 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule import story as stories
 from perdure.capsule.container import CapsuleContents
-from perdure.capsule.manifest import CapsuleWorkdir, Carried, Manifest
-from perdure.capsule.trust import granted, left_behind
+from perdure.capsule.manifest import CapsuleConversation, CapsuleWorkdir, Manifest
+from perdure.capsule.trust import left_behind, limit_spec
 from perdure.capsule.verification import VerifiedCapsule, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
@@ -115,7 +115,7 @@ def import_run(
                 engine.workspaces, engine.state, replace(story.run, id=run_id, name=name, spec=spec)
             )
         else:
-            spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
+            spec, dropped = limit_spec(story.run.spec, name, wish.permissions, trusted=wish.trusted)
             shared = left_behind(story.run.spec)
             spec, place = _planned(engine.workspaces, manifest, spec, name, wish)
         fd = engine.workspaces.lock(place, f"perdure import {name}")
@@ -274,7 +274,7 @@ def make_workdir(
 def copies_of(
     driver: Callable[[str], AgentDriver],
     copies: Copies,
-    carried: Carried,
+    carried: CapsuleConversation,
     files: VerifiedCapsule,
     cwd: Path,
     brought: list[Path],

@@ -58,7 +58,7 @@ class CapsuleFile(msgspec.Struct, frozen=True):
     parts: tuple[Part, ...]
 
 
-class Carried(msgspec.Struct, frozen=True, kw_only=True):
+class CapsuleConversation(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation: its transcript at the checkpoint, and the files that belong to it."""
 
     agent: str
@@ -105,7 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The run with its spec, instructions, attempts, receipts and sessions, as JSON."""
     journal: CapsuleFile
     """The run's records, one per line."""
-    conversations: tuple[Carried, ...] = ()
+    conversations: tuple[CapsuleConversation, ...] = ()
     """The run's own conversation first, then those that it continues."""
     given: tuple[CapsuleFile, ...] = ()
     """Contents of task files, named by their digests: the newest versions, and the earlier versions
@@ -291,7 +291,7 @@ def check_path(name: str) -> None:
         _refuse(f"{name[:60]!r} is never carried")
 
 
-NEVER = re.compile(
+FORBIDDEN_NAMES = re.compile(
     r"(?:^|/)(?:\.credentials\.json|auth\.json|oauth_creds\.json|google_accounts\.json"
     r"|mcp-oauth-tokens(?:-v2)?\.json|settings[^/]*\.json"
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
@@ -303,7 +303,7 @@ in the same homes as the conversations."""
 
 def is_carried(name: str) -> bool:
     """Return whether a capsule may contain a file of this name."""
-    return NEVER.search(name) is None
+    return FORBIDDEN_NAMES.search(name) is None
 
 
 def _match(pattern: re.Pattern[str], text: str, what: str) -> None:

@@ -65,7 +65,7 @@ class Term(msgspec.Struct, frozen=True, kw_only=True):
     at: int
 
 
-class _Begun(Term, frozen=True, kw_only=True):
+class _StoredTerm(Term, frozen=True, kw_only=True):
     """A term as it is stored, with a random token."""
 
     token: str
@@ -80,7 +80,7 @@ class CheckpointStore(Struct, frozen=True):
 
     def runs(self) -> list[str]:
         """Return the ids of all stored runs."""
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             names = self.objects.names("runs").prefixes
         return sorted(name for name in names if RUN.fullmatch(name))
 
@@ -104,7 +104,7 @@ class CheckpointStore(Struct, frozen=True):
 
     def begin(self, run: str, term: Term) -> None:
         """Store the next term of a run. Raises Conflict if another machine has stored it first."""
-        begun = _Begun(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
+        begun = _StoredTerm(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
         self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
     def newest(self, run: str) -> tuple[str, Manifest]:
@@ -138,12 +138,12 @@ class CheckpointStore(Struct, frozen=True):
 
     def put(self, part: Part, packed: bytes) -> None:
         """Store a part. An existing object has the same content, because its key is its digest."""
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             self.objects.put(f"members/{part.sha256}", packed)
 
     def has(self, part: Part) -> bool:
         """Return whether a part is stored."""
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             return self.objects.has(f"members/{part.sha256}")
 
     def parts(self, file: CapsuleFile) -> Iterator[bytes]:
@@ -156,11 +156,11 @@ class CheckpointStore(Struct, frozen=True):
             )
 
     def _names(self, prefix: str) -> list[str]:
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             return self.objects.names(prefix).objects
 
     def _get(self, key: str, most: int) -> bytes:
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             try:
                 return self.objects.get(key, most)
             except TooLarge as error:
@@ -175,7 +175,7 @@ class CheckpointStore(Struct, frozen=True):
 
     def _create(self, key: str, content: bytes) -> None:
         """Create an object. Raises Conflict if the key exists with other content."""
-        with _in_words(self.url):
+        with _translated_errors(self.url):
             try:
                 self.objects.create(key, content)
             except FileExistsError as error:
@@ -222,7 +222,7 @@ def open_store(url: str) -> CheckpointStore:
             "checkpoint stores need the library obstore, which is not installed",
             install_command("capsule"),
         ) from None
-    with _in_words(url):
+    with _translated_errors(url):
         if scheme == "file":
             if not rest.startswith("/"):
                 raise UsageError(
@@ -239,7 +239,7 @@ def _term_key(run: str, number: int) -> str:
 
 
 @contextmanager
-def _in_words(url: str) -> Iterator[None]:
+def _translated_errors(url: str) -> Iterator[None]:
     """Convert obstore's errors to StoreAway, with only the first line of their long messages."""
     try:
         yield

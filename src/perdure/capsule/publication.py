@@ -23,7 +23,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from perdure.capsule.assembly import Gathering, gather
+from perdure.capsule.assembly import FrameCollector, gather
 from perdure.capsule.export import Packing, redactor_of, refuse_secrets
 from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
@@ -36,7 +36,7 @@ from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 
 AT_ONCE = 4
 """Number of parts that are uploaded at the same time."""
-LOOK_S = 15.0
+TERM_CHECK_S = 15.0
 """Interval in seconds at which the store is asked which machine holds a run's term."""
 MOST_PACKS = 24
 """Number of packs after which the whole workdir is packed again as one pack."""
@@ -68,7 +68,7 @@ def machine(state: Path) -> str:
     return process.machine(state)
 
 
-def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
+def held_term(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
     """Return the run's term, which this machine holds. If the run has no term, begin one. Raises
     OwnedElsewhere if another machine holds the term or the run was released."""
     key, mine = run.origin or run.id, machine(engine.state)
@@ -91,7 +91,7 @@ def publish(
     """Upload the new parts of one checkpoint, then its manifest. Return the manifest. Raises
     OwnedElsewhere, SecretsFound, CapsuleError."""
     key = run.origin or run.id
-    term = place_of(engine, store, run)
+    term = held_term(engine, store, run)
     earlier: Manifest | None = None
     number = 1
     with suppress(NotFound):
@@ -110,7 +110,7 @@ def publish(
         else:
             before = None
         packing = Packing(engine, run, checkpoint, leave_out=ways.leave_out, earlier=before)
-        gathering = Gathering(
+        gathering = FrameCollector(
             Path(directory),
             Scan(redactor_of(engine.environ, engine.redactor, run), keep=not ways.redact),
             known,
@@ -124,15 +124,15 @@ def publish(
                 for part, packed in gathering.fresh(manifest)
             ]:
                 put.result()
-    place_of(engine, store, run)
+    held_term(engine, store, run)
     store.publish(key, term.number, number, manifest)
     # Check the term again. A machine that has just taken the run over may not have seen this
     # manifest. So the manifest counts only if this machine still holds the term.
-    place_of(engine, store, run)
+    held_term(engine, store, run)
     return manifest
 
 
-def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
+def is_complete(run: TaskRun, checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint contains all work of the run's newest attempt. This is so if it
     was taken at the attempt's end and no work was left out."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
@@ -148,7 +148,7 @@ class CheckpointPublisher(Struct):
     _pool: ThreadPoolExecutor | None = None
     _newest: dict[str, Checkpoint] = field(default_factory=dict)
     _settled: set[str] = field(default_factory=set)
-    _told: dict[str, list[AnyEvent]] = field(default_factory=dict)
+    _events: dict[str, list[AnyEvent]] = field(default_factory=dict)
     _lost: dict[str, PlaceLost] = field(default_factory=dict)
     _available: dict[str, tuple[float, str]] = field(default_factory=dict)
     _looked: dict[str, float] = field(default_factory=dict)
@@ -159,8 +159,8 @@ class CheckpointPublisher(Struct):
         Return an empty string if one may start, or if the store does not answer."""
         try:
             if self.engine.host.id:
-                self._take_place(run)
-            place_of(self.engine, self._opened(), run)
+                self._take_over_term(run)
+            held_term(self.engine, self._open(), run)
         except OwnedElsewhere as taken:
             return f"{taken}; {taken.hint.replace('URL', self.url)}"
         except PerdureError:
@@ -169,12 +169,12 @@ class CheckpointPublisher(Struct):
 
     def available(self, run: TaskRun) -> str:
         """Return the reason why a run of another host cannot be fetched, or an empty string. The
-        answer is reused for `LOOK_S` seconds."""
+        answer is reused for `TERM_CHECK_S` seconds."""
         asked = self._available.get(run.id)
-        if asked is None or time.monotonic() - asked[0] >= LOOK_S:
+        if asked is None or time.monotonic() - asked[0] >= TERM_CHECK_S:
             why = ""
             try:
-                self._opened().newest(run.origin or run.id)
+                self._open().newest(run.origin or run.id)
             except PerdureError as error:
                 why = str(error)
             asked = self._available[run.id] = (time.monotonic(), why)
@@ -185,14 +185,14 @@ class CheckpointPublisher(Struct):
         files, and return the run."""
         from perdure.capsule.fetch import fetch
 
-        store = self._opened()
-        self._take_place(claim.run)
+        store = self._open()
+        self._take_over_term(claim.run)
         return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
 
-    def _take_place(self, run: TaskRun) -> None:
+    def _take_over_term(self, run: TaskRun) -> None:
         """Take over the run's term if another machine holds it. Hosts with a shared database agree
         there on the owner of a run, so the term only has to follow."""
-        store, key, mine = self._opened(), run.origin or run.id, machine(self.engine.state)
+        store, key, mine = self._open(), run.origin or run.id, machine(self.engine.state)
         term = store.term(key)
         if term is None or term.owner == mine:
             return
@@ -220,15 +220,18 @@ class CheckpointPublisher(Struct):
             if not waiting:
                 self._pool.submit(self._upload, checkpoint.run)
 
-    def told(self, run_id: str) -> tuple[AnyEvent, ...]:
+    def take_events(self, run_id: str) -> tuple[AnyEvent, ...]:
         """Return the run's events since the last call: failed uploads, or `PlaceLost`, after which
         the attempt must end. Also start a check of the term if one is due."""
         now = time.monotonic()
         with self._turn:
-            if self._pool is not None and now - self._looked.setdefault(run_id, now) >= LOOK_S:
+            if (
+                self._pool is not None
+                and now - self._looked.setdefault(run_id, now) >= TERM_CHECK_S
+            ):
                 self._looked[run_id] = now
                 self._pool.submit(self._check_term, run_id)
-            return tuple(self._told.pop(run_id, ()))
+            return tuple(self._events.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
         """Upload the run's newest checkpoint at an attempt's end, and wait for the upload. Return
@@ -249,10 +252,10 @@ class CheckpointPublisher(Struct):
             return ""
         try:
             run = self.engine.store.get(run_id)
-            manifest = publish(self.engine, self._opened(), run, checkpoints[-1], self.ways)
+            manifest = publish(self.engine, self._open(), run, checkpoints[-1], self.ways)
         except PerdureError as error:
             return str(error)
-        if not manifest.left_out and is_all(run, checkpoints[-1]):
+        if not manifest.left_out and is_complete(run, checkpoints[-1]):
             self._settled.add(run_id)
         return ""
 
@@ -260,14 +263,14 @@ class CheckpointPublisher(Struct):
         """Return whether the last `settle` uploaded all work of the run and left no file out."""
         return run_id in self._settled
 
-    def _opened(self) -> CheckpointStore:
+    def _open(self) -> CheckpointStore:
         self._store = self._store or open_store(self.url)
         return self._store
 
     def _check_term(self, run_id: str) -> None:
         """Check whether this machine still holds the run's term. Used between two checkpoints."""
         if run_id not in self._lost:
-            self._try(run_id, lambda run: place_of(self.engine, self._opened(), run))
+            self._try(run_id, lambda run: held_term(self.engine, self._open(), run))
 
     def _upload(self, run_id: str) -> None:
         with self._turn:
@@ -275,7 +278,7 @@ class CheckpointPublisher(Struct):
         if checkpoint is None or run_id in self._lost:
             return
         self._try(
-            run_id, lambda run: publish(self.engine, self._opened(), run, checkpoint, self.ways)
+            run_id, lambda run: publish(self.engine, self._open(), run, checkpoint, self.ways)
         )
 
     def _try(self, run_id: str, step: Callable[[TaskRun], object]) -> None:
@@ -290,4 +293,4 @@ class CheckpointPublisher(Struct):
             )
         if event is not None:
             with self._turn:
-                self._told.setdefault(run_id, []).append(event)
+                self._events.setdefault(run_id, []).append(event)

@@ -25,7 +25,7 @@ _WIDTH = list(Permissions)
 MOST_S = 86_400.0
 
 
-def granted(
+def limit_spec(
     spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
 ) -> tuple[TaskSpec, tuple[str, ...]]:
     """Return the spec as it applies on this machine, and a description of each part that was

@@ -303,7 +303,7 @@ def _guarded(run: Callable[[], int]) -> int:
             7,
         )
     finally:
-        _let_go()
+        _discard_output()
     return code
 
 
@@ -330,7 +330,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
 
 
-def _let_go() -> None:
+def _discard_output() -> None:
     """Drop output that can no longer be written. Otherwise Python tries to write it again at exit,
     prints an error, and changes the exit code."""
     try:

@@ -32,7 +32,7 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
     """The address of a relay (port and secret path), and the services that it offers."""
 
     port: int = 0
-    word: str = ""
+    secret: str = msgspec.field(default="", name="word")
     """Random text in the URL that authenticates requests; the relay answers no request without
     it."""
     repository: bool = False
@@ -44,7 +44,7 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{self.word}/{path}"
+        return f"http://127.0.0.1:{self.port}/{self.secret}/{path}"
 
 
 def read(directory: Path) -> RelayAddress:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.status import FINAL, moment
 from perdure.kubernetes.wanted import WantedRun
 
@@ -86,9 +86,10 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision of `room`. `held` tells why no attempt may begin now; None if one may begin."""
+    """The decision of `room`. `obstacle` tells why no attempt may begin now; None if one may
+    begin."""
 
-    held: Held | None = None
+    obstacle: Obstacle | None = None
     ahead: int = 0
     """Number of TaskRuns that are ahead of this one in line."""
 
@@ -142,7 +143,7 @@ def room(
     )
     if writer is not None:
         return Room(
-            held=Held(
+            obstacle=Obstacle(
                 "ClaimInUse",
                 f"TaskRun {writer.name} is running this task: one attempt at a time writes to "
                 f"the claim {mine.claim}",
@@ -154,7 +155,7 @@ def room(
         short = _short(quota, resources, ahead + coming + 1)
         if short:
             return Room(
-                held=Held(
+                obstacle=Obstacle(
                     "QuotaExceeded",
                     f"the quota {_name(quota)} of the namespace {short}, and they are in use: the "
                     "attempt begins when there is room",

@@ -41,7 +41,7 @@ def dollars(amount: Dollars) -> float:
     return float(amount)
 
 
-def dollars_or_none(amount: Any) -> float:
+def dollars_or_zero(amount: Any) -> float:
     """Return an untrusted amount as a number; 0 if it is not a valid amount."""
     try:
         return dollars(amount) if isinstance(amount, int | float | str) else 0.0

@@ -17,17 +17,17 @@ from typing import Any
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import manifests
 from perdure.kubernetes.api import Api, Refused
-from perdure.kubernetes.memory import ClusterMemory
-from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.memory import ClusterCache
+from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.ownership import is_claim
 from perdure.kubernetes.snapshot import UID_LABEL
 from perdure.kubernetes.wanted import WantedRun, wanted
 
 
-async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held:
+async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obstacle:
     """Return the name of the claim in mode Claim; an empty string in other modes. A TaskRun that
     continues the conversation of another TaskRun uses that TaskRun's claim. Otherwise the claim is
-    created if it does not exist. Return Held if the claim cannot be used.
+    created if it does not exist. Return Obstacle if the claim cannot be used.
 
     Raises Refused.
     """
@@ -54,11 +54,11 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
     else:
         other = None
     if other is None:
-        return Held(
+        return Obstacle(
             "ClaimPending", f"spec.resume.from names TaskRun {source}, which does not exist"
         )
     if other.spec.workspace.mode != "Claim":
-        return Held(
+        return Obstacle(
             "ClaimPending",
             f"spec.resume.from names TaskRun {source}, which has no claim of its own",
         )
@@ -74,22 +74,22 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
     # Ask the API server. The operator's memory may still lack some TaskRuns shortly after its
     # start.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
-    if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
+    if not any(each.uid != run.uid and each.may_use_claim(name, run.name) for each in others):
         meta = body["metadata"]
         await api.delete(
             kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"]
         )
 
 
-async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
-    """Mark an existing claim as used by this TaskRun. Return its name, or Held if it cannot be
+async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
+    """Mark an existing claim as used by this TaskRun. Return its name, or Obstacle if it cannot be
     used."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or body["metadata"].get("deletionTimestamp"):
         return _going(name)
     if not is_claim(body):
         what = "that perdure did not make, or that several pods can write to"
-        return Held(
+        return Obstacle(
             "NameTaken",
             f"there is a PersistentVolumeClaim {name} {what}: move its data away and delete it",
         )
@@ -120,8 +120,8 @@ def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
     return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 
 
-def _going(name: str) -> Held:
-    return Held(
+def _going(name: str) -> Obstacle:
+    return Obstacle(
         "ClaimPending",
         f"the claim {name} is being deleted or is not made yet; it is looked for again",
     )

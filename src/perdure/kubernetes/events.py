@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.kubernetes.outcomes import UNTIMED
-from perdure.kubernetes.status import FINAL, AttemptStatus, TaskRunStatus, said, stamp
+from perdure.kubernetes.status import FINAL, AttemptStatus, TaskRunStatus, safe_line, stamp
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
 from perdure.model import OutcomeKind
 
@@ -24,7 +24,7 @@ LONGEST = 1000
 PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
 
 
-class EventTold(msgspec.Struct, frozen=True, kw_only=True):
+class EventDraft(msgspec.Struct, frozen=True, kw_only=True):
     """One Event. `key` distinguishes it from all other Events of the TaskRun."""
 
     reason: str
@@ -33,15 +33,15 @@ class EventTold(msgspec.Struct, frozen=True, kw_only=True):
     warning: bool = False
 
 
-def told(was: TaskRunStatus, now: TaskRunStatus) -> list[EventTold]:
+def events_between(was: TaskRunStatus, now: TaskRunStatus) -> list[EventDraft]:
     """Return the Events for the changes between two statuses of a TaskRun."""
     return [*_attempts(was, now), *_conditions(was, now), *_phases(was, now)]
 
 
-def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventDraft]:
     if now.context_version > was.context_version > 0:
         version = now.context_version
-        yield EventTold(
+        yield EventDraft(
             reason="InstructionsRecorded",
             message=f"version {version} of the instructions is recorded",
             key=f"version-{version}",
@@ -50,7 +50,7 @@ def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
     for each in now.attempts:
         known = before.get(each.number)
         if known is None:
-            yield EventTold(
+            yield EventDraft(
                 reason="AttemptBegun",
                 message=f"attempt {each.number} begins as Job {each.job}",
                 key=f"begun-{each.number}",
@@ -59,7 +59,7 @@ def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
             yield _end(each)
 
 
-def _end(attempt: AttemptStatus) -> EventTold:
+def _end(attempt: AttemptStatus) -> EventDraft:
     if attempt.receipt is not None:
         proof = f"; receipt {attempt.receipt.verdict}"
     else:
@@ -68,9 +68,9 @@ def _end(attempt: AttemptStatus) -> EventTold:
         work = f"; work {attempt.work.verdict}"
     else:
         work = ""
-    why = f" ({said(attempt.detail, 600)})" if attempt.detail else ""
+    why = f" ({safe_line(attempt.detail, 600)})" if attempt.detail else ""
     well = attempt.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
-    return EventTold(
+    return EventDraft(
         reason="AttemptEnded",
         message=f"attempt {attempt.number}: {attempt.outcome}{why}{proof}{work}",
         key=f"ended-{attempt.number}",
@@ -78,10 +78,10 @@ def _end(attempt: AttemptStatus) -> EventTold:
     )
 
 
-def _conditions(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+def _conditions(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventDraft]:
     waits, waited = now.condition("Waiting"), was.condition("Waiting")
     if waits is not None and (waited is None or waited.reason != waits.reason):
-        yield EventTold(
+        yield EventDraft(
             reason=waits.reason,
             message=waits.message,
             key=f"waiting-{now.attempt}-{waits.reason}-{waits.last_transition_time}",
@@ -90,7 +90,7 @@ def _conditions(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
     for kind in PROBLEMS:
         found, before = now.condition(kind), was.condition(kind)
         if found is not None and (before is None or before.reason != found.reason):
-            yield EventTold(
+            yield EventDraft(
                 reason=kind,
                 message=found.message,
                 key=f"{kind}-{found.reason}-{found.last_transition_time}",
@@ -98,19 +98,19 @@ def _conditions(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
             )
 
 
-def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventDraft]:
     if now.phase == was.phase:
         return
     last = now.attempts[-1] if now.attempts else None
     if now.phase == "Running" and last is not None:
-        yield EventTold(
+        yield EventDraft(
             reason="AttemptRunning",
             message=f"attempt {last.number} runs in pod {last.pod} on node {last.node}",
             key=f"running-{last.number}",
         )
     elif now.phase in FINAL or now.phase == "Suspended":
         reason = f": {now.reason}" if now.reason else ""
-        yield EventTold(
+        yield EventDraft(
             reason=now.phase,
             message=f"it has ended after attempt {now.attempt}{reason}"
             if now.phase in FINAL
@@ -120,7 +120,7 @@ def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
         )
 
 
-def event(run: WantedRun, found: EventTold, now: int) -> dict[str, Any]:
+def event(run: WantedRun, found: EventDraft, now: int) -> dict[str, Any]:
     """Return the Event in the form that the API server accepts."""
     digest = hashlib.sha256(f"{run.uid}/{found.key}".encode()).hexdigest()[:16]
     at = f"{stamp(now)[:19]}Z"
@@ -137,7 +137,7 @@ def event(run: WantedRun, found: EventTold, now: int) -> dict[str, Any]:
         },
         "type": "Warning" if found.warning else "Normal",
         "reason": found.reason,
-        "message": said(found.message, LONGEST),
+        "message": safe_line(found.message, LONGEST),
         "firstTimestamp": at,
         "lastTimestamp": at,
         "count": 1,

@@ -3,7 +3,7 @@ claim, the Job. Called by `reconciler`.
 
 Every creation is safe to repeat: the text of a version is never overwritten, and an existing object
 that belongs to the TaskRun counts as created. If the API server refuses (quota, permissions, an
-invalid pod) or something is missing, the functions return `Held`. The reconciler makes it a
+invalid pod) or something is missing, the functions return `Obstacle`. The reconciler makes it a
 condition of the TaskRun and retries for a limited time.
 """
 
@@ -18,11 +18,11 @@ from perdure.kubernetes import api as kinds
 from perdure.kubernetes import manifests
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.claims import claimed
-from perdure.kubernetes.memory import LEFT_OUT, ClusterMemory, RememberedRun
-from perdure.kubernetes.outcomes import Held, of_words
+from perdure.kubernetes.memory import LEFT_OUT, CachedRun, ClusterCache
+from perdure.kubernetes.outcomes import Obstacle, of_words
 from perdure.kubernetes.ownership import owned
 from perdure.kubernetes.snapshot import job_seen
-from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.status import AttemptStatus, safe_line
 from perdure.kubernetes.wanted import WantedRun, wanted
 
 LONGEST_TEXT = 131_072 * 4
@@ -33,10 +33,10 @@ _VERSION = re.compile(r"context-([1-9][0-9]{0,9})")
 
 
 async def record(
-    api: Api, memory: ClusterMemory, run: WantedRun, known: RememberedRun
-) -> Held | None:
+    api: Api, memory: ClusterCache, run: WantedRun, known: CachedRun
+) -> Obstacle | None:
     """Store the text of the newest instructions in the ConfigMap, if it is not there yet. Return
-    Held if that fails."""
+    Obstacle if that fails."""
     if run.spec.prompt == LEFT_OUT:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None:
@@ -45,24 +45,24 @@ async def record(
         memory.keep(body)
         run = wanted(body)
     text = await _text(api, run)
-    if isinstance(text, Held):
+    if isinstance(text, Obstacle):
         return text
     name = f"context-{run.spec.context_version}"
     if known.recorded is None:
         made = await _made(api, run, {name: text})
-        if isinstance(made, Held):
+        if isinstance(made, Obstacle):
             return made
         known.recorded = _versions(made)
         if run.spec.context_version in known.recorded:
             return None
     kept = await _kept(api, run)
-    if kept is None or isinstance(kept, Held):
+    if kept is None or isinstance(kept, Obstacle):
         known.recorded = None
         return kept
     data = kept.get("data") or {}
     if name not in data:
         if sum(len(each.encode()) for each in data.values()) + len(text.encode()) > LONGEST_TEXTS:
-            return Held(
+            return Obstacle(
                 "TooLong",
                 "all versions of the instructions together are longer than a ConfigMap holds: make "
                 "another TaskRun",
@@ -71,49 +71,51 @@ async def record(
             "metadata": {"resourceVersion": kept["metadata"]["resourceVersion"]},
             "data": {name: text},
         }
-        kept = await api.patch(kinds.MAP, run.namespace, run.named, patch)
+        kept = await api.patch(kinds.MAP, run.namespace, run.object_name, patch)
     known.recorded = _versions(kept)
     return None
 
 
 async def launch(
     api: Api,
-    memory: ClusterMemory,
+    memory: ClusterCache,
     run: WantedRun,
-    known: RememberedRun,
+    known: CachedRun,
     attempt: AttemptStatus,
-    told: manifests.Cluster,
-) -> Held | None:
-    """Create the objects that the open attempt's pod needs, and then the attempt's Job. Return Held
-    if that fails."""
+    cluster: manifests.Cluster,
+) -> Obstacle | None:
+    """Create the objects that the open attempt's pod needs, and then the attempt's Job. Return
+    Obstacle if that fails."""
     try:
         contexts = await _ordered(api, run, known, attempt)
-        if isinstance(contexts, Held):
+        if isinstance(contexts, Obstacle):
             return contexts
         claim = await claimed(api, memory, run)
-        if isinstance(claim, Held):
+        if isinstance(claim, Obstacle):
             return claim
         try:
-            body = await api.create(kinds.JOB, manifests.job(run, attempt, contexts, claim, told))
+            body = await api.create(
+                kinds.JOB, manifests.job(run, attempt, contexts, claim, cluster)
+            )
         except Refused as error:
             if error.code != 409:
                 raise
             body = await api.get(kinds.JOB, run.namespace, attempt.job) or {}
         job = job_seen(body) if body else None
         if body and (job is None or job.run != run.uid):
-            return Held(
+            return Obstacle(
                 "NameTaken", f"there is a Job {attempt.job} that is not of this TaskRun: delete it"
             )
         if job is not None:
             memory.keep_job(job)
         return None
     except UsageError as error:
-        return Held("InvalidSpec", said(str(error)))
+        return Obstacle("InvalidSpec", safe_line(str(error)))
     except Refused as error:
         return _refused(error)
 
 
-async def _text(api: Api, run: WantedRun) -> str | Held:
+async def _text(api: Api, run: WantedRun) -> str | Obstacle:
     source = run.spec.prompt_from
     if source is None:
         return run.spec.prompt
@@ -123,28 +125,30 @@ async def _text(api: Api, run: WantedRun) -> str | Held:
     try:
         body = await api.get(kinds.MAP, run.namespace, ref.name)
     except Refused as error:
-        return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
+        return Obstacle(
+            "Forbidden", f"{where}, which may not be read: {safe_line(str(error), 300)}"
+        )
     if body is None:
-        return Held(
+        return Obstacle(
             "ConfigMapMissing",
             f"{where}, which does not exist: create it, perdure looks for it again",
         )
     found = (body.get("data") or {}).get(ref.key)
     if found is None:
-        return Held(
+        return Obstacle(
             "ConfigMapMissing",
             f"{where}, which has no such key: add it, perdure looks for it again",
         )
     text = str(found)
     if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
-        return Held(
+        return Obstacle(
             "InvalidSpec",
             f"{where}; they are empty, contain a NUL or are longer than {LONGEST_TEXT:,} bytes",
         )
     return text
 
 
-async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Held:
+async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Obstacle:
     """Create the ConfigMap with these texts, or return the existing one."""
     try:
         return await api.create(kinds.MAP, manifests.config_map(run, texts))
@@ -154,24 +158,25 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
     return await _kept(api, run) or {}
 
 
-async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
-    """Return the ConfigMap; None if it does not exist. Return Held if somebody else created it:
+async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
+    """Return the ConfigMap; None if it does not exist. Return Obstacle if somebody else created it:
     such a ConfigMap is not trusted, because the agent's instructions are read from it."""
-    body = await api.get(kinds.MAP, run.namespace, run.named)
+    body = await api.get(kinds.MAP, run.namespace, run.object_name)
     if body is not None and not owned(body, run):
-        return Held(
-            "NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it"
+        return Obstacle(
+            "NameTaken",
+            f"there is a ConfigMap {run.object_name} that is not of this TaskRun: delete it",
         )
     return body
 
 
 async def _ordered(
-    api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
-) -> tuple[int, ...] | Held:
+    api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
+) -> tuple[int, ...] | Obstacle:
     """Write the attempt's order into the ConfigMap. Return the versions of the instructions that
     the order lists."""
     kept = await _kept(api, run)
-    if isinstance(kept, Held):
+    if isinstance(kept, Obstacle):
         return kept
     known.recorded = _versions(kept or {})
     there = known.recorded | run.secrets.keys()
@@ -186,7 +191,7 @@ async def _ordered(
     if attempt.number > 1:
         texts[f"order-{attempt.number - 1}"] = None
     try:
-        await api.patch(kinds.MAP, run.namespace, run.named, {"data": texts})
+        await api.patch(kinds.MAP, run.namespace, run.object_name, {"data": texts})
     except Refused as error:
         if error.code != 404:
             raise
@@ -195,8 +200,8 @@ async def _ordered(
 
 
 async def _lost(
-    api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
-) -> tuple[int, ...] | Held:
+    api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
+) -> tuple[int, ...] | Obstacle:
     """Create the ConfigMap or restore the instructions that it lacks. It is missing if all
     instructions are in Secrets, or if somebody deleted it. Return the versions of the instructions
     that the order lists.
@@ -208,13 +213,13 @@ async def _lost(
     if attempt.context_version not in contexts:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
-            return Held(
+            return Obstacle(
                 "ContextMissing",
-                f"the instructions in ConfigMap {run.named} are gone: give them again with a "
+                f"the instructions in ConfigMap {run.object_name} are gone: give them again with a "
                 f"greater contextVersion",
             )
         text = await _text(api, now)
-        if isinstance(text, Held):
+        if isinstance(text, Obstacle):
             return text
         texts, contexts = (
             {f"context-{attempt.context_version}": text},
@@ -223,7 +228,7 @@ async def _lost(
     there = {*run.secrets, *contexts}
     order = manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()
     made = await _made(api, run, texts | {f"order-{attempt.number}": order})
-    if isinstance(made, Held):
+    if isinstance(made, Obstacle):
         return made
     known.recorded = _versions(made)
     return contexts
@@ -239,13 +244,13 @@ def _up_to(attempt: AttemptStatus, versions: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(version for version in versions if version <= attempt.context_version))
 
 
-def _refused(error: Refused) -> Held:
+def _refused(error: Refused) -> Obstacle:
     """Convert the API server's refusal to the reason and message of a condition."""
     held = of_words(str(error))
     reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
         error.code, "Refused"
     )
-    return held or Held(reason, f"the API server refuses: {said(str(error), 600)}")
+    return held or Obstacle(reason, f"the API server refuses: {safe_line(str(error), 600)}")
 
 
 def _versions(body: dict[str, Any]) -> frozenset[int]:

@@ -75,7 +75,7 @@ def owner(run: WantedRun) -> dict[str, Any]:
 def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
     """Return the ConfigMap for a TaskRun's orders and instructions."""
     meta = {
-        "name": run.named,
+        "name": run.object_name,
         "namespace": run.namespace,
         "labels": labels(run),
         "ownerReferences": [owner(run)],
@@ -87,7 +87,7 @@ def claim(run: WantedRun) -> dict[str, Any]:
     """Return the volume claim of mode Claim. It has no owner, because the work outlives its
     TaskRun."""
     spec = run.spec
-    told = {
+    origin = {
         f"{GROUP}/{name}": value
         for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent))
         if value
@@ -101,7 +101,7 @@ def claim(run: WantedRun) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "name": run.claim,
         "namespace": run.namespace,
-        "labels": labels(run) | told,
+        "labels": labels(run) | origin,
     }
     if spec.workspace.reclaim == "Delete":
         meta["labels"][RECLAIM_LABEL] = "Delete"
@@ -145,12 +145,16 @@ def order(
 
 
 def job(
-    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
+    run: WantedRun,
+    record: AttemptStatus,
+    contexts: Sequence[int],
+    claim_name: str,
+    cluster: Cluster,
 ) -> dict[str, Any]:
     """Return the Job of an attempt. It starts exactly one pod and never replaces it."""
     mine = labels(run, record.number)
     deadline = _deadline(run.spec)
-    pod = _pod(run, record, contexts, claim_name, told)
+    pod = _pod(run, record, contexts, claim_name, cluster)
     spec: dict[str, Any] = {
         "backoffLimit": 0,
         "completions": 1,
@@ -194,7 +198,11 @@ def _deadline(spec: Spec) -> int:
 
 
 def _pod(
-    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
+    run: WantedRun,
+    record: AttemptStatus,
+    contexts: Sequence[int],
+    claim_name: str,
+    cluster: Cluster,
 ) -> dict[str, Any]:
     pod = run.spec.pod
     volumes, mounts = _storage(run, record, contexts, claim_name)
@@ -212,7 +220,7 @@ def _pod(
     mounts += given
     container: dict[str, Any] = {
         "name": "perdure",
-        "image": pod.image or told["image"],
+        "image": pod.image or cluster["image"],
         "args": [
             "perdure",
             "work",
@@ -249,14 +257,14 @@ def _pod(
     }
     if sidecar.secrets(run.spec):
         container["args"] += ["--relay", sidecar.AT]
-        relay = sidecar.container(run.spec, told["image"])
+        relay = sidecar.container(run.spec, cluster["image"])
         fixed = {each.get("name") for each in pod.volumes if "configMap" in each}
         relay["volumeMounts"] += [each for each in given if each.get("name") in fixed]
         found["initContainers"] = [relay]
     more = {
         "nodeSelector": pod.node_selector,
         "affinity": pod.affinity,
-        "serviceAccountName": pod.service_account_name or told["account"],
+        "serviceAccountName": pod.service_account_name or cluster["account"],
         "priorityClassName": pod.priority_class_name,
         "runtimeClassName": pod.runtime_class_name,
         "schedulerName": pod.scheduler_name,
@@ -331,7 +339,7 @@ def _order_sources(
         _file_source(each, f"{orders.FILES}/{number}")
         for number, each in enumerate(_files(run, record))
     ]
-    return [{"configMap": {"name": run.named, "items": items}}, *files] + [
+    return [{"configMap": {"name": run.object_name, "items": items}}, *files] + [
         {
             "secret": {
                 "name": secrets[each].name,

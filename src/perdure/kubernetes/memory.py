@@ -28,7 +28,7 @@ server when they are needed."""
 LEFT_OUT = "(left out)"
 
 
-class RememberedRun(msgspec.Struct):
+class CachedRun(msgspec.Struct):
     """A TaskRun and the objects that belong to it."""
 
     body: bytes = b""
@@ -36,19 +36,17 @@ class RememberedRun(msgspec.Struct):
     jobs: dict[str, JobSeen] = {}
     pods: dict[str, PodSeen] = {}
     recorded: frozenset[int] | None = None
-    notes: dict[str, str] = {}
-    """Messages of Events, by the uid of the object that each Event is about."""
     sessions: dict[str, SessionAsked] = {}
     """Conversations that the logs of running pods name, by the pod's uid."""
     line: InLine | None = None
     """The facts that decide the TaskRun's place in line; None until the TaskRun itself is known."""
 
 
-class ClusterMemory:
+class ClusterCache:
     """All TaskRuns that the operator is responsible for."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, RememberedRun] = {}
+        self._runs: dict[str, CachedRun] = {}
         self._names: dict[Key, str] = {}
 
     def __len__(self) -> int:
@@ -64,7 +62,7 @@ class ClusterMemory:
             return _key(msgspec.json.decode(run.body))
         return None
 
-    def of(self, key: Key) -> tuple[WantedRun, RememberedRun] | None:
+    def of(self, key: Key) -> tuple[WantedRun, CachedRun] | None:
         """Return a TaskRun and its cached objects; None if the key is unknown."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
@@ -83,7 +81,7 @@ class ClusterMemory:
                 # same name.
                 return key
             del self._runs[was]
-        run = self._runs.setdefault(uid, RememberedRun())
+        run = self._runs.setdefault(uid, CachedRun())
         if version >= run.version:
             less = _less(body)
             run.body, run.version = msgspec.json.encode(less), version
@@ -121,7 +119,7 @@ class ClusterMemory:
     def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
         """Replace all cached Jobs and pods by these complete lists."""
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
-            self._runs.setdefault(sys.intern(uid), RememberedRun())
+            self._runs.setdefault(sys.intern(uid), CachedRun())
         for uid, run in list(self._runs.items()):
             self.replace(
                 run,
@@ -134,7 +132,7 @@ class ClusterMemory:
     def keep_job(self, job: JobSeen, gone: bool = False) -> Key | None:
         if gone and job.run not in self._runs:
             return None
-        run = self._runs.setdefault(sys.intern(job.run), RememberedRun())
+        run = self._runs.setdefault(sys.intern(job.run), CachedRun())
         known = run.jobs.get(job.name)
         if gone:
             if known is not None and known.uid == job.uid:
@@ -150,7 +148,7 @@ class ClusterMemory:
         Return the key of its TaskRun; None if the TaskRun is unknown."""
         if pod.gone and pod.run not in self._runs:
             return None
-        run = self._runs.setdefault(sys.intern(pod.run), RememberedRun())
+        run = self._runs.setdefault(sys.intern(pod.run), CachedRun())
         known = run.pods.get(pod.uid)
         if known is None or (
             not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))
@@ -158,7 +156,7 @@ class ClusterMemory:
             run.pods[pod.uid] = pod
         return self.key(pod.run)
 
-    def replace(self, run: RememberedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
+    def replace(self, run: CachedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
         """Replace the cached Jobs and pods of one TaskRun by those just read. Deleted pods stay in
         their last known state."""
         run.jobs = {job.name: job for job in jobs}
@@ -170,7 +168,7 @@ class ClusterMemory:
         }
         run.pods = missing | there
 
-    def tidy(self, run: RememberedRun, closed: int) -> None:
+    def tidy(self, run: CachedRun, closed: int) -> None:
         """Remove deleted pods of the attempts up to number `closed`."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {
@@ -178,7 +176,7 @@ class ClusterMemory:
                 for uid, pod in run.pods.items()
                 if not (pod.gone and pod.attempt <= closed)
             }
-        run.notes, run.sessions = {}, {}
+        run.sessions = {}
 
 
 def _key(body: dict[str, Any]) -> Key:

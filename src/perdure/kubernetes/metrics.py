@@ -21,7 +21,7 @@ from perdure.model.work import WorkVerdict
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Numbers:
+class OperatorMetrics:
     """The operator's metrics. They have a registry of their own, without the default metrics of the
     process."""
 
@@ -168,7 +168,7 @@ class _Requests(Collector):
 
 
 async def serve(
-    port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]
+    port: int, numbers: OperatorMetrics, ill: Callable[[], str], unready: Callable[[], str]
 ) -> tuple[web.AppRunner, int]:
     """Start a web server on all addresses. `ill` and `unready` return the problem as a sentence;
     empty if there is none.

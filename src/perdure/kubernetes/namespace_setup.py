@@ -16,8 +16,8 @@ from msgspec import Struct, field
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.manifests import MADE_BY
-from perdure.kubernetes.outcomes import Held
-from perdure.kubernetes.status import said
+from perdure.kubernetes.outcomes import Obstacle
+from perdure.kubernetes.status import safe_line
 
 NAME = "perdure-attempts"
 """Name of the network policy in each namespace."""
@@ -33,8 +33,8 @@ class NamespaceSetup(Struct):
     known: dict[str, float] = field(default_factory=dict)
     """Time of the last successful check, by namespace (monotonic clock, in seconds)."""
 
-    async def prepare(self, api: Api, namespace: str) -> Held | None:
-        """Create the missing objects. Return Held if the API server refuses."""
+    async def prepare(self, api: Api, namespace: str) -> Obstacle | None:
+        """Create the missing objects. Return Obstacle if the API server refuses."""
         if time.monotonic() - self.known.get(namespace, -KNOWN_S) < KNOWN_S:
             return None
         try:
@@ -43,10 +43,10 @@ class NamespaceSetup(Struct):
             if self.policy:
                 await self._policy(api, namespace)
         except Refused as error:
-            return Held(
+            return Obstacle(
                 "Forbidden",
                 "the namespace lacks the attempts' network policy or account, and the operator may "
-                f"not make them: {said(str(error), 300)}; allow it, or make the NetworkPolicy "
+                f"not make them: {safe_line(str(error), 300)}; allow it, or make the NetworkPolicy "
                 f"{NAME} and the ServiceAccount",
             )
         self.known[namespace] = time.monotonic()

@@ -33,16 +33,16 @@ from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults
 from perdure.kubernetes.manifests import Cluster
-from perdure.kubernetes.memory import ClusterMemory, Key
-from perdure.kubernetes.metrics import Numbers, serve
+from perdure.kubernetes.memory import ClusterCache, Key
+from perdure.kubernetes.metrics import OperatorMetrics, serve
 from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciler import TaskRunReconciler
 from perdure.kubernetes.snapshot import job_seen, pod_seen
-from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.status import AttemptStatus, safe_line
 from perdure.kubernetes.transports import NONE_PERMITTED, Permitted
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
-from perdure.kubernetes.watches import Ears, listen, registry
+from perdure.kubernetes.watches import WatchActivity, listen, registry
 
 ALL = "*"
 STUCK_S = 300.0
@@ -72,7 +72,7 @@ class Options(Struct, frozen=True, kw_only=True):
     port: int = 8080
     workers: int = 16
     patience_s: float = 1800.0
-    deaf_s: float = 180.0
+    silent_limit_s: float = 180.0
 
 
 def connection() -> SingleConfig:
@@ -82,7 +82,7 @@ def connection() -> SingleConfig:
         found = KubeConfig.from_env().get()
     except (NoConfig, OSError) as error:
         raise UsageError(
-            f"no cluster is configured: {said(str(error), 200)}",
+            f"no cluster is configured: {safe_line(str(error), 200)}",
             "set KUBECONFIG, or run it in a pod (docs/how-to)",
         ) from error
     if found is None or found.user is None:
@@ -101,14 +101,14 @@ class Operator:
     ) -> None:
         self._config, self._options, self._say = config, options, say
         self._warn = warn or say
-        self.memory, self.ears = ClusterMemory(), Ears()
+        self.memory, self.activity = ClusterCache(), WatchActivity()
         self.api = Api(config)
-        told = Cluster(image=options.image, account=options.account)
+        cluster = Cluster(image=options.image, account=options.account)
         self.queue = Queue(self._work, self._failed)
         self.reconciler = TaskRunReconciler(
             api=self.api,
             memory=self.memory,
-            cluster=told,
+            cluster=cluster,
             defaults=options.defaults,
             permitted=options.permitted,
             namespaces=NamespaceSetup(options.policy, options.account * options.make_account),
@@ -118,9 +118,9 @@ class Operator:
             ended=self._ended,
             moved=self.queue.moved,
         )
-        self.numbers = Numbers(
+        self.numbers = OperatorMetrics(
             self.api,
-            self.ear_age_s,
+            self.watch_age_s,
             lambda: len(self.queue),
             lambda: len(self.memory),
             self.memory.phases,
@@ -129,8 +129,8 @@ class Operator:
         self.port = 0
         self._put: dict[Key, float] = {}
 
-    def ear_age_s(self) -> float:
-        return self.ears.age_s(3 * max(len(self._options.namespaces), 1))
+    def watch_age_s(self) -> float:
+        return self.activity.age_s(3 * max(len(self._options.namespaces), 1))
 
     async def run(self) -> None:
         """Run until `stop` is set. Raises PerdureError if it cannot start."""
@@ -145,7 +145,7 @@ class Operator:
                 f"port {self._options.port} cannot be listened on: {error.strerror}",
                 "--port takes another one",
             ) from error
-        registered = registry(self.memory, self.put, self.queue.forget, self.ears, self._login)
+        registered = registry(self.memory, self.put, self.queue.forget, self.activity, self._login)
         workers = [asyncio.create_task(self.queue.worker()) for _ in range(self._options.workers)]
         relist = asyncio.create_task(self._relist())
         where = ", ".join(self._options.namespaces) or "all namespaces"
@@ -181,7 +181,7 @@ class Operator:
         leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
         for key in self.memory:
             found = self.memory.of(key)
-            if found is not None and key[0] in leaving and found[0].held:
+            if found is not None and key[0] in leaving and found[0].has_finalizer:
                 left = [each for each in found[0].finalizers if each != FINALIZER]
                 await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
@@ -192,8 +192,8 @@ class Operator:
 
     def ill(self) -> str:
         """Return why the operator should be restarted; empty if it is healthy."""
-        deaf = self.ear_age_s()
-        if deaf > self._options.deaf_s:
+        deaf = self.watch_age_s()
+        if deaf > self._options.silent_limit_s:
             return f"a watch has been silent for {deaf:.0f} s"
         stuck = self.queue.slowest_s
         if stuck > STUCK_S:
@@ -219,7 +219,7 @@ class Operator:
             type(error).__name__ if isinstance(error, Away | Refused) else "Fault"
         ).inc()
         self._warn(
-            f"{'/'.join(key)}: retried later: {type(error).__name__}: {said(str(error), 300)}"
+            f"{'/'.join(key)}: retried later: {type(error).__name__}: {safe_line(str(error), 300)}"
         )
 
     def _began(self, run: WantedRun, record: AttemptStatus) -> None:
@@ -233,7 +233,7 @@ class Operator:
             proof = f"; receipt {record.receipt.verdict}"
         else:
             proof = ""
-        why = f" ({said(record.detail, 200)})" if record.detail else ""
+        why = f" ({safe_line(record.detail, 200)})" if record.detail else ""
         self._say(
             f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}"
         )
@@ -262,7 +262,7 @@ class Operator:
                 except Away as error:
                     sentence = (
                         f"the API server at {self._config.cluster.server} does not answer: "
-                        f"{said(str(error), 200)}"
+                        f"{safe_line(str(error), 200)}"
                     )
                     raise PerdureError(
                         sentence, "check the address and the network; then start it again"
@@ -278,7 +278,7 @@ class Operator:
                             "missing",
                             hint,
                         ) from error
-                    sentence = f"no permission to list {kind} {where}: {said(str(error), 300)}"
+                    sentence = f"no permission to list {kind} {where}: {safe_line(str(error), 300)}"
                     raise PerdureError(
                         sentence,
                         "apply the Role of the chart (templates/rbac.yaml), which grants it",
@@ -291,7 +291,7 @@ class Operator:
             try:
                 await self.look_at_all()
             except (Away, Refused) as error:
-                self._warn(f"not everything could be listed: {said(str(error), 200)}")
+                self._warn(f"not everything could be listed: {safe_line(str(error), 200)}")
 
     async def look_at_all(self) -> None:
         """List all TaskRuns, Jobs and pods, update the cache, and queue every TaskRun."""

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.kubernetes.result import AttemptResult, believed
+from perdure.kubernetes.result import AttemptResult, trusted_result
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Mode
-from perdure.kubernetes.status import said
+from perdure.kubernetes.status import safe_line
 from perdure.model import Outcome, OutcomeKind
 
 UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
@@ -93,7 +93,7 @@ class End(Struct, frozen=True, kw_only=True):
     objects were read from the API server again."""
 
 
-class Held(Struct, frozen=True):
+class Obstacle(Struct, frozen=True):
     """An obstacle that keeps an attempt from starting or proceeding. The message also says what to
     do."""
 
@@ -115,7 +115,7 @@ def ended(
             return None
         return _stopped(asked, "its node is lost", pod=live[-1])
     if pods:
-        return _of_pod(attempt, max(pods, key=_told), asked)
+        return _of_pod(attempt, max(pods, key=_rank), asked)
     if job is None:
         return _stopped(asked, "its Job was deleted", absent=True)
     if job.complete:
@@ -137,7 +137,7 @@ def ended(
     if job.failed:
         return _stopped(
             asked,
-            f"its pod is gone with its result; its Job says {said(job.failed, 60)}",
+            f"its pod is gone with its result; its Job says {safe_line(job.failed, 60)}",
             absent=True,
         )
     return None
@@ -148,7 +148,7 @@ def overdue(pod: PodSeen, now: int) -> bool:
     return bool(pod.deleted) and now > pod.deleted + OVERDUE_MS
 
 
-def _told(pod: PodSeen) -> tuple[bool, int, str]:
+def _rank(pod: PodSeen) -> tuple[bool, int, str]:
     """Return a sort key by which the most informative pod comes last. A pod with an ended container
     comes after one without; newer pods come after older ones."""
     return pod.ended is not None, pod.created, pod.name
@@ -157,7 +157,7 @@ def _told(pod: PodSeen) -> tuple[bool, int, str]:
 def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     over = pod.ended
     if over is not None:
-        result = believed(over.message, attempt, over.code)
+        result = trusted_result(over.message, attempt, over.code)
     else:
         result = None
     if result is not None:
@@ -175,7 +175,9 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     if over is None:
         return _stopped(asked, "its pod is gone, and its end is unknown", pod=pod)
     if over.reason in NO_START:
-        detail = f"its container could not be started: {said(over.message, 300) or over.reason}"
+        detail = (
+            f"its container could not be started: {safe_line(over.message, 300) or over.reason}"
+        )
         return End(
             outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=detail, code=over.code), pod=pod
         )
@@ -186,7 +188,7 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
 
 
 def _by_result(result: AttemptResult, pod: PodSeen, asked: bool) -> End:
-    outcome = replace(result.outcome, detail=said(result.outcome.detail))
+    outcome = replace(result.outcome, detail=safe_line(result.outcome.detail))
     if outcome.kind is not OutcomeKind.LOST:
         return End(outcome=outcome, result=result, pod=pod)
     if pod.reason == "DeadlineExceeded":
@@ -239,12 +241,12 @@ def _disruption(pod: PodSeen) -> str:
     reason = pod.disruption or (
         pod.reason if pod.reason in DISRUPTED or pod.reason.startswith("OutOf") else ""
     )
-    told = words.get(
-        reason, f"its pod was ended by the cluster: {said(reason, 60)}" if reason else ""
+    described = words.get(
+        reason, f"its pod was ended by the cluster: {safe_line(reason, 60)}" if reason else ""
     )
-    if told and pod.message:
-        return f"{told} ({said(pod.message, 300)})"
-    return told
+    if described and pod.message:
+        return f"{described} ({safe_line(pod.message, 300)})"
+    return described
 
 
 def _killed(code: int | None) -> str:
@@ -257,7 +259,9 @@ def _killed(code: int | None) -> str:
         return f"its pod ended with exit code {code} and no result"
 
 
-def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
+def obstacle_of(
+    job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int
+) -> Obstacle | None:
     """Return the obstacle that keeps an attempt from starting. Return None if there is no obstacle
     or the attempt has started. `notes` are the messages of the Events about its Job or pod."""
     live = [pod for pod in pods if pod.live]
@@ -267,7 +271,7 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
             f"kubectl delete node {lost.node}, or taint it with node.kubernetes.io/out-of-service, "
             "once it is certain that it is off"
         )
-        return Held(
+        return Obstacle(
             "NodeLost",
             f"node {lost.node} does not answer, and may still write to the volume: {how}",
         )
@@ -280,21 +284,21 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
     pod = live[-1]
     if pod.started or pod.deleted:
         return None
-    what = said(pod.waiting_message, 300)
+    what = safe_line(pod.waiting_message, 300)
     if pod.waiting in PULL:
-        return Held(
+        return Obstacle(
             "ImagePullFailed",
             f"{pod.waiting}: {what}; check spec.pod.image and spec.pod.imagePullSecrets",
         )
     if pod.waiting == "CreateContainerConfigError":
-        return Held(
+        return Obstacle(
             "SecretMissing" if "secret" in what.lower() else "InvalidPod",
             f"{what}; create what is missing, perdure looks for it again",
         )
     if pod.waiting in NO_START or pod.waiting == "CrashLoopBackOff":
-        return Held("InvalidPod", f"{pod.waiting}: {what}")
+        return Obstacle("InvalidPod", f"{pod.waiting}: {what}")
     if pod.unscheduled:
-        place = _of_place(said(pod.unscheduled, 500))
+        place = _of_place(safe_line(pod.unscheduled, 500))
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
         )  # A volume takes a while to create, so a missing one is not reported at once.
@@ -333,15 +337,15 @@ _ROOM = (
 full or temporarily not ready."""
 
 
-def _of_place(why: str) -> Held:
+def _of_place(why: str) -> Obstacle:
     lower = why.lower()
     if "already in-use by another pod" in lower:
-        return Held("ClaimInUse", f"{why}; another attempt of the task is still running")
+        return Obstacle("ClaimInUse", f"{why}; another attempt of the task is still running")
     if any(words in lower for words in _ROOM):
-        return Held("NoRoom", f"{why}; its pod starts when a node has room for it")
+        return Obstacle("NoRoom", f"{why}; its pod starts when a node has room for it")
     if "persistentvolumeclaim" in lower or "volume" in lower:
-        return Held("ClaimPending", f"{why}; see kubectl describe pvc, and the storage class")
-    return Held(
+        return Obstacle("ClaimPending", f"{why}; see kubectl describe pvc, and the storage class")
+    return Obstacle(
         "Unschedulable", f"{why}; check spec.pod.resources, nodeSelector, tolerations and affinity"
     )
 
@@ -361,19 +365,19 @@ _WORDS = (
 )
 
 
-def of_words(text: str) -> Held | None:
+def of_words(text: str) -> Obstacle | None:
     """Return the obstacle that an error of the API server or an Event describes; None if the text
     contains no known phrase."""
     lower = text.lower()
     for words, reason, what in _WORDS:
         if words in lower:
-            return Held(reason, f"{said(text, 600)}; {what}")
+            return Obstacle(reason, f"{safe_line(text, 600)}; {what}")
     return None
 
 
-def _of_notes(notes: str, reason: str, otherwise: str) -> Held | None:
+def _of_notes(notes: str, reason: str, otherwise: str) -> Obstacle | None:
     found = of_words(notes)
     if found or not reason:
         return found
-    more = f" ({said(notes, 600)})" if notes else ""
-    return Held(reason, otherwise + more)
+    more = f" ({safe_line(notes, 600)})" if notes else ""
+    return Obstacle(reason, otherwise + more)

@@ -26,7 +26,7 @@ def owned(body: dict[str, Any], run: WantedRun) -> bool:
     return controller(body["metadata"]) == (KIND, run.uid)
 
 
-def apart(
+def split_by_owner(
     pods: Sequence[PodSeen], jobs: Sequence[JobSeen], status: TaskRunStatus
 ) -> tuple[list[PodSeen], list[PodSeen]]:
     """Split pods by ownership. Return the pods of the TaskRun's own Jobs, and the existing pods
@@ -38,7 +38,7 @@ def apart(
     return own, [pod for pod in pods if not pod.gone and (pod.owner, pod.attempt) not in mine]
 
 
-def told_of(foreign: Sequence[PodSeen]) -> str:
+def foreign_message(foreign: Sequence[PodSeen]) -> str:
     """Return a message that reports the foreign pods; empty if there are none."""
     if not foreign:
         return ""

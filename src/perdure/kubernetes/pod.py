@@ -37,7 +37,7 @@ It keeps the numbers of later versions correct."""
 UNBEGUN = "its pod was asked to end before the attempt had started"
 
 
-def follow(
+def perform_order(
     engine: Engine,
     order: Order,
     texts: Sequence[str | None],
@@ -57,7 +57,7 @@ def follow(
     try:
         with durable.lock(engine.state / LOCK, "another pod uses this state"):
             every = (*(GONE,) * order.unlisted, *texts)
-            return _follow(engine, order, every, variables, _asked(order, files))
+            return _perform_order(engine, order, every, variables, _asked(order, files))
     except (PerdureError, OSError) as error:
         return AttemptResult(attempt=order.attempt, outcome=outcome_of(error, engine))
 
@@ -96,7 +96,7 @@ def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
     )
 
 
-def _follow(
+def _perform_order(
     engine: Engine,
     order: Order,
     texts: Sequence[str | None],
@@ -108,7 +108,7 @@ def _follow(
     run = pod_state.known(engine.store, order.run_id)
     spec = pod_state.spec_of(order, texts[0] or "", variables)
     if run is None and order.checkpoints:
-        run = pod_state.brought(engine, order, spec)
+        run = pod_state.downloaded(engine, order, spec)
     if run is None:
         if texts[0] is None:
             missing(order.contexts[0])
@@ -117,7 +117,7 @@ def _follow(
     if run.attempt < order.attempt:
         run = _as_ordered(engine.store, run, order, variables)
         run = _instructed(engine, run, order, texts, files)
-        run = _counted(engine, run, order)
+        run = _with_earlier_attempts(engine, run, order)
         if engine.stopping():
             return AttemptResult(
                 attempt=order.attempt,
@@ -193,17 +193,17 @@ def _instructed(
     return run
 
 
-def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
+def _with_earlier_attempts(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
     """Return the run with records of all attempts before the order's attempt. A missing record is
     created and closed with the outcome that the operator reports."""
-    told = {each.number: each for each in order.earlier}
+    earlier = {each.number: each for each in order.earlier}
     while run.attempt < order.attempt - 1:
         claim = _claimed(engine, run)
-        run = close_unopened(engine, claim, _unseen(told.get(claim.attempt)))
+        run = close_unopened(engine, claim, _outcome_of_missing(earlier.get(claim.attempt)))
     return run
 
 
-def _unseen(was: Earlier | None) -> Outcome:
+def _outcome_of_missing(was: Earlier | None) -> Outcome:
     """Return the outcome to store for an attempt that this record lacks. The attempt's work is
     missing here too, so even a success is stored as `lost`."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)

@@ -68,7 +68,7 @@ def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
     )
 
 
-def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
+def downloaded(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     """Download the run from the checkpoint store into this pod. Return None if the store has no
     checkpoint of it.
 
@@ -76,7 +76,7 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     term.
     """
     store = open_store(order.checkpoints)
-    _take_place(engine, store, order.run_id)
+    _begin_term(engine, store, order.run_id)
     try:
         manifest = store.newest(order.run_id)[1]
     except NotFound:
@@ -87,7 +87,7 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     return move_from(engine, order.run_id, order.checkpoints, wish, over=True).run
 
 
-def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
+def _begin_term(engine: Engine, store: CheckpointStore, run_id: str) -> None:
     """Begin a term for this pod, unless it already has the newest one. From then on every other pod
     that has the run is refused when it publishes.
 

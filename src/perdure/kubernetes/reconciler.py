@@ -26,12 +26,12 @@ from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.claims import drop
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
 from perdure.kubernetes.launch import launch, record
-from perdure.kubernetes.memory import ClusterMemory, Key, RememberedRun
+from perdure.kubernetes.memory import CachedRun, ClusterCache, Key
 from perdure.kubernetes.namespace_setup import NamespaceSetup
-from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.session_line import BEGINNING, session_in
 from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
-from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, said
+from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, safe_line
 from perdure.kubernetes.transports import NONE_PERMITTED, Permitted, refusal
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 
@@ -48,7 +48,7 @@ class TaskRunReconciler(Struct):
     attempt that has begun or ended. `moved` is called after each write that was accepted."""
 
     api: Api
-    memory: ClusterMemory
+    memory: ClusterCache
     cluster: manifests.Cluster
     defaults: AttemptDefaults = NO_DEFAULTS
     permitted: Permitted = NONE_PERMITTED
@@ -72,7 +72,7 @@ class TaskRunReconciler(Struct):
             if found is None:
                 return None
             run, known = filled(found[0], self.defaults), found[1]
-            seen = steps.Seen(
+            facts = steps.Facts(
                 run=run,
                 jobs=list(known.jobs.values()),
                 pods=list(known.pods.values()),
@@ -86,45 +86,45 @@ class TaskRunReconciler(Struct):
                 patience_ms=self.patience_ms,
                 forbidden=refusal(run.spec, self.permitted),
             )
-            step = steps.next_step(seen, self.now(), random.random())
+            step = steps.next_step(facts, self.now(), random.random())
             match step:
-                case steps.Rest(until=until):
+                case steps.Wait(until=until):
                     return until
                 case steps.LookAgain():
                     await self._look(run, known)
                     fresh = True
-                case steps.AskRoom():
+                case steps.CheckRoom():
                     room = await self._room(run, known)
-                case steps.AskNamespace():
+                case steps.CheckNamespace():
                     leaving = await self.api.is_leaving(run.namespace)
-                case steps.AskSession(pod=pod, now=now, wait=wait):
+                case steps.ReadSession(pod=pod, now=now, wait=wait):
                     name = await self._session(run, pod)
                     asked = SessionAsked(id=name, again=now + wait, wait=wait)
                     known.sessions[pod.uid] = asked
-                case steps.Ask(uid=uid):
+                case steps.ReadEvents(uid=uid):
                     notes[uid] = await self._events(run, uid)
                 case _:
                     trouble, room = await self._do(step, run, known), None
         raise Away(f"{run.namespace}/{run.name} does not settle: another program writes its status")
 
-    async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
+    async def _do(self, step: steps.Step, run: WantedRun, known: CachedRun) -> Obstacle | None:
         """Carry out one write. Return the obstacle if the write was not possible and a condition
         has to report it; otherwise None."""
-        held = None
+        obstacle = None
         try:
             match step:
                 case steps.RecordContext():
-                    held = await record(self.api, self.memory, run, known)
+                    obstacle = await record(self.api, self.memory, run, known)
                 case steps.LaunchPod(record=attempt):
                     if self.namespaces is not None:
-                        held = await self.namespaces.prepare(self.api, run.namespace)
-                    held = held or await launch(
+                        obstacle = await self.namespaces.prepare(self.api, run.namespace)
+                    obstacle = obstacle or await launch(
                         self.api, self.memory, run, known, attempt, self.cluster
                     )
                 case steps.StopPod(job=job):
                     await self.api.delete(kinds.JOB, run.namespace, job.name, uid=job.uid)
                     known.jobs[job.name] = replace(job, deleting=True)
-                case steps.Tell(status=status):
+                case steps.WriteStatus(status=status):
                     patch = {
                         "metadata": {"resourceVersion": run.version},
                         "status": status_moves.patch(run.raw_status, status),
@@ -134,7 +134,7 @@ class TaskRunReconciler(Struct):
                     )
                     self._notice(run, status.attempts, known)
                     await self._tell(run, status)
-                case steps.Expire():
+                case steps.DeleteExpired():
                     await self.api.delete(
                         kinds.RUN, run.namespace, run.name, uid=run.uid, version=run.version
                     )
@@ -152,19 +152,19 @@ class TaskRunReconciler(Struct):
                 raise
             await (self._look(run, known) if isinstance(step, steps.StopPod) else self._again(run))
             return None
-        if held is None:
+        if obstacle is None:
             self.moved(run.key)
-        return held
+        return obstacle
 
     async def _tell(self, run: WantedRun, status: TaskRunStatus) -> None:
         """Post Events about the changes of the status. An Event that cannot be posted is
         skipped."""
-        for each in events.told(run.status, status):
+        for each in events.events_between(run.status, status):
             with suppress(Refused, Away):
                 await self.api.create(kinds.EVENT, events.event(run, each, self.now()))
 
     def _notice(
-        self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: RememberedRun
+        self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: CachedRun
     ) -> None:
         """Call `began` and `ended` for attempts that have just begun or ended."""
         before = {each.number: each for each in was.status.attempts[-2:]}
@@ -183,7 +183,7 @@ class TaskRunReconciler(Struct):
         if body is not None:
             self.memory.keep(body)
 
-    async def _look(self, run: WantedRun, known: RememberedRun) -> None:
+    async def _look(self, run: WantedRun, known: CachedRun) -> None:
         """Read the Jobs and pods from the API server, and then the TaskRun. Because the TaskRun is
         read last, its status includes the attempt of every Job that was read."""
         mine = {UID_LABEL: run.uid}
@@ -196,14 +196,14 @@ class TaskRunReconciler(Struct):
         )
         await self._again(run)
 
-    async def _room(self, run: WantedRun, known: RememberedRun) -> admission.Room:
+    async def _room(self, run: WantedRun, known: CachedRun) -> admission.Room:
         """Decide whether there is room for one more attempt of the TaskRun. If there is, later
         decisions count it as used."""
         quotas = await self._quotas(run.namespace)
         mine = known.line or admission.in_line(run, 0)
         others = self.memory.line(run.namespace, run.uid)
         found = admission.room(mine, run.spec.pod.resources, others, quotas, self.now())
-        if found.held is None:
+        if found.obstacle is None:
             known.line = admission.admitted(mine)
         return found
 
@@ -228,8 +228,8 @@ class TaskRunReconciler(Struct):
             )
         except Refused:
             return ""
-        told = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]
-        return said("; ".join(dict.fromkeys(told[-MOST_EVENTS:])), 1000)
+        messages = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]
+        return safe_line("; ".join(dict.fromkeys(messages[-MOST_EVENTS:])), 1000)
 
     async def _session(self, run: WantedRun, pod: PodSeen) -> str:
         """Return the id of the conversation that a pod's log names. Return an empty string if the

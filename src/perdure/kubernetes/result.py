@@ -4,9 +4,8 @@ The kubelet keeps 4096 bytes of the message, so `encode` shortens the result unt
 the reasons, then earlier attempts, then the text of the outcome. The fields on which decisions
 depend (attempt, kind, conversation, verdicts, usage) are always kept.
 
-The agent runs as the pod's user and can write the message file too. `believed` therefore accepts
-only a result whose outcome agrees with the exit code, which only perdure sets.
-"""
+The agent runs as the pod's user and can write the message file too. `trusted_result` therefore
+accepts only a result whose outcome agrees with the exit code, which only perdure sets."""
 
 from __future__ import annotations
 
@@ -159,7 +158,7 @@ def decode(content: bytes | str) -> AttemptResult | None:
     return None
 
 
-def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
+def trusted_result(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
     """Return the result from a container's termination message. Return None if the message has no
     valid result, or if the result is from another attempt or contradicts the container's exit code.
     """

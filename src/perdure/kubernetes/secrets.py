@@ -67,7 +67,7 @@ class Secrets(Struct, frozen=True):
         plain = [
             value
             for name, value in every
-            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))
+            if TELLING.search(name) or (len(value) >= LIKELY and not _is_readable(value))
         ]
         return plain + [word for _, value in every if (word := _password(value))]
 
@@ -86,7 +86,7 @@ def _password(value: str) -> str:
     return ""
 
 
-def _speaks(value: str) -> bool:
+def _is_readable(value: str) -> bool:
     """Return whether a value is readable text and not a key: a URL, a path, a sentence, or words
     joined by hyphens, dots or underscores, like the names of buckets and accounts."""
     return (

@@ -2,7 +2,7 @@
 
 There may be thousands of objects, so only a few hundred bytes of each are kept. Text that
 containers, kubelets or users wrote is untrusted. It is only compared, counted, or displayed after
-`status.said` has cleaned it.
+`status.safe_line` has cleaned it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.kubernetes.amounts import Dollars, dollars, dollars_or_none
+from perdure.kubernetes.amounts import Dollars, dollars, dollars_or_zero
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 from perdure.model.choices import OnDenied, OnEdit, OnLeftover
@@ -105,7 +105,7 @@ class Policy(Camel, frozen=True):
     @property
     def budget_usd(self) -> float:
         """Return the budget in dollars; 0 for no limit."""
-        return dollars_or_none(self.budget)
+        return dollars_or_zero(self.budget)
 
 
 class SpecVolume(Camel, frozen=True):

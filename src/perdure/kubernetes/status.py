@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.kubernetes.amounts import Dollars, dollars_or_none
+from perdure.kubernetes.amounts import Dollars, dollars_or_zero
 from perdure.kubernetes.spec import Camel, SpecSource
 from perdure.model import Usage
 from perdure.model.codec import resolved
@@ -26,14 +26,14 @@ SENTENCE = 2000
 FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 
 
-class Spent(Camel, frozen=True):
+class UsageStatus(Camel, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
     cost: Dollars = msgspec.field(default=0, name="costUSD")
 
     @property
     def usage(self) -> Usage:
-        paid = dollars_or_none(self.cost)
+        paid = dollars_or_zero(self.cost)
         return Usage(input=self.input_tokens, output=self.output_tokens, cost_usd=paid)
 
 
@@ -45,7 +45,7 @@ class ReceiptSummary(Camel, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
-class WorkOfRecord(Camel, frozen=True):
+class WorkStatus(Camel, frozen=True):
     """Summary of an attempt's work report."""
 
     verdict: str = ""
@@ -73,12 +73,12 @@ class AttemptStatus(Camel, frozen=True):
     infrastructure: bool = False
     session_id: str = ""
     receipt: ReceiptSummary | None = None
-    work: WorkOfRecord | None = None
-    usage: Spent | None = None
+    work: WorkStatus | None = None
+    usage: UsageStatus | None = None
     exit_code: int | None = None
 
 
-class Lying(Camel, frozen=True):
+class WorkspaceStatus(Camel, frozen=True):
     """The field `status.workspace`: where the work of the TaskRun is."""
 
     claim_name: str = ""
@@ -118,8 +118,8 @@ class TaskRunStatus(Camel, frozen=True):
     work: str = ""
     """Verdict on the work of the newest attempt."""
     retried: str = ""
-    workspace: Lying = Lying()
-    usage: Spent = Spent()
+    workspace: WorkspaceStatus = WorkspaceStatus()
+    usage: UsageStatus = UsageStatus()
     conditions: tuple[StatusCondition, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     contexts: int = 0
@@ -157,7 +157,7 @@ def status_of(raw: dict[str, Any]) -> TaskRunStatus:
     return TaskRunStatus(**found)
 
 
-def said(text: str, most: int = SENTENCE) -> str:
+def safe_line(text: str, most: int = SENTENCE) -> str:
     """Return untrusted text in a form that is safe in a status: one line, without control
     characters, at most `most` characters."""
     line = " ".join(clean(text).split())

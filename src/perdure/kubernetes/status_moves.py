@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.kubernetes.amounts import written
-from perdure.kubernetes.outcomes import UNTIMED, End, Held
+from perdure.kubernetes.outcomes import UNTIMED, End, Obstacle
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Spec
@@ -24,14 +24,14 @@ from perdure.kubernetes.status import (
     FINAL,
     MOST_RECORDS,
     AttemptStatus,
-    Lying,
     ReceiptSummary,
-    Spent,
     StatusCondition,
     TaskRunStatus,
-    WorkOfRecord,
+    UsageStatus,
+    WorkspaceStatus,
+    WorkStatus,
     moment,
-    said,
+    safe_line,
     stamp,
 )
 from perdure.kubernetes.wanted import WantedRun
@@ -91,7 +91,7 @@ def closed(
         _placed(record, None, end.pod),
         ended=stamp(now),
         outcome=str(end.outcome.kind),
-        detail=said(end.outcome.detail),
+        detail=safe_line(end.outcome.detail),
         infrastructure=end.infrastructure,
         exit_code=end.outcome.code
         if end.pod is None or end.pod.ended is None
@@ -103,7 +103,7 @@ def closed(
             session_id=_id(result.session_id) or record.session_id,
             receipt=_verdict(result),
             work=_work(result),
-            usage=_spent(result.usage),
+            usage=_usage_status(result.usage),
         )
     status = _filled_in(replace(status, attempts=(*status.attempts[:-1], record)), result)
     status = _learnt(status, record, result, run)
@@ -120,7 +120,7 @@ def closed(
     ):
         phase, after, reason = "Queued", now, "new instructions came while it ran"
     elif decision.condition is not None:
-        status = told(
+        status = with_condition(
             status,
             "NeedsPerson",
             camel(end.outcome.kind),
@@ -128,7 +128,7 @@ def closed(
             now,
         )
     if newer:
-        status = allowed_anew(status, run.spec)
+        status = reset_allowed(status, run.spec)
     if asked and phase in ("Queued", "Cancelled"):
         phase, after, reason = "Suspended", 0, "stopped on request"
     return settled(
@@ -136,7 +136,7 @@ def closed(
             status,
             phase=phase,
             run_after=stamp(after) if phase == "Queued" else "",
-            reason=said(reason),
+            reason=safe_line(reason),
         ),
         now,
     )
@@ -165,7 +165,7 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
         "Stalled": failed,
     }
     for kind, holds in holding.items():
-        status = told(status, kind, reason or "Pending", status.reason, now, holds=holds)
+        status = with_condition(status, kind, reason or "Pending", status.reason, now, holds=holds)
     return status
 
 
@@ -187,7 +187,7 @@ def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
     )
 
 
-def allowed_anew(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
+def reset_allowed(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
     """Return the status with the full number of attempts that new instructions allow. This is
     called again when a running attempt ends, because that attempt still used the earlier
     instructions."""
@@ -197,30 +197,32 @@ def allowed_anew(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
     """Return the status of a TaskRun that failed before it could begin an attempt. It has the
     condition NeedsPerson."""
-    status = told(_without(status, "Waiting", now=now), "NeedsPerson", reason, message, now)
-    return settled(replace(status, phase="Failed", run_after="", reason=said(message)), now)
+    status = with_condition(
+        _without(status, "Waiting", now=now), "NeedsPerson", reason, message, now
+    )
+    return settled(replace(status, phase="Failed", run_after="", reason=safe_line(message)), now)
 
 
-def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
+def waits(status: TaskRunStatus, obstacle: Obstacle, now: int) -> TaskRunStatus:
     """Return the status with the condition Waiting. The condition's time is the start of the whole
     wait, even if the reason changed since. One exception: if a wait without a time limit becomes
     one with a limit, the time starts again."""
     was = status.condition("Waiting")
-    if was is not None and was.reason in UNTIMED and held.reason not in UNTIMED:
-        status = goes_on(status, now)
-    return told(status, "Waiting", held.reason, held.message, now)
+    if was is not None and was.reason in UNTIMED and obstacle.reason not in UNTIMED:
+        status = without_waiting(status, now)
+    return with_condition(status, "Waiting", obstacle.reason, obstacle.message, now)
 
 
-def goes_on(status: TaskRunStatus, now: int) -> TaskRunStatus:
+def without_waiting(status: TaskRunStatus, now: int) -> TaskRunStatus:
     """Return the status without the condition Waiting."""
     return _without(status, "Waiting", now=now)
 
 
-def beset(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
+def with_foreign_pods(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
     """Return the status with the condition Foreign, which reports pods that only look like the
     TaskRun's. An empty sentence removes the condition."""
     if sentence:
-        return told(status, "Foreign", "NotOwned", sentence, now)
+        return with_condition(status, "Foreign", "NotOwned", sentence, now)
     return _without(status, "Foreign", now=now)
 
 
@@ -231,7 +233,7 @@ def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> T
     return replace(status, attempts=(*status.attempts[:-1], _placed(status.attempts[-1], job, pod)))
 
 
-def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
+def with_session(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
     """Return the status with the open attempt's conversation, as the pod's log names it. Return it
     unchanged if `session_id` is empty."""
     if not session_id:
@@ -241,7 +243,7 @@ def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
     return replace(status, attempts=attempts, session_id=record.session_id)
 
 
-def told(
+def with_condition(
     status: TaskRunStatus, type: str, reason: str, message: str, now: int, *, holds: bool = True
 ) -> TaskRunStatus:
     """Return the status with a condition set. The transition time changes only if the condition's
@@ -257,7 +259,7 @@ def told(
         status=word,
         observed_generation=was.observed_generation if was is not None else 0,
         reason=reason,
-        message=said(message),
+        message=safe_line(message),
         last_transition_time=since,
     )
     return replace(
@@ -362,25 +364,27 @@ def _learnt(
     volume = run.spec.workspace
     # An attempt without a result may still have done work: its Job may have come and gone while no
     # operator was running.
-    lying = replace(status.workspace, saved=False, checkpoints=volume.checkpoints)
+    workspace = replace(status.workspace, saved=False, checkpoints=volume.checkpoints)
     if result is not None:
         place = result.workspace
-        lying = Lying(
-            claim_name=lying.claim_name,
-            path=said(place.path, 1000) or lying.path,
-            branch=said(place.branch, 250) or lying.branch,
-            commit=said(place.commit, 64) or lying.commit,
+        workspace = WorkspaceStatus(
+            claim_name=workspace.claim_name,
+            path=safe_line(place.path, 1000) or workspace.path,
+            branch=safe_line(place.branch, 250) or workspace.branch,
+            commit=safe_line(place.commit, 64) or workspace.commit,
             checkpoints=volume.checkpoints,
             saved=result.saved,
         )
         total = status.usage.usage + result.usage
         status = replace(
-            status, usage=_spent(total), session_id=_id(result.session_id) or status.session_id
+            status,
+            usage=_usage_status(total),
+            session_id=_id(result.session_id) or status.session_id,
         )
     verdict = record.receipt.verdict if record.receipt is not None else ""
     # Without a result, nothing is known about the attempt's work.
     work = record.work.verdict if record.work is not None else ""
-    return replace(status, workspace=lying, receipt=verdict or status.receipt, work=work)
+    return replace(status, workspace=workspace, receipt=verdict or status.receipt, work=work)
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
@@ -417,10 +421,10 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
 def _attempt(record: AttemptStatus) -> Attempt:
     """Convert a record to the form that `crashes.loop` examines. An attempt that reported nothing
     does not count as a futile one."""
-    told = record.receipt is not None or record.usage is not None
+    reported = record.receipt is not None or record.usage is not None
     receipt = Receipt(
         verdict=Judged.NATIVE,
-        evidence=Evidence(answered=not told, prompt_found=record.receipt is not None),
+        evidence=Evidence(answered=not reported, prompt_found=record.receipt is not None),
     )
     return Attempt(
         run="",
@@ -447,7 +451,7 @@ def _kind(word: str) -> OutcomeKind:
 def _without(status: TaskRunStatus, *types: str, now: int) -> TaskRunStatus:
     for each in types:
         if status.condition(each) is not None:
-            status = told(status, each, "Resolved", "", now, holds=False)
+            status = with_condition(status, each, "Resolved", "", now, holds=False)
     return status
 
 
@@ -459,22 +463,22 @@ def _verdict(result: AttemptResult) -> ReceiptSummary | None:
     return ReceiptSummary(
         verdict=str(receipt.verdict),
         rung=str(receipt.rung),
-        reasons=tuple(said(each, 1000) for each in reasons[:16]),
+        reasons=tuple(safe_line(each, 1000) for each in reasons[:16]),
     )
 
 
-def _work(result: AttemptResult) -> WorkOfRecord | None:
+def _work(result: AttemptResult) -> WorkStatus | None:
     work = result.work
     if work is None:
         return None
-    return WorkOfRecord(
+    return WorkStatus(
         verdict=str(work.verdict),
-        reason=said(work.reason, 1000),
+        reason=safe_line(work.reason, 1000),
         files=_bounded(work.files),
         commits=_bounded(work.commits),
         pushed=work.pushed,
         denied=_bounded(work.denied),
-        question=said(work.question, 1000),
+        question=safe_line(work.question, 1000),
     )
 
 
@@ -484,13 +488,13 @@ def _bounded(number: int) -> int:
     return min(max(number, 0), 2**31 - 1)
 
 
-def _spent(usage: Usage) -> Spent:
+def _usage_status(usage: Usage) -> UsageStatus:
     cost = written(usage.cost_usd)
-    return Spent(input_tokens=usage.input, output_tokens=usage.output, cost=cost)
+    return UsageStatus(input_tokens=usage.input, output_tokens=usage.output, cost=cost)
 
 
 def _id(text: str) -> str:
-    return said(text, 200)
+    return safe_line(text, 200)
 
 
 def _reckoned(usage: Usage, model: str) -> float:

@@ -11,7 +11,7 @@ Job's name contains the number of its attempt. A *missing* object counts only af
 read from the API server again.
 
 The steps of one attempt: RecordContext (the instructions) -> HoldFinalizer (if it protects work) ->
-AskRoom -> Tell (status: attempt N is open) -> LaunchPod (its Job) -> Tell (status: its Job's uid)
+CheckRoom -> Tell (status: attempt N is open) -> LaunchPod (its Job) -> Tell (status: its Job's uid)
 -> Tell (status: its outcome, and what follows).
 """
 
@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from perdure.kubernetes import deletion, outcomes, ownership, status_moves
 from perdure.kubernetes.admission import Room
-from perdure.kubernetes.outcomes import UNTIMED, End, Held
+from perdure.kubernetes.outcomes import UNTIMED, End, Obstacle
 from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
 from perdure.kubernetes.status import (
     FINAL,
@@ -32,7 +32,7 @@ from perdure.kubernetes.status import (
     AttemptStatus,
     TaskRunStatus,
     moment,
-    said,
+    safe_line,
     stamp,
 )
 from perdure.kubernetes.wanted import WantedRun
@@ -48,7 +48,7 @@ LOG_AGAIN_MS = 2_000
 doubles each time, so an agent that never names a conversation causes few requests."""
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class Facts(Struct, frozen=True, kw_only=True):
     """The known facts about a TaskRun, its Jobs and its pods at one moment."""
 
     run: WantedRun
@@ -63,7 +63,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     operator's cache."""
     recorded: frozenset[int] | None = None
     """Versions of the instructions that are in the ConfigMap; None if unknown."""
-    trouble: Held | None = None
+    trouble: Obstacle | None = None
     """The obstacle that kept the previous step from being carried out; None if there was none."""
     leaving: bool | None = None
     """Whether the namespace is being deleted; None if unknown."""
@@ -79,7 +79,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     """Reason why the operator's settings forbid an attempt; empty if they allow it."""
 
 
-class Rest(Struct, frozen=True):
+class Wait(Struct, frozen=True):
     """Do nothing until the next event, or until the time `until` (milliseconds since 1970)."""
 
     until: int | None = None
@@ -89,13 +89,13 @@ class LookAgain(Struct, frozen=True):
     """Read the Jobs, the pods and the TaskRun from the API server again."""
 
 
-class Ask(Struct, frozen=True):
+class ReadEvents(Struct, frozen=True):
     """Read the Events about an object."""
 
     uid: str
 
 
-class AskSession(Struct, frozen=True):
+class ReadSession(Struct, frozen=True):
     """Read from a pod's log which conversation the attempt uses. If the log names none yet, it may
     be read again after `wait` milliseconds."""
 
@@ -104,15 +104,15 @@ class AskSession(Struct, frozen=True):
     wait: int
 
 
-class AskRoom(Struct, frozen=True):
+class CheckRoom(Struct, frozen=True):
     """Ask `admission.room` whether there is room for one more attempt."""
 
 
-class AskNamespace(Struct, frozen=True):
+class CheckNamespace(Struct, frozen=True):
     """Ask the API server whether the namespace is being deleted."""
 
 
-class Expire(Struct, frozen=True):
+class DeleteExpired(Struct, frozen=True):
     """Delete the TaskRun. Its time to live is over and its work is saved."""
 
 
@@ -120,7 +120,7 @@ class RecordContext(Struct, frozen=True):
     """Store the text of the newest instructions in the ConfigMap, if it is not there yet."""
 
 
-class Tell(Struct, frozen=True):
+class WriteStatus(Struct, frozen=True):
     """Write this status to the TaskRun."""
 
     status: TaskRunStatus
@@ -149,15 +149,15 @@ class StopPod(Struct, frozen=True):
 
 
 Step = (
-    Rest
+    Wait
     | LookAgain
-    | Ask
-    | AskSession
-    | AskRoom
-    | AskNamespace
-    | Expire
+    | ReadEvents
+    | ReadSession
+    | CheckRoom
+    | CheckNamespace
+    | DeleteExpired
     | RecordContext
-    | Tell
+    | WriteStatus
     | HoldFinalizer
     | Release
     | LaunchPod
@@ -165,32 +165,34 @@ Step = (
 )
 
 
-def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
+def next_step(facts: Facts, now: int, jitter: float = 0.5) -> Step:
     """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads
     delays."""
-    run, status = seen.run, seen.run.status
-    if run.deleting and not run.held:
-        return Rest()
+    run, status = facts.run, facts.run.status
+    if run.deleting and not run.has_finalizer:
+        return Wait()
     if run.deleting and run.abandoned:
-        return next((StopPod(job) for job in seen.jobs if _runs(job)), None) or Release(
+        return next((StopPod(job) for job in facts.jobs if _runs(job)), None) or Release(
             deletion.claim_to_go(run)
         )
-    if run.held and not run.deleting and deletion.kept(run):
+    if run.has_finalizer and not run.deleting and deletion.kept(run):
         return Release()
-    own, foreign = ownership.apart(seen.pods, seen.jobs, status)
-    seen = replace(seen, pods=own, foreign=foreign)
-    told = status.condition("Foreign")
-    if (sentence := ownership.told_of(foreign)) != (told.message if told is not None else ""):
-        if seen.fresh or not sentence:
-            return Tell(status_moves.beset(status, sentence, now))
+    own, foreign = ownership.split_by_owner(facts.pods, facts.jobs, status)
+    facts = replace(facts, pods=own, foreign=foreign)
+    reported = status.condition("Foreign")
+    if (sentence := ownership.foreign_message(foreign)) != (
+        reported.message if reported is not None else ""
+    ):
+        if facts.fresh or not sentence:
+            return WriteStatus(status_moves.with_foreign_pods(status, sentence, now))
         return LookAgain()
-    if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
+    if any(job.attempt > status.attempt for job in facts.jobs) and not facts.fresh:
         return LookAgain()
-    for job in seen.jobs:
+    for job in facts.jobs:
         if (
             _runs(job)
             and (status.open is None or job.attempt != status.open.number)
-            and not _is_over(seen, job.attempt)
+            and not _is_over(facts, job.attempt)
         ):
             return StopPod(job)
     changed = run.generation != status.observed_generation or (
@@ -199,36 +201,36 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     newer = run.spec.context_version > status.context_version
     if newer and not run.invalid and not run.deleting and (changed or status.phase not in FINAL):
         if run.spec.secret is not None or (
-            seen.recorded is not None and run.spec.context_version in seen.recorded
+            facts.recorded is not None and run.spec.context_version in facts.recorded
         ):
-            return Tell(_seen(run, _updated(status, run, now)))
-        if seen.trouble is None:
+            return WriteStatus(_with_generation(run, _updated(status, run, now)))
+        if facts.trouble is None:
             return RecordContext()
         if status.open is None:
-            return _unable(seen, status, seen.trouble, now)
+            return _waiting_or_failed(facts, status, facts.trouble, now)
     if status.open is not None:
         # The attempt is still running, so the retry allows one more attempt after it.
         if run.retry and run.retry != status.retried:
             status = status_moves.allowed_more(status, run.retry_attempts)
             status = replace(status, retried=run.retry)
-        return _at_work(seen, status, status.attempts[-1], now, jitter)
+        return _with_open_attempt(facts, status, status.attempts[-1], now, jitter)
     if run.deleting:
-        return _leaves(seen, status, now)
-    return _between(seen, status, now)
+        return _deleting(facts, status, now)
+    return _between(facts, status, now)
 
 
 def _runs(job: JobSeen) -> bool:
     return not job.deleting and not job.finished
 
 
-def _is_over(seen: Seen, attempt: int) -> bool:
+def _is_over(facts: Facts, attempt: int) -> bool:
     """Return whether a pod of an attempt has ended. Its Job then completes by itself and must not
     be deleted, because the pod's logs would be deleted with it."""
-    told = any(
+    recorded = any(
         record.number == attempt and record.exit_code is not None
-        for record in seen.run.status.attempts
+        for record in facts.run.status.attempts
     )
-    return told or any(pod.attempt == attempt and pod.terminal for pod in seen.pods)
+    return recorded or any(pod.attempt == attempt and pod.terminal for pod in facts.pods)
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
@@ -240,38 +242,42 @@ def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
         status = replace(
             status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:]
         )
-    status = status_moves.allowed_anew(status, run.spec)
+    status = status_moves.reset_allowed(status, run.spec)
     if first and status.phase not in FINAL:
         return status_moves.settled(
-            replace(status_moves.goes_on(status, now), phase="Pending"), now
+            replace(status_moves.without_waiting(status, now), phase="Pending"), now
         )
     if status.phase in FINAL:
         return status_moves.reopened(status, "new instructions", now)
     return status
 
 
-def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
+def _with_generation(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
     conditions = tuple(
         replace(each, observed_generation=run.generation) for each in status.conditions
     )
     return replace(status, observed_generation=run.generation, conditions=conditions)
 
 
-def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
+def _waiting_or_failed(facts: Facts, status: TaskRunStatus, trouble: Obstacle, now: int) -> Step:
     """Return the step for an obstacle that keeps an attempt from beginning. The TaskRun gets the
     condition Waiting and is retried later. After a limited time it fails."""
-    run = seen.run
+    run = facts.run
     if status.phase in FINAL:
         phase = "Pending"
     else:
         phase = status.phase or "Pending"
     waits = status_moves.waits(
-        replace(status, phase=phase, reason=said(trouble.message), retried=run.retry), trouble, now
+        replace(status, phase=phase, reason=safe_line(trouble.message), retried=run.retry),
+        trouble,
+        now,
     )
     since = _since(waits, now)
-    if now - since > seen.patience_ms:
-        return Tell(_seen(run, status_moves.refused(waits, trouble.reason, trouble.message, now)))
-    return _told(run, status_moves.settled(waits, now), _again(since, now))
+    if now - since > facts.patience_ms:
+        return WriteStatus(
+            _with_generation(run, status_moves.refused(waits, trouble.reason, trouble.message, now))
+        )
+    return _write_or_wait(run, status_moves.settled(waits, now), _again(since, now))
 
 
 def _since(status: TaskRunStatus, now: int) -> int:
@@ -287,32 +293,32 @@ def _again(since: int, now: int) -> int:
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
-def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
-    """Return the step that writes the status; `Rest` if the status has not changed."""
-    status = _seen(run, status)
+def _write_or_wait(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
+    """Return the step that writes the status; `Wait` if the status has not changed."""
+    status = _with_generation(run, status)
     if status_moves.patch(run.raw_status, status):
-        return Tell(status)
-    return Rest(until)
+        return WriteStatus(status)
+    return Wait(until)
 
 
-def _at_work(
-    seen: Seen, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
+def _with_open_attempt(
+    facts: Facts, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
 ) -> Step:
     """Return the next step for the open attempt: launch, watch, stop or close it."""
-    run = seen.run
+    run = facts.run
     asked = run.spec.suspend or run.deleting
-    job = next((each for each in seen.jobs if each.attempt == record.number), None)
-    pods = [pod for pod in seen.pods if pod.attempt == record.number]
+    job = next((each for each in facts.jobs if each.attempt == record.number), None)
+    pods = [pod for pod in facts.pods if pod.attempt == record.number]
     launched = bool(record.job_uid) or job is not None or bool(pods)
     if launched or asked:
         end = outcomes.ended(
             record.number, job, pods, mode=run.spec.workspace.mode, asked=asked, now=now
         )
         if end is not None:
-            if end.absent and not seen.fresh:
+            if end.absent and not facts.fresh:
                 return LookAgain()
-            return Tell(
-                _seen(
+            return WriteStatus(
+                _with_generation(
                     run,
                     status_moves.closed(
                         status_moves.placed(status, job, end.pod), end, run, now, jitter
@@ -322,19 +328,25 @@ def _at_work(
     if asked and job is not None and _runs(job):
         # Record the Job's uid first: once the Job is deleted, only the uid identifies its pod.
         if record.job_uid != job.uid:
-            return Tell(_seen(run, status_moves.placed(status, job, None)))
+            return WriteStatus(_with_generation(run, status_moves.placed(status, job, None)))
         return StopPod(job)
     if not launched:
-        if strangers := [pod for pod in seen.foreign if pod.attempt == record.number and pod.live]:
-            return _stuck(seen, status, Held("NotOwned", ownership.told_of(strangers)), now, jitter)
-        if seen.trouble is not None:
-            return _stuck(seen, status, seen.trouble, now, jitter)
+        if strangers := [pod for pod in facts.foreign if pod.attempt == record.number and pod.live]:
+            return _stuck(
+                facts,
+                status,
+                Obstacle("NotOwned", ownership.foreign_message(strangers)),
+                now,
+                jitter,
+            )
+        if facts.trouble is not None:
+            return _stuck(facts, status, facts.trouble, now, jitter)
         return LaunchPod(record)
-    return _watched(seen, status, job, pods, now, jitter)
+    return _watched(facts, status, job, pods, now, jitter)
 
 
 def _watched(
-    seen: Seen,
+    facts: Facts,
     status: TaskRunStatus,
     job: JobSeen | None,
     pods: list[PodSeen],
@@ -346,24 +358,24 @@ def _watched(
     live = [pod for pod in pods if pod.live]
     status = status_moves.placed(status, job, live[-1] if live else None)
     uid = outcomes.unexplained(job, pods, now)
-    if uid and uid not in seen.notes:
-        return Ask(uid)
-    held = outcomes.held(job, pods, seen.notes.get(uid, ""), now)
-    if held is not None:
-        return _stuck(seen, status, held, now, jitter)
+    if uid and uid not in facts.notes:
+        return ReadEvents(uid)
+    obstacle = outcomes.obstacle_of(job, pods, facts.notes.get(uid, ""), now)
+    if obstacle is not None:
+        return _stuck(facts, status, obstacle, now, jitter)
     running = [pod for pod in live if pod.started]
     began, unnamed = bool(running), 0
-    if running and seen.sessions is not None and not status.attempts[-1].session_id:
+    if running and facts.sessions is not None and not status.attempts[-1].session_id:
         pod = running[-1]
-        asked = seen.sessions.get(pod.uid)
+        asked = facts.sessions.get(pod.uid)
         if asked is None or (not asked.id and asked.again <= now):
             wait = LOG_AGAIN_MS if asked is None else min(2 * asked.wait, MOST_LOOK_AGAIN_MS)
-            return AskSession(pod, now, wait)
-        status = status_moves.named(status, asked.id)
+            return ReadSession(pod, now, wait)
+        status = status_moves.with_session(status, asked.id)
         unnamed = 0 if asked.id else asked.again
     queued = job is not None and job.suspended and not live
     if began or queued:
-        status = status_moves.goes_on(status, now)
+        status = status_moves.without_waiting(status, now)
     phase, reason = "Queued", status_moves.PLACING
     if queued:
         reason = "its Job is suspended, for example by a queue without room for it"
@@ -375,59 +387,69 @@ def _watched(
     if unnamed:
         times.append(unnamed)
     later = None if began or queued else now + LOOK_AGAIN_MS
-    return _told(seen.run, status, min(times) if times else later)
+    return _write_or_wait(facts.run, status, min(times) if times else later)
 
 
-def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
+def _stuck(
+    facts: Facts, status: TaskRunStatus, obstacle: Obstacle, now: int, jitter: float
+) -> Step:
     """Return the step for an obstacle of the open attempt: wait until it is removed. If only a
     person can remove it, the attempt fails after a limited time.
 
     The time is not limited if there is no room, or if the node is lost. Processes on a lost node
     may still write to the volume.
     """
-    status = status_moves.waits(status, held, now)
+    status = status_moves.waits(status, obstacle, now)
     since = _since(status, now)
-    timed = held.reason not in UNTIMED and held.reason != "NodeLost"
-    if timed and now - since > seen.patience_ms:
+    timed = obstacle.reason not in UNTIMED and obstacle.reason != "NodeLost"
+    if timed and now - since > facts.patience_ms:
         outcome = Outcome(
-            kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not start: {held.message}"
+            kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not start: {obstacle.message}"
         )
-        return Tell(
-            _seen(
-                seen.run, status_moves.closed(status, End(outcome=outcome), seen.run, now, jitter)
+        return WriteStatus(
+            _with_generation(
+                facts.run, status_moves.closed(status, End(outcome=outcome), facts.run, now, jitter)
             )
         )
-    phase = "Queued" if held.reason in UNTIMED else "Pending"
-    if held.reason == "NodeLost":
+    phase = "Queued" if obstacle.reason in UNTIMED else "Pending"
+    if obstacle.reason == "NodeLost":
         phase = status.phase
-    status = status_moves.settled(replace(status, phase=phase, reason=said(held.message)), now)
-    return _told(seen.run, status, _again(since, now))
+    status = status_moves.settled(
+        replace(status, phase=phase, reason=safe_line(obstacle.message)), now
+    )
+    return _write_or_wait(facts.run, status, _again(since, now))
 
 
-def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
+def _between(facts: Facts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step while no attempt is open."""
-    run = seen.run
+    run = facts.run
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
         if status.phase in FINAL and status.context_version:
             again = status_moves.reopened(status, "requested by you", now, run.retry_attempts)
-            return Tell(_seen(run, again))
+            return WriteStatus(_with_generation(run, again))
         if status.context_version:
             status = replace(status_moves.allowed_more(status, run.retry_attempts), run_after="")
         else:
             status = replace(status, phase="Pending")
     if status.phase in FINAL:
-        if run.held and deletion.safe(run, status) and not deletion.claim_to_go(run):
+        if run.has_finalizer and deletion.safe(run, status) and not deletion.claim_to_go(run):
             return Release()
-        if not run.held and deletion.claim_to_go(run) and status.attempt:
+        if not run.has_finalizer and deletion.claim_to_go(run) and status.attempt:
             return HoldFinalizer()
-        return _ended(seen, status, now)
+        return _ended(facts, status, now)
     if run.invalid:
-        return Tell(_seen(run, status_moves.refused(status, "InvalidSpec", run.invalid, now)))
-    if seen.forbidden:
-        return Tell(_seen(run, status_moves.refused(status, "NotPermitted", seen.forbidden, now)))
+        return WriteStatus(
+            _with_generation(run, status_moves.refused(status, "InvalidSpec", run.invalid, now))
+        )
+    if facts.forbidden:
+        return WriteStatus(
+            _with_generation(
+                run, status_moves.refused(status, "NotPermitted", facts.forbidden, now)
+            )
+        )
     if run.spec.suspend:
-        return _told(
+        return _write_or_wait(
             run,
             status_moves.settled(
                 replace(status, phase="Suspended", run_after="", reason="stopped on request"), now
@@ -440,65 +462,71 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         )
     due = moment(status.run_after)
     if due > now:
-        return _told(run, status, due)
+        return _write_or_wait(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
     left = [
         pod
-        for pod in (*seen.pods, *seen.foreign)
+        for pod in (*facts.pods, *facts.foreign)
         if pod.live and not (fenced and outcomes.overdue(pod, now))
     ]
     if left:
         message = f"the pod of attempt {left[0].attempt} still exists"
-        held = Held("PodLeaving", message)
+        obstacle = Obstacle("PodLeaving", message)
         if outcomes.overdue(left[0], now):
-            held = outcomes.held(None, left, "", now) or held
-        if left[0] in seen.foreign:
-            held = Held("NotOwned", ownership.told_of(left))
-        return _told(run, status_moves.waits(status, held, now), now + LOOK_AGAIN_MS)
-    if not run.held and not deletion.kept(run):
+            obstacle = outcomes.obstacle_of(None, left, "", now) or obstacle
+        if left[0] in facts.foreign:
+            obstacle = Obstacle("NotOwned", ownership.foreign_message(left))
+        return _write_or_wait(run, status_moves.waits(status, obstacle, now), now + LOOK_AGAIN_MS)
+    if not run.has_finalizer and not deletion.kept(run):
         return HoldFinalizer()
-    if seen.room is None:
-        return AskRoom()
-    if seen.room.held is not None:
-        held = seen.room.held
-        status = replace(status, phase="Queued", reason=said(held.message))
-        status = status_moves.settled(status_moves.waits(status, held, now), now)
-        return _told(run, status, now + seen.room.again_ms)
-    number = max([status.attempt, *(job.attempt for job in seen.jobs)]) + 1
-    return Tell(_seen(run, status_moves.settled(status_moves.begun(status, number, run, now), now)))
+    if facts.room is None:
+        return CheckRoom()
+    if facts.room.obstacle is not None:
+        obstacle = facts.room.obstacle
+        status = replace(status, phase="Queued", reason=safe_line(obstacle.message))
+        status = status_moves.settled(status_moves.waits(status, obstacle, now), now)
+        return _write_or_wait(run, status, now + facts.room.again_ms)
+    number = max([status.attempt, *(job.attempt for job in facts.jobs)]) + 1
+    return WriteStatus(
+        _with_generation(
+            run, status_moves.settled(status_moves.begun(status, number, run, now), now)
+        )
+    )
 
 
-def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
+def _ended(facts: Facts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step for a TaskRun in a final phase: wait for the end of its time to live,
     and then delete it if its work is saved."""
-    run, ttl = seen.run, seen.run.spec.ttl_seconds_after_finished
+    run, ttl = facts.run, facts.run.spec.ttl_seconds_after_finished
     end = moment(status.completion_time)
     if ttl is None or not end:
-        return _told(run, status, None)
+        return _write_or_wait(run, status, None)
     due = end + ttl * 1000
     if due > now:
-        return _told(run, status, due)
+        return _write_or_wait(run, status, due)
     if deletion.safe(run, status):
-        step = _told(run, status, None)
-        if isinstance(step, Rest):
-            return Expire()
+        step = _write_or_wait(run, status, None)
+        if isinstance(step, Wait):
+            return DeleteExpired()
         return step
     message = f"its time to live is over, but {deletion.unsaved(run, status)}"
-    return _told(run, status_moves.told(status, "UnsavedWork", "NotSaved", message, now), None)
+    return _write_or_wait(
+        run, status_moves.with_condition(status, "UnsavedWork", "NotSaved", message, now), None
+    )
 
 
-def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
+def _deleting(facts: Facts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step for a TaskRun that is being deleted and has no open attempt: allow the
     deletion, or report unsaved work."""
-    run = seen.run
+    run = facts.run
     if deletion.safe(run, status):
         return Release(deletion.claim_to_go(run))
-    if seen.leaving is None:
-        return AskNamespace()
+    if facts.leaving is None:
+        return CheckNamespace()
     # The namespace's claims and pods are being deleted too, so the finalizer protects nothing.
-    if seen.leaving:
+    if facts.leaving:
         return Release()
-    status = status_moves.told(
+    status = status_moves.with_condition(
         status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now
     )
-    return _told(run, status, now + LOOK_AGAIN_MS)
+    return _write_or_wait(run, status, now + LOOK_AGAIN_MS)

@@ -46,7 +46,7 @@ class TaskRuns:
         self.server = found.cluster.server
         self.namespace = namespace or found.namespace
         self._kind = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
-        with self._said(""):
+        with self._converted_errors(""):
             self._client = Client(
                 config=found, namespace=self.namespace, field_manager="perdure-cli"
             )
@@ -56,7 +56,7 @@ class TaskRuns:
 
     def list(self, *, everywhere: bool = False) -> list[Object]:
         """Return all TaskRuns of the namespace, or of all namespaces."""
-        with self._said(""):
+        with self._converted_errors(""):
             return [
                 dict(each)
                 for each in self._client.list(
@@ -65,14 +65,14 @@ class TaskRuns:
             ]
 
     def get(self, name: str) -> Object:
-        with self._said(name):
+        with self._converted_errors(name):
             return dict(self._client.get(self._kind, name, namespace=self.namespace))
 
     def create(self, body: Object) -> Object:
         """Create a TaskRun and return it. Raises Conflict if the name is taken, and UsageError with
         the API server's words if the server rejects it."""
         name = str(body["metadata"]["name"])
-        with self._said(name):
+        with self._converted_errors(name):
             made = self._kind(apiVersion=f"{GROUP}/{VERSION}", kind=KIND, **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
@@ -89,7 +89,7 @@ class TaskRuns:
                     "resourceVersion": seen["metadata"]["resourceVersion"],
                 },
             }
-        with self._said(name):
+        with self._converted_errors(name):
             return dict(
                 self._client.patch(
                     self._kind, name, change, namespace=self.namespace, patch_type=PatchType.MERGE
@@ -99,34 +99,34 @@ class TaskRuns:
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines of a pod's log. The lines are untrusted and not cleaned. Raises NotFound
         if the pod does not exist, and Conflict if it has not started yet."""
-        with self._said(pod, what="pod"):
+        with self._converted_errors(pod, what="pod"):
             for line in self._client.log(
                 pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False
             ):
                 yield str(line)
 
     def job(self, name: str) -> Object:
-        with self._said(name, what="Job"):
+        with self._converted_errors(name, what="Job"):
             found = self._client.get(_kind("batch", "Job", "jobs"), name, namespace=self.namespace)
             return dict(found)
 
     def pod(self, name: str) -> Object:
-        with self._said(name, what="pod"):
+        with self._converted_errors(name, what="pod"):
             found = self._client.get(_kind("", "Pod", "pods"), name, namespace=self.namespace)
             return dict(found)
 
     def create_pod(self, body: Object) -> Object:
         name = str(body["metadata"]["name"])
-        with self._said(name, what="pod"):
+        with self._converted_errors(name, what="pod"):
             made = _kind("", "Pod", "pods")(apiVersion="v1", kind="Pod", **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
     def delete_pod(self, name: str) -> None:
-        with self._said(name, what="pod"):
+        with self._converted_errors(name, what="pod"):
             self._client.delete(_kind("", "Pod", "pods"), name, namespace=self.namespace)
 
     @contextmanager
-    def _said(self, name: str, what: str = "TaskRun") -> Iterator[None]:
+    def _converted_errors(self, name: str, what: str = "TaskRun") -> Iterator[None]:
         """Convert errors of lightkube and the API server, raised in the `with` block, to perdure's
         own errors."""
         import httpx2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from perdure.kubernetes.amounts import dollars_or_none, plain_word
+from perdure.kubernetes.amounts import dollars_or_zero, plain_word
 from perdure.model import OutcomeKind, RunState
 
 SCHEMA_VERSION = 1
@@ -239,5 +239,5 @@ def _usage(found: Object) -> Object:
     return {
         "input": count(found, "inputTokens"),
         "output": count(found, "outputTokens"),
-        "cost_usd": dollars_or_none(found.get("costUSD")),
+        "cost_usd": dollars_or_zero(found.get("costUSD")),
     }

@@ -15,7 +15,7 @@ import msgspec
 
 from perdure.kubernetes.amounts import with_plain_words
 from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check
-from perdure.kubernetes.status import TaskRunStatus, said, status_of
+from perdure.kubernetes.status import TaskRunStatus, safe_line, status_of
 from perdure.model.codec import resolved
 
 GROUP, VERSION, KIND, PLURAL = "perdure.dev", "v1alpha1", "TaskRun", "taskruns"
@@ -54,7 +54,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return self.namespace, self.name
 
     @property
-    def held(self) -> bool:
+    def has_finalizer(self) -> bool:
         return FINALIZER in self.finalizers
 
     @property
@@ -62,7 +62,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(self.uid.encode()).hexdigest()[:8]
 
     @property
-    def named(self) -> str:
+    def object_name(self) -> str:
         """Return the base name of the TaskRun's objects. The claim has a different name; Jobs add a
         number."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
@@ -75,7 +75,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 
     def job(self, attempt: int) -> str:
-        return f"{self.named}-{attempt}"
+        return f"{self.object_name}-{attempt}"
 
     @property
     def claim(self) -> str:
@@ -83,12 +83,12 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         claim."""
         spec = self.spec
         if not spec.task:
-            return self.named
+            return self.object_name
         whole = "/".join((self.namespace, spec.service, spec.task, spec.agent))
-        told = _plain(f"{spec.service}-{spec.task}")[:48].rstrip("-")
-        return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+        readable = _plain(f"{spec.service}-{spec.task}")[:48].rstrip("-")
+        return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
-    def lies_on(self, claim: str, maker: str) -> bool:
+    def may_use_claim(self, claim: str, maker: str) -> bool:
         """Return whether work of this TaskRun may be on a volume claim. `maker` is the name of the
         TaskRun that created the claim. Return True if the spec is invalid, because the answer is
         then unknown."""
@@ -109,7 +109,7 @@ def wanted(body: dict[str, Any]) -> WantedRun:
         spec = msgspec.convert(with_plain_words(body.get("spec") or {}), resolved(Spec))
         check(spec, meta["uid"])
     except (msgspec.ValidationError, Invalid) as error:
-        invalid = said(f"spec: {error}".replace("$.", ""))
+        invalid = safe_line(f"spec: {error}".replace("$.", ""))
     raw = body.get("status") or {}
     return WantedRun(
         namespace=meta["namespace"],

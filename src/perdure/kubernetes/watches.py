@@ -19,9 +19,9 @@ from typing import Any
 import aiohttp
 import kopf
 
-from perdure.kubernetes.memory import ClusterMemory, Key
+from perdure.kubernetes.memory import ClusterCache, Key
 from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.status import said as shown
+from perdure.kubernetes.status import safe_line as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
@@ -32,43 +32,43 @@ SERVER_S = 300
 CHUNK = 500
 
 
-class Ears:
+class WatchActivity:
     """Records when each watch last received a byte (monotonic clock, in seconds)."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.heard: dict[str, float] = {}
+        self.last_byte: dict[str, float] = {}
 
-    def hear(self, what: str) -> None:
-        self.heard[what] = time.monotonic()
+    def record(self, what: str) -> None:
+        self.last_byte[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
         """Return the time in seconds for which the most silent watch has received nothing. While
         fewer than `wanted` watches have received a byte, return the time since the start."""
-        if len(self.heard) >= wanted:
-            last = min(self.heard.values())
+        if len(self.last_byte) >= wanted:
+            last = min(self.last_byte.values())
         else:
             last = self.began
         return time.monotonic() - last
 
 
-class _Ear:
-    """Wraps the content of an HTTP response and calls `hear` for each piece that is read."""
+class _CountedContent:
+    """Wraps the content of an HTTP response and calls `record` for each piece that is read."""
 
-    def __init__(self, content: Any, hear: Callable[[], None]) -> None:
-        self._content, self._hear = content, hear
+    def __init__(self, content: Any, record: Callable[[], None]) -> None:
+        self._content, self._record = content, record
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         async for piece in self._content.iter_chunked(size):
-            self._hear()
+            self._record()
             yield piece
 
 
-def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
-    """Return an HTTP session like kopf's own. In addition, it records in `ears` when each watch
+def _session(info: Any, activity: WatchActivity) -> aiohttp.ClientSession:
+    """Return an HTTP session like kopf's own. In addition, it records in `activity` when each watch
     received a byte."""
 
     class Response(aiohttp.ClientResponse):
@@ -76,9 +76,9 @@ def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
             await super().start(connection)
             if self.status == 200 and self.url.query.get("watch") == "true":
                 path = self.url.path
-                ears.hear(path)
-                ear = _Ear(self.content, lambda: ears.hear(path))
-                self.content = ear  # type: ignore[assignment]
+                activity.record(path)
+                counted = _CountedContent(self.content, lambda: activity.record(path))
+                self.content = counted  # type: ignore[assignment]
             return self
 
     return aiohttp.ClientSession(
@@ -89,10 +89,10 @@ def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
 
 
 def registry(
-    memory: ClusterMemory,
+    memory: ClusterCache,
     put: Callable[[Key], None],
     gone: Callable[[Key], None],
-    ears: Ears,
+    activity: WatchActivity,
     login: Callable[[], Any],
 ) -> Any:
     """Return a kopf registry with the handlers for login and events."""
@@ -101,7 +101,7 @@ def registry(
     @kopf.on.login(registry=found)
     async def _login(**_: Any) -> Any:
         info = login()
-        return kopf.AiohttpSession(server=info.server, aiohttp_session=_session(info, ears))
+        return kopf.AiohttpSession(server=info.server, aiohttp_session=_session(info, activity))
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
     async def _run(event: Any, **_: Any) -> None:

@@ -302,7 +302,7 @@ class Runner:
         try:
             run = store.get(which)
         except NotFound:
-            return self._shelf(()).find(which)
+            return self._conversations(()).find(which)
         session = store.session(SessionKey(run.spec.agent, run.scope))
         return ConversationEntry(
             agent=run.spec.agent,
@@ -312,7 +312,7 @@ class Runner:
             run=run,
         )
 
-    def _shelf(self, agents: Sequence[str]) -> ConversationIndex:
+    def _conversations(self, agents: Sequence[str]) -> ConversationIndex:
         from perdure.agents import registry
         from perdure.engine.conversations import ConversationIndex
 
@@ -474,7 +474,7 @@ class Runner:
         """Return the conversations on this machine, newest first, including those that were started
         without perdure. `agents`: only the conversations of these agents. The id of a conversation
         can be passed to `resume`."""
-        return self._shelf(agents).entries(limit)
+        return self._conversations(agents).entries(limit)
 
     def agents(self) -> Sequence[dict[str, Any]]:
         """Return the agents as `perdure agents --json` lists them: version, program, home,
@@ -570,14 +570,14 @@ class Runner:
         `repo`: create a worktree of this repository instead. `trust`: keep its permissions,
         arguments, variables and check command. Needs the extra `capsule`. Raises CapsuleError,
         Conflict."""
-        from perdure.capsule.container import opened
+        from perdure.capsule.container import open_capsule
         from perdure.capsule.imports import import_run
 
         wish = self._wish(str(file), into, repo, name, trust)
         path = self._cwd / file
         if not path.is_file():
             raise NotFound(f"there is no file {str(file)!r}", "perdure export NAME -o FILE")
-        with path.open("rb") as stream, opened(str(file), stream) as capsule:
+        with path.open("rb") as stream, open_capsule(str(file), stream) as capsule:
             return import_run(self._engine, capsule.manifest, capsule, wish)
 
     def _wish(

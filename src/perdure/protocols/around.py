@@ -36,7 +36,7 @@ class Publisher(Protocol):
         If several checkpoints of a run are waiting, only the newest is uploaded."""
         ...
 
-    def told(self, run_id: str) -> Sequence[AnyEvent]:
+    def take_events(self, run_id: str) -> Sequence[AnyEvent]:
         """Return the events of the run since the last call, for the journal. If one of them is
         `PlaceLost`, the run's attempt must end."""
         ...

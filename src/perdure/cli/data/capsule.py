@@ -122,14 +122,14 @@ def _where(parser: argparse.ArgumentParser) -> None:
 
 
 def import_verb(arguments: argparse.Namespace) -> int:
-    from perdure.capsule.container import opened
+    from perdure.capsule.container import open_capsule
     from perdure.capsule.imports import import_run
 
     chosen = settings()
     wish = _import_request(arguments, chosen, arguments.file)
     engine = open_engine(chosen)
     if arguments.file == "-":
-        with opened("standard input", sys.stdin.buffer) as capsule:
+        with open_capsule("standard input", sys.stdin.buffer) as capsule:
             return _print_import(
                 import_run(engine, capsule.manifest, capsule, wish), arguments.json
             )
@@ -143,7 +143,7 @@ def import_verb(arguments: argparse.Namespace) -> int:
         ) from None
     except OSError as error:
         raise UsageError(f"{arguments.file!r} cannot be read: {error.strerror}") from error
-    with file, opened(arguments.file, file) as capsule:
+    with file, open_capsule(arguments.file, file) as capsule:
         return _print_import(import_run(engine, capsule.manifest, capsule, wish), arguments.json)
 
 

@@ -23,7 +23,7 @@ CHANGED = 12
 
 
 def check(
-    shelf: ConversationIndex, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
+    index: ConversationIndex, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
 ) -> int:
     """Check the conversations `ids`, or if it is empty, those that `sessions ls` shows. Return 1 if
     one of them is damaged, so that the agent would refuse it or a part of it is lost."""
@@ -31,9 +31,9 @@ def check(
     from perdure.rules.transcript_repair import Harm
 
     if ids:
-        looked = [diagnose(shelf, each) for each in ids]
+        looked = [diagnose(index, each) for each in ids]
     else:
-        looked = [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
+        looked = [diagnosis(index, entry) for entry in index.entries(limit, below)]
     bad = [each for each in looked if each.mended.harm is not Harm.NONE]
     if as_json:
         report = {
@@ -70,16 +70,16 @@ def print_findings(found: Diagnosis) -> None:
 
 
 def repair(
-    chosen: Settings, shelf: ConversationIndex, ref: str, *, write: bool, as_json: bool
+    chosen: Settings, index: ConversationIndex, ref: str, *, write: bool, as_json: bool
 ) -> int:
     """Print the findings, the edit log and the changed lines of one conversation. With `write`, put
     the repaired copy in place. Return 1 if it cannot be repaired."""
     from perdure.engine.conversations.repair import diagnose, put_in_place
 
-    found = diagnose(shelf, ref)
+    found = diagnose(index, ref)
     moved: list[str] = []
     if write and found.changes:
-        moved = put_in_place(open_engine(chosen), shelf, found)
+        moved = put_in_place(open_engine(chosen), index, found)
     code = 1 if found.mended.refusal else 0
     if as_json:
         report = {"schema_version": 1, **found.report(), "written": bool(moved), "moved": moved}

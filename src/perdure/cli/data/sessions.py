@@ -97,21 +97,21 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
 
         return change(chosen, arguments, _one(arguments.id))
     store = open_to_read(chosen)
-    shelf = conversation_index(store, arguments.agent)
+    index = conversation_index(store, arguments.agent)
     if arguments.what == "show":
-        return _show(shelf, shelf.find(_one(arguments.id)), arguments.json)
+        return _show(index, index.find(_one(arguments.id)), arguments.json)
     if arguments.what == "repair":
         from perdure.cli.data.repair import repair
 
         return repair(
-            chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json
+            chosen, index, _one(arguments.id), write=arguments.write, as_json=arguments.json
         )
     below = None if arguments.all else project(Path.cwd())
     if arguments.what == "check":
         from perdure.cli.data.repair import check
 
-        return check(shelf, arguments.id, max(arguments.limit, 0), below, as_json=arguments.json)
-    entries = shelf.entries(max(arguments.limit, 0), below)
+        return check(index, arguments.id, max(arguments.limit, 0), below, as_json=arguments.json)
+    entries = index.entries(max(arguments.limit, 0), below)
     print_entries(entries, store.now(), as_json=arguments.json)
     if not entries and sys.stdout.isatty() and not arguments.json:
         say("no conversations here; perdure sessions --all shows those of all directories")
@@ -204,8 +204,8 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
     return shortened
 
 
-def _show(shelf: ConversationIndex, entry: ConversationEntry, as_json: bool) -> int:
-    line = shelf.lineage(entry)
+def _show(index: ConversationIndex, entry: ConversationEntry, as_json: bool) -> int:
+    line = index.lineage(entry)
     if as_json:
         print(
             json.dumps(
@@ -241,7 +241,7 @@ def _show(shelf: ConversationIndex, entry: ConversationEntry, as_json: bool) -> 
     for each in line:
         owner = each.run.name if each.run else each.state
         print(f"  comes from  {each.id}  {owner}: {one_line(each.title, 80)}")
-    for said in shelf.spoken(entry, sys.maxsize):
+    for said in index.spoken(entry, sys.maxsize):
         speaker = "agent" if said.by_agent else "person"
         print(f"\n{speaker}: {clean(said.text).strip()}")
     return 0

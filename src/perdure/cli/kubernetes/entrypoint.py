@@ -107,7 +107,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
             "missing the command to run",
             "perdure entrypoint --volume DIR -- COMMAND",
         )
-    from perdure.cli.kubernetes.pod import REST_S, is_pod, told_before_it_began
+    from perdure.cli.kubernetes.pod import REST_S, is_pod, report_entrypoint_error
 
     if os.getpid() == 1:
         # The kernel drops a signal for which PID 1 has no handler. While SIGTERM is blocked it
@@ -116,7 +116,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     try:
         environ = _linked(arguments)
     except Exception as error:
-        code = told_before_it_began(command, error)
+        code = report_entrypoint_error(command, error)
         if code is None:
             raise
         return code

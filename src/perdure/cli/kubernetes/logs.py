@@ -58,11 +58,11 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         raise NotFound(
             f"{arguments.name} has had no attempt yet", f"kubectl perdure why {arguments.name}"
         )
-    told = PodLogs(taskruns, lambda line: print(line, flush=True), arguments.attempt)
+    logs = PodLogs(taskruns, lambda line: print(line, flush=True), arguments.attempt)
     if arguments.follow:
-        followed(taskruns, arguments.name, told)
+        follow(taskruns, arguments.name, logs)
     else:
-        told.look(body, follow=False)
+        logs.look(body, follow=False)
     return 0
 
 
@@ -78,29 +78,29 @@ def attach_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     body = taskruns.get(arguments.name)
     print(f"perdure: {arguments.name}: Ctrl-C leaves, and it continues", file=sys.stderr)
     before = count(body, "status.attempt") - has_open_attempt(body)
-    told = PodLogs(taskruns, lambda line: print(line, flush=True), after=before)
-    body = followed(taskruns, arguments.name, told)
+    logs = PodLogs(taskruns, lambda line: print(line, flush=True), after=before)
+    body = follow(taskruns, arguments.name, logs)
     asks = bool(condition(body, "NeedsPerson"))
     return code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)
 
 
-def followed(
+def follow(
     taskruns: TaskRuns,
     name: str,
-    told: PodLogs | None = None,
-    heard: Callable[[Object], bool] = lambda body: True,
+    logs: PodLogs | None = None,
+    is_acted_on: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """Wait until a TaskRun is over, and return it. `told` prints its log in the meantime. `heard`
-    returns whether the operator has acted on the caller's request; before that, the TaskRun does
-    not count as over. If the API server is temporarily unavailable, try again."""
+    """Wait until a TaskRun is over, and return it. `logs` prints its log in the meantime.
+    `is_acted_on` returns whether the operator has acted on the caller's request; before that, the
+    TaskRun does not count as over. If the API server is temporarily unavailable, try again."""
     trouble = ""
     while True:
         try:
             body = taskruns.get(name)
             trouble = ""
-            if told is not None:
-                told.look(body, follow=True)
-            if is_over(body) and heard(body):
+            if logs is not None:
+                logs.look(body, follow=True)
+            if is_over(body) and is_acted_on(body):
                 return body
         except StoreError as error:
             # The API server or the network may be restarting. The TaskRun continues without this

@@ -192,7 +192,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         workers=arguments.workers,
         patience_s=arguments.patience,
-        deaf_s=arguments.deaf,
+        silent_limit_s=arguments.deaf,
     )
     operate(options, _log(arguments.log_format, "info"), _log(arguments.log_format, "warning"))
     return 0

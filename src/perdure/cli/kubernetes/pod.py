@@ -54,7 +54,7 @@ checkpoint store. `SHARE` limits the time that checkpoints take."""
 WIDTH = 2_000
 
 
-class Farewell:
+class ResultWriter:
     """Writes the attempt's result exactly once: when it is known, or when the grace period is
     almost over.
 
@@ -67,15 +67,15 @@ class Farewell:
         self.asked = 0
         self._code: int | None = None
         self._turn = threading.Lock()
-        self._signals, told = os.pipe()
-        os.set_blocking(told, False)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        self._signals, wakeup = os.pipe()
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         for number in ASKING:
-            signal.signal(number, _heard_elsewhere)
+            signal.signal(number, _ignore_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
-    def say(self, result: AttemptResult) -> int:
+    def write(self, result: AttemptResult) -> int:
         """Write the result, unless one was written before. Return the exit code of the result that
         was written first.
 
@@ -107,7 +107,7 @@ class Farewell:
         while self.asked < 2 and (left := until - time.monotonic()) > 0:
             self._listen(left)
         os._exit(
-            self.say(
+            self.write(
                 AttemptResult(
                     attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME)
                 )
@@ -121,7 +121,7 @@ class Farewell:
             self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
 
 
-def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
     """Do nothing. A signal needs a handler to be reported by `set_wakeup_fd`."""
 
 
@@ -144,7 +144,7 @@ def is_pod(command: Sequence[str]) -> bool:
     return "work" in command and "--run" in command
 
 
-def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
+def report_entrypoint_error(command: Sequence[str], error: Exception) -> int | None:
     """Write an error of the container's entrypoint as the attempt's result, if the command is `work
     --run`, which then cannot start.
 
@@ -156,7 +156,7 @@ def told_before_it_began(command: Sequence[str], error: Exception) -> int | None
 
     arguments = parser_of("work").parse_args(list(command[command.index("work") + 1 :]))
     place = arguments.result or (MESSAGE if MESSAGE.is_file() else None)
-    result = _in_trouble(0, error, given.Secrets())
+    result = _failed_result(0, error, given.Secrets())
     if place is not None:
         with suppress(OSError):
             write(place, encode(result))
@@ -177,30 +177,30 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         return run_as_init(
             [sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S
         )
-    farewell = Farewell(
+    writer = ResultWriter(
         arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace
     )
     secrets = given.Secrets()
     try:
         order, texts = orders.read(lambda name: _file(arguments.order, name))
-        farewell.attempt = order.attempt
+        writer.attempt = order.attempt
         secrets = given.read(
             arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
         )
         order, is_relayed = through_relay(order, arguments.relay)
         files = arguments.order / orders.FILES
         relay = arguments.relay if is_relayed else None
-        result = _performed(order, texts, files, secrets, farewell, relay)
+        result = _performed(order, texts, files, secrets, writer, relay)
     # Any error becomes a result, because a pod without a result explains nothing.
     except Exception as error:
-        result = _in_trouble(farewell.attempt, error, secrets)
-    code = farewell.say(result)
+        result = _failed_result(writer.attempt, error, secrets)
+    code = writer.write(result)
     detail = f": {result.outcome.detail}" if result.outcome.detail else ""
     _tell(f"attempt {result.attempt}: {result.outcome.kind}{detail}")
     return code
 
 
-def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> AttemptResult:
+def _failed_result(attempt: int, error: Exception, secrets: given.Secrets) -> AttemptResult:
     """Return the result of an attempt that this error ended. Log the traceback if the error is
     unexpected."""
     from perdure.kubernetes.pod import outcome_of
@@ -221,19 +221,19 @@ def _performed(
     texts: tuple[str | None, ...],
     files: Path,
     secrets: given.Secrets,
-    farewell: Farewell,
+    writer: ResultWriter,
     relay: Path | None,
 ) -> AttemptResult:
-    from perdure.kubernetes.pod import follow
+    from perdure.kubernetes.pod import perform_order
 
     environ = {**os.environ, **secrets.git, **secrets.agent}
     # The checkpoint store's client reads its credentials from the environment of this process. The
     # agent does not get them: its variables come from `environ`.
     os.environ.update(secrets.store)
     engine = replace(
-        _engine(order, environ, secrets, relay), stopping=lambda: farewell.asked > 0, leaving=ASKED
+        _engine(order, environ, secrets, relay), stopping=lambda: writer.asked > 0, leaving=ASKED
     )
-    return follow(engine, order, texts, sorted(secrets.agent), files)
+    return perform_order(engine, order, texts, sorted(secrets.agent), files)
 
 
 def _engine(

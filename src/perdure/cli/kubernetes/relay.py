@@ -28,8 +28,8 @@ from perdure.rules.text import write_stderr
 if TYPE_CHECKING:
     from perdure.kubernetes.relay.forge import Upstream
     from perdure.kubernetes.relay.server import RelayServer
-    from perdure.kubernetes.relay.shelf import RunShelf
     from perdure.kubernetes.relay.ssh import SshUpstream
+    from perdure.kubernetes.relay.store_access import RunStoreAccess
 
 
 def relay_verb(arguments: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def _server(directory: Path, secrets_at: Path) -> RelayServer:
     with (directory / orders.FILE).open("rb") as file:
         order = orders.decode(file.read(orders.LONGEST + 1))
     secrets = given.read(secrets_at, order.spec.repo)
-    return RelayServer(_forge(order, secrets), _shelf(order, secrets))
+    return RelayServer(_forge(order, secrets), _run_store(order, secrets))
 
 
 def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | None:
@@ -118,18 +118,18 @@ def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
     return SshUpstream(url=remote.url, ssh=ssh, environ=dict(os.environ))
 
 
-def _shelf(order: Order, secrets: given.Secrets) -> RunShelf | None:
+def _run_store(order: Order, secrets: given.Secrets) -> RunStoreAccess | None:
     """Return the access to the run's part of the checkpoint store, or None if there is no Secret
     for it."""
     if not secrets.store or not order.checkpoints:
         return None
     from perdure.capsule.objects import open_store
-    from perdure.kubernetes.relay.shelf import RunShelf
+    from perdure.kubernetes.relay.store_access import RunStoreAccess
 
     # The store's client reads its credentials from the environment of this process.
     os.environ.update(secrets.store)
     store = open_store(order.checkpoints)
-    return RunShelf(store, order.run_id, order.run_names, order.resume.from_)
+    return RunStoreAccess(store, order.run_id, order.run_names, order.resume.from_)
 
 
 def through_relay(order: Order, directory: Path | None) -> tuple[Order, bool]:

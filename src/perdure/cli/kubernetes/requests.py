@@ -25,7 +25,7 @@ from perdure.cli.arguments import (
     read_prompt,
     variable_of,
 )
-from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, followed
+from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, follow
 from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
@@ -153,7 +153,7 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             if arguments.name or tries > 20:
                 raise
         else:
-            return _told(taskruns, made, arguments, "created")
+            return _print_and_follow(taskruns, made, arguments, "created")
 
 
 def spec_of(arguments: argparse.Namespace) -> Object:
@@ -304,7 +304,7 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if "service" in spec:
         wanted["task"] = name
     made = taskruns.create({"metadata": {"name": name}, "spec": wanted})
-    return _told(taskruns, made, arguments, f"begins as a fork of {arguments.name}")
+    return _print_and_follow(taskruns, made, arguments, f"begins as a fork of {arguments.name}")
 
 
 def _choice(word: str | None) -> str | None:
@@ -346,7 +346,7 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         )
     if (arguments.attempts or 1) > MOST_RETRIES:
         raise UsageError(f"--attempts: expected at most {MOST_RETRIES}, got {arguments.attempts}")
-    wish = uuid.uuid4().hex
+    retry_name = uuid.uuid4().hex
     changes = _given(
         {
             "model": arguments.model,
@@ -359,11 +359,11 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         }
     )
     more = str(arguments.attempts) if arguments.attempts else None
-    wanted: Object = {"metadata": {"annotations": {RETRY: wish, RETRY_ATTEMPTS: more}}}
+    wanted: Object = {"metadata": {"annotations": {RETRY: retry_name, RETRY_ATTEMPTS: more}}}
     if changes:
         wanted["spec"] = changes
     asked = taskruns.patch(name, wanted, seen=body)
-    return _told(taskruns, asked, arguments, "gets one more attempt", wish)
+    return _print_and_follow(taskruns, asked, arguments, "gets one more attempt", retry_name)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
@@ -387,7 +387,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             try:
                 change = {"prompt": text, "promptFrom": None, "contextVersion": version + 1}
                 asked = taskruns.patch(name, {"spec": change}, seen=body)
-                return _told(
+                return _print_and_follow(
                     taskruns, asked, arguments, f"has version {version + 1} of its instructions"
                 )
             except Conflict:
@@ -415,7 +415,7 @@ def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure show {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})
-    return _told(taskruns, asked, arguments, "is stopping: its work is saved first")
+    return _print_and_follow(taskruns, asked, arguments, "is stopping: its work is saved first")
 
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -431,18 +431,17 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure retry {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": False}})
-    return _told(taskruns, asked, arguments, "goes on")
+    return _print_and_follow(taskruns, asked, arguments, "goes on")
 
 
-def _told(
-    taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
+def _print_and_follow(
+    taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, retry_name: str = ""
 ) -> int:
     """Print what was requested. With --follow, wait until the TaskRun has ended. Return the exit
     code.
 
-    `wish` is the name of the requested retry. The TaskRun counts as ended only after the operator
-    has acted on it.
-    """
+    `retry_name` is the name of the requested retry. The TaskRun counts as ended only after the
+    operator has acted on it."""
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0
@@ -452,13 +451,16 @@ def _told(
         print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it continues", file=sys.stderr)
         before = count(body, "status.attempt") - has_open_attempt(body)
         if arguments.quiet:
-            told = None
+            logs = None
         else:
-            told = PodLogs(
+            logs = PodLogs(
                 taskruns, lambda line: print(line, file=sys.stderr, flush=True), after=before
             )
-        body = followed(
-            taskruns, name, told, lambda now: not wish or word(now, "status.retried") == wish
+        body = follow(
+            taskruns,
+            name,
+            logs,
+            lambda now: not retry_name or word(now, "status.retried") == retry_name,
         )
         asks = bool(condition(body, "NeedsPerson"))
         code = code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)

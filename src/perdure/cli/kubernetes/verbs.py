@@ -218,7 +218,7 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if report["session_id"]:
         print(f"  session   {one_line(report['session_id'], 200)}")
     saved = "" if place["saved"] else ", not all of it saved elsewhere"
-    print(f"  state     {_lies(place)}{saved}")
+    print(f"  state     {_storage_text(place)}{saved}")
     if place["branch"]:
         print(
             f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip()
@@ -237,7 +237,7 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lies(place: dict[str, Any]) -> str:
+def _storage_text(place: dict[str, Any]) -> str:
     kept = f"the claim {place['claim']}" if place["claim"] else ""
     if place["checkpoints"]:
         store = f"the checkpoint store {place['checkpoints']}"

@@ -55,7 +55,7 @@ def wait_verb(arguments: argparse.Namespace) -> int:
     else:
         end = float("inf")
     while run.state not in FINAL and not waits_for_person(run, store.now()):
-        if _is_left_alone(run, store.now(), partial(store.get, run.id)):
+        if _is_unattended(run, store.now(), partial(store.get, run.id)):
             print(f"{run.name} has no supervisor: perdure retry {run.name}", file=sys.stderr)
             return UNATTENDED
         if time.monotonic() > end:
@@ -84,13 +84,13 @@ def attach_verb(arguments: argparse.Namespace) -> int:
     with Stopper() as stopper, Progress() as progress:
         run = _follow(store, run, progress, stopper)
         if stopper.asked:
-            progress.part(
+            progress.print_line(
                 f"detached; {run.name} continues: perdure attach {run.name}, perdure stop "
                 f"{run.name}"
             )
             return 0
         if run.state not in FINAL and not waits_for_person(run, store.now()):
-            progress.part(
+            progress.print_line(
                 f"{run.name} has no supervisor: perdure retry {run.name} continues where it stopped"
             )
             return UNATTENDED
@@ -130,13 +130,13 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
             stopper.asked
             or run.state in FINAL
             or waits_for_person(run, store.now())
-            or _is_left_alone(run, store.now(), partial(store.get, run.id))
+            or _is_unattended(run, store.now(), partial(store.get, run.id))
         ):
             return run
         time.sleep(NAP_S)
 
 
-def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
+def _is_unattended(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
     """Return whether no process is working on the run or will be soon. This is so if its supervisor
     died, or if the run is due and no worker has claimed it. `again` reads the run again."""
     from perdure.cli.compose import probe, settings

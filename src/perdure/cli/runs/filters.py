@@ -15,7 +15,7 @@ from perdure.protocols import RunRow, RunStore
 from perdure.workspace.identity import local_path
 
 
-def the_long_way(
+def read_rows_from_store(
     states: Sequence[str], limit: int, agents: Sequence[str], since: int, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the same rows as `store.glance.newest`, with these columns. Raises the errors of

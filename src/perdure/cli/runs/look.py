@@ -315,7 +315,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     store = open_to_read(chosen)
     run = store.get(arguments.name)
-    left = LeftAlone(chosen, store)
+    left = UnattendedCheck(chosen, store)
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError(
             f"--tail needs a number of at least 0, not {arguments.tail}", "perdure logs -n 20"
@@ -400,7 +400,7 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
     return "\n".join([f"instructions, version {version}:", *lines])
 
 
-class LeftAlone:
+class UnattendedCheck:
     """Checks whether a followed run has had no supervisor for a while. If so, prints advice and
     returns True when called."""
 
@@ -424,7 +424,7 @@ class LeftAlone:
         return True
 
 
-def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlone) -> int:
+def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: UnattendedCheck) -> int:
     """Print the agent's own standard output. Return the exit code.
 
     It is unchanged in a pipe or file, and without control characters on a terminal. `only` selects
@@ -454,7 +454,7 @@ def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAl
 
 
 def _copy(
-    store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
+    store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: UnattendedCheck
 ) -> bool:
     """Print one attempt's output, up to the attempt's end if it is followed. Return False if the
     run is unattended."""

@@ -120,7 +120,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from time import time_ns
 
-    rows = looked_at(_chosen(arguments))
+    rows = with_liveness(_chosen(arguments))
     if arguments.json is not None:
         import json
 
@@ -203,7 +203,7 @@ def _filled(template: str, row: Row) -> str:
     return re.sub(r"\{(\w+)\}", value, template)
 
 
-def looked_at(rows: Sequence[Row]) -> list[Row]:
+def with_liveness(rows: Sequence[Row]) -> list[Row]:
     """Return the rows. Those of running runs also have their liveness.
 
     This is fast as long as each supervisor is a live process of this host.
@@ -283,9 +283,9 @@ def runs(
     else:
         found = None
     if found is None:
-        from perdure.cli.runs.filters import the_long_way
+        from perdure.cli.runs.filters import read_rows_from_store
 
-        return the_long_way(states, limit, agents, since, READ)
+        return read_rows_from_store(states, limit, agents, since, READ)
     return [_typed(row) for row in found]
 
 

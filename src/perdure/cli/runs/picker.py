@@ -314,20 +314,20 @@ def _reversed(line: str, plain: bool) -> str:
 
 
 def pick(
-    shelf: ConversationIndex, here: Path, workspaces: Workspaces, everywhere: bool = False
+    index: ConversationIndex, here: Path, workspaces: Workspaces, everywhere: bool = False
 ) -> ConversationEntry | None:
     """Let a person choose a conversation, and return it. Return None if none is chosen."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
     picker = Picker(
-        load=lambda all_of_them: shelf.entries(LOADED, None if all_of_them else here),
-        spoken=shelf.spoken,
+        load=lambda all_of_them: index.entries(LOADED, None if all_of_them else here),
+        spoken=index.spoken,
         workdir=lambda entry: describe(workspaces, entry),
         place=at_home(str(here)),
         everywhere=everywhere,
     )
     with keys.FullScreen() as terminal:
         while not picker.over:
-            terminal.draw(screen(picker, *terminal.size, shelf.store.now(), plain))
+            terminal.draw(screen(picker, *terminal.size, index.store.now(), plain))
             picker.press(terminal.key())
     return picker.chosen
 

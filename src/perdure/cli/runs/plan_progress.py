@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from perdure.cli.runs.progress import ways_home
+from perdure.cli.runs.progress import apply_commands
 from perdure.cli.text import clean, consumption, dollars, one_line
 from perdure.model import Usage
 from perdure.model.events import (
@@ -94,7 +94,7 @@ class PlanProgress:
         if report.reason:
             self._say(one_line(report.reason, 240))
         if report.state == "succeeded":
-            home = ways_home(result.run, result, result.commit)
+            home = apply_commands(result.run, result, result.commit)
             self._say(f"the result is in {clean(result.path)}; apply it: {home}")
         elif report.state == "failed":
             self._say(f"next: perdure plan show {name}, perdure plan retry {name}")

@@ -103,7 +103,7 @@ def say(text: str) -> None:
     write_stderr(f"perdure: {one_line(text, 300)}")
 
 
-class Wishes:
+class StopSignals:
     """Counts the signals that ask a pool to end. The first one drains the pool, the second one
     stops its agents."""
 
@@ -129,7 +129,7 @@ class Wishes:
 
 
 def open_pool(
-    chosen: Settings, wishes: Wishes, *, guarded: bool = False, secrets: Sequence[str] = ()
+    chosen: Settings, signals: StopSignals, *, guarded: bool = False, secrets: Sequence[str] = ()
 ) -> Engine:
     """Return the engine of a pool. It prints the progress of its attempts on standard error, and
     stops its agents after a second signal.
@@ -150,7 +150,7 @@ def open_pool(
 
     guarded = guarded or bool(chosen.webhooks or chosen.agents)
     opened = open_engine(chosen, observers=[tell], actor=PERDURE, guarded=guarded, secrets=secrets)
-    engine = replace(opened, stopping=lambda: wishes.asked > 1)
+    engine = replace(opened, stopping=lambda: signals.asked > 1)
     return engine
 
 
@@ -185,12 +185,12 @@ def work_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.worker import work
 
     chosen = settings()
-    wishes = Wishes()
-    engine = open_pool(chosen, wishes)
+    signals = StopSignals()
+    engine = open_pool(chosen, signals)
     with ExitStack() as stack:
         stack.enter_context(Housekeeping(engine, chosen, say))
         if chosen.notify:
             stack.enter_context(notifier(engine, chosen))
-        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
+        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: signals.draining)
     write_stderr(f"perdure: {done} attempt(s) done")
     return 0

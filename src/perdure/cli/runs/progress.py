@@ -55,7 +55,7 @@ def _changes_needed(report: RunReport) -> str:
     return ""
 
 
-def ways_home(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
+def apply_commands(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
     """Return the commands that apply a run's changes to the user's checkout. `git merge` is
     included only if the branch is in the user's repository and has new commits."""
     moved = place.backend == Backend.WORKTREE and head not in ("", place.base)
@@ -145,7 +145,7 @@ class Progress:
         for record in [each for each in records if line_of(each)][-CAUGHT_UP:]:
             self._show(record)
 
-    def part(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line that does not come from a record."""
         self._say(text)
 
@@ -164,7 +164,7 @@ class Progress:
             if place.branch:
                 self._say(
                     f"look at it: perdure diff {name}; apply it: "
-                    f"{ways_home(name, place, place.head)}"
+                    f"{apply_commands(name, place, place.head)}"
                 )
         elif waiting := [each for each in report.conditions if each.type == WAITING]:
             self._say(one_line(waiting[0].message, 240))

@@ -87,11 +87,11 @@ def _named(arguments: argparse.Namespace) -> ConversationEntry:
     from perdure.model import SessionKey
 
     store = open_to_read(settings())
-    shelf = conversation_index(store, arguments.agent)
+    index = conversation_index(store, arguments.agent)
     try:
         run = store.get(arguments.which)
     except NotFound:
-        return shelf.find(arguments.which)
+        return index.find(arguments.which)
     session = store.session(SessionKey(run.spec.agent, run.scope))
     return ConversationEntry(
         agent=run.spec.agent,
@@ -106,11 +106,11 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
     """Let a person choose a conversation on the terminal. Return None if none is chosen. Without a
     terminal, print the conversations and raise UsageError."""
     store = open_to_read(chosen)
-    shelf = conversation_index(store, arguments.agent)
+    index = conversation_index(store, arguments.agent)
     here = project(Path.cwd())
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         print_entries(
-            shelf.entries(CANDIDATES, None if arguments.all else here),
+            index.entries(CANDIDATES, None if arguments.all else here),
             store.now(),
             as_json=arguments.json,
         )
@@ -120,7 +120,7 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
         )
     from perdure.cli.runs.picker import pick
 
-    return pick(shelf, here, open_engine(chosen).workspaces, everywhere=arguments.all)
+    return pick(index, here, open_engine(chosen).workspaces, everywhere=arguments.all)
 
 
 def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:

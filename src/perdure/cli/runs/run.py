@@ -318,7 +318,7 @@ def start_and_follow(
         if progress:
             progress.introduce(run)
             if updated and run.state is RunState.RUNNING:
-                progress.part(
+                progress.print_line(
                     f"attempt {run.attempt} is running: the new instructions start when it ends"
                 )
         if arguments.detach and run.state is RunState.QUEUED:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from perdure.cli.compose import open_to_read, settings
-from perdure.cli.runs.pool import Wishes, notifier, open_pool, say
+from perdure.cli.runs.pool import StopSignals, notifier, open_pool, say
 from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
 from perdure.host.secrecy import wipe_variables
@@ -124,7 +124,7 @@ def _serve(
     from perdure.server.sockets import RunningServer
     from perdure.server.webhooks import WebhookIntake
 
-    wishes = Wishes()
+    signals = StopSignals()
     with ExitStack() as stack:
         # Create the clients before the engine. Creating them and `wipe_variables` remove the
         # service's secrets from the environment, which the engine gets afterwards.
@@ -133,7 +133,7 @@ def _serve(
         )
         wipe_variables(secret_variables(chosen))
         held = [*clients.held(), *chain.from_iterable(secrets.values()), *_of_openid(chosen)]
-        engine = open_pool(chosen, wishes, guarded=True, secrets=held)
+        engine = open_pool(chosen, signals, guarded=True, secrets=held)
         stack.callback(engine.store.close)
         engine.workspaces.ask_also(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
@@ -150,7 +150,7 @@ def _serve(
             {source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say
         )
         plans = stack.enter_context(
-            PlanDriver(replace(engine, stopping=lambda: wishes.draining), say)
+            PlanDriver(replace(engine, stopping=lambda: signals.draining), say)
         )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
@@ -179,7 +179,7 @@ def _serve(
         proxies = Proxies(chosen.serve_proxies)
         served = application(
             desk,
-            lambda: _problems(engine.store, engine.volumes, wishes),
+            lambda: _problems(engine.store, engine.volumes, signals),
             chosen.serve_hosts,
             parts.principals,
             routes(parts),
@@ -201,7 +201,7 @@ def _serve(
             )
         notify(os.environ, "READY=1")
         stack.callback(notify, os.environ, "STOPPING=1")
-        _until_drained(engine, web, wishes, jobs)
+        _until_drained(engine, web, signals, jobs)
         if web.broken is not None:
             raise PerdureError(
                 f"The web server ended: {web.broken}",
@@ -308,19 +308,19 @@ def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
     return signed_receipt(store, run, chosen.state)
 
 
-def _until_drained(engine: Engine, web: RunningServer, wishes: Wishes, jobs: int) -> None:
+def _until_drained(engine: Engine, web: RunningServer, signals: StopSignals, jobs: int) -> None:
     from perdure.engine.worker import work
 
     if jobs:
-        work(engine, jobs, draining=lambda: wishes.draining or not web.alive, patient=True)
+        work(engine, jobs, draining=lambda: signals.draining or not web.alive, patient=True)
         return
-    while not wishes.draining and web.alive:
+    while not signals.draining and web.alive:
         time.sleep(LOOK_S)
 
 
-def _problems(store: InboxStore, volumes: Volumes, wishes: Wishes) -> list[str]:
+def _problems(store: InboxStore, volumes: Volumes, signals: StopSignals) -> list[str]:
     """Return the reasons why no new work is accepted. The list is empty if it is accepted."""
-    found = ["perdure is draining"] if wishes.draining else []
+    found = ["perdure is draining"] if signals.draining else []
     try:
         store.inbox(limit=1)
     except PerdureError as error:

@@ -36,7 +36,7 @@ CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no)
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
-class RunsApp(OptionList):
+class RunList(OptionList):
     """The list of runs. Its binding makes the footer show Enter, like the other keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "log")]
@@ -109,7 +109,7 @@ class Board(App[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="head")
-        yield RunsApp(id="runs", markup=False)
+        yield RunList(id="runs", markup=False)
         yield Static(id="panel", markup=False)
         yield Static(id="said", markup=False)
         yield Input(id="filter", placeholder="text in name, workdir, scope or instructions")

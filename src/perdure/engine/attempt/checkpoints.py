@@ -113,7 +113,7 @@ class Checkpointing(Struct):
     def _record_uploads(self) -> None:
         """Record in the journal which uploads to the checkpoint store succeeded or failed."""
         publisher = self.engine.publisher
-        if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
+        if publisher is None or not (told := publisher.take_events(self.opened.claim.run.id)):
             return
         self.displaced = self.displaced or any(isinstance(event, PlaceLost) for event in told)
         self.engine.store.record(self.opened.claim, told)

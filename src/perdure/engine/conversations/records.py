@@ -28,7 +28,7 @@ def records_of(engine: Engine) -> Sessions:
     )
 
 
-def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> SessionKey:
+def live_key(store: SessionStore, index: ConversationIndex, ref: str) -> SessionKey:
     """Return the key of the live session that `ref` identifies: a scope, a conversation's id (or a
     prefix of it), or the name of a run.
 
@@ -36,7 +36,7 @@ def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> Session
     of its scope.
     """
     scoped = [
-        key for agent in shelf.drivers if store.session(key := SessionKey(agent, ref)) is not None
+        key for agent in index.drivers if store.session(key := SessionKey(agent, ref)) is not None
     ]
     if len(scoped) > 1:
         agents = ", ".join(key.agent for key in scoped)
@@ -45,7 +45,7 @@ def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> Session
         )
     if scoped:
         return scoped[0]
-    session = shelf.find(ref).session
+    session = index.find(ref).session
     if session is None:
         raise NotFound(
             f"perdure has no record of {ref}: it was started manually",

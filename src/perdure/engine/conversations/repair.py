@@ -73,33 +73,33 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         }
 
 
-def diagnose(shelf: ConversationIndex, ref: str) -> Diagnosis:
+def diagnose(index: ConversationIndex, ref: str) -> Diagnosis:
     """Return the diagnosis of the conversation whose id is `ref`, or begins with it. A complete id
     is found even if its file is too damaged to be listed. Raises NotFound, and UsageError if
     several ids begin with `ref`."""
     try:
-        return diagnosis(shelf, shelf.find(ref))
+        return diagnosis(index, index.find(ref))
     except NotFound:
-        for name, driver in shelf.drivers.items():
-            if driver.remains(shelf.home(name), ref):
-                return _diagnose_file(shelf, name, driver, ref, None)
+        for name, driver in index.drivers.items():
+            if driver.remains(index.home(name), ref):
+                return _diagnose_file(index, name, driver, ref, None)
         raise
 
 
-def diagnosis(shelf: ConversationIndex, entry: ConversationEntry) -> Diagnosis:
+def diagnosis(index: ConversationIndex, entry: ConversationEntry) -> Diagnosis:
     """Return the diagnosis of a listed conversation."""
     name = entry.reader or entry.agent
-    return _diagnose_file(shelf, name, shelf.drivers[name], entry.id, entry)
+    return _diagnose_file(index, name, index.drivers[name], entry.id, entry)
 
 
 def _diagnose_file(
-    shelf: ConversationIndex,
+    index: ConversationIndex,
     agent: str,
     driver: AgentDriver,
     session_id: str,
     entry: ConversationEntry | None,
 ) -> Diagnosis:
-    home = shelf.home(agent)
+    home = index.home(agent)
     if driver.archive is not None:
         content = driver.archive.read(home, session_id)
         if content is None:
@@ -182,11 +182,11 @@ def _places(
     return (), (), ""
 
 
-def put_in_place(engine: Engine, shelf: ConversationIndex, found: Diagnosis) -> list[str]:
+def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> list[str]:
     """Test the repaired copy, and replace the transcript with it. Return the paths to which the
     replaced files were moved. Raises Conflict while the conversation is in use, Unproven,
     WorkspaceError."""
-    driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
+    driver, home = index.drivers[found.agent], index.home(found.agent)
     _hold_workspace(engine, found, driver, home)
     assert found.path is not None
     if found.mended.content is not None:

@@ -28,7 +28,7 @@ _ENCODINGS = ("gzip", "deflate")
 REQUEST = f"application/x-{SERVICE}-request"
 
 
-class ForgeTrouble(Exception):
+class UpstreamError(Exception):
     """Raised when the repository's server gave no usable answer. `status` is the HTTP status that
     the relay returns; the message tells the reason."""
 
@@ -56,13 +56,13 @@ class Upstream(msgspec.Struct, frozen=True):
 
     @contextmanager
     def refs(self, headers: Mapping[str, str]) -> Iterator[ForgeAnswer]:
-        """Request the list of refs, and yield the answer. Raises ForgeTrouble."""
+        """Request the list of refs, and yield the answer. Raises UpstreamError."""
         with self._asked("GET", f"/info/refs?service={SERVICE}", headers, None) as answer:
             yield answer
 
     @contextmanager
     def pack(self, headers: Mapping[str, str], body: Iterator[bytes]) -> Iterator[ForgeAnswer]:
-        """Request objects, and yield the answer. Raises ForgeTrouble."""
+        """Request objects, and yield the answer. Raises UpstreamError."""
         with self._asked("POST", f"/{SERVICE}", headers, body) as answer:
             yield answer
 
@@ -73,8 +73,8 @@ class Upstream(msgspec.Struct, frozen=True):
         parts = urlsplit(self.url)
         line = self._line(parts.scheme, parts.hostname or "", parts.port)
         try:
-            told = self._headers(headers, body is not None)
-            line.request(verb, parts.path + path, body, told, encode_chunked=body is not None)
+            sent = self._headers(headers, body is not None)
+            line.request(verb, parts.path + path, body, sent, encode_chunked=body is not None)
             if line.sock is not None:
                 line.sock.settimeout(SILENT_S)
             answer = line.getresponse()
@@ -82,12 +82,12 @@ class Upstream(msgspec.Struct, frozen=True):
             kind = answer.getheader("Content-Type", "application/octet-stream")
             yield ForgeAnswer(kind, _pieces(answer))
         except ssl.SSLCertVerificationError as error:
-            raise ForgeTrouble(
+            raise UpstreamError(
                 http.HTTPStatus.FORBIDDEN,
                 f"the certificate of {parts.hostname} is not valid: {error.verify_message}",
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise ForgeTrouble(
+            raise UpstreamError(
                 http.HTTPStatus.BAD_GATEWAY,
                 f"{parts.hostname} cannot be reached: {_words(error)}",
             ) from error
@@ -123,41 +123,41 @@ class Upstream(msgspec.Struct, frozen=True):
     def _headers(self, asked: Mapping[str, str], with_body: bool) -> dict[str, str]:
         """Return the headers for the server. Of the client's headers only Git-Protocol and
         Content-Encoding are passed on, and only with known values."""
-        told = {"User-Agent": "git/perdure-relay", "Accept": "*/*"}
+        sent = {"User-Agent": "git/perdure-relay", "Accept": "*/*"}
         protocol = asked.get("Git-Protocol") or ""
         if _PROTOCOL.fullmatch(protocol):
-            told["Git-Protocol"] = protocol
+            sent["Git-Protocol"] = protocol
         if with_body:
-            told |= {"Content-Type": REQUEST, "Transfer-Encoding": "chunked"}
-            told["Accept"] = f"application/x-{SERVICE}-result"
+            sent |= {"Content-Type": REQUEST, "Transfer-Encoding": "chunked"}
+            sent["Accept"] = f"application/x-{SERVICE}-result"
             encoding = asked.get("Content-Encoding") or ""
             if encoding in _ENCODINGS:
-                told["Content-Encoding"] = encoding
+                sent["Content-Encoding"] = encoding
         if self.login is not None:
-            told["Authorization"] = _basic(*self.login)
-        return told
+            sent["Authorization"] = _basic(*self.login)
+        return sent
 
 
 def _check(status: int) -> None:
-    """Raise ForgeTrouble for a status that does not mean success."""
+    """Raise UpstreamError for a status that does not mean success."""
     match status:
         case 200:
             return
         case 401 | 403:
             # A 401 would make git in the agent's container ask for a login, which it does not have.
             # So it gets a 403.
-            raise ForgeTrouble(http.HTTPStatus.FORBIDDEN, "the server refused the credentials")
+            raise UpstreamError(http.HTTPStatus.FORBIDDEN, "the server refused the credentials")
         case 404 | 410:
-            raise ForgeTrouble(http.HTTPStatus.NOT_FOUND, "the server has no such repository")
+            raise UpstreamError(http.HTTPStatus.NOT_FOUND, "the server has no such repository")
         case 429 | 500 | 502 | 503 | 504:
-            raise ForgeTrouble(status, f"the server answered with status {status}")
+            raise UpstreamError(status, f"the server answered with status {status}")
         case status if 300 <= status < 400:
-            raise ForgeTrouble(
+            raise UpstreamError(
                 http.HTTPStatus.FORBIDDEN,
                 "the address redirects; give the repository's final address",
             )
         case _:
-            raise ForgeTrouble(
+            raise UpstreamError(
                 http.HTTPStatus.FORBIDDEN, f"the server answered with status {status}"
             )
 

@@ -1,11 +1,12 @@
 """The relay's HTTP server. It accepts requests of the agent's container on 127.0.0.1.
 
-    GET  /{word}/git/info/refs?service=git-upload-pack      refs of the repository
-    POST /{word}/git/git-upload-pack                        objects of the repository
-    GET  /{word}/names/{prefix}                             names in the checkpoint store
-    GET, HEAD, PUT, POST /{word}/objects/{key}              an object in the store; POST creates it
+    GET  /{secret}/git/info/refs?service=git-upload-pack      refs of the repository
+    POST /{secret}/git/git-upload-pack                        objects of the repository
+    GET  /{secret}/names/{prefix}                             names in the checkpoint store
+    GET, HEAD, PUT, POST /{secret}/objects/{key}              an object in the store; POST creates
+    it
 
-`{word}` is a random secret in the relay's address. Every other request gets 404 or 403. The client
+`{secret}` is a random text in the relay's address. Every other request gets 404 or 403. The client
 is not trusted: sizes are limited, and no part of a request is used in an address or a file name
 before it has matched a strict pattern.
 """
@@ -28,9 +29,9 @@ from perdure.capsule.buckets import TooLarge
 from perdure.errors import PerdureError
 from perdure.host.git.upload_pack import SERVICE
 from perdure.host.relay import RelayAddress
-from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, ForgeTrouble, Upstream
-from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf, longest
+from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, Upstream, UpstreamError
 from perdure.kubernetes.relay.ssh import SshUpstream
+from perdure.kubernetes.relay.store_access import RelayRefused, RunStoreAccess, longest
 from perdure.rules.text import one_line, write_stderr
 
 IDLE_S = 600.0
@@ -42,24 +43,24 @@ WORDS_MOST = 1_000
 
 
 class RelayServer(ThreadingHTTPServer):
-    """The relay of one pod. `forge` or `shelf` is None if the pod needs no credentials for the
-    repository or for the checkpoint store."""
+    """The relay of one pod. `forge` or `store_access` is None if the pod needs no credentials for
+    the repository or for the checkpoint store."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, forge: Upstream | SshUpstream | None, shelf: RunShelf | None) -> None:
-        self.forge, self.shelf = forge, shelf
-        self.word = secrets.token_urlsafe(24)
+    def __init__(self, forge: Upstream | SshUpstream | None, access: RunStoreAccess | None) -> None:
+        self.forge, self.store_access = forge, access
+        self.secret = secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", 0), _Requests)
 
     def address(self) -> RelayAddress:
         """Return the address that the agent's container needs."""
         return RelayAddress(
             port=self.server_port,
-            word=self.word,
+            secret=self.secret,
             repository=self.forge is not None,
-            store=self.shelf.store.url if self.shelf is not None else "",
+            store=self.store_access.store.url if self.store_access is not None else "",
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -79,7 +80,7 @@ class _Requests(BaseHTTPRequestHandler):
     server: RelayServer
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing, because the paths contain the relay's secret word."""
+        """Log nothing, because the paths contain the relay's secret."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -90,25 +91,25 @@ class _Requests(BaseHTTPRequestHandler):
         # Close the connection after each request. Otherwise an unread body would be parsed as the
         # next request.
         self.close_connection = True
-        _, word, room, path = [*self.path.split("/", 3), "", "", ""][:4]
-        if not hmac.compare_digest(word.encode(), self.server.word.encode()):
+        _, secret, room, path = [*self.path.split("/", 3), "", "", ""][:4]
+        if not hmac.compare_digest(secret.encode(), self.server.secret.encode()):
             self._say(http.HTTPStatus.NOT_FOUND, "not found")
             return
         try:
             match room:
                 case "git" if self.server.forge is not None:
                     self._git(self.server.forge, path)
-                case "names" if self.server.shelf is not None and self.command == "GET":
-                    found = self.server.shelf.names(path)
+                case "names" if self.server.store_access is not None and self.command == "GET":
+                    found = self.server.store_access.names(path)
                     self._say(http.HTTPStatus.OK, msgspec.json.encode(found))
-                case "objects" if self.server.shelf is not None:
-                    self._object(self.server.shelf, path)
+                case "objects" if self.server.store_access is not None:
+                    self._object(self.server.store_access, path)
                 case _:
                     raise RelayRefused("this relay has nothing of that name")
         except RelayRefused as error:
             write_stderr(one_line(f"perdure: relay: refused: {self.command} {room}/{path}", 200))
             self._say(http.HTTPStatus.FORBIDDEN, str(error))
-        except ForgeTrouble as error:
+        except UpstreamError as error:
             write_stderr(one_line(f"perdure: relay: {error}", 300))
             self._say(error.status, f"perdure: {error}")
         except FileNotFoundError:
@@ -125,11 +126,11 @@ class _Requests(BaseHTTPRequestHandler):
             self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)
 
     def _git(self, forge: Upstream | SshUpstream, path: str) -> None:
-        told = dict(self.headers.items())
+        headers = dict(self.headers.items())
         if (self.command, path) == ("GET", f"info/refs?service={SERVICE}"):
-            self._pass(forge.refs(told))
+            self._pass(forge.refs(headers))
         elif (self.command, path) == ("POST", SERVICE):
-            self._pass(forge.pack(told, self._body(LONGEST_REQUEST)))
+            self._pass(forge.pack(headers, self._body(LONGEST_REQUEST)))
         else:
             raise RelayRefused("this relay only fetches")
 
@@ -152,19 +153,19 @@ class _Requests(BaseHTTPRequestHandler):
                 with suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _object(self, shelf: RunShelf, key: str) -> None:
+    def _object(self, access: RunStoreAccess, key: str) -> None:
         match self.command:
             case "GET":
-                self._say(http.HTTPStatus.OK, shelf.get(key))
+                self._say(http.HTTPStatus.OK, access.get(key))
             case "HEAD":
-                if not shelf.has(key):
+                if not access.has(key):
                     raise FileNotFoundError(key)
                 self._say(http.HTTPStatus.OK, b"")
             case "PUT":
-                shelf.put(key, b"".join(self._body(longest(key))))
+                access.put(key, b"".join(self._body(longest(key))))
                 self._say(http.HTTPStatus.OK, b"")
             case _:
-                shelf.create(key, b"".join(self._body(longest(key))))
+                access.create(key, b"".join(self._body(longest(key))))
                 self._say(http.HTTPStatus.OK, b"")
 
     def _body(self, most: int) -> Iterator[bytes]:

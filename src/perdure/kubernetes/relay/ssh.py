@@ -21,7 +21,7 @@ from perdure.host.git.output import unreachable
 from perdure.host.git.servers import host_of
 from perdure.host.git.ssh import Ssh
 from perdure.host.git.upload_pack import SERVICE, VERSION, UploadPack, connected
-from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, ForgeTrouble
+from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, UpstreamError
 
 _ABSENT = re.compile(
     "does not appear to be a git repository|repository .*not found|does not exist", re.IGNORECASE
@@ -37,14 +37,14 @@ class SshUpstream(msgspec.Struct, frozen=True):
 
     @contextmanager
     def refs(self, headers: Mapping[str, str]) -> Iterator[ForgeAnswer]:
-        """Request the server's capabilities, and yield the answer. Raises ForgeTrouble."""
+        """Request the server's capabilities, and yield the answer. Raises UpstreamError."""
         with self._connected(headers) as line:
             kind = f"application/x-{SERVICE}-advertisement"
             yield ForgeAnswer(kind, iter([line.greeting()]))
 
     @contextmanager
     def pack(self, headers: Mapping[str, str], body: Iterator[bytes]) -> Iterator[ForgeAnswer]:
-        """Send a request for refs or objects, and yield the answer. Raises ForgeTrouble."""
+        """Send a request for refs or objects, and yield the answer. Raises UpstreamError."""
         with self._connected(headers) as line:
             line.greeting()
             line.send(_plain(body, headers.get("Content-Encoding") or ""))
@@ -56,7 +56,7 @@ class SshUpstream(msgspec.Struct, frozen=True):
     @contextmanager
     def _connected(self, headers: Mapping[str, str]) -> Iterator[UploadPack]:
         if VERSION not in (headers.get("Git-Protocol") or "").split(":"):
-            raise ForgeTrouble(
+            raise UpstreamError(
                 http.HTTPStatus.FORBIDDEN,
                 "a repository by ssh is fetched with version 2 of git's protocol alone",
             )
@@ -64,7 +64,7 @@ class SshUpstream(msgspec.Struct, frozen=True):
             with connected(self.url, self.ssh, self.environ) as line:
                 yield line
         except UsageError as error:
-            raise ForgeTrouble(http.HTTPStatus.FORBIDDEN, f"{error} ({error.hint})") from error
+            raise UpstreamError(http.HTTPStatus.FORBIDDEN, f"{error} ({error.hint})") from error
         except GitFailed as error:
             raise _trouble(host_of(self.url), error) from error
 
@@ -75,7 +75,7 @@ def _pieces(first: bytes, line: UploadPack) -> Iterator[bytes]:
         yield piece
 
 
-def _trouble(host: str, error: GitFailed) -> ForgeTrouble:
+def _trouble(host: str, error: GitFailed) -> UpstreamError:
     said = error.stderr
     if "Host key verification failed" in said:
         words = f"the key of {host} is not in known_hosts of the Secret"
@@ -84,13 +84,13 @@ def _trouble(host: str, error: GitFailed) -> ForgeTrouble:
     elif "Permission denied (" in said:
         words = f"{host} refused the key of the Secret"
     elif _ABSENT.search(said):
-        return ForgeTrouble(http.HTTPStatus.NOT_FOUND, "the server has no such repository")
+        return UpstreamError(http.HTTPStatus.NOT_FOUND, "the server has no such repository")
     elif unreachable(error) or not said:
         words = f"{host} cannot be reached by ssh: {_last(said)}"
-        return ForgeTrouble(http.HTTPStatus.BAD_GATEWAY, words)
+        return UpstreamError(http.HTTPStatus.BAD_GATEWAY, words)
     else:
         words = f"{host} refused by ssh: {_last(said)}"
-    return ForgeTrouble(http.HTTPStatus.FORBIDDEN, words)
+    return UpstreamError(http.HTTPStatus.FORBIDDEN, words)
 
 
 def _last(said: str) -> str:
@@ -101,7 +101,7 @@ def _last(said: str) -> str:
 
 
 def _plain(body: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield the body of a request, decompressed if git compressed it for HTTP. Raises ForgeTrouble
+    """Yield the body of a request, decompressed if git compressed it for HTTP. Raises UpstreamError
     if it cannot be decompressed."""
     if encoding not in ("gzip", "deflate"):
         yield from body
@@ -116,6 +116,6 @@ def _plain(body: Iterator[bytes], encoding: str) -> Iterator[bytes]:
                 left = unpacked.unconsumed_tail
         yield unpacked.flush()
     except zlib.error as error:
-        raise ForgeTrouble(
+        raise UpstreamError(
             http.HTTPStatus.BAD_REQUEST, f"the request is broken: {error}"
         ) from error

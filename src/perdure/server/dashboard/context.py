@@ -47,7 +47,7 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
         """Wake the pools, because there is work."""
         ring(self.engine.state)
 
-    def shelf(self) -> ConversationIndex:
+    def conversations(self) -> ConversationIndex:
         """Return an index of all conversations on this machine."""
         return ConversationIndex(self.look, _loaded(), self.engine.environ)
 

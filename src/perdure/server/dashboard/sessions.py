@@ -27,7 +27,7 @@ def sessions(visit: Visit) -> Response:
     """Show `/sessions`: conversations, newest first. The parameter `q` searches id, agent, run,
     directory, title and first words."""
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
-    entries = visit.desk.shelf().entries(LIMIT)
+    entries = visit.desk.conversations().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
     found = [
         entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
@@ -52,9 +52,9 @@ def _has(entry: ConversationEntry, words: str) -> bool:
 
 def session(visit: Visit) -> Response:
     """Show `/sessions/ID`: the latest messages, the lineage, and the actions."""
-    shelf = visit.desk.shelf()
-    entry = shelf.find(visit.named("id"))
-    spoken = [replace(each, text=each.text[:LONGEST]) for each in list(shelf.spoken(entry))[-SAID:]]
+    index = visit.desk.conversations()
+    entry = index.find(visit.named("id"))
+    spoken = [replace(each, text=each.text[:LONGEST]) for each in list(index.spoken(entry))[-SAID:]]
     facts: Mapping[str, Any] = {
         "agent": worker_of(entry.role, entry.agent),
         "state": entry.state,
@@ -62,7 +62,7 @@ def session(visit: Visit) -> Response:
         "turns": entry.turns or "unknown",
     }
     return visit.page(
-        "session.html", entry=entry, lineage=shelf.lineage(entry), spoken=spoken, facts=facts
+        "session.html", entry=entry, lineage=index.lineage(entry), spoken=spoken, facts=facts
     )
 
 
@@ -93,7 +93,7 @@ def do_resume(visit: Visit) -> Response:
 
 
 def _to_resume(visit: Visit) -> ConversationEntry:
-    entry = visit.desk.shelf().find(visit.named("id"))
+    entry = visit.desk.conversations().find(visit.named("id"))
     if entry.run is None and not visit.principal.may_widen:
         # A conversation without a run continues in the directory where it began, which may be any
         # directory.

@@ -33,18 +33,18 @@ class RelayRefused(Exception):
     """Raised for a request that the relay does not allow. The message tells the reason."""
 
 
-class RunShelf:
+class RunStoreAccess:
     """The part of a checkpoint store that one run may use. `names` are the names that the run may
-    have. `lender` is the name or the id of the run whose conversation it continues; empty for none.
-    """
+    have. `source_run` is the name or the id of the run whose conversation it continues; empty for
+    none."""
 
     def __init__(
-        self, store: CheckpointStore, run: str, names: Collection[str], lender: str = ""
+        self, store: CheckpointStore, run: str, names: Collection[str], source_run: str = ""
     ) -> None:
         self.store, self.run, self._names = store, run, names
-        self._lender = lender
+        self._source_run = source_run
         self._turn = threading.Lock()
-        self._lent: frozenset[str] | None = None
+        self._source_ids: frozenset[str] | None = None
 
     def names(self, prefix: str) -> KeyNames:
         """Return the names directly below a prefix. Raises RelayRefused if the pod may not read
@@ -118,17 +118,17 @@ class RunShelf:
         return run == self.run or run in self._readable()
 
     def _readable(self) -> frozenset[str]:
-        """Return the ids of the runs that the pod may read. The lender is looked up at the first
-        use, and again at each use until it is found."""
-        if not self._lender:
+        """Return the ids of the runs that the pod may read. The source run is looked up at the
+        first use, and again at each use until it is found."""
+        if not self._source_run:
             return frozenset({self.run})
         with self._turn:
-            if self._lent is None:
+            if self._source_ids is None:
                 try:
-                    self._lent = frozenset({find(self.store, self._lender)})
+                    self._source_ids = frozenset({find(self.store, self._source_run)})
                 except NotFound:
                     return frozenset({self.run})
-            return self._lent | {self.run}
+            return self._source_ids | {self.run}
 
 
 def longest(key: str) -> int:
