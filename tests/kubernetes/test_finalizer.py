@@ -25,7 +25,7 @@ def seen(
     deleting: bool = False,
     leaving: bool | None = None,
     ttl: int | None = None,
-) -> steps.Facts:
+) -> steps.TaskRunFacts:
     """Return a TaskRun that succeeded ten seconds ago, and was looked at since."""
     body = making.taskrun(workspace=workspace, ttlSecondsAfterFinished=ttl)
     body["metadata"]["finalizers"] = [FINALIZER] if held else []
@@ -42,11 +42,13 @@ def seen(
         "workspace": {"saved": True} if saved else {},
         "completionTime": stamp(NOW - 10_000),
     }
-    return steps.Facts(run=wanted(body), fresh=True, recorded=frozenset({1}), leaving=leaving)
+    return steps.TaskRunFacts(
+        run=wanted(body), fresh=True, recorded=frozenset({1}), leaving=leaving
+    )
 
 
 HELD = steps.HoldFinalizer()
-CASES: list[tuple[str, steps.Facts, Any]] = [
+CASES: list[tuple[str, steps.TaskRunFacts, Any]] = [
     ("all work stays on a kept claim", seen(KEEP), steps.Release()),
     ("nobody knows what the spec means", seen({"mode": 7}), None),
     ("the claim goes with it", seen(DELETE, saved=True), None),
@@ -64,7 +66,7 @@ CASES: list[tuple[str, steps.Facts, Any]] = [
 
 
 @pytest.mark.parametrize(("what", "given", "step"), CASES, ids=[case[0] for case in CASES])
-def test_when_it_is_held_and_let_go(what: str, given: steps.Facts, step: Any) -> None:
+def test_when_it_is_held_and_let_go(what: str, given: steps.TaskRunFacts, step: Any) -> None:
     """None means that no finalizer is added or removed, and nothing is deleted."""
     found = steps.next_step(given, NOW)
     if step is None:

@@ -54,7 +54,7 @@ def test_a_log_without_a_conversation_is_read_seldomer_and_seldomer() -> None:
     now, reads = NOW, 0
 
     def step() -> steps.Step:
-        seen = steps.Facts(
+        seen = steps.TaskRunFacts(
             run=wanted(run), pods=[pod], recorded=frozenset({1}), sessions=asked, fresh=True
         )
         return steps.next_step(seen, now)

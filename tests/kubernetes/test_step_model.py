@@ -104,7 +104,7 @@ class Operator:
         for _ in range(60):
             if self.run is None:
                 return True
-            seen = steps.Facts(
+            seen = steps.TaskRunFacts(
                 run=wanted(self.run), jobs=list(self.jobs.values()), pods=list(self.pods.values()), fresh=fresh, recorded=self.recorded,
                 trouble=trouble, room=room, leaving=leaving, sessions=sessions, notes={each.uid: "" for each in (*self.jobs.values(), *self.pods.values())},
             )  # fmt: skip

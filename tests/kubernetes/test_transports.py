@@ -11,7 +11,7 @@ import pytest
 from perdure.kubernetes import manifests, order
 from perdure.kubernetes.status import TaskRunStatus
 from perdure.kubernetes.status_moves import begun
-from perdure.kubernetes.step import Facts, WriteStatus, next_step
+from perdure.kubernetes.step import TaskRunFacts, WriteStatus, next_step
 from perdure.kubernetes.transports import Permitted, refusal, transport_of
 from perdure.kubernetes.wanted import wanted
 from tests.journeys.stage import said
@@ -69,13 +69,13 @@ def test_a_taskrun_without_permission_begins_no_attempt() -> None:
     body["status"] = {"contextVersion": 1, "phase": "Pending"}
     run = wanted(body)
     why = refusal(run.spec, Permitted())
-    step = next_step(Facts(run=run, recorded=frozenset({1}), forbidden=why), 1_000, 0.5)
+    step = next_step(TaskRunFacts(run=run, recorded=frozenset({1}), forbidden=why), 1_000, 0.5)
     assert isinstance(step, WriteStatus)
     (condition,) = (each for each in step.status.conditions if each.type == "NeedsPerson")
     assert (step.status.phase, condition.reason) == ("Failed", "NotPermitted")
     assert "attempts.repositories.httpHosts" in condition.message
     body["status"] |= {"attempt": 1, "attempts": [{"number": 1, "job": run.job(1)}]}
-    seen = Facts(run=wanted(body), recorded=frozenset({1}), forbidden=why)
+    seen = TaskRunFacts(run=wanted(body), recorded=frozenset({1}), forbidden=why)
     step = next_step(seen, 1_000, 0.5)
     assert not (isinstance(step, WriteStatus) and step.status.phase == "Failed")
 

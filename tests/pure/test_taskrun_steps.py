@@ -63,7 +63,7 @@ def step(
 ) -> steps.Step:
     """Return the next step if there is room for an attempt, in a namespace that is not being
     deleted."""
-    seen = steps.Facts(
+    seen = steps.TaskRunFacts(
         run=wanted(run),
         recorded=frozenset({1}),
         jobs=[job for each in jobs if (job := job_seen(each))],
@@ -364,7 +364,7 @@ def test_a_jobs_uid_is_told_before_it_is_stopped() -> None:
 def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> TaskRunStatus:
     spec = {"contextVersion": 2, "policy": {"attempts": 2}}
     run = body(*attempts, phase=phase, spec=spec, meta={"generation": 2}, attemptsAllowed=2, **more)
-    seen = steps.Facts(run=wanted(run), recorded=frozenset({1, 2}))
+    seen = steps.TaskRunFacts(run=wanted(run), recorded=frozenset({1, 2}))
     return status_of(steps.next_step(seen, NOW))
 
 

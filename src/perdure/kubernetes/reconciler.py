@@ -72,7 +72,7 @@ class TaskRunReconciler(Struct):
             if found is None:
                 return None
             run, known = filled(found[0], self.defaults), found[1]
-            facts = steps.Facts(
+            facts = steps.TaskRunFacts(
                 run=run,
                 jobs=list(known.jobs.values()),
                 pods=list(known.pods.values()),

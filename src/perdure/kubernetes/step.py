@@ -48,7 +48,7 @@ LOG_AGAIN_MS = 2_000
 doubles each time, so an agent that never names a conversation causes few requests."""
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class TaskRunFacts(Struct, frozen=True, kw_only=True):
     """The known facts about a TaskRun, its Jobs and its pods at one moment."""
 
     run: WantedRun
@@ -165,7 +165,7 @@ Step = (
 )
 
 
-def next_step(facts: Facts, now: int, jitter: float = 0.5) -> Step:
+def next_step(facts: TaskRunFacts, now: int, jitter: float = 0.5) -> Step:
     """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads
     delays."""
     run, status = facts.run, facts.run.status
@@ -223,7 +223,7 @@ def _runs(job: JobSeen) -> bool:
     return not job.deleting and not job.finished
 
 
-def _is_over(facts: Facts, attempt: int) -> bool:
+def _is_over(facts: TaskRunFacts, attempt: int) -> bool:
     """Return whether a pod of an attempt has ended. Its Job then completes by itself and must not
     be deleted, because the pod's logs would be deleted with it."""
     recorded = any(
@@ -259,7 +259,9 @@ def _with_generation(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
     return replace(status, observed_generation=run.generation, conditions=conditions)
 
 
-def _waiting_or_failed(facts: Facts, status: TaskRunStatus, trouble: Obstacle, now: int) -> Step:
+def _waiting_or_failed(
+    facts: TaskRunFacts, status: TaskRunStatus, trouble: Obstacle, now: int
+) -> Step:
     """Return the step for an obstacle that keeps an attempt from beginning. The TaskRun gets the
     condition Waiting and is retried later. After a limited time it fails."""
     run = facts.run
@@ -302,7 +304,7 @@ def _write_or_wait(run: WantedRun, status: TaskRunStatus, until: int | None) -> 
 
 
 def _with_open_attempt(
-    facts: Facts, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
+    facts: TaskRunFacts, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
 ) -> Step:
     """Return the next step for the open attempt: launch, watch, stop or close it."""
     run = facts.run
@@ -346,7 +348,7 @@ def _with_open_attempt(
 
 
 def _watched(
-    facts: Facts,
+    facts: TaskRunFacts,
     status: TaskRunStatus,
     job: JobSeen | None,
     pods: list[PodSeen],
@@ -391,7 +393,7 @@ def _watched(
 
 
 def _stuck(
-    facts: Facts, status: TaskRunStatus, obstacle: Obstacle, now: int, jitter: float
+    facts: TaskRunFacts, status: TaskRunStatus, obstacle: Obstacle, now: int, jitter: float
 ) -> Step:
     """Return the step for an obstacle of the open attempt: wait until it is removed. If only a
     person can remove it, the attempt fails after a limited time.
@@ -420,7 +422,7 @@ def _stuck(
     return _write_or_wait(facts.run, status, _again(since, now))
 
 
-def _between(facts: Facts, status: TaskRunStatus, now: int) -> Step:
+def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step while no attempt is open."""
     run = facts.run
     if run.retry and run.retry != status.retried:
@@ -494,7 +496,7 @@ def _between(facts: Facts, status: TaskRunStatus, now: int) -> Step:
     )
 
 
-def _ended(facts: Facts, status: TaskRunStatus, now: int) -> Step:
+def _ended(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step for a TaskRun in a final phase: wait for the end of its time to live,
     and then delete it if its work is saved."""
     run, ttl = facts.run, facts.run.spec.ttl_seconds_after_finished
@@ -515,7 +517,7 @@ def _ended(facts: Facts, status: TaskRunStatus, now: int) -> Step:
     )
 
 
-def _deleting(facts: Facts, status: TaskRunStatus, now: int) -> Step:
+def _deleting(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
     """Return the next step for a TaskRun that is being deleted and has no open attempt: allow the
     deletion, or report unsaved work."""
     run = facts.run
