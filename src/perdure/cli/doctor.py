@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -323,11 +323,9 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
             for state, message in stores.examine(chosen.database)
         )
         return
-    checks: list[Callable[[], str]] = [stores.sqlite_warning]
-    for check in checks:
-        warning = check()
-        if warning:
-            yield DoctorFinding("sqlite", "warn", warning)
+    warning = stores.sqlite_warning()
+    if warning:
+        yield DoctorFinding("sqlite", "warn", warning)
     try:
         there = (chosen.state / DATABASE).exists()
         with closing(stores.open(chosen.state / DATABASE, read_only=True)) as store:

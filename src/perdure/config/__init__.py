@@ -124,12 +124,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """URL to which every checkpoint is also uploaded, so that another machine can continue the run.
     For example `file:///directory` or `s3://bucket/prefix`."""
     checkpoint_secrets: str = "refuse"
+    """Action for a checkpoint that contains a known secret: `refuse`, `leave-out` (which also
+    redacts the conversation) or `allow`."""
     receipts: str = "off"
-    """Places where signed receipts are attached: `off`, `note`, `comment` or `both`.
-
-    The setting before it, `checkpoint_secrets`, is the action for a checkpoint that contains a
-    known secret: `refuse`, `leave-out` (which also redacts the conversation) or `allow`.
-    """
+    """Places where signed receipts are attached: `off`, `note`, `comment` or `both`."""
     database: str = ""
     """URL of a database that several hosts share (postgresql://USER@HOST:PORT/NAME). It replaces
     the one in the state directory."""

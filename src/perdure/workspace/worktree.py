@@ -135,16 +135,12 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             git.at(path, path / ".git", path).run(
                 "read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0
             )
-            _settle(path, common)
+            # The files are made durable before the mark file is removed. So even after a power cut,
+            # a workdir without a mark file has all its files.
+            flush_each(path, common)
             mark.unlink()
             sync(mark.parent)
     return created, notes
-
-
-def _settle(path: Path, common: Path) -> None:
-    """Make the files durable before the mark file is removed. So even after a power cut, a workdir
-    without a mark file has all its files."""
-    flush_each(path, common)
 
 
 def _register(
@@ -164,7 +160,7 @@ def _register(
         _refuse_strange(path, workspace)
     notes = _recover(places, workspace, git, common, cut_off)
     if notes is None:
-        _settle(path, common)
+        flush_each(path, common)
         mark.unlink()
         return True, ["An interrupted creation had been complete."]
     make_private(mark.parent)

@@ -253,17 +253,14 @@ def _engine(
     chosen = load(environ, Path("/"))
     # A file that contains a secret is left out of the checkpoint and reported. With the setting
     # `refuse`, such a file would prevent every checkpoint of the run.
-    if "PERDURE_CHECKPOINT_SECRETS" in environ:
-        leave_out = "refuse"
-    else:
-        leave_out = "leave-out"
+    if "PERDURE_CHECKPOINT_SECRETS" not in environ:
+        chosen = replace(chosen, checkpoint_secrets="leave-out")
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
         # Requests expire at once: the pod's database is deleted with the pod, so nobody could
         # answer.
         request_expiry=0.0,
-        checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
         if order.state == "checkpoints"
         else chosen.checkpoint_every,

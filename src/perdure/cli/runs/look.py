@@ -349,7 +349,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
             return UNATTENDED
         if not records:
             sys.stdout.flush()
-            time.sleep(0.2)
+            time.sleep(NAP_S)
 
 
 def _entries(

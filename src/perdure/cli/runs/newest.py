@@ -35,7 +35,7 @@ PICKED = 200
 
 
 def newest_here(verb: str) -> str:
-    """Return the name or id of the newest run of the repository that contains the working
+    """Return the name of the newest run of the repository that contains the working
     directory.
 
     If the verb is in ONLY_ONE and several runs are possible, a person chooses one on a terminal.
@@ -59,7 +59,7 @@ def newest_here(verb: str) -> str:
 
             chosen = pick_run(verb, [run, more, *islice(found, PICKED)], store.now())
         if chosen is not None:
-            return chosen.id
+            return chosen.name
         raise UsageError(
             f"{verb} could mean several runs: {run.name}, {more.name}",
             f"perdure {verb} {run.name}",

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
+from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
 from perdure.host.redaction import Redactor
 from perdure.model import (
     Attempt,
@@ -162,7 +163,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
         announced = announced or any(isinstance(event, HEARD) for event in events)
         if at < first or _strayed(attempt):
             continue
-        mark = _mark(attempt) if events and _heard(attempt) else ""
+        mark = kept_prompt_fingerprint(attempt) if events and _heard(attempt) else ""
         if mark:
             item = Item(ItemKind.PROMPT, "", mark, f"instructions of attempt {attempt.number}")
             window.items.append(Journaled(item=item, attempt=at))
@@ -283,16 +284,6 @@ def _strayed(attempt: Attempt) -> bool:
     if asked is None or receipt is None or asked.kind is not Start.RESUME:
         return False
     return receipt.evidence.returned not in ("", asked.session_id)
-
-
-def _mark(attempt: Attempt) -> str:
-    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory was
-    deleted."""
-    path = Path(attempt.directory) / "prompt.md"
-    try:
-        return fingerprint(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    except OSError:
-        return ""
 
 
 def compare_transcript(

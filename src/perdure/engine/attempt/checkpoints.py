@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since
+from perdure.agents.transcripts import Copies, begins_with, prompts_since
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import LiveAttempt
+from perdure.engine.sessions.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import (
@@ -248,7 +249,7 @@ def began_with(store: RunStore, opened: LiveAttempt) -> Against:
         number=found.number if found is not None else 0,
         commit=found.workdir.commit if found is not None else "",
         head=found.workdir.head if found is not None else "",
-        since=opened.directory / "prompt.md",
+        since=prompt_path(opened.directory),
         foreign=frozenset(foreign),
     )
 
@@ -303,9 +304,7 @@ def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
 
 def sent(opened: LiveAttempt) -> str:
     """Return the fingerprint of the prompt of this attempt."""
-    return fingerprint(
-        (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
-    )
+    return prompt_fingerprint(opened.directory)
 
 
 def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Path | None) -> int:

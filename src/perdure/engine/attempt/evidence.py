@@ -14,6 +14,7 @@ from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts
 from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.supervision import SupervisionResult
+from perdure.engine.sessions.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
 from perdure.protocols import AgentDriver, Parks
@@ -30,9 +31,7 @@ def collect(
     judged = _judged_session(asked, reading.session_id)
     path = opened.transcript(judged) if judged else None
     after = snapshot(driver, path)
-    own = fingerprint(
-        (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
-    )
+    own = prompt_fingerprint(opened.directory)
     if session is not None and asked.kind is Start.RESUME:
         known = session.snapshot
     else:
@@ -95,7 +94,7 @@ def _prompt_found(opened: LiveAttempt, path: Path | None, own: str, new: list[st
     parked calls that were answered. None if there is no transcript."""
     if path is None:
         return None
-    if opened.parked and not (opened.directory / "prompt.md").stat().st_size:
+    if opened.parked and not prompt_path(opened.directory).stat().st_size:
         driver = opened.driver
         return isinstance(driver, Parks) and driver.answered(path.read_bytes(), opened.parked)
     return own in new

@@ -19,6 +19,7 @@ from perdure.engine.attempt.message_places import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.engine.attempt.warm_agents import Idle, WarmAgents, compatibility_digest
+from perdure.engine.sessions.prompt_file import read_prompt
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
@@ -79,7 +80,7 @@ def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
     return Launch(
         spec=run.spec,
         continuation=opened.asked,
-        prompt=(opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"),
+        prompt=read_prompt(opened.directory),
         cwd=opened.workspace.path,
         home=str(opened.home),
         program=program,

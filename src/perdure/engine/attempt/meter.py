@@ -21,6 +21,7 @@ from msgspec import Struct, field
 from perdure.engine.attempt.event_totals import EventTotals, cost_of
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import total_of
+from perdure.engine.sessions.prompt_file import prompt_path
 from perdure.host.process import boottime
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
 from perdure.protocols import OpenRequest, TellsRequests
@@ -186,7 +187,7 @@ class Meter(Struct):
     def _read_subagents(self, path: Path, reading: EventTotals) -> None:
         """Count the replies in the transcripts of subagents. Each subagent has a file of its own,
         which may be older than the attempt."""
-        began = int((self.opened.directory / "prompt.md").stat().st_mtime * 1000)
+        began = int(prompt_path(self.opened.directory).stat().st_mtime * 1000)
         model = self.model
         for found in self._belonging(path):
             if found.stat().st_mtime * 1000 >= began:

@@ -23,6 +23,7 @@ from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
 from perdure.engine.attempt.requests import answers_for, write_decisions
 from perdure.engine.attempt.start_facts import StartDecision
+from perdure.engine.sessions.prompt_file import prompt_path
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,
@@ -148,7 +149,7 @@ def begin(
             now, engine.session_lifetime_s
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
+    prompt_path(directory).write_text(text, encoding="utf-8", errors="surrogatepass")
     write_decisions(engine.state, run.id, answers)
     attempt = engine.store.begin(
         claim,

@@ -15,6 +15,7 @@ from perdure.engine.attempt.baseline import Journaled
 from perdure.engine.attempt.drift import NO_GROUND, Ground, without_undone
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.rollover import told_before
+from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
     Attempt,
     Claim,
@@ -186,7 +187,11 @@ def _earlier(
         spoken = driver.spoken(engine.copies.of(driver.name, asked.lost_session_id).read_bytes())
     except OSError:
         return ()
-    own = {_prompt(attempt) for attempt in ended if attempt.session_id == asked.lost_session_id}
+    own = {
+        kept_prompt_fingerprint(attempt)
+        for attempt in ended
+        if attempt.session_id == asked.lost_session_id
+    }
     lines: list[str] = []
     turns = 0
     for each in spoken:
@@ -373,7 +378,7 @@ def _newest_delivered(
         known = [
             attempt.context_version - attempt.messages
             for attempt in ended
-            if _prompt(attempt) in heard
+            if kept_prompt_fingerprint(attempt) in heard
         ]
         return max([*known, live.context_version if came else 0])
     told = [
@@ -384,19 +389,6 @@ def _newest_delivered(
     # A person may have used the conversation if no other run shares it. The session's record has
     # the version that the conversation contained before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
-
-
-def _prompt(attempt: Attempt) -> str:
-    """Return the fingerprint of an attempt's prompt; empty if the attempt's directory was
-    deleted."""
-    try:
-        return fingerprint(
-            (Path(attempt.directory) / "prompt.md").read_text(
-                encoding="utf-8", errors="surrogatepass"
-            )
-        )
-    except OSError:
-        return ""
 
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:

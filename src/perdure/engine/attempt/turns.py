@@ -14,11 +14,12 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from perdure.agents.transcripts import fingerprint, prompts_since, snapshot
+from perdure.agents.transcripts import prompts_since, snapshot
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.warm_agents import Idle, compatibility_digest
+from perdure.engine.sessions.prompt_file import prompt_fingerprint
 from perdure.host import process
 from perdure.model import Exit
 from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
@@ -90,11 +91,7 @@ class Turn(Struct):
             path = None
         if path is None:
             return False
-        prompt = fingerprint(
-            (self.opened.directory / "prompt.md").read_text(
-                encoding="utf-8", errors="surrogatepass"
-            )
-        )
+        prompt = prompt_fingerprint(self.opened.directory)
         mark = self.heard.mark.encode()
         return (
             bool(mark)

@@ -16,7 +16,8 @@ from typing import Protocol
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.agents.transcripts import Copies, fingerprint
+from perdure.agents.transcripts import Copies
+from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
 from perdure.model import RESET, Attempt, Session, SessionKey, SessionState, Start, TaskRun, Verdict
 from perdure.model.events import (
     CheckpointRestored,
@@ -190,21 +191,7 @@ class _Told(Struct):
             total=session.total + attempt.usage,
             snapshot=(seen.after if seen is not None and not broken else None) or session.snapshot,
             fill=attempt.fill or session.fill,
-            prompts=(*session.prompts, *_prompt(attempt)),
+            prompts=(*session.prompts, *filter(None, [kept_prompt_fingerprint(attempt)])),
             tasks=session.tasks + (heard and session.id not in counted),
         )
         counted |= {session.id} if heard else set()
-
-
-def _prompt(attempt: Attempt) -> tuple[str, ...]:
-    """Return the fingerprint of the attempt's prompt; empty if the attempt's directory is gone."""
-    try:
-        return (
-            fingerprint(
-                (Path(attempt.directory) / "prompt.md").read_text(
-                    encoding="utf-8", errors="surrogatepass"
-                )
-            ),
-        )
-    except OSError:
-        return ()

@@ -18,6 +18,7 @@ import http
 import re
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,8 +66,6 @@ class RelayServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report only the type of an unexpected error, because its details may contain a secret."""
-        import sys
-
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             write_stderr(f"perdure: relay: {type(error).__name__} in a request")
