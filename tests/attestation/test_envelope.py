@@ -147,7 +147,7 @@ def test_another_key_is_named() -> None:
     assert verify(content, KEY, OTHER) == statement()
     key = key_id(OTHER.public_key()).encode()
     close = content.replace(key, key[:-1] + (b"0" if key[-1:] != b"0" else b"1"))
-    with pytest.raises(NotVerified, match="was changed: its key id begins like"):
+    with pytest.raises(NotVerified, match="was changed: its key id has the beginning"):
         verify(close, OTHER)
 
 

@@ -222,7 +222,7 @@ def test_back_and_forth(stage: MakeStage) -> None:
     forth = one.perdure("restore", "task", "--at", str(undo["number"]))
     assert (
         forth.code == 0
-        and "valid again: instructions 2" in forth.out
+        and "in effect again: instructions 2" in forth.out
         and "retired: instructions 3" in forth.out
     ), forth.out
     assert prints(workdir) == at_last and one.show()["retired_contexts"] == [3]

@@ -342,7 +342,8 @@ def test_compacted_by_hand_after_a_lost_attempt(stage: MakeStage) -> None:
     """The compaction is appended after the old records, and only its summary has the task. The
     standing is `compacted`, even though perdure had not read the transcript before."""
     one = stage(
-        "by history\nrun echo alder > one.txt\n---\nhang\nsay One.\n---\nsay Two.\n---\nsay Three.\n"
+        "by history\nrun echo alder > one.txt\n---\nhang\nsay One.\n---\nsay Two.\n---\nsay "
+        "Three.\n"
     )
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
@@ -769,7 +770,7 @@ def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
     assert "the agent ended before its first turn" in reasons(second)
     assert not any(second["usage"][each] for each in ("input", "output")), second["usage"]
     assert (third["outcome"]["kind"], third["continuation"]) == ("continuity_lost", None), third
-    why = "the agent did not continue from its transcript, and there is no own copy of it"
+    why = "the agent did not continue from its transcript, and perdure has no copy of it"
     assert why in third["outcome"]["detail"]
     assert len(one.rehearsal.requests) == since
     shutil.rmtree(copies, ignore_errors=True)
@@ -827,7 +828,9 @@ def test_changed_rows_of_a_conversation_with_subagents(stage: MakeStage) -> None
     done = one.perdure("update", "task", "Now the second one.", "--json")
     assert done.code == 3, done.err
     assert len(one.rehearsal.requests) == since
-    assert "the own copy could not replace it" in done.json["attempts"][-1]["outcome"]["detail"]
+    assert (
+        "perdure's own copy could not replace it" in done.json["attempts"][-1]["outcome"]["detail"]
+    )
     with database(one) as rows:
         assert rows.execute("select count(*) from session").fetchone() == (2,)
 

@@ -66,7 +66,8 @@ def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) ->
     assert fork.code == 0 and fork.json["attempts"][0]["receipt"]["verdict"] == "forked", fork.err
     checked = one.perdure("doctor", "--agent", one.agent)
     assert (
-        f"ok    checkpoints  tried between {elsewhere / 'root'} and {one.repo}/.git" in checked.out
+        f"ok    checkpoints  a trial checkpoint of {one.repo}/.git from {elsewhere / 'root'} "
+        f"succeeded" in checked.out
     ), checked.out
 
 
@@ -81,7 +82,7 @@ def test_a_run_without_checkpoints_says_so(stage: MakeStage) -> None:
     checked = one.perdure("doctor", "--agent", one.agent)
     assert (
         checked.code == 1
-        and "bad   checkpoints  none could be made of this repository" in checked.out
+        and "bad   checkpoints  no checkpoint of this repository can be taken" in checked.out
     ), checked.out
     done = one.perdure(*begin(one, "--quiet"))
     assert done.code == 0, done.err

@@ -44,13 +44,14 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
         ("the transcript was changed between the attempts", "", 2, False),
         ("1 foreign prompt(s) were added between perdure's attempts", "stranger", 2, True),
         ("1 foreign prompt(s) were added between perdure's attempts", "", 2, False),
-        ("1 foreign prompt(s) came into the conversation while the attempt ran", "stranger", 2, False),
+        ("1 foreign prompt(s) came into the conversation while the attempt "
+         "ran", "stranger", 2, False),
         ("the conversation was announced, but no agent answered in it", "", 1, True),
         ("the conversation was announced, but no agent answered in it", "", 2, False),
         ("announced but never began: no turn of it reached the agent", "", 0, False),
         ("a summary by the agent replaces 3 of them", "compacted", 2, True),
         ("a summary by the agent replaces 3 of them", "flipped", 2, False),
-        ("no transcript of it was found, and there is no own copy of it", "two retries", 2, False),
+        ("no transcript of it was found, and perdure has no copy of it", "two retries", 2, False),
         ("same id aaaa; this attempt's prompt stands in the new part", "", 2, True),
     ],
 )  # fmt: skip

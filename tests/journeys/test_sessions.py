@@ -107,7 +107,7 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
         and attempt["expired"]
     )
     assert (
-        "is left" in attempt["why"]
+        "is not continued" in attempt["why"]
         and "This is what is known of it" in shown
         and "quercus" in shown
     )

@@ -253,7 +253,7 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         free = environ | {"PERDURE_PERMISSIONS": "full"}
         assert checked.code == 1 and "codex could run no command" in checked.out
         checked = through(one, before, "doctor", "--agent", one.agent, environ=free)
-        assert checked.code == 0 and "was not asked" in checked.out, checked.out
+        assert checked.code == 0 and "the login was not checked" in checked.out, checked.out
         asked = len(one.rehearsal.requests)
         words = ("run", "--agent", "codex", "--permissions", "edit", "--json")
         words = (*words, "--repo", str(one.repo), "Do it.", "--name")

@@ -200,7 +200,7 @@ def test_a_variable_without_a_value_is_refused() -> None:
     """`--env NAME` passes on a value of the caller's environment. A pod has none of those, so it is
     refused."""
     with pytest.raises(
-        UsageError, match="--env HOME has no value, and a pod has none of your variables"
+        UsageError, match="--env HOME has no value, and a pod does not see your own variables"
     ):
         words("--service", "a", "--env", "HOME", "x")
 

@@ -90,7 +90,7 @@ def test_the_state_of_a_taskrun(place: Place, tmp_path: Path) -> None:
 
     asked = len(story.asked)
     out = place.perdure("fork", story.name, "--as", "second", "--follow", "Do it again.")
-    assert "begins as a fork of origin" in out
+    assert "starts as a fork of origin" in out
     forked = place.api.get(place.runs("second"))
     assert forked["status"]["phase"] == "Succeeded" and forked["status"]["receipt"] == "forked"
     assert forked["status"]["sessionId"] != session

@@ -92,7 +92,7 @@ def test_the_command(store: SqlStore, tmp_path: Path) -> None:
 
     shown = perdure("--since", "today").stdout
     head, *lines = shown.splitlines()
-    assert head.endswith("1 needs you, 1 failed, 1 done, 1 waiting, 1 at work; 3 attempt(s), $0.75")
+    assert head.endswith("1 needs you, 1 failed, 1 done, 1 waiting, 1 running; 3 attempt(s), $0.75")
     (asks,) = [line for line in lines if names["needs_you"] in line]
     assert "#12 Fix it  [reviewer (claude)]: which one?" in asks and f"    {LINK}" in lines
     (failed,) = [line for line in lines if names["failed"] in line]

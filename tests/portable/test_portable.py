@@ -28,8 +28,10 @@ PROCESSES = [
     *("test_process_output", "test_process_probe", "test_process_threads"),
 ]
 QUICK = {
-    "test_process_endings": "normal_end or first_moment or deaf_to_term or gets_away or the_deadline",
-    "test_process_adoption": "outlives_its or must_be_followed or shim_is_killed or everything_is or recycled",
+    "test_process_endings": "normal_end or first_moment or deaf_to_term or gets_away or "
+    "the_deadline",
+    "test_process_adoption": "outlives_its or must_be_followed or shim_is_killed or "
+    "everything_is or recycled",
 }
 JOURNEYS = """killed_in_a_reply killed_in_a_tool supervisor_is_killed_and everything_is_killed
 while_nobody_watches verify_goes_back stranger_is_on_the_conversation""".split()
@@ -176,7 +178,7 @@ def test_the_doctor_says_what_will_not_work(tmp_path: Path) -> None:
     said = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "Traceback" not in said.stderr
     text = " ".join(said.stdout.split())
-    assert "nobody has run perdure on this system yet" in text
+    assert "perdure is untested on this system" in text
     assert "reference/platforms" in text
     # Without the packages of the site, but with a directory of all of them except psutil.
     site = tmp_path / "site"

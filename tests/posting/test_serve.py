@@ -112,7 +112,7 @@ def test_told_once_by_whoever_serves(desk: Desk) -> None:
     until(desk, lambda: desk.waiting(), "the posting waits")
     listed = desk.perdure("inbox").stdout
     assert "Reports to the forge that have not arrived" in listed and row["name"] in listed
-    assert "forge       again at" in desk.perdure("why", row["name"]).stdout
+    assert "forge       next try at" in desk.perdure("why", row["name"]).stdout
     desk.second.start("--jobs", "0")
     desk.serving.kill()
     desk.serving = desk.second

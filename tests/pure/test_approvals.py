@@ -181,7 +181,7 @@ def test_a_long_command_is_judged_at_once() -> None:
 
 def test_a_rule_that_no_file_can_hold_is_refused() -> None:
     rule = rule_for("allow", "Bash", shell("echo \ud800"))
-    with pytest.raises(UsageError, match="not Unicode"):
+    with pytest.raises(UsageError, match="invalid Unicode"):
         rendered(rule)
 
 

@@ -598,7 +598,7 @@ def test_an_agent_without_sessions_never_goes_on(
         )
     )
     assert (chosen.kind, bool(chosen.lost_session_id)) == (kind, heard and session is not None)
-    assert "continues n" in chosen.reason
+    assert "cannot continue a conversation" in chosen.reason
 
 
 @given(situations, st.booleans())
@@ -616,7 +616,8 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             None,
             {"heard": True},
             Start.REBUILD,
-            "the conversation before cannot continue: the agent neither loads nor resumes one",
+            "the earlier conversation cannot continue: the agent can neither load nor resume a "
+            "conversation",
         ),
         (SESSION, {}, Start.RESUME, "offers to load or resume"),
         (replace(SESSION, attempts=0), {}, Start.FRESH, "never started"),
@@ -632,7 +633,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             Start.REFUSE,
             "the policy is strict",
         ),
-        (SESSION, {"forks": "parent-1"}, Start.REBUILD, "continues none"),
+        (SESSION, {"forks": "parent-1"}, Start.REBUILD, "cannot continue a conversation"),
     ],
 )
 def test_an_agent_whose_transcripts_cannot_be_read(

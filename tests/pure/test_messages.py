@@ -59,4 +59,4 @@ def test_the_state_of_a_message_comes_from_the_journal() -> None:
         "given to the running turn (attempt 1); not seen in the conversation yet"
     )
     (first,) = states([TASK, message(2)], [])
-    assert described(first) == "told; the agent does not have it yet"
+    assert described(first) == "accepted; the agent does not have it yet"

@@ -273,13 +273,13 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         FORK,
         but(FORKED, parent_kept=False),
         V.BROKEN,
-        "the parent aaaa-1 is not what it was",
+        "the parent aaaa-1 was changed",
     ),
     "a fork whose parent was not looked at": (
         FORK,
         but(FORKED, parent_kept=None),
         V.BROKEN,
-        "the parent aaaa-1 is not what it was",
+        "the parent aaaa-1 was changed",
     ),
     "a fork into its parent": (
         FORK,

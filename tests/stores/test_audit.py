@@ -127,15 +127,21 @@ def test_a_write_that_fails_leaves_no_line(opened: Callable[[], SqlStore]) -> No
 
 
 TAMPERED = {
-    "an actor": ("UPDATE audit SET actor = 'perdure' WHERE number = 5", "line 5 was changed: context_added of run"),
+    "an actor": ("UPDATE audit SET actor = 'perdure' WHERE number = "
+                 "5", "line 5 was changed: context_added of run"),
     "a line is gone": ("DELETE FROM audit WHERE number = 3", "line 3 is missing before line 4"),
-    "the last line": ("DELETE FROM audit WHERE number = 8", "the end of the trail is missing: line 8 was its last"),
+    "the last line": ("DELETE FROM audit WHERE number = 8", "the end of the trail is missing: "
+    "line 8 was its last"),
     "the first line": ("DELETE FROM audit WHERE number = 1", "line 1 is missing before line 2"),
-    "a record": ("UPDATE records SET event = replace(event, 'stopped', 'STOPPED') WHERE kind = 'run_finished'", "was changed: run_finished"),
-    "its actor": ("UPDATE records SET actor = 'token:eve' WHERE kind = 'cancel_requested'", "record 8 was changed: cancel_requested"),
-    "a record is gone": ("DELETE FROM records WHERE kind = 'cancel_requested'", "record 8 is missing: cancel_requested"),
+    "a record": ("UPDATE records SET event = replace(event, 'stopped', 'STOPPED') WHERE kind = "
+                 "'run_finished'", "was changed: run_finished"),
+    "its actor": ("UPDATE records SET actor = 'token:eve' WHERE kind = "
+                  "'cancel_requested'", "record 8 was changed: cancel_requested"),
+    "a record is gone": ("DELETE FROM records WHERE kind = "
+                         "'cancel_requested'", "record 8 is missing: cancel_requested"),
     "a record is made up": (
-        "INSERT INTO records (run, attempt, at, kind, event, actor) SELECT run, 0, at, 'run_queued', event, 'perdure' FROM records LIMIT 1",
+        "INSERT INTO records (run, attempt, at, kind, event, actor) SELECT run, 0, at, "
+        "'run_queued', event, 'perdure' FROM records LIMIT 1",
         "is not in the trail",
     ),
 }  # fmt: skip
@@ -185,7 +191,7 @@ def test_an_exported_trail_can_be_checked_by_anybody(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="line 7 of the file"):
             read(bad, 7)
     wrong = plain(lines[0]) | {"number": "one"}
-    with pytest.raises(ValueError, match="is no line of an audit trail"):
+    with pytest.raises(ValueError, match="is not a line of an audit trail"):
         read(json.dumps(wrong), 1)
 
 

@@ -199,7 +199,7 @@ LIES: dict[str, dict[str, Any]] = {
     "for another party": {"claims": {"azp": "other"}},
     "expired": {"claims": {"exp": 1}},
     "never expires": {"claims": {"exp": None}},
-    "from the future": {"claims": {"iat": 10**11}},
+    "in the future": {"claims": {"iat": 10**11}},
     "not yet": {"claims": {"nbf": 10**11}},
     "another nonce": {"claims": {"nonce": "x"}},
     "no nonce": {"claims": {"nonce": None}},
@@ -381,7 +381,9 @@ def test_the_claims_of_a_person() -> None:
     }
     assert claims_problem(claims, chosen, "n", now) == ""
     assert claims_problem(claims | {"exp": now - 70}, chosen, "n", now) == "it has expired"
-    assert claims_problem(claims | {"iat": True}, chosen, "n", now) == "its times are missing"
+    assert claims_problem(claims | {"iat": True}, chosen, "n", now) == (
+        "it has no issue or expiry time"
+    )
     assert person_of(claims | {"email": "a@b"}) == "u-7"
     assert rule_for(claims, chosen) is rules[0]
     assert rule_for(claims | {"sub": "u-8"}, chosen) is rules[1]

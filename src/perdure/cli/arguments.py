@@ -319,7 +319,7 @@ def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
 
 def _dollars(given: float | None, default: float) -> float:
     if given is not None and not 0 <= given < 1e6:
-        raise UsageError("--budget-usd needs an amount of dollars")
+        raise UsageError("--budget-usd: expected an amount in dollars, such as 2.50")
     if given is None:
         return default
     return given
@@ -328,13 +328,13 @@ def _dollars(given: float | None, default: float) -> float:
 def pair_of(text: str, flag: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals or "\x00" in text:
-        raise UsageError(f"{flag} needs NAME=VALUE, not {text!r}")
+        raise UsageError(f"{flag}: expected NAME=VALUE, got {text!r}")
     return (variable_of(name) if flag == "--env" else name), value
 
 
 def variable_of(name: str) -> str:
     if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
-        raise UsageError(f"{name!r} is not a valid name of a variable")
+        raise UsageError(f"{name!r} is not a valid variable name")
     if name.startswith("PERDURE_"):
         raise UsageError(f"{name} is reserved for perdure and is not passed to agents")
     return name

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 
 UNPROVEN = (
-    "nobody has run perdure on this system yet: a process that leaves its session and clears its "
-    "environment may outlive a kill, agents may read perdure's memory, and run_as and perdure "
+    "perdure is untested on this system: a process that leaves its session and clears its "
+    "environment may survive a kill, agents may read perdure's memory, and run_as and perdure "
     "entrypoint do not work (docs: reference/platforms)"
 )
 """The warning on every system except Linux. perdure is not proven to work there."""
@@ -183,7 +183,7 @@ def _session_cache(chosen: Settings) -> DoctorFinding:
     return DoctorFinding(
         "session cache",
         "warn" if found else "ok",
-        f"{place}: {found}; the database is asked instead" if found else place,
+        f"{place}: {found}; the database is used instead" if found else place,
     )
 
 
@@ -307,11 +307,13 @@ def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
         yield DoctorFinding(
             "checkpoints",
             "bad",
-            f"none could be made of this repository, from {chosen.root}: {error}",
+            f"no checkpoint of this repository can be taken from {chosen.root}: {error}",
         )
         return
     if repository:
-        yield DoctorFinding("checkpoints", "ok", f"tried between {chosen.root} and {repository}")
+        yield DoctorFinding(
+            "checkpoints", "ok", f"a trial checkpoint of {repository} from {chosen.root} succeeded"
+        )
 
 
 def _store(chosen: Settings) -> Iterator[DoctorFinding]:
@@ -336,8 +338,8 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
             yield DoctorFinding(
                 "parked",
                 "warn",
-                f"{parking.reason}{which}; until {clock(parking.until)} nothing is launched on "
-                f"{parking.what}",
+                f"{parking.reason}{which}; nothing is launched on {parking.what} until "
+                f"{clock(parking.until)}",
             )
     except PerdureError as error:
         yield DoctorFinding("store", "bad", str(error))

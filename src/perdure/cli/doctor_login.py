@@ -46,8 +46,8 @@ def finding(
             made = tempfile.TemporaryDirectory(prefix="perdure-")
         except FileNotFoundError:
             return "warn", (
-                "whether it is logged in was not asked: no directory for temporary files can be "
-                "written. Set TMPDIR to one that can"
+                "the login was not checked: no directory for temporary files is writable. Set "
+                "TMPDIR to a writable directory"
             )
         with made as scratch:
             place = Path(scratch)
@@ -65,7 +65,7 @@ def finding(
         if code in (124, 125):
             return (
                 "warn",
-                f"it did not answer within {ASK_S:g} s whether it is logged in: "
+                f"the login was not checked: no answer within {ASK_S:g} s from "
                 f"{' '.join(command[1:])}",
             )
     lacks = logins.missing(agent, home, passed, code, said)

@@ -293,7 +293,9 @@ def _guarded(run: Callable[[], int]) -> int:
         # a message of the module `tempfile`
         if str(error.strerror).startswith("No usable temporary directory"):
             return _refuse(
-                "No directory for temporary files can be written", "set TMPDIR to one that can", 7
+                "No directory for temporary files is writable",
+                "set TMPDIR to a writable directory",
+                7,
             )
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -373,7 +375,7 @@ def usage(*, whole: bool = False) -> str:
     lines = [
         "usage: perdure VERB ...",
         "",
-        "Runs coding agents so that workdir and conversation survive what kills them.",
+        "Runs coding agents so that their workdir and conversation survive kills and crashes.",
     ]
     for heading, first, rest in GROUPS:
         verbs = [*first.split(), *(rest.split() if whole else ())]

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         elif found := re.match(_CHOICE, said):
             known = re.findall(r"[\w.-]+", found[3])
             said, hint = (
-                f"{found[1]}: {found[2]!r} is none of {', '.join(known)}",
+                f"{found[1]}: expected one of {', '.join(known)}, got {found[2]!r}",
                 self._near(found[2], known),
             )
         verb = self.prog.removeprefix("perdure ")

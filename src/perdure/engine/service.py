@@ -95,7 +95,7 @@ def submit(
         )
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
         if value and not SCOPE.fullmatch(value):
-            raise UsageError(f"{flag} must be one line of at most 200 characters")
+            raise UsageError(f"{flag}: expected one line of at most 200 characters")
     given = take_files(engine.state, files)
     tries = 0
     while True:
@@ -400,7 +400,7 @@ def answer(
     if (moved := engine.moved_to(run.id)).exists():
         raise Conflict(
             f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
-            f"answer it where it was taken up: perdure requests {run.name}",
+            f"answer it on the machine that has it now: perdure requests {run.name}",
         )
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     number = number or only_open(run, opened, verdict)
@@ -489,7 +489,7 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     the returned run may still be running. Raises NotFound, and Conflict for a finished run."""
     run = engine.store.get(ref)
     if run.state in FINAL:
-        word = f"has already ended: it has {run.state}"
+        word = f"has already ended ({run.state})"
         if run.state is RunState.CANCELLED:
             word = "is already stopped"
         raise Conflict(f"{run.name} {word}", f"perdure show {run.name}")

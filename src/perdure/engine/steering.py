@@ -48,7 +48,7 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
         if (moved := engine.moved_to(run.id)).exists():
             raise Conflict(
                 f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
-                f"tell it where it was taken up: perdure show {run.name}",
+                f"tell it on the machine that has it now: perdure show {run.name}",
             )
         if run.state is not RunState.RUNNING:
             raise Conflict(

@@ -171,7 +171,9 @@ def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
     name = words[0].rpartition("/")[2].lower()
     program = _VERSION.split(name)[0] or name
     if program in _RUNNERS:
-        raise ValueError(f"{words[0]} runs other programs, so a pattern for it would allow any")
+        raise ValueError(
+            f"{words[0]} runs other programs, so a pattern for it would allow any program"
+        )
     if program == "git" and (
         words[1] not in _GIT or any(each.startswith(_GIT_RUNNERS) for each in words)
     ):

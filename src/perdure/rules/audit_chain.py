@@ -110,4 +110,4 @@ def read(text: str, number: int) -> AuditLine:
         known = {name: found[name] for name in AuditLine.__struct_fields__}
         return msgspec.convert(known, resolved(AuditLine))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"line {number} of the file is no line of an audit trail") from error
+        raise ValueError(f"line {number} of the file is not a line of an audit trail") from error

@@ -70,7 +70,8 @@ def explained(attempt: AttemptOfRun, previous: AttemptOfRun | None) -> Iterator[
     )
     if given := attempt.map:
         about = (
-            f"about {tokens(given.tokens)} tokens, {given.files} file(s), {given.left} without room"
+            f"about {tokens(given.tokens)} tokens, {given.files} file(s), {given.left} left out "
+            "for lack of space"
         )
         yield "map", one_line(given.missed, 200) if given.missed else about
     for line in _files(attempt.files):
@@ -203,7 +204,8 @@ def _size(size: AnySize) -> str:
             )
         case SummarisedSize() if size.text:
             return (
-                f"{size.session_id} summed up for the next conversation: {one_line(size.text, 160)}"
+                f"{size.session_id} wrote a summary for the next conversation: "
+                f"{one_line(size.text, 160)}"
             )
         case SummarisedSize():
             return (

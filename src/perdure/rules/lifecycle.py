@@ -95,7 +95,7 @@ NEEDS_PERSON = {
         "retry"
     ),
     OutcomeKind.CONFIG_ERROR: (
-        "the agent or its workdir is not set up as the run needs it: fix it, then perdure retry"
+        "the agent or its workdir is not set up for the run: fix the cause, then perdure retry"
     ),
     OutcomeKind.BUDGET_SPENT: f"{BUDGET_IS_SPENT}: perdure retry --budget-usd raises it",
     OutcomeKind.NEEDS_INPUT: (
@@ -129,7 +129,7 @@ NOT_ON = (
     "perdure retry --continuity disclose starts a new conversation with a brief of what was done"
 )
 TOO_LONG = (
-    "the conversation is too long for its model, and the settings forbid to shorten it: perdure "
+    "the conversation is too long for its model, and the settings forbid shortening it: perdure "
     "why shows its size; PERDURE_WHEN_FULL=compact perdure retry has the agent shorten it; "
     "perdure open lets you do it yourself"
 )

@@ -131,13 +131,13 @@ def line_of(record: Record) -> str:
                 f" ({one_line(', '.join(odd), 200)})" if odd else ""
             )
         case MapGiven(tokens=size, files=mapped, left=beyond):
-            more = f", {beyond} had no room" if beyond else ""
+            more = f", {beyond} left out for lack of space" if beyond else ""
             return (
                 f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} "
                 f"file(s){more}"
             )
         case ContextAdded(version=version, message=True):
-            return f"message {version} was told"
+            return f"message {version} was accepted"
         case MessageDelivered(version=version, how=how):
             return f"  message {version} was {GIVEN.get(how, 'given')}"
         case MessageReceived(version=version):
@@ -268,9 +268,9 @@ def line_of(record: Record) -> str:
             return f"request {number} was answered{who} ({answer}){said}"
         case RequestGiven(number=number, answer=answer, parked=parked):
             if parked:
-                how = "the very call goes on"
+                how = "exactly this call continues"
             else:
-                how = "the prompt tells it"
+                how = "the next prompt contains it"
             return f"  given the answer to request {number} ({answer}): {how}"
         case RequestSuperseded(number=number, reason=reason):
             return f"request {number} is not open any more: {one_line(reason, 160)}"
@@ -288,7 +288,7 @@ def line_of(record: Record) -> str:
             if rewound:
                 told.append("it was rewound to an earlier point")
             if others:
-                told.append(f"started beside it: {', '.join(others)}")
+                told.append(f"other conversations started meanwhile: {', '.join(others)}")
             return "; ".join(told)
         case RunFinished(state=state, reason=reason):
             why = reason.removeprefix(

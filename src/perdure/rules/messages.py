@@ -91,7 +91,7 @@ def states(contexts: Iterable[Context], records: Iterable[Record]) -> tuple[Mess
 
 GIVEN = {
     "turn": "given to the running turn",
-    "boundary": "given at the end of the running turn, which went on",
+    "boundary": "given at the end of the running turn, which then continued",
     "prompt": "given with the prompt of the next attempt",
 }
 """Words for the way in which a message reached the agent, by `MessageState.how`."""
@@ -100,7 +100,7 @@ GIVEN = {
 def described(state: MessageState) -> str:
     """Return the delivery state of a message in words."""
     if not state.delivered and not state.received:
-        return "told; the agent does not have it yet"
+        return "accepted; the agent does not have it yet"
     given = f"{GIVEN.get(state.how, 'given')} (attempt {state.attempt})"
     if state.received:
         return f"{given}; the model has it"

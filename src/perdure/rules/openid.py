@@ -37,9 +37,9 @@ def claims_problem(
     if (party or len(several) > 1) and party != provider.client_id:
         return "it was given to another client"
     if not _is_text(claims.get("sub")):
-        return "it names nobody"
+        return "it names no user"
     if not _same(claims.get("nonce"), nonce):
-        return "it answers another sign-in"
+        return "it belongs to another sign-in"
     return _time_problem(claims, now_s)
 
 
@@ -47,11 +47,11 @@ def _time_problem(claims: Mapping[str, Any], now_s: float) -> str:
     expires, issued = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
     begins = _seconds(claims.get("nbf", 0))
     if expires is None or issued is None or begins is None:
-        return "its times are missing"
+        return "it has no issue or expiry time"
     if expires <= now_s - SKEW_S:
         return "it has expired"
     if max(issued, begins) > now_s + SKEW_S:
-        return "it is from the future"
+        return "its issue time is in the future"
     return ""
 
 

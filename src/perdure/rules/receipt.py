@@ -206,9 +206,7 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
             what = "named no new conversation"
         found.append(f"a fork was asked for, and the agent {what}")
     if forked and evidence.parent_kept is not True:
-        found.append(
-            f"the parent {evidence.asked} is not what it was, or has this attempt's prompt in it"
-        )
+        found.append(f"the parent {evidence.asked} was changed, or has this attempt's prompt in it")
     if forked and continuation.fork_id and evidence.returned not in ("", continuation.fork_id):
         found.append(
             f"asked for a fork with the id {continuation.fork_id}, the agent opened "

@@ -108,7 +108,7 @@ def _check_text(name: str, text: str) -> None:
     if "\x00" in text:
         raise UsageError(
             f"the task's field {name} contains a NUL character",
-            "programs accept none in arguments and names",
+            "remove it: programs accept no NUL in arguments and names",
         )
     try:
         text.encode()

@@ -80,7 +80,7 @@ def audit_verb(arguments: argparse.Namespace) -> int:
     ]
     table(("LINE", "TIME", "ACTOR", "WHAT", "OF", "HASH"), rows)
     if not rows and sys.stdout.isatty():
-        print("nothing was recorded" + (" that fits" if filtered else " yet"))
+        print("nothing was recorded" + (" that matches" if filtered else " yet"))
     return 0
 
 

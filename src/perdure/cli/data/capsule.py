@@ -88,7 +88,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
         "  searched for secrets: the conversation, the journal, the run, and every file added "
         "since the run began"
     )
-    _print_names("larger than what is searched", done.unsearched)
+    _print_names("too large to be searched", done.unsearched)
     if manifest.redacted:
         print(f"  {manifest.redacted} secret(s) replaced by asterisks")
     _print_names("left out", manifest.left_out)

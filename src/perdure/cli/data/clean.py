@@ -66,15 +66,15 @@ def _print_sweep(swept: Sweep, *, all_rows: bool) -> None:
     table(("VERDICT", "CLASS", "NAME", "SIZE", "WHY"), [_line(row, swept.dry) for row in shown])
     if swept.trouble:
         print(
-            f"perdure: {clean(swept.trouble)}; nothing was removed. If that is right: perdure gc "
-            f"--accept",
+            f"perdure: {clean(swept.trouble)}; nothing was removed. If this is expected: perdure "
+            "gc --accept",
             file=sys.stderr,
         )
     freed = size(sum(row.bytes for row in swept.taken))
     kept = sum(row.verdict == "keep" for row in swept.rows)
     persons = sum(row.verdict == "person" for row in swept.rows)
-    taken = "would be removed" if swept.dry else "taken"
-    say(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to look at")
+    taken = "would be removed" if swept.dry else "removed"
+    say(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to decide")
 
 
 def _line(row: Row, dry: bool) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
         if unknown or unsaved:
             stays = "until you purge it: " + ("not proven to be saved" if unknown else unsaved[0])
         else:
-            stays = "the grace"
+            stays = "the grace period"
         lines.append(
             (
                 _shortest(row["id"], ids) if sys.stdout.isatty() else row["id"],

@@ -49,7 +49,7 @@ def check(
         if each.mended.findings:
             print_findings(each)
     print(
-        f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong"
+        f"{len(looked)} conversation(s) checked, {len(bad)} damaged"
         + (": perdure sessions repair ID" if bad else "")
     )
     if bad:
@@ -94,8 +94,8 @@ def repair(
         _print_changes(found)
         if moved:
             print(
-                "put in place after the agent continued from it against perdure's scripted model; "
-                "the original is kept as"
+                "replaced the transcript, after the agent had continued from the repaired copy "
+                "with perdure's scripted model; the original is kept as"
             )
         for path in moved:
             print(f"  {at_home(path)}")

@@ -79,7 +79,7 @@ def _archive(lines: Sequence[str], name: str, path: str) -> bytes:
     words = next(line for line in lines if line.startswith(f"{END} ")).split()
     if len(words) == 2:
         raise UsageError(
-            f"{path} has {words[1]} bytes, and at most {LONGEST:,} can be copied like this",
+            f"{path} has {words[1]} bytes; this command copies at most {LONGEST:,}",
             f"kubectl perdure debug {name}, then kubectl cp from its pod",
         )
     begin = lines.index(BEGIN) + 1 if BEGIN in lines else len(lines)
@@ -89,7 +89,7 @@ def _archive(lines: Sequence[str], name: str, path: str) -> bytes:
     except binascii.Error:
         found = b""
     if hashlib.sha256(found).hexdigest() != words[-1]:
-        raise StoreError(f"{path} of {name} did not arrive whole", "try again in a moment")
+        raise StoreError(f"{path} of {name} arrived incomplete", "try again in a moment")
     return found
 
 

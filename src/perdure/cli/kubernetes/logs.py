@@ -155,7 +155,10 @@ class PodLogs:
         not possible, or `look` is false, print the reason."""
         name = word(body, "metadata.name")
         gone = f"the log of attempt {number} is gone with its pod {one_line(pod, 253)}"
-        why = f"the state on the claim may have it: kubectl perdure logs {name} --attempt {number}"
+        why = (
+            f"the state on its volume claim may have the log: kubectl perdure logs {name} "
+            f"--attempt {number}"
+        )
         if look:
             command = ("perdure", "logs", run_ref(body), "--attempt", str(number))
             try:

@@ -229,7 +229,7 @@ def _endings(arguments: argparse.Namespace) -> Object:
 def _with_value(text: str) -> Object:
     if "=" not in text:
         raise UsageError(
-            f"--env {variable_of(text)} has no value, and a pod has none of your variables",
+            f"--env {variable_of(text)} has no value, and a pod does not see your own variables",
             "--env NAME=VALUE, or --credentials",
         )
     name, value = pair_of(text, "--env")
@@ -304,7 +304,7 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if "service" in spec:
         wanted["task"] = name
     made = taskruns.create({"metadata": {"name": name}, "spec": wanted})
-    return _print_and_follow(taskruns, made, arguments, f"begins as a fork of {arguments.name}")
+    return _print_and_follow(taskruns, made, arguments, f"starts as a fork of {arguments.name}")
 
 
 def _choice(word: str | None) -> str | None:
@@ -396,7 +396,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             raise NotYet(
                 f"version {version} of {name}'s instructions is not recorded yet, and your update "
                 f"would replace it",
-                "does the operator run? kubectl get pods -A -l "
+                "check that the operator runs: kubectl get pods -A -l "
                 "app.kubernetes.io/component=operator",
             )
         time.sleep(EVERY_S)
@@ -415,7 +415,7 @@ def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure show {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})
-    return _print_and_follow(taskruns, asked, arguments, "is stopping: its work is saved first")
+    return _print_and_follow(taskruns, asked, arguments, "is stopping; its work is saved first")
 
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:

@@ -322,7 +322,7 @@ def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
         ("outcome", outcome),
     ]
     if attempt["infrastructure"]:
-        lines.append(("counts", "no: the task did not cause its end"))
+        lines.append(("counts", "no: its end was not caused by the task"))
     if attempt["session_id"]:
         lines.append(("session", attempt["session_id"]))
     if attempt["verdict"]:

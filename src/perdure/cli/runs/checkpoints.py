@@ -139,11 +139,11 @@ def restore_verb(arguments: argparse.Namespace) -> int:
         )
     for context in restored.retired:
         print(
-            f"  retired: instructions {context.version}, which came later: "
+            f"  retired: instructions {context.version}, given after that checkpoint: "
             f"{one_line(context.text, 100)}"
         )
     for context in restored.revived:
-        print(f"  valid again: instructions {context.version}: {one_line(context.text, 100)}")
+        print(f"  in effect again: instructions {context.version}: {one_line(context.text, 100)}")
     if restored.undo is not None:
         print(f"  undo:  perdure restore {run.name} --at {restored.undo.number}")
     print(f'  continue: perdure retry {run.name}, or perdure update {run.name} "..."')

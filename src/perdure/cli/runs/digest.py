@@ -27,7 +27,7 @@ GROUPS = (
     ("Failed", "failed", "red"),
     ("Done", "done", "cyan"),
     ("Waiting", "waiting", ""),
-    ("At work", "working", "green"),
+    ("Running", "working", "green"),
 )
 LONGEST_S = 10 * 365 * 86_400.0
 
@@ -85,7 +85,7 @@ def digest_verb(arguments: argparse.Namespace) -> int:
             if run.link and name == "needs_you":
                 print(f"    {clean(run.link)}")
     if found.cut:
-        print("\nsome lists are longer: perdure ls")
+        print("\nsome lists are cut short; all runs: perdure ls")
     return 0
 
 

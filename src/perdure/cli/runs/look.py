@@ -218,8 +218,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         previous = attempt
     if kept := _retention(report.agent):
         _say(
-            f"\nnote        {report.agent} itself removes what is older than {kept.days:g} "
-            "days; perdure's copy stays (perdure doctor)"
+            f"\nnote        {report.agent} deletes conversations older than {kept.days:g} days; "
+            "perdure keeps copies (perdure doctor)"
         )
     return 0
 
@@ -240,11 +240,11 @@ def posting_lines(posting: Posting | None) -> list[str]:
         lines.append(f"its branch was pushed as {posting.commit[:12]}{pull}")
     if posting.tries:
         lines.append(
-            f"again at {clock(posting.due)}, after {posting.tries} tries: "
+            f"next try at {clock(posting.due)}, after {posting.tries} tries: "
             f"{one_line(posting.reason, 300)}"
         )
     elif posting.reason:
-        lines.append(f"given up until the run changes: {one_line(posting.reason, 300)}")
+        lines.append(f"not tried again until the run changes: {one_line(posting.reason, 300)}")
     return lines
 
 
@@ -318,7 +318,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     left = UnattendedCheck(chosen, store)
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError(
-            f"--tail needs a number of at least 0, not {arguments.tail}", "perdure logs -n 20"
+            f"--tail: expected a number of at least 0, got {arguments.tail}", "perdure logs -n 20"
         )
     if arguments.attempt and not any(
         attempt.number == arguments.attempt for attempt in store.attempts(run.id)

@@ -186,9 +186,7 @@ def _fields(text: str) -> tuple[str, ...]:
     if unknown:
         from perdure.errors import UsageError
 
-        raise UsageError(
-            f"a run in a list has no field {unknown[0]!r}", f"One of: {', '.join(SHOWN)}"
-        )
+        raise UsageError(f"perdure ls has no field {unknown[0]!r}", f"One of: {', '.join(SHOWN)}")
     return fields
 
 

@@ -43,7 +43,9 @@ def map_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.attempt.project_map import drawn_of, made_before
 
     if arguments.tokens is not None and not LEAST <= arguments.tokens <= MOST:
-        raise UsageError(f"--tokens needs a number from {LEAST} to {MOST}, not {arguments.tokens}")
+        raise UsageError(
+            f"--tokens: expected a number from {LEAST} to {MOST}, got {arguments.tokens}"
+        )
     engine = open_engine(settings())
     if Path(arguments.place).is_dir():
         workspace, made, prompt = engine.workspaces.plan_here(Path(arguments.place)), {}, ""
@@ -82,5 +84,5 @@ def map_verb(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if not drawn.text:
-        print("perdure: there is no file to map", file=sys.stderr)
+        print("perdure: the project map is empty: there are no files", file=sys.stderr)
     return 0

@@ -23,7 +23,8 @@ def path_verb(arguments: argparse.Namespace) -> int:
     run, here = open_to_read(chosen).get(arguments.name), this_host(chosen)
     if here.id and run.host not in ("", here.id):
         raise Conflict(
-            f"The workdir of {run.name} is on {run.host_name}", f"do it on {run.host_name}"
+            f"The workdir of {run.name} is on {run.host_name}",
+            f"run this command on {run.host_name}",
         )
     place = run.workspace.path if run.workspace is not None else ""
     if not place or not Path(place).is_dir():

@@ -125,7 +125,7 @@ class PlanProgress:
                 why = f": {one_line(reason, 160)}" if reason else ""
                 return f"{task}: {state}{why}"
             case RunQueued(reason=reason):
-                return f"{task}: again: {one_line(reason, 160)}"
+                return f"{task}: retry: {one_line(reason, 160)}"
             case _:
                 return ""
 

@@ -148,9 +148,9 @@ def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
         return AnswerKind.TEXT, "\n".join(texts)
     may_allow = not why_not_allowed(request)
     if may_allow:
-        question = "Allow it once? y, n, or why not: "
+        question = "Allow it once? y, n, or a reason for refusing: "
     else:
-        question = "Refuse it? n, or why not: "
+        question = "It can only be refused: n, or a reason: "
     while True:
         said = _line(question)
         if said.lower() in NO:

@@ -155,7 +155,9 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
         run = _always(engine, arguments, answer, words)
     else:
         if getattr(arguments, "pattern", ""):
-            raise UsageError("--pattern is for a rule", "add --always")
+            raise UsageError(
+                "--pattern describes a saved rule, so it needs --always", "add --always"
+            )
         run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
     if engine.elsewhere(run):
         print(f"answered; {run.name} continues on {run.host_name}")

@@ -56,7 +56,7 @@ def _where(told: Told) -> str:
     if told.known:
         return f"{what} was accepted before: perdure show {run.name}"
     if run.state is not RunState.RUNNING:
-        return f"{run.name} ended in this moment; {what} is its new instructions: perdure attach"
+        return f"{run.name} has just ended; {what} became its new instructions: perdure attach"
     if told.into_turn:
         return f"{what} goes into the running turn: perdure show {run.name}"
     return f"{what} is given to the agent as soon as its turn ends: perdure show {run.name}"

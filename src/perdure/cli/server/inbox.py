@@ -127,7 +127,7 @@ def _post_now(arguments: argparse.Namespace) -> int:
         )
         return 0
     for run in runs:
-        print(f"{run.name} is reported to its forge at the next turn of perdure serve")
+        print(f"{run.name} will be reported to its forge by perdure serve in a moment")
     return 0
 
 
@@ -196,7 +196,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         return 0
     for each in done:
         print(
-            f"{each.number} is {each.state} again"
+            f"{each.number} was processed again: {each.state}"
             + (f": {one_line(each.reason, 200)}" if each.reason else "")
         )
     return 0

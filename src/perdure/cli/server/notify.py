@@ -67,7 +67,7 @@ def notify_verb(arguments: argparse.Namespace) -> int:
     table(("CHANNEL", "EVENT", "AGE", "STATE", "OF", "WHY"), rows)
     if not rows and sys.stdout.isatty():
         print(
-            "nobody was told of anything yet"
+            "no notice was sent yet"
             if chosen.notify
             else "no channel is configured: [notify.NAME] in the configuration"
         )
@@ -122,5 +122,5 @@ def _test(chosen: Settings, name: str) -> int:
         body=body,
     )
     send(found[0], notice)
-    print(f"{clean(name)} took a message")
+    print(f"{clean(name)} accepted the test message")
     return 0

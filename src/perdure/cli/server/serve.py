@@ -320,7 +320,7 @@ def _until_drained(engine: Engine, web: RunningServer, signals: StopSignals, job
 
 def _problems(store: InboxStore, volumes: Volumes, signals: StopSignals) -> list[str]:
     """Return the reasons why no new work is accepted. The list is empty if it is accepted."""
-    found = ["perdure is draining"] if signals.draining else []
+    found = ["perdure is shutting down"] if signals.draining else []
     try:
         store.inbox(limit=1)
     except PerdureError as error:

@@ -95,7 +95,10 @@ def _of_server(url: str, token: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if status != 200 or not isinstance(found, dict) or "actor" not in found:
-        raise PerdureError(f"{url} answered {status}, not as perdure does", "check the address")
+        raise PerdureError(
+            f"{url} answered with status {status}, and not as a perdure server does",
+            "check the address",
+        )
     found.pop("schema_version", None)
     return found
 

@@ -76,7 +76,7 @@ def rendered(rule: ApprovalRule) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            "No rule can be made: the call or your answer has a character that is not Unicode",
+            "No rule can be made: the call or your answer contains invalid Unicode",
             "answer without --always",
         ) from None
     return text

@@ -200,7 +200,7 @@ class Engine(Struct, frozen=True, kw_only=True):
         if self.elsewhere(run):
             raise Conflict(
                 f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
-                f"do it on {run.host_name}",
+                f"run this command on {run.host_name}",
             )
 
     def kept_from(self, run: TaskRun) -> str:

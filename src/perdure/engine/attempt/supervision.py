@@ -429,7 +429,7 @@ class _Watch(Struct):
         # process counts only if it is seen twice.
         new &= self.foreign_processes(session, agent) if new else new
         for pid in sorted(new):
-            detail = f"process {pid} is on conversation {session.id} at the same time"
+            detail = f"process {pid} uses conversation {session.id} at the same time"
             self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
         self.others |= new
         if new and self.opened.claim.run.spec.continuity is ContinuityPolicy.STRICT:

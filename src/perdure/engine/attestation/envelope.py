@@ -64,8 +64,8 @@ def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
     if given.keyid not in keys:
         if any(each[:16] == given.keyid[:16] for each in keys):
             raise NotVerified(
-                "the receipt was changed: its key id begins like that of a known key, "
-                f"{given.keyid[:16]!r}, and goes on differently"
+                "the receipt was changed: its key id has the beginning of a known key's id, "
+                f"{given.keyid[:16]!r}, and another end"
             )
         if len(keys) == 1:
             known = "the given key is"

@@ -57,7 +57,8 @@ def make(state: Path) -> Ed25519PublicKey:
         os.link(fresh, path)
     except FileExistsError:
         raise Conflict(
-            "this host already has a key; its receipts would not verify with another one",
+            "this host already has a key; with a new one, the receipts that it has signed would "
+            "not verify",
             "perdure key show",
         ) from None
     except OSError as error:

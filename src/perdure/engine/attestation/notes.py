@@ -30,7 +30,7 @@ def attach(
     one. Return the commit. Raises GitFailed, and NotFound if the statement names no commit."""
     commit = next((s.digest["gitCommit"] for s in statement.subject if s.name == "HEAD"), "")
     if not commit:
-        raise NotFound("the attempt left no commit that a note could be put on")
+        raise NotFound("the attempt left no commit to attach a note to")
     git = Git(cwd=repository, environ=environ)
     git.run(
         "notes", f"--ref={REF}", "add", "--force", "--file=-", commit, stdin=content, env=_IDENTITY

@@ -69,7 +69,7 @@ class ForkRequest(Struct, frozen=True, kw_only=True):
 def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
     """Make a run that begins as a fork of another run, and return it, queued. Raises UsageError,
     NotFound, Conflict or WorkspaceError; in that case nothing is left behind."""
-    parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")
+    parent = service.at_rest(engine, engine.store.get(ref), "it has no settled state to fork")
     driver = engine.driver(parent.spec.agent)
     if wanted.checkpoint:
         checkpoint = checkpoints.chosen(engine.store, parent, wanted.checkpoint)
@@ -308,7 +308,7 @@ def _make(
                 target, [target.branch]
             ):
                 raise Conflict(
-                    f"{target.repo} has a branch {target.branch} already",
+                    f"{target.repo} already has a branch {target.branch}",
                     "choose another --branch or --name",
                 )
             if checkpoint is None:

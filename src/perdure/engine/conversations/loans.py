@@ -127,7 +127,10 @@ def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
         if not _goes_without_saying(engine.environ, driver, name, home)
     }
     if not _is_open(run):
-        message = f"a person continues it since then; perdure take-back {run.name} ends that"
+        message = (
+            "a person has it open in the agent's own program; perdure take-back "
+            f"{run.name} returns it"
+        )
         run = engine.store.open_run(
             run.id, Condition(type="open", message=message, at=engine.store.now()), session
         )

@@ -81,7 +81,7 @@ class Notifier:
             self.round()
 
     def _failed(self, error: Exception) -> None:
-        self._tell(f"notices failed: {error or type(error).__name__}")
+        self._tell(f"notices could not be sent: {error or type(error).__name__}")
 
     def _last(self) -> None:
         try:

@@ -87,14 +87,14 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
             return _failed(
                 engine.store,
                 plan,
-                f"the result is not right after {planned.checks} correction(s): "
+                f"the result still fails after {planned.checks} correction(s): "
                 f"{telling_line(said or problem)}",
             )
         if reason := overspent(engine.store, plan):
             return _failed(
                 engine.store,
                 plan,
-                f"the result is not right ({telling_line(said or problem)}), and {reason}",
+                f"the result fails ({telling_line(said or problem)}), and {reason}",
             )
         service.may_instruct(engine, run, problem)
         planned = replace(planned, checks=planned.checks + 1)

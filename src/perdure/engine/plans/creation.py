@@ -123,8 +123,8 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
     if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
         raise Conflict(
-            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}; this "
-            f"one would continue from it",
+            f"{place.repo} already has a branch {taken[0]}, from another plan {plan.name}; this "
+            "one would continue from it",
             "give this plan another name, or rename that branch",
         )
     return fresh
@@ -226,7 +226,7 @@ def _changed(stand: TaskStatus, wanted: Plan, strands: Mapping[str, Strand]) -> 
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:
-        yield f"the task {name!r} was started, but is not in the file any more"
+        yield f"the task {name!r} was started, but is no longer in the file"
         return
     run = stand.run.name if stand.run is not None else name
     done = _is_done(stand)
@@ -242,4 +242,7 @@ def _changed(stand: TaskStatus, wanted: Plan, strands: Mapping[str, Strand]) -> 
             "" if done else f": perdure rm {run} lets it start over"
         )
     if replace(strands[name], lets=()) != replace(stand.strand, lets=()):
-        yield f"{name!r} has started, and would now have another place in the conversation"
+        yield (
+            f"{name!r} has started, and the changed file would move it to another place in the "
+            "conversation"
+        )

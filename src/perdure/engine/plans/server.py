@@ -141,7 +141,7 @@ class PlanDriver:
         plan = self._engine.store.plan(ref)
         if plan.file != GIVEN:
             raise Conflict(
-                f"The plan {plan.name} was not begun over the API",
+                f"The plan {plan.name} was not started over the API",
                 f"perdure plan retry {plan.name}, on its own machine",
             )
         self._halted.add(plan.id)

@@ -73,7 +73,7 @@ def start(
         began = made.head
         if place.backend is Backend.ISOLATED and engine.workspaces.taken(place, [place.branch]):
             raise Conflict(
-                f"{place.repo} has a branch {place.branch} already",
+                f"{place.repo} already has a branch {place.branch}",
                 "give this plan another name, or rename that branch",
             )
         # If HEAD is another commit, the merge was already made before a kill, and the files were

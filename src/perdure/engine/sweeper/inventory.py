@@ -197,7 +197,7 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
             if first and first < used:
                 keep = ""
             else:
-                keep = "the store is younger than it: check that this is the right store"
+                keep = "it is older than this store: check that this is the right store"
             yield Row(
                 cls=Class.ORPHANS,
                 name=path.name[:8],
@@ -229,7 +229,7 @@ def _checkpoints(
         run = known[each.run]
         keep = at_work([run], plans)
         if not keep and run.removed is None and each.number == last[each.run]:
-            keep = "it is the newest of its run"
+            keep = "it is the newest checkpoint of its run"
         if not keep and run.removed is None and each.why == CLEAN_UP:
             keep = "it is all that is left of a workdir"
         # The age counts from the last change of the run, because any checkpoint may be needed until

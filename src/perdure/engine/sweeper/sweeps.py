@@ -259,9 +259,9 @@ def _judged(row: Row, proof: Proof) -> Row:
         )
     notes = [row.why]
     if proof.checkpoint:
-        notes.append(f"checkpoint {proof.checkpoint} has what no repository has")
+        notes.append(f"checkpoint {proof.checkpoint} keeps its changes, which are in no repository")
     if proof.built:
-        notes.append(f"it will stay in the trash: {'; '.join(proof.built)}")
+        notes.append(f"it stays in the trash until you purge it: {'; '.join(proof.built)}")
     return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
 
 

@@ -101,7 +101,7 @@ def choose(at: Situation) -> Continuation:
             kind=Start.WAIT,
             session_id=at.session.id,
             until=at.now + WRITER_WAIT_MS,
-            reason=f"another live process ({who}) is on conversation {at.session.id}",
+            reason=f"another live process ({who}) uses conversation {at.session.id}",
         )
     if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
         # The fork may have been killed when it had only a part of the parent's history. So it is
@@ -117,7 +117,10 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
     With a strict policy, an expired session never leads to a new conversation."""
     told = f"it had expired {(at.now - session.expires) / 1000:.0f} s before"
     if is_abandoned(at):
-        reason = f"conversation {session.id} is left: {told}, and the policy then wants a new one"
+        reason = (
+            f"conversation {session.id} is not continued: {told}, and the policy then "
+            "starts a new one"
+        )
         return Continuation(
             kind=Start.REBUILD,
             session_id=at.new_id,
@@ -202,14 +205,14 @@ def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
     if transcript is None:
         return "no transcript of it was found"
     if not transcript.turns:
-        return "the agent's transcript has nothing in it"
+        return "the agent's transcript is empty"
     return "the agent did not continue from its transcript"
 
 
 def _no_copy(copy: Snapshot | None) -> str:
     if copy is None:
-        return "there is no own copy of it"
-    return "the own copy could not replace it"
+        return "perdure has no copy of it"
+    return "perdure's own copy could not replace it"
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
@@ -230,7 +233,7 @@ def _too_long(at: Situation, session: Session) -> Continuation:
             reason=reason,
         )
     if at.measure is Measure.STOP:
-        why = "it must not continue by itself"
+        why = "the settings stop it at this size"
     else:
         why = "a strict policy allows no new conversation in its place"
     return Continuation(
@@ -252,7 +255,7 @@ def _never_began(at: Situation, session: Session) -> Continuation:
     if at.standing in UNFIT:
         return _after_loss(at, session.id, _transcript_is(at.transcript, at.standing))
     if at.announced:
-        why = "the agent had begun, so it may have asked the model, and nothing of that is on disk"
+        why = "the agent had started, so it may have asked the model, and no transcript is on disk"
         return _after_loss(at, session.id, why)
     reason = (
         "the conversation was announced, but no agent answered in it and nothing of it is on disk"
@@ -288,7 +291,9 @@ def _without_transcripts(at: Situation) -> Continuation:
         return _keeping_none(at)
     if at.session is None and (at.heard or at.lost is not None):
         return _after_loss(
-            at, at.lost.id if at.lost is not None else "", "the agent neither loads nor resumes one"
+            at,
+            at.lost.id if at.lost is not None else "",
+            "the agent can neither load nor resume a conversation",
         )
     if at.session is None:
         return _begin(at, "", "started a new conversation")
@@ -312,9 +317,13 @@ def _keeping_none(at: Situation) -> Continuation:
     if at.heard or at.forks:
         known = at.session or at.lost
         return _after_loss(
-            at, at.forks or (known.id if known is not None else ""), "this agent continues none"
+            at,
+            at.forks or (known.id if known is not None else ""),
+            "this agent cannot continue a conversation",
         )
-    return _begin(at, at.new_id, "this agent continues no conversation; each task starts a new one")
+    return _begin(
+        at, at.new_id, "this agent cannot continue a conversation; each task starts a new one"
+    )
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
@@ -328,14 +337,14 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
         if not at.parent_refused:
             found = _transcript_is(at.parent, at.parent_standing)
             why = f"{found}, and {_no_copy(at.parent_copy)}"
-        return _after_loss(at, at.forks, f"it was to be forked, and {why}")
+        return _after_loss(at, at.forks, f"it cannot be forked: {why}")
     if at.fork_at:
         reason = f"a fork was asked for, at the end of turn {at.fork_at}"
     else:
         reason = "a fork was asked for"
     if not there:
         standing = _transcript_is(at.parent, at.parent_standing)
-        reason = f"{reason}; {standing}, perdure's own copy goes back"
+        reason = f"{reason}; {standing}, perdure's own copy is restored"
     return Continuation(
         kind=Start.FORK,
         session_id=at.forks,
@@ -347,7 +356,7 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
 
 
 def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
-    which = f"conversation {lost}" if lost else "the conversation before"
+    which = f"conversation {lost}" if lost else "the earlier conversation"
     reason = f"{which} cannot continue: {why}"
     if at.policy is ContinuityPolicy.STRICT:
         return Continuation(

@@ -52,14 +52,19 @@ def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...
         return WorkVerdict.BLOCKED, (f"the agent asks: {report.question}",)
     if report.denied and not verified:
         calls = sum(each.count for each in report.denied)
-        words = f"{calls} tool call(s) were denied, and no check shows that it did without them"
+        words = (
+            f"{calls} tool call(s) were denied, and no check shows that the work is complete "
+            "without them"
+        )
         return WorkVerdict.BLOCKED, (words,)
     if report.contradictions and not verified:
         return WorkVerdict.INCOMPLETE, report.contradictions
     if agents is not None and agents.passed is False and not verified:
         return WorkVerdict.INCOMPLETE, (_sentence(agents),)
     if report.observed and not facts.earlier and not _did_anything(report):
-        return WorkVerdict.NOTHING_TO_DO, ("no file, no commit and no effect came of it",)
+        return WorkVerdict.NOTHING_TO_DO, (
+            "it changed no file, made no commit and had no other effect",
+        )
     if verify is not None and verified:
         return WorkVerdict.DONE, (_sentence(verify),)
     if agents is not None and agents.passed is True and not facts.stale:
