@@ -127,8 +127,10 @@ def test_into_a_repository_that_has_the_base(
     other.mkdir()
     git(other, "init", "-q", "-b", "main")
     git(other, "commit", "-q", "--allow-empty", "-m", "another story")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound) as refused:
         imported(two, path, repo=other)
+    assert run.workspace.base in str(refused.value)
+    assert refused.value.hint == f"Try: git -C {other} fetch --all, or leave --repo out"
     taken = imported(two, path, repo=clone)
     place = Path(taken.run.workspace.path)
     assert prints(place) == prints(Path(run.workspace.path))

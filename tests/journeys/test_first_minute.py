@@ -71,6 +71,9 @@ def test_wrong_words_get_a_hint(stage: Stage) -> None:
         ("ls", "--json", "name,nosuch"): "no field 'nosuch'",
         ("ls", "--since", "soon"): "--since",
         ("ls", "--watch"): "needs a terminal",
+        ("ls", "--limit", "x"): "--limit: expected a positive integer, got 'x'",
+        ("sessions", "--limit", "0"): "--limit: expected a positive integer, got '0'",
+        ("logs", "--tail", "x"): "--tail: expected an integer, got 'x'",
     }
     for typed, hint in words.items():
         done = stage.perdure(*typed)

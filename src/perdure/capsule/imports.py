@@ -203,7 +203,13 @@ def _planned(
         spec = replace(
             spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE
         )
-        place = workspaces.plan(spec, name, wish.repo)
+        try:
+            place = workspaces.plan(spec, name, wish.repo)
+        except NotFound as error:
+            if workdir.base not in str(error):
+                raise
+            hint = f"Try: git -C {wish.repo} fetch --all, or leave --repo out"
+            raise NotFound(str(error), hint) from None
         if os.path.lexists(place.path):
             raise Conflict(
                 f"the branch {branch} already has a workdir: {place.path}",

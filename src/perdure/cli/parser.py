@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 _CHOICE = r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)"
 
+_NUMBER = r"(?s)(.*): invalid int value: (.*)"
+_MOST = 2**31
+
+
+def limit_of(text: str) -> int:
+    """Return the value of a flag such as --limit. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text[:12]) <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
 
 class Parser(argparse.ArgumentParser):
     """The parser of argparse with error messages in perdure's form. The exit code is 2, as with
@@ -31,6 +41,8 @@ class Parser(argparse.ArgumentParser):
             said = f"missing argument{plural} {', '.join(names)}"
         elif said.startswith("unrecognized arguments: "):
             said, hint = self._unknown(said.removeprefix("unrecognized arguments: "))
+        elif found := re.fullmatch(_NUMBER, said):
+            said = f"{found[1]}: expected an integer, got {found[2]}"
         elif found := re.match(_CHOICE, said):
             known = re.findall(r"[\w.-]+", found[3])
             said, hint = (

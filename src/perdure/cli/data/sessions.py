@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import conversation_index, open_to_read, settings
+from perdure.cli.parser import limit_of
 from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line, say
 from perdure.rules.run_titles import worker_of
 
@@ -58,7 +59,11 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent", action="append", default=[], help="only conversations of this agent; repeatable"
     )
     parser.add_argument(
-        "-n", "--limit", type=int, default=50, help="maximum number of conversations (default: 50)"
+        "-n",
+        "--limit",
+        type=limit_of,
+        default=50,
+        help="maximum number of conversations (default: 50)",
     )
     parser.add_argument(
         "--write",
@@ -110,8 +115,8 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
     if arguments.what == "check":
         from perdure.cli.data.repair import check
 
-        return check(index, arguments.id, max(arguments.limit, 0), below, as_json=arguments.json)
-    entries = index.entries(max(arguments.limit, 0), below)
+        return check(index, arguments.id, arguments.limit, below, as_json=arguments.json)
+    entries = index.entries(arguments.limit, below)
     print_entries(entries, store.now(), as_json=arguments.json)
     if not entries and sys.stdout.isatty() and not arguments.json:
         say("no conversations here; perdure sessions --all shows those of all directories")

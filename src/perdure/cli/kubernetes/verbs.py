@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.parser import Parser
+from perdure.cli.parser import Parser, limit_of
 from perdure.cli.text import age, clean, clock, one_line, tokens
 from perdure.kubernetes.view import OVER, STATES, phase, report_of, row_of, why_of
 
@@ -137,7 +137,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
         help="only TaskRuns in this phase; repeatable",
     )
     parser.add_argument(
-        "--limit", type=int, default=50, help="maximum number of TaskRuns (default: 50)"
+        "--limit", type=limit_of, default=50, help="maximum number of TaskRuns (default: 50)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -150,7 +150,7 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         (row for row in rows if not arguments.phase or row["phase"] in arguments.phase),
         key=lambda row: -row["created"],
     )
-    rows = rows[: max(0, arguments.limit)]
+    rows = rows[: arguments.limit]
     if arguments.json:
         printed({"schema_version": 1, "runs": rows})
         return 0

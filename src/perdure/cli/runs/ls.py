@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+from perdure.cli.parser import limit_of
 from perdure.cli.style import STATES as STYLES
 from perdure.cli.style import SYMBOLS, fitted, is_colored, paint
 from perdure.cli.text import age, columns, cut, dollars, one_line
@@ -84,7 +85,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="AGE", help="only runs that changed within this time: 90s, 30m, 24h, 7d"
     )
     parser.add_argument(
-        "-n", "--limit", type=int, default=50, help="maximum number of runs (default: 50)"
+        "-n", "--limit", type=limit_of, default=50, help="maximum number of runs (default: 50)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="only the names")
     parser.add_argument("--watch", action="store_true", help="refresh every 2 seconds")
@@ -153,7 +154,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
     if arguments.since:
         since = _since(arguments.since)
     named = arguments.repo or arguments.label or arguments.plan
-    if named and arguments.limit > 0:
+    if named:
         limit = EVERYTHING
     else:
         limit = arguments.limit
@@ -162,7 +163,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
         from perdure.cli.runs.filters import wanted
 
         rows = [row for row in rows if wanted(row, arguments.repo, arguments.label, arguments.plan)]
-    return rows[: max(arguments.limit, 0)]
+    return rows[: arguments.limit]
 
 
 def _since(text: str) -> int:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.parser import limit_of
 from perdure.cli.runs.ls import table
 from perdure.cli.text import age, clean, clock, one_line
 from perdure.errors import NotFound, StoreError, UsageError
@@ -44,22 +45,20 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", default="", metavar="NAME", help="only deliveries to /webhooks/NAME"
     )
     parser.add_argument(
-        "-n", "--limit", type=_limit, default=50, help="maximum number of deliveries (default: 50)"
+        "-n",
+        "--limit",
+        type=limit_of,
+        default=50,
+        help="maximum number of deliveries (default: 50)",
     )
     parser.add_argument(
         "--before",
-        type=_limit,
+        type=limit_of,
         default=0,
         metavar="NUMBER",
         help="only deliveries with smaller numbers: the next page",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:12]) <= 2**31:
-        raise argparse.ArgumentTypeError("expected a whole number of 1 or more")
-    return int(text)
 
 
 def inbox_verb(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 
 from perdure.cli.compose import open_to_read, settings
+from perdure.cli.parser import limit_of
 from perdure.cli.runs.ls import table
 from perdure.cli.text import age, clean, one_line
 from perdure.config import Settings
@@ -34,7 +35,7 @@ def notify_arguments(parser: argparse.ArgumentParser) -> None:
         help="for test: the name of the channel",
     )
     parser.add_argument(
-        "-n", "--limit", type=int, default=50, help="maximum number of notices (default: 50)"
+        "-n", "--limit", type=limit_of, default=50, help="maximum number of notices (default: 50)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -46,7 +47,7 @@ def notify_verb(arguments: argparse.Namespace) -> int:
     if arguments.channel:
         raise UsageError("ls takes no channel", "perdure notify test CHANNEL")
     store = open_to_read(chosen)
-    found = store.notices(max(arguments.limit, 0))
+    found = store.notices(arguments.limit)
     if arguments.json:
         print(
             json.dumps({"schema_version": 1, "notices": [plain(each) for each in found]}, indent=2)
