@@ -69,6 +69,27 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
     assert (cleared.trash[0] / "workdir/new").read_text() == "of before\n"
 
 
+def test_commits_on_the_branch_stay(ground: Ground) -> None:
+    """The branch of a worktree keeps the agent's commits, and the new workdir has them. If the
+    branch is deleted after the reset, the new workdir begins at the base."""
+    run, top = ground.run()
+    assert run.workspace is not None
+    git = ground.yard.git
+    (top / "work").write_text("of the agent\n")
+    git("add", "-A", cwd=top)
+    git("commit", "-q", "-m", "the agent's", cwd=top)
+    tip = git("rev-parse", "HEAD", cwd=top)
+    reset(ground.engine, Target(run="task"), ground.yard.repo)
+    assert git("rev-parse", run.workspace.branch) == tip
+    ground.prepare(run.workspace)
+    assert (top / "work").exists()
+    reset(ground.engine, Target(run="task"), ground.yard.repo)
+    git("branch", "-D", run.workspace.branch)
+    ground.prepare(run.workspace)
+    assert git("rev-parse", "HEAD", cwd=top) == run.workspace.base
+    assert not (top / "work").exists()
+
+
 def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
     """The reset is undone after a new conversation began. The files are restored, and the new
     conversation stays live."""
