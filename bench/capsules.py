@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import Row, interleaved, ms
-from bench.rooms import make_repository
+from bench.rooms import git, make_repository
 from perdure import wiring
 from perdure.capsule.container import open_capsule
 from perdure.capsule.export import ExportRequest, export
@@ -35,7 +35,7 @@ def _talk(size: int) -> bytes:
     words = [f"word{number}" for number in range(5000)]
     source = random.Random(7)
     line = '{"type":"user","message":{"role":"user","content":"%s"},"uuid":"%d"}\n'
-    lines, made = [], 0
+    lines, made = list[str](), 0
     while made < size:
         lines.append(line % (" ".join(source.choices(words, k=300)), len(lines)))
         made += len(lines[-1])
@@ -120,9 +120,25 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
             check=True,
         )
 
+    def proven() -> None:
+        unpack()
+        fresh = top / "out" / str(next(numbers) - 1) / workdir.name
+        git(fresh, "init", "-q")
+        git(fresh, "add", "--all")
+        git(fresh, "write-tree")
+
     (top / "in").mkdir()
-    here, there = interleaved(5, bring, unpack)
-    yield Row(f"import of {what}", ms(here), "zstd, tar", ms(there), here / there, 1.5)
+    here, there, least = interleaved(5, bring, unpack, proven)
+    yield Row(
+        f"import of {what}",
+        ms(here),
+        "zstd, tar",
+        ms(there),
+        here / there,
+        2,
+        note="the same, and git add and write-tree, which prove the files",
+        limit=least / there,
+    )
     shutil.rmtree(top)
 
 

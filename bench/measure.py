@@ -13,7 +13,8 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Row:
     """One line of the table. `ratio` is ours over the other; `goal` is the most (or with `least`,
-    the least) it should be."""
+    the least) it should be. `limit` is the ratio of the least work that would do, measured in the
+    same run; 0.0 if it was not measured. `note` says what the limit is, or why a goal is missed."""
 
     what: str
     ours: str
@@ -23,6 +24,7 @@ class Row:
     goal: float
     least: bool = False
     note: str = ""
+    limit: float = 0.0
 
     @property
     def met(self) -> bool:
@@ -63,7 +65,10 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         sign = ">=" if row.least else "<="
         verdict = "met" if row.met else "missed"
-        verdict += f": {row.note}" if row.note else ""
+        if row.limit:
+            verdict += f"; limit {row.limit:.2f}"
+        if row.note:
+            verdict += f": {row.note}"
         lines.append(
             f"| {row.what} | {row.ours} | {row.beside} | {row.other} | {row.ratio:.2f} | {sign} "
             f"{row.goal:g} | {verdict} |"

@@ -1,15 +1,18 @@
-"""The rooms measured one by one: workdirs, the store, processes and lines."""
+"""Measures single parts: workdirs, the store, processes and lines."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
 import os
+import sqlite3
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from unittest import mock
 
@@ -29,15 +32,16 @@ from perdure.workspace import Workspaces, worktree
 ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
-def git(cwd: Path, *words: str) -> None:
+def git(cwd: Path, *words: str) -> bytes:
+    """Run git, which must succeed, and return its output."""
     own = {**ENVIRON, "HOME": str(cwd)}
-    subprocess.run(
+    return subprocess.run(
         ["git", "-c", "user.name=b", "-c", "user.email=b@example.invalid", *words],
         cwd=cwd,
         env=own,
         check=True,
         capture_output=True,
-    )
+    ).stdout
 
 
 def make_repository(directory: Path, files: int) -> Path:
@@ -187,16 +191,27 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
         ours / other,
         1.3,
     )
-    taken: dict[str, list[float]] = {"save": [], "status": []}
+
+    def snapshot() -> None:
+        assert git(top, "stash", "create")
+
+    taken: dict[str, list[float]] = {"save": [], "status": [], "stash": []}
     for _ in range(9):
-        for name, work in (("save", save), ("status", status)):
+        for name, work in (("save", save), ("status", status), ("stash", snapshot)):
             change()
             begun = time.perf_counter()
             work()
             taken[name].append(time.perf_counter() - begun)
-    ours, other = statistics.median(taken["save"]), statistics.median(taken["status"])
+    ours, other, stash = (statistics.median(each) for each in taken.values())
     yield Row(
-        "checkpoint of 10 changed files", ms(ours), "git status", ms(other), ours / other, 1.5
+        "checkpoint of 10 changed files",
+        ms(ours),
+        "git status",
+        ms(other),
+        ours / other,
+        1.5,
+        note="git stash create, which writes the same files into the object store",
+        limit=stash / other,
     )
 
 
@@ -299,15 +314,34 @@ def store(directory: Path) -> Iterator[Row]:
         os.pwrite(probe, b"x" * 420, 0)
         os.fdatasync(probe)
 
+    bare = _bare(directory / "bare.db")
+
+    def insert(count: int) -> None:
+        bare.execute("begin immediate")
+        bare.executemany("insert into event (text) values (?)", [("x" * 420,)] * count)
+        bare.execute("commit")
+
     text = Said(text="x" * 400)
-    single, batch, floor = interleaved(
+    single, batch, floor, one, fifty = interleaved(
         60,
         lambda: database.record(claim, [text]),
         lambda: database.record(claim, [text] * 50),
         sync,
+        lambda: insert(1),
+        lambda: insert(50),
     )
     os.close(probe)
-    yield Row("one durable event", ms(single), "one fdatasync", ms(floor), single / floor, 2.2)
+    bare.close()
+    yield Row(
+        "one durable event",
+        ms(single),
+        "one fdatasync",
+        ms(floor),
+        single / floor,
+        2.2,
+        note="a transaction of SQLite with one insert",
+        limit=one / floor,
+    )
     yield Row(
         "a durable event in a batch of 50",
         ms(batch / 50),
@@ -315,6 +349,8 @@ def store(directory: Path) -> Iterator[Row]:
         ms(floor),
         batch / 50 / floor,
         0.1,
+        note="a transaction of SQLite with fifty inserts",
+        limit=fifty / 50 / floor,
     )
     for number in range(1, 2001):
         database.add(
@@ -322,6 +358,8 @@ def store(directory: Path) -> Iterator[Row]:
         )
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         taken = pool.map(_claims, [str(directory / "bench.db")] * 8)
+        work = [(str(directory / "bare.db"), time.time() + 1.0)] * 8
+        bare_waits = sorted(chain(*pool.map(_bare_writes, work, chunksize=1)))
     waits = sorted(wait for waits, _ in taken for wait in waits)
     names = [name for _, claimed in taken for name in claimed]
     p99 = waits[int(len(waits) * 0.99)]
@@ -332,15 +370,41 @@ def store(directory: Path) -> Iterator[Row]:
         "one fdatasync",
         ms(floor),
         p99 / floor,
-        5,
-        note="eight processes wait for two cores and one writer",
+        20,
+        note="p99 of eight processes, each with 250 transactions of one update in SQLite",
+        limit=bare_waits[int(len(bare_waits) * 0.99)] / floor,
     )
     database.close()
 
 
+def _bare(path: Path) -> sqlite3.Connection:
+    """Open a database with the settings of perdure's store, and one table."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=60)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")
+    connection.execute("create table if not exists event (id integer primary key, text text)")
+    return connection
+
+
+def _bare_writes(work: tuple[str, float]) -> list[float]:
+    """Return the seconds of each of 250 transactions that change one row. All processes begin at
+    the same time."""
+    path, at = work
+    connection, waits = _bare(Path(path)), list[float]()
+    time.sleep(max(0.0, at - time.time()))
+    for number in range(250):
+        begun = time.perf_counter()
+        connection.execute("begin immediate")
+        connection.execute("update event set text = ? where id = 1", (f"{number}" * 100,))
+        connection.execute("commit")
+        waits.append(time.perf_counter() - begun)
+    connection.close()
+    return waits
+
+
 def _claims(path: str) -> tuple[list[float], list[str]]:
     database = stores.open(path)
-    waits, names = [], []
+    waits, names = list[float](), list[str]()
     while True:
         begun = time.perf_counter()
         claim = database.claim(f"w{os.getpid()}", 3600)
@@ -367,7 +431,12 @@ def lines(directory: Path) -> Iterator[Row]:
         while reader.read():
             pass
 
-    ours, other = interleaved(5, follow, floor)
+    def split() -> None:
+        with log.open("rb", buffering=0) as file:
+            while piece := file.read(1 << 20):
+                piece.split(b"\n")
+
+    ours, other, cut = interleaved(5, follow, floor, split)
     yield Row(
         "100 MB of 2 kB lines followed",
         ms(ours),
@@ -376,6 +445,8 @@ def lines(directory: Path) -> Iterator[Row]:
         other / ours,
         0.3,
         least=True,
+        note="os.read, and split of the bytes at their line ends",
+        limit=other / cut,
     )
 
 
@@ -394,18 +465,22 @@ def spawn(directory: Path) -> Iterator[Row]:
         )
         begun.wait()
 
-    ours, other = interleaved(
+    words = ["/bin/sh", "-c", "echo hello"]
+    ours, other, python = interleaved(
         15,
         under_shim,
-        lambda: subprocess.run(["/bin/sh", "-c", "echo hello"], capture_output=True, check=True),
+        lambda: subprocess.run(words, capture_output=True, check=True),
+        lambda: subprocess.run(
+            [sys.executable, "-I", "-S", "-c", "import subprocess"], capture_output=True, check=True
+        ),
     )
-    note = "the price of a shim in Python and of durable output, once an attempt"
     yield Row(
-        "a trivial program under its shim",
+        "a trivial program under its shim, extra ms",
         ms(ours - other),
-        "the bare program (difference)",
+        "the bare program",
         ms(other),
         (ours - other) * 1000,
-        80,
-        note=note,
+        4,
+        note="Python that starts and imports subprocess, once an attempt",
+        limit=python * 1000,
     )
