@@ -180,7 +180,8 @@ class Dispatcher:
         runs. Returns whether a task was begun."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
-            return self._clean(delivery, intent, news)
+            self._clean(delivery, intent, news)
+            return False
         if intent is not None and intent.kind is IntentKind.EDITED:
             self._retitle(delivery, intent)
         stopped: dict[str, str] = {}
@@ -377,7 +378,7 @@ class Dispatcher:
 
     def _deliver_news(self, run_id: str, told: Sequence[Told]) -> bool:
         """Append the waiting events of a run to its instructions, as one update. Splits them if one
-        update would be too long. Returns True."""
+        update would be too long. Returns True, because the run got new work."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine.store, run)
@@ -397,7 +398,8 @@ class Dispatcher:
             if len(told) == 1:
                 raise
             half = len(told) // 2
-            return self._deliver_news(run_id, told[:half]) | self._deliver_news(run_id, told[half:])
+            self._deliver_news(run_id, told[:half])
+            return self._deliver_news(run_id, told[half:])
         events: list[AnyEvent] = [*failed]
         if moved is not None:
             events.append(
@@ -426,9 +428,9 @@ class Dispatcher:
             return Moved(run.spec.base, found.commit, found.commits, found.subjects)
         return None
 
-    def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
+    def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
         """Clean up the runs of an issue whose work is over. Events that still wait for these runs
-        are ignored. Returns False, because no run gets new work."""
+        are ignored."""
         found = [
             (rule, run)
             for rule in self._rules
@@ -437,11 +439,11 @@ class Dispatcher:
         ]
         if not found:
             self._settle(delivery, DeliveryState.IGNORED, "no agent works on it")
-            return False
+            return
         now, _ = self._current.of(delivery, intent, [rule for rule, _ in found])
         if why := now if isinstance(now, str) else overtaken(self._engine.store, delivery, intent):
             self._settle(delivery, DeliveryState.IGNORED, why)
-            return False
+            return
         said = []
         for rule, run in found:
             if (
@@ -466,7 +468,6 @@ class Dispatcher:
                 why = _ended(intent)
             said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
-        return False
 
     def _closed_reason(
         self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]
