@@ -376,7 +376,7 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
     (condition,) = office.run().conditions
     assert (condition.type, condition.message) == (
         "withdrawn",
-        "unassigned by ada; assign it to dev-bot again, or mention it, to continue",
+        "unassigned by ada; to continue, assign it to dev-bot again, or mention it",
     )
     said = send(office, minimal.commented(forge, "Ben takes it.", id=1))
     assert (said.state, said.reason) == (

@@ -131,7 +131,7 @@ def test_work_that_was_taken_back_and_given_again(asking: ChildProcess) -> None:
     item.assignees, item.updated = [], state.tick()
     assert asking.round() == 1 and office.run().state is RunState.CANCELLED
     assert [each.message for each in office.run().conditions] == [
-        "unassigned; assign it to dev-bot again, or mention it, to continue"
+        "unassigned; to continue, assign it to dev-bot again, or mention it"
     ]
     item.updated = state.tick()
     assert asking.round() == 0

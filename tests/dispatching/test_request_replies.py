@@ -131,7 +131,7 @@ def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> Non
         assert said(asking, "/approve", comment="7").state is IGNORED
         assert said(asking, "/approve", comment="7").state is IGNORED
         (listed,) = comments(asking)
-        assert "@ada An approval names its request." in listed
+        assert "@ada An approval must name its request." in listed
         for each in (first, second):
             assert how_to(each, prefix, str) in listed and short_id(each) in listed
         assert {each.state for each in requests(asking.office)} == {RequestState.OPEN}
@@ -192,10 +192,10 @@ def test_an_approval_is_exactly_one_command() -> None:
     clear = answer_in("/approve kdrwzkdrwzkd")
     assert clear is not None and (clear.answer, clear.problem) == (AnswerKind.ALLOW, "")
     bare = answer_in("/approve")
-    assert bare is not None and bare.problem == "An approval names its request."
+    assert bare is not None and bare.problem == "An approval must name its request."
     for text in ("/approve but not on Fridays", "/approve\nbut later", "/Approve kdrwzkdrwzkd no"):
         found = answer_in(text)
-        assert found is not None and "no other words" in found.problem, text
+        assert found is not None and "no further words" in found.problem, text
     both = answer_in("/deny kdrwzkdrwzkd\n/approve kdrwzkdrwzkf")
     assert both is not None and "one request" in both.problem
     quoted = answer_in("/deny\n> /approve\n\nsee above")
@@ -228,7 +228,7 @@ def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> Non
         assert said(asking, "/deny", at=small.asked - 60_000).state is IGNORED
         assert "older than the request" in comments(asking)[-1]
         edit = said(asking, "/approve", kind=IntentKind.COMMENT_EDITED, before="Hm.")
-        assert (edit.state, edit.reason) == (IGNORED, "an edited comment answers no request")
+        assert (edit.state, edit.reason) == (IGNORED, "an edited comment cannot answer a request")
         assert said(asking, "/approve bbbbbbbbbbbb", comment="3").state is IGNORED
         assert "There is no request bbbbbbbbbbbb." in comments(asking)[-1]
         assert requests(asking.office) == [small]

@@ -108,7 +108,7 @@ def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
     """The turn has failed, and the messages before the end are kept."""
     code, events = run(tmp_path, "dies")
     assert (code, said(events)) == (1, "half")
-    assert outcome(code, events) == (OutcomeKind.FAILED, "the agent ended in the middle of it")
+    assert outcome(code, events) == (OutcomeKind.FAILED, "the agent ended before it had answered")
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
     )
     assert driver.abilities.transcripts is False
     assert driver.refuse(launch) == ""
-    assert "only asks" in driver.refuse(
+    assert "asks before some calls only" in driver.refuse(
         replace(launch, spec=replace(spec, permissions=Permissions.READ))
     )
     with pytest.raises(ValueError, match="no continuation fork"):

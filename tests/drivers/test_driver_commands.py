@@ -191,7 +191,7 @@ def test_arguments_that_would_undo_perdures_own_are_refused(
     agent: str, arguments: tuple[str, ...]
 ) -> None:
     """The user's arguments cannot choose the conversation or the output format."""
-    assert "perdure decides" in registry.load(agent).refuse(launch(agent, agent_args=arguments))
+    assert "perdure sets it" in registry.load(agent).refuse(launch(agent, agent_args=arguments))
     assert not registry.load(agent).refuse(launch(agent, agent_args=("--add-dir", "/x")))
 
 

@@ -424,7 +424,7 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(prompt: str) -> No
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(word: str) -> None:
     """The user's arguments cannot choose the conversation, the permissions or the output format."""
-    assert "perdure decides" in GEMINI.refuse(launch(agent_args=(word,)))
+    assert "perdure sets it" in GEMINI.refuse(launch(agent_args=(word,)))
     assert not GEMINI.refuse(launch(agent_args=("--include-directories", "/x")))
 
 

@@ -185,7 +185,7 @@ def test_permissions_are_set_again_on_each_resume() -> None:
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(arguments: tuple[str, ...]) -> None:
     """The user's arguments cannot choose the conversation, the directory or the permissions."""
-    assert "perdure decides" in DRIVER.refuse(launch(agent_args=arguments))
+    assert "perdure sets it" in DRIVER.refuse(launch(agent_args=arguments))
     assert DRIVER.refuse(launch(agent_args=("--variant", "high"))) == ""
 
 

@@ -120,7 +120,7 @@ def test_another_version_of_git_s_protocol_is_refused(relayed: Relayed, tmp_path
     with running(relayed.upstream(), None, relayed.at) as address:
         words = ("-c", "protocol.version=0", "ls-remote", address.url("git"))
         done = relayed.git(*words)
-        assert done.returncode and "with version 2 of git's protocol" in done.stderr
+        assert done.returncode and "only version 2 of git's protocol" in done.stderr
     forced = relayed.server.top / "authorized"
     forced.write_text(forced.read_text().replace("cd ", "unset GIT_PROTOCOL; cd "))
     status, said = told(relayed, relayed.upstream())

@@ -80,7 +80,7 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
     for kind, words, shown in (
         (
             "withdrawn",
-            "unassigned by ada; assign it to dev-bot again, or mention it, to continue",
+            "unassigned by ada; to continue, assign it to dev-bot again, or mention it",
             "**No longer working on it:** ",
         ),
         (

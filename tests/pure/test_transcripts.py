@@ -562,7 +562,7 @@ def test_a_dangling_link_is_kept_too(desk: Desk) -> None:
 def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
     """If the copy cannot be read, the error is a sentence, and the file in the agent's home stays."""
     desk.write("broken one")
-    with pytest.raises(WorkspaceError, match=f"{ID} could not be put back"):
+    with pytest.raises(WorkspaceError, match=f"{ID} could not be restored"):
         desk.put_back()
     assert [path.name for path in desk.transcript.parent.iterdir()] == [desk.transcript.name]
     assert desk.transcript.read_text() == "broken one"
@@ -576,7 +576,7 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
     (top / "spilled.txt").unlink()
     top.rmdir()
     top.write_text("in the way")
-    with pytest.raises(WorkspaceError, match="could not be put back"):
+    with pytest.raises(WorkspaceError, match="could not be restored"):
         desk.put_back()
     assert contents(desk.home) == {"prompt a\n", "in the way"}
     assert not [path for path in desk.transcript.parent.iterdir() if path.name.startswith(".")]

@@ -151,7 +151,7 @@ def test_the_inbox_verb(serves: Callable[..., Serving]) -> None:
     assert (
         listed.returncode == 0
         and "commented gogits/hello-world#1" in listed.stdout
-        and "nothing follows from ping" in listed.stdout
+        and "no action for ping" in listed.stdout
     )
     rows = json.loads(
         serving.perdure("inbox", "--state", "received", "--source", "tea", "--json").stdout

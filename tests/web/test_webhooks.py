@@ -45,7 +45,7 @@ def test_what_is_of_no_interest(serving: Serving) -> None:
     status, said = serving.send("/webhooks/hub", body, payloads.headers(Forge.GITHUB, "ping", body))
     assert (status, said["of_interest"]) == (202, False)
     kept = serving.inbox()[-1]
-    assert (kept.state, kept.reason) == (DeliveryState.IGNORED, "nothing follows from ping")
+    assert (kept.state, kept.reason) == (DeliveryState.IGNORED, "no action for ping")
 
 
 def test_what_is_refused(serving: Serving) -> None:

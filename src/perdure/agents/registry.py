@@ -84,6 +84,6 @@ def _checked(driver: Any, name: str, place: str) -> AgentDriver:
     if missing := sorted({word for word in wanted if not hasattr(driver, word)}):
         raise DriverError(
             f"The driver for {name!r} ({place}) lacks {', '.join(missing)}.",
-            "It must have all of AgentDriver.",
+            "A driver must implement all members of AgentDriver.",
         )
     return cast(AgentDriver, driver)

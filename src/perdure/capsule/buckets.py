@@ -153,7 +153,8 @@ class RelayedBucket(msgspec.Struct, frozen=True):
             found = answer.read(most + 1)
         except http.client.HTTPException as error:
             raise StoreAway(
-                f"the relay of this pod broke off: {type(error).__name__}", relay.HINT
+                f"the relay of this pod closed the connection too early: {type(error).__name__}",
+                relay.HINT,
             ) from error
         finally:
             line.close()

@@ -197,7 +197,7 @@ def strict_json(content: bytes) -> Any:
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        _refuse("it has a name twice")
+        _refuse("it has the same key twice")
     return found
 
 
@@ -288,7 +288,7 @@ def check_path(name: str) -> None:
     ):
         _refuse(f"{name[:60]!r} is not a valid file name")
     if not is_carried(name):
-        _refuse(f"{name[:60]!r} is never carried")
+        _refuse(f"{name[:60]!r} must not be in a capsule")
 
 
 FORBIDDEN_NAMES = re.compile(

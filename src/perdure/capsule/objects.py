@@ -49,7 +49,7 @@ RUN = re.compile(r"[0-9a-f]{32}")
 KEY = re.compile(r"(\d{6})-(\d{8})\.json")
 TERM = re.compile(r"(\d{6})\.json")
 LONGEST_TERM = 64 << 10
-_AGAIN = "is the store reachable, and are its credentials in the environment?"
+_AGAIN = "check that the store is reachable and that its credentials are in the environment"
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,7 +120,7 @@ def read(content: bytes, manifest: Manifest) -> CapsuleStory:
         chain.from_iterable((session.created, session.updated) for session in story.sessions)
     )
     if not all(0 <= time <= LATEST for time in times):
-        _refuse("a time in it is impossible")
+        _refuse("it contains an impossible time")
     _check_texts(story.contexts)
     _check_requests(story.requests, len(numbers))
     return story
@@ -133,7 +133,7 @@ def _check_requests(requests: Sequence[AgentRequest], attempts: int) -> None:
         fit = fit and len(each.payload) <= min(SHOWN, each.size) and len(each.words) <= WORDS
         fit = fit and all(0 <= at <= LATEST for at in (each.asked, each.expires, each.answered))
     if not fit or len(requests) > MOST_OF_RUN:
-        _refuse("what its agent asked contradicts itself")
+        _refuse("the requests of its agent contradict each other")
 
 
 def _check_texts(contexts: Sequence[Context]) -> None:

@@ -56,7 +56,7 @@ def limit_spec(
     for what, value in (
         ("arguments for the agent", spec.agent_args),
         ("variables for the agent", spec.env),
-        ("variables of the user's that are passed on", spec.pass_env),
+        ("variables passed on from the user's environment", spec.pass_env),
         ("the check command", spec.verify),
     ):
         if value:

@@ -123,7 +123,7 @@ def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
 def _going(name: str) -> Obstacle:
     return Obstacle(
         "ClaimPending",
-        f"the claim {name} is being deleted or is not made yet; it is looked for again",
+        f"the claim {name} is being deleted or does not exist yet; perdure checks again",
     )
 
 

@@ -126,7 +126,7 @@ async def _text(api: Api, run: WantedRun) -> str | Obstacle:
         body = await api.get(kinds.MAP, run.namespace, ref.name)
     except Refused as error:
         return Obstacle(
-            "Forbidden", f"{where}, which may not be read: {safe_line(str(error), 300)}"
+            "Forbidden", f"{where}, which perdure may not read: {safe_line(str(error), 300)}"
         )
     if body is None:
         return Obstacle(

@@ -36,13 +36,13 @@ class OperatorMetrics:
         self.registry = CollectorRegistry(auto_describe=False)
         self.reconcile = Histogram(
             "perdure_operator_reconcile_seconds",
-            "One look at one TaskRun, with all that was done.",
+            "Duration of one reconciliation of a TaskRun.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.launch = Histogram(
             "perdure_operator_launch_seconds",
-            "From the event that let an attempt begin to its Job.",
+            "Time from the event that allows an attempt until its Job is created.",
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -76,23 +76,27 @@ class OperatorMetrics:
         )
         self.cost = Counter(
             "perdure_operator_cost_usd",
-            "Dollars of attempts that ended, as their agents say.",
+            "Cost of attempts that ended, in dollars, as their agents report it.",
             whose,
             registry=self.registry,
         )
         self.failed = Counter(
             "perdure_operator_reconcile_failures",
-            "Looks that are made again later.",
+            "Reconciliations that failed and are retried.",
             ["cause"],
             registry=self.registry,
         )
         for name, what, ask in (
             (
                 "perdure_operator_watch_age_seconds",
-                "How long the watch that was silent longest has said nothing.",
+                "Time since the last message of the watch that has been silent longest.",
                 watch_age_s,
             ),
-            ("perdure_operator_queue_length", "TaskRuns that wait to be looked at.", waiting),
+            (
+                "perdure_operator_queue_length",
+                "TaskRuns that wait for their reconciliation.",
+                waiting,
+            ),
             ("perdure_operator_taskruns", "TaskRuns that are known.", known),
         ):
             Gauge(name, what, registry=self.registry).set_function(ask)
@@ -162,7 +166,7 @@ class _Requests(Collector):
         yield sent
         yield CounterMetricFamily(
             "perdure_operator_api_retries",
-            "Requests that were made again.",
+            "Requests to the API server that were retried.",
             value=self._api.retried,
         )
 

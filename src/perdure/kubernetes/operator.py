@@ -219,7 +219,8 @@ class Operator:
             type(error).__name__ if isinstance(error, Away | Refused) else "Fault"
         ).inc()
         self._warn(
-            f"{'/'.join(key)}: retried later: {type(error).__name__}: {safe_line(str(error), 300)}"
+            f"{'/'.join(key)}: will be retried: {type(error).__name__}: "
+            f"{safe_line(str(error), 300)}"
         )
 
     def _began(self, run: WantedRun, record: AttemptStatus) -> None:
@@ -317,8 +318,8 @@ class Operator:
         cluster, user = self._config.cluster, self._config.user
         if user is None or user.exec is not None:
             raise kopf.PermanentError(
-                "the operator takes a token or a certificate, and no credentials that a program "
-                "gives"
+                "the operator needs a token or a certificate; credentials from a program (exec) "
+                "are not supported"
             )
         token = user.token
         if user.token_file:
@@ -354,7 +355,7 @@ def operate(options: Options, say: Say, warn: Say) -> None:
         def ask() -> None:
             if operator.stop.is_set():
                 sys.exit(130)
-            say("operator: leaving")
+            say("operator: stopping")
             operator.stop.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -234,7 +234,8 @@ def _rising(field: str, numbers: list[int] | tuple[int, ...], most: int) -> None
         numbers and numbers[-1] > most
     ):
         _refuse(
-            f"{field}: {', '.join(map(str, numbers[:10]))} do not rise from 1 to at most {most}"
+            f"{field}: {', '.join(map(str, numbers[:10]))} are not ascending numbers from 1 to "
+            f"at most {most}"
         )
 
 

@@ -66,11 +66,11 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
         OutcomeKind.CONFIG_ERROR,
         "perdure in the pod could not use its input (exit code 2)",
     ),
-    3: (OutcomeKind.NEEDS_INPUT, "perdure in the pod asks for a person (exit code 3)"),
+    3: (OutcomeKind.NEEDS_INPUT, "perdure in the pod needs a person (exit code 3)"),
     4: (OutcomeKind.AUTH_FAILED, "the agent has no valid credentials (exit code 4)"),
     5: (
         OutcomeKind.CONFIG_ERROR,
-        "the image lacks what the task needs, as its agent (exit code 5)",
+        "the image lacks something that the task needs, such as its agent (exit code 5)",
     ),
     6: (OutcomeKind.WRITER_CONFLICT, "another process uses the task's state (exit code 6)"),
     7: (OutcomeKind.CONFIG_ERROR, "the task's state or workdir could not be used (exit code 7)"),
@@ -235,7 +235,7 @@ def _disruption(pod: PodSeen) -> str:
         "EvictionByEvictionAPI": "its pod was evicted, as when a node is drained",
         "DeletionByPodGC": "its node is gone",
         "TerminationByKubelet": (
-            "its pod was ended by its node, which lacks something or shuts down"
+            "its pod was ended by its node, which lacks a resource or is shutting down"
         ),
     }
     reason = pod.disruption or (

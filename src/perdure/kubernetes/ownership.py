@@ -48,8 +48,8 @@ def foreign_message(foreign: Sequence[PodSeen]) -> str:
     else:
         more = ""
     return (
-        f"{', '.join(names[:MOST_NAMED])}{more}: a pod with the labels of this TaskRun that is of "
-        f"none of its Jobs is passed over; delete it, or take its label {UID_LABEL} off"
+        f"{', '.join(names[:MOST_NAMED])}{more}: a pod is ignored if it has the labels of this "
+        f"TaskRun but belongs to none of its Jobs; delete it, or remove its label {UID_LABEL}"
     )
 
 

@@ -159,7 +159,8 @@ def _for_ssh(found: dict[str, str]) -> dict[str, str]:
         raise UsageError(
             f"the Secret for a repository by ssh needs the keys {SSH_KEY} and {KNOWN_HOSTS}, and "
             f"has {', '.join(sorted(found))[:200]}",
-            f"{KNOWN_HOSTS} has the lines of ssh-keyscan HOST, compared with the server's own keys",
+            f"put the lines of ssh-keyscan HOST into {KNOWN_HOSTS}, after comparing them with "
+            "the server's own keys",
         )
     return found
 

@@ -169,7 +169,7 @@ async def listen(
                 ready_flag=ready,
             )
             if not stop.is_set():
-                said("operator: leaving")
+                said("operator: stopping")
                 stop.set()
         except Exception as error:
             said(

@@ -63,7 +63,7 @@ class Provider(Struct):
                 return self._found
             found = self._asked(f"{self.chosen.issuer.rstrip('/')}{WELL_KNOWN}")
             if found.get("issuer") != self.chosen.issuer:
-                raise ProviderAway("the configuration is of another issuer")
+                raise ProviderAway("the provider's configuration names another issuer")
             for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
                 _endpoint(name, found.get(name))
             self._found, self._found_at = found, time.monotonic()
@@ -103,7 +103,7 @@ class Provider(Struct):
         found = self._asked(at, urlencode(form).encode(), headers)
         token = found.get("id_token")
         if not isinstance(token, str) or len(token) > TOKEN_MOST:
-            raise ProviderAway("the answer to the code has no ID token")
+            raise ProviderAway("the provider's response to the code has no ID token")
         claims = self._verified(token)
         if why := claims_problem(claims, self.chosen, nonce, time.time()):
             raise ProviderAway(f"the ID token is refused: {why}")
@@ -251,12 +251,12 @@ def _endpoint(name: str, url: object) -> None:
         parts = urlsplit(url if isinstance(url, str) else "")
         _ = parts.port
     except ValueError:
-        raise ProviderAway(f"{name} is no address") from None
+        raise ProviderAway(f"{name} is not an address") from None
     near = parts.scheme == "http" and parts.hostname in LOOPBACK
     if not (near or parts.scheme == "https") or not parts.hostname or parts.fragment:
-        raise ProviderAway(f"{name} is no address with https")
+        raise ProviderAway(f"{name} is not an https address")
     if "@" in parts.netloc or not str(url).isprintable() or " " in str(url):
-        raise ProviderAway(f"{name} is no plain address")
+        raise ProviderAway(f"{name} is not a plain address")
 
 
 def _is_known(key: dict[str, Any]) -> bool:

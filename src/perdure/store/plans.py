@@ -36,7 +36,7 @@ class Plans(StoreWrites):
             row = write.one("add_plan", id=plan.id, name=plan.name, now=write.now, body=_body(plan))
             if row is None:
                 raise Conflict(
-                    f"There is a plan {plan.name!r} already", f"perdure plan show {plan.name}"
+                    f"A plan named {plan.name!r} already exists", f"perdure plan show {plan.name}"
                 )
             write.deed("plan_added", plan.name)
             return _plan_of(row)

@@ -36,7 +36,7 @@ class StoredTokens(Notices):
             )
             if row is None:
                 raise Conflict(
-                    f"There is a token {token.name!r} already",
+                    f"A token named {token.name!r} already exists",
                     f"perdure token rm {token.name}, or choose another name",
                 )
             # A sign-in may remain if it was made just when an earlier token of this name was

@@ -393,7 +393,7 @@ async def converse(
             missing=missing,
         )
     except ConnectionError:
-        say("error", stage=stage, code=0, message="the agent ended in the middle of it")
+        say("error", stage=stage, code=0, message="the agent ended before it had answered")
     except Lacking as error:
         say("error", stage=stage, code=0, message=str(error), lacking=True)
     except (BridgeRefused, ValueError) as error:

@@ -102,8 +102,8 @@ class AnyAcpDriver:
     def refuse(self, launch: Launch) -> str:
         if launch.spec.permissions not in ALLOW:
             return (
-                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
-                "and may not ask."
+                f"{self.name} cannot be restricted to the level {launch.spec.permissions}: it "
+                "asks before some calls only, and nothing else restricts it."
             )
         return ""
 

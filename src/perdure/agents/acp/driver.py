@@ -242,8 +242,8 @@ class AcpDriver:
         permissions level, or the native driver refuses it."""
         if launch.spec.permissions not in self.known.allow:
             return (
-                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
-                "and may not ask."
+                f"{self.name} cannot be restricted to the level {launch.spec.permissions}: it "
+                "asks before some calls only, and nothing else restricts it."
             )
         return self.native.refuse(launch)
 

@@ -206,4 +206,4 @@ def _error(found: dict[str, Any]) -> TurnEnded:
         facts["missing"] = "yes"
     if found.get("lacking") is True:
         facts["lacking"] = "yes"
-    return TurnEnded(ok=False, text=words or "an error without a word", turns=1, facts=facts)
+    return TurnEnded(ok=False, text=words or "an error without a message", turns=1, facts=facts)

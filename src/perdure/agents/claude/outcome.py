@@ -124,8 +124,8 @@ _ENDED = frozenset({"completed", "tool_deferred"})
 own."""
 
 _HOOK = (
-    "a hook of the repository or of the user ended the turn: look at .claude/settings.json and at "
-    "the user's own settings"
+    "a hook of the repository or of the user ended the turn: check .claude/settings.json and the "
+    "user's own settings"
 )
 
 _ROOT = (

@@ -265,7 +265,7 @@ class Thread:
         self.id = found["thread"]["id"]
         if order["thread"] not in ("", self.id):
             raise ServerRefused(
-                f"thread/resume: it was thread {order['thread']} that was asked for, not {self.id}"
+                f"thread/resume: thread {order['thread']} was asked for, and {self.id} was opened"
             )
         self.check(found)
         self.wait_for(config.get("mcp_servers") or {})

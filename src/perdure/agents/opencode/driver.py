@@ -222,8 +222,8 @@ class OpenCodeDriver:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)
             if began is not None and began.resolve() != Path(launch.cwd).resolve():
                 return (
-                    f"The conversation {asked.session_id} belongs to {began}, and OpenCode can "
-                    f"continue it only there."
+                    f"The conversation {asked.session_id} started in {began}, and OpenCode can "
+                    "continue it only there."
                 )
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 

@@ -192,7 +192,7 @@ def _error(error: Any) -> AgentEvent:
     words = (
         json_lines.text(json_lines.part(error, "data", "message"))
         or name
-        or "an error without a word"
+        or "an error without a message"
     )
     facts = {key: value for key, value in (("name", name), ("status", str(status or ""))) if value}
     return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)

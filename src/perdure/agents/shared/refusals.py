@@ -16,7 +16,10 @@ def prompt(launch: Launch) -> str:
     try:
         launch.prompt.encode()
     except UnicodeEncodeError as error:
-        return f"The prompt is not valid text: character {error.start + 1} is half of a pair."
+        return (
+            f"The prompt is not valid text: character {error.start + 1} is half of a "
+            "surrogate pair."
+        )
     return ""
 
 
@@ -35,7 +38,7 @@ def arguments(launch: Launch, reserved: frozenset[str]) -> str:
             flag = flag[:2]
         if flag in reserved:
             return (
-                f"The argument {flag} cannot be passed to {launch.spec.agent}: perdure decides on "
-                "it."
+                f"The argument {flag} cannot be passed to {launch.spec.agent}: perdure sets it "
+                "itself."
             )
     return ""

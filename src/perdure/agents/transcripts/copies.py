@@ -251,7 +251,7 @@ class Copies(Struct, frozen=True):
             return self._put_all(driver, session_id, home, cwd, files, exactly)
         except OSError as error:
             raise WorkspaceError(
-                f"the copy of conversation {session_id} could not be put back: {error}",
+                f"the copy of conversation {session_id} could not be restored: {error}",
                 "perdure doctor",
             ) from error
 

@@ -195,7 +195,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         return 0
     for each in done:
         print(
-            f"{each.number} was processed again: {each.state}"
+            f"{each.number} is {each.state} again"
             + (f": {one_line(each.reason, 200)}" if each.reason else "")
         )
     return 0

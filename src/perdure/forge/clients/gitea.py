@@ -147,7 +147,7 @@ class Gitea(GiteaLikeClient):
         if with_log:
             log, note = self._log(repository, job.id("id"))
         else:
-            log, note = ("", f"Its log was not read: {LOGS_MOST} others were.")
+            log, note = ("", f"Its log was not read: at most {LOGS_MOST} logs are.")
         return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:

@@ -94,7 +94,7 @@ class GitHub(GiteaLikeClient):
     def _failed_run(self, repository: str, found: Payload, *, with_log: bool) -> FailedCheck:
         output = found.at("output")
         said = [output.name("title"), output.text("summary"), output.text("text")]
-        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        log, note = "", f"Its log was not read: at most {LOGS_MOST} logs are."
         if found.name("app", "slug") != ACTIONS:
             note = "The forge has no log of it."
         elif with_log:

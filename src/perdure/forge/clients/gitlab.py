@@ -294,7 +294,7 @@ class GitLab:
     def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
         """Return one failed job. The status of a job has the id of the job. A status that was set
         through the API has an id that no job has, so no log is found for it."""
-        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        log, note = "", f"Its log was not read: at most {LOGS_MOST} logs are."
         if with_log:
             log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
         return FailedCheck(

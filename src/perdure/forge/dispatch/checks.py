@@ -57,8 +57,8 @@ class Checks:
             return ""
         commit = intent.commit[:12] or "no commit"
         return (
-            f"{commit} is not a commit of {choice.run.name}, and {choice.rule.name} does not work "
-            f"for {intent.author or 'nobody'}"
+            f"{commit} is not a commit of {choice.run.name}, and {choice.rule.name} does not "
+            f"work for {intent.author or 'an unknown author'}"
         )
 
     def _is_ours(self, run: TaskRun, commit: str) -> bool:

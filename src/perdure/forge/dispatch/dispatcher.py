@@ -193,7 +193,7 @@ class Dispatcher:
                 self._settle(
                     delivery,
                     DeliveryState.HANDLED if done else DeliveryState.IGNORED,
-                    done or "it removes no agent",
+                    done or "it does not stop any agent",
                 )
                 return False
         rules = [rule for rule in self._rules if rule.name not in stopped]
@@ -206,7 +206,7 @@ class Dispatcher:
         if intent is not None:
             choice = choose(rules, delivery, intent, self._run_of)
         else:
-            choice = "nothing follows from it"
+            choice = "it calls for no action"
         if intent is not None and isinstance(choice, RuleChoice):
             choice = self._passed_over(delivery, intent, choice) or choice
         if (

@@ -67,7 +67,7 @@ class RequestReplies:
             return None
         if _is_program(intent.author, rules):
             if said.command:
-                return ReplyResult(DeliveryState.IGNORED, "only a person answers a request")
+                return ReplyResult(DeliveryState.IGNORED, "only a person can answer a request")
             return None
         able = [rule for rule in rules if _may_hear(rule, delivery, intent)]
         intent = self._placed(delivery, intent, able)
@@ -80,7 +80,9 @@ class RequestReplies:
             return ReplyResult(DeliveryState.HANDLED, f"it answered request {number} of {name}")
         if intent.kind is IntentKind.COMMENT_EDITED:
             if said.command or is_command(intent.before):
-                return ReplyResult(DeliveryState.IGNORED, "an edited comment answers no request")
+                return ReplyResult(
+                    DeliveryState.IGNORED, "an edited comment cannot answer a request"
+                )
             return None
         return self._judged(delivery, intent, said, asked, busy)
 

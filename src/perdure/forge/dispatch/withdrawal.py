@@ -169,7 +169,7 @@ def message(rule: Rule, why: str) -> str:
         again = f"assign it to {rule.login} again, or mention it"
     else:
         again = f"put the label {(*rule.labels, 'on')[0]} on again"
-    return f"{why}; {again}, to continue"
+    return f"{why}; to continue, {again}"
 
 
 def withdrawn(run: TaskRun) -> Condition | None:

@@ -60,12 +60,12 @@ def answer_in(text: str) -> CommentAnswer | None:
     elif kind is AnswerKind.ALLOW and words:
         # Further words, such as "but not on Fridays", would look like a condition, but nothing
         # would enforce it.
-        problem = "An approval has no other words, because nothing would heed them."
+        problem = "An approval takes no further words, because nothing would read them."
     elif kind is AnswerKind.ALLOW and not request:
         # An approval without an id could approve a newer request that its author has not seen yet.
-        problem = "An approval names its request."
+        problem = "An approval must name its request."
     elif kind is AnswerKind.TEXT and not words:
-        problem = "The answer has no words."
+        problem = "The answer is empty."
     return CommentAnswer(answer=kind, request=request, words=words, problem=problem)
 
 

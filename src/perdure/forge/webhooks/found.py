@@ -38,4 +38,4 @@ def repeated_delivery(payload: Payload) -> PayloadReading:
     try:
         return PayloadReading(msgspec.convert(payload.value("intent"), resolved(Intent)))
     except msgspec.ValidationError:
-        return PayloadReading(None, "nothing follows from what was found")
+        return PayloadReading(None, "no action for what was found")

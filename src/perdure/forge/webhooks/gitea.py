@@ -132,7 +132,7 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Paylo
                 branch=payload.name("ref").removeprefix("refs/heads/"),
             )
     what = f"{event}/{action}" if action else event
-    return PayloadReading(None, f"nothing follows from {what}"[:200])
+    return PayloadReading(None, f"no action for {what}"[:200])
 
 
 def _thing(
@@ -143,7 +143,7 @@ def _thing(
         kind = IntentKind.EDITED
     if kind is None:
         noun = "a pull request" if pull else "an issue"
-        return PayloadReading(None, f"nothing follows from {noun} that was {action}"[:200])
+        return PayloadReading(None, f"no action for {noun} that was {action}"[:200])
     if kind is IntentKind.CLOSED and thing.yes("merged"):
         kind = IntentKind.MERGED
     if kind in WITH_ASSIGNEES:

@@ -87,7 +87,7 @@ def translate(event: str, payload: Payload) -> PayloadReading:
                 branch=payload.name("ref").removeprefix("refs/heads/"),
             )
     what = f"{event}/{action}" if action else event
-    return PayloadReading(None, f"nothing follows from {what}"[:200])
+    return PayloadReading(None, f"no action for {what}"[:200])
 
 
 def intent(
@@ -216,7 +216,7 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
         kind = IntentKind.EDITED
     if kind is None:
         name = "pull_request" if pull else "issues"
-        return PayloadReading(None, f"nothing follows from {name}/{action}"[:200])
+        return PayloadReading(None, f"no action for {name}/{action}"[:200])
     return intent(
         Forge.GITHUB,
         payload,
@@ -258,7 +258,7 @@ def _review(payload: Payload) -> PayloadReading:
         return _comment_reading(
             payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True
         )
-    return PayloadReading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
+    return PayloadReading(None, f"no action for a review that is {state or 'empty'}"[:200])
 
 
 def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:

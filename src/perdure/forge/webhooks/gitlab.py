@@ -73,7 +73,7 @@ def translate(event: str, payload: Payload) -> PayloadReading:
                 url=run.url("url"),
                 rollup=True,
             )
-    return PayloadReading(None, f"nothing follows from {kind or event}"[:200])
+    return PayloadReading(None, f"no action for {kind or event}"[:200])
 
 
 def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
@@ -104,7 +104,7 @@ def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
     if kind is None:
         name = "merge request" if pull else "issue"
         after = action or "nothing"
-        return PayloadReading(None, f"nothing follows from a {name} after {after}"[:200])
+        return PayloadReading(None, f"no action for a {name} after {after}"[:200])
     return _intent(
         payload,
         kind,
@@ -145,7 +145,7 @@ def _note(payload: Payload) -> PayloadReading:
         or note.name("action") not in ("", "create", "update")
         or place not in ("Issue", "MergeRequest")
     ):
-        return PayloadReading(None, "nothing follows from this note")
+        return PayloadReading(None, "no action for this note")
     pull = place == "MergeRequest"
     thing = payload.at("merge_request" if pull else "issue")
     is_line = note.name("type") == "DiffNote"

@@ -214,7 +214,7 @@ class Keeper:
             select.select([], [], [], 0.01)
         used = self.agent.memory()
         if not self.agent.listens() or self.kill_at != NEVER or turn.torn:
-            self.not_kept("it did not come to rest")
+            self.not_kept("it did not become idle")
         elif orphans or young:
             self.not_kept("something that it started in its turn still runs")
         elif self.most and used > self.most:

@@ -58,7 +58,7 @@ class SshUpstream(msgspec.Struct, frozen=True):
         if VERSION not in (headers.get("Git-Protocol") or "").split(":"):
             raise UpstreamError(
                 http.HTTPStatus.FORBIDDEN,
-                "a repository by ssh is fetched with version 2 of git's protocol alone",
+                "over ssh, only version 2 of git's protocol is supported",
             )
         try:
             with connected(self.url, self.ssh, self.environ) as line:

@@ -55,7 +55,7 @@ class RunStoreAccess:
             return KeyNames(objects=[], prefixes=[each for each in stored.prefixes if each in own])
         found = _RECORDS.fullmatch(prefix)
         if found is None or not self._may_read(found[1]):
-            raise RelayRefused("the names there are not this run's")
+            raise RelayRefused("these objects do not belong to this run")
         return self.store.objects.names(prefix)
 
     def get(self, key: str) -> bytes:
@@ -82,7 +82,7 @@ class RunStoreAccess:
         except CapsuleError as error:
             raise RelayRefused(str(error)) from error
         if hashlib.sha256(unfolded).hexdigest() != part[1]:
-            raise RelayRefused("the content of the part is not the one that its name says")
+            raise RelayRefused("the content of the part does not match its name")
         self.store.objects.put(key, content)
 
     def create(self, key: str, content: bytes) -> None:
@@ -103,14 +103,14 @@ class RunStoreAccess:
         except CapsuleError as error:
             raise RelayRefused(str(error)) from error
         if found.run != self.run or found.name not in self._names:
-            raise RelayRefused("the manifest is that of another run")
+            raise RelayRefused("the manifest belongs to another run")
 
     def _check(self, key: str) -> None:
         """Raise RelayRefused if the pod may not read an object."""
         record = _RECORD.fullmatch(key)
         if _PART.fullmatch(key) or (record and self._may_read(record[1])):
             return
-        raise RelayRefused("it is not this run's")
+        raise RelayRefused("it does not belong to this run")
 
     def _may_read(self, run: str) -> bool:
         """Return whether the pod may read the records of a run. For its own run, the store is not

@@ -171,13 +171,13 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
         with suppress(msgspec.MsgspecError, ValueError):
             way = sign_ins.way_of(request.cookies.get(COOKIE, ""), asked.get("state", ""))
         if way is None:
-            return refused("/", "This sign-in is over, or another browser began it.")
+            return refused("/", "This sign-in has ended, or was started in another browser.")
         code, issuer = asked.get("code", ""), asked.get("iss")
         if asked.get("error") or not 0 < len(code) <= CODE_MOST:
             sign_ins.say(f"sign-in: the provider said {one_line(asked.get('error', ''), 100)!r}")
             return refused(way.next, "The provider did not let you in.")
         if issuer is not None and issuer != sign_ins.provider.chosen.issuer:
-            sign_ins.say("sign-in: the answer is of another issuer")
+            sign_ins.say("sign-in: the response comes from another issuer")
             return refused(way.next, FAILED)
         try:
             cookie = await to_thread.run_sync(sign_ins.end, way, code, limiter=room())

@@ -41,7 +41,7 @@ def place_of(url: str) -> str:
     except psycopg.Error as error:
         raise StoreError(
             "The address of the database cannot be read",
-            "postgresql://USER@HOST:PORT/NAME is the form",
+            "expected postgresql://USER@HOST:PORT/NAME",
         ) from error
     user = f"{parts['user']}@" if parts.get("user") else ""
     port = f":{parts['port']}" if parts.get("port") else ""

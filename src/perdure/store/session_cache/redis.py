@@ -131,7 +131,7 @@ class Redis:
         if not found or found[0] == 0:
             return None
         if found[0] == 1:
-            self.told("it had something that is not a session, which was removed")
+            self.told("it had an entry that is not a session; the entry was removed")
             return None
         return bytes(found[1])
 
@@ -217,7 +217,7 @@ class Redis:
             with self._turn:
                 self._away_until = time.monotonic() + self._away_s
                 self._away_s = min(self._away_s * 2, AWAY_AT_MOST_S)
-            self.told(f"it does not answer ({type(error).__name__}); the database is asked instead")
+            self.told(f"it does not answer ({type(error).__name__}); the database is used instead")
             return None
         with self._turn:
             self._away_s = AWAY_S

@@ -138,7 +138,7 @@ def outgoing(
         raise UsageError(
             f"{workspace.path} is not a repository of its own: its branch is already in "
             f"{workspace.repo}.",
-            "Use the branch there.",
+            "Use the branch in that repository.",
         )
     with opened(places, source, git) as (cache, fault):
         if fault is not None:

@@ -145,7 +145,7 @@ def put_in_place(
 
     Raises NotFound, Conflict while a process works in the workdir, WorkspaceError, GitFailed.
     """
-    with in_words(shelf, "put back"):
+    with in_words(shelf, "restored"):
         return _put_in_place(places, workspace, shelf, commit, policy, branch)
 
 
@@ -233,7 +233,7 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
                 )
             )
 
-    with in_words(shelf, "looked at"):
+    with in_words(shelf, "examined"):
         return again(shelf, look)
 
 
@@ -270,7 +270,7 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
             apart = tuple(dict.fromkeys([*names, *now.found.unsteady]))
             return Compared(apart=apart, left_out=tuple(now.found.left_out), staged=staged)
 
-    with in_words(shelf, "looked at"):
+    with in_words(shelf, "examined"):
         return again(shelf, look)
 
 

@@ -452,8 +452,9 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
         make_bare(git, directory, form)
     if read(directory / "made") != form:
         raise WorkspaceError(
-            f"The repository of {directory} has changed its kind of object ids to {form}.",
-            "Move perdure's git directory of this workdir away and try again.",
+            f"The repository now uses object ids of the format {form}, and perdure's git "
+            f"directory {directory} another format.",
+            "Move that directory away and try again.",
         )
     _agree(directory / "info/attributes", _ATTRIBUTES)
     _agree(
