@@ -217,18 +217,26 @@ for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind
 mount --bind /srv "$1"
 cd /proc
 shift
-exec "$@"
+exec setpriv --inh-caps=-all --ambient-caps=-all "$@"
 """
+NEW_USER = 54321
+"""The number of a user for whom Codex's sandbox has never made its directory in /tmp."""
+
+
+def only_home_writable(one: Stage, user: int) -> tuple[str, ...]:
+    """Run a program with a read-only /tmp, as a user with this number."""
+    maps = (f"--map-user={user}", f"--map-group={user}")
+    spaces = ("unshare", *maps, "--keep-caps", "--mount")
+    return (*spaces, "sh", "-euc", NO_TEMPORARY, "sh", str(one.directory))
 
 
 def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) -> None:
     """If only the home can be written, as in a container with a read-only root, Claude Code and
     Codex's sandbox cannot run commands. perdure refuses that, and doctor says the same. Codex runs
-    without its sandbox, and with it if TMPDIR is elsewhere. A verb that itself needs such a
-    directory says so."""
+    without its sandbox, and with it if TMPDIR is elsewhere and the sandbox's own directory in /tmp
+    exists. A verb that itself needs such a directory says so."""
     one = stage("by history\nrun echo one > one.txt\n---\nsay Done.")
-    spaces = ("unshare", "--map-root-user", "--mount", "sh", "-euc", NO_TEMPORARY, "sh")
-    before = (*spaces, str(one.directory))
+    before = only_home_writable(one, os.getuid())
     environ = {name: value for name, value in one.environ.items() if name != "TMPDIR"}
     words = ("run", "--agent", one.agent, "--name", "task", "--permissions", "full", "--json")
     ended = through(one, before, *words, "--repo", str(one.repo), "Do it.", environ=environ)
@@ -260,7 +268,15 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         ended = through(one, before, *words, "confined", environ=environ)
         assert ended.code == 7 and "codex could run no command" in ended.err, ended.err
         assert "Set TMPDIR to a directory that can be written" in ended.err
+        # With TMPDIR elsewhere the sandbox of 0.169.0 still wants /tmp/codex-daemon-UID.
+        stranger = only_home_writable(one, NEW_USER)
+        ended = through(one, stranger, *words, "never", environ=one.environ)
+        assert ended.code == 7 and f"/tmp/codex-daemon-{NEW_USER} cannot be created" in ended.err
+        checked = through(one, stranger, "doctor", "--agent", "codex", environ=one.environ)
+        assert checked.code == 1 and "codex could run no command: its sandbox" in checked.out
         assert len(one.rehearsal.requests) == asked
+        ended = one.perdure(*words, "first")
+        assert ended.code == 0, ended.out + ended.err
         ended = through(one, before, *words, "elsewhere", environ=one.environ)
         assert ended.code == 0, ended.out + ended.err
         assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"

@@ -72,6 +72,9 @@ class Abilities(Struct, frozen=True, kw_only=True):
     temporary_files: tuple[Permissions, ...] = ()
     """Permission levels at which the CLI cannot run commands without a directory for temporary
     files (TMPDIR, or /tmp)."""
+    private_directory: str = ""
+    """Directory that the CLI also needs at these levels, wherever TMPDIR is. The CLI creates it for
+    each user with mode 0700. `{uid}` stands for the user's number. Empty: none."""
     sessions: bool = True
     """A later process can continue a conversation. Without this ability, each attempt begins a new
     conversation and gets the project map."""

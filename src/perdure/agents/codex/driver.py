@@ -115,6 +115,9 @@ class CodexDriver:
         # Codex's sandbox stores a register of its own in the directory for temporary files
         # (0.169.0).
         temporary_files=(Permissions.READ, Permissions.EDIT),
+        # Codex's sandbox hides this directory from its commands, and creates it for that if it does
+        # not exist. If it cannot, every command fails (0.169.0).
+        private_directory="/tmp/codex-daemon-{uid}",
     )
     variables = (
         *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),

@@ -10,6 +10,7 @@ so does every command in Codex's sandbox. Their tasks still end without an error
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +51,30 @@ def check_temporary(
             f"{driver.name} could run no command: it needs temporary files, and {why}",
             "Set TMPDIR to a directory that can be written.",
         )
+    private = driver.abilities.private_directory.format(uid=os.geteuid())
+    why = _not_private(Path(private)) if private else ""
+    if why:
+        raise WorkspaceError(
+            f"{driver.name} could run no command: its sandbox needs {private}, and {why}",
+            f"Make {private} a directory of this user with mode 0700, or use permissions full, "
+            "which has no sandbox.",
+        )
+
+
+def _not_private(place: Path) -> str:
+    """Return why a directory cannot be used by this user alone; empty if it can. It need not exist
+    yet."""
+    try:
+        found = place.lstat()
+    except FileNotFoundError:
+        return unwritable(place)
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{place} is not a directory"
+    if found.st_uid != os.geteuid():
+        return f"{place} belongs to another user"
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        return f"{place} has not the mode 0700"
+    return ""
 
 
 def unwritable(place: Path) -> str:
