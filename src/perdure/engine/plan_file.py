@@ -108,7 +108,7 @@ def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path} is not TOML: {error}", "the ending .yaml says that a plan is in YAML"
+            f"{path} is not TOML: {error}", "a plan in YAML needs the file name ending .yaml"
         ) from None
     return raw, _toml_lines(text)
 
@@ -150,7 +150,7 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
     except yaml.YAMLError as error:
         raise UsageError(
             f"{path} is not YAML: {' '.join(str(error).split())}",
-            "the ending .toml says that a plan is in TOML",
+            "a plan in TOML needs the file name ending .toml",
         ) from None
     except (RecursionError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None

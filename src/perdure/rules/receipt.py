@@ -292,8 +292,8 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
     whole = shown is not None and shown.relation is Relation.WHOLE
     if evidence.known_kept is False and whole:
         return (
-            f"{why}; perdure's own copy was restored first: it has all that the journal has, but "
-            "is not byte for byte what perdure had recorded"
+            f"{why}; perdure's own copy was restored first: it has everything in the journal, "
+            "but its bytes differ from those recorded"
         )
     if evidence.known_kept is False:
         return f"{why}; perdure's own copy was restored first, and its newest part is missing"

@@ -289,9 +289,8 @@ def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> st
     ):
         return ""
     return (
-        f"it has work that only checkpoint {number} had, which is or will be deleted; perdure "
-        f"trash "
-        f"purge {entry.id}"
+        f"part of its work was saved only in checkpoint {number}, which is or will be deleted; "
+        f"perdure trash purge {entry.id}"
     )
 
 

@@ -28,7 +28,7 @@ ROLES_MOST = 50
 TROUBLE = {
     "collision_seen": (
         "perdure_collisions",
-        "Times that another program wrote to, or ran on, a conversation in use",
+        "Times that another program wrote to or opened a conversation in use",
     ),
     "checkpoint_missed": (
         "perdure_checkpoints_missed",

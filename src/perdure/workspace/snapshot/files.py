@@ -163,8 +163,8 @@ class Placer:
             self.notes.append(f"{name!r} was left out: it is a hook from another machine.")
         elif kind == "pointer":
             self.notes.append(
-                f"{name!r} comes from another machine and points git elsewhere: it is kept beside "
-                f"its place as {aside[-1]!r}."
+                f"{name!r} comes from another machine and points git to another directory, so it "
+                f"is not used: it was saved as {aside[-1]!r}."
             )
             yield aside, change, content
         elif (
@@ -172,8 +172,8 @@ class Placer:
             and (safe := disarm.plain(self._shelf, content, change.mode == _LINK)) is not None
         ):
             self.notes.append(
-                f"{name!r} comes from another machine and may name programs: it is kept beside a "
-                f"plain one as {aside[-1]!r}."
+                f"{name!r} comes from another machine and may name programs: it was saved as "
+                f"{aside[-1]!r}, and a plain configuration is used."
             )
             yield aside, change, content
             yield parts, replace(change, mode=_FILE), safe
