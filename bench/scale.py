@@ -157,7 +157,7 @@ def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
         git(repo, "worktree", "add", "-q", "--detach", str(path))
     ours, hand, parse = interleaved(
         3,
-        lambda: spaces.put_away(ready.pop(), {}),
+        lambda: spaces.trash_workdir(ready.pop(), {}),
         lambda: git(repo, "worktree", "remove", str(by_hand.pop())),
         lambda: git(repo, "rev-parse", "HEAD"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.capsule.trust import granted
+from perdure.capsule.trust import limit_spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
@@ -12,14 +12,14 @@ def test_a_change_of_continuity_or_of_a_time_limit_is_named() -> None:
     wide = TaskSpec(
         prompt="Go.", continuity=ContinuityPolicy.FRESH_OK, timeout_s=172_800.0, stall_s=0.5
     )
-    spec, dropped = granted(wide, "name", Permissions.EDIT, trusted=False)
+    spec, dropped = limit_spec(wide, "name", Permissions.EDIT, trusted=False)
     assert (spec.continuity, spec.timeout_s, spec.stall_s) == ("disclose", 86_400.0, 1.0)
     assert dropped == (
         "continuity `fresh-ok`: set to `disclose`",
         "timeout of 172800 seconds: set to 86400",
         "stall limit of 0.5 seconds: set to 1",
     )
-    spec, dropped = granted(wide, "name", Permissions.EDIT, trusted=True)
+    spec, dropped = limit_spec(wide, "name", Permissions.EDIT, trusted=True)
     assert (spec.continuity, spec.timeout_s, spec.stall_s, dropped) == (
         "fresh-ok",
         172_800.0,
@@ -27,5 +27,5 @@ def test_a_change_of_continuity_or_of_a_time_limit_is_named() -> None:
         (),
     )
     plain = TaskSpec(prompt="Go.", continuity=ContinuityPolicy.STRICT, timeout_s=0.0)
-    spec, dropped = granted(plain, "name", Permissions.EDIT, trusted=False)
+    spec, dropped = limit_spec(plain, "name", Permissions.EDIT, trusted=False)
     assert (spec.continuity, spec.timeout_s, spec.stall_s, dropped) == ("strict", 0.0, 600.0, ())

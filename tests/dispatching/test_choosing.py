@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from perdure.engine.attempt import seat_of, wait_for
+from perdure.engine.attempt import account_slot, wait_for
 from perdure.model import Permissions
 from perdure.model.forge.deliveries import DeliveryState, IntentKind
 from perdure.model.forge.rules import OWN_MARK, Rule
@@ -127,7 +127,7 @@ def test_so_many_at_once(make: Callable[..., Office]) -> None:
     one, two, eye = sorted(
         office.runs(), key=lambda run: (run.spec.rule != "dev", run.created, run.spec.branch)
     )
-    seats = [seat_of(office.engine, run) for run in (one, two, eye)]
+    seats = [account_slot(office.engine, run) for run in (one, two, eye)]
     claim = office.engine.store.claim("ann", 60.0, one.id, seats[0])
     assert claim is not None
     assert office.engine.store.claim("ann", 60.0, two.id, seats[1]) is None

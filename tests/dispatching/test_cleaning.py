@@ -295,18 +295,18 @@ def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, mo
     """perdure is killed just before the workdir is moved, or just after. The next round completes
     the move. When the issue is reopened, everything is there."""
     top = worked(office)
-    put_away = office.engine.workspaces.put_away
+    trash_workdir = office.engine.workspaces.trash_workdir
 
     def cut_off(workspace: Workspace, about: Mapping[str, Any]) -> None:
         if moved:
-            put_away(workspace, about)
+            trash_workdir(workspace, about)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(office.engine.workspaces, "put_away", cut_off)
+    monkeypatch.setattr(office.engine.workspaces, "trash_workdir", cut_off)
     (number,) = office.arrive(CLOSED)
     with pytest.raises(KeyboardInterrupt):
         office.dispatcher.round()
-    monkeypatch.setattr(office.engine.workspaces, "put_away", put_away)
+    monkeypatch.setattr(office.engine.workspaces, "trash_workdir", trash_workdir)
     assert office.delivery(number).state is WAITS and top.exists() is not moved
     office.dispatcher.round()
     assert office.delivery(number).state is HANDLED and not top.exists()

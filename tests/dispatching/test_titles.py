@@ -21,7 +21,7 @@ from perdure.engine.report import report_of
 from perdure.model import Session, SessionKey, SessionState
 from perdure.model.forge.deliveries import Forge, IntentKind
 from perdure.model.forge.rules import Rule
-from perdure.store.glance import newest
+from perdure.store.fast_list import newest
 from tests.dashboard.test_doors import Door
 from tests.dispatching.office import Office, intent
 from tests.web.serving import Serving

@@ -19,7 +19,7 @@ from perdure.agents import registry
 from perdure.agents.codex.driver import CodexDriver
 from perdure.agents.codex.warm import BRIDGE
 from perdure.model import Command, Exit, Launch, Permissions, Program, Start
-from perdure.protocols import Heard
+from perdure.protocols import TurnStatus
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
 from tests.drivers import test_driver_commands
@@ -178,7 +178,11 @@ def test_where_a_turn_is_over() -> None:
         b'{"type":"turn.failed"}',
         b'not "turn.completed"',
     )
-    heard = list(accumulate(lines, lambda so_far, line: warm.hear(line, so_far), initial=Heard()))
+    heard = list(
+        accumulate(
+            lines, lambda so_far, line: warm.update_status(line, so_far), initial=TurnStatus()
+        )
+    )
     assert [each.over for each in heard] == [False, True, False, True, True]
     assert heard[1].mark == '"turn_id":"t","last_agent_message"'
 

@@ -108,14 +108,14 @@ def test_what_no_receipt_has_told_of(tmp_path: Path) -> None:
     torn = look(tmp_path / "main", whole + b'{"type":"us')
     after = whole + b'{"type":"us\n' + whole
     assert damage_of(driver, after, Baseline()) == 1
-    assert damage_of(driver, after, Baseline(looks=(torn,))) == 0
+    assert damage_of(driver, after, Baseline(recorded_states=(torn,))) == 0
     zeroed = look(tmp_path / "main", whole + b"\0\0\0\0")
     after = whole + b"\0\0\0\0\n" + whole
-    assert damage_of(driver, after, Baseline(looks=(zeroed,))) == 1
-    assert damage_of(driver, after, Baseline(went_on=zeroed, looks=(zeroed,))) == 0
-    assert damage_of(driver, after + b"null\n", Baseline(went_on=zeroed)) == 1
+    assert damage_of(driver, after, Baseline(recorded_states=(zeroed,))) == 1
+    assert damage_of(driver, after, Baseline(last_continued=zeroed, recorded_states=(zeroed,))) == 0
+    assert damage_of(driver, after + b"null\n", Baseline(last_continued=zeroed)) == 1
     # Where the transcript is another one by now, everything in it counts.
-    assert damage_of(driver, b"x\n" + after, Baseline(went_on=zeroed)) == 2
+    assert damage_of(driver, b"x\n" + after, Baseline(last_continued=zeroed)) == 2
 
 
 def test_a_deep_record_is_read() -> None:

@@ -178,10 +178,10 @@ def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
     """Claude's tool output in separate files is found. Codex has no files beside the transcript."""
     transcript = tmp_path / f"{ID}.jsonl"
     transcript.touch()
-    assert list(CLAUDE.belongings(transcript)) == []
+    assert list(CLAUDE.sidecar_files(transcript)) == []
     (tmp_path / ID / "tool-results").mkdir(parents=True)
-    assert list(CLAUDE.belongings(transcript)) == [tmp_path / ID]
-    assert list(CODEX.belongings(transcript)) == []
+    assert list(CLAUDE.sidecar_files(transcript)) == [tmp_path / ID]
+    assert list(CODEX.sidecar_files(transcript)) == []
 
 
 def test_a_rollout_goes_back_to_its_own_day(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
         b'{"type":"user","message":' + content,
         b'{"type":"session_meta","payload":{"id":' + content,
     ):
-        assert all(isinstance(each.text, str) for each in driver.spoken(piece))
+        assert all(isinstance(each.text, str) for each in driver.messages_of(piece))
         assert isinstance(driver.parent(piece), str)
         assert driver.total(piece).input >= 0
 

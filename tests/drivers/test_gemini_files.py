@@ -207,10 +207,10 @@ def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None
     torn = chat(tmp_path, "a", "19", ID, user("1", "one"))
     torn.write_bytes(torn.read_bytes()[:40])
     assert GEMINI.transcript(tmp_path, ID) is None
-    assert list(GEMINI.remains(tmp_path, ID)) == [torn]
+    assert list(GEMINI.files_of(tmp_path, ID)) == [torn]
     taken = chat(tmp_path, "b", "20", ID, user("1", "one"))
     chat(tmp_path, "b", "21", ID, replaced(CONTEXT))
-    assert list(GEMINI.remains(tmp_path, ID)) == [taken, torn]
+    assert list(GEMINI.files_of(tmp_path, ID)) == [taken, torn]
 
 
 def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
     """They are in a directory named by the whole id, beside the file whose name has a part of the
     id."""
     path = chat(tmp_path, "a", "19", ID)
-    assert list(GEMINI.belongings(path)) == []
+    assert list(GEMINI.sidecar_files(path)) == []
     (path.parent / ID).mkdir()
-    assert list(GEMINI.belongings(path)) == [path.parent / ID]
+    assert list(GEMINI.sidecar_files(path)) == [path.parent / ID]
 
 
 def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:

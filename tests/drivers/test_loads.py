@@ -642,7 +642,7 @@ def test_codex_went_back(codex: Make) -> None:
     stage.run("hello two", resume(thread))
     known = loads_now(stage, thread)
     go_back(stage, thread, 1)
-    assert len(stage.driver.remains(stage.home, thread)) == 2
+    assert len(stage.driver.files_of(stage.home, thread)) == 2
     found, _ = goes_on(stage, thread, "another way")
     seen = compare(known.items, found)
     assert (seen.relation, seen.off_branch) == (Relation.SHORTENED, 4)

@@ -41,14 +41,14 @@ def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
     no index at all."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
-    assert index.own_index(stage.home, session) is None
+    assert index.separate_index(stage.home, session) is None
     assert not any(
         index.SETTING in word
         for word in stage.driver.command(stage.launch("x", resume(session))).argv
     )
     for path in stage.home.glob("state_*.sqlite*"):
         path.unlink()
-    assert index.own_index(stage.home, session) is None
+    assert index.separate_index(stage.home, session) is None
 
 
 def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
@@ -63,9 +63,9 @@ def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
         rehearsal=stage.rehearsal,
         cwd=stage.cwd,
     )
-    assert stage.driver.by_hand(moved.launch("x", resume(session))).env["CODEX_SQLITE_HOME"] == str(
-        Path(new, "perdure-index")
-    )
+    assert stage.driver.interactive_command(moved.launch("x", resume(session))).env[
+        "CODEX_SQLITE_HOME"
+    ] == str(Path(new, "perdure-index"))
     forked = moved.run("another way", Continuation(kind=Start.FORK, session_id=session))
     assert forked.outcome.ok, forked.outcome
     assert "Answer 0." in moved.reached_the_model()

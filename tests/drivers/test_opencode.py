@@ -301,10 +301,10 @@ def test_a_session_with_an_open_message_goes_on() -> None:
     part = b'{"type":"part","id":"p","message":"m","role":"user","data":{"type":"compaction"}}\n'
     asked, answered = line("user"), line("assistant", time={"created": 1, "completed": 2})
     driver = registry.load("opencode")
-    assert not driver.goes_on(asked + answered)
-    assert driver.goes_on(asked + answered + asked + part)
-    assert driver.goes_on(asked + answered + asked + line("assistant", time={"created": 3}))
-    assert not driver.goes_on(b"") and not driver.goes_on(b"torn\n")
+    assert not driver.will_continue(asked + answered)
+    assert driver.will_continue(asked + answered + asked + part)
+    assert driver.will_continue(asked + answered + asked + line("assistant", time={"created": 3}))
+    assert not driver.will_continue(b"") and not driver.will_continue(b"torn\n")
 
 
 def test_an_answer_that_broke_off_is_a_retry_and_no_end() -> None:
@@ -646,12 +646,12 @@ def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
             for n, state in enumerate(states)
         ],
     )
-    told = ARCHIVE.unheard(read(database)[len(before) :])
+    told = ARCHIVE.unreported_events(read(database)[len(before) :])
     assert told == (
         ToolStarted("call_2", "bash", "pending it"),
         ToolStarted("call_3", "bash", "running it"),
     )
-    assert ARCHIVE.unheard(before) == ()
+    assert ARCHIVE.unreported_events(before) == ()
 
 
 def counted(read: int, wrote: int, cost: float = 0.0) -> dict[str, Any]:

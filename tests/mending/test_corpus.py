@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.agents import registry
-from perdure.rules.transcript_repair import Harm, Mended, Trouble, claude, gemini
+from perdure.rules.transcript_repair import Harm, RepairResult, Trouble, claude, gemini
 from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "mending.md"
 
 
-def mend(agent: str, content: bytes, complaint: str = "") -> Mended:
-    return registry.load(agent).mend(content, IDS[agent], NAMES[agent], complaint)
+def mend(agent: str, content: bytes, complaint: str = "") -> RepairResult:
+    return registry.load(agent).repair(content, IDS[agent], NAMES[agent], complaint)
 
 
-def answer(mended: Mended) -> str:
+def answer(mended: RepairResult) -> str:
     if mended.refusal:
         return "refused"
     if mended.content is not None:
@@ -51,7 +51,7 @@ def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
     """The repaired copy has only prompts and answers of the recording. Some may be missing."""
     driver = registry.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
-    spoken = [each.text.strip().rstrip("\ufffd") for each in driver.spoken(mended)]
+    spoken = [each.text.strip().rstrip("\ufffd") for each in driver.messages_of(mended)]
     wanted = [words for words in TOLD if "tool-one" not in words and words not in case.missing]
     assert [words for words in spoken if not words.startswith("[perdure:")] == (
         wanted if "torn tail" not in case.name else spoken
@@ -67,8 +67,8 @@ def test_every_recording_is_taken_as_it_is() -> None:
     for agent in IDS:
         mended = mend(agent, Recording(agent).content)
         assert mended.content is None and mended.harm is Harm.NONE, (agent, mended)
-    compacted = claude.mend(Recording("claude", "claude-compacted").content, IDS["claude"])
-    assert compacted == Mended()
+    compacted = claude.repair(Recording("claude", "claude-compacted").content, IDS["claude"])
+    assert compacted == RepairResult()
 
 
 def test_there_are_at_least_thirty() -> None:
@@ -97,7 +97,7 @@ def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
     """Over the memory limit, everything that the CLI no longer loads is removed. Everything that it
     still loads stays, also from before the compaction."""
     content = Recording("claude", "claude-compacted").content
-    mended = claude.mend(content, IDS["claude"], memory=1000)
+    mended = claude.repair(content, IDS["claude"], memory=1000)
     assert mended.content is not None and len(mended.content) < len(content)
     assert (
         b"The word is plum." not in mended.content
@@ -139,7 +139,7 @@ def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
         "Please ensure that the number of function response parts is equal to the number of "
         "function call parts"
     )
-    once = gemini.mend(content, IDS["gemini"], refused).content
+    once = gemini.repair(content, IDS["gemini"], refused).content
     assert once is not None and content.count(b"functionResponse") == 2 * once.count(
         b"functionResponse"
     )

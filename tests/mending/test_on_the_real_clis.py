@@ -187,7 +187,7 @@ def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> N
 def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:
     """Claude sends the model the same items after the cut as before it."""
     content = Recording("claude", "claude-compacted").content
-    cut = claude.mend(content, IDS["claude"], memory=1000).content
+    cut = claude.repair(content, IDS["claude"], memory=1000).content
     assert cut is not None
     told = []
     for each in (content, cut):

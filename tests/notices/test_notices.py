@@ -330,7 +330,9 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     assert told["message"] == "which one?" and told["run"]["page"].endswith(f"/{asking.name}")
     assert "hunter2" not in json.dumps(hook.bodies)
     # A person is needed although nothing ended.
-    store.tell_run(asking.id, [], Condition(type="needs_person", message="push by hand", at=0))
+    store.record_outside_attempt(
+        asking.id, [], Condition(type="needs_person", message="push by hand", at=0)
+    )
     notifier.round()
     assert [body["type"] for body in hook.bodies][2:] == ["run.needs_you"]
     # An agent asks, and its run waits for the answer.

@@ -90,7 +90,9 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
         ),
     ):
         bench._told(
-            bench.engine.store.tell_run(run.id, [], Condition(type=kind, message=words, at=1))
+            bench.engine.store.record_outside_attempt(
+                run.id, [], Condition(type=kind, message=words, at=1)
+            )
         )
         answering.answer(run.id)
         (said,) = bench.comments
@@ -115,7 +117,7 @@ def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
         run = bench.worked(bench.dispatched())
     needs = Condition(type="needs_person", message="push @ben by hand `now`", at=1)
     with acting("forge:tea/eve"):  # Eve may not instruct it.
-        bench._told(store.tell_run(run.id, [], needs))
+        bench._told(store.record_outside_attempt(run.id, [], needs))
     before = bench.posting(run)
     answering.answer(run.id)
     assert len(bench.comments) == 2
@@ -132,7 +134,7 @@ def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
         bench.again(run)
     answering.answer(run.id)
     assert len(bench.comments) == 2
-    bench._told(store.tell_run(run.id, [], needs))
+    bench._told(store.record_outside_attempt(run.id, [], needs))
     answering.answer(run.id)
     assert bench.comments[2].partition("\n\n")[2].startswith("@carl **dev** needs you")
 
@@ -197,7 +199,7 @@ def test_nobody_can_be_called(bench: Bench, actor: str) -> None:
     with acting(actor):
         run = bench.worked(bench.dispatched())
     needs = Condition(type="needs_person", message="which one?", at=1)
-    bench._told(bench.engine.store.tell_run(run.id, [], needs))
+    bench._told(bench.engine.store.record_outside_attempt(run.id, [], needs))
     bench.answering(login="dev-bot").answer(run.id)
     assert len(bench.comments) == 1
 

@@ -6,8 +6,8 @@ import pytest
 
 from perdure.engine.attempt.baseline import (
     Journaled,
+    count_fully_quoted,
     shown_of,
-    told_in_full,
     unrecorded,
     with_added,
     with_ids_of,
@@ -158,7 +158,7 @@ def journaled(kind: ItemKind, words: str = "w", output: str = "") -> Journaled:
 def test_what_the_prompt_tells_in_full(untold: list[Journaled], count: int) -> None:
     """A text that was cut, in the journal or in the prompt, does not count, nor does a call or an
     answer before a result: the model was shown it in its history."""
-    assert told_in_full(untold) == count
+    assert count_fully_quoted(untold) == count
 
 
 def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:

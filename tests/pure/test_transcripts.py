@@ -56,7 +56,7 @@ class Diary:
     def parent(self, transcript: bytes) -> str:
         return ""
 
-    def belongings(self, transcript: Path) -> list[Path]:
+    def sidecar_files(self, transcript: Path) -> list[Path]:
         beside = transcript.with_suffix("")
         return [beside] if beside.is_dir() else []
 

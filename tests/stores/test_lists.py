@@ -17,7 +17,7 @@ from perdure.engine.plans import budget
 from perdure.model import CutCost, ReplyCosts, TaskSpec, Usage
 from perdure.rules.plan import Forking, Plan, PlannedRun, PlanRun, PlanTask
 from perdure.rules.plan.conversations import weave
-from perdure.store import glance
+from perdure.store import fast_list
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import FAILURE, SUCCESS, begun, claimed, submit
 
@@ -37,7 +37,7 @@ def test_the_run_that_changed_last_comes_first(
     for run, how in ((runs[2], SUCCESS), (runs[0], FAILURE), (runs[1], FAILURE)):
         time.sleep(0.002)
         store.finish(claimed(store, run), how)
-    short = glance.newest(str(tmp_path / "perdure.db"), (), 10)
+    short = fast_list.newest(str(tmp_path / "perdure.db"), (), 10)
     assert short is not None
     monkeypatch.setenv("PERDURE_STATE", str(tmp_path))
     long = read_rows_from_store((), 10, (), 0, READ)

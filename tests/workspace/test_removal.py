@@ -122,7 +122,7 @@ def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
         (top / name / "made").write_text("x")
     (top / "target/CACHEDIR.TAG").write_text(CACHE_TAG)
     assert yard.workspaces.unsaved(workspace) == []
-    yard.workspaces.put_away(workspace, {})
+    yard.workspaces.trash_workdir(workspace, {})
     assert yard.git("rev-parse", "work") == oid
 
 
@@ -213,7 +213,7 @@ def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None
     workspace, top = made(yard, backend)
     (top / "work.txt").write_text("precious\n")
     (top / "secret.log").write_text("ignored\n")
-    trash = yard.workspaces.put_away(workspace, {"run": "brave-otter"})
+    trash = yard.workspaces.trash_workdir(workspace, {"run": "brave-otter"})
     assert trash is not None and trash.parent == yard.root / ".perdure/trash"
     assert not top.exists()
     assert (trash / "workdir/work.txt").read_text() == "precious\n" and (
@@ -224,7 +224,7 @@ def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None
     if backend == "worktree":
         yard.git("checkout", "-q", "work")
         yard.git("checkout", "-q", "main")
-    assert yard.workspaces.put_away(workspace, {}) is None
+    assert yard.workspaces.trash_workdir(workspace, {}) is None
     assert yard.workspaces.prepare(workspace, "claude").created
     assert not (top / "work.txt").exists()
 
@@ -238,7 +238,7 @@ def test_commits_that_only_the_reflog_knows_get_a_ref(yard: Yard) -> None:
     yard.git("commit", "-qa", "--amend", "-m", "two", cwd=top)
     yard.git("checkout", "-q", "--detach", cwd=top)
     detached = commit(yard, top, "three\n")
-    yard.workspaces.put_away(workspace, {})
+    yard.workspaces.trash_workdir(workspace, {})
     yard.git("reflog", "expire", "--expire=now", "--all")
     yard.git("gc", "-q", "--prune=now")
     for oid in (amended, detached):
@@ -250,5 +250,5 @@ def test_a_directory_of_the_users_own_is_never_moved(yard: Yard) -> None:
     """`here` is not perdure's to take away."""
     workspace = yard.plan("here")
     with pytest.raises(UsageError, match="your own"):
-        yard.workspaces.put_away(workspace, {})
+        yard.workspaces.trash_workdir(workspace, {})
     assert Path(workspace.path).is_dir()

@@ -163,7 +163,7 @@ class _Trial:
         model. Empty if all texts reached the model in order. The beginning of a compacted
         conversation may be missing."""
         spoken = [
-            words for each in self.driver.spoken(self.content) if (words := _plain(each.text))
+            words for each in self.driver.messages_of(self.content) if (words := _plain(each.text))
         ]
         at, begun = 0, not any(mark in self.content for mark in COMPACTED)
         for words in spoken:

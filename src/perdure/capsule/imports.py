@@ -293,7 +293,7 @@ def copies_of(
     for file in (carried.main, *carried.beside):
         part, source = CopyPart(carried.id, file.name, file.size, file.sha256), files.path(file)
         if archive is not None and file is carried.main:
-            content = archive.moved(source.read_bytes(), cwd)
+            content = archive.relocated(source.read_bytes(), cwd)
             source.write_bytes(content)
             part = replace(part, size=len(content), sha256=hashlib.sha256(content).hexdigest())
         if new := copies.bring(carried.agent, part, source):

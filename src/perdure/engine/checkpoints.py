@@ -20,7 +20,7 @@ from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.restore_transcript import place_transcript
-from perdure.engine.attempt.workdir import take_back
+from perdure.engine.attempt.workdir import restore_from_trash
 from perdure.engine.report import missed_checkpoint
 from perdure.engine.unsaved import recheck
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
@@ -105,7 +105,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     _refuse(engine, run, driver, home, checkpoint, files_only)
     assert run.workspace is not None
     place = run.workspace
-    take_back(engine, run)
+    restore_from_trash(engine, run)
     undo = save_current(engine, run, place, "restore")
     engine.workspaces.prepare(place, agent)
     if agent != before.agent:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY
-from perdure.engine.attempt.workdir import cleaned_up, is_taken_back
+from perdure.engine.attempt.workdir import cleaned_up, is_result_undone
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
@@ -157,7 +157,7 @@ def _with_changes(
             workspaces.checkpoints.carry(source, workspace, ignored="none")
             yield
         except BaseException:
-            workspaces.put_away(
+            workspaces.trash_workdir(
                 workspace, {"run": name, "why": "a run that was not accepted", "unsaved": []}
             )
             raise
@@ -298,12 +298,12 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
             return rescued
         run = rescued
     refuse_open(engine.store, run)
-    if why := engine.kept_from(run):
+    if why := engine.unavailable_reason(run):
         raise Conflict(
             f"{run.name} cannot continue here: {why}",
             f"perdure retry {run.name}, on {run.host_name}",
         )
-    taken_back = run.state is RunState.SUCCEEDED and is_taken_back(engine.store, run)
+    taken_back = run.state is RunState.SUCCEEDED and is_result_undone(engine.store, run)
     if run.state is RunState.SUCCEEDED and not taken_back:
         raise Conflict(
             f"{run.name} has succeeded: there is nothing to retry",
@@ -628,7 +628,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
             "unsaved": lost,
         }
         return RemovedRuns(
-            run=run, trash=engine.workspaces.put_away(place, about), unsaved=tuple(lost)
+            run=run, trash=engine.workspaces.trash_workdir(place, about), unsaved=tuple(lost)
         )
     finally:
         os.close(fd)

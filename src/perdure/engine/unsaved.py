@@ -46,12 +46,14 @@ def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) 
         lost = tuple(proof.lost)
     with suppress(PerdureError):
         if not lost:
-            return engine.store.tell_run(run.id, [], solved=UNSAVED)
+            return engine.store.record_outside_attempt(run.id, [], solved=UNSAVED)
         before, found, _ = condition.message.partition(WHAT)
         if found:
             message = f"{before}{WHAT}{'; '.join(lost)}"
         else:
             message = condition.message
         if message != condition.message:
-            return engine.store.tell_run(run.id, [], replace(condition, message=message))
+            return engine.store.record_outside_attempt(
+                run.id, [], replace(condition, message=message)
+            )
     return run

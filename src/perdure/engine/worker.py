@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from perdure.engine.attempt import Engine, perform, seat_of, take_over, wait_for
+from perdure.engine.attempt import Engine, account_slot, perform, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import Claim, RunState, Seat, TaskRun
@@ -57,13 +57,13 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
-        if why := engine.kept_from(run):
+        if why := engine.unavailable_reason(run):
             raise Conflict(
                 f"{run.name} cannot continue here: {why}",
                 f"continue it on {run.host_name}, or set checkpoint_store on all hosts",
             )
         engine.volumes.check([_home(engine.driver, engine.environ, run)])
-        seat = seat_of(engine, run)
+        seat = account_slot(engine, run)
         if run.state is RunState.QUEUED and wait_for(engine.store, run, seat):
             _free_seats(engine, seat)
             time.sleep(NAP_S)
@@ -241,11 +241,11 @@ def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
     claimed it."""
     seat = None
     with suppress(PerdureError):
-        if engine.kept_from(run):
+        if engine.unavailable_reason(run):
             return None
         if engine.volumes.crowded([_home(engine.driver, engine.environ, run)]):
             return None
-        seat = seat_of(engine, run)
+        seat = account_slot(engine, run)
     if seat is not None and wait_for(engine.store, run, seat):
         return None
     return engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)

@@ -45,7 +45,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     """Number of known items that are only in perdure's journal and in no transcript."""
     told: int = 0
     """Number of unrecorded items for which a quotation in the prompt is a full replacement. The
-    rules are in `engine.attempt.baseline.told_in_full`."""
+    rules are in `engine.attempt.baseline.count_fully_quoted`."""
     missing: tuple[str, ...] = ()
     """Descriptions of the first missing items."""
     damaged: int = 0

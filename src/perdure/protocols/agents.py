@@ -27,7 +27,7 @@ from perdure.model import (
 if TYPE_CHECKING:
     from perdure.model.events import AgentEvent, TurnEnded
     from perdure.model.requests import OpenCall
-    from perdure.rules.transcript_repair import Mended
+    from perdure.rules.transcript_repair import RepairResult
 
 
 class Abilities(Struct, frozen=True, kw_only=True):
@@ -96,10 +96,10 @@ class Folder(Struct, frozen=True, kw_only=True):
     inner: str = ""
     own: bool = True
     """Only this agent uses the variable, which moves only this directory. So perdure may set it."""
-    beside: tuple[str, ...] = ()
+    extra_files: tuple[str, ...] = ()
     """Files in HOME that belong to the directory. If the variable is set, they are inside the
     directory."""
-    stays: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     """Patterns (fnmatch, of paths below the directory) of files that are never moved, such as locks
     and sockets."""
     index: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class Prompt(Struct, frozen=True):
     text: str
 
 
-class Spoken(Struct, frozen=True):
+class SpokenMessage(Struct, frozen=True):
     """One message of a conversation, from the agent, or from a person or perdure."""
 
     by_agent: bool
@@ -162,7 +162,7 @@ class Archive(Protocol):
         there is none. Used for an agent that was killed before it reported the id."""
         ...
 
-    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+    def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
         """Return the events that are in the conversation but not in the agent's output: tool calls
         that began and never ended. `piece` is a part of the conversation, read after the agent's
         end."""
@@ -174,7 +174,7 @@ class Archive(Protocol):
         its first `since` bytes."""
         ...
 
-    def moved(self, copy: bytes, directory: Path) -> bytes:
+    def relocated(self, copy: bytes, directory: Path) -> bytes:
         """Convert an own copy that was made elsewhere. Returns the bytes that `read` will return
         after a `restore` in this directory."""
         ...
@@ -197,7 +197,7 @@ class Archive(Protocol):
         ...
 
 
-class Heard(Struct, frozen=True, kw_only=True):
+class TurnStatus(Struct, frozen=True, kw_only=True):
     """The state of a kept agent in its current turn, as read from the lines of its output."""
 
     over: bool = False
@@ -219,18 +219,18 @@ class Warm(Protocol):
         if this launch needs a process of its own. Raises ValueError for an invalid id."""
         ...
 
-    def hear(self, line: bytes, so_far: Heard) -> Heard:
+    def update_status(self, line: bytes, so_far: TurnStatus) -> TurnStatus:
         """Return the state after one more line of stdout; `so_far` is the state before it. Never
         raises."""
         ...
 
 
 @runtime_checkable
-class Untold(Protocol):
+class ReadsDenials(Protocol):
     """An optional interface, for drivers whose agent's output omits denied calls and questions.
     These are then read from the transcript."""
 
-    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+    def denials_in_transcript(self, content: bytes) -> Sequence[AgentEvent]:
         """Return the denied calls and the questions since the newest prompt of a transcript.
         Pure."""
         ...
@@ -268,11 +268,11 @@ class TellsRefusals(Protocol):
 
 
 @runtime_checkable
-class GoesOn(Protocol):
+class ContinuesSilently(Protocol):
     """An optional interface, for drivers whose agent may continue without output after it reported
     the end of a turn. Its conversations are in an archive."""
 
-    def goes_on(self, content: bytes) -> bool:
+    def will_continue(self, content: bytes) -> bool:
         """Return whether a conversation ends with a message that the agent will still answer.
         Pure."""
         ...
@@ -291,8 +291,8 @@ class Asks(Protocol):
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         """Return the calls that did not run because a permission or an answer was missing. They are
         read from the end of the agent's output and from the run's directory of requests. A driver
-        that is `Untold` also gets the transcript to read them from; for other drivers `transcript`
-        is empty."""
+        that is `ReadsDenials` also gets the transcript to read them from; for other drivers
+        `transcript` is empty."""
         ...
 
 
@@ -375,7 +375,7 @@ class AgentDriver(Protocol):
         resumes by id."""
         ...
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         """Return the directories next to the transcript that belong to the same conversation. Reads
         the file system."""
         ...
@@ -391,7 +391,7 @@ class AgentDriver(Protocol):
         read completely. Reads the file system; never raises."""
         ...
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         """Return the prompts and the agent's texts in a transcript (or in a part of one), in order,
         so that a person can search them. Tool calls are left out."""
         ...
@@ -401,14 +401,16 @@ class AgentDriver(Protocol):
         conversation; otherwise an empty string."""
         ...
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
         """Return the damage of a transcript and, if the transcript can be repaired, the repaired
         bytes with a log of every change. Pure. `name` is the file's name, which may contain facts
         that the content lost. `complaint` is the agent's message when it refused the conversation.
         """
         ...
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         """Return every file that belongs to the conversation by its name, including files that are
         too damaged for `transcript` to find. The first is the one that a resume would use. Reads
         the file system."""
@@ -459,7 +461,7 @@ class AgentDriver(Protocol):
         first. A fork has such files, and so has a rewound conversation. Reads the file system."""
         return ()
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command by which a person continues the conversation in the agent's own
         program, in the launch's directory."""
         ...

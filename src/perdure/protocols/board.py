@@ -58,7 +58,7 @@ class FailedAttempt(Struct, frozen=True):
     attempt: Attempt
 
 
-class RunMarks(Struct, frozen=True):
+class RunProperties(Struct, frozen=True):
     """The properties of a run by which the limits of a token select runs."""
 
     id: str
@@ -98,7 +98,7 @@ class BoardStore(Protocol):
         arguments."""
         ...
 
-    def run_marks(self) -> Sequence[RunMarks]:
+    def run_properties(self) -> Sequence[RunProperties]:
         """Return the properties of all runs, including removed ones, newest first."""
         ...
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perdure.model.events import Record
 
 
-class AtWork(Struct, frozen=True):
+class RunningRuns(Struct, frozen=True):
     """The running runs of one agent on one host. `lapsed` is the number of runs whose lease has
     expired."""
 
@@ -39,7 +39,7 @@ class Counts(Struct, frozen=True, kw_only=True):
     due: int
     due_since: int | None
     """Time (ms) at which the longest waiting run became due; None if no run is due."""
-    at_work: Sequence[AtWork]
+    at_work: Sequence[RunningRuns]
     need_person: Mapping[str, int]
     """Number of runs with the condition `needs_person`, by agent."""
     opened: int
@@ -71,7 +71,7 @@ class CountingStore(Protocol):
         each with its run's key. For the next page, pass the last attempt of this one."""
         ...
 
-    def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
+    def attempt_records(self, run: str, attempt: int) -> Sequence[Record]:
         """Return the records of perdure's own steps in an attempt, oldest first and at most 200:
         launches, checkpoints, checks, and what happened to the conversation. The agent's messages
         are left out."""

@@ -113,19 +113,19 @@ class PlanStore(Protocol):
         """Extend the lease, and return the plan."""
         ...
 
-    def put_plan(self, plan: PlanRun, told: Mapping[str, str] = ...) -> PlanRun:
-        """Store the plan's tasks, state, reason and `verified` as given, under the lease. `told`
-        has new instructions by the id of a run; they are appended as by `RunStore.update`. All of
-        this is one transaction."""
+    def put_plan(self, plan: PlanRun, instructions: Mapping[str, str] = ...) -> PlanRun:
+        """Store the plan's tasks, state, reason and `verified` as given, under the lease.
+        `instructions` has new instructions by the id of a run; they are appended as by
+        `RunStore.update`. All of this is one transaction."""
         ...
 
     def release_plan(self, plan: PlanRun) -> None:
         """End the worker's hold on the plan. Does nothing if another worker now holds the plan."""
         ...
 
-    def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
-        """Insert or replace the record of one task, under the plan's lease. If `told` is not empty,
-        it is appended to the instructions of the task's run, in the same transaction."""
+    def put_planned(self, plan: PlanRun, planned: PlannedRun, instructions: str = "") -> None:
+        """Insert or replace the record of one task, under the plan's lease. If `instructions` is
+        not empty, it is appended to the instructions of the task's run, in the same transaction."""
         ...
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
@@ -216,7 +216,7 @@ class PostingStore(Protocol):
         """Return the agent's text at the end of its newest turn; empty if there is none."""
         ...
 
-    def tell_run(
+    def record_outside_attempt(
         self,
         run_id: str,
         events: Sequence[AnyEvent],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from perdure.engine.attempt.engine import EngineStore
     from perdure.model.events import Record
     from perdure.model.requests import AgentRequest
-    from perdure.protocols import BoardRow, RunMarks, RunRow
+    from perdure.protocols import BoardRow, RunProperties, RunRow
     from perdure.rules.audit_chain import AuditLine
 
 PAGE = 200
@@ -85,11 +85,11 @@ class LimitedStore:
         return checked
 
     @cached_property
-    def _marks(self) -> Mapping[str, RunMarks]:
+    def _marks(self) -> Mapping[str, RunProperties]:
         """Return repository, labels, agent and role of each run inside of the limits, by id."""
         return {
             each.id: each
-            for each in self._store.run_marks()
+            for each in self._store.run_properties()
             if self._limits.see(each.repo, each.labels)
         }
 

@@ -14,7 +14,7 @@ from perdure.store.reads import StoreReads
 from perdure.store.rows import Row, event_of, noun_of
 
 if TYPE_CHECKING:
-    from perdure.protocols import BoardRow, FailedAttempt, RunMarks
+    from perdure.protocols import BoardRow, FailedAttempt, RunProperties
 
 NEWEST = (2**62, 2**62)
 ASKING = "asking"
@@ -74,7 +74,7 @@ class Boards(StoreReads):
         rows = self._rows("board_found", agent=agent, words=pattern(words))
         return [(row["id"], ASKING if row["asks"] else row["state"]) for row in rows]
 
-    def run_marks(self) -> Sequence[RunMarks]:
+    def run_properties(self) -> Sequence[RunProperties]:
         return [marks_of(row) for row in self._rows("run_marks")]
 
     def board_asking(self) -> int:
@@ -121,14 +121,14 @@ def pattern(words: str) -> str:
     return f"%{escaped}%"
 
 
-def marks_of(row: Row) -> RunMarks:
+def marks_of(row: Row) -> RunProperties:
     """Return the properties of a run by which a token's limits select it. Does not decode the whole
     task."""
-    from perdure.protocols import RunMarks
+    from perdure.protocols import RunProperties
 
     spec, place = json.loads(row["spec"]), json.loads(row["workspace"])
     repo = spec.get("repo") or place.get("repo") or ""
-    return RunMarks(
+    return RunProperties(
         row["id"], row["name"], row["agent"], row["rule"], repo, spec.get("labels") or {}
     )
 

@@ -20,7 +20,7 @@ class StoreCounts(StoreReads):
     """Adds the methods of `CountingStore` to the store."""
 
     def counts(self) -> Counts:
-        from perdure.protocols import AtWork, Counts
+        from perdure.protocols import Counts, RunningRuns
 
         now = self.now()
         with self._database.reading() as cursor:
@@ -42,7 +42,7 @@ class StoreCounts(StoreReads):
                 due=due["number"],
                 due_since=due["since"],
                 at_work=[
-                    AtWork(
+                    RunningRuns(
                         row["agent"],
                         row["host_name"],
                         row["number"],
@@ -76,5 +76,5 @@ class StoreCounts(StoreReads):
             (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
         ]
 
-    def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
+    def attempt_records(self, run: str, attempt: int) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("attempt_marks", run=run, attempt=attempt)]

@@ -148,7 +148,7 @@ def settle(
         run_after=run_after,
         reason=reason,
         now=write.now,
-        conditions=encode(merged(run, state, condition)),
+        conditions=encode(updated_conditions(run, state, condition)),
         finished=write.now if state in FINAL else None,
     )
     write.note(
@@ -206,7 +206,7 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
     supersede(write, run.id, reason)
     if run.state is not RunState.QUEUED:
         advance(run.state, Trigger.REOPEN)
-    conditions = encode(merged(run, RunState.QUEUED, None))
+    conditions = encode(updated_conditions(run, RunState.QUEUED, None))
     row = write.one(
         "reopen",
         id=run.id,
@@ -219,7 +219,9 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
     return run_of(row)
 
 
-def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condition, ...]:
+def updated_conditions(
+    run: TaskRun, state: RunState, new: Condition | None
+) -> tuple[Condition, ...]:
     """Return the run's conditions together with the new one, at most one of each type.
     `needs_person` is dropped once the run is queued or has succeeded."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}

@@ -82,7 +82,7 @@ class Inbox(Plans):
             row = write.one("replay_delivery", number=number, now=write.now, **_read(reading))
             if row is None:
                 raise NotFound(f"There is no delivery {number} in the inbox", "perdure inbox")
-            write.deed("delivery_replayed", f"delivery {number}")
+            write.audit_action("delivery_replayed", f"delivery {number}")
             return _delivery_of(row)
 
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Plans(StoreWrites):
                 raise Conflict(
                     f"A plan named {plan.name!r} already exists", f"perdure plan show {plan.name}"
                 )
-            write.deed("plan_added", plan.name)
+            write.audit_action("plan_added", plan.name)
             return _plan_of(row)
 
     def plan(self, ref: str) -> PlanRun:
@@ -75,9 +75,9 @@ class Plans(StoreWrites):
             )
             return _held(row, plan)
 
-    def put_plan(self, plan: PlanRun, told: Mapping[str, str] = NOBODY) -> PlanRun:
+    def put_plan(self, plan: PlanRun, instructions: Mapping[str, str] = NOBODY) -> PlanRun:
         with self._write() as write:
-            for run_id, text in told.items():
+            for run_id, text in instructions.items():
                 instruct(write, run_id, text)
             return _held(
                 write.one(
@@ -90,15 +90,15 @@ class Plans(StoreWrites):
         with self._write() as write:
             write.do("release_plan", id=plan.id, worker=plan.worker, now=write.now)
 
-    def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
+    def put_planned(self, plan: PlanRun, planned: PlannedRun, instructions: str = "") -> None:
         from perdure.model.codec import encode
 
         with self._write() as write:
             if write.one("held_plan", id=plan.id, worker=plan.worker, now=write.now) is None:
                 raise _lost(plan)
             write.do("put_planned", plan=plan.id, task=planned.task, body=encode(planned))
-            if told:
-                instruct(write, planned.run, told)
+            if instructions:
+                instruct(write, planned.run, instructions)
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
         from perdure.rules.plan import PlannedRun

@@ -94,7 +94,7 @@ class Postings(Inbox):
             return event.text
         return ""
 
-    def tell_run(
+    def record_outside_attempt(
         self,
         run_id: str,
         events: Sequence[AnyEvent],
@@ -107,7 +107,7 @@ class Postings(Inbox):
             run = run_of(write.named(run_id))
             write.note(run.id, 0, events)
             if condition is not None and condition.type in ASKING:
-                write.deed("person_needed", one_line(condition.message, 400), run=run.id)
+                write.audit_action("person_needed", one_line(condition.message, 400), run=run.id)
             kept = [
                 each
                 for each in run.conditions

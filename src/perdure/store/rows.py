@@ -34,9 +34,9 @@ Noun = TypeVar("Noun")
 Row = Any
 """A row from SQLite or PostgreSQL: `row["column"]`."""
 
-REMEMBERED = 2000
+EVENT_CACHE_ENTRIES = 2000
 """Maximum number of decoded events that are cached in memory."""
-REMEMBERED_SIZE = 2048
+EVENT_CACHE_MAX_CHARS = 2048
 """Maximum length of a stored event that is cached, in characters. Longer events are not cached,
 because an agent may write events of 16 KiB, and a server runs for months."""
 MAX_TIME = 2**53
@@ -213,12 +213,12 @@ def event_of(text: str) -> AnyEvent:
     """Decode a stored event. An event of an unknown type becomes Unrecognised and keeps its text.
     The most recently decoded events are cached in memory, because an attempt reads its run's
     journal nine times."""
-    if len(text) > REMEMBERED_SIZE:
+    if len(text) > EVENT_CACHE_MAX_CHARS:
         return _decoded(text)
     return _remembered(text)
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(EVENT_CACHE_ENTRIES)
 def _remembered(text: str) -> AnyEvent:
     return _decoded(text)
 

@@ -45,13 +45,13 @@ from perdure.store.counts import StoreCounts
 from perdure.store.fence import (
     instruct,
     lost_lease,
-    merged,
     next_state,
     refuse_beside,
     reopen,
     require_claim,
     same_task,
     settle,
+    updated_conditions,
 )
 from perdure.store.inbox import settle_deliveries
 from perdure.store.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
@@ -236,7 +236,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
     ) -> None:
         with self._write(claim) as write:
             run = require_claim(write, claim)
-            write.note(run.id, claim.attempt, write.told_by_callers(events))
+            write.note(run.id, claim.attempt, write.without_state_changes(events))
             if received:
                 write.receive(claim, received)
             if usage is not None:
@@ -274,7 +274,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             )
             write.put_attempt(attempt)
             ended = AttemptEnded(outcome=ending.outcome, receipt=ending.receipt)
-            write.note(run.id, claim.attempt, [*write.told_by_callers(ending.events), ended])
+            write.note(run.id, claim.attempt, [*write.without_state_changes(ending.events), ended])
             if ending.fill is not None:
                 write.do(
                     "fill_run",
@@ -358,7 +358,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             if run.spec.title != title:
                 spec = encode(replace(run.spec, title=title))
                 write.do("retitle", id=run.id, title=title, spec=spec, now=write.now)
-                write.deed("retitled", title, run=run.id)
+                write.audit_action("retitled", title, run=run.id)
 
     def request_cancel(self, run_id: str) -> TaskRun:
         from perdure.model.events import CancelRequested
@@ -387,7 +387,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                     f"{other['name']} is open in the agent's own program",
                     f"perdure take-back {other['name']}",
                 )
-            conditions = encode(merged(run, run.state, condition))
+            conditions = encode(updated_conditions(run, run.state, condition))
             row = write.one("open_run", id=run.id, conditions=conditions, now=write.now)
             if row is None:
                 raise Conflict(

@@ -42,7 +42,7 @@ class StoredTokens(Notices):
             # A sign-in may remain if it was made just when an earlier token of this name was
             # removed.
             write.do("sign_out_token", token=token.name)
-            write.deed("token_added", _named(token))
+            write.audit_action("token_added", _named(token))
             return _token_of(row)
 
     def tokens(self) -> Sequence[Token]:
@@ -61,17 +61,17 @@ class StoredTokens(Notices):
             if row is None:
                 raise NotFound(f"There is no token {name!r}", "perdure token ls")
             write.do("sign_out_token", token=name)
-            write.deed("token_removed", name)
+            write.audit_action("token_removed", name)
             return _token_of(row)
 
     def note_refusal(self, actor: str, what: str) -> None:
         with self._write() as write:
-            write.deed("refused", what, actor)
+            write.audit_action("refused", what, actor)
 
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
         with self._write() as write:
             write.do("forget_sign_ins", now=write.now)
-            write.deed("signed_in", name, actor("token", name))
+            write.audit_action("signed_in", name, actor("token", name))
             write.do(
                 "sign_in",
                 sha256=sha256,
@@ -83,7 +83,7 @@ class StoredTokens(Notices):
     def sign_in_person(self, person: Token, sha256: str, lasts_s: float) -> None:
         with self._write() as write:
             write.do("forget_people", now=write.now)
-            write.deed("signed_in", _named(person), actor(person.kind, person.name))
+            write.audit_action("signed_in", _named(person), actor(person.kind, person.name))
             write.do(
                 "sign_in_person",
                 sha256=sha256,
@@ -114,7 +114,7 @@ class StoredTokens(Notices):
         with self._write() as write:
             ended = len(write.all("sign_out_everywhere", person=person))
             if ended:
-                write.deed("signed_out", person)
+                write.audit_action("signed_out", person)
             return ended
 
 

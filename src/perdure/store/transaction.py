@@ -292,7 +292,7 @@ class Write:
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
-    def deed(self, kind: str, about: str, actor: str = "", run: str = "") -> None:
+    def audit_action(self, kind: str, about: str, actor: str = "", run: str = "") -> None:
         """Add a line to the audit trail for an action that has no record in the journal."""
         self._audit(kind, "", about=about, actor=actor or self.actor, run=run)
 
@@ -337,7 +337,7 @@ class Write:
             previous = line.hash
         self.do("put_audit_head", number=number, hash=previous)
 
-    def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+    def without_state_changes(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
         """Return the events without those that record a change of state. The store writes these
         itself, each exactly once."""
         from perdure.model import events as e

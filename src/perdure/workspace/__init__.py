@@ -573,7 +573,7 @@ class Workspaces:
                 f"+{ref}:refs/perdure/rescue/{workspace.id}/{ref}",
             )
 
-    def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
+    def trash_workdir(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
         """Move the workdir into the trash and return its new path; None if there is no workdir. The
         caller holds the workdir's lock. `about` is stored with the entry: `why`, `verb`, `runs`,
         and `unsaved` (content that exists nowhere else). An entry without `unsaved` is never purged
@@ -581,7 +581,7 @@ class Workspaces:
         from perdure.workspace import removal
 
         self._ready()
-        return removal.put_away(self._places, workspace, self._git(), about)
+        return removal.trash_workdir(self._places, workspace, self._git(), about)
 
     def discard_new(self, workspace: Workspace, why: str) -> Path | None:
         """Move a directory that perdure has just made (see `plan_new`) into the trash, because the
@@ -591,7 +591,7 @@ class Workspaces:
         self._ready()
         about = {"why": why, "verb": "import", "unsaved": []}
         if workspace.backend is not Backend.HERE:
-            return removal.put_away(self._places, workspace, self._git(), about)
+            return removal.trash_workdir(self._places, workspace, self._git(), about)
         return removal.move(self._places, workspace, Path(workspace.path), about, None)
 
     def flush(self, workspace: Workspace) -> None:
@@ -631,7 +631,7 @@ class Workspaces:
 
     def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
         """Move an item of `contents` into the trash, and return its new path. Workdirs are
-        excluded: see `put_away`. Raises Conflict while the item is in use, WorkspaceError."""
+        excluded: see `trash_workdir`. Raises Conflict while the item is in use, WorkspaceError."""
         from perdure.workspace import trash
 
         names = {

@@ -3,7 +3,7 @@
 `prove` reports what would be lost, in sentences. Content that cannot be checked counts as lost. A
 checkpoint counts only for content that is byte for byte the same now (`HeldFiles`). Build output
 that git ignores may go to the trash. If it is not saved elsewhere, it stays there until a person
-purges it. `put_away` moves and never deletes. It renames the directory and moves git's admin
+purges it. `trash_workdir` moves and never deletes. It renames the directory and moves git's admin
 directory of a worktree into the same entry. Commits that only that worktree's reflog has are saved
 under a rescue ref.
 """
@@ -469,7 +469,7 @@ def _named(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def put_away(
+def trash_workdir(
     places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]
 ) -> Path | None:
     """Move the workdir into the trash and return its new path; None if there is no workdir. `about`
@@ -526,8 +526,8 @@ def move(
     admins_of: Callable[[], list[Path]] | None,
 ) -> Path | None:
     """Move a workdir and git's admin directories for it into the trash, and return the entry's
-    path; None if there is nothing to move. `put_away` finds the admin directories by the backend.
-    """
+    path; None if there is nothing to move. `trash_workdir` finds the admin directories by the
+    backend."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [
         (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])

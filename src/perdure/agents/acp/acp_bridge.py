@@ -89,7 +89,7 @@ def say(kind: str, **fields: Any) -> None:
     sys.stdout.flush()
 
 
-class Lacking(Exception):
+class ReplayIncomplete(Exception):
     """Raised if known items are missing in the replay of a conversation."""
 
 
@@ -101,7 +101,7 @@ class Items:
         self.all: list[tuple[str, list[tuple[str, str]]]] = []
         self.done: set[str] = set()
 
-    def hear(self, update: dict[str, Any]) -> None:
+    def collect(self, update: dict[str, Any]) -> None:
         kind = str(update.get("sessionUpdate"))
         if kind in ("tool_call", "tool_call_update"):
             key = str(update.get("toolCallId"))
@@ -117,7 +117,7 @@ class Items:
                 self.all.append((role, []))
             self.all[-1][1].append((str(update.get("messageId") or ""), words))
 
-    def marks(self) -> list[str]:
+    def hashes(self) -> list[str]:
         """Return a hash for each answer and each completed tool call of this turn."""
         # codex-acp 2.6.0 sends warnings as pieces of an answer. They have no message id, but real
         # answers have one.
@@ -127,7 +127,7 @@ class Items:
         for role, pieces in self.all:
             text = "".join(words for name, words in pieces if name or not named or role == "tool")
             if (role == "said" and text.strip()) or (role == "tool" and text in self.done):
-                found.append(mark(role, text))
+                found.append(hash_item(role, text))
         return found
 
     def possible(self) -> set[str]:
@@ -140,18 +140,18 @@ class Items:
                 # Hashing every run would be too slow for thousands of pieces, so only the runs that
                 # extend to the end of the text are hashed.
                 ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
-                found.update(mark(role, "".join(words[first:end])) for end in ends)
+                found.update(hash_item(role, "".join(words[first:end])) for end in ends)
         return found
 
 
-def mark(role: str, text: str) -> str:
+def hash_item(role: str, text: str) -> str:
     """Return a hash of the text, prefixed with its role. Differences in white space do not change
     it."""
     plain = " ".join(text.split()).encode("utf-8", "surrogatepass")
     return f"{role}:{hashlib.sha256(plain).hexdigest()[:16]}"
 
 
-class Tale:
+class TurnPrinter:
     """Converts the agent's messages of the turn into output lines, in order."""
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class Tale:
         self.notice = ""
         self.failed = False
 
-    def tell(self, update: dict[str, Any]) -> None:
+    def print_update(self, update: dict[str, Any]) -> None:
         kind = update.get("sessionUpdate")
         if kind in ("tool_call", "tool_call_update"):
             self._tool(update)
@@ -218,7 +218,7 @@ def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[
     return str(name or "tool"), {**given, **({"changes": changes} if changes else {})}
 
 
-class Ear(Tale):
+class AcpClient(TurnPrinter):
     """Receives the agent's messages and answers its permission requests. No other requests are
     supported, because the agent handles files and terminals itself."""
 
@@ -246,9 +246,9 @@ class Ear(Tale):
         else:
             update = None
         if isinstance(update, dict):
-            self.items.hear(update)
+            self.items.collect(update)
             if self.prompted:
-                self.tell(update)
+                self.print_update(update)
                 self.told.set()
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
@@ -338,7 +338,7 @@ class Ear(Tale):
 
 
 async def converse(
-    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], prompt: str
+    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], prompt: str
 ) -> int:
     """Run one turn and return the exit code. A failure of the agent is printed as one `error`
     line."""
@@ -355,12 +355,12 @@ async def converse(
         by_word = "known" in order
         word: dict[str, Any] = {"opened": "new"} if by_word else {}
         if by_word and order["start"] == "resume":
-            opened, word = await take_up(agent, ear, order, known.agent_capabilities)
+            opened, word = await load_or_resume(agent, client, order, known.agent_capabilities)
             session = order["session"]
         else:
-            session, opened = await open_session(agent, ear, order, known.agent_capabilities)
+            session, opened = await open_session(agent, client, order, known.agent_capabilities)
         about = known.agent_info
-        if not by_word or keeps(known.agent_capabilities):
+        if not by_word or can_continue(known.agent_capabilities):
             told = session
         else:
             told = ""
@@ -374,9 +374,9 @@ async def converse(
         stage = "settings"
         await settle(agent, session, opened, order)
         stage = "prompt"
-        ear.prompted, ear.items = True, Items()
+        client.prompted, client.items = True, Items()
         say("prompted")
-        asked = [mark("prompt", prompt)]
+        asked = [hash_item("prompt", prompt)]
         if by_word and told:
             say("marks", session=told, marks=asked, ended=False)
         answer = await agent.prompt(session_id=session, prompt=[text_block(prompt)])
@@ -394,20 +394,22 @@ async def converse(
         )
     except ConnectionError:
         say("error", stage=stage, code=0, message="the agent ended before it had answered")
-    except Lacking as error:
+    except ReplayIncomplete as error:
         say("error", stage=stage, code=0, message=str(error), lacking=True)
     except (BridgeRefused, ValueError) as error:
         missing = "known" in order and stage == "resume"
         say("error", stage=stage, code=0, message=str(error), missing=missing)
     else:
         if by_word and told and answer.stop_reason == "end_turn":
-            say("marks", session=told, marks=[*asked, *ear.items.marks()], ended=True)
-        if ear.failed:
-            say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
+            say("marks", session=told, marks=[*asked, *client.items.hashes()], ended=True)
+        if client.failed:
+            say(
+                "error", stage=stage, code=0, message=client.notice or "the agent reported an error"
+            )
             return 1
         # With codex-acp 2.6.0, every denied call cancels the turn.
         over = answer.stop_reason == "end_turn" or (
-            answer.stop_reason == "cancelled" and ear.refused
+            answer.stop_reason == "cancelled" and client.refused
         )
         say(
             "end",
@@ -424,7 +426,7 @@ async def converse(
 
 
 async def open_session(
-    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
+    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
 ) -> tuple[str, Any]:
     """Open a new conversation, or fork or continue the requested one. Return the conversation's id
     and the agent's response. To continue, use `session/resume`, which sends no replay; if the agent
@@ -451,11 +453,11 @@ async def open_session(
     ):
         await asyncio.sleep(0.2)
     loaded = await agent.load_session(session_id=session, **where)
-    await ear.quiet()
+    await client.quiet()
     return session, loaded
 
 
-def keeps(can: Any) -> bool:
+def can_continue(can: Any) -> bool:
     """Return whether the agent reports that it can load or resume a conversation."""
     return bool(
         getattr(can, "load_session", False)
@@ -463,15 +465,15 @@ def keeps(can: Any) -> bool:
     )
 
 
-async def take_up(
-    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
+async def load_or_resume(
+    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Load the conversation and check its replay; resume it if the agent cannot load. Return the
-    agent's response, and fields that tell how the conversation was opened. Raise Lacking if the
-    replay is incomplete, BridgeRefused if the agent can neither load nor resume."""
+    agent's response, and fields that tell how the conversation was opened. Raise ReplayIncomplete
+    if the replay is incomplete, BridgeRefused if the agent can neither load nor resume."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
-        if not keeps(can):
+        if not can_continue(can):
             raise BridgeRefused("the agent can neither load nor resume a conversation")
         return await agent.resume_session(session_id=order["session"], **where), {
             "opened": "resumed"
@@ -480,18 +482,18 @@ async def take_up(
     known = set(order["known"])
     end = time.monotonic() + LATE_S
     while True:
-        await ear.quiet()
-        lacking = known - ear.items.possible()
-        if not lacking or time.monotonic() >= end:
+        await client.quiet()
+        missing = known - client.items.possible()
+        if not missing or time.monotonic() >= end:
             break
         await asyncio.sleep(QUIET_S)
-    if lacking:
-        kinds = [each.partition(":")[0] for each in order["known"] if each in lacking]
+    if missing:
+        kinds = [each.partition(":")[0] for each in order["known"] if each in missing]
         names = {"prompt": "prompt(s)", "said": "answer(s)", "tool": "tool call(s)"}
         told = ", ".join(
             f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds
         )
-        raise Lacking(
+        raise ReplayIncomplete(
             f"the agent says that it loaded conversation {order['session']}, but its replay lacks "
             f"{told} of it"
         )
@@ -567,15 +569,15 @@ async def carry_out(order: dict[str, Any], prompt: str) -> int:
             message=f"{order['command'][0]} cannot be started: {error.strerror}",
         )
         return 1
-    ear = Ear(order)
+    client = AcpClient(order)
     agent = ClientSideConnection(
-        ear,  # type: ignore[arg-type]
+        client,  # type: ignore[arg-type]
         process.stdin,
         process.stdout,
         use_unstable_protocol=True,
-        observers=[ear.observe],
+        observers=[client.observe],
     )
-    turn = asyncio.ensure_future(converse(agent, ear, order, prompt))
+    turn = asyncio.ensure_future(converse(agent, client, order, prompt))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, turn.cancel)
     times = END_S
     try:

@@ -47,8 +47,8 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent, TurnEnded
 from perdure.model.requests import OpenCall
-from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
-from perdure.rules.transcript_repair import Mended
+from perdure.protocols import Abilities, Archive, Prompt, Retention, SpokenMessage, Warm
+from perdure.rules.transcript_repair import RepairResult
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
 """Value of the bridge's option `allow` for each permissions level. Nothing else restricts the
@@ -150,7 +150,7 @@ class AnyAcpDriver:
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return acp_requests.open_calls(output)
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command that starts the agent without a conversation. How the agent continues
         one in its own program is not known."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
@@ -164,7 +164,7 @@ class AnyAcpDriver:
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         raise ValueError(f"where {self.name} keeps its conversations is not known")
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         return ()
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
@@ -173,7 +173,7 @@ class AnyAcpDriver:
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return ()
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return ()
 
     def parent(self, transcript: bytes) -> str:
@@ -188,10 +188,12 @@ class AnyAcpDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return Mended(refusal=f"what {self.name} writes is not known")
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
+        return RepairResult(refusal=f"what {self.name} writes is not known")
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         return ()
 
     def retention(self, home: Path) -> Retention | None:

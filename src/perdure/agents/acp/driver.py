@@ -69,13 +69,13 @@ from perdure.protocols import (
     Archive,
     OpenRequest,
     Prompt,
+    ReadsDenials,
     Retention,
-    Spoken,
+    SpokenMessage,
     TellsRequests,
-    Untold,
     Warm,
 )
-from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import RepairResult
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
@@ -150,15 +150,15 @@ class AcpArchive(Struct, frozen=True):
         for. None is needed: the id is printed before the prompt is sent."""
         return ""
 
-    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+    def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
         """Return nothing, because over ACP every tool call is printed when it begins."""
         return ()
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
         return self.native.cut_off(content, since)
 
-    def moved(self, copy: bytes, directory: Path) -> bytes:
-        return self.native.moved(copy, directory)
+    def relocated(self, copy: bytes, directory: Path) -> bytes:
+        return self.native.relocated(copy, directory)
 
     def settled(self, row: Mapping[str, Any]) -> str:
         return self.native.settled(row)
@@ -332,8 +332,8 @@ class AcpDriver:
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         return self.native.place(home, session_id, cwd, copy)
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
-        return self.native.belongings(transcript)
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
+        return self.native.sidecar_files(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(
@@ -359,8 +359,8 @@ class AcpDriver:
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return self.native.conversations(home, limit, only)
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
-        return self.native.spoken(transcript)
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
+        return self.native.messages_of(transcript)
 
     def parent(self, transcript: bytes) -> str:
         return self.native.parent(transcript)
@@ -374,11 +374,13 @@ class AcpDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return self.native.bases(home, transcript)
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return self.native.mend(copy, session_id, name, complaint)
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
+        return self.native.repair(copy, session_id, name, complaint)
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
-        return self.native.remains(home, session_id)
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
+        return self.native.files_of(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
         return self.native.retention(home)
@@ -399,9 +401,9 @@ class AcpDriver:
             return self.native.open_request(content)
         return None
 
-    def untold(self, content: bytes) -> Sequence[AgentEvent]:
-        if isinstance(self.native, Untold):
-            return self.native.untold(content)
+    def denials_in_transcript(self, content: bytes) -> Sequence[AgentEvent]:
+        if isinstance(self.native, ReadsDenials):
+            return self.native.denials_in_transcript(content)
         return ()
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
@@ -410,10 +412,12 @@ class AcpDriver:
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return acp_requests.open_calls(output)
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the agent's interactive native program.
         The program is given by its name only."""
-        return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
+        return self.native.interactive_command(
+            replace(launch, program=Program(path=self.native.name))
+        )
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         """Return the ids of the processes that write to the conversation: those that the native

@@ -52,11 +52,11 @@ from perdure.model import (
     Usage,
 )
 from perdure.model.events import AgentEvent
-from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
+from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage, Warm
 
 if TYPE_CHECKING:
     from perdure.model.requests import OpenCall
-    from perdure.rules.transcript_repair import Mended
+    from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -271,7 +271,7 @@ class ClaudeDriver:
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         return claude_files.place(home, session_id, cwd)
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         return claude_files.belongings(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
@@ -283,18 +283,20 @@ class ClaudeDriver:
     def fill(self, transcript: bytes) -> Fill:
         return claude_files.fill(transcript)
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return tuple(claude_files.spoken(transcript))
 
     def parent(self, transcript: bytes) -> str:
         return ""
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
         from perdure.rules.transcript_repair import claude as mending
 
-        return mending.mend(copy, session_id, complaint)
+        return mending.repair(copy, session_id, complaint)
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         return claude_files.remains(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
@@ -327,7 +329,7 @@ class ClaudeDriver:
     def messages(self, content: bytes) -> Sequence[str]:
         return tuple(claude_files.messages(content))
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the interactive program. Like the
         command of an attempt, it sets a retention, so that the CLI's clean-up deletes no
         conversations."""

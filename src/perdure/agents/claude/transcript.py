@@ -18,7 +18,7 @@ from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
-from perdure.protocols import Prompt, Spoken
+from perdure.protocols import Prompt, SpokenMessage
 
 TELLING = ("PostToolBatch", "Stop")
 """Hook events through which a message can be given to the agent."""
@@ -230,7 +230,7 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def spoken(content: bytes) -> Iterator[Spoken]:
+def spoken(content: bytes) -> Iterator[SpokenMessage]:
     """Yield the prompts and the agent's texts, in order."""
     for line in content.split(b"\n"):
         if b'"user"' in line or b'"assistant"' in line:
@@ -240,7 +240,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
         if entry is None:
             continue
         if words := prompt_of(entry):
-            yield Spoken(False, words)
+            yield SpokenMessage(False, words)
         elif (
             entry.get("type") == "assistant"
             and not entry.get("isSidechain")
@@ -253,7 +253,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
                 if block.get("type") == "text"
             )
             if said.strip():
-                yield Spoken(True, said)
+                yield SpokenMessage(True, said)
 
 
 def fill(content: bytes) -> Fill:

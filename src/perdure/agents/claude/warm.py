@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from perdure.agents.shared import json_lines
 from perdure.model import Command, Launch
-from perdure.protocols import Heard
+from perdure.protocols import TurnStatus
 
 COUNTED = ("--max-turns", "--max-budget-usd")
 """Arguments whose limit applies to the whole life of a process, so they cannot limit a single turn.
@@ -48,7 +48,7 @@ class ClaudeWarm:
         argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])
         return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")
 
-    def hear(self, line: bytes, so_far: Heard) -> Heard:
+    def update_status(self, line: bytes, so_far: TurnStatus) -> TurnStatus:
         if line.startswith(_NOT_READ):
             found = None
         else:

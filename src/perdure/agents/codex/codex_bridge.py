@@ -80,7 +80,7 @@ class ServerRefused(Exception):
     that `exec` would print."""
 
 
-class Over(Exception):
+class ServerEnded(Exception):
     """Raised if the app server has ended."""
 
 
@@ -166,7 +166,7 @@ class Server:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise Over from None
+            raise ServerEnded from None
 
     def read(self) -> None:
         """Wait for the next messages. Raise Over if the server has ended."""
@@ -179,7 +179,7 @@ class Server:
             else:
                 self.news.append(message)
         if not self.lines.open:
-            raise Over
+            raise ServerEnded
 
     def reply(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a request that the server sent."""
@@ -234,7 +234,7 @@ class Thread:
         self.turn_id = ""
         self.ended: dict[str, Any] = {}
         self.policy = "on-request" if server.requests else "never"
-        self.alone = False
+        self.has_unrequested_turn = False
         """Whether the server has begun a turn on its own."""
 
     def open(self) -> None:
@@ -325,9 +325,9 @@ class Thread:
         while not self.ended:
             if not self.server.news:
                 self.server.read()
-            self.tell()
+            self.process_notifications()
         self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
-        self.tell()
+        self.process_notifications()
         if self.ended.get("status") == "completed":
             used = {
                 snake(name): count for name, count in self.usage.items() if name != "totalTokens"
@@ -342,20 +342,20 @@ class Thread:
         say("turn.failed", error={"message": words})
         return False
 
-    def tell(self) -> None:
+    def process_notifications(self) -> None:
         """Process the notifications that the server has sent about this thread."""
         news, self.server.news = self.server.news, []
         for message in news:
             told = message.get("params") or {}
             if told.get("threadId") in (None, self.id):
-                self.hear(message["method"], told)
+                self.handle(message["method"], told)
 
-    def hear(self, method: str, told: dict[str, Any]) -> None:
+    def handle(self, method: str, told: dict[str, Any]) -> None:
         match method:
             case "turn/started" if (told.get("turn") or {}).get("id") == self.turn_id:
                 say("turn.started")
             case "turn/started":
-                self.alone = True
+                self.has_unrequested_turn = True
             case "item/started" | "item/completed" if (item := told.get("item") or {}).get(
                 "type"
             ) in TOLD:
@@ -393,14 +393,14 @@ def serve(thread: Thread) -> int:
     poll.register(prompts.fd, select.POLLIN)
     poll.register(server.lines.fd, select.POLLIN)
     waiting: list[bytes] = []
-    while not thread.alone and (prompts.open or waiting):
+    while not thread.has_unrequested_turn and (prompts.open or waiting):
         if waiting:
             good = thread.turn(json.loads(waiting.pop(0))["prompt"])
             continue
         ready = {fd for fd, _ in poll.poll()}
         if server.lines.fd in ready:
             server.read()
-            thread.tell()
+            thread.process_notifications()
         if prompts.fd in ready:
             waiting += prompts.read()
     if good:
@@ -421,7 +421,7 @@ def main(order: dict[str, Any]) -> int:
         code = 1
     except BrokenPipeError:  # the reader of stdout has closed it
         return 1
-    except Over:
+    except ServerEnded:
         ended = server.end()
         if ended < 0:
             os.kill(os.getpid(), -ended)

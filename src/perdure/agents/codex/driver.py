@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from perdure.agents.codex import events as codex_events
 from perdure.agents.codex import index as codex_index
-from perdure.agents.codex import loads, outcome, untold
+from perdure.agents.codex import loads, outcome, unprinted_calls
 from perdure.agents.codex import requests as codex_requests
 from perdure.agents.codex import transcript as codex_files
 from perdure.agents.codex.warm import SANDBOX, CodexWarm, is_bridged
@@ -53,10 +53,10 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.model.requests import OpenCall
-from perdure.protocols import Abilities, OpenRequest, Prompt, Retention, Spoken, Warm
+from perdure.protocols import Abilities, OpenRequest, Prompt, Retention, SpokenMessage, Warm
 
 if TYPE_CHECKING:
-    from perdure.rules.transcript_repair import Mended
+    from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
@@ -207,7 +207,7 @@ class CodexDriver:
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         return codex_files.place(home, session_id, copy)
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         return ()
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
@@ -216,18 +216,20 @@ class CodexDriver:
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return codex_files.conversations(home, limit, only)
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return tuple(codex_files.spoken(transcript))
 
     def parent(self, transcript: bytes) -> str:
         return codex_files.parent(transcript)
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
         from perdure.rules.transcript_repair import codex as mending
 
-        return mending.mend(copy, session_id, name, complaint)
+        return mending.repair(copy, session_id, name, complaint)
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         return codex_files.remains(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
@@ -254,8 +256,8 @@ class CodexDriver:
     def open_request(self, content: bytes) -> OpenRequest | None:
         return codex_files.open_request(content)
 
-    def untold(self, content: bytes) -> Sequence[AgentEvent]:
-        return untold.untold(content)
+    def denials_in_transcript(self, content: bytes) -> Sequence[AgentEvent]:
+        return unprinted_calls.unprinted(content)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
         """Return whether a person can allow calls of this run later. This needs the app server,
@@ -265,7 +267,7 @@ class CodexDriver:
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return codex_requests.open_calls(transcript)
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the thread in the interactive program. It runs without
         Codex's background server, which would lock the thread for a minute after the program has
         ended."""
@@ -276,7 +278,7 @@ class CodexDriver:
             checked(launch.continuation.session_id),
         ]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
-        own = codex_index.own_index(Path(launch.home), launch.continuation.session_id)
+        own = codex_index.separate_index(Path(launch.home), launch.continuation.session_id)
         index = {codex_index.VARIABLE: str(own)} if own is not None else {}
         return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home, **index})
 
@@ -331,7 +333,7 @@ def _index(launch: Launch) -> list[str]:
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
         return []
-    own = codex_index.own_index(Path(launch.home), asked.session_id)
+    own = codex_index.separate_index(Path(launch.home), asked.session_id)
     if own is not None:
         return ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
     return []

@@ -25,7 +25,7 @@ _ROLLOUT = "select rollout_path from threads where id = ?"
 PATIENCE_S = 2.0
 
 
-def own_index(home: Path, session_id: str) -> Path | None:
+def separate_index(home: Path, session_id: str) -> Path | None:
     """Return the directory for the thread's own index. None if it needs none, because the home's
     index has the right path for the thread or no entry for it."""
     there = transcript.remains(home, session_id)

@@ -68,14 +68,14 @@ def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]
 def open_calls(content: bytes) -> list[OpenCall]:
     """Return the calls and questions since the newest prompt of a rollout that a person may allow
     or answer."""
-    from perdure.agents.codex.untold import untold
+    from perdure.agents.codex.unprinted_calls import unprinted
     from perdure.agents.shared import json_lines
     from perdure.model.events import QuestionAsked, ToolDenied
     from perdure.model.requests import OpenCall
 
     ended = {
         each.tool_id: each
-        for each in untold(content)
+        for each in unprinted(content)
         if isinstance(each, ToolDenied | QuestionAsked)
     }
     found: dict[str, OpenCall] = {}

@@ -19,7 +19,7 @@ from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.patterns import late_pattern
-from perdure.protocols import OpenRequest, Prompt, Spoken
+from perdure.protocols import OpenRequest, Prompt, SpokenMessage
 
 _NAME = late_pattern(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = late_pattern(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
@@ -388,7 +388,7 @@ def fill(content: bytes) -> Fill:
     )
 
 
-def spoken(content: bytes) -> Iterator[Spoken]:
+def spoken(content: bytes) -> Iterator[SpokenMessage]:
     """Yield the prompts and the agent's messages, in order."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"message"' in line else None
@@ -400,14 +400,14 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             continue
         message = entry["payload"]
         if message.get("role") == "user" and (words := prompt_of(message)):
-            yield Spoken(False, words)
+            yield SpokenMessage(False, words)
         elif message.get("role") == "assistant":
             said = "\n".join(
                 json_lines.text(item.get("text"))
                 for item in json_lines.items(message.get("content"))
             )
             if said.strip():
-                yield Spoken(True, said)
+                yield SpokenMessage(True, said)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

@@ -23,7 +23,7 @@ from perdure.agents.shared.ids import checked
 from perdure.host import system
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.patterns import late_pattern
-from perdure.protocols import Heard
+from perdure.protocols import TurnStatus
 
 BRIDGE = Path(__file__).with_name("codex_bridge.py")
 
@@ -86,7 +86,7 @@ class CodexWarm:
         argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
         return Command(argv=argv, stdin=json.dumps({"prompt": launch.prompt}).encode() + b"\n")
 
-    def hear(self, line: bytes, so_far: Heard) -> Heard:
+    def update_status(self, line: bytes, so_far: TurnStatus) -> TurnStatus:
         found = json_lines.read(line) if b'"turn.' in line else None
         match found.get("type") if found is not None else None:
             case "turn.started":

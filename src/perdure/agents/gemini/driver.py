@@ -53,10 +53,10 @@ from perdure.model import (
     Usage,
 )
 from perdure.model.events import AgentEvent
-from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage
 
 if TYPE_CHECKING:
-    from perdure.rules.transcript_repair import Mended
+    from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
@@ -190,7 +190,7 @@ class GeminiDriver:
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         return gemini_files.place(home, session_id, cwd, copy)
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         return gemini_files.belongings(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
@@ -199,18 +199,20 @@ class GeminiDriver:
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return gemini_files.conversations(home, limit, only)
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return tuple(gemini_files.spoken(transcript))
 
     def parent(self, transcript: bytes) -> str:
         return ""
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
         from perdure.rules.transcript_repair import gemini as mending
 
-        return mending.mend(copy, session_id, complaint)
+        return mending.repair(copy, session_id, complaint)
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         return gemini_files.remains(home, session_id)
 
     def retention(self, home: Path) -> Retention | None:
@@ -234,7 +236,7 @@ class GeminiDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the interactive program. Like the
         command of an attempt, it loads the script that switches off the CLI's clean-up."""
         argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]

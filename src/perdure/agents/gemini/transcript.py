@@ -28,7 +28,7 @@ from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.patterns import late_pattern
-from perdure.protocols import Prompt, Spoken
+from perdure.protocols import Prompt, SpokenMessage
 
 _FIRST = 500
 _STARTED = late_pattern(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
@@ -272,7 +272,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     )
 
 
-def spoken(content: bytes) -> Iterator[Spoken]:
+def spoken(content: bytes) -> Iterator[SpokenMessage]:
     """Yield the prompts and the agent's texts in the order in which they were recorded. Texts that
     were rolled back later are included."""
     told: set[str] = set()
@@ -287,7 +287,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             if key in told or not words.strip() or message.get("type") not in ("user", "gemini"):
                 continue
             told.add(key)
-            yield Spoken(message.get("type") == "gemini", as_given(words))
+            yield SpokenMessage(message.get("type") == "gemini", as_given(words))
 
 
 def fill(content: bytes) -> Fill:

@@ -30,7 +30,7 @@ from perdure.host import system
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
 from perdure.patterns import late_pattern
-from perdure.protocols import Prompt, Spoken
+from perdure.protocols import Prompt, SpokenMessage
 
 PATIENCE_S = 10.0
 _FIRST = 500
@@ -155,7 +155,7 @@ class OpenCodeArchive:
             return str(rows[0][0])
         return ""
 
-    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+    def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
         """Return start events for the tools in these lines that were running at a kill. The CLI
         prints a tool only when it has ended, so these tools are only in the database."""
         told = (
@@ -176,7 +176,7 @@ class OpenCodeArchive:
         0. Answers in the first `since` bytes are ignored."""
         return unfinished.estimate(content, since)
 
-    def moved(self, copy: bytes, directory: Path) -> bytes:
+    def relocated(self, copy: bytes, directory: Path) -> bytes:
         """Return the copy as `read` would return it after a restore in this directory. A restored
         session belongs to the directory of the restore."""
         first, _, rest = copy.partition(b"\n")
@@ -320,7 +320,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     return found
 
 
-def spoken(content: bytes) -> Iterator[Spoken]:
+def spoken(content: bytes) -> Iterator[SpokenMessage]:
     """Yield the prompts and the agent's texts, in order."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"part"' in line else None
@@ -335,10 +335,10 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             and not json_lines.part(part, "synthetic")
             and words.strip()
         ):
-            yield Spoken(entry.get("role") == "assistant", words)
+            yield SpokenMessage(entry.get("role") == "assistant", words)
 
 
-def goes_on(content: bytes) -> bool:
+def will_continue(content: bytes) -> bool:
     """Return whether the session ends with a message that the CLI will still answer. If an answer
     fills the window, 1.18.33 first reports the end of the turn. Then it asks the model for a
     summary on its own and continues with the summary."""

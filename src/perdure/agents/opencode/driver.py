@@ -48,10 +48,10 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.model.requests import OpenCall
-from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage
 
 if TYPE_CHECKING:
-    from perdure.rules.transcript_repair import Mended
+    from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package(
     "opencode",
@@ -274,7 +274,7 @@ class OpenCodeDriver:
         """Raise ValueError, because a copy is restored with `archive.restore` and not as a file."""
         raise ValueError(f"OpenCode keeps {session_id!r} in its database, not in a file")
 
-    def belongings(self, transcript: Path) -> Sequence[Path]:
+    def sidecar_files(self, transcript: Path) -> Sequence[Path]:
         return ()
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
@@ -283,25 +283,27 @@ class OpenCodeDriver:
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return opencode_archive.conversations(home, limit, only)
 
-    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+    def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return tuple(opencode_archive.spoken(transcript))
 
     def parent(self, transcript: bytes) -> str:
         return ""
 
-    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    def repair(
+        self, copy: bytes, session_id: str, name: str = "", complaint: str = ""
+    ) -> RepairResult:
         from perdure.rules.transcript_repair import opencode as mending
 
-        return mending.mend(copy, session_id, complaint)
+        return mending.repair(copy, session_id, complaint)
 
-    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+    def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
         return ()
 
     def retention(self, home: Path) -> Retention | None:
         return None
 
-    def goes_on(self, content: bytes) -> bool:
-        return opencode_archive.goes_on(content)
+    def will_continue(self, content: bytes) -> bool:
+        return opencode_archive.will_continue(content)
 
     def fill(self, transcript: bytes) -> Fill:
         return opencode_archive.fill(transcript)
@@ -331,7 +333,7 @@ class OpenCodeDriver:
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return opencode_events.rejected_calls(output)
 
-    def by_hand(self, launch: Launch) -> Command:
+    def interactive_command(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         return Command(

@@ -2,8 +2,8 @@
 
 The row of an answer has `tokens` of 0 until all of its tools have ended. The estimate counts what
 the request for the answer contained at least: the input and output of the previous answer, and
-everything that was added since. The result depends only on the lines of `OpenCodeArchive.read`.
-"""
+everything that was added since. The result depends only on the lines of
+`OpenCodeArchive.read`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ An estimate that is too high ends a budget early; one that is too low lets the b
 _STOPPED = "MessageAbortedError"
 
 
-class _Story(Struct):
+class _ConversationSize(Struct):
     """State of the conversation after the lines that were read so far."""
 
     before: Usage = Usage()
     """Usage of the newest answer whose row has token counts."""
-    carried: int = 0
+    context_tokens: int = 0
     """Number of tokens of the answers so far, which the next request will include."""
-    added: int = 0
+    added_bytes: int = 0
     """Size of the text that was added after the answer of `before`, in bytes. The newest answer's
-    own text is not included; it is in `said`."""
-    said: int = 0
+    own text is not included; it is in `answer_bytes`."""
+    answer_bytes: int = 0
     newest: str = ""
     cut_off: bool = False
 
@@ -41,26 +41,26 @@ class _Story(Struct):
         if json_lines.part(data, "role") != "assistant":
             return
         # The next request contains the text of an answer even if its row has no token counts.
-        self.added, self.said = self.added + self.said, 0
+        self.added_bytes, self.answer_bytes = self.added_bytes + self.answer_bytes, 0
         self.newest, usage = key, step_usage(data)
         self.cut_off = _is_cut_off(data)
         if usage.input or usage.output:
             is_summary = json_lines.part(data, "summary") is True
-            self.before, self.added = usage, 0
+            self.before, self.added_bytes = usage, 0
             if is_summary:
-                self.carried = usage.output
+                self.context_tokens = usage.output
             else:
-                self.carried = usage.input + usage.output
+                self.context_tokens = usage.input + usage.output
 
     def part(self, owner: str, data: Any) -> None:
         state = json_lines.part(data, "state")
         result = json_lines.part(state, "output") or json_lines.part(state, "error")
         words = json_lines.part(data, "text") or json_lines.part(state, "input")
         if owner != self.newest:
-            self.added += _size(words)
+            self.added_bytes += _size(words)
         elif self.cut_off:
-            self.said += _size(words)
-        self.added += _size(result)
+            self.answer_bytes += _size(words)
+        self.added_bytes += _size(result)
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
@@ -71,19 +71,19 @@ def estimate(content: bytes, since: int) -> Reply | None:
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
         return None
-    story, answers, at = _Story(), 0, 0
+    conversation, answers, at = _ConversationSize(), 0, 0
     for line in lines:
         entry = json_lines.read(line) if line else None
         key = json_lines.text(entry.get("id")) if entry is not None else ""
         if entry is not None and entry.get("type") == "message":
-            story.message(key, entry.get("data"))
-            answers = at if story.newest == key else answers
+            conversation.message(key, entry.get("data"))
+            answers = at if conversation.newest == key else answers
         elif entry is not None and entry.get("type") == "part":
-            story.part(json_lines.text(entry.get("message")), entry.get("data"))
+            conversation.part(json_lines.text(entry.get("message")), entry.get("data"))
         at += len(line) + 1
     if answers < since:
         return None
-    return Reply(id=story.newest, usage=_guess(story))
+    return Reply(id=conversation.newest, usage=_guess(conversation))
 
 
 def _message(line: bytes) -> dict[str, Any] | None:
@@ -102,12 +102,12 @@ def _is_cut_off(data: Any) -> bool:
     return is_answer and asked and not (usage.input or usage.output)
 
 
-def _guess(story: _Story) -> Usage:
-    last = story.before
-    asked = story.carried + _tokens(story.added)
+def _guess(conversation: _ConversationSize) -> Usage:
+    last = conversation.before
+    asked = conversation.context_tokens + _tokens(conversation.added_bytes)
     guess = Usage(
         input=asked,
-        output=_tokens(story.said),
+        output=_tokens(conversation.answer_bytes),
         cached=min(asked, last.input),
         estimated=True,
     )

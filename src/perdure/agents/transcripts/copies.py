@@ -103,7 +103,7 @@ class Copies(Struct, frozen=True):
                 now = dict(known)
                 pairs = {
                     MAIN: transcript,
-                    **_files_of_conversation(driver.belongings(transcript), transcript.parent),
+                    **_files_of_conversation(driver.sidecar_files(transcript), transcript.parent),
                 }
                 for name, source in pairs.items():
                     main = name == MAIN
@@ -255,7 +255,7 @@ class Copies(Struct, frozen=True):
                 "perdure doctor",
             ) from error
 
-    def put_mended(
+    def put_repaired(
         self,
         driver: AgentDriver,
         session_id: str,
@@ -267,7 +267,7 @@ class Copies(Struct, frozen=True):
         """Write a repaired transcript to the path where the agent looks for it (or to `place`).
         Every file of the conversation is first moved aside unchanged. Return the path, and the new
         paths of the moved files. Raise WorkspaceError."""
-        remains = driver.remains(home, session_id)
+        remains = driver.files_of(home, session_id)
         copy = self.of(driver.name, session_id)
         # Keep the original file name, because a driver may derive the path from it.
         mended = copy.parent / f"mended-{os.getpid()}" / (remains[0].name if remains else copy.name)

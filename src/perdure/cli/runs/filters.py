@@ -18,7 +18,7 @@ from perdure.workspace.identity import local_path
 def read_rows_from_store(
     states: Sequence[str], limit: int, agents: Sequence[str], since: int, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the same rows as `store.glance.newest`, with these columns. Raises the errors of
+    """Return the same rows as `store.fast_list.newest`, with these columns. Raises the errors of
     `open_to_read` and `settings`."""
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000

@@ -274,7 +274,7 @@ def runs(
 ) -> list[Row]:
     """Return the runs that changed last, by the short way if possible. Raises the errors of the
     long way."""
-    from perdure.store.glance import newest
+    from perdure.store.fast_list import newest
 
     place = state_directory()
     if place:

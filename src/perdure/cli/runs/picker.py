@@ -23,7 +23,7 @@ from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
     from perdure.engine.conversations import ConversationEntry, ConversationIndex
-    from perdure.protocols import Spoken
+    from perdure.protocols import SpokenMessage
     from perdure.workspace import Workspaces
 
 LOADED = 200
@@ -38,7 +38,7 @@ class Picker(Struct, kw_only=True):
 
     load: Callable[[bool], Sequence[ConversationEntry]]
     """Returns the conversations of this directory, or with True those of all directories."""
-    spoken: Callable[[ConversationEntry], Sequence[Spoken]]
+    spoken: Callable[[ConversationEntry], Sequence[SpokenMessage]]
     workdir: Callable[[ConversationEntry], str]
     place: str
     everywhere: bool = False
@@ -51,7 +51,7 @@ class Picker(Struct, kw_only=True):
     """Number of lines by which the preview was scrolled back."""
     over: bool = False
     chosen: ConversationEntry | None = None
-    _said: dict[str, Sequence[Spoken]] = field(default_factory=dict)
+    _said: dict[str, Sequence[SpokenMessage]] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class Picker(Struct, kw_only=True):
             self.search += key
         self.at = 0
 
-    def said(self, entry: ConversationEntry) -> Sequence[Spoken]:
+    def said(self, entry: ConversationEntry) -> Sequence[SpokenMessage]:
         """Return the last messages of a conversation. They are read only once."""
         if entry.id not in self._said:
             self._said[entry.id] = self.spoken(entry)

@@ -218,10 +218,10 @@ def check_known(name: str) -> None:
     """Raise NotFound if no run has this name. This check is made before the modules that perform a
     run are loaded, because they load slowly."""
     from perdure.cli.runs.ls import DATABASE, state_directory
-    from perdure.store.glance import names_beside
+    from perdure.store.fast_list import similar_names
 
     place = state_directory()
-    names = names_beside(f"{place}/{DATABASE}", name) if place else None
+    names = similar_names(f"{place}/{DATABASE}", name) if place else None
     if names is not None:
         from difflib import get_close_matches
 

@@ -18,8 +18,8 @@ The steps, by module:
 
 from __future__ import annotations
 
-from perdure.engine.attempt.accounts import names as what_may_be_parked
-from perdure.engine.attempt.accounts import seat_of, wait_for
+from perdure.engine.attempt.accounts import account_slot, wait_for
+from perdure.engine.attempt.accounts import parking_keys as what_may_be_parked
 from perdure.engine.attempt.checkpoints import Checkpointing, forget
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.heartbeat import beating
@@ -32,9 +32,9 @@ from perdure.rules.text import write_stderr
 
 __all__ = [
     "Engine",
+    "account_slot",
     "forget_checkpoints",
     "perform",
-    "seat_of",
     "take_over",
     "wait_for",
     "what_may_be_parked",
@@ -110,11 +110,11 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 
 def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     from perdure.engine.attempt.finish import close_unopened
-    from perdure.engine.attempt.rollover import end_unheard
+    from perdure.engine.attempt.rollover import end_orphaned_summary
 
     opened = reopen_attempt(engine, claim)
     if opened is None:
-        used = end_unheard(engine, claim)
+        used = end_orphaned_summary(engine, claim)
         detail = "perdure was ended before it had started the agent"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail), used)
     return _follow(engine, opened)

@@ -29,7 +29,7 @@ OF_A_MODEL = late_pattern(
 """Pattern of a message about a limit of a single model. The account's other models stay usable."""
 
 
-def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
+def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
     """Return a digest of the credentials and service settings in the agent's environment; empty if
     there are none. It shows that they changed without revealing them."""
     given = engine.agent_environment(driver, run)
@@ -47,12 +47,12 @@ def account_of(engine: Engine, run: TaskRun) -> str:
     """Return the account's name: the agent's name, a slash and eight hexadecimal digits. Raises
     PerdureError for an unknown agent."""
     driver = engine.driver(run.spec.agent)
-    mark = mark_of_credentials(engine, run, driver)
+    mark = credentials_digest(engine, run, driver)
     home = str(driver.home({**engine.environ, **run.spec.env}))
     return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
 
 
-def seat_of(engine: Engine, run: TaskRun) -> Seat:
+def account_slot(engine: Engine, run: TaskRun) -> Seat:
     """Return the seat of the run: the account that it uses, and the limits on concurrent runs.
     Raises PerdureError."""
     agent = run.spec.agent
@@ -68,7 +68,7 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
     )
 
 
-def parked_for(store: RunStore, seat: Seat) -> Parking | None:
+def active_parking(store: RunStore, seat: Seat) -> Parking | None:
     """Return the parking of the seat's account or agent; None if neither is parked. If there are
     several, return the one that ends last."""
     found = [
@@ -115,7 +115,7 @@ def _clock(at: int) -> str:
 def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
     """Return whether the run has to wait before it may be claimed. If it has to, store the reason,
     and the end of the wait if that is known."""
-    parking = parked_for(store, seat)
+    parking = active_parking(store, seat)
     if parking is not None:
         store.defer(run.id, parking.until, f"parked: {parking.reason}")
         return True
@@ -136,6 +136,6 @@ def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
     return True
 
 
-def names(engine: Engine, run: TaskRun) -> Sequence[str]:
+def parking_keys(engine: Engine, run: TaskRun) -> Sequence[str]:
     """Return the names under which this run can be parked: its account and its agent."""
     return (account_of(engine, run), run.spec.agent)

@@ -87,9 +87,9 @@ class Baseline(Struct, frozen=True, kw_only=True):
     snapshots: tuple[Snapshot, ...] = ()
     """The newest state of the transcript that perdure saw, and its state when an attempt last
     continued from it."""
-    went_on: Snapshot | None = None
+    last_continued: Snapshot | None = None
     """The state from which an attempt last continued; None if there is none."""
-    looks: tuple[Snapshot, ...] = ()
+    recorded_states: tuple[Snapshot, ...] = ()
     """All states of the transcript that perdure has recorded."""
     prompts: frozenset[str] = frozenset()
     """Fingerprints of the prompts that perdure sent in the conversation."""
@@ -145,7 +145,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     """Return what is known of a session, from all runs that share its conversation."""
     runs = store.runs_of(session.key)
     histories = {run.id: store.history(run.id, limit=HISTORY) for run in runs}
-    since = max((_taken_back_at(records) for records in histories.values()), default=0)
+    since = max((_restored_at(records) for records in histories.values()), default=0)
     rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
     attempts = []
     for run in runs:
@@ -160,10 +160,10 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     window, announced = _Window(), False
     for at, (run, attempt) in enumerate(attempts):
         events = [each.event for each in histories[run.id] if each.attempt == attempt.number]
-        announced = announced or any(isinstance(event, HEARD) for event in events)
-        if at < first or _strayed(attempt):
+        announced = announced or any(isinstance(event, ACTIVITY_EVENTS) for event in events)
+        if at < first or _opened_another(attempt):
             continue
-        mark = kept_prompt_fingerprint(attempt) if events and _heard(attempt) else ""
+        mark = kept_prompt_fingerprint(attempt) if events and _was_active(attempt) else ""
         if mark:
             item = Item(ItemKind.PROMPT, "", mark, f"instructions of attempt {attempt.number}")
             window.items.append(Journaled(item=item, attempt=at))
@@ -178,8 +178,8 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     before = launched.before if launched is not None else None
     return Baseline(
         snapshots=tuple(each for each in (session.snapshot, before) if each is not None),
-        went_on=before,
-        looks=_snapshots(session, [attempt for _, attempt in attempts]),
+        last_continued=before,
+        recorded_states=_snapshots(session, [attempt for _, attempt in attempts]),
         prompts=frozenset(session.prompts),
         journal=journal,
         announced=announced,
@@ -202,7 +202,7 @@ def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
     A line that was cut off by a kill is not damaged: perdure saw the transcript end within that
     line, and the CLI later continued behind it.
     """
-    before = known.went_on
+    before = known.last_continued
     if before is not None and _is_prefix(content, before):
         since = before.size
     else:
@@ -212,7 +212,7 @@ def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
     spans = [(start, end) for start, end in spans if start >= since]
     if not spans:
         return 0
-    ends = {each.size for each in known.looks if _is_prefix(content, each)}
+    ends = {each.size for each in known.recorded_states if _is_prefix(content, each)}
     zeros = [b"\0" in content[start:end] for start, end in spans]
     cut_off = [any(start < each <= end for each in ends) for start, end in spans]
     return sum(zero or not cut for zero, cut in zip(zeros, cut_off, strict=True))
@@ -224,11 +224,11 @@ def _is_prefix(content: bytes, look: Snapshot) -> bool:
     return sha256(content[: look.size]).hexdigest() == look.sha256
 
 
-HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
+ACTIVITY_EVENTS = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
 """Types of events which show that an agent was active in the conversation."""
 
 
-def _taken_back_at(records: Sequence[Record]) -> int:
+def _restored_at(records: Sequence[Record]) -> int:
     """Return the time (ms) when the conversation was last restored or brought from another machine;
     0 if never."""
     last = 0
@@ -271,14 +271,14 @@ def _is_confirmed(attempt: Attempt) -> bool:
     return receipt.evidence.answered
 
 
-def _heard(attempt: Attempt) -> bool:
+def _was_active(attempt: Attempt) -> bool:
     receipt = attempt.receipt
     if receipt is None:
         return False
     return receipt.evidence.answered or bool(receipt.evidence.prompt_found)
 
 
-def _strayed(attempt: Attempt) -> bool:
+def _opened_another(attempt: Attempt) -> bool:
     """Return whether the agent opened another conversation than the requested one."""
     asked, receipt = attempt.continuation, attempt.receipt
     if asked is None or receipt is None or asked.kind is not Start.RESUME:
@@ -302,7 +302,7 @@ def compare_transcript(
         content = None
     if path is None or content is None:
         # The driver finds damaged files by the conversation's name, although they lack its id.
-        if driver.remains(home, session_id):
+        if driver.files_of(home, session_id):
             return Standing.CHANGED
         return Standing.ABSENT
     copied = engine.copies.continued_by(driver, session_id, path)
@@ -393,9 +393,9 @@ def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
     return [each for each in journal if _key(each.item) not in there]
 
 
-def told_in_full(untold: Sequence[Journaled]) -> int:
+def count_fully_quoted(unrecorded_items: Sequence[Journaled]) -> int:
     """Return the number of unrecorded items that the prompt makes up for, by quoting them in full
-    (see `prompt_facts`). `untold`: the items of the journal that no transcript has. Pure.
+    (see `prompt_facts`). `unrecorded_items`: the items of the journal that no transcript has. Pure.
 
     A result counts if it is short enough. A short call or answer counts only if no result follows
     it: then the agent was killed before its next request, and the model never had the item in its
@@ -403,7 +403,7 @@ def told_in_full(untold: Sequence[Journaled]) -> int:
     """
     count = 0
     in_history = False
-    for each in reversed(untold):
+    for each in reversed(unrecorded_items):
         if each.item.kind is ItemKind.RESULT:
             in_history = True
             count += len(each.output) < WHOLE_OUTPUT

@@ -135,7 +135,7 @@ class Checkpointing(Struct):
 
     def _last(self, why: str) -> Checkpoint:
         engine, opened = self.engine, self.opened
-        against = began_with(engine.store, opened)
+        against = comparison_base(engine.store, opened)
 
         def save(number: int) -> Saved:
             saved, self.work = engine.workspaces.checkpoints.save_last(
@@ -223,7 +223,7 @@ def _save(
     )
 
 
-def began_with(store: RunStore, opened: LiveAttempt) -> Against:
+def comparison_base(store: RunStore, opened: LiveAttempt) -> Against:
     """Return the state with which the attempt's changes are compared. It is the newest checkpoint
     of an earlier attempt, or the checkpoint that was restored since."""
     from perdure.workspace import Against
@@ -286,7 +286,7 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
     if opened.adopted and opened.asked.kind is Start.FRESH:
         # While no supervisor followed the agent, another conversation may have replaced this one.
         there = prompts_since(opened.driver, transcript, None)
-        if there and sent(opened) not in there:
+        if there and prompt_fingerprint(opened) not in there:
             return None
     if copies.take(opened.driver, session.id, transcript):
         return transcript
@@ -302,7 +302,7 @@ def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
     return session.snapshot
 
 
-def sent(opened: LiveAttempt) -> str:
+def prompt_fingerprint(opened: LiveAttempt) -> str:
     """Return the fingerprint of the prompt of this attempt."""
     return prompt_fingerprint(opened.directory)
 
@@ -318,7 +318,7 @@ def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Pa
     else:
         before = None
     new = prompts_since(opened.driver, transcript, before)
-    if sent(opened) in new:
+    if prompt_fingerprint(opened) in new:
         return opened.attempt.context_version
     return session.context_version
 
@@ -333,7 +333,7 @@ def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
     return max(found, key=lambda each: each.number, default=None)
 
 
-def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
+def save_before_cleanup(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
     """Save the present workdir, with the conversation of its last checkpoint, as an additional
     checkpoint. Return that checkpoint. It is not deleted when later ones are taken. The caller
     holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is published."""

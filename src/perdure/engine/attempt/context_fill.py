@@ -153,7 +153,7 @@ def rolled_over(
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
 
 
-class Sized(Struct, frozen=True):
+class SizeChange(Struct, frozen=True):
     """Size of a conversation before and after an attempt."""
 
     was: Fill | None
@@ -193,7 +193,7 @@ def size_after(
     windows: Mapping[str, int],
     *,
     answered: bool,
-) -> Sized:
+) -> SizeChange:
     """Return the size of the conversation after the attempt, from its transcript. `windows`: the
     context windows that the agent reported, by model. `answered`: whether the agent said or did
     anything.
@@ -207,7 +207,7 @@ def size_after(
     path = opened.transcript(session.id) if session is not None else None
     hopeless = not answered and opened.asked.kind in (Start.FRESH, Start.REBUILD)
     if path is None:
-        return Sized(
+        return SizeChange(
             was,
             None,
             Measure.STOP if hopeless or rules.policy is WhenFull.STOP else Measure.ROLL_OVER,
@@ -217,8 +217,8 @@ def size_after(
     now = completed(found, known, run.spec.model, rules)
     in_vain = now.compactions > (was.compactions if was is not None else 0)
     if hopeless:
-        return Sized(was, now, Measure.STOP)
-    return Sized(
+        return SizeChange(was, now, Measure.STOP)
+    return SizeChange(
         was,
         now,
         measure(rules, now, compacts=driver.abilities.compacts, exhausted=True, in_vain=in_vain),

@@ -28,7 +28,7 @@ from perdure.workspace import Workspaces
 SHOWN = 20
 
 
-class Ground(Struct, frozen=True):
+class StartingState(Struct, frozen=True):
     """State of the workdir with which an attempt begins: the checkpoint to compare it with, and the
     restore since the previous attempt, if there was one."""
 
@@ -42,12 +42,12 @@ class Ground(Struct, frozen=True):
     be its own."""
 
 
-NO_GROUND = Ground()
+NO_STARTING_STATE = StartingState()
 
 
-def ground_of(
+def starting_state(
     store: RunStore, run: TaskRun, asked: Continuation, records: Sequence[Record]
-) -> Ground:
+) -> StartingState:
     """Return the checkpoint to compare the workdir with. It is the run's newest one, the one
     restored since, or the older one to which the conversation is taken back."""
     by_number = {checkpoint.number: checkpoint for checkpoint in store.checkpoints(run.id)}
@@ -65,21 +65,21 @@ def ground_of(
     checkpoint = by_number.get(asked.checkpoint if asked.rung is Rung.CHECKPOINT else number)
     back = asked.rung is Rung.CHECKPOINT
     by_itself = back or (checkpoint is not None and restored is None and checkpoint.why != "end")
-    return Ground(checkpoint, restored, back, by_itself)
+    return StartingState(checkpoint, restored, back, by_itself)
 
 
 def drift(
     workspaces: Workspaces,
     checkpoint_ignored: str,
     run: TaskRun,
-    ground: Ground,
+    starting: StartingState,
     placed: Container[str] = (),
 ) -> DriftSeen | None:
     """Return the differences of the workdir from the checkpoint; None if there are none or they
     cannot be determined. `placed`: names of files that perdure wrote itself, which are ignored."""
-    if ground.checkpoint is None or run.workspace is None:
+    if starting.checkpoint is None or run.workspace is None:
         return None
-    saved = ground.checkpoint.workdir
+    saved = starting.checkpoint.workdir
     with suppress(PerdureError):
         differing = workspaces.checkpoints.drift(
             run.workspace, saved.commit, ignored=checkpoint_ignored
@@ -89,7 +89,7 @@ def drift(
         moved = bool(saved.head or head) and saved.head != head
         if names or moved:
             return DriftSeen(
-                number=ground.checkpoint.number,
+                number=starting.checkpoint.number,
                 paths=tuple(names[:SHOWN]),
                 count=len(names),
                 head_before=saved.head if moved else "",

@@ -203,7 +203,7 @@ class Engine(Struct, frozen=True, kw_only=True):
                 f"run this command on {run.host_name}",
             )
 
-    def kept_from(self, run: TaskRun) -> str:
+    def unavailable_reason(self, run: TaskRun) -> str:
         """Return why the run cannot continue on this host. Empty if its files are here, or can be
         fetched."""
         if not self.elsewhere(run):
@@ -292,12 +292,12 @@ def _matches(name: str, pattern: str) -> bool:
     return fits and name.startswith(before) and name.endswith(after)
 
 
-def mark_of(attempt: Attempt) -> str:
+def process_tag(attempt: Attempt) -> str:
     """Return the value of PERDURE_ATTEMPT in the environment of all processes of an attempt."""
-    return mark_of_number(attempt.run, attempt.number)
+    return process_tag_of(attempt.run, attempt.number)
 
 
-def mark_of_number(run_id: str, number: int) -> str:
+def process_tag_of(run_id: str, number: int) -> str:
     """Return the value of PERDURE_ATTEMPT for the attempt with this number, which need not exist
     yet."""
     return f"{run_id}.{number}"

@@ -257,8 +257,8 @@ class EventTotals(Struct):
             counts = (seen.input, seen.output, seen.cached, seen.cache_write)
             told = seen if any(counts) else self._like_the_last()
             used = used + priced(told, reply.model or model, reply.hour)
-        untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
-        if untold:
+        unreported = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
+        if unreported:
             return replace(used, estimated=True)
         return used
 
@@ -287,8 +287,8 @@ class EventTotals(Struct):
         last = known[-1].usage if known else Usage(input=FIRST_REQUEST)
         asked = last.input + last.output + added
         cached = asked * last.cached // last.input if last.input else 0
-        untold = Usage(input=asked, output=output, cached=cached, estimated=True)
-        return [*found, CutReply(None, untold, replace(untold, output=longest))]
+        unreported = Usage(input=asked, output=output, cached=cached, estimated=True)
+        return [*found, CutReply(None, unreported, replace(unreported, output=longest))]
 
     def dearest(self, model: str, earlier: Sequence[Reply] = ()) -> float:
         """Return the cost of the most expensive complete reply, in dollars. `model`: for replies

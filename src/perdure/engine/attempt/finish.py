@@ -17,7 +17,7 @@ from perdure.agents.transcripts import snapshot
 from perdure.engine.attempt import budget
 from perdure.engine.attempt.accounts import parkings
 from perdure.engine.attempt.checkpoints import Checkpointing
-from perdure.engine.attempt.context_fill import Sized, changes, size_after
+from perdure.engine.attempt.context_fill import SizeChange, changes, size_after
 from perdure.engine.attempt.engine import HISTORY, Engine, redacted
 from perdure.engine.attempt.evidence import collect
 from perdure.engine.attempt.live_attempt import LiveAttempt
@@ -342,7 +342,7 @@ def _is_new_task(
     )
 
 
-def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Session:
+def _sized(session: Session, sized: SizeChange, outcome: Outcome, claim: Claim) -> Session:
     """Return the session with its present fill. It is retired if the conversation is too long and a
     new one replaces it."""
     cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)

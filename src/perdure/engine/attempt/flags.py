@@ -8,7 +8,7 @@ run's immutable spec has these settings, so a resume never widens them.
 
 from __future__ import annotations
 
-from perdure.engine.attempt.accounts import mark_of_credentials
+from perdure.engine.attempt.accounts import credentials_digest
 from perdure.engine.attempt.engine import Engine
 from perdure.model import Claim
 from perdure.protocols import AgentDriver
@@ -22,5 +22,5 @@ def flags_of(engine: Engine, claim: Claim, driver: AgentDriver) -> dict[str, str
         "model": spec.model,
         "permissions": str(spec.permissions),
         "agent_args": " ".join(spec.agent_args),
-        "account": mark_of_credentials(engine, claim.run, driver),
+        "account": credentials_digest(engine, claim.run, driver),
     }

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import begins_with, prompts_since
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.context_fill import fill_of, rules_of
-from perdure.engine.attempt.engine import Engine, EngineStore, leftover_policy, mark_of
+from perdure.engine.attempt.engine import Engine, EngineStore, leftover_policy, process_tag
 from perdure.engine.attempt.heartbeat import beat
 from perdure.engine.attempt.marks import known_marks
 from perdure.engine.attempt.message_places import directory_of as messages_of
@@ -72,7 +72,7 @@ def start(
             if each is not None:
                 each.kept.end()
         raise
-    _told(engine.store, opened)
+    _record_launch(engine.store, opened)
 
 
 def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
@@ -88,7 +88,7 @@ def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
         compact_at=_compact_at(engine.context, opened),
         budget_usd=left(engine.store, run, attempt.number),
         marks=_marks(engine.store, opened),
-        mark=mark_of(attempt),
+        mark=process_tag(attempt),
         requests=str(directory_of(engine.state, run.id))
         if asks(
             engine.on_denied, engine.request_expiry_s, opened.driver, opened.claim, program.version
@@ -219,7 +219,7 @@ def _start_single_turn(
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
         env=opened.env,
-        mark=mark_of(opened.attempt),
+        mark=process_tag(opened.attempt),
         deadline_s=opened.claim.run.spec.timeout_s,
         grace_s=grace_s,
         lock_fd=opened.lock_fd,
@@ -235,7 +235,7 @@ def _with_defaults(command: Command, own: dict[str, str]) -> Command:
     )
 
 
-def _told(store: RunStore, opened: LiveAttempt) -> None:
+def _record_launch(store: RunStore, opened: LiveAttempt) -> None:
     assert opened.process is not None
     turn = opened.idle.kept.turns if opened.idle is not None else 1
     events: list[AgentLaunched | SessionPinned] = [

@@ -195,7 +195,7 @@ class Meter(Struct):
         self.model = model
 
     def _belonging(self, path: Path) -> Iterator[Path]:
-        for directory in self.opened.driver.belongings(path):
+        for directory in self.opened.driver.sidecar_files(path):
             yield from sorted(directory.rglob("*.jsonl"))
 
 

@@ -147,9 +147,9 @@ def _summarized(
 ) -> Session:
     """Ask the agent for a summary of its conversation, unless there is one already. Return the
     session with that turn added."""
-    from perdure.engine.attempt.rollover import request_summary, told_before
+    from perdure.engine.attempt.rollover import find_summary, request_summary
 
-    if told_before(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
+    if find_summary(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
         return live
     return request_summary(engine, claim, driver, program, home, live, own, lock_fd)
 
@@ -177,7 +177,7 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
     run that never started gets the workdir that this host would plan for it. Raises NotStarted and
     LostLease."""
     run = claim.run
-    if why := engine.kept_from(run):
+    if why := engine.unavailable_reason(run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
     if engine.elsewhere(run):
         assert engine.publisher is not None

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt.context_fill import rolled_over
-from perdure.engine.attempt.drift import Ground, drift, ground_of
+from perdure.engine.attempt.drift import StartingState, drift, starting_state
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.flags import flags_of
 from perdure.engine.attempt.live_attempt import LiveAttempt
@@ -81,8 +81,8 @@ def begin(
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
     records = engine.store.history(run.id, limit=HISTORY)
-    ground = ground_of(engine.store, run, asked, records)
-    _put_in_place(engine, claim, driver, program, home, asked, ground)
+    starting = starting_state(engine.store, run, asked, records)
+    _put_in_place(engine, claim, driver, program, home, asked, starting)
     if asked.kind is Start.FORK:
         own_id = asked.fork_id
     else:
@@ -98,7 +98,9 @@ def begin(
         before = None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
-    seen = drift(engine.workspaces, engine.checkpoint_ignored, run, ground, planned_since(records))
+    seen = drift(
+        engine.workspaces, engine.checkpoint_ignored, run, starting, planned_since(records)
+    )
     if seen is not None:
         engine.store.record(claim, [seen])
     _place_files(engine, claim, fresh=fresh)
@@ -115,10 +117,10 @@ def begin(
         left,
         heard,
         records=records,
-        ground=ground,
+        starting=starting,
         drift=seen,
-        untold=decided.untold,
-        told=_turn_messages(driver, before) if heard is not None else (),
+        unrecorded=decided.unrecorded,
+        turn_messages=_turn_messages(driver, before) if heard is not None else (),
         others=decided.others,
     )
     news = any(each.version > story.given for each in story.contexts)
@@ -193,13 +195,13 @@ def _put_in_place(
     program: Program,
     home: Path,
     asked: Continuation,
-    ground: Ground,
+    starting: StartingState,
 ) -> None:
     """Put the transcript in place for a rung that needs one: perdure's own copy, an older part of
     it, or the repaired copy. Raises CopyNotInPlace."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
-        if ground.back and ground.checkpoint is not None:
-            back = ground.checkpoint.conversation
+        if starting.back and starting.checkpoint is not None:
+            back = starting.checkpoint.conversation
         else:
             back = ()
         from perdure.engine.attempt.restore_transcript import place_transcript
@@ -219,7 +221,7 @@ def _put_in_place(
                 raise CopyNotInPlace(asked.rung)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
     if asked.rung is Rung.REPAIRED:
-        put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
+        put, aside = _install_repaired(engine, claim, driver, program, home, asked.session_id)
         edits = [engine.redactor.text(edit) for edit in asked.edits]
         engine.store.record(
             claim,
@@ -376,20 +378,20 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
     return ""
 
 
-def _put_mended(
+def _install_repaired(
     engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
 ) -> tuple[Path, list[str]]:
     """Put the repaired copy where the agent finds it. Return its path, and the paths to which the
     replaced files were moved. Raises CopyNotInPlace."""
-    from perdure.engine.attempt.repair import MENDED
+    from perdure.engine.attempt.repair import REPAIRED_COPY
     from perdure.engine.attempt.restore_transcript import make_room, run_import
 
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
-    mended = directory / MENDED
+    mended = directory / REPAIRED_COPY
     content = mended.read_bytes()
     if driver.archive is None:
-        put = engine.copies.put_mended(
+        put = engine.copies.put_repaired(
             driver, session_id, home, Path(claim.run.workspace.path), content
         )
     else:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from perdure.agents.transcripts import fingerprint
 from perdure.engine.attempt.baseline import Journaled
-from perdure.engine.attempt.drift import NO_GROUND, Ground, without_undone
+from perdure.engine.attempt.drift import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.attempt.engine import Engine
-from perdure.engine.attempt.rollover import told_before
+from perdure.engine.attempt.rollover import find_summary
 from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
     Attempt,
@@ -65,13 +65,13 @@ def story_of(
     live: Session | None,
     turns_between: int,
     came_from: str = "",
-    heard: frozenset[str] | None = None,
+    prompt_fingerprints: frozenset[str] | None = None,
     *,
     records: Sequence[Record],
-    ground: Ground = NO_GROUND,
+    starting: StartingState = NO_STARTING_STATE,
     drift: DriftSeen | None = None,
-    untold: Sequence[Journaled] = (),
-    told: Sequence[str] = (),
+    unrecorded: Sequence[Journaled] = (),
+    turn_messages: Sequence[str] = (),
     others: Sequence[Item] = (),
 ) -> Story:
     """Return the facts for the prompt.
@@ -79,9 +79,10 @@ def story_of(
     - `live`: the session in use; None for a new conversation.
     - `turns_between`: number of prompts that somebody else sent in the conversation.
     - `came_from`: the directory in which the conversation was used until now.
-    - `heard`: fingerprints of the prompts in the transcript, if it replaced the agent's own.
-    - `told`: messages that running turns received, from that transcript.
-    - `untold`: items of the conversation that are in the journal but not in the transcript.
+    - `prompt_fingerprints`: fingerprints of the prompts in the transcript, if it replaced the
+    agent's own.
+    - `turn_messages`: messages that running turns received, from that transcript.
+    - `unrecorded`: items of the conversation that are in the journal but not in the transcript.
     - `others`: items that somebody else had added to the replaced transcript.
     """
     run = claim.run
@@ -105,11 +106,11 @@ def story_of(
         for each in counting(engine.store.contexts(run.id), records)
         if each.version <= run.context_version
     ]
-    given = _newest_delivered(run, ended, live, heard, copied=asked.rung is Rung.COPY)
-    if heard is not None:
+    given = _newest_delivered(run, ended, live, prompt_fingerprints, copied=asked.rung is Rung.COPY)
+    if prompt_fingerprints is not None:
         from perdure.rules.messages import newest_in
 
-        given = newest_in(contexts, given, told)
+        given = newest_in(contexts, given, turn_messages)
     found = [each for each in ledger(records) if each.outcome != DENIED]
     return Story(
         contexts=tuple(contexts),
@@ -124,30 +125,34 @@ def story_of(
         effects=_effects(each for each in found if each.outcome != OUTCOME_UNKNOWN),
         uncertain=_effects(each for each in found if each.outcome == OUTCOME_UNKNOWN),
         summary=summary.text
-        if (summary := told_before(records, asked.lost_session_id)) is not None
+        if (summary := find_summary(records, asked.lost_session_id)) is not None
         else "",
         earlier=_earlier(engine, run, ended, asked),
-        restored=_restored(ground) or _lost_workdir(records),
-        drift=_drift(drift, ground) if drift is not None else "",
+        restored=_restored(starting) or _lost_workdir(records),
+        drift=_drift(drift, starting) if drift is not None else "",
         files=_files(engine.state, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
-        unrecorded=_unrecorded(untold, open_tools),
+        unrecorded=_unrecorded(unrecorded, open_tools),
         damaged=asked.shown.damaged if asked.shown is not None else 0,
         taken_back=_taken_back(asked),
         others=tuple(map(quote, others)),
     )
 
 
-def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
+def _unrecorded(
+    unrecorded_items: Sequence[Journaled], open_tools: Sequence[str]
+) -> tuple[Unrecorded, ...]:
     """Return the messages and actions of the agent that its conversation lacks, in order.
 
     A call and its result become one entry. Calls that were interrupted are left out, because
     another part of the prompt names them.
     """
-    results = {each.item.key: each for each in untold if each.item.kind is ItemKind.RESULT}
-    calls = {each.item.key for each in untold if each.item.kind is ItemKind.CALL}
+    results = {
+        each.item.key: each for each in unrecorded_items if each.item.kind is ItemKind.RESULT
+    }
+    calls = {each.item.key for each in unrecorded_items if each.item.kind is ItemKind.CALL}
     found: list[Unrecorded] = []
-    for each in untold:
+    for each in unrecorded_items:
         key = each.item.key
         words = f"`{_short(each.words)}`"
         match each.item.kind:
@@ -184,7 +189,9 @@ def _earlier(
         return ()
     driver = engine.driver(run.spec.agent)
     try:
-        spoken = driver.spoken(engine.copies.of(driver.name, asked.lost_session_id).read_bytes())
+        spoken = driver.messages_of(
+            engine.copies.of(driver.name, asked.lost_session_id).read_bytes()
+        )
     except OSError:
         return ()
     own = {
@@ -227,25 +234,25 @@ def _lost_workdir(records: Sequence[Record]) -> str:
     )
 
 
-def _restored(ground: Ground) -> str:
+def _restored(starting: StartingState) -> str:
     """Return a sentence about a restore of the workdir or the conversation since the agent last
     worked. Empty if there was none."""
-    checkpoint = ground.checkpoint
-    if checkpoint is None or not (ground.restored or ground.back):
+    checkpoint = starting.checkpoint
+    if checkpoint is None or not (starting.restored or starting.back):
         return ""
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkpoint.at / 1000))
-    if ground.back:
+    if starting.back:
         return (
             f"This conversation was taken back to where it stood at {when}, because its newest "
             "part cannot be used. What you said and did after that is not in it any more, but the "
             "files still have it."
         )
-    if ground.restored is not None and ground.restored.moved_from:
+    if starting.restored is not None and starting.restored.moved_from:
         return (
             "This task was moved to another machine. Its working directory and this conversation "
             f"are as they were at {when}; what you did after that is not here."
         )
-    if ground.restored is not None and ground.restored.files_only:
+    if starting.restored is not None and starting.restored.files_only:
         return (
             f"A person took the working directory back to where it stood at {when}. What you did "
             "there after that is undone."
@@ -256,9 +263,9 @@ def _restored(ground: Ground) -> str:
     )
 
 
-def _drift(seen: DriftSeen, ground: Ground) -> str:
+def _drift(seen: DriftSeen, starting: StartingState) -> str:
     """Return a text about changes of files and HEAD that the agent does not know of."""
-    if ground.by_itself:
+    if starting.by_itself:
         who = "these files were changed, by you or by somebody else"
     else:
         who = "somebody else changed these files"

@@ -19,9 +19,9 @@ from perdure.agents.transcripts.copy_file import versions
 from perdure.engine.attempt.engine import Engine
 from perdure.model import Attempt, Claim
 from perdure.protocols import AgentDriver
-from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import RepairResult
 
-MENDED = "conversation-mended.jsonl"
+REPAIRED_COPY = "conversation-mended.jsonl"
 """Name of the repaired and tested copy in the attempt's directory, until it is put in place. It may
 contain secrets, as the agent's own file does."""
 PROOF_S = 300.0
@@ -46,16 +46,16 @@ def repair_transcript(
     session_id: str,
     *,
     own: bool = True,
-) -> Mended | None:
+) -> RepairResult | None:
     """Repair copies of the conversation's transcripts and test them, the best first. Store the
     first that passes in the attempt's directory, and return its changes. Return None if none
     passes. `own`: False if the agent's transcript is that of another conversation."""
     if engine.prove is None:
         return None
     complaint = _refusal_message(engine.store.attempts(claim.run.id), session_id)
-    found: list[tuple[int, Path, Mended]] = []
+    found: list[tuple[int, Path, RepairResult]] = []
     for each in _candidates(engine.copies, driver, home, session_id, own=own):
-        mended = driver.mend(each.content, session_id, each.path.name, complaint)
+        mended = driver.repair(each.content, session_id, each.path.name, complaint)
         if mended.content is not None and (turns := len(driver.prompts(mended.content))):
             found.append((turns, each.path, mended))
     for _, path, mended in sorted(found, key=lambda one: -one[0])[:UNPROVEN]:
@@ -67,7 +67,7 @@ def repair_transcript(
         if not why_not:
             directory = engine.attempt_directory(claim)
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            kept = directory / MENDED
+            kept = directory / REPAIRED_COPY
             kept.write_bytes(mended.content)
             kept.chmod(0o600)
             return mended
@@ -82,7 +82,7 @@ def _candidates(
     rows = driver.archive.read(home, session_id) if driver.archive is not None and own else None
     if rows is not None:
         yield RepairCandidate(Path(session_id), rows)
-    remains = driver.remains(home, session_id) if own else ()
+    remains = driver.files_of(home, session_id) if own else ()
     for path in [*remains, *versions(copies.of(driver.name, session_id))]:
         try:
             yield RepairCandidate(path, path.read_bytes())

@@ -23,7 +23,7 @@ from perdure.errors import ConfigError
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
-from perdure.protocols import AgentDriver, Asks, Parks, RequestStore, Untold
+from perdure.protocols import AgentDriver, Asks, Parks, ReadsDenials, RequestStore
 from perdure.rules.approvals import decide
 from perdure.rules.requests import (
     answers_text,
@@ -307,7 +307,7 @@ def _transcript(opened: LiveAttempt) -> bytes:
     others."""
     session = opened.session
     path = opened.transcript(session.id) if session is not None else None
-    if path is None or not isinstance(opened.driver, Untold):
+    if path is None or not isinstance(opened.driver, ReadsDenials):
         return b""
     try:
         return path.read_bytes()

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left
-from perdure.engine.attempt.engine import Engine, mark_of_number
+from perdure.engine.attempt.engine import Engine, process_tag_of
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.start_facts import NotStarted
@@ -70,7 +70,7 @@ def request_summary(
         directory=engine.attempt_directory(claim) / TURN,
         cwd=Path(launch.cwd),
         env=own,
-        mark=mark_of_number(claim.run.id, claim.attempt),
+        mark=process_tag_of(claim.run.id, claim.attempt),
         deadline_s=min(PATIENCE_S, claim.run.spec.timeout_s or PATIENCE_S),
         grace_s=engine.grace_s,
         lock_fd=lock_fd,
@@ -109,7 +109,7 @@ def _launch(store: RunStore, claim: Claim, program: Program, home: Path, live: S
         home=str(home),
         program=program,
         budget_usd=left(store, claim.run),
-        mark=mark_of_number(claim.run.id, claim.attempt),
+        mark=process_tag_of(claim.run.id, claim.attempt),
     )
 
 
@@ -146,7 +146,7 @@ def _as_it_is(
     )
 
 
-def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
+def find_summary(records: Sequence[Record], session_id: str) -> Summarised | None:
     """Return the event with a conversation's summary. None if it was not asked for one, or was
     continued afterwards."""
     for record in reversed(records):
@@ -163,7 +163,7 @@ def _continues_session(asked: Continuation, session_id: str) -> bool:
     return asked.kind is Start.RESUME and asked.session_id == session_id
 
 
-def end_unheard(engine: Engine, claim: Claim) -> Usage:
+def end_orphaned_summary(engine: Engine, claim: Claim) -> Usage:
     """End a summary turn whose supervisor died, and return the usage that the agent had reported
     for it."""
     found = process.find(engine.attempt_directory(claim) / TURN)

@@ -21,10 +21,10 @@ from perdure.engine.attempt.baseline import (
     Journaled,
     baseline_of,
     compare_transcript,
+    count_fully_quoted,
     damage_of,
     load,
     shown_of,
-    told_in_full,
     unrecorded,
     with_added,
     with_ids_of,
@@ -75,7 +75,7 @@ class StartDecision(Struct, frozen=True):
     """How the attempt starts, and which known items its transcript lacks."""
 
     continuation: Continuation
-    untold: tuple[Journaled, ...] = ()
+    unrecorded: tuple[Journaled, ...] = ()
     """Items that are in the journal but not in the transcript."""
     others: tuple[Item, ...] = ()
     """Items that somebody else had added to a transcript that perdure's own copy now replaces."""
@@ -192,16 +192,16 @@ def decide(
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     continuation = replace(continuation, standing=situation.standing)
     if continuation.kind is Start.RESUME and live is not None:
-        return _held_against(engine, claim, driver, home, continuation, live, known)
+        return _with_comparison(engine, claim, driver, home, continuation, live, known)
     if continuation.kind is Start.FORK and forking.session is not None:
         continuation = replace(continuation, standing=forking.standing)
-        return _held_against(
+        return _with_comparison(
             engine, claim, driver, home, continuation, forking.session, forking.known
         )
     return StartDecision(continuation)
 
 
-def _held_against(
+def _with_comparison(
     engine: Engine,
     claim: Claim,
     driver: AgentDriver,
@@ -235,12 +235,12 @@ def _held_against(
     if not driver.abilities.tells_call_ids:
         journal = with_ids_of(now, journal)
     now = without_rewound(now, journal)
-    untold = unrecorded(now, journal)
-    told = told_in_full(untold) if len(untold) <= TOLD else 0
+    unrecorded_items = unrecorded(now, journal)
+    told = count_fully_quoted(unrecorded_items) if len(unrecorded_items) <= TOLD else 0
     # Damage in the part that a fork omits does not matter.
     damage = damage_of(driver, content, known) if not asked.fork_at else 0
     shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
-    return StartDecision(replace(asked, shown=shown), tuple(untold), others)
+    return StartDecision(replace(asked, shown=shown), tuple(unrecorded_items), others)
 
 
 def _content(
@@ -249,9 +249,9 @@ def _content(
     """Return the transcript that the agent will continue, before it is put in place."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
-        from perdure.engine.attempt.repair import MENDED
+        from perdure.engine.attempt.repair import REPAIRED_COPY
 
-        return (directory / MENDED).read_bytes()
+        return (directory / REPAIRED_COPY).read_bytes()
     if asked.rung is Rung.COPY:
         return engine.copies.content(driver.name, asked.session_id)
     if asked.rung is Rung.CHECKPOINT:
@@ -307,7 +307,9 @@ def _with_foreign_items(
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
     # have been interrupted. So the transcripts of attempts in which the agent refused are searched,
     # too.
-    for given in _given_in_vain(_since_restore(engine.store, claim.run.id), asked.session_id):
+    for given in _transcripts_of_failed_attempts(
+        _since_restore(engine.store, claim.run.id), asked.session_id
+    ):
         found += _still_there(given, path)
     for each in dict.fromkeys(found):
         strange = _foreign_marks(engine.redactor, driver, each, content, session.prompts)
@@ -348,7 +350,7 @@ def _foreign_marks(
     return frozenset(strange)
 
 
-def _given_in_vain(attempts: Sequence[Attempt], session_id: str) -> list[Snapshot]:
+def _transcripts_of_failed_attempts(attempts: Sequence[Attempt], session_id: str) -> list[Snapshot]:
     """Return the transcripts, newest first, with which attempts failed to continue the conversation
     since it last did continue."""
     found: list[Snapshot] = []

@@ -16,8 +16,13 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import prompts_since
 from perdure.engine.attempt.budget import Allowance, allowance
-from perdure.engine.attempt.checkpoints import SETTLES_S, Checkpointing, copy_conversation, sent
-from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, redacted
+from perdure.engine.attempt.checkpoints import (
+    SETTLES_S,
+    Checkpointing,
+    copy_conversation,
+    prompt_fingerprint,
+)
+from perdure.engine.attempt.engine import Engine, leftover_policy, process_tag, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
 from perdure.engine.attempt.live_attempt import LiveAttempt
@@ -56,7 +61,7 @@ from perdure.model.events import (
     ToolEnded,
     UsageCounted,
 )
-from perdure.protocols import Archive, GoesOn, RunStore, Untold
+from perdure.protocols import Archive, ContinuesSilently, ReadsDenials, RunStore
 
 TICK_S = 0.04
 RECKONED_S = 0.1
@@ -67,22 +72,22 @@ METERED_S = 1.0
 LAST_WORD_S = 1.0
 """Time in seconds in which an agent may end by itself after the reply that spent the budget, if it
 calls no tool."""
-UNFOLLOWED_S = 10.0
+UNSUPERVISED_S = 10.0
 """Time in seconds that an agent with a budget may continue while its supervisor does not respond.
 It applies only if the CLI does not enforce the budget itself. Nobody counts the cost meanwhile, so
 the shim then ends the agent. If the supervisor's process is gone, the shim ends the agent at once.
 """
-UNFOLLOWED_LEAST_S = 2.0
-"""Minimum of the time for which `UNFOLLOWED_S` is the maximum, in seconds. It allows for a slow
+UNSUPERVISED_LEAST_S = 2.0
+"""Minimum of the time for which `UNSUPERVISED_S` is the maximum, in seconds. It allows for a slow
 supervisor even if the budget will soon be spent."""
 COLLISION_CHECK_S = 1.0
-OVER_S = 1.0
+EXIT_GRACE_S = 1.0
 """Time in seconds that an agent gets to exit after a turn, before processes that it left running
 are searched."""
-ALONE_S = 3.0
+SILENT_AFTER_TURN_S = 3.0
 """Time without output, in seconds, after which an agent is ended whose turn is over and that left
 no processes running. An agent that continues shows this by a new line, by the number of its
-helpers, or in its conversation (`GoesOn`)."""
+helpers, or in its conversation (`ContinuesSilently`)."""
 LEFT_EVERY_S = 0.25
 """Interval between two searches for processes that a turn left running, in seconds."""
 LEFT_NAMED = 50
@@ -104,14 +109,14 @@ class SupervisionResult(Struct, kw_only=True):
     strict."""
 
 
-def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
+def unsupervised_s(budget: float, spent: float, ran_s: float) -> float:
     """Return how long an agent may continue while its supervisor does not respond, in seconds. This
     is the time in which the rest of the budget would be spent at the pace so far, within limits.
     Pure."""
     if spent <= 0 or ran_s <= 0:
-        return UNFOLLOWED_S
+        return UNSUPERVISED_S
     enough = max(0.0, budget - spent) / (spent / ran_s)
-    return min(UNFOLLOWED_S, max(UNFOLLOWED_LEAST_S, enough))
+    return min(UNSUPERVISED_S, max(UNSUPERVISED_LEAST_S, enough))
 
 
 class _Watch(Struct):
@@ -214,7 +219,7 @@ class _Watch(Struct):
         if session is not None:
             prompts = session.prompts
         else:
-            prompts = (sent(self.opened),)
+            prompts = (prompt_fingerprint(self.opened),)
         if session is not None:
             gone = replace(
                 session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"
@@ -256,9 +261,9 @@ class _Watch(Struct):
             return
         if session is None or transcript is None:
             return
-        if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(
-            self.opened.driver, transcript, None
-        ):
+        if session.state is SessionState.PINNED and prompt_fingerprint(
+            self.opened
+        ) in prompts_since(self.opened.driver, transcript, None):
             self.opened.session = replace(
                 session, state=SessionState.CONFIRMED, updated=self.engine.store.now()
             )
@@ -307,7 +312,7 @@ class _Watch(Struct):
         repeatedly; if it stops doing so, the shim ends the agent."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
         ran_s = now - self.began if self.began else 0.0
-        period = unfollowed_s(self.budget, self.reckoning.cost_usd, ran_s)
+        period = unsupervised_s(self.budget, self.reckoning.cost_usd, ran_s)
         if not alone or now - self.held < period / 5:
             return
         self.held, until = now, now + period
@@ -368,7 +373,7 @@ class _Watch(Struct):
             return
         self.over = self.over or now
         policy = leftover_policy(self.engine.on_leftover, self.opened.claim.run)
-        if now - self.over < OVER_S or now - self.surveyed < LEFT_EVERY_S:
+        if now - self.over < EXIT_GRACE_S or now - self.surveyed < LEFT_EVERY_S:
             return
         self.surveyed = now
         agent = self.opened.process
@@ -379,21 +384,23 @@ class _Watch(Struct):
         left = process.started_since(agent.mark, self.began, (agent.agent_pid or 0, shim))
         if left and policy is OnLeftover.WAIT:
             return
-        if not left and (now - max(self.over, self.heard) < ALONE_S or self.goes_on()):
+        if not left and (
+            now - max(self.over, self.heard) < SILENT_AFTER_TURN_S or self.will_continue()
+        ):
             return
         keep = policy is OnLeftover.KEEP
         self.tell_left(*process.commands(left), keep=keep)
         self.stopped = True
         agent.release(left if keep else ())
 
-    def goes_on(self) -> bool:
+    def will_continue(self) -> bool:
         """Return whether the conversation shows that the agent will continue, although it reported
         the end of its turn. In that case the wait for its exit begins again."""
         driver, archive = self.opened.driver, self.opened.driver.archive
         session = self.opened.session
-        if not isinstance(driver, GoesOn) or archive is None or session is None:
+        if not isinstance(driver, ContinuesSilently) or archive is None or session is None:
             return False
-        if driver.goes_on(archive.read(self.opened.home, session.id) or b""):
+        if driver.will_continue(archive.read(self.opened.home, session.id) or b""):
             self.over = process.boottime()
             return True
         return False
@@ -529,13 +536,13 @@ def _ask_the_transcript(run: _Watch) -> None:
     opened = run.opened
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None
-    if not isinstance(driver, Untold) or path is None or not run.reading.turn_over:
+    if not isinstance(driver, ReadsDenials) or path is None or not run.reading.turn_over:
         return
     try:
         content = path.read_bytes()
     except OSError:
         return
-    for event in driver.untold(content):
+    for event in driver.denials_in_transcript(content):
         run.absorb(event)
 
 
@@ -547,7 +554,7 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
     if resumed or run.reading.session_id:
         found = ""
     else:
-        found = archive.find(opened.home, mark_of(opened.attempt))
+        found = archive.find(opened.home, process_tag(opened.attempt))
     if found:
         run.absorb(SessionSeen(session_id=found))
     if opened.session is None or opened.asked.kind is Start.FORK:
@@ -555,7 +562,7 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
     content = archive.read(opened.home, opened.session.id) or b""
     before = opened.attempt.before
     since = before.size if before is not None else 0
-    for event in archive.unheard(content[since:]):
+    for event in archive.unreported_events(content[since:]):
         run.absorb(event)
     if (reply := archive.cut_off(content, since)) is not None:
         run.reading.absorb(ReplySeen(reply))

@@ -23,7 +23,7 @@ from perdure.engine.sessions.prompt_file import prompt_fingerprint
 from perdure.host import process
 from perdure.model import Exit
 from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
-from perdure.protocols import Heard
+from perdure.protocols import TurnStatus
 
 SAVED_S = 10.0
 """Time in seconds in which an agent must write its last words to the transcript, after it has
@@ -38,7 +38,7 @@ class Turn(Struct):
     engine: Engine
     opened: LiveAttempt
     idle: Idle
-    heard: Heard = field(default_factory=Heard)
+    heard: TurnStatus = field(default_factory=TurnStatus)
     over_at: float = 0.0
     decided: bool = False
     why: str = ""
@@ -47,7 +47,7 @@ class Turn(Struct):
         """Process one more line of the agent's output."""
         driver = self.opened.driver
         assert driver.warm is not None
-        self.heard = driver.warm.hear(line, self.heard)
+        self.heard = driver.warm.update_status(line, self.heard)
 
     def settle(self, reading: EventTotals) -> None:
         """Decide whether to keep the agent, as soon as its turn is over and saved. Do not wait."""

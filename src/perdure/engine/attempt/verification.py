@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from perdure.engine.attempt.engine import Engine, is_passed, mark_of
+from perdure.engine.attempt.engine import Engine, is_passed, process_tag
 from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import PerdureError
@@ -152,7 +152,7 @@ def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
         directory=directory,
         cwd=Path(opened.workspace.path),
         env=check_environment(engine, opened.claim.run),
-        mark=mark_of(opened.attempt),
+        mark=process_tag(opened.attempt),
         deadline_s=spec.verify_timeout_s,
         grace_s=min(engine.grace_s, GRACE_S),
         lock_fd=opened.lock_fd,

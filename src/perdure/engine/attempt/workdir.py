@@ -1,11 +1,10 @@
 """Restores the workdir of a run that continues after its workdir was cleaned up or lost.
 
 `opening_steps` calls `restore_if_missing` before each attempt. Forks and `perdure open` call
-`reopen`, and a restore of a checkpoint calls `take_back`. The journal says whether a clean-up
-removed the workdir. If so, it is moved back from the trash. If it is not in the trash any more, it
-is rebuilt from the checkpoint that the clean-up took. A workdir that was lost with its machine is
-rebuilt from the newest checkpoint.
-"""
+`reopen`, and a restore of a checkpoint calls `restore_from_trash`. The journal says whether a
+clean-up removed the workdir. If so, it is moved back from the trash. If it is not in the trash any
+more, it is rebuilt from the checkpoint that the clean-up took. A workdir that was lost with its
+machine is rebuilt from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from perdure.model.events import (
 from perdure.protocols import RunStore
 from perdure.workspace.locks import make_private, write
 
-MARK = "half-back"
+INCOMPLETE_MARKER = "half-back"
 """Name of a file in the run's directory. It exists while a restored workdir is incomplete: from the
 creation of the workdir until its files are restored."""
 
@@ -45,7 +44,7 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
     return None
 
 
-def is_taken_back(store: RunStore, run: TaskRun) -> bool:
+def is_result_undone(store: RunStore, run: TaskRun) -> bool:
     """Return whether a person restored a checkpoint or reset the run after its newest attempt. If
     so, the workdir does not have the result of that attempt."""
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
@@ -78,7 +77,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     if checkpoint is None:
         mark.unlink(missing_ok=True)
         if lost:
-            engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
+            engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
         return False
     make_private(mark.parent)
     write(mark, f"{checkpoint.number}\n")
@@ -91,12 +90,12 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
         # Somebody deleted the checkpoint, so the workdir starts from its branch again.
         mark.unlink(missing_ok=True)
         if lost:
-            engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
+            engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
         return False
     back: BroughtBack | WorkdirLost = BroughtBack(place=place.path, checkpoint=checkpoint.number)
     if lost:
         back = WorkdirLost(place=place.path, checkpoint=checkpoint.number, taken=checkpoint.at)
-    engine.store.tell_run(run.id, [back])
+    engine.store.record_outside_attempt(run.id, [back])
     mark.unlink(missing_ok=True)
     return True
 
@@ -114,7 +113,7 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
         os.close(fd)
 
 
-def take_back(engine: Engine, run: TaskRun) -> bool:
+def restore_from_trash(engine: Engine, run: TaskRun) -> bool:
     """Move the workdir back from the trash, if a clean-up moved it there. Return whether it did. No
     checkpoint is used. The caller holds the workdir's lock. Raises WorkspaceError."""
     place = run.workspace
@@ -126,7 +125,7 @@ def take_back(engine: Engine, run: TaskRun) -> bool:
 def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
     if not engine.workspaces.take_back(place, run.id):
         return False
-    engine.store.tell_run(run.id, [BroughtBack(place=place.path)])
+    engine.store.record_outside_attempt(run.id, [BroughtBack(place=place.path)])
     _mark(engine.state, run).unlink(missing_ok=True)
     return True
 
@@ -176,4 +175,4 @@ def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | Non
 
 
 def _mark(state: Path, run: TaskRun) -> Path:
-    return state / "runs" / run.id / MARK
+    return state / "runs" / run.id / INCOMPLETE_MARKER

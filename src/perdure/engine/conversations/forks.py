@@ -235,7 +235,7 @@ def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str
         runs = [run.name for run in store.placed() if run.workspace.path == target.path]
         if not runs and os.path.lexists(target.path):
             about = {"run": name, "why": "a fork that was cut off"}
-            workspaces.put_away(target, about)
+            workspaces.trash_workdir(target, about)
     finally:
         os.close(fd)
 
@@ -321,7 +321,7 @@ def _make(
                 )
             return engine.store.add(spec, run_id, name, target, given)
         except BaseException:
-            engine.workspaces.put_away(
+            engine.workspaces.trash_workdir(
                 target, {"run": name, "why": "a fork that could not be made"}
             )
             raise

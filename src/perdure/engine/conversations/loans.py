@@ -120,7 +120,7 @@ def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
         home=str(home),
         program=driver.locate(engine.environ),
     )
-    command = driver.by_hand(launch)
+    command = driver.interactive_command(launch)
     env = {
         name: value
         for name, value in command.env.items()

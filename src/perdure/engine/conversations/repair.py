@@ -21,7 +21,7 @@ from perdure.engine.conversations.search import ConversationEntry, ConversationI
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, SessionState
 from perdure.protocols import AgentDriver
-from perdure.rules.transcript_repair import Finding, Harm, Mended, Trouble
+from perdure.rules.transcript_repair import Finding, Harm, RepairResult, Trouble
 
 
 class Unproven(PerdureError):
@@ -36,7 +36,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     path: Path | None
     """Path of the transcript; None if it is gone or in a database."""
     before: bytes
-    mended: Mended
+    mended: RepairResult
     spare: tuple[Path, ...] = ()
     """Older files of the same conversation. Each equals the beginning of the file in use, so a
     repair moves them aside."""
@@ -81,7 +81,7 @@ def diagnose(index: ConversationIndex, ref: str) -> Diagnosis:
         return diagnosis(index, index.find(ref))
     except NotFound:
         for name, driver in index.drivers.items():
-            if driver.remains(index.home(name), ref):
+            if driver.files_of(index.home(name), ref):
                 return _diagnose_file(index, name, driver, ref, None)
         raise
 
@@ -104,7 +104,7 @@ def _diagnose_file(
         content = driver.archive.read(home, session_id)
         if content is None:
             return _diagnose_missing(agent, session_id, entry)
-        mended = driver.mend(content, session_id)
+        mended = driver.repair(content, session_id)
         if mended.content is not None:
             refusal = (
                 "it is in the agent's database: perdure does not write to it, and the agent's "
@@ -114,11 +114,11 @@ def _diagnose_file(
         return Diagnosis(
             agent=agent, id=session_id, path=None, before=content, mended=mended, entry=entry
         )
-    remains = driver.remains(home, session_id)
+    remains = driver.files_of(home, session_id)
     if not remains:
         return _diagnose_missing(agent, session_id, entry)
     content = remains[0].read_bytes()
-    mended = driver.mend(content, session_id, remains[0].name)
+    mended = driver.repair(content, session_id, remains[0].name)
     spare, findings, refusal = _places(content, remains[1:])
     refusal = mended.refusal or refusal
     mended = replace(
@@ -155,7 +155,7 @@ def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | No
         id=session_id,
         path=None,
         before=b"",
-        mended=Mended(findings=findings),
+        mended=RepairResult(findings=findings),
         entry=entry,
     )
 
@@ -207,7 +207,7 @@ def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> 
         )
     if found.mended.content is None:
         return engine.copies.move_aside(found.spare)
-    _, aside = engine.copies.put_mended(
+    _, aside = engine.copies.put_repaired(
         driver, found.id, home, found.path.parent, content, found.path
     )
     session = found.entry.session if found.entry is not None else None

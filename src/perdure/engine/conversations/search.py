@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import NotFound, UsageError
 from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
-from perdure.protocols import AgentDriver, Spoken
+from perdure.protocols import AgentDriver, SpokenMessage
 from perdure.rules.run_titles import role_of_run, title_of, title_of_run
 
 LOOKED_THROUGH = 500
@@ -215,20 +215,20 @@ class ConversationIndex(Struct, frozen=True):
     def home(self, agent: str) -> Path:
         return self.drivers[agent].home(self.environ)
 
-    def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[Spoken]:
+    def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[SpokenMessage]:
         """Return the last messages of a conversation, read from the last `tail` bytes of its
         transcript; empty if that is gone."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)
         if driver.archive is not None:
-            return driver.spoken(driver.archive.read(home, entry.id) or b"")
+            return driver.messages_of(driver.archive.read(home, entry.id) or b"")
         path = driver.transcript(home, entry.id)
         try:
             with (path or Path("/nonexistent")).open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(max(0, size - tail))
-                return driver.spoken(file.read())
+                return driver.messages_of(file.read())
         except OSError:
             return ()
 

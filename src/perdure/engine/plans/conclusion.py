@@ -98,7 +98,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
             )
         service.may_instruct(engine, run, problem)
         planned = replace(planned, checks=planned.checks + 1)
-        engine.store.put_planned(plan, planned, told=problem)
+        engine.store.put_planned(plan, planned, instructions=problem)
 
 
 def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:

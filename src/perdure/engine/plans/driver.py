@@ -226,7 +226,7 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
         run = stand.run
         if run is None or not engine.elsewhere(run):
             continue
-        why = engine.kept_from(run) or (
+        why = engine.unavailable_reason(run) or (
             f"the branches to merge are on {run.host_name}" if branches else ""
         )
         if why:

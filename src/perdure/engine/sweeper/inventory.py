@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.workdir import MARK
+from perdure.engine.attempt.workdir import INCOMPLETE_MARKER
 from perdure.engine.sessions import plan_scope
 from perdure.engine.sweeper.verdicts import Class, Row
 from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
@@ -30,7 +30,7 @@ from perdure.workspace.contents import newest
 Plans = Mapping[str, str]
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-BESIDE = frozenset({"supervisor.log", "open", MARK})
+RUN_FILES = frozenset({"supervisor.log", "open", INCOMPLETE_MARKER})
 """Names of files in a run's directory that do not belong to an attempt."""
 PASSING = ("forks", "taken-in", "maps", "plans")
 """Directories of files that can be created again at any time. `plans` has the output of plans'
@@ -189,7 +189,7 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
                 keep=at_work([run], plans),
             )
         elif _RUN.fullmatch(path.name) and all(
-            each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()
+            each.name.isdecimal() or each.name in RUN_FILES for each in path.iterdir()
         ):
             used = newest(path)
             # If the directory is older than the first run in the store, the store may have replaced

@@ -210,7 +210,7 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
             }
             gone += [
                 found
-                for found in [engine.workspaces.put_away(workspace, about)]
+                for found in [engine.workspaces.trash_workdir(workspace, about)]
                 if found is not None
             ]
         return ResetOutcome(

@@ -24,7 +24,7 @@ from msgspec.structs import asdict, replace
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.checkpoints import forget, keep_again, last_of
+from perdure.engine.attempt.checkpoints import forget, last_of, save_before_cleanup
 from perdure.engine.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
 from perdure.engine.sweeper.usage import size_of
 from perdure.engine.sweeper.verdicts import (
@@ -379,7 +379,7 @@ def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Chec
     try:
         if proof.logged:
             engine.workspaces.checkpoints.keep_commits(workspace, proof.logged)
-        return keep_again(engine, workspace, last)
+        return save_before_cleanup(engine, workspace, last)
     except (PerdureError, OSError):
         if proof.checkpoint:
             raise
@@ -414,7 +414,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
         # restored.
         for run in runs:
             if run.removed is None:
-                engine.store.tell_run(run.id, [told], solved=UNSAVED)
-        return engine.workspaces.put_away(workspace, said)
+                engine.store.record_outside_attempt(run.id, [told], solved=UNSAVED)
+        return engine.workspaces.trash_workdir(workspace, said)
     finally:
         os.close(fd)

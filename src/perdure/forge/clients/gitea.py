@@ -21,7 +21,7 @@ from perdure.forge.clients.gitea_like import (
     comment_of,
     failed_status,
     pull,
-    repos,
+    repo_path,
     review,
     sha,
 )
@@ -70,7 +70,7 @@ class Gitea(GiteaLikeClient):
         removed (models/issues/issue_label.go)."""
         who = ""
         for each in self._asking.pages(
-            f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size
+            f"{repo_path(ref.repository)}/issues/{ref.number}/timeline", size=self.size
         ):
             match each.name("type"):
                 case "label":
@@ -92,7 +92,7 @@ class Gitea(GiteaLikeClient):
         return who
 
     def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
-        place = f"{repos(ref.repository)}/pulls/{ref.number}/reviews"
+        place = f"{repo_path(ref.repository)}/pulls/{ref.number}/reviews"
         for each in self._asking.pages(place, size=self.size):
             found = review(each)
             if found is None or found.updated < since:
@@ -120,7 +120,7 @@ class Gitea(GiteaLikeClient):
         """Return the failed jobs of Gitea's own Actions. Empty if the API does not report jobs
         (Gitea before 1.25, Forgejo)."""
         found: list[FailedCheck] = []
-        place = f"{repos(repository)}/actions/runs"
+        place = f"{repo_path(repository)}/actions/runs"
         try:
             runs = self._asking.get(place, head_sha=sha(commit), **{self.size: 50}).all(
                 "workflow_runs"
@@ -151,7 +151,7 @@ class Gitea(GiteaLikeClient):
         return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
-        place = f"{repos(repository)}/pulls"
+        place = f"{repo_path(repository)}/pulls"
         for state in ("open", "closed"):
             for each in self._asking.pages(place, size=self.size, state=state, sort="recentupdate"):
                 found = pull(repository, each)

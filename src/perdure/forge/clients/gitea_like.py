@@ -86,24 +86,24 @@ class GiteaLikeClient(ABC):
         return self._asking.pages("user/repos", size=self.size)
 
     def permission(self, repository: str, login: str) -> Access:
-        place = f"{repos(repository)}/collaborators/{part(login)}/permission"
+        place = f"{repo_path(repository)}/collaborators/{part(login)}/permission"
         try:
             return access(self._asking.get(place).name("permission"))
         except NotFound:
-            self._asking.get(repos(repository))  # Raises NotFound if the repository is missing.
+            self._asking.get(repo_path(repository))  # Raises NotFound if the repository is missing.
             return Access.NONE
 
     def issue(self, ref: IssueRef) -> Issue:
-        return issue(ref.repository, self._asking.get(thread(ref)))
+        return issue(ref.repository, self._asking.get(issue_path(ref)))
 
     def pull(self, repository: str, number: int) -> Pull:
-        return pull(repository, self._asking.get(f"{repos(repository)}/pulls/{number}"))
+        return pull(repository, self._asking.get(f"{repo_path(repository)}/pulls/{number}"))
 
     def open_issues(
         self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
     ) -> Sequence[Issue]:
         pages = self._asking.pages(
-            f"{repos(repository)}/issues",
+            f"{repo_path(repository)}/issues",
             size=self.size,
             state="open",
             labels=label,
@@ -116,7 +116,7 @@ class GiteaLikeClient(ABC):
         return [
             each
             for each in found
-            if each.open and has(each.labels, label) and has(each.assignees, assignee)
+            if each.open and contains(each.labels, label) and contains(each.assignees, assignee)
         ]
 
     @abstractmethod
@@ -139,7 +139,9 @@ class GiteaLikeClient(ABC):
         )
 
     def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
-        pages = self._asking.pages(f"{thread(ref)}/comments", size=self.size, since=rfc3339(since))
+        pages = self._asking.pages(
+            f"{issue_path(ref)}/comments", size=self.size, since=rfc3339(since)
+        )
         return map(comment_of, pages)
 
     @abstractmethod
@@ -151,10 +153,10 @@ class GiteaLikeClient(ABC):
         return next((each for each in own if marker in each.text), None)
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
-        return comment_of(self._asking.put("POST", f"{thread(ref)}/comments", {"body": text}))
+        return comment_of(self._asking.put("POST", f"{issue_path(ref)}/comments", {"body": text}))
 
     def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
-        place = f"{repos(ref.repository)}/issues/comments/{part(comment.id)}"
+        place = f"{repo_path(ref.repository)}/issues/comments/{part(comment.id)}"
         return comment_of(self._asking.put("PATCH", place, {"body": text}))
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
@@ -163,9 +165,9 @@ class GiteaLikeClient(ABC):
         else:
             room = "issues"
         if comment is not None:
-            place = f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}"
+            place = f"{repo_path(ref.repository)}/{room}/comments/{part(comment.id)}"
         else:
-            place = thread(ref)
+            place = issue_path(ref)
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
@@ -188,11 +190,11 @@ class GiteaLikeClient(ABC):
             "target_url": url,
         }
         body = {name: value for name, value in said.items() if value}
-        self._asking.put("POST", f"{repos(repository)}/statuses/{sha(commit)}", body)
+        self._asking.put("POST", f"{repo_path(repository)}/statuses/{sha(commit)}", body)
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
         found = self._asking.get(
-            f"{repos(repository)}/commits/{sha(commit)}/status", **{self.size: 100}
+            f"{repo_path(repository)}/commits/{sha(commit)}/status", **{self.size: 100}
         )
         return [_check(each) for each in found.all("statuses")]
 
@@ -204,7 +206,7 @@ class GiteaLikeClient(ABC):
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
         """Return the end of a job's log and an empty text, or an empty text and the reason why
         there is no log. The path is the same on GitHub and Gitea."""
-        return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
+        return log_of(self._asking, f"{repo_path(repository)}/actions/jobs/{part(job)}/logs", hosts)
 
     def hunk(
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
@@ -213,14 +215,14 @@ class GiteaLikeClient(ABC):
 
     def branch(self, repository: str, name: str) -> Branch | None:
         try:
-            found = self._asking.get(f"{repos(repository)}/branches/{branch_part(name)}")
+            found = self._asking.get(f"{repo_path(repository)}/branches/{branch_part(name)}")
         except NotFound:
-            self._asking.get(repos(repository))
+            self._asking.get(repo_path(repository))
             return None
         return Branch(found.name("name"), found.name("commit", "sha") or found.name("commit", "id"))
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
-        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="open")
+        pages = self._asking.pages(f"{repo_path(repository)}/pulls", size=self.size, state="open")
         return next(
             (found for each in pages if (found := pull(repository, each)).head_commit == commit),
             None,
@@ -237,7 +239,9 @@ class GiteaLikeClient(ABC):
             return found
         body = self._drafted({"head": head, "base": base, "title": title, "body": text}, draft)
         try:
-            return pull(repository, self._asking.put("POST", f"{repos(repository)}/pulls", body))
+            return pull(
+                repository, self._asking.put("POST", f"{repo_path(repository)}/pulls", body)
+            )
         except (Conflict, ForgeRefused) as error:
             # Either another process opened the pull request first, or an earlier request succeeded
             # and its answer was lost.
@@ -384,7 +388,7 @@ def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
     return tuple(filter(None, (each.name(key) for each in found.all(list_))))
 
 
-def has(names: Sequence[str], wanted: str) -> bool:
+def contains(names: Sequence[str], wanted: str) -> bool:
     """Return whether `wanted` is in the list, ignoring case, or is empty."""
     return not wanted or wanted.casefold() in {name.casefold() for name in names}
 
@@ -411,11 +415,11 @@ def branch_part(name: str) -> str:
     return quote(name.encode("utf-8", "replace"))
 
 
-def repos(repository: str) -> str:
+def repo_path(repository: str) -> str:
     """Return the API path of a repository."""
     return f"repos/{checked(repository)}"
 
 
-def thread(ref: IssueRef) -> str:
+def issue_path(ref: IssueRef) -> str:
     """Return the API path of an issue, or of the general discussion of a pull request."""
-    return f"{repos(ref.repository)}/issues/{ref.number}"
+    return f"{repo_path(ref.repository)}/issues/{ref.number}"

@@ -20,7 +20,7 @@ from perdure.forge.clients.gitea_like import (
     comment_of,
     failed_status,
     pull,
-    repos,
+    repo_path,
     review,
     rfc3339,
     sha,
@@ -70,19 +70,21 @@ class GitHub(GiteaLikeClient):
         return {"assignee": assignee}
 
     def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
-        place = f"{repos(ref.repository)}/pulls/{ref.number}"
+        place = f"{repo_path(ref.repository)}/pulls/{ref.number}"
         yield from filter(None, map(review, self._asking.pages(f"{place}/reviews", size=self.size)))
         for each in self._asking.pages(f"{place}/comments", size=self.size, since=rfc3339(since)):
             yield comment_of(each, CommentKind.LINE)
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
         runs = self._asking.get(
-            f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100
+            f"{repo_path(repository)}/commits/{sha(commit)}/check-runs",
+            filter="latest",
+            per_page=100,
         )
         return [*super().checks(repository, commit), *map(_check_run, runs.all("check_runs"))]
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        place = f"{repos(repository)}/commits/{sha(commit)}/check-runs"
+        place = f"{repo_path(repository)}/commits/{sha(commit)}/check-runs"
         runs = self._asking.get(place, filter="latest", per_page=100).all("check_runs")
         found: list[FailedCheck] = []
         for each in runs:
@@ -107,7 +109,7 @@ class GitHub(GiteaLikeClient):
     def find_pull(self, repository: str, head: str) -> Pull | None:
         owner = repository.partition("/")[0]
         pages = self._asking.pages(
-            f"{repos(repository)}/pulls",
+            f"{repo_path(repository)}/pulls",
             size=self.size,
             state="all",
             head=f"{owner}:{head}",
@@ -126,7 +128,7 @@ class GitHub(GiteaLikeClient):
     ) -> Sequence[FailedDelivery] | None:
         told = False
         found: list[FailedDelivery] = []
-        for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
+        for place in (repo_path(repository), f"orgs/{part(repository.partition('/')[0])}"):
             try:
                 hooks = [
                     each

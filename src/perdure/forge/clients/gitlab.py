@@ -20,7 +20,7 @@ from perdure.forge.clients.gitea_like import (
     ITEMS_MOST,
     LOGS_MOST,
     STATUS_MOST,
-    has,
+    contains,
     log_of,
     rfc3339,
     sha,
@@ -125,10 +125,12 @@ class GitLab:
     def issue(self, ref: IssueRef) -> Issue:
         if ref.pull:
             return self.pull(ref.repository, ref.number)
-        return issue(ref.repository, self._asking.get(thread(ref)))
+        return issue(ref.repository, self._asking.get(issue_path(ref)))
 
     def pull(self, repository: str, number: int) -> Pull:
-        return self._whole(repository, self._asking.get(thread(IssueRef(repository, number, True))))
+        return self._whole(
+            repository, self._asking.get(issue_path(IssueRef(repository, number, True)))
+        )
 
     def _whole(self, repository: str, found: Payload) -> Pull:
         head, base = found.number("source_project_id"), found.number("target_project_id")
@@ -163,7 +165,7 @@ class GitLab:
         return [
             each
             for each in found
-            if each.open and has(each.labels, label) and has(each.assignees, assignee)
+            if each.open and contains(each.labels, label) and contains(each.assignees, assignee)
         ]
 
     def chosen_by(
@@ -181,7 +183,7 @@ class GitLab:
         return sorted(found, key=lambda each: (each.created, each.id))
 
     def _notes(self, ref: IssueRef, **query: object) -> Iterator[Comment]:
-        for each in self._pages(f"{thread(ref)}/notes", **query):
+        for each in self._pages(f"{issue_path(ref)}/notes", **query):
             if not each.yes("system"):
                 yield self._comment_of(ref, each)
 
@@ -216,19 +218,20 @@ class GitLab:
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
         return self._comment_of(
-            ref, self._asking.put("POST", f"{thread(ref)}/notes", {"body": text})
+            ref, self._asking.put("POST", f"{issue_path(ref)}/notes", {"body": text})
         )
 
     def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
         return self._comment_of(
-            ref, self._asking.put("PUT", f"{thread(ref)}/notes/{part(comment.id)}", {"body": text})
+            ref,
+            self._asking.put("PUT", f"{issue_path(ref)}/notes/{part(comment.id)}", {"body": text}),
         )
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
         if comment is not None:
-            place = f"{thread(ref)}/notes/{part(comment.id)}"
+            place = f"{issue_path(ref)}/notes/{part(comment.id)}"
         else:
-            place = thread(ref)
+            place = issue_path(ref)
         try:
             self._asking.put("POST", f"{place}/award_emoji", {"name": EMOJI[reaction]})
         except NotFound:
@@ -309,7 +312,7 @@ class GitLab:
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
     ) -> str:
         side = "old_path" if removed else "new_path"
-        for each in self._pages(f"{thread(IssueRef(repository, number, True))}/diffs"):
+        for each in self._pages(f"{issue_path(IssueRef(repository, number, True))}/diffs"):
             if each.name(side) == path:
                 return hunk_at(each.text("diff"), line, removed=removed)
         return ""
@@ -471,7 +474,7 @@ def project(repository: str) -> str:
     return f"projects/{quote(checked(repository), safe='')}"
 
 
-def thread(ref: IssueRef) -> str:
+def issue_path(ref: IssueRef) -> str:
     """Return the API path of an issue or a merge request."""
     kind = "merge_requests" if ref.pull else "issues"
     return f"{project(ref.repository)}/{kind}/{ref.number}"

@@ -81,7 +81,7 @@ class Checks:
         except PerdureError:
             return commit in heads
 
-    def told(self, run: TaskRun, intent: Intent) -> str:
+    def already_reported(self, run: TaskRun, intent: Intent) -> str:
         """Return a sentence if the run was already informed of this failed check; otherwise an
         empty text."""
         known = self._known(run, intent.commit)
@@ -100,10 +100,10 @@ class Checks:
         return [event for _, event in self._events(run) if event.commit == commit]
 
     def _events(self, run: TaskRun) -> list[tuple[int, ChecksFailed]]:
-        told = self._engine.store.history(run.id, limit=HISTORY)
-        return [(each.at, each.event) for each in told if isinstance(each.event, ChecksFailed)]
+        history = self._engine.store.history(run.id, limit=HISTORY)
+        return [(each.at, each.event) for each in history if isinstance(each.event, ChecksFailed)]
 
-    def spent(self, rule: Rule, run: TaskRun) -> str:
+    def limit_reached(self, rule: Rule, run: TaskRun) -> str:
         """Return a sentence if the limit of repair attempts after failed checks is reached;
         otherwise an empty text."""
         at = {when for when, _ in self._events(run)}

@@ -84,7 +84,7 @@ def clean(
         )
         # The event is recorded before the move. A process that finds the workdir missing can then
         # tell that it may be restored.
-        engine.store.tell_run(run.id, [event], solved=KEPT)
+        engine.store.record_outside_attempt(run.id, [event], solved=KEPT)
         about: dict[str, Any] = {
             "verb": VERB,
             "run": run.name,
@@ -98,7 +98,7 @@ def clean(
                 "number": number,
                 "commit": checkpoint.workdir.commit,
             }
-        engine.workspaces.put_away(place, about)
+        engine.workspaces.trash_workdir(place, about)
     finally:
         os.close(fd)
     if checkpoint is not None and engine.publisher is not None:
@@ -141,7 +141,7 @@ def _prove(
 
 def _kept(store: EngineStore, run: TaskRun, why: str, lost: Sequence[str]) -> str:
     message = f"{why}, but its workdir stays: {WHAT}{'; '.join(lost)}"
-    store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=store.now()))
+    store.record_outside_attempt(run.id, [], Condition(type=KEPT, message=message, at=store.now()))
     return f"{run.name}: {message}"
 
 
@@ -194,7 +194,7 @@ def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
     return None
 
 
-def bring_back(engine: Engine, run: TaskRun) -> None:
+def restore_workdir(engine: Engine, run: TaskRun) -> None:
     """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
     Does nothing if the workdir exists, or if a person reset it after the clean-up. Raises
     PerdureError."""
@@ -224,20 +224,20 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
         # The workdir is created first and filled afterwards. The condition shows an interruption
         # between the two steps, after which both are repeated.
         message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
-        engine.store.tell_run(
+        engine.store.record_outside_attempt(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
         )
         try:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
         except NotFound:
-            engine.store.tell_run(run.id, [], solved=HALF_BACK)
+            engine.store.record_outside_attempt(run.id, [], solved=HALF_BACK)
             # The checkpoint no longer exists, so the next attempt creates the workdir from its
             # branch.
             return
-    engine.store.tell_run(
+    engine.store.record_outside_attempt(
         run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
     )
-    engine.store.tell_run(run.id, [], solved=KEPT)
+    engine.store.record_outside_attempt(run.id, [], solved=KEPT)
 
 
 def _is_half_back(store: RunStore, run: TaskRun) -> bool:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perdure.forge.dispatch.difference import difference
 from perdure.forge.dispatch.order import LOOKED_AT
-from perdure.forge.webhooks.speech import mentioned, stopped
+from perdure.forge.webhooks.author_text import mentioned, stop_commands
 from perdure.model.forge.deliveries import Delivery, Intent, IntentKind
 from perdure.protocols import InboxStore
 
@@ -53,7 +53,7 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
             mentions = tuple(
                 login for login in intent.mentions if login not in mentioned(other.text)
             )
-            stops = tuple(login for login in intent.stops if login not in stopped(other.text))
+            stops = tuple(login for login in intent.stops if login not in stop_commands(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
     # Without the earlier text, new mentions cannot be distinguished from old ones. So the edit
     # calls no agent.

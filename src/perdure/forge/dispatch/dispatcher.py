@@ -28,7 +28,7 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.forge.dispatch.checks import Checks
-from perdure.forge.dispatch.cleanup import bring_back, clean, end, is_cleaned_up
+from perdure.forge.dispatch.cleanup import clean, end, is_cleaned_up, restore_workdir
 from perdure.forge.dispatch.coalesce import is_unchanged, merged, with_before
 from perdure.forge.dispatch.current import Current, current
 from perdure.forge.dispatch.loop_guard import unattended
@@ -263,7 +263,7 @@ class Dispatcher:
             self._settle(delivery, DeliveryState.IGNORED, why)
             return False
         if intent.kind is IntentKind.CI_FAILED:
-            if why := self._checks.spent(choice.rule, choice.run):
+            if why := self._checks.limit_reached(choice.rule, choice.run):
                 self._ask_a_person(choice.run, why)
                 self._settle(delivery, DeliveryState.IGNORED, why)
                 return False
@@ -279,7 +279,7 @@ class Dispatcher:
         change of a run causes a new report to its forge, so a repeated one is avoided."""
         if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
             needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
-            self._engine.store.tell_run(run.id, [], needs)
+            self._engine.store.record_outside_attempt(run.id, [], needs)
 
     def _passed_over(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
         """Return why a delivery that matches a rule is not reported to its run; empty if it is
@@ -292,7 +292,9 @@ class Dispatcher:
         if is_unchanged(intent):
             return "its text has not changed"
         if intent.kind is IntentKind.CI_FAILED:
-            return self._checks.refused(choice, intent) or self._checks.told(run, intent)
+            return self._checks.refused(choice, intent) or self._checks.already_reported(
+                run, intent
+            )
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
@@ -347,7 +349,7 @@ class Dispatcher:
             words = message(rule, why)
             known = withdrawn(run)
             if known is None or known.message != words:
-                store.tell_run(
+                store.record_outside_attempt(
                     run.id,
                     [Withdrawn(why=why)],
                     Condition(type=WITHDRAWN, message=words, at=store.now()),
@@ -382,7 +384,7 @@ class Dispatcher:
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine.store, run)
-        bring_back(self._engine, run)
+        restore_workdir(self._engine, run)
         moved = self._base_changes(run)
         rule = self._rule_of(run)
         before = missed_comments(

@@ -19,8 +19,8 @@ from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forge.dispatch.cleanup import is_cleaned_up
 from perdure.forge.dispatch.selection import scope_of_thing
 from perdure.forge.dispatch.withdrawal import UNASSIGNED, began_by, withdrawn
+from perdure.forge.webhooks.author_text import mentioned, stop_commands
 from perdure.forge.webhooks.found import delivery_of
-from perdure.forge.webhooks.speech import mentioned, stopped
 from perdure.host.rounds import Rounds
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind
@@ -146,7 +146,7 @@ class Reconciler:
                     self._complain(
                         f"{source.name} {repository}", f"{repository} of {source.name}", error
                     )
-            new += self._keep(self._gone_on(forge, source, source.forge, rule, since, told))
+            new += self._keep(self._later_events(forge, source, source.forge, rule, since, told))
         if well:
             self._since[source.name] = began - OVERLAP_MS
         return new
@@ -226,7 +226,7 @@ class Reconciler:
 
     # --- missed events ---
 
-    def _gone_on(
+    def _later_events(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
         """Yield deliveries for later events of the issues and pull requests of the rule's newest
@@ -246,9 +246,9 @@ class Reconciler:
             for ref in self._refs(run, origin):
                 try:
                     issue = forge.pull(ref.repository, ref.number) if ref.pull else forge.issue(ref)
-                    yield from self._turned(forge, source, kind, rule, run, issue)
+                    yield from self._open_state_change(forge, source, kind, rule, run, issue)
                     if issue.open and ref.repository not in told:
-                        yield from self._said(
+                        yield from self._missed_comments(
                             forge, source, kind, issue, max(run.created, since, heard), known
                         )
                 except (NotFound, ForgeRefused, ForgeDenied) as error:
@@ -264,7 +264,7 @@ class Reconciler:
             own = []
         return [IssueRef(origin.repository, origin.number, origin.pull), *own]
 
-    def _turned(
+    def _open_state_change(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
         """Yield a delivery if the issue was closed or reopened and the run's state does not reflect
@@ -322,7 +322,7 @@ class Reconciler:
                 source, kind, IntentKind.UNLABELLED, issue, "", which, unlabelled=rule.labels
             )
 
-    def _said(
+    def _missed_comments(
         self,
         forge: ForgeApi,
         source: Source,
@@ -425,7 +425,7 @@ def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arr
         description=issue.text,
         text=comment.text,
         mentions=mentioned(comment.text),
-        stops=stopped(comment.text),
+        stops=stop_commands(comment.text),
         comment=comment.id,
         branch=_branch(issue),
         url=comment.url or issue.url,

@@ -22,8 +22,8 @@ from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, UsageError
 from perdure.forge.dispatch.current import Current
 from perdure.forge.dispatch.selection import scope_of, takes_from
+from perdure.forge.webhooks.author_text import LOGIN
 from perdure.forge.webhooks.commands import CommentAnswer, answer_in, how_to, is_command
-from perdure.forge.webhooks.speech import LOGIN
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
 from perdure.model.forge.rules import Rule, is_for, issue_of

@@ -29,7 +29,7 @@ from perdure.errors import (
 )
 from perdure.forge.replies.publication import HeldBack, published, pull_request, push
 from perdure.forge.replies.sentences import Account, attached, call, comment, requests_text
-from perdure.forge.webhooks.speech import LOGIN
+from perdure.forge.webhooks.author_text import LOGIN
 from perdure.host.git import unreachable
 from perdure.model import Condition, RunState, SessionKey, TaskRun
 from perdure.model.events import NotPublished, Published, ToldForge
@@ -269,7 +269,7 @@ class _PostingUpdate(Struct):
             ]
         else:
             events = []
-        engine.store.tell_run(self.run.id, events, solved="needs_person")
+        engine.store.record_outside_attempt(self.run.id, events, solved="needs_person")
         self.run = engine.store.get(self.run.id)
         self._keep(
             attempt=after.attempt, commit=after.commit, pull=after.pull, pull_url=after.pull_url
@@ -284,7 +284,7 @@ class _PostingUpdate(Struct):
             each.type == "needs_person" and each.message == message for each in self.run.conditions
         ):
             needs = Condition(type="needs_person", message=message, at=0)
-            self.whose.engine.store.tell_run(
+            self.whose.engine.store.record_outside_attempt(
                 self.run.id, [NotPublished(branch=branch, reason=message)], needs
             )
             self.run = self.whose.engine.store.get(self.run.id)
@@ -319,7 +319,7 @@ class _PostingUpdate(Struct):
         is_new = found.id != self.posting.comment
         self._keep(comment=found.id, comment_url=found.url or self.posting.comment_url, said=digest)
         if is_new:
-            self.whose.engine.store.tell_run(self.run.id, [ToldForge(url=found.url)])
+            self.whose.engine.store.record_outside_attempt(self.run.id, [ToldForge(url=found.url)])
 
     def _attach(self) -> None:
         """Attach the signed receipt to the pull request that was opened for the run, in a comment

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from perdure.forge.webhooks.speech import unquoted, visible_text
+from perdure.forge.webhooks.author_text import unquoted, visible_text
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind
 from perdure.rules.requests import ID_LENGTH, ID_LETTERS, is_shown_whole, short_id
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from perdure.forge.webhooks.author_text import mentioned, stop_commands
 from perdure.forge.webhooks.payload import Payload
 from perdure.forge.webhooks.signatures import by_hmac
-from perdure.forge.webhooks.speech import mentioned, stopped
 from perdure.model.forge.deliveries import Forge, Intent, IntentKind, PayloadReading
 
 EVENT = ("x-github-event",)
@@ -150,7 +150,7 @@ def intent(
         title_before=changes.name("title", "from") or (thing.name("title") if edited else ""),
         unassigned=tuple(filter(None, unassigned)),
         unlabelled=tuple(filter(None, unlabelled)),
-        stops=_new(stopped(text), stopped(before)),
+        stops=_new(stop_commands(text), stop_commands(before)),
         rollup=rollup,
         url=url or said.url("html_url") or thing.url("html_url"),
         clone_url=payload.url("repository", "clone_url"),

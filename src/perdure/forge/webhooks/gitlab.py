@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from perdure.forge.webhooks.author_text import mentioned, stop_commands
 from perdure.forge.webhooks.payload import Payload
 from perdure.forge.webhooks.signatures import by_standard, by_token
-from perdure.forge.webhooks.speech import mentioned, stopped
 from perdure.model.forge.deliveries import Forge, Intent, IntentKind, PayloadReading
 
 EVENT = ("x-gitlab-event",)
@@ -244,7 +244,7 @@ def _intent(
         title_before=title_before,
         unassigned=tuple(unassigned),
         unlabelled=tuple(unlabelled),
-        stops=stopped(text),
+        stops=stop_commands(text),
         rollup=rollup,
         confidential=confidential,
         url=url,

@@ -79,7 +79,7 @@ def side(path: Path, suffix: str) -> Path:
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
     """Return all entries below a directory, and the names of those that are not moved: entries that
-    match a pattern in `stays`, sockets and pipes. Both lists are empty if there is no such
+    match a pattern in `excluded`, sockets and pipes. Both lists are empty if there is no such
     directory."""
     found: list[HomeThing] = []
     left: list[str] = []

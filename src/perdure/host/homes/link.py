@@ -130,7 +130,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         """Return the merges to do. Files next to the directory come first: the agent uses those, so
         their versions get the names."""
         stage = stage_of(now)
-        stays = (*now.folder.stays, *now.folder.index)
+        stays = (*now.folder.excluded, *now.folder.index)
         found = [
             Merge(
                 each.parent,
@@ -200,7 +200,7 @@ def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
         now.target,
         stage,
         call.tell,
-        stays=(*now.folder.stays, *now.folder.index),
+        stays=(*now.folder.excluded, *now.folder.index),
         known=_known(now),
     )
     things, taken = merge.plan()

@@ -51,7 +51,7 @@ class MergeResult(Struct):
     """Names of files that were kept as a second version, next to the file with the original
     name."""
     left: list[str] = field(default_factory=list)
-    """Names of entries that were not moved: sockets, pipes, and files that match `stays`."""
+    """Names of entries that were not moved: sockets, pipes, and files that match `excluded`."""
 
     def add(self, other: MergeResult) -> None:
         self.files, self.bytes, self.same = (

@@ -130,7 +130,7 @@ def read_situation(
     place = Path(os.path.normpath(root / folder.inner))
     usual = folder.at({"HOME": environ.get("HOME", "/")})
     if not environ.get(folder.variable) or place == usual:
-        beside = [Path(environ.get("HOME") or "/", name) for name in folder.beside]
+        beside = [Path(environ.get("HOME") or "/", name) for name in folder.extra_files]
     else:
         beside = []
     linked = Linked(

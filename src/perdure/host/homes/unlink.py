@@ -64,7 +64,7 @@ def unlink(
                     _new(now),
                     HomeStage(_stage(now)),
                     tell,
-                    stays=(*folder.stays, *folder.index),
+                    stays=(*folder.excluded, *folder.index),
                 )
                 things, taken = merge.plan()
                 taken.files, taken.bytes = (
@@ -128,7 +128,7 @@ def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None
         new,
         HomeStage(_stage(now)),
         call.tell,
-        stays=(*now.folder.stays, *now.folder.index),
+        stays=(*now.folder.excluded, *now.folder.index),
     )
     things, taken = merge.plan()
     try:

@@ -1,6 +1,6 @@
 """Finds damage in a transcript, and makes a repaired copy of it.
 
-Pure: takes bytes, returns a diagnosis and new bytes. The drivers call it (`AgentDriver.mend`).
+Pure: takes bytes, returns a diagnosis and new bytes. The drivers call it (`AgentDriver.repair`).
 There is one module for each CLI, and `records` reads lines for all of them. Three rules:
 
 - Only content that the CLI or the model's service does not accept is changed, because an unneeded
@@ -16,6 +16,6 @@ scripted model server (`perdure.agents.proof`).
 
 from __future__ import annotations
 
-from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
+from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, RepairResult, Trouble
 
-__all__ = ["Edit", "Finding", "Harm", "Mended", "Trouble"]
+__all__ = ["Edit", "Finding", "Harm", "RepairResult", "Trouble"]

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
     Habits,
@@ -48,9 +48,9 @@ HABITS = Habits(
 _SAID = ("user", "assistant")
 
 
-def mend(
+def repair(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
-) -> Mended:
+) -> RepairResult:
     """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`: the
     error message with which the agent refused the transcript. `memory`: the size in bytes from
     which a transcript is cut at its last compaction."""
@@ -67,7 +67,7 @@ def mend(
     _content(made, complaint)
     _chain(made)
     _size(made, memory)
-    return made.mended()
+    return made.result()
 
 
 def _is_said(record: Record) -> bool:

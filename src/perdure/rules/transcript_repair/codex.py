@@ -9,7 +9,7 @@ that occurs twice, or before its call, is sent unchanged, and the service refuse
 from __future__ import annotations
 
 from perdure.patterns import late_pattern
-from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
     Habits,
@@ -40,7 +40,7 @@ _CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_t
 _RESULTS = tuple(_CALLS.values())
 
 
-def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+def repair(content: bytes, session_id: str, name: str = "", complaint: str = "") -> RepairResult:
     """Return the diagnosis and, if the rollout can be repaired, the new bytes. `name`: the name of
     the file, which contains the time at which the rollout began."""
     headless = content.removeprefix(b"\xef\xbb\xbf")
@@ -64,7 +64,7 @@ def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -
             0,
             f"{len(content)} bytes: a resume reads and holds all of it",
         )
-    return made.mended()
+    return made.result()
 
 
 def _is_said(record: Record) -> bool:

@@ -66,7 +66,7 @@ class Edit(Struct, frozen=True):
         return f"line {self.line}: {self.what} ({self.why})"
 
 
-class Mended(Struct, frozen=True, kw_only=True):
+class RepairResult(Struct, frozen=True, kw_only=True):
     """The diagnosis of one transcript, with the repaired content."""
 
     findings: tuple[Finding, ...] = ()
@@ -95,7 +95,9 @@ class Mended(Struct, frozen=True, kw_only=True):
 
 def refused(
     trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()
-) -> Mended:
+) -> RepairResult:
     """Return the result for a file that cannot be repaired, because this damage affects the whole
     file."""
-    return Mended(findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal)
+    return RepairResult(
+        findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
     Habits,
@@ -46,7 +46,7 @@ NO_PROJECT = "0" * 64
 does not compare it."""
 
 
-def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
+def repair(content: bytes, session_id: str, complaint: str = "") -> RepairResult:
     """Return the diagnosis and, if the file can be repaired, the new bytes. `complaint`: the error
     message with which the agent refused the file."""
     made = draft(content, HABITS)
@@ -64,7 +64,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
     _tools(made, complaint)
     if len(content) > REQUEST_LIMIT:
         _cut(made, len(content))
-    return made.mended()
+    return made.result()
 
 
 def _messages(record: Record) -> list[Record]:

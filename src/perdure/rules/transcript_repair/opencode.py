@@ -9,7 +9,7 @@ So perdure lets OpenCode remove the session before it imports a repaired copy.
 
 from __future__ import annotations
 
-from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.findings import Harm, RepairResult, Trouble, refused
 from perdure.rules.transcript_repair.records import Draft, Habits, draft, part, text
 
 HABITS = Habits(
@@ -24,7 +24,7 @@ HABITS = Habits(
 )
 
 
-def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
+def repair(content: bytes, session_id: str, complaint: str = "") -> RepairResult:
     """Return the diagnosis and, if the copy can be repaired, the new bytes."""
     made = draft(content, HABITS)
     if not any(
@@ -46,9 +46,9 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
             "the session's own row is lost: its directory is unknown",
         )
         made.refusal = "the session's own row is lost, and its directory is not recorded"
-        return made.mended()
+        return made.result()
     _rows(made)
-    return made.mended()
+    return made.result()
 
 
 def _rows(made: Draft) -> None:

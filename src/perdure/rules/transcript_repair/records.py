@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from perdure.patterns import late_pattern
-from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
+from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, RepairResult, Trouble
 
 TRIES = 400
 """Maximum number of tries to find a record in one line. It limits the time that a malicious line
@@ -104,13 +104,13 @@ class Draft(Struct):
         """Add an edit for a change that the caller has already made."""
         self.edits.append(Edit(line, what, why))
 
-    def mended(self) -> Mended:
+    def result(self) -> RepairResult:
         """Return the result. It has new bytes only if something was changed and the transcript as a
         whole can be repaired."""
         findings = tuple(sorted(self.findings, key=lambda finding: finding.line))
         if self.refusal or not self.edits:
-            return Mended(findings=findings, refusal=self.refusal)
-        return Mended(
+            return RepairResult(findings=findings, refusal=self.refusal)
+        return RepairResult(
             findings=findings,
             edits=tuple(sorted(self.edits, key=lambda edit: edit.line)),
             content=self.content(),

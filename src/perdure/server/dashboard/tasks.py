@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from perdure.engine import service
-from perdure.engine.attempt.workdir import is_taken_back
+from perdure.engine.attempt.workdir import is_result_undone
 from perdure.engine.report import report_of
 from perdure.engine.service import liveness_of
 from perdure.errors import NotFound
@@ -123,7 +123,7 @@ def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
 
 def _may_be_retried(visit: Visit, run: TaskRun) -> bool:
     if run.state is RunState.SUCCEEDED:
-        return is_taken_back(visit.desk.look, run)
+        return is_result_undone(visit.desk.look, run)
     return run.state is not RunState.RUNNING
 
 

@@ -23,7 +23,7 @@ from perdure.store.session_cache.records import SessionRecords
 TTL_S = 3600.0
 """Time after which an unused record expires, in seconds. Every use starts it again."""
 MEMORY_S = 5.0
-HEARD_S = 3.0
+SUBSCRIPTION_TIMEOUT_S = 3.0
 """Maximum time since the last message from Redis for which memory is trusted, in seconds."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
@@ -40,7 +40,7 @@ class SharedCache(Protocol):
 
     def drop(self, name: str) -> None: ...
 
-    def told(self, what: str) -> None: ...
+    def report_once(self, what: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -110,7 +110,7 @@ class CachedLookups:
             return None
         except ValueError as error:
             self._far.drop(name)
-            self._far.told(f"it had an invalid record ({error}), which was removed")
+            self._far.report_once(f"it had an invalid record ({error}), which was removed")
             return None
 
     def _listen(self) -> None:
@@ -142,7 +142,11 @@ class LocalCache:
         now = time.monotonic()
         with self._turn:
             found = self._kept.get(name)
-            if found is None or now - self._heard > HEARD_S or now - found[1] > MEMORY_S:
+            if (
+                found is None
+                or now - self._heard > SUBSCRIPTION_TIMEOUT_S
+                or now - found[1] > MEMORY_S
+            ):
                 return None
             self._kept.move_to_end(name)
             return found[0]

@@ -3,10 +3,9 @@ writes of other processes. Every call ends quickly, with or without an answer.
 
 Every request has a time limit. After a failure, a circuit breaker skips Redis for a while. So a
 stalled server delays only one request, by a fraction of a second. If a record could not be written
-during that time, its name is kept in `_owed`, because the record in Redis may be outdated. All such
-records are removed before the next request to Redis. Each kind of problem is reported once, in a
-sentence without the password of the address, and never raised.
-"""
+during that time, its name is kept in `_pending`, because the record in Redis may be outdated. All
+such records are removed before the next request to Redis. Each kind of problem is reported once, in
+a sentence without the password of the address, and never raised."""
 
 from __future__ import annotations
 
@@ -31,9 +30,9 @@ and doubles with each failure."""
 FILLING_S = 2.0
 """Time after an unsuccessful `get` during which the same caller may store the record with `fill`,
 in seconds."""
-OWED = 100_000
-"""Maximum number of names in `_owed`. The outdated record of a name beyond this limit may be used
-for at most `records.SURE_S` seconds."""
+MAX_PENDING = 100_000
+"""Maximum number of names in `_pending`. The outdated record of a name beyond this limit may be
+used for at most `records.SURE_S` seconds."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -113,8 +112,8 @@ class Redis:
         )
         self._channel, self._ttl_ms, self._tell = channel, int(ttl_s * 1000), tell
         self._turn = threading.Lock()
-        self._owed: dict[str, None] = {}
-        self._debtor: threading.Thread | None = None
+        self._pending: dict[str, None] = {}
+        self._remover: threading.Thread | None = None
         self._ended = threading.Event()
         self._away_until, self._away_s = 0.0, AWAY_S
         self._told: set[str] = set()
@@ -131,7 +130,7 @@ class Redis:
         if not found or found[0] == 0:
             return None
         if found[0] == 1:
-            self.told("it had an entry that is not a session; the entry was removed")
+            self.report_once("it had an entry that is not a session; the entry was removed")
             return None
         return bytes(found[1])
 
@@ -156,14 +155,14 @@ class Redis:
             LARGEST,
         ]
         if self._ask(lambda: self._put(keys=_keys(name), args=args)) is None:
-            self._owe(name)
+            self._queue_removal(name)
 
     def drop(self, name: str) -> None:
         """Remove a record, or keep its name for removal if Redis cannot be reached now."""
         if self._ask(lambda: self._drop(keys=[name], args=[self._channel])) is None:
-            self._owe(name)
+            self._queue_removal(name)
 
-    def told(self, what: str) -> None:
+    def report_once(self, what: str) -> None:
         """Report a problem, unless the same one was reported before."""
         if what not in self._told:
             self._told.add(what)
@@ -175,34 +174,34 @@ class Redis:
         return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Remove the outdated records of the names in `_owed`, if Redis can be reached, and close
-        the connections."""
+        """Remove the outdated records of the names in `_pending`, if Redis can be reached, and
+        close the connections."""
         self._ended.set()
-        debtor = self._debtor
-        if debtor is not None:
-            debtor.join()
-        if self._owed:
+        remover = self._remover
+        if remover is not None:
+            remover.join()
+        if self._pending:
             self._ask(lambda: True)
         self._client.close()
 
-    def _owe(self, name: str) -> None:
-        """Add a name whose record could not be written to `_owed`. The next request removes the
+    def _queue_removal(self, name: str) -> None:
+        """Add a name whose record could not be written to `_pending`. The next request removes the
         record from Redis. A thread does it if no request follows."""
         with self._turn:
-            if len(self._owed) < OWED:
-                self._owed[name] = None
-            if self._debtor is None and not self._ended.is_set():
-                self._debtor = threading.Thread(
-                    target=self._keep_paying, daemon=True, name="session-cache-debts"
+            if len(self._pending) < MAX_PENDING:
+                self._pending[name] = None
+            if self._remover is None and not self._ended.is_set():
+                self._remover = threading.Thread(
+                    target=self._remove_pending, daemon=True, name="session-cache-removals"
                 )
-                self._debtor.start()
+                self._remover.start()
 
-    def _keep_paying(self) -> None:
+    def _remove_pending(self) -> None:
         while not self._ended.wait(max(0.05, self._away_until - time.monotonic())):
             self._ask(lambda: True)
             with self._turn:
-                if not self._owed:
-                    self._debtor = None
+                if not self._pending:
+                    self._remover = None
                     return
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
@@ -211,31 +210,31 @@ class Redis:
         if time.monotonic() < self._away_until:
             return None
         try:
-            self._pay()
+            self._flush_removals()
             answer = ask()
         except (redis.RedisError, OSError, ValueError) as error:
             with self._turn:
                 self._away_until = time.monotonic() + self._away_s
                 self._away_s = min(self._away_s * 2, AWAY_AT_MOST_S)
-            self.told(f"it does not answer ({type(error).__name__}); the database is used instead")
+            self.report_once(f"it does not answer ({type(error).__name__}); the database is used instead")
             return None
         with self._turn:
             self._away_s = AWAY_S
         return answer
 
-    def _pay(self) -> None:
-        """Remove the outdated records of the names in `_owed`. Each name leaves `_owed` before its
-        record is removed, because another thread may add it again meanwhile."""
-        while self._owed:
+    def _flush_removals(self) -> None:
+        """Remove the outdated records of the names in `_pending`. Each name leaves `_pending`
+        before its record is removed, because another thread may add it again meanwhile."""
+        while self._pending:
             with self._turn:
-                names = list(self._owed)[:1000]
+                names = list(self._pending)[:1000]
                 for name in names:
-                    del self._owed[name]
+                    del self._pending[name]
             try:
                 self._drop(keys=names, args=[self._channel])
             except BaseException:
                 with self._turn:
-                    self._owed.update(dict.fromkeys(names))
+                    self._pending.update(dict.fromkeys(names))
                 raise
 
 

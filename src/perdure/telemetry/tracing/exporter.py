@@ -68,7 +68,7 @@ class Tracer:
             each for each in self.store.attempts(record.run) if each.number == record.attempt
         )
         span = span_of(
-            run, attempt, self.store.attempt_marks(record.run, record.attempt), self._resource
+            run, attempt, self.store.attempt_records(record.run, record.attempt), self._resource
         )
         try:
             self._waiting.put_nowait(span)

@@ -115,9 +115,9 @@ class StartSuite(Suite):
         home. An invalid id is refused."""
         stage = bench("say One.")
         launch = stage.launch("", resume(self.unknown_id()))
-        command = stage.driver.by_hand(launch)
+        command = stage.driver.interactive_command(launch)
         assert command.argv[0] and not command.argv[0].startswith("-")
         assert launch.continuation.session_id in " ".join(command.argv)
         assert stage.driver.home({**stage.environ, **command.env}) == stage.home
         with pytest.raises(ValueError):
-            stage.driver.by_hand(replace(launch, continuation=resume("--help")))
+            stage.driver.interactive_command(replace(launch, continuation=resume("--help")))

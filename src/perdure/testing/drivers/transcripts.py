@@ -38,7 +38,7 @@ class Transcripts(Suite):
         assert not stage.driver.conversations(stage.home, 10, "../*")
         said = [
             (each.by_agent, each.text.strip())
-            for each in stage.driver.spoken(stage.content(first.session_id))
+            for each in stage.driver.messages_of(stage.content(first.session_id))
         ]
         assert said == [
             (False, "hello one"),
@@ -120,12 +120,12 @@ class Transcripts(Suite):
         stage.run("hello two", resume(ran.session_id))
         content = stage.content(ran.session_id)
         path = stage.driver.transcript(stage.home, ran.session_id)
-        mended = stage.driver.mend(content, ran.session_id, path.name if path else "")
+        mended = stage.driver.repair(content, ran.session_id, path.name if path else "")
         assert (mended.content, mended.harm, mended.refusal) == (None, Harm.NONE, ""), mended
-        assert path is None or stage.driver.remains(stage.home, ran.session_id)[0] == path
-        assert not stage.driver.remains(stage.home, self.unknown_id()) and not stage.driver.remains(
-            stage.home, "../*"
-        )
+        assert path is None or stage.driver.files_of(stage.home, ran.session_id)[0] == path
+        assert not stage.driver.files_of(
+            stage.home, self.unknown_id()
+        ) and not stage.driver.files_of(stage.home, "../*")
         for broken in (
             b"",
             b"\0" * 99,
@@ -133,4 +133,4 @@ class Transcripts(Suite):
             content.replace(b'":', b'"'),
             content[::-1],
         ):
-            stage.driver.mend(broken, ran.session_id)
+            stage.driver.repair(broken, ran.session_id)

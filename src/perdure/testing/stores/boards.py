@@ -31,8 +31,8 @@ SEEN = ending(
 
 
 class BoardSuite:
-    """Tests of `board`, `board_counts`, `board_found`, `run_marks`, `board_agents`, `latest_word`
-    and `failed_attempts`."""
+    """Tests of `board`, `board_counts`, `board_found`, `run_properties`, `board_agents`,
+    `latest_word` and `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
         """A run that needs a person is only on the list `asking`. A collision alone does not put a
@@ -68,17 +68,17 @@ class BoardSuite:
         listed = Counter(group for _, group in store.board_found())
         assert listed == {"asking": 2, "queued": 1, "running": 1, "succeeded": 2}
         assert store.board_found(words="DONE") == [(ended["done"].id, "succeeded")]
-        marks = {each.id: each.name for each in store.run_marks()}
+        marks = {each.id: each.name for each in store.run_properties()}
         assert {"waits", "works", *ended} - {"gone"} <= set(marks.values())
         assert len(marks) == 7 and ended["gone"].id in marks, "a removed run has marks too"
 
     def test_the_marks_of_a_run(self, store: Store) -> None:
-        """`run_marks` returns the repository and labels of each run. The limits of a token are
+        """`run_properties` returns the repository and labels of each run. The limits of a token are
         checked against them."""
         labels = {"team": "red", "x": 'a "quoted" b'}
         repo = "https://git.example.com/shop/web.git"
         run = submit(store, TaskSpec(prompt="x", repo=repo, labels=labels), name="one")
-        (found,) = store.run_marks()
+        (found,) = store.run_properties()
         assert (found.id, found.name, found.agent, found.role) == (run.id, "one", "claude", "")
         assert (found.repo, found.labels) == (repo, labels)
 

@@ -25,7 +25,7 @@ NEEDS_PERSON = ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=ASKS)
 
 
 class CountSuite:
-    """Tests of `counts`, `ended_after` and `attempt_marks`."""
+    """Tests of `counts`, `ended_after` and `attempt_records`."""
 
     def test_an_empty_store_counts_nothing(self, store: Store) -> None:
         """All counts of an empty store are zero, and there is no oldest due run or delivery."""
@@ -148,8 +148,8 @@ class CountSuite:
         )
 
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
-        """`attempt_marks` returns perdure's own events of an attempt in order, without the agent's
-        messages and without other attempts."""
+        """`attempt_records` returns perdure's own events of an attempt in order, without the
+        agent's messages and without other attempts."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run))
@@ -161,8 +161,8 @@ class CountSuite:
                 CollisionSeen(session_id="x", detail="y"),
             ],
         )
-        assert [type(record.event) for record in store.attempt_marks(run.id, 1)] == [
+        assert [type(record.event) for record in store.attempt_records(run.id, 1)] == [
             VerifyEnded,
             CollisionSeen,
         ]
-        assert store.attempt_marks(run.id, 2) == []
+        assert store.attempt_records(run.id, 2) == []

@@ -105,7 +105,7 @@ class PlanSuite:
         assert (store.plan(held.id).reason, len(store.contexts(one.id))) == ("", 1)
         store.put_plan(replace(held, reason="changed"), told)
         store.put_planned(
-            held, PlannedRun(task="a", run=one.id, checks=1), told="The check failed."
+            held, PlannedRun(task="a", run=one.id, checks=1), instructions="The check failed."
         )
         assert [context.text for context in store.contexts(one.id)] == [
             "do it",
@@ -117,7 +117,7 @@ class PlanSuite:
         with pytest.raises(LostLease):
             store.put_plan(late, told)
         with pytest.raises(LostLease):
-            store.put_planned(late, PlannedRun(task="a", run=one.id), told="Late.")
+            store.put_planned(late, PlannedRun(task="a", run=one.id), instructions="Late.")
         assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:

@@ -28,7 +28,7 @@ def delivered(store: Store, number: int) -> TaskRun:
 
 class PostingSuite:
     """Tests of `posting`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
-    `hurry_posting` and `tell_run`."""
+    `hurry_posting` and `record_outside_attempt`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
         """The posting of a run that a delivery started is due until it is stored, and again after
@@ -95,20 +95,22 @@ class PostingSuite:
         assert found is not None and found.seen == 0
 
     def test_told_beside_the_attempts(self, store: Store) -> None:
-        """`tell_run` adds events and a condition to a run in any state. A condition replaces the
-        one of the same type, and can be removed."""
+        """`record_outside_attempt` adds events and a condition to a run in any state. A condition
+        replaces the one of the same type, and can be removed."""
         run = delivered(store, 1)
-        store.tell_run(
+        store.record_outside_attempt(
             run.id,
             [NotPublished(branch="b", reason="a secret")],
             Condition(type="needs_person", message="one", at=0),
         )
-        told = store.tell_run(run.id, [], Condition(type="needs_person", message="two", at=0))
+        told = store.record_outside_attempt(
+            run.id, [], Condition(type="needs_person", message="two", at=0)
+        )
         assert [(each.type, each.message) for each in told.conditions] == [
             ("needs_person", "two")
         ] and told.conditions[0].at > 0
         assert told.state == run.state
-        told = store.tell_run(
+        told = store.record_outside_attempt(
             run.id, [Published(branch="b", commit="c", pull=1, url="u")], solved="needs_person"
         )
         assert told.conditions == () and store.get(run.id).conditions == ()
@@ -118,4 +120,4 @@ class PostingSuite:
             Published(branch="b", commit="c", pull=1, url="u"),
         ]
         with pytest.raises(NotFound):
-            store.tell_run("none", [])
+            store.record_outside_attempt("none", [])

@@ -40,7 +40,7 @@ _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", 
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
 
-def untold(content: bytes) -> list[AgentEvent]:
+def unprinted(content: bytes) -> list[AgentEvent]:
     """Return events for the questions and the rejected calls since the newest prompt. Rejected
     calls that ran later are left out."""
     calls: dict[str, dict[str, Any]] = {}

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.forge.dispatch.difference import difference
+from perdure.forge.webhooks.author_text import mentioned, stop_commands, visible_text
 from perdure.forge.webhooks.hunks import end_of, hunk_at
-from perdure.forge.webhooks.speech import mentioned, stopped, visible_text
 
 OWN_WORDS = [
     "@dev-bot fix it",
@@ -71,7 +71,7 @@ def test_who_is_not_called(text: str) -> None:
 )
 def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
     """The command to stop must be on a line of its own and name a login."""
-    assert stopped(text) == logins
+    assert stop_commands(text) == logins
 
 
 @given(st.text(alphabet="`~>@-* \n\tabc<!", max_size=300))
@@ -89,7 +89,7 @@ def test_texts_at_the_bound(piece: str) -> None:
     """The longest accepted text is read to its end, whatever it consists of, so a command at its
     end counts."""
     text = f"{piece * (60_000 // len(piece))}\n\n"
-    assert stopped(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
+    assert stop_commands(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
     assert set(visible_text(text)) <= set(text) | {" "}
 
 

@@ -33,7 +33,7 @@ def mentioned(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))[:LIST_MOST]
 
 
-def stopped(text: str) -> tuple[str, ...]:
+def stop_commands(text: str) -> tuple[str, ...]:
     """Return the logins that a text tells to stop, by `@login stop` on a line of its own."""
     found = [_STOP.fullmatch(line.rstrip()) for line in visible_text(text).splitlines()]
     logins = (match[1].rstrip(".-_") for match in found if match)

@@ -102,7 +102,7 @@ def newest(
         connection.close()
 
 
-def names_beside(path: str, ref: str) -> list[str] | None:
+def similar_names(path: str, ref: str) -> list[str] | None:
     """Return the names of the newest runs, if no run has `ref` as its name, its key, or the
     beginning of its id. Returns None if a run has, or if that cannot be determined quickly."""
     try:
