@@ -272,7 +272,7 @@ class ClaudeDriver:
         return claude_files.place(home, session_id, cwd)
 
     def sidecar_files(self, transcript: Path) -> Sequence[Path]:
-        return claude_files.belongings(transcript)
+        return claude_files.sidecar_files(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(claude_files.prompts(transcript))

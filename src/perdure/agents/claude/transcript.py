@@ -97,7 +97,7 @@ def _base36(number: int) -> str:
     return digits or "0"
 
 
-def belongings(transcript: Path) -> Sequence[Path]:
+def sidecar_files(transcript: Path) -> Sequence[Path]:
     """Return the directory with the subagents and with long tool output, if it exists."""
     beside = transcript.with_suffix("")
     if beside != transcript and beside.is_dir():

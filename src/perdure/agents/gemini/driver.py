@@ -191,7 +191,7 @@ class GeminiDriver:
         return gemini_files.place(home, session_id, cwd, copy)
 
     def sidecar_files(self, transcript: Path) -> Sequence[Path]:
-        return gemini_files.belongings(transcript)
+        return gemini_files.sidecar_files(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(gemini_files.prompts(transcript))

@@ -148,7 +148,7 @@ def _owner(home: Path, name: str) -> str:
         return ""
 
 
-def belongings(transcript: Path) -> Sequence[Path]:
+def sidecar_files(transcript: Path) -> Sequence[Path]:
     """Return the directory with the subagents' conversations, if it exists."""
     beside = transcript.parent / _id_of(transcript)
     if beside != transcript.parent and beside.is_dir():

@@ -286,7 +286,7 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
     if opened.adopted and opened.asked.kind is Start.FRESH:
         # While no supervisor followed the agent, another conversation may have replaced this one.
         there = prompts_since(opened.driver, transcript, None)
-        if there and prompt_fingerprint(opened) not in there:
+        if there and own_prompt_fingerprint(opened) not in there:
             return None
     if copies.take(opened.driver, session.id, transcript):
         return transcript
@@ -302,7 +302,7 @@ def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
     return session.snapshot
 
 
-def prompt_fingerprint(opened: LiveAttempt) -> str:
+def own_prompt_fingerprint(opened: LiveAttempt) -> str:
     """Return the fingerprint of the prompt of this attempt."""
     return prompt_fingerprint(opened.directory)
 
@@ -318,7 +318,7 @@ def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Pa
     else:
         before = None
     new = prompts_since(opened.driver, transcript, before)
-    if prompt_fingerprint(opened) in new:
+    if own_prompt_fingerprint(opened) in new:
         return opened.attempt.context_version
     return session.context_version
 

@@ -20,7 +20,7 @@ from perdure.engine.attempt.checkpoints import (
     SETTLES_S,
     Checkpointing,
     copy_conversation,
-    prompt_fingerprint,
+    own_prompt_fingerprint,
 )
 from perdure.engine.attempt.engine import Engine, leftover_policy, process_tag, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
@@ -219,7 +219,7 @@ class _Watch(Struct):
         if session is not None:
             prompts = session.prompts
         else:
-            prompts = (prompt_fingerprint(self.opened),)
+            prompts = (own_prompt_fingerprint(self.opened),)
         if session is not None:
             gone = replace(
                 session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"
@@ -261,7 +261,7 @@ class _Watch(Struct):
             return
         if session is None or transcript is None:
             return
-        if session.state is SessionState.PINNED and prompt_fingerprint(
+        if session.state is SessionState.PINNED and own_prompt_fingerprint(
             self.opened
         ) in prompts_since(self.opened.driver, transcript, None):
             self.opened.session = replace(
