@@ -216,7 +216,9 @@ class Redis:
             with self._turn:
                 self._away_until = time.monotonic() + self._away_s
                 self._away_s = min(self._away_s * 2, AWAY_AT_MOST_S)
-            self.report_once(f"it does not answer ({type(error).__name__}); the database is used instead")
+            self.report_once(
+                f"it does not answer ({type(error).__name__}); the database is used instead"
+            )
             return None
         with self._turn:
             self._away_s = AWAY_S
