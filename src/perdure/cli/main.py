@@ -375,7 +375,7 @@ def usage(*, whole: bool = False) -> str:
     lines = [
         "usage: perdure VERB ...",
         "",
-        "Runs coding agents so that their workdir and conversation survive kills and crashes.",
+        "Runs coding agents whose workdir and conversation survive kills and crashes.",
     ]
     for heading, first, rest in GROUPS:
         verbs = [*first.split(), *(rest.split() if whole else ())]
