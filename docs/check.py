@@ -94,6 +94,15 @@ class Page:
     def blocks(self) -> list[tuple[str, int, str]]:
         return self.parts[1]
 
+    @property
+    def links(self) -> Iterator[tuple[int, str]]:
+        """The targets of links, each with the number of the line where the link begins. A link's
+        text may go over several lines."""
+        numbers = [number for number, _ in self.prose]
+        text = re.sub(r"`[^`\n]*`", "", "\n".join(line for _, line in self.prose))
+        for link in LINK.finditer(text):
+            yield numbers[text.count("\n", 0, link.start())], link[1]
+
     @cached_property
     def anchors(self) -> set[str]:
         """The anchors of the headings, as GitHub makes them."""
@@ -135,18 +144,17 @@ def pages() -> dict[str, Page]:
 def check_links(all_pages: dict[str, Page]) -> Iterator[str]:
     """Every relative link leads to a file of the project, and every anchor to a heading of it."""
     for page in all_pages.values():
-        for number, line in page.prose:
-            for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
-                if re.match(r"[a-z]+:", target):
-                    continue
-                name, _, anchor = target.partition("#")
-                place = (page.path.parent / name).resolve() if name else page.path
-                if not place.exists() or TOP not in (place, *place.parents):
-                    yield f"{page.name}:{number}: the link {target} leads to nothing"
-                elif anchor and place.suffix == ".md":
-                    there = all_pages[place.relative_to(TOP).as_posix()]
-                    if anchor not in there.anchors:
-                        yield f"{page.name}:{number}: {there.name} has no heading for #{anchor}"
+        for number, target in page.links:
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            place = (page.path.parent / name).resolve() if name else page.path
+            if not place.exists() or TOP not in (place, *place.parents):
+                yield f"{page.name}:{number}: the link {target} leads to nothing"
+            elif anchor and place.suffix == ".md":
+                there = all_pages[place.relative_to(TOP).as_posix()]
+                if anchor not in there.anchors:
+                    yield f"{page.name}:{number}: {there.name} has no heading for #{anchor}"
 
 
 def check_generated(all_pages: dict[str, Page]) -> Iterator[str]:
