@@ -20,14 +20,14 @@ HEAD = f"""# The API
 
 <!-- Made by docs/generate.py from the code. Do not edit: change the code, then run it. -->
 
-Below `{PREFIX}` is every verb and list of the command line, with the JSON of its `--json`. How to use it: [the API](../how-to/api.md).
-The running service gives the same as an OpenAPI 3.1 document, with every field: `GET {PREFIX}/openapi.json`.
+Every command and list of the command line has an address below `{PREFIX}`, with the JSON of its `--json`. How to use it: [the
+API](../how-to/api.md). The running service describes the same, with every field, as an OpenAPI 3.1 document: `GET {PREFIX}/openapi.json`.
 
-A request carries `Authorization: Bearer TOKEN` (`perdure token new NAME --scope ...`). Bodies are JSON objects, read strictly: a field
-that is not known, a key twice, NaN or half of a surrogate pair is 400. Times are milliseconds since 1970, durations seconds, money US
+A request carries `Authorization: Bearer TOKEN` (`perdure token new NAME --scope ...`). Bodies are JSON objects, read strictly: an unknown
+field, a repeated key, NaN or half of a surrogate pair is answered with 400. Times are milliseconds since 1970, durations seconds, money US
 dollars. Fields are added without a new `schema_version`.
 
-No `GET` changes anything. `?` stands for fields and parameters that may be left out.
+No `GET` changes anything. `?` marks optional fields and parameters.
 """
 
 STREAMS = f"""## Live events

@@ -21,7 +21,7 @@ HEAD = """# The library
 
 Everything that `import perdure` offers. How to use it: [from Python](../how-to/python.md); three programs to begin with:
 [the tutorial](../tutorial/python.md). All of it is typed (`py.typed`): mypy and pyright find a misspelled option.
-`perdure.events` has [the kinds of events](cli.md#events), with the same fields.
+`perdure.model.events` has [the kinds of events](cli.md#events), with the same fields.
 """
 WIDTH = 64
 """Number of characters of parameters and result from which each parameter has a line of its own."""

@@ -28,9 +28,9 @@ HEAD = """# The TaskRun resource
 
 `taskruns.perdure.dev`, version `v1alpha1`, short name `ptr`, category `perdure` (`kubectl get perdure`). Tekton has a resource of the same
 kind: with both in a cluster, write `taskruns.perdure.dev` or `ptr`. How to use it: [Kubernetes](../how-to/kubernetes.md). `kubectl explain
-taskruns.perdure.dev.spec` tells the same.
+taskruns.perdure.dev.spec` shows the same.
 
-A TaskRun is a [task](cli.md#the-run-as-json) as everywhere in perdure. Its name is the run's: at most 63 lower-case letters, digits and
+A TaskRun is an ordinary [task](cli.md#the-run-as-json) of perdure. Its name is also the run's name: at most 63 lower-case letters, digits and
 hyphens.
 """
 
@@ -48,7 +48,7 @@ ANNOTATIONS = (
     (
         "annotation",
         "perdure.dev/abandon",
-        '"true": break-glass, the finalizer is taken off although work is saved nowhere else',
+        '"true": the finalizer is removed although work is saved nowhere else',
     ),
     (
         "finalizer",
