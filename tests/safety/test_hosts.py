@@ -16,7 +16,7 @@ import pytest
 
 from perdure.errors import GitFailed, UsageError
 from perdure.host.git import Git
-from perdure.host.git.servers import Hosts, proxy_of, unfit
+from perdure.host.git.servers import Hosts, proxy_of, refusal_reason
 from perdure.model.forge.rules import rules
 from perdure.workspace import Workspaces
 from tests.conftest import TOP
@@ -44,11 +44,15 @@ def test_addresses_by_their_kind() -> None:
     """Private addresses are allowed for servers that the configuration names, and the metadata
     services of clouds for none. An IPv4 address in IPv6 is judged as IPv4."""
     for address in PRIVATE.split():
-        assert unfit(address, private=False) and not unfit(address, private=True), address
+        assert refusal_reason(address, private=False) and not refusal_reason(
+            address, private=True
+        ), address
     for address in NEVER.split():
-        assert unfit(address, private=False) and unfit(address, private=True), address
+        assert refusal_reason(address, private=False) and refusal_reason(address, private=True), (
+            address
+        )
     for address in ("1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "git.example.com"):
-        assert not unfit(address, private=False), address
+        assert not refusal_reason(address, private=False), address
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ environment (GIT_CONFIG_COUNT) with 2.31. An older git would silently ignore the
 _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
 _TRIES = 5
-_LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
+_READS = frozenset({"diff", "diff-files", "ls-files", "status"})
 """Names of git commands that only read, with the arguments that perdure passes."""
 
 
@@ -135,7 +135,7 @@ class Git(Struct, frozen=True, kw_only=True):
             env or {}
         )
         index = (env or {}).get("GIT_INDEX_FILE")
-        for _ in range(_TRIES if isinstance(stdin, bytes) and (index or args[0] in _LOOKS) else 1):
+        for _ in range(_TRIES if isinstance(stdin, bytes) and (index or args[0] in _READS) else 1):
             code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
             if code != -signal.SIGBUS:
                 break
@@ -230,7 +230,7 @@ class Git(Struct, frozen=True, kw_only=True):
         )
 
 
-_FIT: dict[str, str] = {}
+_CHECKED_PROGRAMS: dict[str, str] = {}
 """Path of the git program that was found to be new enough, by value of PATH."""
 
 
@@ -240,7 +240,7 @@ def require(path: str, memory: Path | None = None) -> str:
     `memory`: a file that caches which program's version was checked. Raises WorkspaceError if git
     is missing or older than `OLDEST`.
     """
-    if path not in _FIT:
+    if path not in _CHECKED_PROGRAMS:
         program = shutil.which("git", path=path)
         if program is None:
             raise WorkspaceError(
@@ -251,8 +251,8 @@ def require(path: str, memory: Path | None = None) -> str:
             _check_version(program)
             if memory is not None and sign:
                 _remember(memory, sign)
-        _FIT[path] = program
-    return _FIT[path]
+        _CHECKED_PROGRAMS[path] = program
+    return _CHECKED_PROGRAMS[path]
 
 
 def _check_version(program: str) -> None:

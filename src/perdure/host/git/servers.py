@@ -65,7 +65,7 @@ class Hosts(Struct, frozen=True, kw_only=True):
                 f"Repositories are not fetched from {place}: it is not the default port.",
                 "To allow this server, add it to clone_hosts.",
             )
-        if self.guarded and (why := unfit(parts.hostname or "", private=False)):
+        if self.guarded and (why := refusal_reason(parts.hostname or "", private=False)):
             raise UsageError(
                 f"Repositories are not fetched from {place}: its address is {why}.",
                 "To allow this server, add it to clone_hosts.",
@@ -92,7 +92,8 @@ class Hosts(Struct, frozen=True, kw_only=True):
             port = parts.port or PORTS[scheme]
             found = addresses(host, port)
             if why := next(
-                (why for each in found if (why := unfit(each, private=self.knows(url)))), ""
+                (why for each in found if (why := refusal_reason(each, private=self.knows(url)))),
+                "",
             ):
                 if self.knows(url):
                     hint = ""
@@ -130,7 +131,7 @@ def parts_of(url: str) -> SplitResult:
     return urlsplit(f"ssh://{server}/{path.lstrip('/')}")
 
 
-def unfit(address: str, *, private: bool) -> str:
+def refusal_reason(address: str, *, private: bool) -> str:
     """Return why perdure may not connect to an IP address, in a few words, or "" if it may. A text
     that is not an IP address is accepted.
 
@@ -138,7 +139,7 @@ def unfit(address: str, *, private: bool) -> str:
     link-local addresses (where clouds serve credentials), multicast and reserved addresses.
     """
     try:
-        ip = _meant(ipaddress.ip_address(address.partition("%")[0]))
+        ip = _embedded_ipv4(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
         return ""
     if ip.is_link_local:
@@ -156,7 +157,7 @@ def unfit(address: str, *, private: bool) -> str:
     return "private"
 
 
-def _meant(
+def _embedded_ipv4(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return the IPv4 address embedded in an IPv6 address; any other address unchanged."""

@@ -21,7 +21,7 @@ from perdure.protocols import Folder, Home
 INTERPRETERS = ("node", "bun", "deno")
 
 
-def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
+def require_unused(home: Home, folder: Folder, places: Sequence[Path]) -> None:
     """Raise Conflict, with a list of the processes, if any process uses the home."""
     if found := sorted(set(users(home, folder, places))):
         raise Conflict(

@@ -75,7 +75,7 @@ def exchange(one: Path, other: Path) -> None:
     rename(one, other, EXCHANGE)
 
 
-def can_not(error: OSError) -> bool:
+def is_unsupported(error: OSError) -> bool:
     """Return whether the error means that the file system does not support the operation."""
     return error.errno in _UNABLE
 

@@ -24,7 +24,7 @@ SHARED_MEMORY = "-shm"
 MAGIC = b"SQLite format 3\0"
 
 
-class HomeThing(Struct, frozen=True):
+class HomeEntry(Struct, frozen=True):
     """A file, link or directory of a home. `name` is its path relative to the home. A file includes
     the files that belong to it (see `sides`)."""
 
@@ -77,11 +77,11 @@ def side(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
+def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeEntry], list[str]]:
     """Return all entries below a directory, and the names of those that are not moved: entries that
     match a pattern in `excluded`, sockets and pipes. Both lists are empty if there is no such
     directory."""
-    found: list[HomeThing] = []
+    found: list[HomeEntry] = []
     left: list[str] = []
     for thing in _walk(top, ""):
         if any(fnmatchcase(thing.name, pattern) for pattern in stays) or not (
@@ -93,7 +93,7 @@ def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[
     return _joined(found), left
 
 
-def thing_at(path: Path, name: str = "") -> HomeThing | None:
+def entry_at(path: Path, name: str = "") -> HomeEntry | None:
     """Return the file, link or directory at a path, including the files that belong to it; None if
     nothing is there."""
     try:
@@ -115,8 +115,8 @@ def _counts(path: Path) -> bool:
     return stat.S_ISREG(state.st_mode) and state.st_size > 0
 
 
-def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> HomeThing:
-    return HomeThing(
+def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> HomeEntry:
+    return HomeEntry(
         name,
         path,
         stat.S_IFMT(state.st_mode),
@@ -127,7 +127,7 @@ def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] 
     )
 
 
-def _walk(directory: Path, below: str) -> Iterator[HomeThing]:
+def _walk(directory: Path, below: str) -> Iterator[HomeEntry]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -143,7 +143,7 @@ def _walk(directory: Path, below: str) -> Iterator[HomeThing]:
             yield from _walk(directory / entry.name, f"{name}/")
 
 
-def _joined(found: list[HomeThing]) -> list[HomeThing]:
+def _joined(found: list[HomeEntry]) -> list[HomeEntry]:
     """Merge each database with the files that belong to it into one entry, and drop `-shm`
     files."""
     gone: set[str] = set()
@@ -153,7 +153,7 @@ def _joined(found: list[HomeThing]) -> list[HomeThing]:
             (thing.path.with_name(thing.path.name + each)).exists()
             for each in (*SIDES, SHARED_MEMORY)
         ):
-            whole = thing_at(thing.path, thing.name)
+            whole = entry_at(thing.path, thing.name)
             if whole is not None and is_database(thing.path):
                 gone |= {thing.name + each for each in (*SIDES, SHARED_MEMORY)}
                 joined.append(whole)

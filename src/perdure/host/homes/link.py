@@ -27,7 +27,7 @@ from msgspec import Struct, field
 
 from perdure.errors import Conflict
 from perdure.host.homes import durable
-from perdure.host.homes.alive import require_nobody
+from perdure.host.homes.alive import require_unused
 from perdure.host.homes.inventory import signature
 from perdure.host.homes.merge import Merge, MergeResult, Tell
 from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
@@ -110,7 +110,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         now.target.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = self.volume.last_used_as(now.folder.name) == now.linked.value
         if now.has_old or now.beside or not known:
-            require_nobody(home, now.folder, [now.place, now.target])
+            require_unused(home, now.folder, [now.place, now.target])
             moved.taken = take_in(self, now)
         if moved.taken.files or not known:
             moved.kept += index_aside(now)
@@ -152,7 +152,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         Conflict if a process still uses that tree."""
         for kept in map(Path, moved.kept):
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
-                require_nobody(home, now.folder, [kept])
+                require_unused(home, now.folder, [kept])
                 moved.taken.add(late)
 
 
@@ -267,7 +267,7 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
         durable.exchange(now.place, kept)
     except OSError as error:
         kept.unlink()
-        if not durable.can_not(error):
+        if not durable.is_unsupported(error):
             raise
         kept = _rename_aside(now.place, stamp)
         now.place.symlink_to(now.target)

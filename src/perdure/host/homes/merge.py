@@ -26,12 +26,12 @@ from perdure.host.homes import durable
 from perdure.host.homes.inventory import (
     PIECE,
     SIDES,
-    HomeThing,
+    HomeEntry,
+    entry_at,
     open_file,
     parents,
     side,
     survey,
-    thing_at,
 )
 from perdure.host.homes.staged import HomeStage, copy_file
 
@@ -79,7 +79,7 @@ class Merge(Struct):
     """Whether the source's version gets the name in every conflict."""
     touched: set[Path] = field(default_factory=set)
 
-    def plan(self) -> tuple[list[HomeThing], MergeResult]:
+    def plan(self) -> tuple[list[HomeEntry], MergeResult]:
         """Return the entries to copy, and a result that already counts all other entries. Writes
         nothing."""
         if not self.only:
@@ -89,7 +89,7 @@ class Merge(Struct):
         things += [
             found
             for name in self.only
-            if (found := thing_at(self.source / name, name)) and found.is_file
+            if (found := entry_at(self.source / name, name)) and found.is_file
         ]
         taken = MergeResult(left=left)
         wanted = [thing for thing in things if not self._is_there(thing)]
@@ -98,7 +98,7 @@ class Merge(Struct):
         )
         return wanted, taken
 
-    def run(self, things: Sequence[HomeThing], taken: MergeResult) -> MergeResult:
+    def run(self, things: Sequence[HomeEntry], taken: MergeResult) -> MergeResult:
         """Copy the entries, compare the copies, put them in place, and flush them to the disk.
         `things` and `taken` come from `plan`. Return the completed result."""
         self.stage.require_room([thing for thing in things if thing.is_file])
@@ -116,10 +116,10 @@ class Merge(Struct):
         self.tell("durable")
         return taken
 
-    def _is_there(self, thing: HomeThing) -> bool:
+    def _is_there(self, thing: HomeEntry) -> bool:
         """Return whether the target has this version of an entry or a later one, under the same
         name or as a second version."""
-        there = thing_at(self.target / thing.name)
+        there = entry_at(self.target / thing.name)
         if there is None or self._blocked(thing.name):
             return False
         if there.kind != thing.kind:
@@ -136,10 +136,10 @@ class Merge(Struct):
             verdict == "differs" and os.path.lexists(second_path(there.path, thing))
         )
 
-    def lands(self, thing: HomeThing) -> bool:
+    def lands(self, thing: HomeEntry) -> bool:
         """Return whether the entry gets its own name in the target, rather than the name of a
         second version."""
-        there = thing_at(self.target / thing.name)
+        there = entry_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None
             or (there.is_file and thing.is_file and self._verdict(thing, there) == "earlier")
@@ -149,11 +149,11 @@ class Merge(Struct):
         """Return whether a parent directory of the name is something other than a directory in the
         target."""
         return any(
-            (found := thing_at(self.target / each)) is not None and not found.is_directory
+            (found := entry_at(self.target / each)) is not None and not found.is_directory
             for each in parents(name)
         )
 
-    def _verdict(self, ours: HomeThing, there: HomeThing) -> str:
+    def _verdict(self, ours: HomeEntry, there: HomeEntry) -> str:
         """Compare a version (`ours`) with the one at the target (`there`). Return `same`, `later`
         (`there` continues `ours`), `earlier` (`ours` continues `there`), or `differs`."""
         if (
@@ -174,12 +174,12 @@ class Merge(Struct):
                 return "later"
         return "differs"
 
-    def _put(self, thing: HomeThing, taken: MergeResult) -> None:
+    def _put(self, thing: HomeEntry, taken: MergeResult) -> None:
         place = self._parent(thing.name) / Path(thing.name).name
         if thing.is_directory:
             self._directory(place, thing.mode)
             return
-        there = thing_at(place)
+        there = entry_at(place)
         if there is None:
             self._publish(thing, place)
         elif thing.is_file and there.is_file and self._verdict(thing, there) == "same":
@@ -207,7 +207,7 @@ class Merge(Struct):
         return place
 
     def _directory(self, place: Path, mode: int) -> Path:
-        found = thing_at(place)
+        found = entry_at(place)
         if found is None:
             place.mkdir(mode=mode & 0o777 | 0o700, parents=True)
             self.touched |= {place, place.parent}
@@ -215,7 +215,7 @@ class Merge(Struct):
             return self._directory(place.with_name(f"{place.name}{CONFLICT}directory"), mode)
         return place
 
-    def _publish(self, thing: HomeThing, place: Path) -> None:
+    def _publish(self, thing: HomeEntry, place: Path) -> None:
         """Move a staged entry to a path that is free. The files that belong to a database are moved
         first, so that the database is never there without them."""
         self.touched.add(place.parent)
@@ -233,7 +233,7 @@ class Merge(Struct):
             durable.place_new(side(staged, suffix), side(place, suffix))
         durable.place_new(staged, place)
 
-    def _keep(self, there: HomeThing, taken: MergeResult) -> None:
+    def _keep(self, there: HomeEntry, taken: MergeResult) -> None:
         """Link the target's version to a second name, before another version replaces it under its
         own name."""
         kept = second_path(there.path, there)
@@ -243,7 +243,7 @@ class Merge(Struct):
                 second_name(side(there.path, suffix), side(kept, suffix))
         durable.sync(there.path.parent)
 
-    def _replace(self, thing: HomeThing, place: Path) -> None:
+    def _replace(self, thing: HomeEntry, place: Path) -> None:
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
@@ -252,7 +252,7 @@ class Merge(Struct):
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)
 
-    def _aim(self, link: HomeThing) -> bytes:
+    def _aim(self, link: HomeEntry) -> bytes:
         """Return the destination of a link after its move. A link to a file outside the home still
         leads to that file. A link to a file in the home leads to the copy of that file."""
         told = link.path.readlink()
@@ -270,7 +270,7 @@ class Merge(Struct):
         return os.fsencode(told if meant == inside or inside in meant.parents else meant)
 
 
-def second_path(place: Path, thing: HomeThing) -> Path:
+def second_path(place: Path, thing: HomeEntry) -> Path:
     """Return the path for a second version of a file: the original name, `.conflict-` and the
     beginning of the hash."""
     return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.errors import Conflict, WorkspaceError
-from perdure.host.homes.inventory import thing_at
+from perdure.host.homes.inventory import entry_at
 from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
 from perdure.host.homes.volume import Volume
 from perdure.protocols import Folder
@@ -73,7 +73,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     def require(self) -> None:
         """Check whether the directory can be moved. Raises Conflict or WorkspaceError if not."""
-        there = thing_at(self.target)
+        there = entry_at(self.target)
         if there is not None and not there.is_directory:
             raise WorkspaceError(
                 f"{self.target} is not a directory.", "Move it aside, then try again."
@@ -88,7 +88,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
             )
         if self.is_linked:
             return
-        source, target, found = self.source, self.target.resolve(), thing_at(self.place)
+        source, target, found = self.source, self.target.resolve(), entry_at(self.place)
         if found is not None and not found.is_link and not found.is_directory:
             raise WorkspaceError(
                 f"{self.place} is not a directory.", "Move it aside, then try again."

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
-from perdure.host.homes.inventory import PIECE, HomeThing, hash_of, open_file, side, unchanged
+from perdure.host.homes.inventory import PIECE, HomeEntry, hash_of, open_file, side, unchanged
 
 RESERVE = 16 << 20
 """Space that must remain free after the copies, in bytes."""
@@ -26,10 +26,10 @@ class HomeStage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def place(self, thing: HomeThing) -> Path:
+    def place(self, thing: HomeEntry) -> Path:
         return self.directory / hashlib.sha256(os.fsencode(thing.name)).hexdigest()[:40]
 
-    def require_room(self, things: Sequence[HomeThing]) -> None:
+    def require_room(self, things: Sequence[HomeEntry]) -> None:
         """Raise WorkspaceError if there is not enough space for the copies. Call it before
         copying."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class HomeStage:
                 "Free space, or choose another volume.",
             )
 
-    def copy(self, thing: HomeThing) -> None:
+    def copy(self, thing: HomeEntry) -> None:
         """Copy a file and the files that belong to it, and compare the copies with the originals.
         Raises Conflict if the file changes meanwhile, and OSError."""
         place = self.place(thing)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from perdure.errors import Conflict
 from perdure.host.homes import durable
-from perdure.host.homes.alive import require_nobody
+from perdure.host.homes.alive import require_unused
 from perdure.host.homes.inventory import signature
 from perdure.host.homes.link import ASIDE, Linking, MovedDirectory, quiet, stage_of, take_in, taking
 from perdure.host.homes.link import switch as put_aside
@@ -84,7 +84,7 @@ def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) ->
     moved, note = MovedDirectory(linked=before), LinkedHomes(call.state)
     call.tell("checked")
     if not before.is_home_again:
-        require_nobody(home, now.folder, [now.place, now.target])
+        require_unused(home, now.folder, [now.place, now.target])
         if now.has_old:
             # A new home was created at the old place meanwhile. Merge it into the volume, as `home
             # link` does.
@@ -151,7 +151,7 @@ def _switch(now: HomeSituation) -> None:
         try:
             durable.exchange(new, now.place)
         except OSError as error:
-            if not durable.can_not(error):
+            if not durable.is_unsupported(error):
                 raise
             now.place.unlink()
             durable.place_new(new, now.place)
