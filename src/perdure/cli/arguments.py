@@ -43,8 +43,8 @@ def rounds_of(text: str) -> int:
 
 
 LOST = (
-    "what to do if the conversation is lost: strict: stop; disclose (default): rebuild it from a "
-    "brief; fresh-ok: start a new one; the receipt records the choice"
+    "if the conversation is lost (the receipt says what was done): strict: stop; disclose "
+    "(default): rebuild it from a brief; fresh-ok: start a new one"
 )
 DENIED = (
     "what to do if a tool call was denied: ask (default): ask you; fail: fail the run; report: "

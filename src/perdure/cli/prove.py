@@ -45,7 +45,7 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHECK",
-        help="run only this check, and checks that use the same agent run; repeatable",
+        help="run only this check, with those that share its run of the agent; repeatable",
     )
     parser.add_argument(
         "--jobs",

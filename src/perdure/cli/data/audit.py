@@ -41,8 +41,8 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         metavar="FILE",
         help=(
-            "check the chain and the journal records that it covers, or the chain in an exported "
-            "FILE (`-`: standard input)"
+            "check that no entry was changed or removed: the chain of hashes and the journal, or "
+            "only the chain in an exported FILE (`-`: standard input)"
         ),
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")

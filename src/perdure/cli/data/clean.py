@@ -29,12 +29,12 @@ def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--many",
         action="store_true",
-        help="remove even if that is a large part of one class of data",
+        help="remove even if most data of one kind is removed by that; gc refuses it otherwise",
     )
     parser.add_argument(
         "--accept",
         action="store_true",
-        help="confirm that the clock is correct and the right volume is mounted at the root",
+        help="if gc refused: confirm that the clock and the volume of perdure's root are right",
     )
     parser.add_argument(
         "-a", "--all", action="store_true", help="also show what is kept, with the reason"
@@ -185,8 +185,8 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", default="", help="the repository (default: the current one)")
     parser.add_argument("--branch", default="", help="all work on this branch")
     parser.add_argument("--issue", default="", help="all work on the issue with this number")
-    parser.add_argument("--service", default="", help="the owner of the task")
-    parser.add_argument("--task", default="", help="the task of the service")
+    parser.add_argument("--service", default="", help="only tasks of this program")
+    parser.add_argument("--task", default="", help="only this task of the program")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be cleared, and change nothing"
     )

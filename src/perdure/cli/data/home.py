@@ -44,13 +44,13 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--symlink",
         action="store_true",
-        help="for link: leave a symlink at the old place, so that your own sessions follow",
+        help="for link: leave a symlink at the old place, for agents that you start yourself",
     )
     way.add_argument(
         "--variable",
         action="store_true",
-        help="for link: set the agent's environment variable instead of a symlink (default: the "
-        "way of the present link; for a new one, the variable)",
+        help="for link: set the agent's environment variable instead of a symlink (default: as "
+        "the existing link does; the variable if there is none)",
     )
     parser.add_argument(
         "--new",

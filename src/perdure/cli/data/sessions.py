@@ -34,10 +34,11 @@ def _what(word: str) -> str:
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     whats = (
-        "ls (default); show: read one; check: find damage in these, or all; repair: show the "
-        "repair of one, --write does it; stats: how often conversations continued; rebuild: "
-        "recreate lost records; create SCOPE: a record for later runs; extend: restart its "
-        "lifetime; close: retire it, so that the next run starts a new one"
+        "ls (default): list; show ID: print one; check [ID ...]: find damage (default: in all); "
+        "repair ID: show what a repair would change, or make it with --write; stats: how often "
+        "conversations continued; rebuild: recreate lost records; create SCOPE: make a record "
+        "for later runs of this scope; extend SCOPE: start its lifetime again; close SCOPE: let "
+        "its next run start a new conversation"
     )
     parser.add_argument("what", nargs="?", type=_what, choices=WHATS, default="ls", help=whats)
     parser.add_argument(
@@ -45,8 +46,8 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="ID",
         help=(
-            "a conversation's id or its beginning, its run's name or, for create, extend and "
-            "close, its scope"
+            "the id of a conversation or its first characters, or the name of its run; for "
+            "create, extend and close: a scope"
         ),
     )
     parser.add_argument(
@@ -68,7 +69,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="for repair: prove the repaired copy and put it in place; the original is moved aside",
+        help="for repair: test the repaired copy and put it in place; the original is moved aside",
     )
     parser.add_argument(
         "--lifetime",

@@ -75,12 +75,12 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--symlink",
         action="store_true",
-        help="link the homes at their usual places, where a second shell finds them (default)",
+        help="put symlinks at the homes' usual places, where a second shell finds them (default)",
     )
     way.add_argument(
         "--variable",
         action="store_true",
-        help="set the agents' variables for COMMAND instead, and link only homes that have none",
+        help="set the agents' variables for COMMAND; symlinks only for agents without a variable",
     )
     parser.add_argument(
         "--agent",

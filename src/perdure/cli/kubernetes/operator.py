@@ -59,7 +59,7 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read-logs",
         action="store_true",
-        help="show the conversation of an attempt while it runs; needs `get` on pods/log",
+        help="report an attempt's conversation while it runs; needs `get` on pods/log",
     )
     parser.add_argument(
         "--defaults",

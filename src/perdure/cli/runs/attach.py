@@ -37,7 +37,7 @@ def wait_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=seconds_of,
         default=0.0,
-        help="give up after this time with exit code 75: 90s, 30m, 2h (default: never)",
+        help="give up after this time, such as 90s, 30m or 2h, with exit code 75 (default: never)",
     )
 
 

@@ -39,8 +39,8 @@ def digest_arguments(parser: argparse.ArgumentParser) -> None:
         default="yesterday",
         metavar="WHEN",
         help=(
-            "today, yesterday (default; from its beginning), a day such as 2026-11-20, or a time "
-            "ago such as 8h"
+            "start of the period: today, yesterday (default), a date such as 2026-11-20, or a "
+            "duration before now such as 8h; a day starts at midnight"
         ),
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

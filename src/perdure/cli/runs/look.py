@@ -293,7 +293,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
         "--since",
         type=seconds_of,
         metavar="AGE",
-        help="only entries of this time, such as 90s, 30m, 24h or 7d",
+        help="only entries of the last 90s, 30m, 24h or 7d",
     )
     parser.add_argument("-t", "--times", action="store_true", help="start each line with its time")
     parser.add_argument(
@@ -305,7 +305,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--raw",
         action="store_true",
-        help="the agent's raw output; on a terminal without control characters",
+        help="print the agent's raw output; a terminal gets it without control characters",
     )
 
 

@@ -76,7 +76,7 @@ def take_back_arguments(parser: argparse.ArgumentParser) -> None:
         "--adopt",
         default="",
         metavar="ID",
-        help="continue the run in this conversation, which you started beside the run's own",
+        help="continue the run in this conversation, which you started in addition to its own",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -52,7 +52,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=jobs_of,
         default=0,
-        help="maximum number of tasks at once (default: jobs of the plan, or 1)",
+        help="maximum number of tasks at once (default: `jobs` in the plan, or 1)",
     )
     parser.add_argument(
         "--format",

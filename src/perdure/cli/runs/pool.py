@@ -54,10 +54,13 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run",
         action="store_true",
-        help="run one attempt of a TaskRun in its pod, as --order says",
+        help="run one attempt of a TaskRun in its pod, as the files of --order say",
     )
     parser.add_argument(
-        "--order", type=Path, metavar="DIR", help="with --run: the directory of the order"
+        "--order",
+        type=Path,
+        metavar="DIR",
+        help="with --run: the directory with the files that describe the attempt",
     )
     parser.add_argument(
         "--result",

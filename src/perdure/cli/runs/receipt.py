@@ -32,7 +32,7 @@ def receipt_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=["json", "intoto"],
         default="json",
-        help="json (default): the statement, to read; intoto: signed, in a DSSE envelope",
+        help="json (default): the plain statement; intoto: signed, in a DSSE envelope",
     )
     parser.add_argument(
         "--note",

@@ -52,7 +52,9 @@ def answer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _always_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--always", action="store_true", help="save a rule that answers such calls from now on"
+        "--always",
+        action="store_true",
+        help="also save a rule that gives this answer to such calls from now on",
     )
     parser.add_argument(
         "--for",

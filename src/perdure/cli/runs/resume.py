@@ -27,7 +27,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
         "which",
         nargs="?",
         metavar="SESSION|NAME",
-        help="a conversation's id or its beginning, or a run (default: choose)",
+        help="the id of a conversation (or its first characters) or a run (default: choose)",
     )
     parser.add_argument("prompt", nargs="?", help="new instructions; `-` reads standard input")
     parser.add_argument(

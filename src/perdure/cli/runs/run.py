@@ -49,8 +49,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--map",
         choices=MAP_WHEN,
         help=(
-            "which prompts include the project map: off: none; fallback (default): only if the "
-            "conversation has not seen the files; first: also the first prompt of each "
+            "which prompts include the project map: off: none; fallback (default): those of an "
+            "agent that has not seen the repository's files; first: also the first prompt of every "
             "conversation; always: all"
         ),
     )
@@ -62,7 +62,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
     where.add_argument(
-        "--backend", choices=["worktree", "isolated"], help="how the workdir is made"
+        "--backend",
+        choices=["worktree", "isolated"],
+        help="the workdir: a git worktree of your repository (default), or a clone of its own",
     )
     where.add_argument(
         "--include-changes",
@@ -71,9 +73,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--here", action="store_true", help="work directly in this directory")
     where.add_argument(
-        "--service", help="the service that the task belongs to, if it has no repository"
+        "--service", help="for a task without a repository: the program that the task belongs to"
     )
-    where.add_argument("--task", help="the task's id within its service")
+    where.add_argument("--task", help="the id of the task in that program")
     who = parser.add_argument_group("run")
     who.add_argument("--name", help="the run's name (default: one is made up)")
     who.add_argument(

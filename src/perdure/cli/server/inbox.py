@@ -56,7 +56,7 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         type=limit_of,
         default=0,
         metavar="NUMBER",
-        help="only deliveries with smaller numbers: the next page",
+        help="only deliveries with smaller numbers than this, for the next page",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
