@@ -111,7 +111,8 @@ class FrameCollector(Struct):
         return part, b"" if part.sha256 in self.known else frame(content)
 
     def frames(self, file: CapsuleFile) -> Iterator[bytes]:
-        """Yield the frame of each part of an added file. The frame of a known part is empty."""
+        """Yield the frame of each part of an added file. For a part that the receiver has already,
+        the frame is empty."""
         with self._places[_address(file)].open("rb") as source:
             for _ in file.parts:
                 yield source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0])

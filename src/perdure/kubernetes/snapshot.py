@@ -155,7 +155,8 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
 
 def _held(status: dict[str, Any]) -> dict[str, Any]:
     """Return the waiting state of an init container that keeps the pod from starting; empty if
-    there is none. In this case the agent's container only reports that the pod is initializing."""
+    there is none. Until the init container has ended, the agent's container reports only that the
+    pod is initializing."""
     for each in status.get("initContainerStatuses") or ():
         found: dict[str, Any] = (each.get("state") or {}).get("waiting") or {}
         if found.get("reason"):

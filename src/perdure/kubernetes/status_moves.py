@@ -389,7 +389,7 @@ def _learnt(
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
     """Return the status with the receipts and conversations of earlier attempts that delivered no
-    result themselves. Their outcomes are not changed."""
+    result themselves. They are taken from this later `result`. Outcomes are not changed."""
     if result is not None:
         before = {each.number: each for each in result.earlier}
     else:

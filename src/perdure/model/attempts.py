@@ -151,8 +151,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls, if the agent replayed all of them. None: it
-    replayed nothing."""
+    """Number of known prompts, answers and tool calls that the agent replayed: all of them, or None
+    if it replayed nothing."""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ class MessageState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a message to a running attempt. Times are in ms; 0: not yet."""
 
     version: int
-    """Number of the version of the instructions that the message added."""
+    """Version number that the run's instructions got when this message was added."""
     text: str
     told: int
     delivered: int = 0

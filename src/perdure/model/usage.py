@@ -1,4 +1,4 @@
-"""Data types for usage: tokens, money, and the fill of a conversation's window."""
+"""Data types for usage: tokens, money, and how full a conversation's context window is."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CutCost(Struct, frozen=True):
     """The cost, in dollars, of a reply that was cut off because the agent ended."""
 
     charged: float
-    """Best estimate of the cost. `Usage` includes it."""
+    """Best estimate of the cost. The attempt's `Usage` already contains it."""
     most: float
     """Estimated cost for the case that the reply was long."""
 

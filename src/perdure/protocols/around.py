@@ -22,8 +22,8 @@ class Publisher(Protocol):
         ...
 
     def available(self, run: TaskRun) -> str:
-        """Return a sentence if a run whose files are on another host cannot be fetched; empty if it
-        can."""
+        """Return the reason why this run cannot be fetched from the host that has its files; empty
+        if it can be fetched."""
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:

@@ -83,8 +83,8 @@ UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED, OutcomeKind.NEEDS_INPUT}
 answer."""
 
 FREE_LIMIT = 20
-"""Number of consecutive free attempts after which the run fails, because further waiting is
-unlikely to help."""
+"""Number of consecutive attempts that do not count against the maximum, after which the run fails.
+Such attempts wait for an outside cause, and waiting longer is unlikely to help."""
 
 BUDGET_IS_SPENT = "the budget is spent"
 BUDGET_MAY_BE_SPENT = "the budget may be spent"

@@ -104,7 +104,8 @@ class Journal:
         whether there are any."""
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
-        """Number up to which all records were sent, or existed before the start."""
+        """Every record up to this number was sent to the listeners, or is older than this process.
+        """
         self._read, self._said = self.newest, ""
         self._rounds = Rounds("journal", self._round, LOOK_S, self._failed)
 

@@ -37,8 +37,8 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""Window in seconds in which wrong tokens are counted. After `FAILURES_MOST` wrong ones from one
-address, or with one token, further wrong ones are answered with 429. A valid token is always
+"""Period in seconds over which failed sign-ins are counted. After `FAILURES_MOST` failures from one
+address, or with the same wrong token, further failures get status 429. A valid token is always
 accepted, because many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000

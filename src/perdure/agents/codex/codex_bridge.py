@@ -55,8 +55,9 @@ SERVERS_S = 10.0
 """Maximum wait for the user's MCP servers before the first turn, in seconds. An MCP server that
 starts during a turn would look like a leftover process of the turn."""
 TICKS_S = 0.03
-"""Wait after the MCP servers have started, in seconds. It is longer than the resolution of process
-start times, so the MCP servers are provably older than the first output line."""
+"""Seconds between the start of the MCP servers and the first line that the bridge prints. They
+exceed the resolution of process start times, so a comparison of times proves that a server started
+before that line."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",

@@ -302,8 +302,9 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> list[str]:
-    """Return the setting for the level of the CLI's own compaction, unless the user's arguments set
-    it. The CLI checks the level before every request, including the first one of a turn."""
+    """Return the setting for the token count at which the CLI compacts by itself, unless the user's
+    arguments set it. The CLI compares against it before every request, including the first one of a
+    turn."""
     at = launch.compact_at
     if (
         at is None

@@ -326,8 +326,8 @@ class OpenCodeDriver:
         return ()
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a person can allow calls of this run later. False with arguments of the
-        user: they are for `opencode run`, and the bridge cannot apply them."""
+        """Return whether a person can allow calls of this run later. The answer is no if the user
+        passed extra arguments: they are for `opencode run`, and the bridge cannot apply them."""
         return spec.permissions is Permissions.EDIT and not spec.agent_args
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:

@@ -123,7 +123,7 @@ class EventTotals(Struct):
     revision: int = 0
     """Counter that grows with every change of the totals."""
     final: bool = False
-    """Whether the agent has reported its final figure, and no reply or turn has begun since."""
+    """Whether the agent has reported its final usage, and no reply or turn has begun since."""
     named: bool = False
     last_reply: str = ""
     asking: bool = False

@@ -42,7 +42,8 @@ def collect(
     else:
         known_kept = None
     if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
-        # The transcript was complete at the launch, so it changed only while the attempt ran.
+        # Nothing was missing from the transcript at the launch, so every difference arose while the
+        # attempt ran.
         known_kept = True
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)

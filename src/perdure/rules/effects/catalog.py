@@ -78,7 +78,7 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KnownProgram(Named, frozen=True):
-    """A program whose effects the table lists as rules."""
+    """An entry of the effects table: a program, and the rules that determine its effects."""
 
     rules: tuple[ProgramRule, ...] = ()
     default: str = ""

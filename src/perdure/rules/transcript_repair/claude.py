@@ -52,8 +52,8 @@ def repair(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
 ) -> RepairResult:
     """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`: the
-    error message with which the agent refused the transcript. `memory`: the size in bytes from
-    which a transcript is cut at its last compaction."""
+    error message with which the agent refused the transcript. `memory`: a transcript with more
+    bytes than this is cut at its last compaction."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"

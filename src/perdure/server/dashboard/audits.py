@@ -61,8 +61,8 @@ def audit(visit: Visit) -> Response:
 
 
 def as_lines(visit: Visit) -> Response:
-    """Return `/audit.jsonl`: the lines of the page's filters as a file, one JSON object on each
-    line."""
+    """Return `/audit.jsonl`: a file with the audit entries that match the page's filters, one JSON
+    object per line."""
     store = visit.desk.look
     found = store.audit(
         since=_since(visit.asked("since") or "7d", visit.now),

@@ -31,8 +31,8 @@ class PostingSuite:
     `hurry_posting` and `record_outside_attempt`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
-        """The posting of a run that a delivery started is due until it is stored, and again after
-        the run has changed. A run that a person started has no posting."""
+        """If a delivery started the run, its posting is due until the posting is stored, and due
+        again after the run has changed. A run that a person started has no posting."""
         own, run = submit(store), delivered(store, 1)
         assert (
             store.posting(own.id) is None

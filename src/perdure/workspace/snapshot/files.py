@@ -341,8 +341,9 @@ class Placer:
         )
 
     def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
-        """Yield each change with its new content. Small contents are bytes, read in batches of some
-        MiB. A large content is a path to a file, which is removed afterwards."""
+        """Yield each change with its new content. Small contents are yielded as bytes, read in
+        batches of a few MiB. Large ones are yielded as the path of a temporary file, which is
+        removed before the next change."""
         ids = "".join(f"{change.new}\n" for change in wanted).encode()
         if wanted:
             sizes = [

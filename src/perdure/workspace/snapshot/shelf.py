@@ -235,13 +235,13 @@ class Shelf(Struct, frozen=True, kw_only=True):
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy all objects that are reachable from the revisions in `source` to the directory where
-        this workdir's checkpoints are stored (`kept`), as one pack. Raises GitFailed.
+        """Copy into `kept`, the directory of this workdir's checkpoints, one pack with all objects
+        that the revisions in `source` reach. Raises GitFailed.
 
-        git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
-        builtin/pack-objects.c). perdure's git directory and the user's repository may be on
-        different file systems, where that rename fails. So for this call GIT_OBJECT_DIRECTORY is a
-        directory beside the final place.
+        git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY and renames it to its final
+        path (2.39, builtin/pack-objects.c). The rename fails if the two are on different file
+        systems, as perdure's git directory and the user's repository may be. So for this call
+        GIT_OBJECT_DIRECTORY is a directory next to the final path.
         """
         stage = self.kept / f"incoming-{secrets.token_hex(6)}"
         stage.mkdir(mode=0o700)
