@@ -232,7 +232,7 @@ def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) 
     }
     terminal.status(
         phase="Queued", attempt=1, attemptsAllowed=3, contextVersion=1, sessionId="5f0c1c52", receipt="native", conditions=[waiting],
-        attempts=[ATTEMPT], workspace={"claimName": "shop-118-0a", "saved": False}, usage={"inputTokens": 1200, "costUSD": 0.5},
+        attempts=[ATTEMPT], workspace={"claimName": "shop-118-0a", "saved": False}, usage={"inputTokens": 1200, "costUSD": "0.5"},
     )  # fmt: skip
     shown = terminal("show", "fix-cents")
     for said in (

@@ -53,7 +53,8 @@ def test_a_queue_through_a_quota(impatient: Place) -> None:
         assert run.condition("Waiting") is None
         run.one_of_each()
         began.append(status["attempts"][0]["started"])
-    assert began == sorted(began)
+    # Those that begin together, when both pods of the quota end at the same time, have no order.
+    assert all(one <= later for one, later in zip(began, began[AT_ONCE:], strict=False))
 
 
 def test_one_writer_of_a_task(impatient: Place) -> None:
