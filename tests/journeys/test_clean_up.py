@@ -57,7 +57,7 @@ def test_swept_and_gone_on_with(stage: MakeStage) -> None:
         "new.txt",
     } <= set(left)
     swept = one.perdure("gc")
-    assert "1 taken" in swept.out and not workdir.exists(), swept.out
+    assert "1 removed" in swept.out and not workdir.exists(), swept.out
     again = one.perdure("update", "task", "Go on.", "--json")
     assert again.code == 0, again.err
     assert prints(workdir) == left and again.json["attempts"][-1]["receipt"]["verdict"] == "native"

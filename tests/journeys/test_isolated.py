@@ -96,7 +96,7 @@ def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) 
     assert one.perdure("run", "--name", "task", "--repo", forge.url("shop"), *words).code == 0
     git(one, bare, "branch", "feature", "main")
     refused = one.perdure("fork", "task", "In the fork.", "--branch", "feature", "--as", "branched")
-    assert refused.code == 6 and "has a branch feature already" in refused.err, refused.err
+    assert refused.code == 6 and "already has a branch feature" in refused.err, refused.err
     assert one.perdure("show", "branched").code != 0
     assert one.perdure("fork", "task", "In the fork.", "--as", "branched").code == 0
 

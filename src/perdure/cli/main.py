@@ -37,13 +37,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "cost": ("runs.cost", "show tokens and dollars by run, agent, repository, day or label"),
     "receipt": (
         "runs.receipt",
-        "print the receipt of an attempt, signed if you like, or verify one",
+        "print the receipt of an attempt, signed or plain, or verify one",
     ),
     "key": ("runs.receipt", "make, show and trust the keys that sign receipts"),
     "requests": ("runs.requests", "list what agents ask you: calls to allow, and questions"),
     "approve": (
         "runs.requests",
-        "allow a call that an agent asks for; --always also allows later ones",
+        "allow a call that an agent asks for; --always: later ones too",
     ),
     "deny": ("runs.requests", "refuse a call that an agent asks for"),
     "answer": ("runs.requests", "answer an agent's question"),

@@ -73,7 +73,7 @@ def _not_private(place: Path) -> str:
     if found.st_uid != os.geteuid():
         return f"{place} belongs to another user"
     if stat.S_IMODE(found.st_mode) != 0o700:
-        return f"{place} has not the mode 0700"
+        return f"{place} does not have mode 0700"
     return ""
 
 
