@@ -125,7 +125,7 @@ def test_a_plan_does_not_begin_on_old_work(stage: MakeStage) -> None:
     assert (refused.code, len(one.rehearsal.requests)) == (
         6,
         0,
-    ) and "a branch perdure/shop_one already" in refused.err
+    ) and "already has a branch perdure/shop_one" in refused.err
     subprocess.run(["git", "branch", "-m", "perdure/shop_one", "old"], cwd=one.repo, check=True)
     assert one.perdure("plan", "run", str(plan)).code == 0
 

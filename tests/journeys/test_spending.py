@@ -182,7 +182,9 @@ def test_a_budget_holds_over_replies_that_were_cut_off(
     one = stage(IN_FLIGHT.replace("say I look further.\n", cut_off))
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.1"))
     for number in (1, 2):
-        one.rehearsal.wait_for(1 + number)
+        asked = one.rehearsal.wait_for(1 + number)
+        # Before its first byte the server does not count the reply, and perdure cannot know that.
+        one.until(lambda asked=asked: asked.number in one.rehearsal.begun, "the reply begins")
         os.kill(one.agent_pid(number), signal.SIGKILL)
     go.touch()
     done = one.finish(started)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
-from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
+from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.host.redaction import Redactor
 from perdure.model import (
     Attempt,

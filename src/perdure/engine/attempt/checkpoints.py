@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import Copies, begins_with, prompts_since
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import LiveAttempt
-from perdure.engine.sessions.prompt_file import prompt_fingerprint, prompt_path
+from perdure.engine.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import (

@@ -14,7 +14,7 @@ from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts
 from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.supervision import SupervisionResult
-from perdure.engine.sessions.prompt_file import prompt_fingerprint, prompt_path
+from perdure.engine.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
 from perdure.protocols import AgentDriver, Parks

@@ -19,7 +19,7 @@ from perdure.engine.attempt.message_places import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.engine.attempt.warm_agents import Idle, WarmAgents, compatibility_digest
-from perdure.engine.sessions.prompt_file import read_prompt
+from perdure.engine.prompt_file import read_prompt
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (

@@ -21,7 +21,7 @@ from msgspec import Struct, field
 from perdure.engine.attempt.event_totals import EventTotals, cost_of
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import total_of
-from perdure.engine.sessions.prompt_file import prompt_path
+from perdure.engine.prompt_file import prompt_path
 from perdure.host.process import boottime
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
 from perdure.protocols import OpenRequest, TellsRequests

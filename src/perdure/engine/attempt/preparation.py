@@ -23,7 +23,7 @@ from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
 from perdure.engine.attempt.requests import answers_for, write_decisions
 from perdure.engine.attempt.start_facts import StartDecision
-from perdure.engine.sessions.prompt_file import prompt_path
+from perdure.engine.prompt_file import prompt_path
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,

@@ -15,7 +15,7 @@ from perdure.engine.attempt.baseline import Journaled
 from perdure.engine.attempt.drift import NO_STARTING_STATE, StartingState, without_undone
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.rollover import find_summary
-from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
+from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.model import (
     Attempt,
     Claim,

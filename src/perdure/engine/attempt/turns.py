@@ -19,7 +19,7 @@ from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.warm_agents import Idle, compatibility_digest
-from perdure.engine.sessions.prompt_file import prompt_fingerprint
+from perdure.engine.prompt_file import prompt_fingerprint
 from perdure.host import process
 from perdure.model import Exit
 from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded

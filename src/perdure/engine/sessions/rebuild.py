@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies
-from perdure.engine.sessions.prompt_file import kept_prompt_fingerprint
+from perdure.engine.prompt_file import kept_prompt_fingerprint
 from perdure.model import RESET, Attempt, Session, SessionKey, SessionState, Start, TaskRun, Verdict
 from perdure.model.events import (
     CheckpointRestored,
