@@ -121,7 +121,7 @@ def __dir__() -> list[str]:
     return sorted({*__all__, "__doc__", "__file__", "__name__", "__version__"})
 
 
-# Hidden from type checkers, which would otherwise accept any misspelled name.
+# Type checkers do not see this function. If they did, they would accept any misspelled name.
 if not TYPE_CHECKING:
 
     def __getattr__(name):

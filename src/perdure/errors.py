@@ -16,13 +16,13 @@ _TRANSIENT = (
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "
     r"function|ssl_error_syscall|unexpected eof"
 )
-"""Pattern of git's messages about the network or the forge. Compiled on first use, because most
-commands see no such error."""
+"""Pattern of git's error messages about a failed connection to a server. It is compiled on first
+use, because most commands see no such error."""
 
 
 class PerdureError(Exception):
-    """The base class of perdure's errors. `str(error)` is the message. `hint` is the next command
-    or step, or empty."""
+    """The base class of perdure's errors. `str(error)` is the message. `hint` names the command or
+    step that may help, or is empty."""
 
     exit_code = 1
 
@@ -68,7 +68,8 @@ class Conflict(PerdureError):
 
 
 class InUse(Conflict):
-    """Another program is using the workdir. `brief`: it will probably be done in a moment."""
+    """Another program is using the workdir. If `brief` is true, that program will probably release
+    the workdir within moments."""
 
     def __init__(self, message: str, hint: str = "", *, brief: bool = False) -> None:
         super().__init__(message, hint)
@@ -91,7 +92,8 @@ class WorkspaceError(PerdureError):
 
 
 class GitFailed(WorkspaceError):
-    """git ended with an error. `argv`, `code` and `stderr` identify the call."""
+    """git ended with an error. `argv` is the command line, `code` the exit code, and `stderr` git's
+    error output."""
 
     def __init__(
         self,
@@ -107,7 +109,8 @@ class GitFailed(WorkspaceError):
 
     @property
     def transient(self) -> bool:
-        """Whether trying again later may help, because the network or the forge did not answer."""
+        """Whether the command may succeed later, because the failure was one of the network or the
+        forge."""
         return bool(re.search(_TRANSIENT, self.stderr, re.IGNORECASE))
 
 
@@ -119,8 +122,8 @@ class StoreError(PerdureError):
     """The state directory or the database cannot be used: read-only, full, corrupt, on a network
     file system.
 
-    `transient`: whether trying again later may help, as with a lock that is held, a server that
-    restarts, a full disk.
+    If `transient` is true, trying again later may help. Examples are a lock held by another
+    process, a server that restarts, and a full disk.
     """
 
     exit_code = 7
@@ -180,7 +183,8 @@ class ForgeDenied(ForgeError):
     """The forge did not accept the token, or the token does not allow this. A person has to act;
     asking again does not help.
 
-    `everywhere`: the token allows nothing at all.
+    If `everywhere` is true, the forge would refuse every request with this token, not only this
+    one.
     """
 
     exit_code = 4
@@ -191,4 +195,4 @@ class ForgeDenied(ForgeError):
 
 
 class ForgeRefused(ForgeError):
-    """The forge understood the request and will never do it."""
+    """The forge understood the request and refused it. The same request will always be refused."""

@@ -24,9 +24,8 @@ _METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "
 
 
 class _LatePattern:
-    """Represents a pattern that is not compiled yet. The first use of a method or attribute
-    compiles the pattern and stores its methods in this object, so that further calls cost nothing
-    extra."""
+    """A pattern that is not compiled yet. The first use of a method or attribute compiles the
+    pattern and stores its methods in this object. Further calls therefore cost nothing extra."""
 
     def __init__(self, pattern: str | bytes, flags: int) -> None:
         self._given = (pattern, flags)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 TRANSPORTS = frozenset({"https", "ssh"})
-"""URL schemes of repositories that may be fetched. In addition, http is accepted for this machine
-itself."""
+"""URL schemes of repositories that may be fetched. The scheme http is also accepted, but only for a
+server on this machine."""
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
@@ -57,9 +57,10 @@ def open_engine(
 ) -> Engine:
     """Return an engine that is ready to run attempts.
 
-    - `environ`: the user's environment; agents get a part of it.
-    - `actor`: the originator that is recorded for the caller's requests.
-    - `guarded`: whether people without an account here may name repositories.
+    - `environ`: the user's environment variables; an agent gets only some of them.
+    - `actor`: the name recorded as the originator of the caller's requests.
+    - `guarded`: true if people without an account on this machine may name repositories. Then
+      stricter rules apply to the servers of these repositories (see `Hosts`).
     - `secrets`: texts that are redacted in everything that perdure writes.
     - `relay`: returns the address to fetch repositories through; empty means directly.
     - `transports`: the URL schemes of repositories that may be fetched.
@@ -222,10 +223,11 @@ def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
 def helper_logins(
     chosen: Settings, environ: Mapping[str, str], guarded: bool
 ) -> Callable[[str], tuple[str, str] | None]:
-    """Return a function that asks the user's own credential helpers for a login.
+    """Return a function that asks the user's own credential helpers of git for a login.
 
-    `guarded`: ask only for servers that the configuration names. Otherwise a person without an
-    account on this machine could name a repository that only the user may read.
+    If `guarded` is true, the function answers only for servers that the configuration names.
+    Otherwise a person without an account on this machine could name a repository that only the user
+    may read.
     """
     hosts = hosts_of(chosen, guarded)
 
@@ -250,11 +252,11 @@ def _no_configuration() -> Path | None:
 
 
 def this_host(chosen: Settings) -> Host:
-    """Return the identity of this host among those that share the database.
+    """Return the identity of this host among the hosts that share the database.
 
-    If another host has the files of a run, this host leaves the run to it until a takeover is due.
-    Without a checkpoint store this host never takes over such a run, because it cannot fetch the
-    files.
+    If the files of a run are on another host, this host waits some time for that host to continue
+    the run. After that it takes the run over. Without a checkpoint store it never does so, because
+    it cannot fetch the files.
     """
     from perdure.host import process
     from perdure.model import NOWHERE
@@ -277,9 +279,12 @@ def _tell(what: str) -> None:
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
-    """Return a function that returns user name and token for fetching from a URL, or None.
-    PERDURE_GIT_TOKEN is used only for the host in PERDURE_GIT_TOKEN_HOST, with the user name in
-    PERDURE_GIT_TOKEN_USER."""
+    """Return a function that takes the URL of a repository. The function returns the user name and
+    the token for fetching from it, or None.
+
+    PERDURE_GIT_TOKEN is used only for URLs of the host in PERDURE_GIT_TOKEN_HOST. The user name is
+    PERDURE_GIT_TOKEN_USER, or `x-access-token` if that is not set.
+    """
     user = environ.get("PERDURE_GIT_TOKEN_USER", "") or "x-access-token"
     token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
 

@@ -29,17 +29,17 @@ COMPACTED = (
     b'"type":"compacted"',
     b"Got it. Thanks for the additional context!",
 )
-"""Texts that occur only in a compacted transcript. The model gets a summary in place of the
-beginning of such a transcript."""
+"""Texts that occur in a transcript only after a compaction. The model then gets a summary in place
+of the beginning of the conversation."""
 
 Prove = Callable[[AgentDriver, str, bytes, str, Path], str]
-"""Type of a prover. It is called with the driver, the conversation's id, the copy's content and
-file name, and the agent's own home. It returns why the copy is not proven, or an empty string if it
-is."""
+"""Type of a prover, a function that tests one copy of a transcript. Its parameters are the driver,
+the conversation's id, the copy's content, the copy's file name, and the agent's own home. It
+returns the reason why the copy is not proven; empty if the copy is proven."""
 
 
 def prover(environ: Mapping[str, str]) -> Prove:
-    """Return a prover that searches the agents' programs in this environment."""
+    """Return a prover that finds the agents' programs with this environment."""
 
     def prove(driver: AgentDriver, session_id: str, content: bytes, name: str, home: Path) -> str:
         try:
@@ -52,7 +52,7 @@ def prover(environ: Mapping[str, str]) -> Prove:
 
 
 class _Trial:
-    """One resume of the copy in a scratch home."""
+    """Runs one test resume of a copy in a scratch home."""
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class _Trial:
 
     def missing(self, told: str) -> str:
         """Return an error message that quotes the first text of the copy that did not reach the
-        model. Empty if all texts reached the model in order. The beginning of a compacted
-        conversation may be missing."""
+        model. Empty if all texts reached the model in order. After a compaction, the first texts of
+        the conversation may be missing. `told`: the text of the request."""
         spoken = [
             words for each in self.driver.messages_of(self.content) if (words := _plain(each.text))
         ]

@@ -75,8 +75,8 @@ def _from_outside() -> Iterable[EntryPoint]:
 
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
-    """Return the object of an entry point if it has every attribute of AgentDriver; else raise
-    DriverError."""
+    """Return the object of an entry point. Raise DriverError if the object lacks an attribute of
+    AgentDriver."""
     wanted = [
         *AgentDriver.__annotations__,
         *(word for word in vars(AgentDriver) if not word.startswith("_")),

@@ -44,26 +44,28 @@ from perdure.rules.placement import digest_of, expected_files, placement_of
 from perdure.workspace.task_files import Contents
 
 GROWING = 256 << 10
-"""Size of a part of files that grow (conversations, the journal), in bytes. With each checkpoint
-only the last part changes."""
+"""Size in bytes of a part of a file that grows: a conversation or the journal. Between two
+checkpoints of a run, usually only the last part of such a file changes."""
 AHEAD = 4
 _LENGTH = struct.Struct(">I")
 
 
 class Packs(Protocol):
-    """Returns the workdir of a checkpoint as git packs."""
+    """A function that writes the workdir of a checkpoint as git packs. `export.Packing` implements
+    it."""
 
     left_out: tuple[str, ...]
-    """Files of the checkpoint that are not in the packs."""
+    """Files that are in the checkpoint but were not packed, because each of them contains a secret.
+    """
     findings: list[SecretFinding]
-    """Secrets found in files."""
+    """Secrets found in files of the workdir."""
 
     def __call__(self, gathering: FrameCollector) -> CapsuleWorkdir: ...
 
 
 class FrameCollector(Struct):
-    """Collects the files of a checkpoint and compresses them into frames. `known` has the SHA-256
-    of each part that the receiver already has. Such a part gets an empty frame."""
+    """Collects the files of a checkpoint and compresses them into frames. `known` contains the
+    SHA-256 of each part that the receiver already has. The frame of such a part is empty."""
 
     directory: Path
     scan: Scan
@@ -74,9 +76,11 @@ class FrameCollector(Struct):
     def add(
         self, name: str, source: Readable, *, place: str = "", size: int = GROWING
     ) -> CapsuleFile:
-        """Add a stream under a name, and return it as a CapsuleFile. `place` is the name of the
-        stream in the table of findings. With a `place`, the stream is searched for secrets, which
-        are redacted unless the scan is set to keep them."""
+        """Add a stream under a name, and return it as a CapsuleFile.
+
+        If `place` is given, the stream is searched for secrets, and `place` names the stream in the
+        findings. Secrets are redacted, unless the scan is set to keep them.
+        """
         if place:
             pieces = self.scan.over(place, source)
         else:
@@ -111,14 +115,14 @@ class FrameCollector(Struct):
         return part, b"" if part.sha256 in self.known else frame(content)
 
     def frames(self, file: CapsuleFile) -> Iterator[bytes]:
-        """Yield the frame of each part of an added file. For a part that the receiver has already,
-        the frame is empty."""
+        """Yield the frame of each part of a file that was added. The frame of a part that the
+        receiver already has is empty."""
         with self._places[_address(file)].open("rb") as source:
             for _ in file.parts:
                 yield source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0])
 
     def fresh(self, manifest: Manifest) -> Iterator[tuple[Part, bytes]]:
-        """Yield every part that the receiver lacks, with its frame."""
+        """Yield every part in the manifest that the receiver does not have yet, with its frame."""
         for file in manifest.files():
             if _address(file) in self._places:
                 for part, packed in zip(file.parts, self.frames(file), strict=True):
@@ -214,9 +218,11 @@ def _task_files(
     story: stories.CapsuleStory,
     gathering: FrameCollector,
 ) -> Iterator[CapsuleFile]:
-    """Add the task files that a later attempt or update needs, and yield them. The name of a task
-    file is its digest. If a secret is redacted in it, the two differ, and the receiver does not use
-    the file."""
+    """Add the task files that a later attempt or update needs, and yield them.
+
+    The name of a task file is the digest of its original content. If a secret in the content is
+    redacted, the content no longer has that digest. The receiver then ignores the file.
+    """
     contents = Contents(state)
     newest = [each.file.sha256 for each in expected_files(story.contexts).values()]
     if newest:
@@ -236,8 +242,12 @@ def _task_files(
 def _conversations(
     copies: Copies, agent: str, parts: Sequence[CopyPart], gathering: FrameCollector, odd: list[str]
 ) -> Iterator[CapsuleConversation]:
-    """Yield each conversation with the files beside it. An agent may choose any name for such a
-    file. A file whose name a receiver would refuse is left out, and its name is added to `odd`."""
+    """Yield each conversation with its additional files. Raises CapsuleError if a transcript is
+    missing.
+
+    Agents choose the names of the additional files. If a receiver would refuse a name, the file is
+    left out, and its name is added to `odd`.
+    """
     by_session: dict[str, list[CopyPart]] = {}
     for part in parts:
         by_session.setdefault(part.session_id, []).append(part)
@@ -283,7 +293,7 @@ def _copy(copies: Copies, agent: str, part: CopyPart, gathering: FrameCollector)
 
 
 class LimitedReader(Struct):
-    """A readable stream that ends after the next `left` bytes of another one."""
+    """A readable stream of the next `left` bytes of another stream."""
 
     source: Readable
     left: int

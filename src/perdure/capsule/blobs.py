@@ -21,7 +21,8 @@ LARGEST = 64 << 20
 
 
 def shown(name: str) -> str:
-    """Return the name that people see for a path in a checkpoint's git tree."""
+    """Return the display name for a path in a checkpoint's git tree. It shows whether the file is
+    in the workdir, is staged, or is only in a commit of the run."""
     top, _, rest = name.partition("/")
     if rest:
         return {"worktree": rest, "index": f"{rest} (staged)"}.get(
@@ -33,8 +34,12 @@ def shown(name: str) -> str:
 def search(
     git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown
 ) -> list[str]:
-    """Search the files that `commit` has and the commits `have` lack. Return the display names of
-    those that are too large to search. `called` maps a path in the git tree to a display name."""
+    """Search for secrets in the files that are in `commit` but in none of the commits `have`.
+    Findings are added to `scan`.
+
+    Return the display names of the files that are too large to search. `called` returns the display
+    name for a path in the git tree.
+    """
     large = []
     held: list[tuple[str, str]] = []
     size = 0
@@ -52,7 +57,8 @@ def search(
 
 
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield id, path and size in bytes of each blob in `commit` that the commits `have` lack."""
+    """Yield id, path and size in bytes of each blob that is in `commit` but in none of the commits
+    `have`."""
     since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
     said = git.run(
         "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
@@ -92,8 +98,8 @@ def _search(
 
 
 def on_disk(name: str) -> str:
-    """Return a file's path in the workdir, for its path in a checkpoint's git tree. The result is
-    empty if the file exists only in the history."""
+    """Return the path in the workdir of a file in a checkpoint's git tree. Return an empty string
+    if the file is only in the history."""
     top, _, rest = name.partition("/")
     if top in ("worktree", "index"):
         return unescape(rest)

@@ -17,7 +17,8 @@ from perdure.host import relay
 from perdure.model.codec import resolved
 
 RELAY_S = 600.0
-"""Timeout for an answer of the relay, in seconds. It is long, as the relay waits for the store."""
+"""Timeout for an answer of the relay, in seconds. It is long, because the relay itself waits for
+the checkpoint store."""
 WORDS_MOST = 2_000
 
 
@@ -26,15 +27,16 @@ class TooLarge(Exception):
 
 
 class KeyNames(msgspec.Struct, frozen=True, kw_only=True):
-    """The objects and prefixes directly below a prefix. Each is the last part of its key."""
+    """The names of the objects and prefixes directly below a prefix. A name is the last part of a
+    key."""
 
     objects: list[str]
     prefixes: list[str]
 
 
 class Objects(Protocol):
-    """Reads and writes objects by key. No object is ever deleted. A DirectBucket raises obstore's
-    errors, a RelayedBucket StoreAway, CapsuleError or OSError."""
+    """Reads and writes objects by key. No object is ever deleted. A DirectBucket raises the errors
+    of obstore. A RelayedBucket raises StoreAway, CapsuleError or OSError."""
 
     def names(self, prefix: str) -> KeyNames:
         """Return the names directly below a prefix."""

@@ -33,7 +33,7 @@ __all__ = ["ExportRequest", "Exported", "export"]
 
 
 class ExportRequest(Struct, frozen=True, kw_only=True):
-    """The options of an export. `at`: the checkpoint's number (0: the newest)."""
+    """The options of an export. `at` is the number of the checkpoint; 0 means the newest one."""
 
     target: Path
     at: int = 0
@@ -43,7 +43,7 @@ class ExportRequest(Struct, frozen=True, kw_only=True):
 
 
 class Exported(Struct, frozen=True, kw_only=True):
-    """A capsule that was written. `unsearched`: files that were too large to be searched for
+    """The result of an export. `unsearched` lists the files that were too large to be searched for
     secrets."""
 
     path: Path
@@ -54,8 +54,9 @@ class Exported(Struct, frozen=True, kw_only=True):
 
 
 def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
-    """Write a capsule of a run's checkpoint. Return what was written. Raises NotFound if the run or
-    checkpoint does not exist, Conflict if the file exists, SecretsFound, or CapsuleError."""
+    """Write one checkpoint of a run as a capsule, and return a description of it. Raises NotFound
+    if the run or checkpoint does not exist, Conflict if the target file exists, SecretsFound, or
+    CapsuleError."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be exported")
     checkpoint = chosen(engine.store, run, wanted.at)
@@ -96,7 +97,8 @@ def redactor_of(environ: Mapping[str, str], redactor: Redactor, run: TaskRun) ->
 
 
 def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: bool) -> None:
-    """Raise SecretsFound if there are findings that no option covers."""
+    """Raise SecretsFound if a secret was found that is not treated by the options. `redacts` treats
+    secrets in conversations and records, `leaves_out` those in files of the workdir."""
     words = [finding for finding in findings if not finding.file]
     files = [finding for finding in findings if finding.file]
     hints = []
@@ -112,7 +114,8 @@ def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: 
 
 
 def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
-    """Return the run's checkpoint of this number, or its newest (0). Raises NotFound."""
+    """Return the checkpoint number `at` of a run, or its newest checkpoint if `at` is 0. Raises
+    NotFound."""
     found = store.checkpoints(run.id)
     if not found:
         missed = missed_checkpoint(store.history(run.id, limit=100_000))
@@ -137,8 +140,8 @@ def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
 
 
 class Packing(Struct):
-    """Packs the workdir of a checkpoint with git, and searches it for secrets. `earlier` is the
-    version of the workdir that the receiver already has."""
+    """Packs the workdir of a checkpoint with git, and searches it for secrets. `earlier` describes
+    the packs that the receiver already has; only later changes are then packed."""
 
     engine: Engine
     run: TaskRun
@@ -197,8 +200,8 @@ class Packing(Struct):
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Return the commit at which the run began, or an empty string. Older history is not
-        packed.
+        """Return the commit at which the run began, or an empty string if it is unknown. Commits
+        before it are not packed.
 
         A clone that was made again may record a later commit as the beginning. Therefore the result
         is the merge base of the recorded commit and the run's own HEAD, if both are known.
@@ -219,8 +222,8 @@ class Packing(Struct):
 
 
 def _write(target: Path, manifest: Manifest, gathering: FrameCollector) -> None:
-    """Write the capsule to a temporary file, then link it to the target. So the target never
-    contains an incomplete capsule."""
+    """Write the capsule to a temporary file, then link that file to the target. The target
+    therefore never contains an incomplete capsule."""
     fd, staged = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(fd, "wb", buffering=1 << 20) as file:

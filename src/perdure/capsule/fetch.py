@@ -38,7 +38,7 @@ WHY = "fetch"
 
 
 def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manifest) -> TaskRun:
-    """Fetch the files of the checkpoint to this host. Return the run with its workspace on this
+    """Fetch the files of the checkpoint to this host. Return the run with its new workspace on this
     host. Raises CapsuleError, Conflict, LostLease, NotFound, WorkspaceError."""
     run = claim.run
     driver = engine.driver(run.spec.agent)

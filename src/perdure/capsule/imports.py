@@ -60,8 +60,9 @@ WHY = "import"
 
 
 class ImportRequest(Struct, frozen=True, kw_only=True):
-    """The options of an import. `into`: directory to create as the workdir. `repo`: repository that
-    has the run's base commit; the workdir becomes a worktree of it."""
+    """The options of an import. `into` is the directory to create as the workdir. `repo` is a local
+    repository that has the run's base commit; if it is given, the workdir becomes a worktree of it.
+    """
 
     source: str
     into: Path | None = None
@@ -69,15 +70,16 @@ class ImportRequest(Struct, frozen=True, kw_only=True):
     name: str = ""
     trusted: bool = False
     permissions: Permissions = Permissions.EDIT
-    """The widest permissions that this machine grants."""
+    """The widest permissions that the imported run may have on this machine."""
     spec: TaskSpec | None = None
-    """The run's spec on this machine, if the caller owns the run on all machines. It replaces the
-    stored spec, except for its prompt and scope. If None, the stored spec comes from a stranger,
-    and `trust` decides which parts of it apply."""
+    """The spec to use for the run on this machine, if the caller owns the run on all machines. Only
+    prompt and scope are then taken from the capsule. If None, the spec in the capsule comes from a
+    stranger, and `trust` decides which parts of it apply."""
 
 
 class ImportResult(Struct, frozen=True, kw_only=True):
-    """An imported run. `dropped`: parts of its spec that this machine does not allow."""
+    """The result of an import. `dropped` lists the parts of the run's spec that this machine does
+    not allow."""
 
     run: TaskRun
     dropped: tuple[str, ...] = ()
@@ -190,8 +192,8 @@ def _is_free(store: RunStore, run_id: str) -> bool:
 def _planned(
     workspaces: Workspaces, manifest: Manifest, spec: TaskSpec, name: str, wish: ImportRequest
 ) -> tuple[TaskSpec, Workspace]:
-    """Return the spec with the run's directory on this machine, and the planned workspace. Raises
-    Conflict, NotFound, CapsuleError."""
+    """Return the run's spec, changed for this machine, and the planned workspace. Raises Conflict,
+    NotFound, CapsuleError."""
     workdir = _workdir(manifest)
     if wish.repo is not None:
         if not workdir.base:
@@ -226,9 +228,9 @@ def _planned(
 
 
 def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
-    """Return the workspace of a run that began on another host. It is where the run would have
-    begun on this host. If that is not possible here, it is a separate directory in the state
-    directory."""
+    """Return the planned workspace on this host for a run that began on another host. It is the
+    same workspace that a new run with this spec would get. If that one cannot be used here, it is a
+    directory below `state`."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(workspaces.plan(run.spec, run.name, Path("/")), base=base)
@@ -254,8 +256,9 @@ def make_workdir(
     place: Workspace,
     agent: str,
 ) -> tuple[int, Saved, tuple[str, ...]]:
-    """Restore the workdir of the checkpoint exactly. Return the checkpoint's new number on this
-    machine, the saved workdir for its record, and notes for a person. Raises CapsuleError."""
+    """Restore the workdir of the checkpoint, without any difference. Return the checkpoint's new
+    number on this machine, the saved workdir for the checkpoint's record, and notes for a person.
+    Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         workspaces.prepare(place, agent)
@@ -285,8 +288,8 @@ def copies_of(
     cwd: Path,
     brought: list[Path],
 ) -> list[CopyPart]:
-    """Store the files of a conversation as perdure's own copies, and return their parts. An
-    existing file with other content is moved aside and kept. The paths of new files are added to
+    """Store the files of a conversation as perdure's own copies. Return a CopyPart for each. If a
+    file with other content exists, it is moved aside and kept. The paths of new files are added to
     `brought`."""
     archive = driver(carried.agent).archive
     found = []
@@ -303,7 +306,8 @@ def copies_of(
 
 
 def keep_given(state: Path, manifest: Manifest, files: VerifiedCapsule) -> None:
-    """Store the contents of task files by their computed digests. Their names are not trusted."""
+    """Store the contents of task files under the digests that are computed here. The names in the
+    capsule are not trusted."""
     kept = GivenContents(state)
     for file in manifest.given:
         if file.size <= LARGEST:
@@ -317,8 +321,8 @@ def _with_snapshot(
     manifest: Manifest,
     parts: tuple[CopyPart, ...],
 ) -> Session:
-    """Return the session with a snapshot of its copy on this machine. A session that is retired or
-    has no copy is returned unchanged."""
+    """Return the session with a snapshot of the transcript's copy on this machine. If the session
+    is retired or there is no copy, return the session unchanged."""
     main = next(
         (part for part in parts if part.session_id == session.id and part.name == "main"), None
     )
@@ -337,8 +341,8 @@ def _with_snapshot(
 def _run(
     was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
 ) -> TaskRun:
-    """Return the run as it is stored on this machine, in a final state. A run that was not final
-    becomes `cancelled`; `perdure retry` continues it."""
+    """Return the run as this machine stores it, in a final state. If its state was not final, it
+    becomes `cancelled`. `perdure retry` then continues the run."""
     over = was.state in FINAL
     return replace(
         was,
@@ -360,9 +364,12 @@ def _run(
 def _waits(
     run: TaskRun, attempts: Sequence[Attempt], requests: Sequence[AgentRequest], now: int
 ) -> Decision | None:
-    """Return the decision to wait for a person's answer, or None. The run is then not dispatched
-    before the answer. None means that the agent has no open request, or that the run was already
-    over."""
+    """Return the decision that the imported run waits for a person's answer to its agent's open
+    requests. The run is then not dispatched before the answer.
+
+    Return None if the agent has no open request, or if the run was already over when it was
+    exported.
+    """
     asked = [each for each in requests if each.state is RequestState.OPEN]
     outcome = attempts[-1].outcome if attempts else None
     if not asked or outcome is None or run.state is not RunState.CANCELLED:

@@ -29,7 +29,7 @@ MOST_PARTS = 200_000
 MOST_PACKS = 100
 DEEPEST = 40
 LONGEST_NUMBER = 18
-"""Maximum number of digits of a number. No valid size or time has more."""
+"""Maximum number of digits of a number in a manifest. No valid size or time has more digits."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -49,8 +49,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class CapsuleFile(msgspec.Struct, frozen=True):
-    """A file, as a list of parts. `name` is a path relative to the directory for files of the same
-    kind."""
+    """A file of a capsule, as a list of parts. `name` is a relative path. Files of different
+    conversations may have the same name."""
 
     name: str
     size: int
@@ -69,7 +69,7 @@ class CapsuleConversation(msgspec.Struct, frozen=True, kw_only=True):
 
 class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
     """The checkpoint's commit, and the git packs that contain it. `base` is the commit at which the
-    run began. Older history is not included."""
+    run began. Commits before `base` are not included."""
 
     commit: str
     base: str = ""
@@ -80,7 +80,7 @@ class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
     packs: tuple[CapsuleFile, ...] = ()
     """Git packs, in order. Each may need objects of the packs before it."""
     tips: tuple[str, ...] = ()
-    """The commit of each pack; the last one is `commit`."""
+    """For each pack, the commit that it adds. The last one equals `commit`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +90,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     perdure: str
     """The version of perdure that wrote the manifest."""
     run: str
-    """The run's id, the same on all machines."""
+    """The id that the run has on the machine where it began. It is the same in all capsules of the
+    run."""
     name: str
     agent: str
     agent_version: str = ""
     number: int
-    """The checkpoint's number."""
+    """The number of the checkpoint among those of the run's workdir."""
     attempt: int
     at: int
-    """When the checkpoint was taken, in ms."""
+    """Time at which the checkpoint was taken, in ms since 1970."""
     context_version: int = 0
     """The newest version of the instructions that the conversation has received."""
     story: CapsuleFile
@@ -106,16 +107,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     journal: CapsuleFile
     """The run's records, one per line."""
     conversations: tuple[CapsuleConversation, ...] = ()
-    """The run's own conversation first, then those that it continues."""
+    """The run's own conversation, followed by the conversations that it continues."""
     given: tuple[CapsuleFile, ...] = ()
     """Contents of task files, named by their digests: the newest versions, and the earlier versions
     with which an update is merged."""
     workdir: CapsuleWorkdir | None = None
     redacted: int = 0
-    """Number of secrets that were replaced by asterisks."""
+    """Number of secrets that were replaced by asterisks in conversations and records."""
     left_out: tuple[str, ...] = ()
-    """Names of files that were left out: by request because they contain a secret, or because their
-    names are not allowed."""
+    """Names of files that are in the checkpoint but not in the capsule. Either the file contains a
+    secret and the user asked to leave it out, or no capsule may contain a file of this name."""
 
     def files(self) -> Iterator[CapsuleFile]:
         """Yield all files, in the order of their parts in a capsule."""
@@ -167,11 +168,8 @@ def read(content: bytes) -> Manifest:
 
 
 def strict_json(content: bytes) -> Any:
-    """Parse JSON strictly: no duplicate names, no NaN, and limits on the length of numbers and on
-    depth.
-
-    Raises CapsuleError.
-    """
+    """Parse JSON strictly, and return the value. Raises CapsuleError for duplicate names, for NaN,
+    and for numbers that are too long or values that are nested too deeply."""
     depth = 0
     for mark in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', content, re.DOTALL):
         depth += (mark[0] in (b"[", b"{")) - (mark[0] in (b"]", b"}"))
@@ -297,8 +295,8 @@ FORBIDDEN_NAMES = re.compile(
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
     re.IGNORECASE,
 )
-"""Pattern of the names of agents' files for credentials, settings, hooks and MCP servers. They are
-in the same homes as the conversations."""
+"""Pattern of the names of agents' files with credentials, settings, hooks or MCP servers. Such
+files are in the same home directories as the conversations, but must never be in a capsule."""
 
 
 def is_carried(name: str) -> bool:

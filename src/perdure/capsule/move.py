@@ -25,7 +25,7 @@ from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 
 QUIET_MS = 90_000
-"""Time in ms without a publication after which the other machine counts as idle or unreachable."""
+"""Time in ms after which a machine that published nothing counts as idle or unreachable."""
 
 __all__ = ["SecretOptions", "list_stored_runs", "move_from", "move_to"]
 
@@ -85,11 +85,11 @@ def move_from(
     """Import a run from a checkpoint store, and return it. This machine then holds its term. Raises
     NotFound, Conflict, CapsuleError.
 
-    The new term is stored first, then the newest manifest is read. So the import includes
-    everything that the other machine published before. Its later publications are refused and
-    reported there. If the import fails, the term is given back. After a kill during the import,
-    this machine keeps the term and may try again. `over`: take over even if another machine seems
-    to be running the run.
+    The new term is stored first, then the newest manifest is read. Therefore the import includes
+    everything that the other machine published before. If that machine tries to publish later, it
+    gets an error, which it reports. If the import fails, the term is given back. After a kill
+    during the import, this machine keeps the term and may try again. If `over` is true, the run is
+    taken over even if another machine seems to be running it.
     """
     store = open_store(url)
     key = find(store, ref)
@@ -122,9 +122,9 @@ def move_from(
 
 
 def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
-    """Check that this machine still holds the run's term. If it does not, or the store does not
-    answer, remove the imported run and raise the error. It is Conflict if another machine was
-    first."""
+    """Check that this machine still holds the run's term. If it does not, or if the store does not
+    answer, remove the imported run and raise the error. Raises Conflict if another machine has
+    taken the run over."""
     try:
         newest = store.term(key)
         if newest is None or newest.number != place.number:
@@ -144,8 +144,8 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
 
 
 def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
-    """Give the run back to its former owner, unless another machine has taken it over in the
-    meantime. If the store does not answer, this machine keeps the term."""
+    """Give the term that this machine took back to the run's former owner. Do nothing if yet
+    another machine holds it by now. If the store does not answer, this machine keeps the term."""
     with suppress(PerdureError):
         newest = store.term(key)
         if newest is not None and newest.number == place.number:
@@ -157,8 +157,8 @@ def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | Non
 
 
 def find(store: CheckpointStore, ref: str) -> str:
-    """Return the id in the store of the run with this id or name. Raises NotFound, and Conflict if
-    two runs have the name."""
+    """Return the id of the stored run that has `ref` as its id or name. Raises NotFound if there is
+    none, and Conflict if several runs have the name."""
     runs = store.runs()
     if ref in runs:
         return ref

@@ -59,9 +59,10 @@ class Term(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
     number: int
     owner: str
-    """The id of the machine. It is empty if the run was released; then any machine may take it."""
+    """The id of the machine that holds the term. It is empty if the run was released. Any machine
+    may then take the run over."""
     host: str = ""
-    """The machine's host name, for people."""
+    """The machine's host name, to be shown to people."""
     at: int
 
 
@@ -85,7 +86,7 @@ class CheckpointStore(Struct, frozen=True):
         return sorted(name for name in names if RUN.fullmatch(name))
 
     def term(self, run: str) -> Term | None:
-        """Return the newest term of a run, or None."""
+        """Return the newest term of a run. Return None if no machine has begun one."""
         numbers = [
             int(found[1])
             for name in self._names(f"runs/{run}/terms")
@@ -108,8 +109,8 @@ class CheckpointStore(Struct, frozen=True):
         self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
     def newest(self, run: str) -> tuple[str, Manifest]:
-        """Return the newest manifest of a run, preceded by its name. Raises NotFound if there is
-        none."""
+        """Return the name of a run's newest manifest, and the manifest itself. Raises NotFound if
+        the store has none."""
         names = [name for name in self._names(f"runs/{run}") if KEY.fullmatch(name)]
         if not names:
             raise NotFound(
@@ -130,14 +131,15 @@ class CheckpointStore(Struct, frozen=True):
         return manifest
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
-        """Store a manifest after all its parts, and return its name. Raises Conflict if another
-        manifest has that name."""
+        """Store a manifest, and return its name. All parts that it lists must be stored before.
+        Raises Conflict if another manifest has that name."""
         name = f"{term:06}-{number:08}.json"
         self._create(f"runs/{run}/{name}", manifests.encode(manifest))
         return name
 
     def put(self, part: Part, packed: bytes) -> None:
-        """Store a part. An existing object has the same content, because its key is its digest."""
+        """Store a part. An existing object is not replaced. Its content is the same, because its
+        key is the digest of the content."""
         with _translated_errors(self.url):
             self.objects.put(f"members/{part.sha256}", packed)
 
@@ -179,8 +181,9 @@ class CheckpointStore(Struct, frozen=True):
             try:
                 self.objects.create(key, content)
             except FileExistsError as error:
-                # obstore retries after a 5xx answer, even if the first request succeeded. Then the
-                # existing object is our own and has the same content.
+                # obstore repeats a request after a 5xx answer, although the first request may have
+                # succeeded. The existing object is then this machine's own and has the same
+                # content.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
@@ -240,7 +243,8 @@ def _term_key(run: str, number: int) -> str:
 
 @contextmanager
 def _translated_errors(url: str) -> Iterator[None]:
-    """Convert obstore's errors to StoreAway, with only the first line of their long messages."""
+    """Convert obstore's errors to StoreAway. Its messages are long, so only the first line is
+    kept."""
     try:
         yield
     except PerdureError:

@@ -37,14 +37,16 @@ from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 AT_ONCE = 4
 """Number of parts that are uploaded at the same time."""
 TERM_CHECK_S = 15.0
-"""Interval in seconds at which the store is asked which machine holds a run's term."""
+"""Interval in seconds between two checks of the store for the machine that holds a run's term."""
 MOST_PACKS = 24
-"""Number of packs after which the whole workdir is packed again as one pack."""
+"""Maximum number of packs of a workdir. After that, the whole workdir is packed again as one pack.
+"""
 
 
 class SecretOptions(Struct, frozen=True):
-    """How secrets are treated: redact them, leave their files out, or upload everything unchanged.
-    A checkpoint with secrets that no option covers is not uploaded."""
+    """The ways to treat secrets: redact them, leave out the files that contain them, or upload
+    everything unchanged. A checkpoint is not uploaded if it has a secret that none of the chosen
+    ways covers."""
 
     redact: bool = False
     leave_out: bool = False
@@ -52,7 +54,8 @@ class SecretOptions(Struct, frozen=True):
 
 
 class OwnedElsewhere(Conflict):
-    """Raised when the run belongs to another machine, or was released for one."""
+    """Raised if another machine holds the run's term, or if the run was released for another
+    machine."""
 
     def __init__(self, term: Term, name: str) -> None:
         if term.owner:
@@ -69,8 +72,8 @@ def machine(state: Path) -> str:
 
 
 def held_term(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
-    """Return the run's term, which this machine holds. If the run has no term, begin one. Raises
-    OwnedElsewhere if another machine holds the term or the run was released."""
+    """Return the term of a run that this machine holds. If the run has no term yet, begin one.
+    Raises OwnedElsewhere if another machine holds the term or the run was released."""
     key, mine = run.origin or run.id, machine(engine.state)
     term = store.term(key)
     if term is None:
@@ -126,20 +129,20 @@ def publish(
                 put.result()
     held_term(engine, store, run)
     store.publish(key, term.number, number, manifest)
-    # Check the term again. A machine that has just taken the run over may not have seen this
-    # manifest. So the manifest counts only if this machine still holds the term.
+    # Check the term again. If another machine has just taken the run over, it may not have seen
+    # this manifest. Publishing succeeded only if this machine still holds the term.
     held_term(engine, store, run)
     return manifest
 
 
 def is_complete(run: TaskRun, checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint contains all work of the run's newest attempt. This is so if it
-    was taken at the attempt's end and no work was left out."""
+    """Return whether a checkpoint contains all work of the run's newest attempt: it was taken at
+    the end of that attempt, and no file was left out of it."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
 class CheckpointPublisher(Struct):
-    """A `Publisher` for one checkpoint store. One thread serves all runs of this process."""
+    """A `Publisher` for one checkpoint store. One upload thread serves all runs of this process."""
 
     engine: Engine
     url: str
@@ -156,7 +159,7 @@ class CheckpointPublisher(Struct):
 
     def refused(self, run: TaskRun) -> str:
         """Return the reason why no attempt of the run may start on this machine, as a sentence.
-        Return an empty string if one may start, or if the store does not answer."""
+        Return an empty string if an attempt may start, or if the store does not answer."""
         try:
             if self.engine.host.id:
                 self._take_over_term(run)
@@ -168,8 +171,8 @@ class CheckpointPublisher(Struct):
         return ""
 
     def available(self, run: TaskRun) -> str:
-        """Return the reason why a run of another host cannot be fetched, or an empty string. The
-        answer is reused for `TERM_CHECK_S` seconds."""
+        """Return the reason why the files of a run of another host cannot be fetched. Return an
+        empty string if they can be fetched. The result is cached for `TERM_CHECK_S` seconds."""
         asked = self._available.get(run.id)
         if asked is None or time.monotonic() - asked[0] >= TERM_CHECK_S:
             why = ""
@@ -190,15 +193,16 @@ class CheckpointPublisher(Struct):
         return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
 
     def _take_over_term(self, run: TaskRun) -> None:
-        """Take over the run's term if another machine holds it. Hosts with a shared database agree
-        there on the owner of a run, so the term only has to follow."""
+        """Take over the run's term if another machine holds it. The hosts share a database, which
+        has already decided that this host owns the run. The term is only adapted to that decision.
+        """
         store, key, mine = self._open(), run.origin or run.id, machine(self.engine.state)
         term = store.term(key)
         if term is None or term.owner == mine:
             return
         with suppress(NotFound):
-            # `newest` raises NotFound if the store has no checkpoint of the run. Then the owner
-            # keeps the term.
+            # `newest` raises NotFound if the store has no checkpoint of the run. In that case the
+            # term is not taken over.
             store.newest(key)
             store.begin(
                 key,
@@ -211,8 +215,8 @@ class CheckpointPublisher(Struct):
             )
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """Queue a checkpoint for upload, in place of an older one of the run that is still waiting.
-        Return immediately."""
+        """Queue a checkpoint for upload, and return immediately. It replaces an older checkpoint of
+        the same run that is still in the queue."""
         with self._turn:
             waiting = checkpoint.run in self._newest
             self._newest[checkpoint.run] = checkpoint
@@ -221,8 +225,9 @@ class CheckpointPublisher(Struct):
                 self._pool.submit(self._upload, checkpoint.run)
 
     def take_events(self, run_id: str) -> tuple[AnyEvent, ...]:
-        """Return the run's events since the last call: failed uploads, or `PlaceLost`, after which
-        the attempt must end. Also start a check of the term if one is due."""
+        """Return the run's events since the last call. An event is a failed upload, or a
+        `PlaceLost`, after which the attempt must end. This call also starts a check of the term if
+        a check is due."""
         now = time.monotonic()
         with self._turn:
             if (
@@ -234,8 +239,8 @@ class CheckpointPublisher(Struct):
             return tuple(self._events.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
-        """Upload the run's newest checkpoint at an attempt's end, and wait for the upload. Return
-        an error as a sentence, or an empty string."""
+        """Upload the run's newest checkpoint at the end of an attempt, and wait for the upload.
+        Return the error as a sentence, or an empty string if there was none."""
         with self._turn:
             self._newest.pop(run_id, None)
             self._settled.discard(run_id)
@@ -268,7 +273,8 @@ class CheckpointPublisher(Struct):
         return self._store
 
     def _check_term(self, run_id: str) -> None:
-        """Check whether this machine still holds the run's term. Used between two checkpoints."""
+        """Check whether this machine still holds the run's term. This check is needed while no
+        checkpoint is uploaded, because each upload checks the term itself."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: held_term(self.engine, self._open(), run))
 

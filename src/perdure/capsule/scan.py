@@ -31,22 +31,24 @@ class Readable(Protocol):
 
 
 class SecretFinding(Struct, frozen=True):
-    """A secret that was found: its place and its kind. `line` counts from 1."""
+    """A secret that was found, described by its place and its kind. `line` is a line number from
+    1."""
 
     place: str
     line: int
     kind: str
     file: str = ""
-    """The file's name in a checkpoint's tree, if the secret is in a file of the workdir. Such a
-    file is never changed, only left out."""
+    """The file's path in the checkpoint's git tree, if the secret is in a file of the workdir, else
+    empty. Secrets in such files are never redacted. The file can only be left out."""
 
 
 class Scan(Struct):
-    """A search for secrets in many streams, with its findings."""
+    """A search for secrets in any number of streams. `findings` collects what it finds."""
 
     redactor: Redactor = NO_SECRETS
     keep: bool = False
-    """Whether streams are passed on unchanged. Findings are recorded in any case."""
+    """Whether secrets are kept in the streams instead of being redacted. They are reported in any
+    case."""
     findings: list[SecretFinding] = field(default_factory=list)
 
     def over(self, place: str, source: Readable) -> Iterator[bytes]:
@@ -79,14 +81,16 @@ class Scan(Struct):
                 return
 
     def look(self, place: str, content: bytes, file: str = "") -> None:
-        """Record the secrets in content that is completely in memory."""
+        """Record the secrets in `content`. Unlike in `over`, the whole content is in memory. `file`
+        is its path in the checkpoint's git tree, if it is a file of the workdir."""
         for start, _, kind in self._spans(content):
             self.findings.append(
                 SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file)
             )
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
-        """Return start, end and kind of each secret, in order. Overlapping secrets are joined."""
+        """Return start, end and kind of each secret, in order of their starts. Secrets that overlap
+        are merged into one."""
         spans = [(start, end, kind) for kind, start, end in find_tokens(content)]
         if self.redactor.pattern is not None:
             spans += [
@@ -102,7 +106,8 @@ class Scan(Struct):
 
 
 def table(findings: list[SecretFinding]) -> str:
-    """Return the places of the secrets as text, one per line, for a person."""
+    """Return a text with one line for each secret: its place, its line and its kind. The list is
+    cut after `SHOWN` secrets."""
     lines = [f"  {each.place}, line {each.line}: {each.kind}" for each in findings[:SHOWN]]
     return "\n".join(
         [*lines, *([f"  and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else [])]
@@ -110,8 +115,8 @@ def table(findings: list[SecretFinding]) -> str:
 
 
 class SecretsFound(CapsuleError):
-    """Raised for secrets that no option covers, before anything is written. `findings` lists their
-    places."""
+    """Raised before anything is written, if secrets were found that no option covers. `findings`
+    lists their places."""
 
     exit_code = 3
 

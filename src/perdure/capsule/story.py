@@ -38,7 +38,7 @@ LONGEST_LINE = 4 << 20
 LONGEST_STORY = 64 << 20
 MOST_ATTEMPTS = 100_000
 LATEST = 2**53
-"""Latest valid time, in ms; equal to `stores.rows.MAX_TIME`."""
+"""Latest valid time, in ms since 1970. It equals `store.rows.MAX_TIME`."""
 MOVED = "the run was taken to another machine"
 HELD = 16 << 20
 """Maximum size of a journal that is assembled in memory, in bytes. A larger one is assembled in a
@@ -46,8 +46,8 @@ temporary file."""
 
 
 class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a run except its files, as it was when the checkpoint was exported or
-    uploaded."""
+    """Everything about a run except its files. It describes the time of the export or upload, which
+    may be later than the checkpoint."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
@@ -64,8 +64,8 @@ def encode_story(story: CapsuleStory) -> bytes:
 
 
 def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
-    """Return the records as a file of JSON lines, positioned at its beginning. A large file is
-    created in the directory `near`."""
+    """Return a temporary file with the records as JSON lines, positioned at its beginning. A
+    journal of more than `HELD` bytes is stored on disk, in the directory `near`."""
     # The caller closes the file.
     file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115
     for record in records:
@@ -152,8 +152,8 @@ def _check_texts(contexts: Sequence[Context]) -> None:
 def import_story(
     story: CapsuleStory, run_id: str, now: int, scope: str
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
-    """Return attempts and conversations as this machine stores them. All attempts are ended, all
-    conversations get this scope, and paths of the other machine are removed."""
+    """Return the run's attempts and sessions as this machine stores them. Every attempt has ended,
+    every session has the given scope, and paths of the other machine are removed."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that ran it has given it up")
     attempts = tuple(
         replace(
@@ -177,9 +177,9 @@ def import_requests(
 ) -> tuple[AgentRequest, ...]:
     """Return the requests as this machine stores them.
 
-    An approval is valid only on the machine where a person gave it. An unused approval becomes an
-    open request again. An approval that the newest attempt received is superseded. The time to
-    answer starts again on this machine.
+    An approval is valid only on the machine where a person gave it. An approval that no attempt has
+    received becomes an open request again. An approval that the newest attempt has received is
+    superseded. The time limit for answers starts again on this machine.
     """
     return tuple(
         replace(_import_request(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
@@ -200,8 +200,8 @@ def _import_request(request: AgentRequest, newest: int) -> AgentRequest:
 
 
 def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:
-    """Return the records of an untrusted journal. Every attempt that has ended gets exactly one
-    record of its end. Raises CapsuleError."""
+    """Return the records of an untrusted journal. Each ended attempt gets exactly one record of its
+    end, even if the journal has none. Raises CapsuleError."""
     known = {attempt.number: attempt for attempt in attempts}
     found: list[Record] = []
     ended: set[int] = set()

@@ -5,9 +5,9 @@ The shapes are documented by the services. The selection follows the default rul
 variable or on entropy are omitted, because many false alarms would teach people to override the
 check.
 
-Each shape has a few strings that are rare in ordinary text (its anchors). Most secrets are long
-words, so the anchors are searched in the long words of the text first. One expression for all
-shapes would take hundreds of times as long.
+Each shape has a few strings that are rare in ordinary text (its anchors). Most secrets are one long
+word. Therefore only the long words of a text are searched for the anchors of these secrets. One
+expression for all shapes would take hundreds of times as long.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _END = rb"(?![A-Za-z0-9_])"
 
 
 class TokenShape(Struct, frozen=True):
-    """A kind of secret. `back` is the maximum number of bytes between the start of the secret and
-    its anchor."""
+    """A kind of secret, with the pattern that recognizes it. `back` is the maximum number of bytes
+    between the start of the secret and its anchor."""
 
     name: str
     anchors: tuple[bytes, ...]
@@ -49,7 +49,7 @@ _LONG = re.compile(rb" [^ ]{20,}")
 
 
 SHAPES: tuple[TokenShape, ...] = (
-    # perdure's own tokens: see web.tokens
+    # perdure's own tokens: see server.tokens
     _shape("perdure token", "prd_", rb"prd_[A-Za-z0-9_-]{43}" + _END),
     # docs.anthropic.com: API, admin and OAuth keys
     _shape("Anthropic key", "sk-ant-", rb"sk-ant-(?:api|admin|oat|ort|sid)\d\d-[A-Za-z0-9_-]{20,}"),

@@ -6,8 +6,8 @@ agent or of perdure itself on this machine:
 - Permissions are lowered to this machine's own setting, and never raised.
 - Arguments and variables for the agent are dropped.
 - The check command is dropped, because perdure would run it in a shell.
-- Time limits are brought within bounds, and a lost conversation is reported (`disclose`) where the
-  spec would start a new one without saying so (`fresh-ok`).
+- Time limits are raised or lowered to the permitted range.
+- The policy `fresh-ok` is replaced by `disclose`, so the loss of a conversation is always reported.
 
 These changes are reported, and recorded in the journal. A key or scope that the run shares with
 other runs elsewhere is always dropped, which is reported too (`left_behind`).
@@ -28,8 +28,8 @@ MOST_S = 86_400.0
 def limit_spec(
     spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
 ) -> tuple[TaskSpec, tuple[str, ...]]:
-    """Return the spec as it applies on this machine, and a description of each part that was
-    dropped or reduced."""
+    """Return the spec with only those parts that apply on this machine. Also return a description
+    of each part that was dropped or reduced."""
     spec = replace(
         spec,
         name=name,
@@ -86,8 +86,8 @@ def limit_spec(
 
 
 def left_behind(spec: TaskSpec) -> tuple[str, ...]:
-    """Return a note for each thing that the run shared with other runs on its machine, which an
-    import never brings along."""
+    """Return a note for each thing that the run shared with other runs on its former machine: its
+    key and its scope. An import never restores them."""
     notes = []
     if spec.key:
         notes.append(
@@ -101,14 +101,16 @@ def left_behind(spec: TaskSpec) -> tuple[str, ...]:
 
 
 def _limit(seconds: float) -> float:
-    """Return a time limit within bounds; 0 (no limit) stays 0."""
+    """Return a time limit in seconds, raised or lowered to the permitted range. 0 means no limit
+    and is not changed."""
     if seconds:
         return min(max(seconds, 1.0), MOST_S)
     return 0.0
 
 
 def _display_value(value: object) -> str:
-    """Return the dropped value as text. Of variables, only the names are shown."""
+    """Return the value of a dropped field as text. Of environment variables, only the names are
+    included."""
     if isinstance(value, dict | tuple):
         return ", ".join(value)
     return str(value)[:200]

@@ -1,10 +1,10 @@
 """Unpacks a capsule's files on this machine and verifies all of them before anything is used.
 Called by `imports` and `fetch`.
 
-Everything goes into a fresh directory that only its owner can enter, under names of perdure's own
-(numbers); each file is created with `O_EXCL | O_NOFOLLOW`. Every part is verified before it is
-written, and every file when it is complete. If anything is wrong, the directory is deleted and
-nothing is left. Only `imports` uses the names in the manifest, after everything is verified.
+All files go into a new directory that only its owner can enter. Their names there are numbers; each
+file is created with `O_EXCL | O_NOFOLLOW`. Every part is verified before it is written, and every
+file when it is complete. If anything is wrong, the whole directory is deleted. Only `imports` uses
+the names in the manifest, after everything is verified.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from perdure.errors import CapsuleError
 MOST_BYTES = 64 << 30
 """Maximum unpacked size of a capsule, in bytes."""
 LEFT_FREE = 256 << 20
-"""Free space that must remain on the disk after unpacking, in bytes."""
+"""Minimum free space on the disk after unpacking, in bytes."""
 
 
 class VerifiedCapsule(Struct, frozen=True):
-    """The verified files of a capsule, on this machine."""
+    """The verified files of a capsule, unpacked into a directory of this machine."""
 
     directory: Path
     numbers: dict[int, int]
 
     def path(self, file: CapsuleFile) -> Path:
-        """Return the path of a file of the manifest."""
+        """Return the path at which a file of the manifest was unpacked."""
         return self.directory / str(self.numbers[id(file)])
 
 
@@ -44,8 +44,8 @@ class VerifiedCapsule(Struct, frozen=True):
 def verified(
     manifest: Manifest, contents: CapsuleContents, near: Path
 ) -> Iterator[VerifiedCapsule]:
-    """Yield the verified files of the capsule. They are in a private directory below `near`, which
-    is deleted afterwards. Raises CapsuleError."""
+    """Unpack and verify the files of the capsule, and yield them. They are in a private directory
+    below `near`, which is deleted when the block ends. Raises CapsuleError."""
     refuse_too_large(manifest, near)
     directory = Path(tempfile.mkdtemp(prefix=".import-", dir=near))
     try:

@@ -1,2 +1,2 @@
-"""The command line. Each family of verbs has a file. `main` finds the verb, and `compose` connects
-the engine. See `perdure.cli.main`."""
+"""The command line. Each group of verbs has a package. `main` finds the module of a verb, and
+`compose` builds the engine for it. See `perdure.cli.main`."""

@@ -75,7 +75,8 @@ def prompt_flags(parser: argparse.ArgumentParser) -> None:
 
 def agent_flags(group: argparse._ArgumentGroup, *, agent: str, env: str, variable: str) -> None:
     """Add the flags that describe the agent of a new run, here or on a cluster. `agent` is the help
-    of `--agent`. `env` is the form of the value of `--env`, and `variable` is its help."""
+    text of `--agent`. `env` is the placeholder for the value of `--env`, and `variable` is its help
+    text."""
     group.add_argument("--agent", help=agent)
     group.add_argument("--model", help="the model, by the agent's own name for it")
     group.add_argument(
@@ -126,7 +127,7 @@ def limit_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def policy_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags for what happens at the end of a turn, and for the agent's last message."""
+    """Add the flags for denied calls, for leftover processes, and for the agent's last message."""
     group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
     group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
     group.add_argument("--last-word", choices=("off", "on"), help=WORD)
@@ -171,8 +172,8 @@ def check_flags(group: argparse._ArgumentGroup) -> None:
 def read_prompt(
     arguments: argparse.Namespace, asked: str = 'perdure run "Fix the failing test"'
 ) -> str:
-    """Return the prompt from the argument, the file or standard input. `asked` is the hint of the
-    error if there is none. Raises UsageError or NotFound."""
+    """Return the prompt from the argument, the file or standard input. If there is none, the error
+    has `asked` as its hint. Raises UsageError or NotFound."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
         raise UsageError(
@@ -305,8 +306,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
 
 
 def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
-    """Return the check command, or an empty string. A check that comes from the settings is not run
-    for a read-only task, because it may be a command of the repository."""
+    """Return the check command, or an empty string if there is none. For a read-only task, a check
+    from the settings is ignored, because the command may be part of the repository."""
     from perdure.model import Permissions
 
     if arguments.verify is not None:

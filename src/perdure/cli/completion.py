@@ -20,8 +20,8 @@ AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$
 
 
 class Word(Struct, frozen=True):
-    """An argument of a verb. `kind` is the kind of its value: `none` (a switch), `one of`, `run`,
-    `agent`, `file`, `directory` or `text`."""
+    """An argument of a verb. `kind` describes its value: `none` (a switch, which has no value),
+    `one of`, `run`, `agent`, `file`, `directory` or `text`."""
 
     flags: tuple[str, ...]
     kind: str
@@ -121,8 +121,8 @@ def _bash_values(word: Word) -> str:
 
 
 def zsh() -> str:
-    """Return the completion script for zsh. It can be a function file named _perdure, or be passed
-    to eval."""
+    """Return the completion script for zsh. Users save it as a function file named `_perdure`, or
+    pass it to `eval`."""
     verbs = [f"    {_quoted(f'{verb}:{text}')}" for verb, (text, _) in words().items()]
     return "\n".join(
         [
@@ -170,8 +170,8 @@ def _zsh_verb(verb: str, taken: list[Word]) -> Iterator[str]:
 
 
 def fish() -> str:
-    """Return the completion script for fish, for ~/.config/fish/completions/perdure.fish, or for `|
-    source`."""
+    """Return the completion script for fish. Users save it as
+    ~/.config/fish/completions/perdure.fish, or pipe it into `source`."""
     lines = ["# perdure completion fish", "complete -c perdure -f"]
     for verb, (text, taken) in words().items():
         lines.append(

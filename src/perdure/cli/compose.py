@@ -40,8 +40,8 @@ __all__ = [
 
 
 def settings() -> Settings:
-    """Return the settings of this command. With the setting `run_as`, the process then runs as that
-    user. Raises ConfigError or UsageError."""
+    """Return the settings of this command. If the setting `run_as` names a user, also change this
+    process to that user. Raises ConfigError or UsageError."""
     chosen = load(os.environ, Path.cwd())
     if chosen.run_as:
         from perdure.host.privileges import adopt
@@ -54,8 +54,8 @@ def settings() -> Settings:
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:
-    """Return the user's environment for drivers. It names the directories of homes that are linked
-    to a volume."""
+    """Return the user's environment for drivers. Variables that name the directories of homes are
+    added for homes that are linked to a volume."""
     from perdure.host.homes import remembered
 
     return remembered.environment(chosen.state, os.environ)
@@ -82,8 +82,8 @@ def open_engine(
 
 
 class Stopper:
-    """Turns SIGINT and SIGTERM into a request to stop. The attempt checks for the request and ends
-    gracefully. A lost terminal (SIGHUP) does not end the command."""
+    """Turns SIGINT and SIGTERM into a request to stop. The attempt polls for this request and ends
+    gracefully. If the terminal is lost (SIGHUP), the command continues."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -102,7 +102,7 @@ class Stopper:
         self.asked = True
 
     def attach(self, engine: Engine) -> Engine:
-        """Return a copy of the engine that checks for the request to stop."""
+        """Return a copy of the engine whose attempts end gracefully after one of these signals."""
         return replace(engine, stopping=lambda: self.asked)
 
 

@@ -41,12 +41,17 @@ UNPROVEN = (
     "environment may survive a kill, agents may read perdure's memory, and run_as and perdure "
     "entrypoint do not work (docs: reference/platforms)"
 )
-"""The warning on every system except Linux. perdure is not proven to work there."""
+"""Warning that is shown on every system except Linux, because perdure is only proven to work on
+Linux."""
 
 
 class DoctorFinding(Struct, frozen=True):
-    """The result of one check. `state` is `ok`, `warn` (a run works, with a restriction) or `bad`
-    (a run would fail)."""
+    """The result of one check. `state` is one of these:
+
+    - `ok`: no problem was found
+    - `warn`: runs work, with a restriction
+    - `bad`: a run would fail
+    """
 
     topic: str
     state: str
@@ -145,8 +150,9 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
 def examine(
     chosen: Settings, agents: list[str], *, serving: bool = False
 ) -> Iterator[DoctorFinding]:
-    """Yield the results of all checks. `serving`: whether `perdure serve` itself runs them. Then
-    the agents are not asked whether they are logged in."""
+    """Yield the results of all checks. `agents` names the agents to check; empty means all. If
+    `serving` is true, `perdure serve` itself runs the checks, and no agent is asked whether it is
+    logged in."""
     yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     if problem := system.problem():
         yield DoctorFinding("processes", "bad", ". ".join(problem))
@@ -197,8 +203,8 @@ def _git() -> Iterator[DoctorFinding]:
 
 
 def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorFinding]:
-    """Check the agents. `ask`: also start each CLI to ask whether it is logged in, which takes
-    seconds."""
+    """Check that the agents are installed. If `ask` is true, also start each agent's CLI to ask
+    whether it is logged in, which takes seconds."""
     from perdure.agents import registry
     from perdure.engine.attempt.agent_home import check_home, check_temporary
     from perdure.host.homes.remembered import LinkedHomes
@@ -246,7 +252,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
 
 
 def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Report a default agent that perdure does not know."""
+    """Yield a finding if perdure does not know the agent that the settings name as default."""
     from perdure.agents import registry
 
     try:
@@ -297,7 +303,7 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
 
 
 def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Try the step of a checkpoint that writes git objects into the repository of the current
+    """Check that a checkpoint could write git objects into the repository of the current
     directory."""
     from perdure.workspace import Workspaces
 
@@ -367,8 +373,9 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:
-    """Return the value in a form that may be shown. An ordinary value is returned unchanged. Of
-    other values, only the first characters and the length are shown."""
+    """Return the value of a variable for display. An `ordinary` value is returned unchanged. Any
+    other value may be secret. A long one is reduced to its first three characters and its length, a
+    short one to an ellipsis."""
     if ordinary:
         return value
     if len(value) > 12:

@@ -16,15 +16,16 @@ _NOWHERE = dict.fromkeys(
     ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     "http://127.0.0.1:9",
 )
-"""Variables with a proxy that does not exist. They keep the CLI off the network, so that the check
-does not renew an expired login."""
+"""Environment variables that name a proxy that does not exist. They keep the CLI off the network,
+so that the check does not renew an expired login."""
 
 
 def finding(
     driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
 ) -> tuple[str, str] | None:
-    """Return the state (`warn` or `bad`) and the message about a missing login. Return None if no
-    problem is known. `usual`: whether the agent is the default one or was named by the user."""
+    """Return the state (`warn` or `bad`) and the message about a missing login. Return None if the
+    agent is logged in or this is unknown. `usual` is true if the agent is the default one or the
+    user named it."""
     from perdure.agents.registry import names
     from perdure.agents.shared import logins
     from perdure.engine.attempt.engine import ORDINARY, is_passed

@@ -129,8 +129,8 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Serve", "serve", "work token whoami inbox notify operator entrypoint"),
     ("Set up", "doctor config demo", "agents prove key home completion"),
 )
-"""All verbs, by group: a heading, the verbs that `perdure --help` shows, and those that only
-`perdure help all` shows."""
+"""All verbs, in groups. Each group has a heading, the verbs that `perdure --help` shows, and the
+further verbs that only `perdure help all` shows."""
 
 ALIASES = {
     "status": "ls",
@@ -148,7 +148,7 @@ ALIASES = {
     "undo": "restore",
     "close": "take-back",
 }
-"""Other words that people type for verbs."""
+"""Words that are accepted instead of a verb, each with that verb."""
 
 GUESSES = {
     "version": "perdure --version",
@@ -166,13 +166,15 @@ GUESSES = {
     "push": "perdure move NAME --to STORE",
     "pull": "perdure move NAME --from STORE",
 }
-"""Hints for words that are not verbs, where the most similar verb would be a wrong guess."""
+"""Hints for words that are not verbs. For these words, proposing the verb with the most similar
+spelling would be wrong."""
 
 HOLDS_SECRETS = frozenset(
     "run retry update tell approve deny answer resume fork plan work serve operator move export "
     "import top _drive".split()
 )
-"""Verbs whose process may have tokens and passwords in memory while agents of the same user run."""
+"""Verbs whose process may have tokens and passwords in memory. Agents of the same user run at the
+same time, so their access to this process is forbidden."""
 
 
 _UNWRITABLE = "perdure-escape"
@@ -189,14 +191,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _perform(words))
     words = sys.argv[1:]
     ended: list[int] = []
-    # atexit calls the first registered function last.
+    # atexit calls the first registered function last. All functions that are registered later are
+    # therefore called before `_leave` ends the process.
     atexit.register(_leave, ended)
     ended.append(_guarded(lambda: _perform(words)))
     return ended[0]
 
 
 def _leave(ended: list[int]) -> None:
-    """End the process at once, with the verb's exit code.
+    """End the process immediately, with the verb's exit code.
 
     Python's own shutdown would first clear every module, which takes as long as a start of Python.
     `ended` contains the exit code. After an unexpected error it is empty. Then Python prints the
@@ -236,9 +239,9 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # To mix positional arguments with flags, argparse builds a second parser, so this is done only
-    # if there are positional arguments. An argument that takes the rest of the line (`...`) cannot
-    # be mixed.
+    # Allow flags between positional arguments. argparse builds a second parser for that, so it is
+    # done only if the verb has positional arguments. argparse cannot do it for an argument that
+    # takes the rest of the line (`...`).
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     if places:
         arguments = parser.parse_intermixed_args(words[1:])
@@ -270,8 +273,8 @@ def _on_cluster(words: Sequence[str], prog: str) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Call `run` and convert its errors to messages. Return the exit code of the verb or of the
-    error."""
+    """Call `run`, and print a message for an error that it raises. Return the exit code of the verb
+    or of the error."""
     _open_streams()
     if not faulthandler.is_enabled():
         faulthandler.enable(2)  # Print a traceback if a library crashes.
@@ -299,7 +302,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
         if str(error.filename).startswith("/proc/") and (lacking := system.problem()):
             return _refuse(*lacking, 7)
-        # a message of the module `tempfile`
+        # The module `tempfile` raises an OSError with this message.
         if str(error.strerror).startswith("No usable temporary directory"):
             return _refuse(
                 "No directory for temporary files is writable",
@@ -332,9 +335,9 @@ def _open_streams() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Return JSON escapes for characters that the stream cannot encode, so that the output of
-    --json stays valid. This occurs in a locale without UTF-8, or with a file name that is not
-    UTF-8."""
+    """Return JSON escapes for the characters that a stream cannot encode. Such characters occur in
+    a locale without UTF-8, or in a file name that is not UTF-8. With these escapes the output of
+    --json stays valid."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -380,7 +383,8 @@ def _part(verb: str, what: str) -> Any:
 
 
 def usage(*, whole: bool = False) -> str:
-    """Return the overview: the verbs in groups, and how to start. `whole`: include all verbs."""
+    """Return the overview: how to start, and the verbs in groups. If `whole` is true, it includes
+    the verbs that only `perdure help all` shows."""
     lines = [
         "usage: perdure VERB ...",
         "",
@@ -416,8 +420,9 @@ def _refuse(message: str, hint: str = "", code: int = 2) -> int:
 
 
 def _page_of(code: int) -> Callable[[], str]:
-    """Return a function that returns the address of the page about an exit code, or an empty
-    string. The address is in the metadata of a released package; a checkout has none."""
+    """Return a function that finds the address of the page about an exit code. The address is taken
+    from the metadata of the installed package. The function returns an empty string if there is
+    none, as in a checkout."""
 
     def address() -> str:
         from importlib.metadata import PackageNotFoundError, metadata
@@ -444,7 +449,7 @@ def _near(verb: str) -> str:
     near = get_close_matches(verb, known, 2)
     if near:
         return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
-    # A whole sentence in place of a verb is probably a prompt.
+    # A sentence in place of a verb is probably a prompt.
     if " " in verb.strip():
         return f'perdure run "{verb}"'
     return "perdure --help"

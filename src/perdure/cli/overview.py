@@ -49,8 +49,8 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 
 
 def _words(abilities: dict[str, Any]) -> list[str]:
-    """Return the abilities of an agent in plain words. An ability with a limit is followed by the
-    limit."""
+    """Return the abilities of an agent as text for a person. If an ability has a limit, its text
+    ends with the limit."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
     return said + [
         f"{key.replace('_', ' ')} {_amount(value)}"
@@ -60,7 +60,8 @@ def _words(abilities: dict[str, Any]) -> list[str]:
 
 
 def _amount(value: int | Sequence[str]) -> str:
-    """Return a limit as text: a number, or the permissions with which the agent has the ability."""
+    """Return the limit of an ability as text. It is a number, or the permissions at which the agent
+    has the ability."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"at {' and '.join(value)}"

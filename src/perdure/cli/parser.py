@@ -21,15 +21,16 @@ _MOST = 2**31
 
 
 def limit_of(text: str) -> int:
-    """Return the value of a flag such as --limit. Raises argparse.ArgumentTypeError."""
+    """Return the number in the value of a flag such as --limit. Raises argparse.ArgumentTypeError
+    if it is not a positive integer, or is too large."""
     if not text.isdecimal() or not 1 <= int(text[:12]) <= _MOST:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of argparse with error messages in perdure's form. The exit code is 2, as with
-    argparse."""
+    """The parser of argparse, with error messages in perdure's form. After an error the exit code
+    is 2, as with argparse."""
 
     def error(self, message: str) -> NoReturn:
         said = message.removeprefix("argument ")
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, wrapped(text, columns(sys.stderr)))
 
     def _unknown(self, words: str) -> tuple[str, str]:
-        """Return the error message about unknown arguments, and its hint."""
+        """Return the error message about unknown arguments, and a hint about what to do."""
         first = words.split(" ")[0].partition("=")[0]
         flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):
@@ -87,8 +88,9 @@ def _shown(argument: str) -> str:
 
 
 def optional_name(parser: argparse.ArgumentParser, *, ask: bool = False) -> None:
-    """Add the argument NAME. If it is omitted, `main` fills in the newest run of the repository.
-    `ask`: whether a person chooses one if several runs are possible."""
+    """Add the argument NAME. If the user omits it, `main` uses the newest run of the repository.
+    Set `ask` if the verb lets a person choose when several runs are possible; the help then
+    mentions it."""
     if ask:
         more = "; at a terminal you choose, if there are several"
     else:

@@ -26,7 +26,8 @@ STATES = {
     "pending": "dim",
     "cancelled": "dim",
 }
-"""The style of each state of a run, and of each liveness that is shown instead of a state."""
+"""The style of each word that is shown as the state of a run: its states, and each liveness that is
+shown instead of `running`."""
 SYMBOLS = {
     "succeeded": "✓",
     "failed": "✗",
@@ -48,10 +49,11 @@ PLAIN = {
     "…": "...",
     "≈": "~",
 }
-"""Replacements for perdure's symbols on a terminal whose encoding lacks them."""
+"""Replacements for perdure's symbols, for a terminal whose encoding does not have them."""
 _CODE = "\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\"
 LEAST = 20
-"""Minimum width at which lines are wrapped, in columns. A narrower terminal wraps them itself."""
+"""Minimum width in columns for which perdure wraps lines. On a narrower terminal, perdure leaves
+the wrapping to the terminal."""
 
 
 def is_colored(stream: TextIO) -> bool:
@@ -73,8 +75,8 @@ def paint(text: str, style: str, stream: TextIO) -> str:
 
 
 def linked(text: str, find: Callable[[], str], stream: TextIO) -> str:
-    """Return the text as a link (OSC 8) to the address that `find` returns. Return it unchanged if
-    the stream shows no colors or the address is empty."""
+    """Return the text as a link (OSC 8) to the address that `find` returns. If the stream shows no
+    colors or the address is empty, return the text unchanged."""
     if not is_colored(stream):
         return text
     address = find()
@@ -110,7 +112,8 @@ def width_of(text: str) -> int:
 
 def wrapped(text: str, width: int, hang: int = 2) -> str:
     """Return the text wrapped at words, for `width` columns (0: no limit). Continuation lines are
-    indented by `hang` more than the first. A long word, such as a path, is not broken."""
+    indented by `hang` more columns than the first line. A long word, such as a path, is not broken.
+    """
     if width < LEAST:
         return text
     return "\n".join(chain.from_iterable(_pieces(line, width, hang) for line in text.split("\n")))

@@ -1,5 +1,5 @@
-"""Text for a terminal: its width, and lines cut to fit. The functions that clean text are in
-`perdure.rules.text`."""
+"""Text for a terminal: the terminal's width, and lines cut to fit it. The functions that clean text
+are in `perdure.rules.text`."""
 
 from __future__ import annotations
 
@@ -53,16 +53,17 @@ def columns(stream: TextIO) -> int:
 
 
 def say(text: str, hang: int = 2) -> None:
-    """Print a text. On a terminal it is wrapped at words, and continuation lines are indented by
-    `hang` more than the first."""
+    """Print a text. On a terminal it is wrapped at words. Continuation lines are indented by `hang`
+    more columns than the first line."""
     from perdure.cli.style import wrapped
 
     print(wrapped(text, columns(sys.stdout), hang))
 
 
 def shown_path(path: str, stream: TextIO) -> str:
-    """Return a clean path. For a pipe it is complete. On a terminal the home is shortened to `~`,
-    and if the terminal shows colors, the path is a link (OSC 8) to the directory."""
+    """Return a cleaned path for display. In a pipe it is complete. On a terminal the user's home
+    directory is shortened to `~`. If the terminal shows colors, the path is also a link (OSC 8) to
+    the directory."""
     if not stream.isatty():
         return clean(path)
     if not path.startswith("/"):
@@ -76,13 +77,13 @@ def address_of(path: str) -> str:
     """Return the `file:` URL of a path on this host."""
     from urllib.parse import quote
 
-    # The host name is part of the URL, because the terminal may be on another machine.
+    # The host name is part of the URL, because the terminal may run on another machine.
     return f"file://{os.uname().nodename}{quote(os.fsencode(path))}"
 
 
 def cut(line: str, width: int) -> str:
-    """Return a clean line cut to `width` columns (0: no limit), with a mark where it was cut. Wide
-    characters take two columns."""
+    """Return a clean line cut to `width` columns (0: no limit). If it was cut, it ends with an
+    ellipsis. Wide characters take two columns."""
     if not width or (line.isascii() and len(line) <= width):
         return line
     from unicodedata import combining, east_asian_width

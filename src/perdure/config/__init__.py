@@ -51,9 +51,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     grace: float = 10.0
     """Time between SIGTERM and SIGKILL of an agent, in seconds."""
     checkpoint_every: float = 20.0
-    """Minimum interval between two checkpoints while an agent is running, in seconds."""
+    """Minimum interval between two checkpoints while an agent is running, in seconds. 0:
+    checkpoints are taken only at the end of a turn or an attempt."""
     checkpoint_ignored: str = "small"
-    """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
+    """Kind of git-ignored files that a checkpoint includes: `small`, `all` or `none`."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
     """Action for a conversation that was idle for so long that it is no longer in the service's
@@ -63,7 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     when_full: WhenFull = WhenFull.COMPACT
     """Action when a conversation has nearly filled its model's window."""
     full_at: float = 80.0
-    """Fill at which `when_full` applies, in percent of the model's window."""
+    """Percentage of the model's window that a conversation must fill before `when_full` applies."""
     on_denied: OnDenied = OnDenied.ASK
     """Action after a turn in which a tool call was denied."""
     last_word: str = "off"
@@ -80,17 +81,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Maximum number of times that the agent gets the output of a failed check and tries again."""
     verify_timeout: float = 1800.0
     map: MapWhen = MapWhen.FALLBACK
-    """Which prompts get the project map."""
+    """Policy that says which prompts contain the project map."""
     map_tokens: int = 2000
     """Maximum size of the project map, in tokens as estimated by `project_map.text.estimate`."""
     ca_file: Path | None = None
-    """File of CA certificates for https connections to forges, instead of the system's."""
+    """File of CA certificates for https connections to forges. It replaces the system's
+    certificates."""
     git_ssh_key: Path | None = None
-    """Private key for repositories over ssh, instead of the user's own."""
+    """Private key for repositories over ssh. It replaces the user's own keys."""
     git_ssh_known_hosts: Path | None = None
-    """File of server keys for repositories over ssh, instead of the user's known_hosts."""
+    """File of server keys for repositories over ssh. It replaces the user's known_hosts file."""
     git_ssh_config: Path | None = None
-    """ssh configuration for repositories over ssh, instead of the user's."""
+    """File of ssh settings for repositories over ssh. It replaces the user's ssh configuration."""
     gc_workdirs: float = 14 * DAY
     """Age in seconds at which the sweeper may remove an unused workdir. The following settings are
     the ages for other classes of data."""
@@ -119,7 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     session_expiry: OnExpiry = OnExpiry.RESUME
     """Action for an expired session whose transcript still exists."""
     session_cache: str = ""
-    """Address of a Redis server that caches the look-ups of sessions."""
+    """Address of a Redis server that caches sessions for programs that look them up."""
     checkpoint_store: str = ""
     """URL to which every checkpoint is also uploaded, so that another machine can continue the run.
     For example `file:///directory` or `s3://bucket/prefix`."""
@@ -127,7 +129,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Action for a checkpoint that contains a known secret: `refuse`, `leave-out` (which also
     redacts the conversation) or `allow`."""
     receipts: str = "off"
-    """Places where signed receipts are attached: `off`, `note`, `comment` or `both`."""
+    """Where signed receipts are attached: `off` (nowhere), `note` (a git note of the commit),
+    `comment` (the run's comment and pull request on its forge) or `both`."""
     database: str = ""
     """URL of a database that several hosts share (postgresql://USER@HOST:PORT/NAME). It replaces
     the one in the state directory."""
@@ -154,7 +157,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     that works for other people fetches from a private address only if this setting or a rule's
     `clone` names the server."""
     run_as: str = ""
-    """Account that agents run as, and a group, in the form `USER:GROUP`. perdure itself also
+    """Account and group under which agents run, in the form `USER:GROUP`. perdure itself also
     belongs to that group, and uses it to protect its files and processes from the agents."""
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
@@ -175,5 +178,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     openid: OpenIdProvider | None = None
     """The OpenID provider with which people sign in to the dashboard: see `model.openid`."""
     origin: Mapping[str, str] = field(default_factory=dict)
-    """The source of each setting that was set anywhere, by name. Settings with their default are
-    not in it."""
+    """For each setting that was set anywhere, the source of its value. Settings that have their
+    default value are not included."""

@@ -24,7 +24,8 @@ from perdure.errors import ConfigError
 
 PROJECT_FILE = "perdure.toml"
 TABLES = ("gc", "disk", "serve")
-"""Tables of a settings file whose name is a prefix: `trash` in `[gc]` is the setting `gc_trash`."""
+"""Tables of a settings file whose name becomes a prefix: `trash` in `[gc]` is the setting
+`gc_trash`."""
 
 NOT_FOR_PROJECTS = frozenset(
     {
@@ -155,7 +156,7 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         OSError,
         ValueError,
         RecursionError,
-    ) as error:  # ValueError includes tomllib's own errors and those of UTF-8
+    ) as error:  # ValueError is also the base of the errors of tomllib and of UTF-8 decoding
         problems.append(f"{file}: {error}")
         return []
     found = []
@@ -210,8 +211,8 @@ def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _line(text: str, key: str) -> int:
-    """Return the line number of a key, at the top level or in one of `TABLES`. It is searched in
-    the text, because tomllib does not report positions."""
+    """Return the line number of a key, at the top level or in one of `TABLES`. The text is searched
+    for the key, because tomllib does not report positions."""
     table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
     names = [key, key.removeprefix(f"{table}_")] if table else [key]
     lines = [*enumerate(text.split("\n"), 1)]

@@ -23,10 +23,12 @@ from perdure.rules.requests import digest, late
 
 
 class Always(Struct, frozen=True, kw_only=True):
-    """A person's wish that their answer becomes a rule for similar calls in the future."""
+    """Settings of the rule that `--always` makes of an answer. The rule then answers similar calls
+    in the future."""
 
     scope: str = "run"
-    """Runs that the rule applies to: `run`, `repository` or `all`."""
+    """Runs that the rule applies to: `run` for this run only, `repository` for all runs of the same
+    repository, `all` for every run."""
     pattern: str = ""
     denies: bool = False
 

@@ -40,18 +40,18 @@ from perdure.rules.continuation.instructions import retired, retired_by
 
 
 class RestoredRun(Struct, frozen=True, kw_only=True):
-    """The result of a restore. `undo` is the checkpoint that was made of the state before the
-    restore; None if there was no workdir."""
+    """The result of a restore. `undo` is the checkpoint of the state before the restore; it is None
+    if the workdir did not exist."""
 
     run: TaskRun
     checkpoint: Checkpoint
     undo: Checkpoint | None
     transcript: str = ""
-    """Path of the restored transcript; empty if no conversation was restored."""
+    """Path of the transcript that was restored; empty if the conversation was not restored."""
     retired: tuple[Context, ...] = ()
-    """Instructions that no longer apply because they were given after the checkpoint."""
+    """Instructions that were given after the checkpoint, and therefore no longer apply."""
     revived: tuple[Context, ...] = ()
-    """Instructions that apply again, after an earlier restore had retired them."""
+    """Instructions that an earlier restore had retired, and that now apply again."""
 
 
 def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
@@ -155,8 +155,8 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
 
 
 def _still_at_rest(store: RunStore, run: TaskRun) -> TaskRun:
-    """Return the run as the store has it now, after its workdir was locked. Raises Conflict if an
-    attempt has started meanwhile, or a person has opened the run."""
+    """Read the run from the store again, now that its workdir is locked, and return it. Raises
+    Conflict if an attempt has started meanwhile, or a person has opened the run."""
     now = store.get(run.id)
     service.refuse_open(store, now)
     if now.state is RunState.RUNNING and store.attempts(run.id)[-1].continuation is not None:
@@ -175,8 +175,8 @@ def _refuse(
     checkpoint: Checkpoint,
     files_only: bool,
 ) -> None:
-    """Raise Conflict or WorkspaceError, before anything is touched, if the conversation could not
-    be restored."""
+    """Check that the checkpoint's conversation can be restored. Called before the restore changes
+    anything. Raises Conflict or WorkspaceError if it cannot be restored."""
     if files_only or not checkpoint.session_id:
         return
     driver.locate(engine.environ)
@@ -222,8 +222,8 @@ def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
 
 
 def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
-    """Save the current workdir and conversation as a checkpoint, and return it; None if there is no
-    workdir. The caller must hold the workdir's lock while no attempt is running."""
+    """Save the current workdir and conversation as a checkpoint, and return it; None if the workdir
+    does not exist. No attempt may be running, and the caller must hold the workdir's lock."""
     if not Path(place.path).is_dir():
         return None
     driver = engine.driver(run.spec.agent)
@@ -279,8 +279,8 @@ def restore_transcript(
     path = locate(driver, home, main.session_id, directory)
     if path is None or not engine.copies.is_exactly(path, main):
         raise _keeps_what_came_after(run, driver, checkpoint)
-    # perdure's copy is replaced too, because the next attempt restores it if the transcript is lost
-    # again.
+    # perdure's copy of the transcript is replaced as well. If the agent's transcript is lost later,
+    # the next attempt restores this copy.
     engine.copies.take(driver, main.session_id, path, replace=True)
     return path
 

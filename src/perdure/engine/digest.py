@@ -16,7 +16,7 @@ MOST = 1000
 """Maximum number of runs in each list of a digest."""
 SCHEMA_VERSION = 1
 ON_LIST = ASKING | {"open"}
-"""Types of the conditions that put a run on the list of those that need a person."""
+"""Types of conditions that put a run on the list `needs_you`. The list shows their messages."""
 
 
 class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,13 +34,14 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
     until: int
     """Time until which the run waits, in ms since 1970; 0 if it does not wait."""
     cost_usd: float
-    """Cost in dollars of the run's attempts that ended in the span."""
+    """Cost of those attempts of the run that ended in the span, in dollars."""
     estimated: bool
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """A summary of a time span, with its runs newest first. `needs_you`, `waiting` and `working`
-    list the runs that are in these states now, even if they entered the state before the span."""
+    """A summary of a time span. Each list has its newest run first. `needs_you`, `waiting` and
+    `working` list the runs that are in these states now, even if they entered the state before the
+    span."""
 
     schema_version: int
     since: int
@@ -55,7 +56,7 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float
     estimated: bool
     cut: bool
-    """Whether at least one list was cut to its maximum length."""
+    """Whether a list was cut because it had more than `MOST` runs."""
 
 
 class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
@@ -94,9 +95,9 @@ def digest(store: DigestStore, since: int) -> Digest:
 
 
 def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
-    """Yield the rows of one list of the board, newest first, that ended at or after `since` (0: all
-    rows). At least one row more than `MOST` is yielded if there is one, so that the caller notices
-    that the list is cut."""
+    """Yield the rows of the board's list `group`, newest first. With `since`, yield only runs that
+    ended at or after this time; 0 means all. At most `MOST` + 1 rows are yielded: the extra row
+    shows the caller that the list must be cut."""
     before = (2**62, 2**62)
     count = 0
     while count <= MOST:

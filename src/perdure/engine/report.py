@@ -69,7 +69,8 @@ Kind = TypeVar("Kind")
 
 
 class ReportStore(RunStore, PostingStore, Protocol):
-    """The store methods that a report needs: those for runs, and those for postings on forges."""
+    """The store methods that a report needs: those for runs, and those for comments on forges
+    (postings)."""
 
 
 def report_of(
@@ -79,7 +80,7 @@ def report_of(
     liveness: Liveness | None = None,
 ) -> RunReport:
     """Return the report of a run, read from the store. `records`: the run's history, if the caller
-    has already read it. `liveness`: what is alive of a running run."""
+    has already read it. `liveness`: which processes of the running run are alive."""
     if records is None:
         records = store.history(run.id, limit=100_000)
     if "delivery" in run.spec.labels:
@@ -159,7 +160,8 @@ def run_report(
 
 
 def _workspace(place: Workspace | None, checkpoints: Sequence[Checkpoint]) -> WorkspaceOfRun:
-    """Return the workdir with the HEAD of its newest checkpoint; all fields empty if unknown."""
+    """Return the workdir of the run, and the commit that was its HEAD at the newest checkpoint. A
+    field whose value is not known is empty."""
     head = checkpoints[-1].workdir.head if checkpoints else ""
     if place is None:
         return WorkspaceOfRun(path="", repo="", branch="", base="", backend="", head=head)
@@ -281,7 +283,7 @@ def _attempt(
 
 
 def _set_start(report: AttemptOfRun, asked: Continuation) -> None:
-    """Set the report's fields about how the attempt started."""
+    """Set the fields of `report` that describe how the attempt started."""
     report.continuation = asked.kind
     report.rung = asked.rung
     report.why = asked.reason
@@ -308,8 +310,7 @@ def _of_kind(events: Sequence[AnyEvent], kind: type[Kind]) -> list[Kind]:
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:
-    """Return why the newest checkpoint could not be taken; empty if none failed since the last one
-    that was taken."""
+    """Return the reason why the last try to take a checkpoint failed; empty if it succeeded."""
     reason = ""
     for record in records:
         match record.event:
@@ -323,8 +324,8 @@ def missed_checkpoint(records: Sequence[Record]) -> str:
 
 
 def _map(event: MapGiven | MapMissed) -> MapOfAttempt:
-    """Return the facts about the project map in an attempt's prompt. `missed` is the reason if the
-    prompt has no map."""
+    """Return the report of the project map that the attempt's prompt contains. If the prompt has no
+    map, the field `missed` has the reason."""
     if isinstance(event, MapMissed):
         return MapOfAttempt(tokens=0, files=0, full=0, left=0, missed=event.reason)
     return MapOfAttempt(

@@ -135,11 +135,10 @@ def _with_changes(
     store: RunStore, workspaces: Workspaces, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
     """Fill the new workdir with the uncommitted changes, then run the `with` block, which stores
-    the run. This order is necessary: any pool may claim a stored run, so its workdir must be
-    complete by then.
+    the run. The workdir must be complete before that, because any pool may claim a stored run.
 
-    Does nothing but run the block if the key already has a run. Raises WorkspaceError, and Conflict
-    if the workdir exists.
+    If a run with the same key exists, only the block is run. Raises WorkspaceError, and Conflict if
+    the workdir exists.
     """
     if spec.key and _is_known(store, spec.key):
         yield
@@ -213,10 +212,11 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
 
 
 def check_reachable(workspaces: Workspaces, spec: TaskSpec) -> None:
-    """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched.
+    """Check that a repository given by URL can be fetched. Raises WorkspaceError or NotFound if it
+    cannot.
 
-    Meant for callers that wait for the run. Other runs are retried until the server can be reached
-    again.
+    Meant for callers that wait for the run. A run that nobody waits for is retried until the server
+    can be reached again.
     """
     repo = local_path(spec.repo)
     if repo and is_remote(repo):
@@ -254,8 +254,8 @@ def _is_taken(store: RunStore, name: str) -> bool:
 
 
 class Changes(Struct, frozen=True, kw_only=True):
-    """Settings of a run that a retry or an update changes. None leaves a setting as it is. Every
-    change except `attempts` applies to all later attempts and is recorded in the journal."""
+    """Settings of a run that a retry or an update changes. None leaves a setting as it is. Except
+    for `attempts`, the new value applies to all later attempts and is recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None
     model: str | None = None
@@ -290,8 +290,9 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
                 f"{run.name} is already running (attempt {run.attempt})",
                 f"perdure logs -f {run.name}",
             )
-        # The attempt that was taken over may have spent the budget, which the person did not know.
-        # No further attempt is then queued, unless the request sets a new budget.
+        # The attempt that was just taken over may have spent the budget. The person did not know
+        # this when requesting the retry, so no further attempt is queued unless the request sets a
+        # new budget.
         if rescued.state is RunState.SUCCEEDED or (
             changes.budget_usd is None and _has_spent_its_budget(rescued)
         ):
@@ -318,8 +319,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         if refusal:
             raise UsageError(refusal)
         run = engine.store.reassign(run.id, spec)
-    # The person's request overrides a limit that was seen before. If the limit still holds, the
-    # next attempt parks the account again.
+    # An earlier attempt may have parked the account because of a usage limit. The person's request
+    # ends the parking. If the limit still holds, the next attempt parks the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
     more = changes.attempts or 1
     return engine.store.requeue(run.id, "requested by you", more, after_success=taken_back)
@@ -350,8 +351,9 @@ def update(
     files: FileRequest | None = None,
     changes: Changes = NO_CHANGES,
 ) -> TaskRun:
-    """Give a run new instructions and files, and return the run. The run is queued at once, or
-    after its running attempt has ended. The settings of a running run cannot be changed.
+    """Give a run new instructions and files, and return the run. If an attempt is running, the run
+    is queued when it has ended; otherwise it is queued immediately. The settings of a running run
+    cannot be changed.
 
     Raises UsageError, Conflict.
     """
@@ -419,8 +421,8 @@ def answer(
 
 
 def only_open(run: TaskRun, opened: Sequence[AgentRequest], verdict: AnswerKind) -> int:
-    """Return the number of the open request that an answer without a number refers to. Raises
-    Conflict if no request is open, UsageError if several could be meant."""
+    """Return the number of the request that an answer without a number is meant for. Raises
+    Conflict if the run has no open request, UsageError if several requests could be meant."""
     if not opened:
         raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
     fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
@@ -451,17 +453,17 @@ def _check_answer(name: str, request: AgentRequest, verdict: AnswerKind, words: 
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
-    """Check that the run can get these instructions, and return it. A run whose supervisor died is
-    taken over first. Raises UsageError, Conflict."""
+    """Check that the run can get these instructions, and return the run. If its supervisor has
+    died, the run is taken over first. Raises UsageError, Conflict."""
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine.store, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
-    """Return the run if it is not running. A run whose supervisor died is taken over first. Raises
-    Conflict if another process performs the run. `so`: the end of the error message, such as "it
-    cannot be restored"."""
+    """Return the run if no attempt of it is running. If its supervisor has died, the run is taken
+    over first. Raises Conflict if the run is running, open, or on another host. `so`: the end of
+    the error message, such as "it cannot be restored"."""
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
@@ -476,8 +478,8 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
 
 
 def refuse_open(store: RunStore, run: TaskRun) -> None:
-    """Raise Conflict while a person has the run's conversation or workdir open in the agent's own
-    program."""
+    """Raise Conflict if a person has opened the run, or another run that uses the same conversation
+    or workdir, in the agent's own program."""
     if (other := store.opened_beside(run)) is not None:
         raise Conflict(
             f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
@@ -553,8 +555,8 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
 
 
 class RemovedRuns(Struct, frozen=True, kw_only=True):
-    """The result of removing a run from the list. `kept`: the reason if its workdir was not moved;
-    else empty."""
+    """The result of removing a run from the list. `kept`: the reason why the workdir was not moved
+    to the trash; empty if it was moved."""
 
     run: TaskRun
     trash: Path | None
@@ -617,7 +619,8 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
                 f"{run.name}: the trash keeps it",
             )
-        # Update the list first: after that, no attempt can start in the workdir.
+        # The run is removed from the list before its workdir is moved. From then on, no attempt can
+        # start in the workdir.
         engine.store.remove(run.id)
         about = {
             "verb": "rm",
@@ -676,8 +679,9 @@ def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
-    """Return what is alive of a running run; None if the run is not running. `run` may also be a
-    row of a list. `look`: the store from which the run was read, if it is not the engine's."""
+    """Return which processes of a running run are alive; None if the run is not running. `run` may
+    also be a row of a list. `look`: the store from which the run was read, if it is not the
+    engine's."""
     store = look or engine.store
     return probe_of(engine.state, engine.host).liveness(
         run, store.now(), partial(store.get, run.id)
@@ -717,7 +721,8 @@ _BY_OUTCOME = {
 
 
 def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
-    """Return the exit code of a command that followed a run to its end."""
+    """Return the exit code for a command that has followed the run to its end. `last`: outcome of
+    the newest attempt."""
     asks = ("needs_person", WAITING)
     return code_of(run.state, last, any(condition.type in asks for condition in run.conditions))
 

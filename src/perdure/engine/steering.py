@@ -30,9 +30,9 @@ class Told(Struct, frozen=True, kw_only=True):
     with the message as new instructions."""
     version: int
     into_turn: bool
-    """Whether the running turn gets the message; otherwise the next attempt gets it."""
+    """Whether the running turn gets the message. If not, the next attempt gets it."""
     known: bool = False
-    """Whether a message with this key was accepted before."""
+    """Whether the same message was already accepted earlier, under the same key."""
 
 
 def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
@@ -66,8 +66,9 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
 
 
 def _placed_messages(attempt: Attempt, contexts: Sequence[Context]) -> Sequence[int]:
-    """Hand messages to the running turn, and return the versions of the instructions that it
-    accepts. If that fails now, the attempt's supervisor does it later."""
+    """Hand the messages to the running turn. Return the versions of the instructions that the turn
+    accepts. If a file cannot be written now, the attempt's supervisor hands the messages over
+    later."""
     if not attempt.directory or attempt.ended is not None:
         return ()
     try:

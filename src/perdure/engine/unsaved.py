@@ -1,9 +1,9 @@
-"""Updates the condition `unsaved` of a run. It means that a clean-up did not remove the workdir,
+"""Updates the condition `unsaved` of a run. A run has this condition if a clean-up kept its workdir
 because the workdir has changes that exist nowhere else.
 
 `recheck` is called after an operation that may have saved or removed these changes, such as a
 restore or an apply. The condition is also removed when the run is queued again; the next clean-up
-then checks again.
+then checks the workdir again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ WHAT = "it has changes that exist nowhere else: "
 
 
 def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) -> TaskRun:
-    """Check the workdir of a run with the condition `unsaved` again, and return the run. Remove the
-    condition if nothing would be lost now; otherwise update the list of changes in its message.
+    """Check the workdir of a run that has the condition `unsaved`, and return the run. If all
+    changes are now saved elsewhere, the condition is removed. Otherwise its message gets the
+    current list of changes.
 
-    `checkpoint`: a checkpoint that may have saved the present workdir; by default the run's newest.
+    `checkpoint`: a checkpoint that may contain these changes; by default the run's newest.
     """
     condition = next((each for each in run.conditions if each.type == UNSAVED), None)
     place = run.workspace

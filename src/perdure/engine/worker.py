@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 NAP_S = 0.2
 FEW, MANY = 50, 1000
-"""Number of due runs to examine at first, and number to examine if all of the first `FEW` must wait
-for their accounts."""
+"""Number of due runs that a pool examines first, and number that it examines if none of those can
+start."""
 POOL_NAP_S = 1.0
-"""Poll interval of an idle pool, in seconds. Finds runs whose time has come and supervisors that
-died."""
+"""Poll interval of an idle pool, in seconds. Each poll looks for runs that have become due and for
+supervisors that died."""
 TELL_S = 60.0
 MARGIN = 0.25
-"""Grace period after the lease of another host has expired, as a fraction of the lease's duration.
-It gives that host's shim time to end the agent before the attempt is taken over."""
+"""Time to wait after the lease of another host has expired, as a fraction of the lease's duration.
+In this time, that host's shim can still end the agent before the attempt is taken over."""
 LEFT_ALONE_MS = 5_000
-"""Time in milliseconds that a due run may stay queued before it is assumed to have no supervisor.
-"""
+"""Time in milliseconds after which `follow` assumes that a due run has no supervisor, because the
+run is still queued."""
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
-    """Perform attempts until the run is final or waits for a person, or until perdure is asked to
+    """Perform attempts of the run until it is final, it waits for a person, or perdure is asked to
     stop. Return the run.
 
     Raises Conflict if another supervisor is active, or another run uses the same workdir or
@@ -84,8 +84,8 @@ def waits_for_person(run: TaskRun, now: int) -> bool:
 
 
 def _free_seats(engine: Engine, seat: Seat) -> None:
-    """Free slots of the account: end attempts that still hold one although their supervisor and
-    their agent are dead."""
+    """Free slots of the account (`Seat`). A slot is freed by ending an attempt whose supervisor and
+    agent are both dead."""
     for claim in engine.store.claims():
         if (
             claim.run.account == seat.account
@@ -115,8 +115,8 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 
 
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
-    """Follow a run that another supervisor performs until it ends, and return it. `show` is called
-    with each new record. If the supervisor dies, take the run over."""
+    """Wait until a run that another supervisor performs has ended, and return the run. `show` is
+    called with each new record. If that supervisor dies, take the run over."""
     seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
     while True:
         run = engine.store.get(run_id)
@@ -187,8 +187,8 @@ def work(
 
 
 class _Told:
-    """Reports a problem on stderr when it first occurs, and then every `TELL_S` seconds while it
-    lasts."""
+    """Reports a problem on stderr when it first occurs. While the problem lasts, it is reported
+    again every `TELL_S` seconds."""
 
     def __init__(self) -> None:
         self._words, self._at = "", 0.0
@@ -204,7 +204,7 @@ def _next_job_or_error(
     engine: Engine, mine: set[str], told: _Told | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
     """Return the next job; None if there is none. With `told`, a transient database error is
-    reported through it and None is returned, so that the caller tries again."""
+    reported and None is returned, so that the caller tries again. Other errors are raised."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:
@@ -217,7 +217,8 @@ def _next_job_or_error(
 def _next_job(
     engine: Engine, mine: set[str]
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """Return the next job. An attempt whose supervisor died comes before a new one."""
+    """Return the next claim and the function that performs it; None if nothing can start. An
+    attempt whose supervisor died comes before a new one."""
     for claim in engine.store.claims():
         if claim.run.id not in mine and (
             is_orphaned(engine, claim) or claim.worker == engine.worker
@@ -236,9 +237,9 @@ def _next_job(
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
-    """Return the claim on a due run, or None if it cannot start now. That is so if its files cannot
-    be moved here, the volume of its agent's home is full, its account must wait, or another process
-    claimed it."""
+    """Claim a due run, and return the claim; None if the run cannot start now. The reason may be
+    that its files cannot be moved here, the volume of its agent's home is full, its account must
+    wait, or another process claimed it."""
     seat = None
     with suppress(PerdureError):
         if engine.unavailable_reason(run):
@@ -256,8 +257,8 @@ def _home(driver: Callable[[str], AgentDriver], environ: Mapping[str, str], run:
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:
-    """Return whether this pool performed the attempt to its end. False after a lost claim or an
-    error, which is reported on stderr."""
+    """Return whether this pool performed the attempt to its end. Return False if it lost the claim,
+    or if an error occurred. Errors are reported on stderr."""
     try:
         ended.result()
     except LostLease:
@@ -269,8 +270,8 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:
-    """Return whether the supervisor of a running attempt is dead. On this host its process is
-    checked, on another host its lease."""
+    """Return whether the supervisor of a running attempt is dead. For an attempt of this host, the
+    supervisor's process is checked; for one of another host, its lease."""
     alive = process.worker_alive(claim.worker, engine.host)
     if alive is None:
         return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()

@@ -31,7 +31,8 @@ def actor(kind: str, name: str) -> str:
 
 
 def current(default: str = PERDURE) -> str:
-    """Return the actor of the running call, or `default` if no actor was set."""
+    """Return the actor that the enclosing `acting` block has set, or `default` outside of such a
+    block."""
     return _acting.get() or default
 
 

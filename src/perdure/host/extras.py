@@ -40,8 +40,8 @@ def install_command(extra: str) -> str:
 
 def _requirement(extras: list[str]) -> tuple[bool, str]:
     """Return whether perdure is an editable installation, and the requirement to install. The
-    requirement is the checkout that perdure was installed from, if it still exists; otherwise the
-    package's name."""
+    requirement is the checkout from which perdure was installed, if it still exists, and otherwise
+    the package's name."""
     from urllib.parse import unquote, urlparse
 
     source = _source()

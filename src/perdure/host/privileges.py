@@ -43,7 +43,7 @@ class AgentIdentity(Struct, frozen=True, kw_only=True):
 
     @property
     def is_in_force(self) -> bool:
-        """Whether this process runs with these ids."""
+        """Whether this process already runs with these user and group ids."""
         return (os.getresuid(), os.getresgid()[:2]) == (
             (self.user,) * 3,
             (self.group, self.service),
@@ -51,8 +51,9 @@ class AgentIdentity(Struct, frozen=True, kw_only=True):
 
 
 def identity(run_as: str) -> AgentIdentity:
-    """Return the ids of `USER:GROUP`, given by name or number. Raises UsageError."""
-    # the guarantees rely on setresgid(2) as Linux has it
+    """Return the ids that `USER:GROUP` names. Both parts may be names or numbers. Raises
+    UsageError."""
+    # The guarantees rely on setresgid(2) of Linux.
     if system.IS_PORTABLE:
         raise UsageError("run_as needs Linux", "unset run_as (docs: reference/platforms)")
     user, _, group = run_as.partition(":")
@@ -83,8 +84,8 @@ def identity(run_as: str) -> AgentIdentity:
     )
     if 0 in (found.user, found.group, found.service):
         raise UsageError("run_as needs an ordinary user and an ordinary group, and not root's", HOW)
-    # A member of the service's group could get it back with newgrp(1), and so could an agent of
-    # this user.
+    # If the agents' user were a member of the service's group, an agent could get the group back
+    # with newgrp(1).
     if entry:
         groups = os.getgrouplist(found.name, found.group)
     else:
@@ -179,8 +180,8 @@ def _make_root(wanted: AgentIdentity, root: Path) -> None:
 
 
 def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
-    """Yield a sentence for each permission of `path`, or of a directory above it, that lets agents
-    in."""
+    """Yield a sentence for each permission, of `path` or of a directory above it, that would give
+    agents access."""
     own = path.stat() if path.exists() else None
     if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):
         yield (
@@ -212,9 +213,9 @@ def dropped() -> int | None:
 
 
 def kept() -> int | None:
-    """Return the group for a child that works for the service alone, such as git; None if there is
-    no such group. The child gets it as its real group too. Such processes may then inspect each
-    other, and shells do not drop the group."""
+    """Return the service's group for a child that works only for the service, such as git. Return
+    None if there is no such group. The group becomes the child's real group too. So these children
+    may inspect each other, and a shell among them does not drop the group."""
     if is_separate():
         return os.getegid()
     return None

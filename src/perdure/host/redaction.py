@@ -38,10 +38,10 @@ class Redactor(Struct, frozen=True):
 
     pattern: re.Pattern[bytes] | None = None
     reach: int = 0
-    """Length of the longest form of a secret, in bytes. If a text is cut, a secret may begin in
-    this many bytes before the cut and continue after it."""
+    """Length of the longest encoded form of a secret, in bytes. If a text is cut, a secret that
+    begins within this distance before the cut may continue after it."""
     forms: frozenset[bytes] = frozenset()
-    """Secrets in every encoding in which they may be written."""
+    """The secrets, in every encoding in which they may be written."""
 
     def __repr__(self) -> str:
         return f"Redactor(reach={self.reach!r})"
@@ -77,8 +77,8 @@ class Redactor(Struct, frozen=True):
         return self.bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def file(self, path: Path) -> int:
-        """Replace the secrets in a file in place. Return the number of replacements. No process may
-        write to the file any more."""
+        """Replace the secrets in a file in place. Return the number of replacements. Call it only
+        when no process writes to the file any more."""
         if self.pattern is None or not path.is_file() or not path.stat().st_size:
             return 0
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:

@@ -49,13 +49,12 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(directory: Path) -> RelayAddress:
     """Return the address of the relay from a directory. Raises FileNotFoundError if there is none
-    yet. Raises UsageError if the file is invalid, or if the relay reports that its Secrets or its
-    order are invalid."""
+    yet. Raises UsageError if the file is invalid, or if the relay reports an error in it."""
     with (directory / FILE).open("rb") as file:
         content = file.read(LONGEST)
     try:
         found = msgspec.json.decode(content, type=resolved(RelayAddress))
-    except msgspec.DecodeError as error:  # includes ValidationError
+    except msgspec.DecodeError as error:  # DecodeError is the base class of ValidationError
         raise UsageError(f"the address of this pod's relay is not valid: {error}", HINT) from error
     if found.error:
         raise UsageError(found.error, found.hint)

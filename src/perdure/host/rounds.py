@@ -73,8 +73,8 @@ class Rounds:
 
 
 class OneOfHost:
-    """An advisory lock on a file. The process that holds it does work that one process of a host
-    should do. When that process ends, another one takes over."""
+    """An advisory lock on a file. The process that holds it does the work that only one process of
+    a host should do. When that process ends, another one takes over."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -31,8 +31,9 @@ def wipe_variables(names: Collection[str]) -> None:
 
 
 def holders(values: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Yield other processes whose environment contains one of the values, as far as this process
-    may read it. Each is a pid with the first words of its command line."""
+    """Yield the pid and the first words of the command line of each other process whose environment
+    contains one of the values. Processes whose environment this process may not read are left out.
+    """
     wanted = [os.fsencode(value) for value in values if value]
     for pid in system.pids():
         if pid == os.getpid():

@@ -51,8 +51,8 @@ if __name__ == "__main__":  # started by its path, with only the standard librar
     # end of the shim.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
-        # The second argument is the directory of psutil. The agent does not get this PERDURE_HOST
-        # (see `system.environment`).
+        # The second argument is the directory of psutil. It is passed only for the portable back
+        # end. The agent does not get this PERDURE_HOST (see `system.environment`).
         sys.path.append(sys.argv[2])
         os.environ["PERDURE_HOST"] = "portable"
 
@@ -74,21 +74,21 @@ LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
 """Time between TERM and KILL for processes that the agent left behind, in seconds."""
 OVER_GRACE_S = 1.0
-"""Maximum grace, in seconds, if the agent's turn is over: for the agent, and for processes that it
-left behind."""
+"""Maximum grace, in seconds, if the supervisor ends an agent because its turn is over. It applies
+to the agent and to processes that the agent left behind."""
 SETTLE_S = 0.1
-"""Time that helpers of the agent have to exit after it, in seconds. After that they count as left
-behind."""
+"""Time for the agent's helper processes to exit after the agent, in seconds. Helpers that live
+longer count as left behind."""
 FOLLOWED_S = 0.1
 """Interval, in seconds, for checking whether the supervisor lives, if the agent must not work
 without one. Such an agent has a budget, and without a supervisor the cost of its replies is not
 counted."""
 ALONE_GRACE_S = 1.0
-"""Maximum grace, in seconds, for an agent that has lost a supervisor that it must not work
-without."""
+"""Maximum grace, in seconds, for an agent that must not work without a supervisor and has lost its
+supervisor."""
 OVER = "over"
-"""Cause of an end by a supervisor that found the agent's turn to be over: this agent does not exit
-by itself."""
+"""Cause of the end of an agent that does not exit by itself: the supervisor ended it because its
+turn was over."""
 COMMAND_CAP = 500
 LEFT_CAP = 50
 """Maximum number of processes that `exit.json` names."""
@@ -187,8 +187,9 @@ def watch(
 
 def lease(now: float) -> tuple[float, float, bool]:
     """Return three values: until when the agent may work, when it is killed after that, and whether
-    it must not work without its supervisor. Without a lease, both times are infinite. If the
-    supervisor is gone and the agent must not work without it, the first time is now."""
+    it must not work without its supervisor. The times are in seconds on the boot clock, and
+    infinite without a lease. If the supervisor is gone and the agent must not work without it, the
+    first time is now."""
     try:
         with open("lease", "rb") as file:
             until, end_by, *follower = file.read(128).split()
@@ -201,7 +202,7 @@ def lease(now: float) -> tuple[float, float, bool]:
         return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
         return float("inf"), float("inf"), False
-    except ValueError:  # incomplete, as it is being written: allow one more second
+    except ValueError:  # The file is being written: allow one more second.
         return now + 1.0, now + 1.0, False
 
 
@@ -267,8 +268,8 @@ def describe(found: list[int]) -> list[dict[str, object]]:
 def remaining(
     offspring: system.Offspring, spared: frozenset[int] = frozenset()
 ) -> tuple[bool, list[int]]:
-    """Reap ended children. Return whether anything of the attempt still runs, and the processes to
-    signal."""
+    """Reap ended children. Return whether any process of the attempt is still running, and the pids
+    of the processes to signal. `spared`: pids of processes that are left alone."""
     return offspring.left(reap(0)[0], spared)
 
 
@@ -462,7 +463,7 @@ def conclude(
     killed: int,
     left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
-    """Write exit.json. The output is flushed to the disk first, so a recorded end implies that the
+    """Write exit.json. The output is flushed to the disk first. So if the end is recorded, the
     whole output is there."""
     for fd in outputs:
         system.sync(fd)

@@ -27,7 +27,7 @@ NEEDED = 8 * 1024**2
 have to write back."""
 FEW_FILES = 10_000
 WARN_ABOVE = 1.5
-"""Factor for the warning threshold: it is this multiple of `refuse_bytes`."""
+"""Factor by which `refuse_bytes` is multiplied to get the threshold for a warning."""
 
 
 class DiskRoom(Struct, frozen=True):
@@ -47,9 +47,9 @@ class DiskRoom(Struct, frozen=True):
         return 100.0
 
     def is_below(self, percent: float, size: float) -> bool:
-        """Return whether the free share is below `percent`, and either the free bytes are below
-        `size` or only few more files can be created. The share alone is not enough, because a tenth
-        of a large disk is much space."""
+        """Return whether the volume is short of space. The free share must be below `percent`. In
+        addition, the free bytes must be below `size`, or there must be room for only a few more
+        files. The share alone is not enough, because a tenth of a large disk is much space."""
         few_files = bool(self.files) and self.files_free < min(
             self.files * percent / 100, FEW_FILES
         )
@@ -130,8 +130,8 @@ class Ballast(Struct, frozen=True):
         return self.directory / NAME
 
     def make(self, spare: int = 0) -> bool:
-        """Create the file if it is missing and the volume has enough space. Afterwards, at least
-        `spare` bytes stay free, or a tenth of the volume if that is less.
+        """Create the file if it is missing and the volume has enough space. At least `spare` bytes
+        must remain free then; on a small volume, a tenth of it is enough.
 
         Return whether the file is there. Never raises, because the file is not essential.
         """

@@ -32,10 +32,11 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""Field of a container's resources, as section and name, by the quota name that limits it."""
+"""Mapping from the name of a quota entry to the field of a container's `resources` that it limits,
+as section and key."""
 LOOK_AGAIN_MS = 3_000
-"""Delay in milliseconds before the first TaskRun in line checks the quota again. It grows with the
-number of TaskRuns ahead."""
+"""Delay in milliseconds before a waiting TaskRun checks the quota again, if no other TaskRun is
+ahead of it. Each TaskRun ahead adds the same delay."""
 MOST_LOOK_AGAIN_MS = 60_000
 SUFFIXES = {
     "": Decimal(1),
@@ -58,7 +59,8 @@ SUFFIXES = {
 
 
 class InLine(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about one TaskRun that decide its place in line and that of the others."""
+    """The facts about one TaskRun that decide when it and the TaskRuns behind it may open an
+    attempt."""
 
     namespace: str
     name: str
@@ -68,17 +70,17 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     claim: str
     """Name of the volume claim that the TaskRun uses; empty outside mode Claim."""
     waits: bool
-    """Whether the TaskRun could open its next attempt now, apart from its start time and the quota.
-    """
+    """Whether the TaskRun is ready to open an attempt, or waits only for the quota or its start
+    time."""
     due: int
     """Earliest start of the next attempt, in milliseconds since 1970."""
     attempt: int
-    """Number of the newest attempt."""
+    """Number of the TaskRun's newest attempt; 0 before the first."""
     open: bool
-    """Whether the newest attempt is open."""
+    """Whether the newest attempt has begun and has no outcome yet."""
     podless: bool = False
-    """Whether an attempt is open whose pod is still to be created and was not refused by a quota.
-    `room` adds such pods to the quota's current use."""
+    """Whether the newest attempt is open and its pod does not exist yet, for another reason than a
+    quota. The quota's current use does not contain such pods yet, so `room` adds them."""
 
     @property
     def age(self) -> tuple[int, str]:
@@ -86,12 +88,12 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision of `room`. `obstacle` tells why no attempt may begin now; None if one may
-    begin."""
+    """The decision of `room`. `obstacle` is the reason why no attempt may begin now; None if an
+    attempt may begin."""
 
     obstacle: Obstacle | None = None
     ahead: int = 0
-    """Number of TaskRuns that are ahead of this one in line."""
+    """Number of TaskRuns that may open an attempt before this one."""
 
     @property
     def again_ms(self) -> int:
@@ -99,7 +101,8 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_line(run: WantedRun, created: int) -> InLine:
-    """Return the facts about a TaskRun that `room` needs."""
+    """Return the facts about a TaskRun that `room` needs. `created` is its creation time in
+    milliseconds since 1970."""
     status, spec = run.status, run.spec
     waiting = status.condition("Waiting")
     reason = waiting.reason if waiting is not None else ""
@@ -122,7 +125,7 @@ def in_line(run: WantedRun, created: int) -> InLine:
 
 
 def admitted(mine: InLine) -> InLine:
-    """Return the facts about a TaskRun as they are after its next attempt was opened."""
+    """Return the facts about a TaskRun as they will be when its next attempt is open."""
     return msgspec.structs.replace(
         mine, open=True, podless=True, waits=False, attempt=mine.attempt + 1
     )
@@ -166,8 +169,8 @@ def room(
 
 
 def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -> str:
-    """Return the limit of a quota that `count` more attempts would exceed, for a message; empty if
-    they fit."""
+    """Return a message with the limit of a quota that `count` more attempts would exceed; empty if
+    these attempts fit."""
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
     if spec.get("scopes") or spec.get("scopeSelector"):
         return ""
@@ -183,7 +186,8 @@ def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -
 
 
 def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
-    """Return the amount of a quota's resource that one attempt takes; None if it is unknown."""
+    """Return how much one attempt adds to the use of the quota entry `name`; None if that is
+    unknown."""
     if name in PODS:
         return Decimal(1)
     if name not in COMPUTE:

@@ -14,7 +14,7 @@ from typing import Any
 Dollars = int | float | str
 """A dollar amount as a TaskRun contains it: a whole number, or a decimal number as text."""
 PLACES = 6
-"""Number of decimals with which an amount is written (millionths of a dollar)."""
+"""Number of decimals to which an amount is rounded when it is written (millionths of a dollar)."""
 _AMOUNT = re.compile(r"[0-9]{1,12}([.][0-9]{1,12})?")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 CHOICES = (
@@ -25,11 +25,12 @@ CHOICES = (
     ("policy", "onDenied"),
     ("policy", "onLeftover"),
 )
-"""Paths of the fields in a TaskRun's spec that contain a choice."""
+"""Paths of the fields in a TaskRun's spec whose value is a choice."""
 
 
 def dollars(amount: Dollars) -> float:
-    """Return an amount as a number. Raises ValueError if it is not a number, or is negative."""
+    """Convert an amount to a number of dollars. Raises ValueError if it is not a number, or is
+    negative."""
     if isinstance(amount, bool):
         raise ValueError("not an amount of dollars")
     if isinstance(amount, str):
@@ -42,7 +43,7 @@ def dollars(amount: Dollars) -> float:
 
 
 def dollars_or_zero(amount: Any) -> float:
-    """Return an untrusted amount as a number; 0 if it is not a valid amount."""
+    """Convert an untrusted amount to a number of dollars. Return 0 if it is not a valid amount."""
     try:
         return dollars(amount) if isinstance(amount, int | float | str) else 0.0
     except ValueError:
@@ -50,19 +51,20 @@ def dollars_or_zero(amount: Any) -> float:
 
 
 def written(amount: float) -> Dollars:
-    """Return an amount in the form for a TaskRun: a whole number as a number, any other as text."""
+    """Convert an amount to the form that a TaskRun contains: a whole number stays a number, any
+    other becomes text."""
     if amount == int(amount):
         return int(amount)
     return f"{amount:.{PLACES}f}".rstrip("0").rstrip(".")
 
 
 def camel_word(word: str) -> str:
-    """Return a choice in the form for a TaskRun: `FreshOk` for `fresh-ok`."""
+    """Convert a choice to the form that a TaskRun contains: `fresh-ok` becomes `FreshOk`."""
     return "".join(part[:1].upper() + part[1:] for part in word.split("-"))
 
 
 def plain_word(word: str) -> str:
-    """Return a choice in perdure's own form: `fresh-ok` for `FreshOk`."""
+    """Convert a choice to perdure's own form: `FreshOk` becomes `fresh-ok`."""
     return _HUMP.sub("-", word).lower()
 
 

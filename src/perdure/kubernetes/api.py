@@ -66,11 +66,11 @@ class Refused(Exception):
 
 
 class Away(Exception):
-    """Raised when the API server did not answer, or is temporarily unable to."""
+    """Raised when the API server did not answer, or is temporarily unable to answer."""
 
 
 class Api:
-    """A connection to the API server. `counted` is the number of requests sent, by verb and
+    """A connection to the API server. `counted` has the number of requests sent so far, by verb and
     kind."""
 
     def __init__(self, config: SingleConfig) -> None:
@@ -141,7 +141,8 @@ class Api:
     async def log(self, namespace: str, pod: str, container: str, most: int) -> str:
         """Return the beginning of a container's log, at most `most` bytes. Raises Refused if there
         is no log yet."""
-        # The `log` method of lightkube 1.0 has no size limit.
+        # lightkube 1.0 has a `log` method, but without a size limit. The request is therefore sent
+        # directly.
         client: Any = self._client._client
         params = {"container": container, "limitBytes": most}
 
@@ -177,9 +178,9 @@ class Api:
     async def patch(
         self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False
     ) -> dict[str, Any]:
-        """Apply a merge patch and return the changed object. If the patch contains
+        """Apply a merge patch to an object and return the changed object. If the patch contains
         `metadata.resourceVersion` and the object has changed since that version, the server refuses
-        it (409)."""
+        the patch (409)."""
         resource: Any = self._kinds[kind].Status if status else self._kinds[kind]
         found: dict[str, Any] = await self._send(
             "patch",
@@ -193,11 +194,12 @@ class Api:
     async def delete(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str = ""
     ) -> None:
-        """Delete the object with this uid and, if given, only in this version. If the object does
-        not match, the server refuses the request (409). Objects that it owns are deleted
-        afterwards, in the background. An object that is already gone is no error."""
+        """Delete the object, but only if it has this uid and, if `version` is given, has not
+        changed since that version. Otherwise the server refuses the request (409). Objects that
+        belong to the deleted object are then deleted in the background. If the object is already
+        gone, that is no error."""
         # The `delete` method of lightkube 1.0 takes no preconditions. The API server also accepts
-        # them as query parameters (apimachinery, conversion.go).
+        # preconditions as query parameters (apimachinery, conversion.go).
         params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}
 
         async def send() -> Any:
@@ -246,7 +248,7 @@ class Api:
 
 
 def _passing(error: Exception) -> bool:
-    """Return whether the error may be transient."""
+    """Return whether the error may be transient, so that a retry may succeed."""
     if isinstance(error, ApiError):
         return (error.status.code or 0) >= 500 or error.status.code == 429
     if isinstance(error, httpx2.HTTPStatusError):

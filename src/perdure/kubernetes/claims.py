@@ -25,9 +25,9 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 
 async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obstacle:
-    """Return the name of the claim in mode Claim; an empty string in other modes. A TaskRun that
-    continues the conversation of another TaskRun uses that TaskRun's claim. Otherwise the claim is
-    created if it does not exist. Return Obstacle if the claim cannot be used.
+    """Return the name of the TaskRun's claim in mode Claim; an empty string in other modes. A
+    TaskRun that continues the conversation of another TaskRun uses that TaskRun's claim. Otherwise
+    the claim is created if it does not exist. Return Obstacle if the claim cannot be used.
 
     Raises Refused.
     """
@@ -66,13 +66,13 @@ async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obsta
 
 
 async def drop(api: Api, run: WantedRun, name: str) -> None:
-    """Delete the claim of a TaskRun that is being deleted, unless another TaskRun may have work on
-    it."""
+    """Delete the claim of a TaskRun that is being deleted, unless another TaskRun asked to keep it
+    or may have work on it."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or not is_claim(body) or not _may_go(body, run):
         return
-    # Ask the API server. The operator's memory may still lack some TaskRuns shortly after its
-    # start.
+    # Ask the API server, because the operator's cache may still lack some TaskRuns shortly after
+    # its start.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
     if not any(each.uid != run.uid and each.may_use_claim(name, run.name) for each in others):
         meta = body["metadata"]
@@ -82,8 +82,8 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
 
 
 async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
-    """Mark an existing claim as used by this TaskRun. Return its name, or Obstacle if it cannot be
-    used."""
+    """Put this TaskRun's labels on an existing claim, to show that the TaskRun uses it. Return the
+    claim's name, or Obstacle if the claim cannot be used."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or body["metadata"].get("deletionTimestamp"):
         return _going(name)
@@ -114,8 +114,8 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
-    """Return whether no other TaskRun has asked to keep the claim. A `Keep` by this TaskRun itself
-    does not count, because it now says `Delete`."""
+    """Return whether the claim may be deleted because no other TaskRun has asked to keep it. A
+    `Keep` by this TaskRun itself does not count, because it now says `Delete`."""
     kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
     return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 

@@ -58,7 +58,7 @@ def defaults_of(text: str) -> AttemptDefaults:
     """Parse the defaults from JSON. Raises ValueError that names the invalid field."""
     try:
         found = msgspec.json.decode(text, type=resolved(AttemptDefaults))
-    except msgspec.DecodeError as error:  # ValidationError is a subclass
+    except msgspec.DecodeError as error:  # msgspec.ValidationError is a subclass of DecodeError.
         raise ValueError(str(error)) from error
     if found.workspace.checkpoints_secret_ref is not None and (
         found.workspace.checkpoints_secret_name
@@ -107,8 +107,8 @@ def _pod(pod: Pod, given: PodDefaults) -> Pod:
 
 def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dict[str, Any]]:
     """Return the resources without the defaults that could contradict the TaskRun's own values. If
-    it sets only a request, the default limit is dropped. If it sets only a limit, the default
-    request is dropped."""
+    the TaskRun sets only a request, the default limit is dropped. If it sets only a limit, the
+    default request is dropped."""
     own = {part: pod.resources.get(part) or {} for part in ("requests", "limits")}
     pairs = (("requests", "limits"), ("limits", "requests"))
     kept = dict(resources)
@@ -132,7 +132,8 @@ def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
     )
     if volume.checkpoints:
         return found
-    # The Secret has the credentials of the checkpoint store, so both must be defaults.
+    # A Secret has the credentials of one checkpoint store. The default Secret is therefore only
+    # used together with the default store.
     return replace(
         found,
         checkpoints=given.checkpoints,

@@ -13,11 +13,11 @@ from perdure.kubernetes.wanted import GROUP, WantedRun
 
 
 def safe(run: WantedRun, status: TaskRunStatus) -> bool:
-    """Return whether no work is lost if the TaskRun is deleted. That holds if all work is saved
+    """Return whether no work is lost if the TaskRun is deleted. That is so if all work is saved
     elsewhere, or stays on a claim that is kept, or if no attempt began.
 
-    An attempt without a Job may still have done work: its Job may have come and gone while no
-    operator was running.
+    An attempt that began but has no Job may still have done work: its Job may have come and gone
+    while no operator was running.
     """
     return kept(run) or status.workspace.saved or not status.attempt
 
@@ -40,8 +40,8 @@ def claim_to_go(run: WantedRun) -> str:
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
-    """Return a message about work that would be lost with the TaskRun: where the work is, and how
-    to proceed."""
+    """Return a message about work that would be lost if the TaskRun were deleted. It tells where
+    the work is, and which commands keep or abandon it."""
     where = f"is only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"
@@ -55,8 +55,8 @@ def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
 
 
 def _keep(run: WantedRun) -> str:
-    """Return the command after which the TaskRun can be deleted and its claim stays; empty if there
-    is no claim."""
+    """Return advice with a command: after the command the TaskRun can be deleted and its claim is
+    kept. Empty if the TaskRun has no claim."""
     if run.spec.workspace.mode != "Claim":
         return ""
     patch = '{"spec":{"workspace":{"reclaim":"Keep"}}}'

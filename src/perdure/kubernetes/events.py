@@ -20,12 +20,12 @@ from perdure.model import OutcomeKind
 
 REPORTER = "perdure-operator"
 LONGEST = 1000
-"""Maximum number of characters of a message; the API server accepts 1,024."""
+"""Maximum number of characters of an Event's message. The API server accepts 1,024."""
 PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
 
 
 class EventDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """One Event. `key` distinguishes it from all other Events of the TaskRun."""
+    """An Event before it is posted. `key` distinguishes it from all other Events of the TaskRun."""
 
     reason: str
     message: str
@@ -121,7 +121,7 @@ def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventDraft]:
 
 
 def event(run: WantedRun, found: EventDraft, now: int) -> dict[str, Any]:
-    """Return the Event in the form that the API server accepts."""
+    """Return a draft as an Event object that the API server accepts."""
     digest = hashlib.sha256(f"{run.uid}/{found.key}".encode()).hexdigest()[:16]
     at = f"{stamp(now)[:19]}Z"
     return {

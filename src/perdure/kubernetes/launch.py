@@ -149,7 +149,8 @@ async def _text(api: Api, run: WantedRun) -> str | Obstacle:
 
 
 async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Obstacle:
-    """Create the ConfigMap with these texts, or return the existing one."""
+    """Create the TaskRun's ConfigMap with these texts and return it. If it exists already, return
+    it unchanged. Return Obstacle if it cannot be created or used."""
     try:
         return await api.create(kinds.MAP, manifests.config_map(run, texts))
     except Refused as error:
@@ -159,8 +160,9 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
 
 
 async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
-    """Return the ConfigMap; None if it does not exist. Return Obstacle if somebody else created it:
-    such a ConfigMap is not trusted, because the agent's instructions are read from it."""
+    """Return the TaskRun's ConfigMap; None if it does not exist. Return Obstacle if somebody else
+    created it. Such a ConfigMap is not trusted, because the agent's instructions are read from it.
+    """
     body = await api.get(kinds.MAP, run.namespace, run.object_name)
     if body is not None and not owned(body, run):
         return Obstacle(
@@ -173,8 +175,8 @@ async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
 async def _ordered(
     api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Obstacle:
-    """Write the attempt's order into the ConfigMap. Return the versions of the instructions that
-    the order lists."""
+    """Write the attempt's order into the ConfigMap. Return the version numbers of the instructions
+    that the order lists, or Obstacle if that fails."""
     kept = await _kept(api, run)
     if isinstance(kept, Obstacle):
         return kept
@@ -202,9 +204,9 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Obstacle:
-    """Create the ConfigMap or restore the instructions that it lacks. It is missing if all
-    instructions are in Secrets, or if somebody deleted it. Return the versions of the instructions
-    that the order lists.
+    """Create the ConfigMap again if it is missing, or add the instructions that it lacks. It is
+    missing if all instructions are in Secrets, or if somebody deleted it. Return the version
+    numbers of the instructions that the order lists, or Obstacle if that fails.
 
     The newest text is still in the TaskRun. Older texts are not needed, because the agent got them
     in earlier attempts.
@@ -235,8 +237,8 @@ async def _lost(
 
 
 def _gone(run: WantedRun, there: int) -> int:
-    """Return the number of recorded versions of the instructions that no longer exist. The pod
-    needs it to number the remaining versions correctly."""
+    """Return how many earlier versions of the instructions no longer exist. `there` is the number
+    of existing versions. The pod needs the result to number the existing versions correctly."""
     return max(0, run.status.contexts - there)
 
 
@@ -245,7 +247,8 @@ def _up_to(attempt: AttemptStatus, versions: Iterable[int]) -> tuple[int, ...]:
 
 
 def _refused(error: Refused) -> Obstacle:
-    """Convert the API server's refusal to the reason and message of a condition."""
+    """Convert the API server's refusal to an Obstacle, which has the reason and message for a
+    condition."""
     held = of_words(str(error))
     reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
         error.code, "Refused"

@@ -21,25 +21,27 @@ from perdure.model import OutcomeKind
 
 USER = 10001
 SIZE = "2Gi"
-"""Size of a claim if neither the TaskRun nor the operator's defaults name one."""
+"""Size of a claim if neither the TaskRun nor the operator's defaults set one."""
 SLACK_S = 300
-"""Time in seconds that a pod may use beyond the limits of its agent and check, to download and
-upload state."""
+"""Time in seconds that a pod may run beyond the time limits of its agent and its check. The pod
+needs this time to download and upload state."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
-"""Home directory of the image's user. Links lead from there to the agents' homes on the volume."""
+"""Home directory of the image's user. Links in this directory lead to the agents' homes on the
+volume."""
 OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev", HOME)
 OWN_LABELS = ("perdure.dev/", "kubernetes.io/", "k8s.io/")
 MADE_BY = ("app.kubernetes.io/managed-by", "perdure")
 FENCED = "file:///data/checkpoints"
 RECLAIM_LABEL = f"{GROUP}/reclaim"
-"""Label of a claim. `Delete` means that the claim is deleted with the last TaskRun that uses it."""
+"""Label on a claim. Its value `Delete` means that the claim is deleted with the last TaskRun that
+uses it."""
 
 
 KEPT_FOR = f"{GROUP}/kept-for"
-"""Annotation of a claim that is kept: the uid of the TaskRun with `reclaim: Keep`, or `several` if
-there may be more than one."""
+"""Annotation of a claim that must be kept. Its value is the uid of the TaskRun that says `reclaim:
+Keep`, or `several` if other TaskRuns may say so too."""
 
 
 class Cluster(TypedDict):
@@ -113,7 +115,7 @@ def claim(run: WantedRun) -> dict[str, Any]:
 def order(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], unlisted: int = 0
 ) -> bytes:
-    """Return the encoded order of an attempt. `unlisted` is the number of versions of the
+    """Return the encoded order of an attempt. `unlisted` is the number of earlier versions of the
     instructions that no longer exist. Raises UsageError if a pod would reject the order."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
     earlier = tuple(
@@ -188,8 +190,8 @@ def job(
 
 
 def _deadline(spec: Spec) -> int:
-    """Return the time in seconds after which Kubernetes kills a pod that is still running; 0 if its
-    agent or check has no time limit."""
+    """Return the time in seconds after which Kubernetes kills a pod that is still running. Return
+    0, for no such limit, if the agent or the check has no time limit."""
     policy = spec.policy
     if not policy.timeout_seconds or (policy.verify and not policy.verify_timeout_seconds):
         return 0
@@ -276,9 +278,9 @@ def _pod(
 def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the pod's volumes and their mounts in the agent's container: /data, /perdure, /tmp and
-    home. Apart from volumes that the TaskRun adds, the agent can write nowhere else. Its container
-    does not mount the relay's Secrets."""
+    """Return the pod's volumes, and their mounts in the agent's container: /data, /perdure, /tmp
+    and home. The agent can write nowhere else, except to volumes that the TaskRun adds. Its
+    container does not mount the relay's Secrets."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[dict[str, Any]] = [
         {
@@ -353,8 +355,9 @@ def _order_sources(
 
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
-    """Return the task files of an attempt; none if the spec has newer instructions. The spec's
-    files belong to its newest instructions."""
+    """Return the task files to give to an attempt. Return none if the spec now has newer
+    instructions than the attempt, because the files in the spec belong to its newest instructions.
+    """
     if run.spec.context_version == record.context_version:
         return run.spec.files
     return ()
@@ -368,8 +371,8 @@ def _file_source(file: FileFrom, path: str) -> dict[str, Any]:
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return tolerations that remove a pod from an unresponsive node after 30 s instead of 300 s.
-    Tolerations that the TaskRun sets itself are left out."""
+    """Return the tolerations to add to a pod, so that it leaves an unresponsive node after 30 s
+    instead of 300 s. A toleration that the TaskRun sets itself is not returned."""
     keys = {toleration.get("key") for toleration in given}
     return [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}

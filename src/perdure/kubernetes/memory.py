@@ -37,9 +37,11 @@ class CachedRun(msgspec.Struct):
     pods: dict[str, PodSeen] = {}
     recorded: frozenset[int] | None = None
     sessions: dict[str, SessionAsked] = {}
-    """Conversations that the logs of running pods name, by the pod's uid."""
+    """Result of the last search for a conversation in the log of each running pod, by the pod's
+    uid."""
     line: InLine | None = None
-    """The facts that decide the TaskRun's place in line; None until the TaskRun itself is known."""
+    """The facts about the TaskRun that `admission` needs; None until the TaskRun itself is known.
+    """
 
 
 class ClusterCache:
@@ -77,8 +79,8 @@ class ClusterCache:
         was = self._names.get(key, uid)
         if was != uid and was in self._runs:
             if version < self._runs[was].version:
-                # A late answer about a deleted TaskRun must not remove a newer TaskRun with the
-                # same name.
+                # An old copy of a deleted TaskRun may arrive late. It must not remove a newer
+                # TaskRun with the same name.
                 return key
             del self._runs[was]
         run = self._runs.setdefault(uid, CachedRun())
@@ -97,8 +99,8 @@ class ClusterCache:
             del self._names[key]
 
     def line(self, namespace: str, but: str = "") -> list[InLine]:
-        """Return the place in line of each TaskRun in a namespace, the oldest first. `but` is the
-        uid of a TaskRun to leave out."""
+        """Return the facts that decide the order of attempts, for each TaskRun in a namespace,
+        oldest TaskRun first. `but` is the uid of a TaskRun to leave out."""
         found = []
         for uid, run in self._runs.items():
             if run.line is None or run.line.namespace != namespace or uid == but:
@@ -145,7 +147,7 @@ class ClusterCache:
 
     def keep_pod(self, pod: PodSeen) -> Key | None:
         """Cache a pod. The last known state of a deleted pod is kept until its attempt is closed.
-        Return the key of its TaskRun; None if the TaskRun is unknown."""
+        Return the key of the TaskRun to which the pod belongs; None if the TaskRun is unknown."""
         if pod.gone and pod.run not in self._runs:
             return None
         run = self._runs.setdefault(sys.intern(pod.run), CachedRun())
@@ -157,8 +159,8 @@ class ClusterCache:
         return self.key(pod.run)
 
     def replace(self, run: CachedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace the cached Jobs and pods of one TaskRun by those just read. Deleted pods stay in
-        their last known state."""
+        """Replace the cached Jobs and pods of one TaskRun by those just read. Pods that no longer
+        exist stay in their last known state and are marked as gone."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
         missing = {
@@ -169,7 +171,8 @@ class ClusterCache:
         run.pods = missing | there
 
     def tidy(self, run: CachedRun, closed: int) -> None:
-        """Remove deleted pods of the attempts up to number `closed`."""
+        """Remove deleted pods of all attempts up to number `closed` from the cache. The findings
+        from pods' logs are removed too."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {
                 uid: pod
@@ -184,8 +187,8 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 def _number(version: str) -> int:
-    """Return a resource version as a number; 0 if it is not one. Resource versions of one kind are
-    increasing numbers (guaranteed since Kubernetes 1.35; etcd has always done so)."""
+    """Return a resource version as a number; 0 if it is not a number. Resource versions of one kind
+    are increasing numbers (guaranteed since Kubernetes 1.35; etcd has always done so)."""
     if version.isdecimal():
         return int(version)
     return 0

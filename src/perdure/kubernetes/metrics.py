@@ -174,8 +174,8 @@ class _Requests(Collector):
 async def serve(
     port: int, numbers: OperatorMetrics, ill: Callable[[], str], unready: Callable[[], str]
 ) -> tuple[web.AppRunner, int]:
-    """Start a web server on all addresses. `ill` and `unready` return the problem as a sentence;
-    empty if there is none.
+    """Start a web server on all addresses. `ill` returns the reason why the operator must be
+    restarted, and `unready` the reason why it is not ready; both are empty if there is no problem.
 
     Return the port and the runner. The runner's `cleanup` stops the server. Raises OSError if the
     server cannot listen on the port.
@@ -198,7 +198,7 @@ async def serve(
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    if not port:  # choose one free port for both IPv4 and IPv6
+    if not port:  # With port 0, choose one free port that serves both IPv4 and IPv6.
         with socket.create_server(("", 0)) as free:
             port = int(free.getsockname()[1])
     site = web.TCPSite(runner, port=port)

@@ -22,7 +22,8 @@ from perdure.kubernetes.status import safe_line
 NAME = "perdure-attempts"
 """Name of the network policy in each namespace."""
 KNOWN_S = 60.0
-"""Time in seconds after which a namespace is checked for the objects again."""
+"""Time in seconds for which a successful check of a namespace counts. After that, its objects are
+checked again."""
 
 
 class NamespaceSetup(Struct):

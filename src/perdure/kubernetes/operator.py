@@ -50,7 +50,7 @@ RELIST_S = 600.0
 LEAVE_S = 15.0
 LET_GO_S = 10.0
 MOST_WOKEN = 8
-"""Maximum number of waiting TaskRuns that are queued when an attempt ends."""
+"""Maximum number of waiting TaskRuns that are queued for processing when an attempt ends."""
 Say = Callable[[str], None]
 
 
@@ -68,7 +68,8 @@ class Options(Struct, frozen=True, kw_only=True):
     make_account: bool = False
     """Whether to create the attempts' service account in every namespace with attempts."""
     read_logs: bool = False
-    """Whether to read the logs of running attempts, to learn which conversation each one has."""
+    """Whether to read the logs of running attempts, to learn the conversation's id before the
+    attempt ends."""
     port: int = 8080
     workers: int = 16
     patience_s: float = 1800.0
@@ -94,7 +95,7 @@ def connection() -> SingleConfig:
 
 
 class Operator:
-    """One operator process. Its event loop is the one that calls `run`."""
+    """One operator process. All its work happens on the event loop that runs `run`."""
 
     def __init__(
         self, config: SingleConfig, options: Options, say: Say, warn: Say | None = None
@@ -186,7 +187,7 @@ class Operator:
                 await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
     def put(self, key: Key) -> None:
-        """Queue a TaskRun because a watch reported an event about it."""
+        """Queue a TaskRun for processing, because a watch reported an event about it."""
         self._put.setdefault(key, time.monotonic())
         self.queue.put(key)
 
@@ -240,8 +241,8 @@ class Operator:
         )
 
     def _wake(self, run: WantedRun) -> None:
-        """Queue the oldest waiting TaskRuns, because the end of this attempt may have left room for
-        them."""
+        """Queue the oldest waiting TaskRuns of the namespace. An attempt of `run` has ended, so
+        there may be room for one of theirs."""
         left = 0
         for each in self.memory.line(run.namespace, run.uid):
             same = bool(each.claim) and each.claim == run.status.workspace.claim_name
@@ -286,7 +287,7 @@ class Operator:
                     ) from error
 
     async def _relist(self) -> None:
-        """List all objects at regular intervals, in case a watch missed an event."""
+        """List all objects again at regular intervals, in case a watch missed an event."""
         while True:
             await asyncio.sleep(RELIST_S)
             try:
@@ -366,8 +367,8 @@ def operate(options: Options, say: Say, warn: Say) -> None:
 
 
 def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, ...]:
-    """Return the namespaces to watch: those asked for, or else the operator's own. An empty tuple
-    means all namespaces. Raises UsageError if both options are given."""
+    """Return the namespaces to watch: those given as `asked`, or else the operator's own. An empty
+    tuple means all namespaces. Raises UsageError if both `asked` and `everywhere` are given."""
     if everywhere and asked:
         raise UsageError("--namespace and --all-namespaces exclude each other")
     if everywhere:

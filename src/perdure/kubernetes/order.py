@@ -28,7 +28,7 @@ VERSION = 1
 FILE = "order.json"
 CONTEXTS = "contexts"
 FILES = "files"
-"""Directory of the contents of task files. Each file is named by its number, from 0."""
+"""Directory that contains the task files. Each file's name is its number, from 0."""
 LONGEST = 1 << 20
 """Maximum size of an order in bytes. A ConfigMap cannot hold more."""
 MOST_ATTEMPTS = 100_000
@@ -61,7 +61,8 @@ class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mode: Literal["Auto", "Fresh", "Session", "Fork"] = "Auto"
     session_id: str = ""
     from_: str = msgspec.field(default="", name="from")
-    """Name of the TaskRun whose state has the conversation; empty for this TaskRun."""
+    """Name of the TaskRun whose stored state contains the conversation; empty if it is this
+    TaskRun."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,25 +71,25 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     run: str
-    """The TaskRun's uid."""
+    """Uid of the TaskRun."""
     name: str
-    """The run's name; `name_of` derives it from the TaskRun's name."""
+    """Name of the run in the pod's database; `name_of` derives it from the TaskRun's name."""
     attempt: int
     attempts_allowed: int
     spec: TaskSpec
-    """The task. Its prompt is empty, because the first of the contexts is the prompt."""
+    """The task. Its prompt is empty, because version 1 of the instructions is the prompt."""
     contexts: tuple[int, ...]
     unlisted: int = 0
     """Number of earlier versions of the instructions that no longer exist in the cluster."""
     earlier: tuple[Earlier, ...] = ()
     resume: ResumeOrder = ResumeOrder()
     files: tuple[str, ...] = ()
-    """Paths in the workdir of the task files that come with the newest version. The content of the
-    first file is in `files/0`, and so on."""
+    """Paths in the workdir of the task files that come with the newest instructions. The content of
+    the first file is in `files/0`, and so on."""
     on_edit: OnEdit = OnEdit.MERGE
     transport: Literal["", "http", "ssh"] = ""
-    """The additional transport by which the operator permits to fetch the repository. Without it
-    the pod uses neither http nor ssh."""
+    """Transport that the operator permits for the repository in addition to https. Without it the
+    pod uses neither http nor ssh."""
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
@@ -97,13 +98,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run_names(self) -> tuple[str, str]:
-        """Return two names for the run in a pod's database. The second one is used if the volume
-        still has a run with the first name, from a deleted TaskRun."""
+        """Return two possible names for the run in a pod's database. The second one is used if the
+        volume still has a run of a deleted TaskRun under the first name."""
         return self.name, f"{self.name[:54].rstrip('-')}-{self.run_id[:8]}"
 
     @property
     def transports(self) -> frozenset[str]:
-        """Return the URL schemes by which the pod may fetch the repository."""
+        """Return the URL schemes that the pod may use to fetch the repository."""
         return frozenset({"https", self.transport} - {""})
 
     @property
@@ -113,8 +114,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name_of(name: str, uid: str) -> str:
-    """Return the run's name for a TaskRun. It is the TaskRun's name if that is valid for a run.
-    Otherwise it is a cleaned and shortened form, followed by eight digits of the uid."""
+    """Return a valid name of a run for a TaskRun. It is the TaskRun's name if a run may have that
+    name. Otherwise it is a cleaned and shortened form of the name, followed by eight digits of the
+    uid."""
     if NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")
@@ -132,7 +134,7 @@ def decode(content: bytes) -> Order:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:
         order = msgspec.json.decode(content, type=resolved(Order))
-    except msgspec.DecodeError as error:  # ValidationError is a subclass
+    except msgspec.DecodeError as error:  # msgspec.ValidationError is a subclass of DecodeError.
         _refuse(str(error))
     except (UnicodeDecodeError, RecursionError):
         _refuse("it is not JSON")
@@ -140,11 +142,12 @@ def decode(content: bytes) -> Order:
 
 
 def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
-    """Read the order and the texts of its contexts. `get` returns the bytes of a file in the
-    order's directory and raises FileNotFoundError if it does not exist.
+    """Read the order and the texts of its instructions, in the sequence of `contexts`. `get`
+    returns the bytes of a file in the order's directory and raises FileNotFoundError if it does not
+    exist.
 
-    The text of an older version may be missing, for example because its Secret was deleted; it is
-    None then. Raises UsageError if the newest text is missing or the order is invalid.
+    The text of an older version may be missing, for example because its Secret was deleted; the
+    text is then None. Raises UsageError if the newest text is missing or the order is invalid.
     """
     try:
         order = decode(get(FILE))
@@ -170,7 +173,7 @@ def missing(version: int) -> NoReturn:
 
 def _checked(order: Order) -> Order:
     """Return the order if it is valid. Raises UsageError if a value is out of bounds or contradicts
-    another one."""
+    another value."""
     if order.version != VERSION:
         _refuse(f"version: it is {order.version}, and this perdure reads {VERSION}")
     _match("run", UID, order.run, "a uid")

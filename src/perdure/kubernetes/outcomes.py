@@ -29,10 +29,11 @@ UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
 """Obstacles that disappear when other attempts end. An attempt waits for them without a time limit.
 """
 OVERDUE_MS = 10_000
-"""Delay in milliseconds after the end of a deleted pod's grace period. If the pod still exists
-then, its node is lost, because a live kubelet would have removed it."""
+"""Time in milliseconds after the end of a deleted pod's grace period. A pod that still exists after
+this time is on a lost node, because a live kubelet would have removed it."""
 QUIET_MS = 10_000
-"""Time in milliseconds that a Job or pod gets to start before its Events are read for a reason."""
+"""Time in milliseconds that a Job or pod has to start. If it has not started by then, its Events
+are read for the reason."""
 
 DISRUPTED = frozenset(
     {
@@ -78,7 +79,7 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
     127: (OutcomeKind.CONFIG_ERROR, "the image has no perdure (exit code 127)"),
     128: (OutcomeKind.CONFIG_ERROR, "the container could not be started (exit code 128)"),
 }
-"""Outcome and explanation by exit code, for a pod without a usable result."""
+"""Outcome of an attempt and its explanation, by the exit code of a pod without a usable result."""
 
 
 class End(Struct, frozen=True, kw_only=True):
@@ -89,8 +90,8 @@ class End(Struct, frozen=True, kw_only=True):
     result: AttemptResult | None = None
     pod: PodSeen | None = None
     absent: bool = False
-    """Whether the end was concluded from a missing object. Such an end counts only after the
-    objects were read from the API server again."""
+    """Whether the end was concluded only because an object is missing. The operator then reads the
+    objects from the API server again before it relies on this."""
 
 
 class Obstacle(Struct, frozen=True):
@@ -104,7 +105,7 @@ class Obstacle(Struct, frozen=True):
 def ended(
     attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
 ) -> End | None:
-    """Return how the attempt ended; None while one of its pods may still be running. `pods` are the
+    """Return how the attempt ended; None while the attempt may still be running. `pods` are the
     pods of the attempt. `asked` means that a person asked for the attempt to stop."""
     live = [pod for pod in pods if pod.live]
     if live:
@@ -149,8 +150,8 @@ def overdue(pod: PodSeen, now: int) -> bool:
 
 
 def _rank(pod: PodSeen) -> tuple[bool, int, str]:
-    """Return a sort key by which the most informative pod comes last. A pod with an ended container
-    comes after one without; newer pods come after older ones."""
+    """Return a sort key that sorts the most informative pod last. A pod whose container has ended
+    comes after a pod whose container has not; newer pods come after older ones."""
     return pod.ended is not None, pod.created, pod.name
 
 
@@ -250,7 +251,7 @@ def _disruption(pod: PodSeen) -> str:
 
 
 def _killed(code: int | None) -> str:
-    """Return the meaning of an exit code that is not in `CODES`."""
+    """Return an explanation of an exit code that is not in `CODES`."""
     if code == 75:
         return "its pod asks for another try (exit code 75)"
     try:
@@ -262,8 +263,9 @@ def _killed(code: int | None) -> str:
 def obstacle_of(
     job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int
 ) -> Obstacle | None:
-    """Return the obstacle that keeps an attempt from starting. Return None if there is no obstacle
-    or the attempt has started. `notes` are the messages of the Events about its Job or pod."""
+    """Return the obstacle that keeps an attempt from starting. A lost node is an obstacle even
+    after the start. Return None if there is no obstacle. `notes` are the messages of the Events
+    about its Job or pod."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:
@@ -301,7 +303,7 @@ def obstacle_of(
         place = _of_place(safe_line(pod.unscheduled, 500))
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
-        )  # A volume takes a while to create, so a missing one is not reported at once.
+        )  # Creating a volume takes a while, so a missing volume is reported only after `QUIET_MS`.
     if now > pod.created + QUIET_MS:
         return _of_notes(notes, "", "")
     return None

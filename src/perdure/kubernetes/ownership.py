@@ -29,8 +29,8 @@ def owned(body: dict[str, Any], run: WantedRun) -> bool:
 def split_by_owner(
     pods: Sequence[PodSeen], jobs: Sequence[JobSeen], status: TaskRunStatus
 ) -> tuple[list[PodSeen], list[PodSeen]]:
-    """Split pods by ownership. Return the pods of the TaskRun's own Jobs, and the existing pods
-    that only have the TaskRun's labels."""
+    """Split pods by ownership. Return the pods that belong to the TaskRun's own Jobs, and the
+    foreign pods that still exist and only have the TaskRun's labels."""
     mine = {(job.uid, job.attempt) for job in jobs} | {
         (each.job_uid, each.number) for each in status.attempts if each.job_uid
     }
@@ -54,7 +54,8 @@ def foreign_message(foreign: Sequence[PodSeen]) -> str:
 
 
 def is_claim(body: dict[str, Any]) -> bool:
-    """Return whether perdure created the claim and only one pod at a time can mount it."""
+    """Return whether an object is a claim that perdure created and that only one pod at a time can
+    mount."""
     labels = body["metadata"].get("labels") or {}
     ours = labels.get(MADE_BY[0]) == MADE_BY[1] and bool(labels.get(UID_LABEL))
     return ours and (body.get("spec") or {}).get("accessModes") == ["ReadWriteOncePod"]

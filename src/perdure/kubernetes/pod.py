@@ -44,14 +44,14 @@ def perform_order(
     variables: Sequence[str] = (),
     files: Path | None = None,
 ) -> AttemptResult:
-    """Perform the attempt of the order, unless it was performed already. Return the attempt's
-    result.
+    """Perform the attempt of the order, unless this pod's database shows that it was performed
+    already. Return the attempt's result.
 
-    `texts` are the texts of the order's contexts. None stands for a missing text, which is an error
-    only if the run lacks it too. `variables` are the names of additional environment variables for
-    the agent. `files` is the directory with the contents of the task files.
+    `texts` are the texts of the order's instructions. None stands for a missing text, which is an
+    error only if the run lacks it too. `variables` are the names of additional environment
+    variables for the agent. `files` is the directory with the contents of the task files.
 
-    Never raises a PerdureError or an OSError: perdure's own problem becomes an outcome.
+    Never raises a PerdureError or an OSError: a problem of perdure itself becomes the outcome.
     """
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -128,8 +128,8 @@ def _perform_order(
 
 
 def _taken_over(engine: Engine, claim: Claim) -> None:
-    """End an attempt whose pod is gone. If the attempt's files are unreadable, only close its
-    record."""
+    """End an attempt whose pod is gone. If the files that the attempt left are unreadable, only
+    close its record."""
     try:
         take_over(engine, claim)
     except LostLease:
@@ -144,8 +144,8 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _as_ordered(store: RunStore, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
-    """Return the run with the spec of the order. The prompt, the scope of the conversation, the
-    number of attempts, and the starting point of a fork are not changed."""
+    """Return the run, changed to the spec of the order. The prompt, the scope of the conversation,
+    the number of attempts, and the starting point of a fork stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
     was = run.spec
     spec = replace(spec, scope=was.scope, attempts=was.attempts)
@@ -173,7 +173,7 @@ def _instructed(
     texts: Sequence[str | None],
     files: FileRequest | None,
 ) -> TaskRun:
-    """Add the missing versions of the instructions to the run, and the task files to the newest.
+    """Add the instructions that the run lacks, and attach the task files to the newest version.
     Return the run. Raises UsageError if a needed text is missing, and Conflict if the run has newer
     instructions than the order."""
     if run.context_version > len(texts):
@@ -204,8 +204,9 @@ def _with_earlier_attempts(engine: Engine, run: TaskRun, order: Order) -> TaskRu
 
 
 def _outcome_of_missing(was: Earlier | None) -> Outcome:
-    """Return the outcome to store for an attempt that this record lacks. The attempt's work is
-    missing here too, so even a success is stored as `lost`."""
+    """Return the outcome to store for an earlier attempt that is missing in this pod's database.
+    `was` is the attempt as the operator recorded it. The attempt's work is missing here too, so
+    even a success is stored as `lost`."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
     if was is not None and lost:
@@ -221,7 +222,7 @@ def _outcome_of_missing(was: Earlier | None) -> Outcome:
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim:
-    """Claim the run's next attempt. The run's state in this record does not matter, because the
+    """Claim the run's next attempt. The run need not be queued in this pod's database, because the
     operator decides when an attempt starts. Raises Conflict if the workdir or the conversation is
     in use."""
     if run.state is not RunState.QUEUED or run.run_after > engine.store.now():

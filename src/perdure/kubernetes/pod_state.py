@@ -45,8 +45,8 @@ from perdure.rules.text import write_stderr
 
 
 def known(store: RunStore, run_id: str) -> TaskRun | None:
-    """Return the run with exactly this id; None if there is none. (The store's `get` also accepts
-    other references to a run.)"""
+    """Return the run with exactly this id; None if there is none. (`RunStore.get` also accepts
+    names and the beginning of an id.)"""
     try:
         run = store.get(run_id)
     except NotFound:
@@ -57,9 +57,9 @@ def known(store: RunStore, run_id: str) -> TaskRun | None:
 
 
 def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
-    """Return the spec of the order with this prompt, and with these additional environment
-    variables for the agent. A branch that the spec does not name is named after the run, so it is
-    the same in every pod."""
+    """Return the spec of the order, completed with the prompt `text` and with additional
+    environment variables for the agent. If the spec names no branch, the branch is named after the
+    run, so that it is the same in every pod."""
     spec = order.spec
     branch = spec.branch or (f"perdure/{order.name}" if spec.repo else "")
     passed = tuple(dict.fromkeys((*spec.pass_env, *variables)))
@@ -70,7 +70,7 @@ def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
 
 def downloaded(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     """Download the run from the checkpoint store into this pod. Return None if the store has no
-    checkpoint of it.
+    checkpoint of the run.
 
     Raises StoreAway if the store cannot be read, and Conflict if another pod has begun a newer
     term.
@@ -105,7 +105,7 @@ def _begin_term(engine: Engine, store: CheckpointStore, run_id: str) -> None:
 
 def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_GIVEN) -> TaskRun:
     """Add the run to this pod's database, with its first task files, and return it. The order says
-    which conversation it begins with. Raises the same errors as `service.submit`."""
+    with which conversation the run begins. Raises the same errors as `service.submit`."""
     if order.resume.mode == "Fork":
         return _forked(engine, order, spec, given)
     service.check_task(engine, spec, Path("/"))
@@ -148,9 +148,9 @@ def _free_name(store: RunStore, order: Order) -> str:
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
-    """Return the scope of the conversation that the order names. Store a session for the
-    conversation if perdure has none yet. Raises NotFound if the conversation does not exist, and
-    Conflict if it is retired."""
+    """Return the scope of the conversation that the order names. If perdure has no session for the
+    conversation yet, store one. Raises NotFound if the conversation does not exist, and Conflict if
+    it is retired."""
     wanted, agent = order.resume.session_id, spec.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **spec.env})
@@ -207,8 +207,8 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
 
 
 def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
-    """Download another run's conversation into perdure's own copies. A later step puts it into the
-    agent's home. Raises NotFound, CapsuleError."""
+    """Download another run's conversation from the checkpoint store into perdure's own copies. A
+    later step copies it into the agent's home. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]
     carried = next(

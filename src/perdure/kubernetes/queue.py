@@ -48,7 +48,8 @@ class Queue:
 
     @property
     def slowest_s(self) -> float:
-        """Return how long the busiest worker has been processing its current key, in seconds."""
+        """Return how long the slowest worker has been processing its current key, in seconds; 0 if
+        no worker is busy."""
         if self._since:
             return time.monotonic() - min(self._since.values())
         return 0.0
@@ -65,7 +66,8 @@ class Queue:
             self._something.set()
 
     def put_later(self, key: Key, seconds: float) -> None:
-        """Schedule the key for processing after this delay, or earlier if `put` is called."""
+        """Schedule the key for processing after this delay in seconds, or earlier if `put` is
+        called."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key not in self._waiting:
@@ -74,7 +76,8 @@ class Queue:
             )
 
     def moved(self, key: Key) -> None:
-        """Record that a key made progress: its next failure counts as the first."""
+        """Record that the processing of a key made progress. The key's next failure is then retried
+        after the shortest delay."""
         self._failures.pop(key, None)
 
     def forget(self, key: Key) -> None:

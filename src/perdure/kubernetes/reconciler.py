@@ -36,11 +36,12 @@ from perdure.kubernetes.transports import NONE_PERMITTED, Permitted, refusal
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 
 MOST_STEPS = 40
-"""Maximum number of steps in a row. If more are needed, another program is writing the same
+"""Maximum number of steps in one reconcile. If more are needed, another program is writing the same
 objects. The reconcile then fails and is retried later."""
 MOST_EVENTS = 5
 NO_QUOTA_S = 10.0
-"""Time in seconds for which the quotas of a namespace without any are not read again."""
+"""Time in seconds for which a namespace is assumed to have no quotas after none were found in it.
+"""
 
 
 class TaskRunReconciler(Struct):
@@ -60,7 +61,8 @@ class TaskRunReconciler(Struct):
     moved: Callable[[Key], None] = lambda key: None
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
     free: dict[str, float] = field(default_factory=dict)
-    """Time at which each namespace was last seen without quotas (monotonic clock, in seconds)."""
+    """Time at which each namespace was last found to have no quotas (monotonic clock, in seconds).
+    """
 
     async def reconcile(self, key: Key) -> int | None:
         """Carry out the steps of one TaskRun. Return the time of the next reconcile in milliseconds
@@ -108,8 +110,8 @@ class TaskRunReconciler(Struct):
         raise Away(f"{run.namespace}/{run.name} does not settle: another program writes its status")
 
     async def _do(self, step: steps.Step, run: WantedRun, known: CachedRun) -> Obstacle | None:
-        """Carry out one write. Return the obstacle if the write was not possible and a condition
-        has to report it; otherwise None."""
+        """Carry out one write to the cluster. If the write was not possible, return the obstacle
+        that a condition has to report; otherwise return None."""
         obstacle = None
         try:
             match step:
@@ -166,7 +168,8 @@ class TaskRunReconciler(Struct):
     def _notice(
         self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: CachedRun
     ) -> None:
-        """Call `began` and `ended` for attempts that have just begun or ended."""
+        """Call `began` and `ended` for the attempts that began or ended with the last change of the
+        status."""
         before = {each.number: each for each in was.status.attempts[-2:]}
         for each in attempts[-2:]:
             if each.number not in before:
@@ -184,8 +187,8 @@ class TaskRunReconciler(Struct):
             self.memory.keep(body)
 
     async def _look(self, run: WantedRun, known: CachedRun) -> None:
-        """Read the Jobs and pods from the API server, and then the TaskRun. Because the TaskRun is
-        read last, its status includes the attempt of every Job that was read."""
+        """Read the Jobs, the pods and then the TaskRun from the API server. The TaskRun is read
+        last, so its status contains the attempt of every Job that was read."""
         mine = {UID_LABEL: run.uid}
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
@@ -197,8 +200,8 @@ class TaskRunReconciler(Struct):
         await self._again(run)
 
     async def _room(self, run: WantedRun, known: CachedRun) -> admission.Room:
-        """Decide whether there is room for one more attempt of the TaskRun. If there is, later
-        decisions count it as used."""
+        """Decide whether there is room for one more attempt of the TaskRun. If there is, decisions
+        about other TaskRuns count this attempt from now on."""
         quotas = await self._quotas(run.namespace)
         mine = known.line or admission.in_line(run, 0)
         others = self.memory.line(run.namespace, run.uid)
@@ -220,8 +223,8 @@ class TaskRunReconciler(Struct):
         return found
 
     async def _events(self, run: WantedRun, uid: str) -> str:
-        """Return the messages of an object's newest warning Events, joined; empty if there are
-        none."""
+        """Return the messages of the newest warning Events about an object, joined to one text;
+        empty if there are none."""
         try:
             found = await self.api.items(
                 kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"

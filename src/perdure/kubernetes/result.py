@@ -25,7 +25,7 @@ LONGEST = 4096
 """Number of bytes of the termination message that the kubelet keeps for each container."""
 LONGEST_NAME = 1000
 TEXT = 400
-"""Maximum number of characters of a reason in the first round of shortening."""
+"""Maximum number of characters of each reason after the first step of shortening."""
 MOST_EARLIER = 1000
 
 EXIT_CODES: dict[OutcomeKind, int] = {
@@ -57,7 +57,7 @@ the command line."""
 
 
 class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt, without its evidence."""
+    """An attempt's receipt, without its evidence."""
 
     verdict: Verdict
     rung: Rung = Rung.NATIVE
@@ -65,7 +65,7 @@ class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of a work report: the verdict, its first reason, and counts."""
+    """Summary of a work report: its verdict, its first reason, and some counts."""
 
     verdict: WorkVerdict
     reason: str = ""
@@ -85,7 +85,8 @@ class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier attempt, as the pod's database recorded it."""
+    """An earlier attempt as the pod's database records it. The operator may have got no result of
+    this attempt."""
 
     number: int
     outcome: OutcomeKind | None = None
@@ -104,7 +105,8 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
-    """Newest version of the instructions that the attempt was given, as the TaskRun numbers it."""
+    """Newest version of the instructions that the attempt was given, by the version numbers of the
+    TaskRun."""
     workspace: PlaceResult = PlaceResult()
     saved: bool = False
     """Whether all work is saved outside the pod and its volume: in the checkpoint store, or
@@ -114,7 +116,7 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def exit_code(result: AttemptResult) -> int:
-    """Return the exit code with which the pod has to end."""
+    """Return the exit code with which the pod must end to agree with this result."""
     return EXIT_CODES[result.outcome.kind]
 
 
@@ -228,8 +230,8 @@ def _shorter_detail(result: AttemptResult, _: int) -> AttemptResult:
 
 
 def _less_of_before(result: AttemptResult, over: int) -> AttemptResult:
-    """Leave out the oldest earlier attempts until the result is `over` bytes shorter. At least five
-    are kept."""
+    """Leave out the oldest of the earlier attempts until the result is `over` bytes shorter. At
+    least five earlier attempts are kept."""
     earlier = list(result.earlier)
     while over > 0 and len(earlier) > 5:
         over -= len(msgspec.json.encode(earlier.pop(0))) + 1

@@ -32,7 +32,7 @@ LONGEST = 1 << 20
 """Maximum size of a value in bytes; a Secret holds no more."""
 WORDS = re.compile(r"[a-z]+(?:[-_.][a-z]+)+")
 LIKELY = 20
-"""Minimum length in characters of a value that is treated as a key regardless of its name."""
+"""Minimum length in characters of a value that counts as a secret key regardless of its name."""
 OWN = "PERDURE_"
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
 """Prefixes of the environment variables that clients of checkpoint stores read."""
@@ -46,8 +46,8 @@ class Secrets(Struct, frozen=True):
 
     agent: dict[str, str] = field(default_factory=dict)
     git: dict[str, str] = field(default_factory=dict)
-    """Environment variables for perdure's own git commands: PERDURE_GIT_TOKEN, its host and its
-    user."""
+    """Environment variables for the git commands that perdure runs: PERDURE_GIT_TOKEN, its host and
+    its user."""
     store: dict[str, str] = field(default_factory=dict)
     ssh: dict[str, str] = field(default_factory=dict)
     """Contents of the files SSH_KEY and KNOWN_HOSTS; empty unless the repository is fetched by ssh.
@@ -57,8 +57,8 @@ class Secrets(Struct, frozen=True):
         return "Secrets()"
 
     def values(self) -> list[str]:
-        """Return the values to redact: those with a name that indicates a secret, those that could
-        be a key, and passwords in URLs.
+        """Return the values that must be redacted: values whose name indicates a secret, values
+        that could be a secret key, and passwords in URLs.
 
         Regions, addresses and similar values are not redacted, so that the agent's output stays
         readable.
@@ -72,14 +72,15 @@ class Secrets(Struct, frozen=True):
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:
-        """Return a redactor that hides all values of `values` in texts."""
+        """Return a redactor that removes all `values` from texts."""
         return Redactor.of(
             {f"SECRET_{number}": value for number, value in enumerate(self.values())}
         )
 
 
 def _password(value: str) -> str:
-    """Return the password in a URL, such as a database's; empty if there is none."""
+    """Return the password in a URL, for example in the URL of a database; empty if there is
+    none."""
     found = re.search(r"://[^/\s:@]*:([^/\s@]+)@", value)
     if found:
         return found[1]
@@ -166,8 +167,9 @@ def _for_ssh(found: dict[str, str]) -> dict[str, str]:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Return each key with its value, without final line breaks (editors add them). Names that
-    begin with two dots are skipped: they are links that the kubelet creates."""
+    """Return the value of each key, read from the file with the key's name. Final line breaks are
+    removed, because editors add them. Names that begin with two dots are skipped: they are links
+    that the kubelet creates."""
     found = {}
     try:
         entries = sorted(directory.iterdir())

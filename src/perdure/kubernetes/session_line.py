@@ -13,7 +13,7 @@ import re
 from perdure.kubernetes.order import SESSION_ID
 
 BEGINNING = 65_536
-"""Number of bytes at the beginning of a log in which the line is searched."""
+"""Number of bytes at the beginning of a log that are searched for the line."""
 _LINE = re.compile(rf"attempt ([0-9]{{1,7}}): conversation ({SESSION_ID.pattern})")
 
 

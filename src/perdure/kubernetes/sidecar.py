@@ -23,13 +23,14 @@ RIGHTS: dict[str, Any] = {
 }
 """`securityContext` of every container in a pod."""
 ROOM = {"cpu": "200m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
-"""Requests and limits of the relay. Only amounts that the agent's container also sets are used: a
-quota may require them of every container, and requests equal to limits keep the pod's QoS class."""
+"""Requests and limits of the relay's container. Only amounts that the agent's container also sets
+are used. A quota may require them of every container, and requests equal to limits keep the pod's
+QoS class."""
 
 
 def secrets(spec: Spec) -> dict[str, str]:
-    """Return the names of the relay's Secrets by their directory; empty if the pod needs no
-    relay."""
+    """Return the names of the Secrets that the relay mounts, by the name of the directory; empty if
+    the pod needs no relay."""
     found = {
         "repository": spec.repository.credentials_secret if spec.repository else "",
         "checkpoints": spec.workspace.checkpoints_secret,

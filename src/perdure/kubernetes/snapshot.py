@@ -32,7 +32,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uid: str
     run: str
-    """Uid of the TaskRun."""
+    """Uid of the pod's TaskRun."""
     attempt: int
     version: str = ""
     owner: str = ""
@@ -49,14 +49,14 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False
     """Whether the pod no longer exists. The other fields then have their last known values."""
     disruption: str = ""
-    """Reason of the condition DisruptionTarget (the pod was evicted or preempted, or its node is
-    lost); empty without the condition."""
+    """Reason of the pod's condition DisruptionTarget (the pod was evicted or preempted, or its node
+    is lost); empty if the pod has no such condition."""
     unscheduled: str = ""
     """Reason why the scheduler found no node for the pod; empty if it found one."""
     waiting: str = ""
     waiting_message: str = ""
     started: bool = False
-    """Whether the agent's container has run at least once."""
+    """Whether the agent's container of this pod has run at least once."""
     ended: Ended | None = None
 
     @property
@@ -82,7 +82,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
     suspended: bool = False
     complete: bool = False
     failed: str = ""
-    """Reason of the condition Failed; empty if the Job has not failed."""
+    """Reason of the Job's condition Failed; empty if the Job has not failed."""
     message: str = ""
 
     @property
@@ -91,14 +91,16 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of the last reading of a pod's log, and the time of the next one."""
+    """The conversation that was found in a pod's log at the last reading, and the time of the next
+    reading."""
 
     id: str = ""
     """Id of the conversation that the log names; empty if the log names none yet."""
     again: int
-    """Time of the next reading while the log names no conversation, in milliseconds since 1970."""
+    """Time at which the log is read again if it names no conversation yet, in milliseconds since
+    1970."""
     wait: int
-    """Delay until the next reading, in milliseconds."""
+    """Delay between the last reading and the next, in milliseconds."""
 
 
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
@@ -154,9 +156,9 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
 
 
 def _held(status: dict[str, Any]) -> dict[str, Any]:
-    """Return the waiting state of an init container that keeps the pod from starting; empty if
-    there is none. Until the init container has ended, the agent's container reports only that the
-    pod is initializing."""
+    """Return the waiting state of an init container that keeps the pod from starting; empty if no
+    init container does. The agent's container itself does not report such a reason: it only says
+    that the pod is initializing."""
     for each in status.get("initContainerStatuses") or ():
         found: dict[str, Any] = (each.get("state") or {}).get("waiting") or {}
         if found.get("reason"):
@@ -200,7 +202,7 @@ def controller(meta: dict[str, Any]) -> tuple[str, str]:
 
 def _whose(meta: dict[str, Any]) -> tuple[str, int]:
     """Return the TaskRun's uid and the attempt's number from an object's labels; `("", 0)` if the
-    labels are not perdure's."""
+    object does not have perdure's labels."""
     labels = meta.get("labels") or {}
     number = labels.get(ATTEMPT_LABEL, "")
     if number.isascii() and number.isdecimal() and len(number) < 8:
@@ -209,7 +211,7 @@ def _whose(meta: dict[str, Any]) -> tuple[str, int]:
 
 
 def _claim(spec: dict[str, Any]) -> str:
-    """Return the name of the claim that is mounted at /data; empty if there is none."""
+    """Return the name of the volume claim that a pod mounts at /data; empty if there is none."""
     data: dict[str, Any] = next(
         (each for each in spec.get("volumes") or () if each.get("name") == "perdure-data"), {}
     )

@@ -50,7 +50,7 @@ class FileFrom(Camel, frozen=True):
 
 
 class SpecSource(Camel, frozen=True):
-    """Location of a version of the instructions: a key of a Secret."""
+    """The place of one version of the instructions in the cluster: a key of a Secret."""
 
     version: int
     name: str
@@ -58,7 +58,7 @@ class SpecSource(Camel, frozen=True):
 
 
 class SecretRef(Camel, frozen=True):
-    """Name of a Secret in the TaskRun's namespace."""
+    """A reference to a Secret in the TaskRun's namespace, by name."""
 
     name: str
 
@@ -72,7 +72,8 @@ class Repository(Camel, frozen=True):
 
     @property
     def credentials_secret(self) -> str:
-        """Return the name of the Secret from whichever field is set; empty for none."""
+        """Return the name of the repository's Secret; empty for none. It is in
+        `credentials_secret_ref` or in the deprecated field `credentials_secret_name`."""
         return _secret(self.credentials_secret_ref, self.credentials_secret_name)
 
 
@@ -122,8 +123,8 @@ class SpecVolume(Camel, frozen=True):
 
     @property
     def checkpoints_secret(self) -> str:
-        """Return the name of the checkpoint store's Secret from whichever field is set; empty for
-        none."""
+        """Return the name of the checkpoint store's Secret; empty for none. It is in
+        `checkpoints_secret_ref` or in the deprecated field `checkpoints_secret_name`."""
         return _secret(self.checkpoints_secret_ref, self.checkpoints_secret_name)
 
 
@@ -175,8 +176,8 @@ class Spec(Camel, frozen=True):
 
     @property
     def secret(self) -> SpecSource | None:
-        """Return the key of a Secret that contains the newest instructions; None if they are
-        elsewhere. The operator never reads this Secret; the pod does."""
+        """Return the key of the Secret that contains the newest instructions; None if they are not
+        in a Secret. The operator never reads this Secret; the pod does."""
         if self.prompt_from is not None:
             ref = self.prompt_from.secret_key_ref
         else:
@@ -187,7 +188,8 @@ class Spec(Camel, frozen=True):
 
     @property
     def credentials_secret(self) -> str:
-        """Return the name of the agent's Secret from whichever field is set; empty for none."""
+        """Return the name of the agent's Secret; empty for none. It is in `credentials_secret_ref`
+        or in the deprecated field `credentials_secret_name`."""
         return _secret(self.credentials_secret_ref, self.credentials_secret_name)
 
 
@@ -198,7 +200,8 @@ def _secret(ref: SecretRef | None, name: str) -> str:
 
 
 def check(spec: Spec, uid: str) -> None:
-    """Check the rules on which all later code relies. Raises Invalid."""
+    """Check rules for a spec that the resource's schema cannot express. All later code relies on
+    them. Raises Invalid."""
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is not a uid")
     source = spec.prompt_from

@@ -108,7 +108,8 @@ class TaskRunStatus(Camel, frozen=True):
     attempt: int = 0
     attempts_allowed: int = 0
     used_before: int = 0
-    """Number of counted attempts whose records were dropped from `attempts`."""
+    """Number of attempts that used up an allowed attempt and whose records were dropped from
+    `attempts`."""
     run_after: str = ""
     completion_time: str = ""
     """Time at which the TaskRun ended; empty as long as it has not ended."""
@@ -116,18 +117,18 @@ class TaskRunStatus(Camel, frozen=True):
     session_id: str = ""
     receipt: str = ""
     work: str = ""
-    """Verdict on the work of the newest attempt."""
+    """Verdict on the work of the newest attempt, from its work report."""
     retried: str = ""
     workspace: WorkspaceStatus = WorkspaceStatus()
     usage: UsageStatus = UsageStatus()
     conditions: tuple[StatusCondition, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     contexts: int = 0
-    """Number of versions of the instructions so far, including deleted ones."""
+    """Number of versions of the instructions that the TaskRun has had, including deleted ones."""
     instructions_from: tuple[SpecSource, ...] = ()
-    """Locations of the newest versions of the instructions that are in Secrets. They are not kept
-    in the ConfigMap, because anyone who may write ConfigMaps could then choose which Secret the pod
-    reads."""
+    """For the newest versions of the instructions: the Secret and key of each version that is in a
+    Secret. They are not kept in the ConfigMap, because anyone who may write ConfigMaps could then
+    choose which Secret the pod reads."""
 
     @property
     def open(self) -> AttemptStatus | None:

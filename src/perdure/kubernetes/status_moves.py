@@ -84,7 +84,8 @@ def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskR
 def closed(
     status: TaskRunStatus, end: End, run: WantedRun, now: int, jitter: float
 ) -> TaskRunStatus:
-    """Return the status with the outcome of the open attempt and the phase that follows."""
+    """Return the status after the end of the open attempt: with the attempt's outcome and the phase
+    that follows from it."""
     record, result = status.attempts[-1], end.result
     asked = run.spec.suspend or run.deleting
     record = replace(
@@ -170,15 +171,16 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> TaskRunStatus:
-    """Return the status in phase Queued, due now, with at least `more` further attempts allowed."""
+    """Return the status in phase Queued, so that the next attempt may begin immediately. At least
+    `more` further attempts are allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
     status = allowed_more(status, more)
     return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
 
 
 def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
-    """Return the status with at least `more` further attempts allowed, not counting the open
-    one."""
+    """Return the status with at least `more` attempts allowed in addition to those used up and the
+    open one."""
     return replace(
         status,
         attempts_allowed=max(
@@ -188,9 +190,9 @@ def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
 
 
 def reset_allowed(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
-    """Return the status with the full number of attempts that new instructions allow. This is
-    called again when a running attempt ends, because that attempt still used the earlier
-    instructions."""
+    """Return the status with all attempts of `spec.policy.attempts` available again, for new
+    instructions. This is called once more when a running attempt ends, because that attempt still
+    used the earlier instructions."""
     return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
@@ -205,8 +207,8 @@ def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskR
 
 def waits(status: TaskRunStatus, obstacle: Obstacle, now: int) -> TaskRunStatus:
     """Return the status with the condition Waiting. The condition's time is the start of the whole
-    wait, even if the reason changed since. One exception: if a wait without a time limit becomes
-    one with a limit, the time starts again."""
+    wait, even if the reason for the wait has changed. One exception: if the new reason has a time
+    limit and the earlier one had none, the time starts again."""
     was = status.condition("Waiting")
     if was is not None and was.reason in UNTIMED and obstacle.reason not in UNTIMED:
         status = without_waiting(status, now)
@@ -227,15 +229,15 @@ def with_foreign_pods(status: TaskRunStatus, sentence: str, now: int) -> TaskRun
 
 
 def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> TaskRunStatus:
-    """Return the status with the open attempt's Job, pod, node and claim."""
+    """Return the status with the names of the open attempt's Job, pod, node and claim."""
     if pod is not None and pod.claim:
         status = replace(status, workspace=replace(status.workspace, claim_name=pod.claim))
     return replace(status, attempts=(*status.attempts[:-1], _placed(status.attempts[-1], job, pod)))
 
 
 def with_session(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
-    """Return the status with the open attempt's conversation, as the pod's log names it. Return it
-    unchanged if `session_id` is empty."""
+    """Return the status with the id of the open attempt's conversation, which the pod's log named.
+    Return the status unchanged if `session_id` is empty."""
     if not session_id:
         return status
     record = replace(status.attempts[-1], session_id=_id(session_id))
@@ -301,8 +303,8 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
 
 
 def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
-    """Return the merge patch that changes the stored status to this one; empty if they are
-    equal."""
+    """Return the merge patch that changes the stored status `was` to this status; empty if the two
+    are equal."""
     now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
     if (
@@ -318,12 +320,13 @@ def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
 
 
 def camel(words: str) -> str:
-    """Convert a name such as `auth_failed` to the form of Kubernetes' reasons: `AuthFailed`."""
+    """Convert a name such as `auth_failed` to the form that Kubernetes uses for reasons:
+    `AuthFailed`."""
     return "".join(part.capitalize() for part in words.split("_"))
 
 
 def _used_up(status: TaskRunStatus) -> int:
-    """Return the number of allowed attempts that are used up."""
+    """Return how many of the allowed attempts are used up."""
     return status.used_before + sum(map(_used, status.attempts))
 
 
@@ -359,8 +362,8 @@ def _placed(record: AttemptStatus, job: JobSeen | None, pod: PodSeen | None) -> 
 def _learnt(
     status: TaskRunStatus, record: AttemptStatus, result: AttemptResult | None, run: WantedRun
 ) -> TaskRunStatus:
-    """Return the status with the facts about the whole run that the ended attempt reported, such as
-    workspace, usage and verdicts."""
+    """Return the status with facts about the whole run that the attempt reported at its end, such
+    as workspace, usage and verdicts."""
     volume = run.spec.workspace
     # An attempt without a result may still have done work: its Job may have come and gone while no
     # operator was running.
@@ -388,8 +391,9 @@ def _learnt(
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
-    """Return the status with the receipts and conversations of earlier attempts that delivered no
-    result themselves. They are taken from this later `result`. Outcomes are not changed."""
+    """Return the status with the receipts and conversations of earlier attempts. Some attempts
+    ended without a result of their own; the `result` of a later attempt contains these facts.
+    Outcomes are not changed."""
     if result is not None:
         before = {each.number: each for each in result.earlier}
     else:
@@ -419,8 +423,8 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
 
 
 def _attempt(record: AttemptStatus) -> Attempt:
-    """Convert a record to the form that `crashes.loop` examines. An attempt that reported nothing
-    does not count as a futile one."""
+    """Convert a record to the form that `crashes.loop` examines. An attempt that reported neither
+    receipt nor usage is treated as one that the agent answered, so it does not count as a crash."""
     reported = record.receipt is not None or record.usage is not None
     receipt = Receipt(
         verdict=Judged.NATIVE,
@@ -483,8 +487,8 @@ def _work(result: AttemptResult) -> WorkStatus | None:
 
 
 def _bounded(number: int) -> int:
-    """Return a count limited to the resource's range (int32). The agent in the pod could have
-    written any number."""
+    """Return a number that is limited to the range of an integer in the resource (int32). The agent
+    in the pod could have written any number."""
     return min(max(number, 0), 2**31 - 1)
 
 

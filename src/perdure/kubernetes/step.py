@@ -44,8 +44,8 @@ PATIENCE_MS = 1_800_000
 LOOK_AGAIN_MS = 15_000
 MOST_LOOK_AGAIN_MS = 300_000
 LOG_AGAIN_MS = 2_000
-"""First delay in milliseconds before a log that names no conversation yet is read again. The delay
-doubles each time, so an agent that never names a conversation causes few requests."""
+"""Delay in milliseconds before the second reading of a log that names no conversation yet. The
+delay doubles each time, so an agent that never names a conversation causes few requests."""
 
 
 class TaskRunFacts(Struct, frozen=True, kw_only=True):
@@ -68,12 +68,13 @@ class TaskRunFacts(Struct, frozen=True, kw_only=True):
     leaving: bool | None = None
     """Whether the namespace is being deleted; None if unknown."""
     room: Room | None = None
-    """Whether there is room for one more attempt; None if unknown."""
+    """The decision of `admission.room` about one more attempt; None if the decision has not been
+    made yet."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Messages of Events, by the uid of the object that each Event is about."""
+    """Messages of warning Events, by the uid of the object that each Event is about."""
     sessions: dict[str, SessionAsked] | None = None
-    """Findings about conversations in the logs of pods, by the pod's uid. None if the operator
-    does not read logs."""
+    """Results of the searches for a conversation in pods' logs, by the pod's uid. None if the
+    operator does not read logs."""
     patience_ms: int = PATIENCE_MS
     forbidden: str = ""
     """Reason why the operator's settings forbid an attempt; empty if they allow it."""
@@ -96,8 +97,8 @@ class ReadEvents(Struct, frozen=True):
 
 
 class ReadSession(Struct, frozen=True):
-    """Read from a pod's log which conversation the attempt uses. If the log names none yet, it may
-    be read again after `wait` milliseconds."""
+    """Search a pod's log for the id of the attempt's conversation. If the log names none yet, it
+    may be read again after `wait` milliseconds."""
 
     pod: PodSeen
     now: int
@@ -121,7 +122,7 @@ class RecordContext(Struct, frozen=True):
 
 
 class WriteStatus(Struct, frozen=True):
-    """Write this status to the TaskRun."""
+    """Write a status to the TaskRun."""
 
     status: TaskRunStatus
 
@@ -131,7 +132,8 @@ class HoldFinalizer(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Delete the claim if one is named, and then remove the finalizer."""
+    """Allow the deletion of the TaskRun: delete the claim if `claim` names one, and then remove the
+    finalizer."""
 
     claim: str = ""
 
@@ -166,8 +168,8 @@ Step = (
 
 
 def next_step(facts: TaskRunFacts, now: int, jitter: float = 0.5) -> Step:
-    """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) spreads
-    delays."""
+    """Return the next step. `now` is in milliseconds since 1970. `jitter` in [0, 1) varies delays,
+    so that not all TaskRuns retry at the same time."""
     run, status = facts.run, facts.run.status
     if run.deleting and not run.has_finalizer:
         return Wait()
@@ -209,7 +211,8 @@ def next_step(facts: TaskRunFacts, now: int, jitter: float = 0.5) -> Step:
         if status.open is None:
             return _waiting_or_failed(facts, status, facts.trouble, now)
     if status.open is not None:
-        # The attempt is still running, so the retry allows one more attempt after it.
+        # A retry was requested while an attempt is running. It allows further attempts after this
+        # one.
         if run.retry and run.retry != status.retried:
             status = status_moves.allowed_more(status, run.retry_attempts)
             status = replace(status, retried=run.retry)
@@ -224,8 +227,8 @@ def _runs(job: JobSeen) -> bool:
 
 
 def _is_over(facts: TaskRunFacts, attempt: int) -> bool:
-    """Return whether a pod of an attempt has ended. Its Job then completes by itself and must not
-    be deleted, because the pod's logs would be deleted with it."""
+    """Return whether a pod of the attempt has ended. The attempt's Job then completes by itself. It
+    must not be deleted, because the pod's logs would be deleted with it."""
     recorded = any(
         record.number == attempt and record.exit_code is not None
         for record in facts.run.status.attempts
@@ -263,7 +266,8 @@ def _waiting_or_failed(
     facts: TaskRunFacts, status: TaskRunStatus, trouble: Obstacle, now: int
 ) -> Step:
     """Return the step for an obstacle that keeps an attempt from beginning. The TaskRun gets the
-    condition Waiting and is retried later. After a limited time it fails."""
+    condition Waiting, and the attempt is tried again later. After a limited time the TaskRun fails.
+    """
     run = facts.run
     if status.phase in FINAL:
         phase = "Pending"
@@ -290,8 +294,8 @@ def _since(status: TaskRunStatus, now: int) -> int:
 
 
 def _again(since: int, now: int) -> int:
-    """Return the time of the next retry, in milliseconds since 1970. The intervals grow with the
-    duration of the wait."""
+    """Return when to try again, in milliseconds since 1970. The longer the wait since `since` has
+    lasted, the longer is the delay."""
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
@@ -328,7 +332,8 @@ def _with_open_attempt(
                 )
             )
     if asked and job is not None and _runs(job):
-        # Record the Job's uid first: once the Job is deleted, only the uid identifies its pod.
+        # Record the Job's uid first. After the Job is deleted, the pod can only be identified by
+        # this uid.
         if record.job_uid != job.uid:
             return WriteStatus(_with_generation(run, status_moves.placed(status, job, None)))
         return StopPod(job)
@@ -395,10 +400,10 @@ def _watched(
 def _stuck(
     facts: TaskRunFacts, status: TaskRunStatus, obstacle: Obstacle, now: int, jitter: float
 ) -> Step:
-    """Return the step for an obstacle of the open attempt: wait until it is removed. If only a
-    person can remove it, the attempt fails after a limited time.
+    """Return the step for an obstacle of the open attempt. The attempt waits until the obstacle is
+    gone. If only a person can remove it, the attempt fails after a limited time.
 
-    The time is not limited if there is no room, or if the node is lost. Processes on a lost node
+    The wait has no time limit if there is no room, or if the node is lost. Processes on a lost node
     may still write to the volume.
     """
     status = status_moves.waits(status, obstacle, now)

@@ -207,7 +207,8 @@ class TaskRuns:
 
 
 def _kind(group: str, kind: str, plural: str) -> Any:
-    """Return the resource class of a built-in kind of Kubernetes, as the operator uses it."""
+    """Return the resource class of a built-in kind of Kubernetes. It is the same class that the
+    operator uses."""
     from perdure.kubernetes.api import resource
 
     return resource(group, "v1", kind, plural)

@@ -22,8 +22,8 @@ DISPLACED = "another pod has taken the run over"
 
 
 def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
-    """Return the result of the order's attempt. The run must have this attempt, and it must have
-    ended."""
+    """Return the result of the attempt that the order names. The run must have this attempt, and
+    the attempt must have ended."""
     attempts = engine.store.attempts(run.id)
     attempt = next(each for each in attempts if each.number == order.attempt)
     receipt = attempt.receipt
@@ -65,8 +65,8 @@ def _work(store: RunStore, redactor: Redactor, attempt: Attempt) -> WorkSummary 
 
 
 def _outcome(store: RunStore, redactor: Redactor, attempt: Attempt) -> Outcome:
-    """Return the outcome of an attempt. If the attempt was stopped because another pod has taken
-    the run over, its stored outcome `cancelled` is replaced by `lost`."""
+    """Return the outcome of an attempt. If it was stopped because another pod has taken over the
+    run, the stored outcome is `cancelled`, and `lost` is returned instead."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
     if outcome.kind is OutcomeKind.CANCELLED and any(
         record.attempt == attempt.number and isinstance(record.event, PlaceLost)

@@ -32,7 +32,7 @@ NONE_PERMITTED = Permitted()
 
 
 def transport_of(url: str) -> Transport:
-    """Return the transport of a repository if it needs a permission; empty if it needs none."""
+    """Return the transport of a repository URL if it needs a permission; empty if it needs none."""
     if not url or url.startswith("/"):
         return ""
     parts = parts_of(url)

@@ -23,7 +23,7 @@ STATES = {
     "Cancelled": RunState.CANCELLED,
     "Suspended": RunState.CANCELLED,
 }
-"""State of a run by the phase of its TaskRun."""
+"""State of a run, by the phase of its TaskRun."""
 OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
 
 Object = dict[str, Any]
@@ -79,8 +79,8 @@ def is_over(body: Object) -> bool:
 
 
 def unrecorded(body: Object) -> bool:
-    """Return whether the operator has not yet recorded the newest instructions. Replacing them now
-    would lose them."""
+    """Return whether the operator has not yet recorded the newest instructions. If the spec were
+    updated again now, the unrecorded instructions would be lost."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 

@@ -41,7 +41,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     retry: str
     retry_attempts: int
-    """Number of further attempts that a requested retry allows."""
+    """Number of further attempts that the requested retry allows."""
     abandoned: bool
     spec: Spec
     invalid: str
@@ -63,14 +63,14 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def object_name(self) -> str:
-        """Return the base name of the TaskRun's objects. The claim has a different name; Jobs add a
-        number."""
+        """Return the base name of the TaskRun's objects. The attempt's number is added to the name
+        of a Job. A claim that several TaskRuns share has another name."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
 
     @property
     def secrets(self) -> dict[int, SpecSource]:
-        """Return the known versions of the instructions that are in Secrets, with their
-        locations."""
+        """Return the known instructions that are in Secrets: the name and key of the Secret, by the
+        version of the instructions."""
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 
@@ -79,8 +79,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def claim(self) -> str:
-        """Return the name of the claim in mode Claim. All TaskRuns of one task and agent share the
-        claim."""
+        """Return the name of the claim in mode Claim. TaskRuns with the same service, task and
+        agent share a claim. A TaskRun without `spec.task` has a claim of its own."""
         spec = self.spec
         if not spec.task:
             return self.object_name
@@ -89,7 +89,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def may_use_claim(self, claim: str, maker: str) -> bool:
-        """Return whether work of this TaskRun may be on a volume claim. `maker` is the name of the
+        """Return whether this TaskRun may have work on a volume claim. `maker` is the name of the
         TaskRun that created the claim. Return True if the spec is invalid, because the answer is
         then unknown."""
         return (
@@ -131,8 +131,8 @@ def wanted(body: dict[str, Any]) -> WantedRun:
 
 
 def _number(text: Any) -> int:
-    """Return the number of attempts from an annotation; 1 if the annotation is missing or not
-    valid."""
+    """Return the number of attempts that an annotation asks for; 1 if the annotation is missing or
+    not valid."""
     word = str(text)
     valid = word.isascii() and word.isdecimal() and len(word) < 5
     if valid:

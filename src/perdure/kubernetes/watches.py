@@ -43,8 +43,8 @@ class WatchActivity:
         self.last_byte[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
-        """Return the time in seconds for which the most silent watch has received nothing. While
-        fewer than `wanted` watches have received a byte, return the time since the start."""
+        """Return for how many seconds the most silent watch has received nothing. While fewer than
+        `wanted` watches have received a byte, return the time since the start instead."""
         if len(self.last_byte) >= wanted:
             last = min(self.last_byte.values())
         else:
@@ -68,8 +68,8 @@ class _CountedContent:
 
 
 def _session(info: Any, activity: WatchActivity) -> aiohttp.ClientSession:
-    """Return an HTTP session like kopf's own. In addition, it records in `activity` when each watch
-    received a byte."""
+    """Return an HTTP session like the one that kopf makes itself. In addition, it records in
+    `activity` when each watch received a byte."""
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -95,7 +95,7 @@ def registry(
     activity: WatchActivity,
     login: Callable[[], Any],
 ) -> Any:
-    """Return a kopf registry with the handlers for login and events."""
+    """Return a kopf registry with the handlers for the login and for events."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
@@ -129,7 +129,7 @@ def registry(
 
 
 def settings() -> Any:
-    """Return settings that limit kopf to watching."""
+    """Return settings that switch off everything in kopf except watching."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.posting.loggers = False

@@ -11,7 +11,7 @@ from perdure.protocols import RunStore
 from perdure.rules.final_message import last_message
 
 LOOKED_AT = 200
-"""Number of a run's newest records that are searched for the agent's final message."""
+"""Number of a run's newest journal records that are searched for the agent's final message."""
 
 
 class RunResult(TaskRun, frozen=True, kw_only=True):

@@ -29,28 +29,31 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """The part of the known conversation that the model is shown at the start of an attempt.
+    """How much of the conversation that perdure knows the model is shown at the start of an
+    attempt.
 
-    All counts are numbers of items: prompts, answers, tool calls and their results.
+    All counts are numbers of items: prompts, answers, tool calls and their results. An item is
+    known if it is in perdure's records.
     """
 
     relation: Relation = Relation.WHOLE
     known: int = 0
     shown: int = 0
     condensed: int = 0
-    """Number of known items that the agent has replaced by a summary."""
+    """Number of items known to perdure that the agent has replaced by a summary."""
     off_branch: int = 0
-    """Number of known items in a part of the transcript that the agent does not load."""
+    """Number of items known to perdure that are in a part of the transcript that the agent does not
+    load."""
     unrecorded: int = 0
-    """Number of known items that are only in perdure's journal and in no transcript."""
+    """Number of items known to perdure that are only in its journal and in no transcript."""
     told: int = 0
-    """Number of unrecorded items for which a quotation in the prompt is a full replacement. The
-    rules are in `engine.attempt.baseline.count_fully_quoted`."""
+    """Number of the `unrecorded` items that the prompt replaces by quoting them in full. The rules
+    are in `engine.attempt.baseline.count_fully_quoted`."""
     missing: tuple[str, ...] = ()
-    """Descriptions of the first missing items."""
+    """Descriptions of the first items that are known to perdure and not shown to the model."""
     damaged: int = 0
-    """Number of lines of the transcript that were damaged before perdure first read them. Their
-    content is not counted among the known items."""
+    """Number of lines of the transcript that were damaged before perdure first read them. Items in
+    these lines are unknown and not counted."""
 
 
 class Continuation(Struct, frozen=True, kw_only=True):
@@ -65,29 +68,30 @@ class Continuation(Struct, frozen=True, kw_only=True):
     lost_session_id: str = ""
     """Id of a lost conversation that this attempt replaces; empty if none was lost."""
     fork_id: str = ""
-    """Id for the fork. Set only if the CLI lets the caller choose it."""
+    """Id of the new conversation if this attempt forks one. Set only if the CLI lets its caller
+    choose the id."""
     fork_at: int = 0
-    """Number of the last turn of the parent that the fork keeps; 0: all turns."""
+    """Number of the last turn of the parent conversation that the fork keeps; 0: all turns."""
     edits: tuple[str, ...] = ()
-    """Changes that perdure made to the transcript before the agent continues it. Only for the rung
-    `repaired`."""
+    """Changes that perdure made to the transcript before the agent continues it. Set only for
+    `Rung.REPAIRED`."""
     checkpoint: int = 0
-    """Number of the checkpoint whose conversation is restored. Only for the rung `checkpoint`."""
+    """Number of the checkpoint whose conversation is restored. Set only for `Rung.CHECKPOINT`."""
     compact: bool = False
     """Whether the CLI compacts the conversation before the attempt continues it."""
     rolls_over: bool = False
-    """Whether the previous conversation is complete but too long. It is then asked for a summary,
-    and a new conversation replaces it."""
+    """Whether a new conversation replaces the previous one because that is too long. The agent is
+    first asked for a summary in the previous conversation."""
     expired: int = 0
     """Time (ms) at which the conversation's lifetime ended; 0: it has not ended."""
     standing: Standing = Standing.WHOLE
     """Condition of the agent's own transcript before perdure replaced anything in it."""
     shown: Shown | None = None
-    """The part of the known conversation that the model is shown; None if it cannot be determined
-    from the agent's transcripts."""
+    """How much of the conversation that perdure knows the model is shown. None if this cannot be
+    determined from the agent's transcripts."""
     prices: tuple[tuple[str, float], ...] = ()
-    """Estimated cost of the attempt for each way to continue, in dollars. Empty if the price is
-    unknown."""
+    """Ways to continue the conversation, each with the estimated cost of the attempt in dollars.
+    Empty if the price is unknown."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -124,12 +128,12 @@ class Evidence(Struct, frozen=True, kw_only=True):
     copy_kept: bool | None = None
     """Whether the transcript begins with the whole of perdure's own copy; None without a copy."""
     turns_since: int = 0
-    """Number of prompts that perdure did not send, found after an attempt whose end nobody
-    observed. They were added during that attempt or after it."""
+    """Number of prompts that perdure did not send and that were added during or after the attempt.
+    Set only if no supervisor saw the attempt's end. Otherwise see `foreign_turns`."""
     prompt_found: bool | None = None
     """Whether this attempt's own prompt is in the new part of the transcript. None if there is no
-    transcript. Also None if the agent saves the prompt before it reads the history, and no part of
-    an answer was seen."""
+    transcript. Also None if the prompt proves nothing: the agent saves it before it reads the
+    history, and no part of an answer was seen."""
     foreign_turns: int = 0
     """Number of prompts in the new part of the transcript that perdure did not send. They were
     added during the attempt."""
@@ -151,8 +155,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that the agent replayed: all of them, or None
-    if it replayed nothing."""
+    """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
+    them. None: it replayed nothing."""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -165,8 +169,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """The program of an agent on this machine. `version` is empty if it can only be found by
-    running the program."""
+    """The program of an agent on this machine. `version` is empty if only a run of the program
+    could tell it."""
 
     path: str
     version: str = ""
@@ -182,15 +186,15 @@ class Launch(Struct, frozen=True, kw_only=True):
     home: str
     program: Program
     transcript: str = ""
-    """Absolute path of the transcript. Only for the rung `path`."""
+    """Absolute path of the transcript. Set only for `Rung.PATH`."""
     budget_usd: float = 0.0
     """Remaining budget in dollars, for a CLI that enforces a budget; 0: no limit."""
     compact_at: CompactAt | None = None
-    """Fill at which the CLI compacts the conversation by itself; None: the CLI uses its own
-    default."""
+    """How full the conversation must be for the CLI to compact it by itself. None: the CLI uses its
+    own default."""
     marks: tuple[str, ...] = ()
-    """Hashes of the known items of the conversation (see `ItemsMarked`), for an agent whose
-    transcript cannot be read."""
+    """Hashes of the items of the conversation that perdure knows (see `ItemsMarked`). Set only for
+    an agent whose transcript cannot be read."""
     mark: str = ""
     """Unique mark of the attempt. A CLI that reports a conversation's id late gets it as the title
     of the conversation."""
@@ -211,7 +215,7 @@ class Launch(Struct, frozen=True, kw_only=True):
 
 class Command(Struct, frozen=True, kw_only=True):
     """A process to start. `env` has default values for variables that the user has not set. `stdin`
-    is the prompt."""
+    is the prompt, which the process reads from its standard input."""
 
     argv: tuple[str, ...]
     stdin: bytes
@@ -248,10 +252,10 @@ class Attempt(Struct, frozen=True, kw_only=True):
     worker: str
     started: int
     messages: int = 0
-    """Number of new versions of the instructions that were given to the running turn. They are the
+    """Number of versions of the instructions that the running turn got as messages. They are the
     newest versions up to `context_version`."""
     directory: str = ""
-    """Directory of the attempt's logs and of the files that identify its process."""
+    """Directory that contains the attempt's logs and the files that identify its process."""
     continuation: Continuation | None = None
     session_id: str = ""
     flags: dict[str, str] = field(default_factory=dict)
@@ -263,8 +267,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     usage: Usage = NO_USAGE
     costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
-    """Fill of the conversation when the attempt ended; None if unknown."""
+    """How full the conversation was when the attempt ended; None if unknown."""
     receipt: Receipt | None = None
     work: str = ""
-    """Verdict on the attempt's work when it ended (`model.work.WorkVerdict`). Stored here for lists
-    of runs."""
+    """Verdict on the attempt's work (`model.work.WorkVerdict`), made when the attempt ended. It is
+    stored here because lists of runs show it."""

@@ -14,7 +14,8 @@ class CopyPart(Struct, frozen=True):
     """`main` for the transcript, `beside/...` for a file next to it."""
     size: int
     sha256: str
-    """SHA-256 of these bytes. It identifies the part even if the copy was moved aside since."""
+    """SHA-256 of these bytes. It identifies the part even if perdure's copy was moved to another
+    path since."""
 
 
 BUILT_AGAIN = "it can be built again"
@@ -28,14 +29,16 @@ NO_WORK = frozenset(
         "it is special",
     }
 )
-"""Reasons for leaving a file out of a checkpoint that mean that no work is missing from it."""
+"""Reasons for leaving a file out of a checkpoint that do not count as a loss of work. Such a file
+can be built again, or has no content."""
 
 
 CLEAN_UP = "clean-up"
-"""`why` of a checkpoint that is made before its workdir is moved to the trash."""
+"""Value of `Checkpoint.why` for a checkpoint that is made before its workdir is moved to the trash.
+"""
 KEEPSAKES = ("restore", CLEAN_UP)
-"""`why` of checkpoints that save the state before a restore or a clean-up. The agent need not have
-stopped in such a state."""
+"""Values of `Checkpoint.why` for checkpoints that save the state before a restore or a clean-up.
+That state need not be one in which an agent stopped."""
 
 
 class Saved(Struct, frozen=True, kw_only=True):
@@ -61,7 +64,7 @@ class Saved(Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> bool:
-        """Whether no work was left out. Files that were left out can be built again, or have no
+        """Whether all work was saved. Files that were left out can then be built again, or have no
         content."""
         return all(why in NO_WORK for _, why in self.left_out)
 

@@ -153,11 +153,13 @@ class Standing(StrEnum):
     CHANGED = "changed"
     """Something that perdure has recorded is missing or different in the transcript."""
     FOREIGN = "foreign"
-    """The transcript belongs to another conversation: it contains none of the known prompts."""
+    """The transcript belongs to another conversation: it contains none of the prompts that perdure
+    knows."""
 
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
-"""Rungs on which perdure replaces the agent's transcript with a copy of its own."""
+"""The ways to continue a conversation (rungs) for which perdure replaces the agent's transcript
+with a copy of its own."""
 
 
 class OnDenied(StrEnum):

@@ -29,8 +29,8 @@ def encode(value: Any) -> str:
 
 
 def decode(text: str | bytes, kind: type[T]) -> T:
-    """Return the JSON text as a value of the type `kind`. Raises msgspec.ValidationError if the
-    text does not match the type."""
+    """Decode JSON text and return it as a value of the type `kind`. Raises msgspec.ValidationError
+    if the text does not match the type."""
     return msgspec.json.decode(text, type=resolved(kind))
 
 
@@ -45,8 +45,8 @@ def resolved(kind: T) -> T:
 
 
 def decode_event(text: str | bytes) -> AnyEvent:
-    """Return the event in JSON text. Raises msgspec.ValidationError for a kind of event that only a
-    newer perdure knows. The caller then shows it as an unknown event."""
+    """Decode JSON text and return the event. Raises msgspec.ValidationError for a kind of event
+    that only a newer perdure knows. The caller then shows it as an unknown event."""
     event: AnyEvent = _EVENT.decode(text)
     return event
 

@@ -48,8 +48,8 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls, if the agent replayed all of them. Null: it
-    replayed nothing."""
+    """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
+    them. Null: it replayed nothing."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
@@ -156,7 +156,7 @@ class LastWordGiven(Event, frozen=True, tag="last_word_given"):
 
 
 class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
-    """The number of subagents that are running in the background. The agent continues when they
+    """The agent reported how many subagents are running in the background. It continues when they
     have ended."""
 
     running: int
@@ -186,14 +186,15 @@ class RequestSeen(Event, frozen=True, tag="request_seen"):
 
 
 class ContextSeen(Event, frozen=True, tag="context_seen"):
-    """The agent reported the fill of the conversation. `tokens` is the size of a request (0: not
+    """The agent reported how full the conversation is. `tokens` is the size of a request (0: not
     reported). `window` is the size of the model's window (0: not reported)."""
 
     tokens: int = 0
     window: int = 0
     model: str = ""
     compacted: bool = False
-    """Whether the conversation was just compacted; `tokens` is then its size afterwards."""
+    """Whether the agent has just compacted the conversation. `tokens` is then the size after that.
+    """
 
 
 class RetrySeen(Event, frozen=True, tag="retry_seen"):
@@ -300,8 +301,8 @@ class AttemptStarted(Event, frozen=True, tag="attempt_started"):
 
 
 class AgentLaunched(Event, frozen=True, tag="agent_launched"):
-    """The agent's process is running. `turn` is the number of the turn in this process. From 2 on,
-    the process was kept from an earlier attempt."""
+    """The agent's process is running. `turn` is the number of the turn in this process. If it is 2
+    or more, the process was kept from an earlier attempt."""
 
     pid: int
     turn: int = 1
@@ -333,7 +334,8 @@ class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
 
 
 class UsageCounted(Event, frozen=True, tag="usage_counted"):
-    """The total usage of the attempt's answers so far. Written again whenever it has grown."""
+    """The total usage of all answers in the attempt so far. This event is written again whenever
+    the total has grown."""
 
     usage: Usage
 
@@ -437,8 +439,8 @@ class MapGiven(Event, frozen=True, tag="map_given"):
 
 
 class MapMissed(Event, frozen=True, tag="map_missed"):
-    """A project map was due in the prompt, but could not be made. The attempt continues without
-    it."""
+    """The prompt should have contained a project map, but the map could not be made. The attempt
+    continues without it."""
 
     reason: str
 
@@ -511,7 +513,7 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
-    """A run from another machine was taken over, with the conversation and files of a
+    """This machine took over a run from another machine, with the conversation and files of a
     checkpoint."""
 
     origin: str
@@ -541,8 +543,8 @@ class DriftSeen(Event, frozen=True, tag="drift_seen"):
     count: int = 0
     head_before: str = ""
     head_now: str = ""
-    """Commit of HEAD at the checkpoint (`head_before`) and now. Both are empty if HEAD is
-    unchanged."""
+    """Commit of HEAD when the attempt started. `head_before` is the commit of HEAD at the
+    checkpoint. Both are empty if HEAD is unchanged."""
 
 
 class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
@@ -597,7 +599,8 @@ class VerifyEnded(Event, frozen=True, tag="verify_ended"):
     round: int = 0
     """Number of failed checks for this version of the instructions, including this one."""
     rounds: int = 0
-    """Maximum number of failed checks after which the agent gets another turn."""
+    """Maximum number of failed checks that are sent back to the agent, for each version of the
+    instructions."""
     seconds: float = 0.0
     log: str = ""
 
@@ -649,15 +652,15 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunReset(Event, frozen=True, tag="run_reset"):
-    """A person reset the run. These conversations were retired, and the workdir was moved to the
-    trash."""
+    """A person reset the run. The conversations `sessions` were retired, and the workdir was moved
+    to the trash."""
 
     sessions: tuple[str, ...]
     cause: str
 
 
 class RunResetUndone(Event, frozen=True, tag="run_reset_undone"):
-    """The reset was undone, and these conversations can be used again."""
+    """The reset was undone. The conversations `sessions` can be used again."""
 
     sessions: tuple[str, ...]
 
@@ -752,8 +755,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: the failure
-    is that of a whole suite, workflow or pipeline, not of a single check."""
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: a whole
+    suite, workflow or pipeline has failed, not a single check."""
 
     commit: str
     checks: tuple[str, ...] = ()

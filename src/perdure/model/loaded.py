@@ -17,7 +17,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 SAID = 80
-"""Maximum number of characters that are kept of an item's text for quotations."""
+"""Maximum length of `Item.said`, in characters."""
 
 
 class ItemKind(StrEnum):
@@ -44,7 +44,7 @@ class Item(Struct, frozen=True):
     not matter, except in results, which may be long. Empty: the text is unknown, and any item with
     the same kind and key counts as equal."""
     said: str = ""
-    """Beginning of the text on one line, for quotations."""
+    """Beginning of the item's text, on one line. It is used for quotations."""
     made_up: bool = False
     """Whether the agent's CLI wrote this in place of something that was never recorded, such as a
     result "outcome unknown" or an answer that no model gave. Such an item proves nothing, so
@@ -52,7 +52,7 @@ class Item(Struct, frozen=True):
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
-    """The items that a resume would load from a transcript in its current state."""
+    """The items of a transcript, in its current state, that a resume would load."""
 
     items: tuple[Item, ...] = ()
     """All items, in the order in which the model is shown them."""
@@ -67,8 +67,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
 
 class Relation(StrEnum):
-    """The relation between the loaded items and the known ones. If several apply, the worst one
-    counts."""
+    """How the items that a resume loads relate to the items that perdure knows. If several values
+    apply, the worst one counts."""
 
     WHOLE = "whole"
     """Every known item is shown, in the right order."""
@@ -79,31 +79,32 @@ class Relation(StrEnum):
     GAPS = "gaps"
     """Known items are missing in the middle, or have different content."""
     FOREIGN = "foreign"
-    """No known item is shown, because the transcript belongs to another conversation."""
+    """None of the items that perdure knows is shown, because the transcript belongs to another
+    conversation."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """The result of comparing known items with loaded ones. Items that a CLI made up are not
-    counted."""
+    """The result of comparing the items that perdure knows with the items that a resume loads.
+    Items that a CLI made up are not counted."""
 
     relation: Relation
     known: int = 0
-    """Number of known items."""
+    """Number of items that perdure knows."""
     shown: int = 0
-    """Number of known items that are loaded."""
+    """Number of known items that a resume loads."""
     condensed: int = 0
     """Number of known items that a summary replaces."""
     missing: tuple[Item, ...] = ()
-    """Known items that are neither loaded nor covered by a summary."""
+    """Known items that a resume does not load and that no summary replaces."""
     off_branch: int = 0
     """Number of missing items that are still in the transcript but are not loaded by the CLI."""
     altered: tuple[Item, ...] = ()
-    """Missing calls and results whose key is loaded with different content. The items given here
-    are the known versions."""
+    """Known tool calls and results that differ in content from the loaded item with the same key.
+    They also count as missing. The items in this field are the known versions."""
     inserted: tuple[Item, ...] = ()
-    """Loaded items that are not known, and come before the last known item that is loaded."""
+    """Loaded items that perdure does not know, and that come before the last known item."""
     added: tuple[Item, ...] = ()
-    """Loaded items that are not known, and come after the last known item that is loaded."""
+    """Loaded items that perdure does not know, and that come after the last known item."""
 
     @property
     def whole(self) -> bool:
@@ -112,8 +113,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     @property
     def prompts_added(self) -> tuple[Item, ...]:
-        """The prompts that were not known, in order. Unless the caller knows their origin, somebody
-        other than perdure sent them."""
+        """The loaded prompts that perdure does not know, in order. Somebody else sent them, unless
+        the caller knows where they come from."""
         return tuple(item for item in (*self.inserted, *self.added) if item.kind is ItemKind.PROMPT)
 
 
@@ -239,7 +240,7 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Return those indexes in `places` whose items of `ours` also occur in `among`, in the same
+    """Return the indexes in `places` whose items of `ours` also occur in `among`, in the same
     order."""
     if not among:
         return set()

@@ -14,11 +14,12 @@ class MessageState(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     told: int
     delivered: int = 0
-    """Time at which it was last given to the agent's CLI."""
+    """Time at which the message was last given to the agent's CLI."""
     how: str = ""
-    """How it was given: `turn` (during the running turn), `boundary` (when the turn was about to
-    end) or `prompt` (with the prompt of the next attempt)."""
+    """How the message was given: `turn` (during the running turn), `boundary` (when the turn was
+    about to end) or `prompt` (with the prompt of the next attempt)."""
     attempt: int = 0
-    """Number of the attempt that it was last given to."""
+    """Number of the attempt to which the message was last given."""
     received: int = 0
-    """Time at which it was found in the conversation, which means that the model has it."""
+    """Time at which perdure found the message in the conversation. This means that the model has
+    received it."""

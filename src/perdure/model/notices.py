@@ -73,7 +73,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether messages contain links that allow or refuse an agent's call. Everybody who gets a
     message can use them."""
     quiet: str = ""
-    """Time of day in which nothing is sent, in the machine's local time: `22:00-07:00`."""
+    """Time of day during which nothing is sent, such as `22:00-07:00`, in the machine's local time.
+    """
 
     def __str__(self) -> str:
         where = {
@@ -114,7 +115,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     at: int
     body: str
-    """The message as JSON, made when the event happened."""
+    """The message as JSON. It is made when the event happens, not when the notice is sent."""
     state: NoticeState = NoticeState.WAITING
     due: int = 0
     tries: int = 0
@@ -129,7 +130,7 @@ class NoticeRun(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str
     link: str
-    """Address of the issue or pull request of the run."""
+    """Address of the issue or pull request that the run is about."""
     role: str
     agent: str
     state: str
@@ -159,7 +160,7 @@ class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
 
     run: NoticeRun
     message: str
-    """Task for the person, or reason for the end of the run; may be empty."""
+    """Sentence that says what the person has to do, or why the run ended; may be empty."""
     until: int
     """For `waiting`: the time (ms) until which the run waits; otherwise 0."""
     answers: tuple[NoticeAnswer, ...] = ()
@@ -175,7 +176,8 @@ class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def channels(value: object) -> tuple[Channel, ...]:
-    """Return the channels in a `[notify]` table, or in the same as JSON text. Raises ValueError."""
+    """Return the channels in a `[notify]` table. `value` is the table, or its content as JSON text.
+    Raises ValueError."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -225,7 +227,8 @@ def _channel(name: str, table: object) -> Channel:
 
 
 def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `Channel` that say where it sends. Raises ValueError."""
+    """Return the fields of `Channel` that say where the channel sends its messages. Raises
+    ValueError."""
     if kind is ChannelKind.SERVICE:
         return {"secret_file": _file(f"service_file of {name}", table["service_file"])}
     if kind is ChannelKind.WEBHOOK:

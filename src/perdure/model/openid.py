@@ -49,8 +49,8 @@ VALUE_MOST = 500
 
 
 def provider(value: object) -> OpenIdProvider | None:
-    """Return the provider in an `[openid]` table, or in the same as JSON text; None if it is empty.
-    Raises ValueError."""
+    """Return the provider in an `[openid]` table; None if the table is empty. `value` is the table,
+    or its content as JSON text. Raises ValueError."""
     if isinstance(value, str):
         try:
             value = json.loads(value or "{}")

@@ -33,7 +33,7 @@ class RequestState(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """The answers to a request. `text` is the answer to a question."""
+    """The kinds of answers to a request. `text` is the answer to a question."""
 
     ALLOW = "allow"
     DENY = "deny"

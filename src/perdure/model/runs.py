@@ -23,7 +23,8 @@ else."""
 
 
 class Workspace(Struct, frozen=True, kw_only=True):
-    """The record of a workdir. `id` and `path` are derived from its identity only."""
+    """The record of a workdir. `id` and `path` depend only on the workdir's identity. This is its
+    repository, agent and branch, or its service and task, or its path."""
 
     id: str
     path: str
@@ -46,7 +47,8 @@ class TaskRun(Struct, frozen=True, kw_only=True):
     context_version: int = 1
     attempt: int = 0
     attempts_allowed: int = 3
-    """Maximum number of attempts that count. A retry by a person increases it by one."""
+    """Maximum number of attempts. Some outcomes do not count (see `rules.lifecycle.UNCOUNTED`). A
+    retry by a person increases the maximum by one."""
     run_after: int = 0
     reason: str = ""
     workspace: Workspace | None = None
@@ -66,8 +68,8 @@ class TaskRun(Struct, frozen=True, kw_only=True):
 
     @property
     def scope(self) -> str:
-        """Scope of the run's conversation: the requested scope, or the name of the service's task,
-        or the run itself."""
+        """Scope of the run's conversation: the requested scope, else the name of the service's
+        task, else the run itself. Runs of one agent with the same scope share a conversation."""
         if self.spec.scope:
             return self.spec.scope
         if self.spec.service and self.spec.task:
@@ -80,8 +82,8 @@ class Seat(Struct, frozen=True, kw_only=True):
     concurrent runs."""
 
     account: str
-    """The agent and its credentials. They are told apart without reading a secret, as far as
-    possible (see `engine.attempt.accounts`)."""
+    """Name of the account: the agent and its credentials. Credentials are distinguished as far as
+    that is possible without reading a secret (see `engine.attempt.accounts`)."""
     agent: str
     model: str = ""
     jobs: int = 0
@@ -92,8 +94,8 @@ class Seat(Struct, frozen=True, kw_only=True):
 
 
 class Parking(Struct, frozen=True, kw_only=True):
-    """A pause of an account or an agent (`what`), for which nothing is launched until a time.
-    `model`: only runs with this model are affected; empty: all."""
+    """A time until which nothing is launched with an account or an agent (`what`). `model`: only
+    runs with this model are affected; empty: all."""
 
     what: str
     until: int

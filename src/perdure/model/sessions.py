@@ -42,10 +42,11 @@ class Session(Struct, frozen=True, kw_only=True, eq=False):
     """Newest version of the instructions that the agent got in this conversation."""
     attempts: int = 0
     total: Usage = NO_USAGE
-    """Total usage as the CLI reports it, if it counts over the whole conversation."""
+    """Total usage that the CLI reported for the conversation. Set only if the CLI reports such
+    totals."""
     snapshot: Snapshot | None = None
     fill: Fill | None = None
-    """Fill of the conversation when perdure last checked it."""
+    """How full the conversation was when perdure last checked it."""
     prompts: tuple[str, ...] = ()
     """SHA-256 (first 16 hex digits) of every prompt that perdure sent to the conversation."""
     tasks: int = 0

@@ -81,7 +81,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """The title of the issue or pull request that the run is about, with its number. Empty: the
     first words of the prompt. A dispatch sets this."""
     link: str = ""
-    """The http(s) address of the issue or pull request."""
+    """The http(s) address of the issue or pull request that the run is about."""
     rule: str = ""
     """Name of the `[agents.NAME]` rule that started the run. It is shown as the run's role, and
     determines the author of commits and the maximum number of concurrent runs. Only a dispatch sets
@@ -134,7 +134,7 @@ class FileChange(Struct, frozen=True, kw_only=True):
     """Version of the instructions with which the file was given."""
     given: str
     base: str = ""
-    """Content that the person gave in the version before."""
+    """Content that the person had given before this version; empty if the file is new."""
     before: str = ""
     """Content in the workdir before the change. `?` stands for something other than a regular file,
     which perdure never changes."""

@@ -54,12 +54,12 @@ class CutCost(Struct, frozen=True):
     charged: float
     """Best estimate of the cost. The attempt's `Usage` already contains it."""
     most: float
-    """Estimated cost for the case that the reply was long."""
+    """Estimate of the cost, in case the reply was long."""
 
 
 class ReplyCosts(Struct, frozen=True, kw_only=True):
     """The cost of single replies in one attempt, in dollars. `rules.reserve` computes a budget's
-    reserve from it. Zero for a model without a known price."""
+    reserve from it. All costs are 0 if the price of the model is unknown."""
 
     cut: tuple[CutCost, ...] = ()
     """Replies that were cut off because the agent ended."""
@@ -72,32 +72,32 @@ NO_COSTS = ReplyCosts()
 
 class Reply(Struct, frozen=True, kw_only=True):
     """One answer of the model, with its usage as far as it is known. A CLI reports the same answer
-    several times, and its output tokens last."""
+    several times. Its output tokens are complete only in the last report."""
 
     id: str
-    """Id that the model's service gave to the answer, or another unique key. Empty: this report
-    belongs to the answer that was reported last."""
+    """Id that the model's service gave to the answer, or another unique key. Empty: the answer is
+    the same as in the previous report."""
     usage: Usage
     model: str = ""
     """Name of the model; empty if not reported."""
     hour: int = 0
-    """Number of tokens of `usage.cache_write` that the cache keeps for an hour."""
+    """Number of the tokens in `usage.cache_write` that the prompt cache keeps for one hour."""
     unnamed: bool = False
     """Whether this is a total of the whole conversation, from a CLI that gives its replies no ids.
     Such a total is ignored if there are replies with ids."""
     at: int = 0
     """Time at which the answer was written, in ms; 0: not reported."""
     begins: bool = False
-    """Whether this report is of the beginning of the answer, so that its output tokens are still to
-    come."""
+    """Whether this report is about the beginning of the answer. Its output tokens are then reported
+    later."""
     ends: bool = False
-    """Whether this report is of the end of the answer."""
+    """Whether this report is about the end of the answer."""
     calls: bool = False
     """Whether the answer called a tool, so that the agent will ask its model again."""
 
     def merge(self, later: Reply) -> Reply:
-        """Return this reply combined with a later report of it. Of each count, the larger one is
-        taken."""
+        """Return this reply combined with a later report of it. Each count is the larger one of the
+        two."""
         usage = Usage(
             max(self.usage.input, later.usage.input),
             max(self.usage.output, later.usage.output),
@@ -128,23 +128,25 @@ class Fill(Struct, frozen=True, kw_only=True):
     model, in tokens."""
 
     tokens: int = 0
-    """Input of the newest request, including cached parts. After a compaction: the remaining size
-    that the CLI reports. 0: there was no request, or its size is unknown."""
+    """Input of the newest request, including cached parts. After a compaction: the size that
+    remains, as the CLI reports it. 0: there was no request, or its size is unknown."""
     window: int = 0
-    """Window of the model; 0: unknown."""
+    """Size of the model's window, in tokens; 0: unknown."""
     model: str = ""
     source: str = ""
-    """The source of `window`: `agent`, `setting` or `table`."""
+    """Origin of the value of `window`: `agent` (its report), `setting`, or `table` (perdure's list
+    of models)."""
     compactions: int = 0
     """Number of compactions according to the transcript."""
     held: int = 0
-    """Number of tokens before the latest compaction. `left` is the number after it."""
+    """Size of the conversation before the latest compaction, in tokens. `left` is the size after
+    it."""
     left: int = 0
 
 
 class CompactAt(Struct, frozen=True, kw_only=True):
-    """The fill at which a CLI is told to compact its conversation, in tokens. If `tokens` is 0, it
-    is unknown, and `percent` of the window applies instead."""
+    """How full a conversation must be for the CLI to compact it, in tokens. If `tokens` is 0,
+    `percent` of the window applies instead."""
 
     tokens: int = 0
     window: int = 0

@@ -13,11 +13,11 @@ from enum import StrEnum
 import msgspec
 
 FILES = 100
-"""Maximum number of changed files that are listed."""
+"""Maximum number of changed files that a work report lists."""
 COMMITS = 20
-"""Maximum number of commits that are listed."""
+"""Maximum number of commits that a work report lists."""
 NAME = 300
-"""Maximum number of characters of a file's name or a commit's subject."""
+"""Maximum length of a file's name or a commit's subject in a work report, in characters."""
 
 
 class WorkVerdict(StrEnum):
@@ -91,7 +91,7 @@ class EffectOfWork(WorkPart, frozen=True):
     command: str
     ok: bool | None = None
     possible: bool = False
-    """Whether it is uncertain that there was an effect, because the command may have been local."""
+    """Whether the effect is only possible, because the command may have stayed local."""
 
 
 class LastWordOfWork(WorkPart, frozen=True):
@@ -113,8 +113,8 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     """The reasons for the verdict, in sentences."""
     observed: bool = False
-    """Whether the workdir was compared after the attempt. If not, the changed files and commits are
-    unknown."""
+    """Whether perdure compared the workdir with its state at the beginning of the attempt. If not,
+    the changed files and commits are unknown."""
     against: str = ""
     """State with which the files were compared, such as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
     files: tuple[FileOfWork, ...] = ()

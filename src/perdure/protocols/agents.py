@@ -34,85 +34,87 @@ class Abilities(Struct, frozen=True, kw_only=True):
     """The abilities of a CLI. perdure relies on an ability only if it is declared here."""
 
     choose_id: bool
-    """The caller may choose the id of a new conversation before the launch."""
+    """Whether the caller may choose the id of a new conversation before the launch."""
     fork: bool
     name_fork: bool = False
-    """The caller may choose the id of a fork before the launch."""
+    """Whether the caller may choose the id of a fork before the launch."""
     fork_at: bool = False
-    """A fork may leave out the turns after a chosen one."""
+    """Whether a fork can begin at an earlier turn of its parent, and leave out the later turns."""
     fork_bound: bool = False
-    """A fork can only be made in its parent's directory."""
+    """Whether a fork can only be made in its parent's directory."""
     resume_by_path: bool
-    """A transcript can be resumed by the path of its file."""
+    """Whether a conversation can be resumed by the path of its transcript."""
     cwd_bound: bool
-    """A conversation can only be resumed from the directory in which it began."""
+    """Whether a conversation can only be resumed from the directory in which it began."""
     cumulative_usage: bool
-    """The token counts are running totals of the whole conversation."""
+    """Whether the reported token counts are running totals of the whole conversation."""
     max_prompt_bytes: int
-    """Maximum size of a prompt, in bytes; 0: no known limit. A longer prompt is refused before the
-    launch."""
+    """Maximum size of a prompt, in bytes; 0 if no limit is known. perdure refuses a longer prompt
+    before the launch."""
     retries_in_a_row: int = 0
-    """Number of consecutive retries of an unanswered request after which perdure ends the attempt;
-    0: the CLI gives up by itself."""
+    """Number of times in a row that the CLI may retry an unanswered request before perdure ends the
+    attempt; 0 if the CLI gives up by itself."""
     keeps_budget: bool = False
-    """The CLI receives the budget, and itself ends a turn that has spent the budget, even without a
-    supervisor."""
+    """Whether the CLI is given the budget, and itself ends a turn that has spent the budget, even
+    without a supervisor."""
     compacts: bool = False
-    """A launch can set the fill (in tokens) at which the CLI compacts the conversation (see
+    """Whether a launch can set the number of tokens at which the CLI compacts the conversation (see
     `perdure.rules.context_window`)."""
     rewinds: bool = False
-    """A record in the transcript can undo earlier ones. The conversation may then continue from an
-    earlier point although all bytes are still there, so `prompts` needs the file from its
-    beginning."""
+    """Whether a record in the transcript can undo earlier ones. The conversation may then continue
+    from an earlier point although the later records are still in the file. So `prompts` must be
+    given the file from its beginning."""
     saves_prompt_first: bool = False
-    """The CLI saves the prompt before it reads the history. A saved prompt therefore does not show
-    that the conversation could continue."""
+    """Whether the CLI saves the prompt before it reads the history. If so, a saved prompt does not
+    prove that the CLI could continue the conversation."""
     tells_call_ids: bool = True
-    """The CLI's output and its transcripts use the same ids for tool calls."""
+    """Whether the CLI's output and its transcripts use the same ids for tool calls."""
     temporary_files: tuple[Permissions, ...] = ()
-    """Permission levels at which the CLI cannot run commands without a directory for temporary
-    files (TMPDIR, or /tmp)."""
+    """Permission levels at which the CLI needs a writable directory for temporary files (TMPDIR, or
+    /tmp) to run commands."""
     private_directory: str = ""
-    """Directory that the CLI also needs at these levels, wherever TMPDIR is. The CLI creates it for
-    each user with mode 0700. `{uid}` stands for the user's number. Empty: none."""
+    """Another directory that the CLI needs at the levels in `temporary_files`, even if TMPDIR is
+    set. It must belong to the user with mode 0700; the CLI creates it. `{uid}` stands for the
+    user's number. Empty: the CLI needs none."""
     sessions: bool = True
-    """A later process can continue a conversation. Without this ability, each attempt begins a new
+    """Whether a later process can continue a conversation. If not, each attempt begins a new
     conversation and gets the project map."""
     transcripts: bool = True
-    """perdure can read the conversations. Without this ability, only the agent's own report and its
+    """Whether perdure can read the conversations. If not, only the agent's own report and its
     replay of earlier messages show whether a conversation continued."""
 
 
 class Folder(Struct, frozen=True, kw_only=True):
-    """One directory of an agent's home. `at` returns its path: `inner` below the value of the
-    variable or, if the variable is not set, below `usual` in HOME."""
+    """One directory of an agent's home, and the environment variable that moves it. Its path is
+    `inner` below the value of the variable. If the variable is not set, its path is `inner` below
+    `usual` in HOME."""
 
     name: str
-    """Name of the directory below `homes/` on a volume. If the home is on a volume, the variable is
-    set to that path."""
+    """Name of the directory below `homes/` on a volume. If the home is on a volume, `variable` is
+    set to that directory's path."""
     variable: str
     usual: str
-    """Path below HOME that is used if the variable is not set."""
+    """Path below HOME that is used if `variable` is not set."""
     inner: str = ""
     own: bool = True
-    """Only this agent uses the variable, which moves only this directory. So perdure may set it."""
+    """Whether only this agent uses `variable`, so that perdure may set it."""
     extra_files: tuple[str, ...] = ()
-    """Files in HOME that belong to the directory. If the variable is set, they are inside the
-    directory."""
+    """Names of files in HOME that belong to the directory. If `variable` is set, the agent keeps
+    them inside the directory."""
     excluded: tuple[str, ...] = ()
     """Patterns (fnmatch, of paths below the directory) of files that are never moved, such as locks
     and sockets."""
     index: tuple[str, ...] = ()
-    """Patterns of files that contain the directory's own path. The agent recreates them if they are
-    missing."""
+    """Patterns of files in which the agent stores the directory's own path. They are useless after
+    a move, and the agent recreates them if they are missing."""
 
     def root(self, environ: Mapping[str, str]) -> Path:
-        """Return the value of the variable in this environment, or the default path if it is not
+        """Return the value of `variable` in this environment, or the default path if it is not
         set."""
         return Path(environ.get(self.variable) or Path(environ.get("HOME") or "/", self.usual))
 
     def at(self, environ: Mapping[str, str]) -> Path:
-        """Return the path of the directory for a program with this environment."""
+        """Return the path of the directory that a program with this environment uses."""
         return self.root(environ) / self.inner
 
 
@@ -132,7 +134,8 @@ class Prompt(Struct, frozen=True):
 
 
 class SpokenMessage(Struct, frozen=True):
-    """One message of a conversation, from the agent, or from a person or perdure."""
+    """One message of a conversation. It comes from the agent or, as a prompt, from a person or
+    perdure."""
 
     by_agent: bool
     text: str
@@ -142,9 +145,9 @@ class Retention(Struct, frozen=True):
     """The rule by which a CLI deletes old conversations when it is started without perdure."""
 
     days: float
-    """Age since the last write, in days, at which the CLI deletes a conversation."""
+    """Number of days without a write after which the CLI deletes a conversation."""
     setting: str
-    """The setting that turns the deletion off, and where to set it."""
+    """Name of the setting that turns the deletion off, and the place where to set it."""
 
 
 class Archive(Protocol):
@@ -158,8 +161,8 @@ class Archive(Protocol):
         ...
 
     def find(self, home: Path, mark: str) -> str:
-        """Return the id of the conversation that was begun by the launch with this mark; empty if
-        there is none. Used for an agent that was killed before it reported the id."""
+        """Return the id of the conversation that a launch began; empty if there is none. `mark` is
+        that launch's `Launch.mark`. Used for an agent that was killed before it reported the id."""
         ...
 
     def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
@@ -169,20 +172,21 @@ class Archive(Protocol):
         ...
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
-        """Return an estimate of the usage of the last reply, if the agent ended before it wrote
-        that usage; otherwise None. `content` is the whole conversation, and the reply began after
-        its first `since` bytes."""
+        """Estimate the usage of the last reply if the agent ended before it wrote that usage.
+        Otherwise return None. `content` is the whole conversation; only a reply after its first
+        `since` bytes counts."""
         ...
 
     def relocated(self, copy: bytes, directory: Path) -> bytes:
-        """Convert an own copy that was made elsewhere. Returns the bytes that `read` will return
-        after a `restore` in this directory."""
+        """Convert a copy of a conversation that was made in another directory or on another
+        machine. Returns the bytes that `read` will return after the copy was restored in
+        `directory`."""
         ...
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return the text of one row of `read` if the CLI will not change the row any more. Empty
-        if it may still change, and for a row without text. For the row of a message, a text is
-        returned once no more parts of the message can follow."""
+        """Return the part of a row from `read` that the CLI will not change any more; empty if
+        there is none. For the row of a message, it is empty until the message can get no more
+        parts."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
@@ -203,7 +207,7 @@ class TurnStatus(Struct, frozen=True, kw_only=True):
     over: bool = False
     """Whether the turn has ended."""
     busy: bool = False
-    """Whether a background task is running that may begin a turn by itself."""
+    """Whether a background task of the agent is running. Such a task may begin a turn by itself."""
     mark: str = ""
     """A text that appears in the transcript once the turn is completely written. Empty if the
     output has not contained such a text; the turn is then treated as not saved."""
@@ -240,7 +244,8 @@ class OpenRequest(Struct, frozen=True, kw_only=True):
     """A request to the model that was sent, and whose answer is not in the transcript."""
 
     added: int = 0
-    """Estimated growth of the conversation since the last recorded answer, in tokens."""
+    """Estimated number of tokens that were added to the conversation since the last recorded
+    answer."""
     model: str = ""
     """Name of the model; empty if unknown."""
 
@@ -280,8 +285,8 @@ class ContinuesSilently(Protocol):
 
 @runtime_checkable
 class Asks(Protocol):
-    """An optional interface, for drivers whose agent can be given permission for a single call by a
-    person. A launch with `answers` allows each such call once."""
+    """An optional interface, for drivers of agents that let a person allow a single call. A launch
+    with `answers` allows each call that was approved once."""
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
         """Return whether a person can allow a call of this run later, with this version of the CLI.
@@ -313,8 +318,8 @@ class TakesMessages(Protocol):
     `perdure.engine.attempt.messages`)."""
 
     def messages(self, content: bytes) -> Sequence[str]:
-        """Return the texts that were delivered into running turns, from a part of a transcript, in
-        order. One text may contain several messages. Pure."""
+        """Return the texts that the agent received while its turns ran, in order. They are read
+        from a part of a transcript. One text may contain several messages. Pure."""
         ...
 
 
@@ -334,7 +339,8 @@ class AgentDriver(Protocol):
     """The database of conversations; None if each conversation is a file. If it is set,
     `transcript` and `place` find nothing."""
     warm: Warm | None
-    """The interface for kept agents; None if a process serves only one turn."""
+    """The interface to the CLI's kept processes; None if a process of the CLI serves only one turn.
+    """
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the native program, never a wrapper script. Reads PATH. Raises AgentMissing, with
@@ -347,8 +353,8 @@ class AgentDriver(Protocol):
         ...
 
     def refuse(self, launch: Launch) -> str:
-        """Return a sentence if this launch cannot work, otherwise an empty string. An example is a
-        prompt that the CLI would interpret as a command."""
+        """Return the reason why this launch cannot work, as a sentence; empty if it can. An example
+        is a prompt that the CLI would interpret as a command."""
         ...
 
     def command(self, launch: Launch) -> Command:
@@ -362,17 +368,18 @@ class AgentDriver(Protocol):
         ...
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-        """Return how the attempt ended, from its exit and its events (`Said` and tool events may be
-        left out)."""
+        """Return how the attempt ended, judging by the process's exit and its events. The caller
+        may leave out `Said` and tool events."""
         ...
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
-        """Return the path of the conversation's file, or None. Reads the file system."""
+        """Return the path of the conversation's file; None if there is no such file. Reads the file
+        system."""
         ...
 
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-        """Return the path to which an own copy must be written so that the CLI finds it when it
-        resumes by id."""
+        """Return the path to which perdure's copy of a transcript must be written, so that the CLI
+        finds it when it resumes by id."""
         ...
 
     def sidecar_files(self, transcript: Path) -> Sequence[Path]:
@@ -397,7 +404,7 @@ class AgentDriver(Protocol):
         ...
 
     def parent(self, transcript: bytes) -> str:
-        """Return the id of the parent of a fork whose transcript does not repeat the parent's
+        """Return the id of a fork's parent, if the fork's transcript does not repeat the parent's
         conversation; otherwise an empty string."""
         ...
 
@@ -457,7 +464,7 @@ class AgentDriver(Protocol):
         return ()
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
-        """Return the files that this transcript continues without repeating their content, nearest
+        """Return the files whose content this transcript continues without repeating it, nearest
         first. A fork has such files, and so has a rewound conversation. Reads the file system."""
         return ()
 

@@ -1,5 +1,5 @@
-"""The interfaces of the components that accompany runs: the publisher for a checkpoint store, and
-observers of the journal."""
+"""The interfaces of two components that follow runs: the publisher, which uploads checkpoints to a
+checkpoint store, and the observers of the journal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Publisher(Protocol):
     has taken over a run."""
 
     def refused(self, run: TaskRun) -> str:
-        """Return a sentence if no attempt may start on this machine; empty if an attempt may start,
-        or if that is not known."""
+        """Return the reason why no attempt of the run may start on this machine, as a sentence.
+        Empty if an attempt may start, or if that is not known."""
         ...
 
     def available(self, run: TaskRun) -> str:
@@ -32,18 +32,18 @@ class Publisher(Protocol):
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """Queue the upload of a checkpoint that is already in the local store, and return at once.
-        If several checkpoints of a run are waiting, only the newest is uploaded."""
+        """Queue the upload of a checkpoint that is already in the local store, without waiting for
+        it. If several checkpoints of a run are queued, only the newest is uploaded."""
         ...
 
     def take_events(self, run_id: str) -> Sequence[AnyEvent]:
-        """Return the events of the run since the last call, for the journal. If one of them is
-        `PlaceLost`, the run's attempt must end."""
+        """Return the journal events about the run that the publisher has produced since the last
+        call. If one of them is `PlaceLost`, the run's attempt must end."""
         ...
 
     def settle(self, run_id: str) -> str:
         """Upload the run's state after an attempt, and wait until the upload is complete. Returns
-        an error sentence, or an empty string."""
+        the error as a sentence; empty if the upload succeeded."""
         ...
 
     def settled(self, run_id: str) -> bool:

@@ -37,15 +37,16 @@ class BoardRow(Struct, frozen=True, kw_only=True):
     prompt: str
     """Beginning of the run's first instructions."""
     title: str
-    """Title of the run's issue, or the first words of its prompt, cleaned and on one line."""
+    """Title of the run's issue, or the first words of its prompt. It is one line without control
+    characters."""
     link: str
     """Address of the run's issue or pull request; empty for a run that no forge started."""
     role: str
-    """Rule that the run works under; empty if none."""
+    """Name of the rule that the run works under; empty if none."""
     attempts: tuple[Attempt, ...]
     """The newest attempts, in the order in which they began."""
     place: tuple[int, int]
-    """Position of the row in its list, to be passed as `before` for the next page."""
+    """Position of the row in its list. To get the next page, pass it as `before`."""
 
 
 class FailedAttempt(Struct, frozen=True):
@@ -59,7 +60,7 @@ class FailedAttempt(Struct, frozen=True):
 
 
 class RunProperties(Struct, frozen=True):
-    """The properties of a run by which the limits of a token select runs."""
+    """The properties of a run that decide whether a token's limits include the run."""
 
     id: str
     name: str
@@ -74,7 +75,7 @@ class BoardStore(Protocol):
     """Lists of runs. The list `asking` has the runs that need a person, or that a person has open.
     Each other list is named after a state, and has the runs in that state that are not in `asking`.
     `words` are searched for in name, title, workdir, scope and first instructions, ignoring case.
-    `agent` is the name of an agent or of a role."""
+    `agent` selects the runs of one agent or one role, by its name."""
 
     def board(
         self,
@@ -85,8 +86,8 @@ class BoardStore(Protocol):
         before: tuple[int, int] = ...,
         limit: int = 50,
     ) -> Sequence[BoardRow]:
-        """Return one list, the latest change first. `before`: only rows after this position in the
-        list."""
+        """Return the rows of one list, the run that changed last first. `before`: only rows after
+        this position in the list."""
         ...
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
@@ -94,7 +95,7 @@ class BoardStore(Protocol):
         ...
 
     def board_found(self, *, agent: str = "", words: str = "") -> Sequence[tuple[str, str]]:
-        """Return the id and the list of each run that `board_counts` counts with the same
+        """Return the id and the list's name of each run that `board_counts` counts with the same
         arguments."""
         ...
 
@@ -103,15 +104,15 @@ class BoardStore(Protocol):
         ...
 
     def board_asking(self) -> int:
-        """Return the number of runs in the list `asking`, without a search."""
+        """Return the number of runs in the list `asking`, of all agents."""
         ...
 
     def board_agents(self) -> Sequence[str]:
-        """Return the agents of all runs that are not removed."""
+        """Return the names of the agents of all runs that are not removed."""
         ...
 
     def board_roles(self) -> Sequence[str]:
-        """Return the roles of all runs that are not removed."""
+        """Return the names of the rules of all runs that are not removed."""
         ...
 
     def latest_word(self, run_id: str) -> str:

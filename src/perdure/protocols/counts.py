@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class RunningRuns(Struct, frozen=True):
-    """The running runs of one agent on one host. `lapsed` is the number of runs whose lease has
-    expired."""
+    """The number of running runs of one agent on one host. `lapsed` is the number of those runs
+    whose lease has expired."""
 
     agent: str
     host: str
@@ -24,21 +24,21 @@ class RunningRuns(Struct, frozen=True):
     runs: int
     lapsed: int
     lease_until: int
-    """Time (ms) at which the earliest of the leases expires or has expired."""
+    """Time (ms) at which the first of these runs' leases expires or has expired."""
 
 
 class Counts(Struct, frozen=True, kw_only=True):
     """Counts of the store's contents at one moment. Removed runs are not counted."""
 
     at: int
-    """Time of the count by the store's clock, in ms."""
+    """Time at which the store was counted, by the store's clock, in ms."""
     runs: Mapping[tuple[str, RunState], int]
     """Number of runs, by agent and state."""
     roles: Mapping[tuple[str, RunState], int]
-    """Number of runs that work under a rule, by rule and state."""
+    """Number of runs that work under a rule, by the rule's name and state."""
     due: int
     due_since: int | None
-    """Time (ms) at which the longest waiting run became due; None if no run is due."""
+    """Time (ms) at which the run that has waited longest became due; None if no run is due."""
     at_work: Sequence[RunningRuns]
     need_person: Mapping[str, int]
     """Number of runs with the condition `needs_person`, by agent."""
@@ -53,8 +53,8 @@ class Counts(Struct, frozen=True, kw_only=True):
     delivery_since: int | None
     """Time (ms) at which the oldest unsettled delivery arrived; None if there is none."""
     trouble: Mapping[tuple[str, str], int]
-    """Number of journal records since the beginning, by agent and kind: `checkpoint_missed`,
-    `collision_seen`, `compacted`, `copy_missed`, `rolled_over`."""
+    """Number of journal records of any age, by agent and kind. Only these kinds are counted:
+    `checkpoint_missed`, `collision_seen`, `compacted`, `copy_missed`, `rolled_over`."""
 
 
 class CountingStore(Protocol):
@@ -67,8 +67,9 @@ class CountingStore(Protocol):
     def ended_after(
         self, ended: int, run: str, number: int, limit: int = 1000
     ) -> Sequence[tuple[SessionKey, Attempt]]:
-        """Return the attempts that follow the given one in the order of (end in ms, run, number),
-        each with its run's key. For the next page, pass the last attempt of this one."""
+        """Return the ended attempts after the given position, in the order of end (ms), run and
+        number. Each comes with its run's key. For the next page, pass the values of the last
+        attempt."""
         ...
 
     def attempt_records(self, run: str, attempt: int) -> Sequence[Record]:

@@ -38,7 +38,8 @@ class ForgeApi(Protocol):
 
     @property
     def address(self) -> str:
-        """Address of the forge for people, with no final slash: `https://git.example.com`."""
+        """Address of the forge as people open it, without a final slash:
+        `https://git.example.com`."""
         ...
 
     @property
@@ -70,8 +71,8 @@ class ForgeApi(Protocol):
     def open_issues(
         self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
     ) -> Sequence[Issue]:
-        """Return the open issues and pull requests with this label and this assignee that were
-        updated since a time (ms), at most 1,000."""
+        """Return the open issues and pull requests that were updated since a time (ms), at most
+        1,000. If a label or an assignee is given, return only those that have it."""
         ...
 
     def chosen_by(
@@ -128,8 +129,9 @@ class ForgeApi(Protocol):
     def hunk(
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
     ) -> str:
-        """Return the diff of a pull request around a line, up to that line. Empty if there is none,
-        and for all forges but GitLab, because they send the diff with the comment."""
+        """Return the part of a pull request's diff that precedes and includes a line. Empty if
+        there is none. Also empty for all forges but GitLab, because the others send that part with
+        the comment."""
         ...
 
     def branch(self, repository: str, name: str) -> Branch | None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Begun(Struct, frozen=True, kw_only=True):
-    """The data that is stored before an attempt is launched."""
+    """The data that is stored when an attempt begins, before the agent is launched."""
 
     continuation: Continuation
     directory: str
@@ -56,7 +56,7 @@ class Begun(Struct, frozen=True, kw_only=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """The data that `finish` stores in one transaction."""
+    """The data about an attempt's end that `RunStore.finish` stores in one transaction."""
 
     outcome: Outcome
     decision: Decision
@@ -65,19 +65,21 @@ class Ending(Struct, frozen=True, kw_only=True):
     costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
     work: str = ""
-    """Verdict on the attempt's work."""
+    """Verdict on the attempt's work, as in `WorkReport.verdict`; empty if there is none."""
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
-    """The changed sessions, retired ones first, because only one session of a key may be live."""
+    """The changed sessions. Retired ones come first, because only one session of a key may be live.
+    """
     events: tuple[AnyEvent, ...] = ()
     requests: tuple[AgentRequest, ...] = ()
-    """Requests to a person, whose answers the run waits for."""
+    """New requests to a person. The run waits for the answers."""
     parkings: tuple[Parking, ...] = ()
     """Accounts and agents to be parked because of limits or failures in this attempt."""
 
 
 class RunRow(Struct, frozen=True):
-    """The fields of a run for a list, read from plain columns without decoding JSON."""
+    """The fields of a run that a list shows. They are read from plain columns, without decoding
+    JSON."""
 
     id: str
     name: str
@@ -91,21 +93,21 @@ class RunRow(Struct, frozen=True):
     worker: str
     run_after: int = 0
     fill_tokens: int = 0
-    """Size of the conversation's newest request, in tokens; 0: unknown."""
+    """Size in tokens of the conversation's newest request to the model; 0 if unknown."""
     fill_window: int = 0
-    """Maximum size of a request to the model, in tokens; 0: unknown."""
+    """Maximum size in tokens of a request that the model accepts; 0 if unknown."""
     lease_until: int = 0
-    """Time (ms) at which the supervisor's lease expires; 0: the run has no supervisor."""
+    """Time (ms) at which the supervisor's lease expires; 0 if the run has no supervisor."""
     host: str = ""
-    """Host that has the run's files; empty if the database is not shared."""
+    """Id of the host that has the run's files; empty if the database is not shared."""
     role: str = ""
-    """Rule that the run works under; empty if none."""
+    """Name of the rule that the run works under; empty if none."""
     ordinal: int = 0
     """Number of the run in the order of creation, for paging through a list."""
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
-    """A run that was moved from another machine, ready to be stored. It was checked, has a
+    """A run that was moved here from another machine, and can now be stored. It was checked, has a
     workspace of this machine, and is in a final state."""
 
     run: TaskRun
@@ -114,18 +116,19 @@ class Arrival(Struct, frozen=True, kw_only=True):
     """All attempts of the run. Each of them has ended."""
     sessions: tuple[Session, ...]
     records: tuple[Record, ...]
-    """The journal of the run. The fields `run` and `seq` are ignored."""
+    """The journal of the run. The store ignores the fields `run` and `seq` of each record, and sets
+    its own."""
     checkpoint: Checkpoint
     event: RunTakenIn
     requests: tuple[AgentRequest, ...] = ()
     waits: Decision | None = None
-    """The decision to wait for a person's answer, if the run's agent has an open request; otherwise
-    None."""
+    """The decision to wait for a person's answer, if the run has an open request; otherwise None.
+    """
 
 
 class PlacedRun(Struct, frozen=True):
-    """A run and its workdir, for clean-ups. `removed` is the time (ms) at which it was removed from
-    the list."""
+    """A run and its workdir, as a clean-up needs them. `removed` is the time (ms) at which the run
+    was removed from the list."""
 
     id: str
     name: str
@@ -138,7 +141,7 @@ class PlacedRun(Struct, frozen=True):
     opened: bool
     workspace: Workspace
     role: str = ""
-    """Rule that the run works under; empty if none."""
+    """Name of the rule that the run works under; empty if none."""
 
 
 class RunStore(Protocol):
@@ -189,7 +192,7 @@ class RunStore(Protocol):
         ...
 
     def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """Return runs in the order of their last change, latest first."""
+        """Return runs for a list. The run whose last change is latest comes first."""
         ...
 
     def claim(
@@ -199,27 +202,27 @@ class RunStore(Protocol):
         `running`, its attempt number grows by one, and the attempt is stored.
 
         Returns None if no run is due, or if another running run uses the run's session or
-        workspace. `seat` gives the limit for the run's account: None is also returned if the
-        account or agent is parked, or if the account has as many running runs as the limit allows.
+        workspace. With `seat`, also returns None while the seat's account or agent is parked, or
+        while its account or rule already has the maximum number of running runs.
         """
         ...
 
     def parked(self) -> Sequence[Parking]:
-        """Return the accounts and agents that are parked now. No run is launched on them for some
-        time."""
+        """Return the parked accounts and agents. No run is launched with a parked one until its
+        time is over."""
         ...
 
     def park(self, parking: Parking) -> None:
-        """Park an account or agent: until the given time, `claim` with a seat on it returns None.
-        If the account or agent is parked already, the new time replaces the old one."""
+        """Park an account or agent. Until the given time, `claim` returns None for a `seat` with
+        this account or agent. If it is parked already, the new time replaces the old one."""
         ...
 
     def unpark(self, *what: str) -> None:
-        """End the parking of these accounts or agents, for all models."""
+        """End the parking of these accounts or agents now, for all models."""
         ...
 
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
-        """Make a queued run due only at a given time, without using up an attempt. Returns None if
+        """Postpone a queued run until a given time, without using up an attempt. Returns None if
         the run is no longer queued."""
         ...
 
@@ -232,8 +235,8 @@ class RunStore(Protocol):
         ...
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        """Return the ended attempts of an agent over all runs. The one that began last is the
-        first."""
+        """Return the newest ended attempts of an agent, from all its runs. The attempt that began
+        last comes first."""
         ...
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
@@ -250,7 +253,8 @@ class RunStore(Protocol):
         ...
 
     def begin(self, claim: Claim, begun: Begun) -> Attempt:
-        """Store how the attempt starts. Called once for each attempt, before the launch."""
+        """Store the data of an attempt's start, and return the attempt. Called once for each
+        attempt, before the launch."""
         ...
 
     def record(
@@ -262,8 +266,8 @@ class RunStore(Protocol):
         received: int = 0,
     ) -> None:
         """Append events under the claim. Also stores the session and the attempt's usage so far, if
-        given. `received`: the running turn has received the messages up to this version, which
-        becomes the attempt's context version."""
+        given. `received` is the version of the newest message that the running turn has received.
+        It becomes the attempt's context version."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
@@ -302,19 +306,19 @@ class RunStore(Protocol):
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
-        """Mark the run as open in a person's hands. Until `take_back`, `claim` takes neither this
-        run nor any other run on its workdir or conversation. Raises Conflict while one of them is
-        running, or is already open."""
+        """Record that a person has opened the run in the agent's own program. Until `take_back`,
+        `claim` takes neither this run nor any other run on its workdir or conversation. Raises
+        Conflict while one of these runs is running, or is already open."""
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
-        """Mark the run as no longer open, if `open_run` marked it. Also stores the conversations'
-        new states, retired ones first."""
+        """Record that the person no longer has the run open, if `open_run` was called. Also stores
+        the new states of the conversations, retired ones first."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """Return the run that a person has open on this run's workdir or conversation. It may be
-        this run itself. None if there is none."""
+        """Return the run on this run's workdir or conversation that a person has open. This may be
+        the given run itself. None if there is none."""
         ...
 
     def retitle(self, run_id: str, title: str) -> None:
@@ -339,14 +343,15 @@ class RunStore(Protocol):
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
-        """Reset runs, all or none of them. Waiting ones become `cancelled`, and their live
-        conversations are retired with this cause. Returns the ids of the conversations. Raises
-        Conflict while one of the runs is running or open."""
+        """Reset runs, all or none of them. Runs that are not in a final state become `cancelled`,
+        and live conversations are retired with this cause. Returns the ids of the retired
+        conversations. Raises Conflict if one of the runs is running or open."""
         ...
 
     def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Revive the conversations that the latest `reset` of the runs retired, unless other
-        conversations have replaced them. Returns the ids of the revived conversations."""
+        """Make the conversations live again that the latest `reset` of the runs retired. A
+        conversation that was replaced meanwhile stays retired. Returns the ids of the conversations
+        that are live again."""
         ...
 
     def placed(self) -> Sequence[PlacedRun]:
@@ -425,7 +430,8 @@ class RunStore(Protocol):
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         """Return the Records of all runs whose `seq` is greater than `after`, in the order of
-        `seq`. If several hosts write at once, a Record with a smaller `seq` may appear later."""
+        `seq`. If several hosts write at the same time, a Record with a smaller `seq` may appear
+        later."""
         ...
 
     def newest_record(self) -> int:

@@ -38,7 +38,7 @@ class SessionStore(Protocol):
         ...
 
     def lineage(self, key: SessionKey) -> Sequence[Session]:
-        """Return all sessions of the key, oldest first, including retired ones."""
+        """Return all sessions that the key has had, oldest first, including retired ones."""
         ...
 
     def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
@@ -72,14 +72,13 @@ class SessionStore(Protocol):
         ...
 
     def amend_sessions(self, sessions: Sequence[Session]) -> None:
-        """Store changed sessions, retired ones first, in one transaction. Each was read before, or
-        is new and has `revision` 0. Raises Conflict if one of them was changed since it was read,
-        or if an attempt is running in its scope."""
+        """Store changed sessions, retired ones first, in one transaction. A new session has
+        `revision` 0. Raises Conflict if a stored session was changed since the caller read it, or
+        if an attempt is running in its scope."""
         ...
 
     def identity(self) -> tuple[str, bytes]:
-        """Return the unique id of this store, and a secret that is known only to the users of this
-        store."""
+        """Return the unique id of this store, and a secret that only the store's users can read."""
         ...
 
 
@@ -87,8 +86,8 @@ class PlanStore(Protocol):
     """Stores the plans that were begun, and the results of their tasks. The runs of the tasks are
     in the `RunStore`.
 
-    A write under a plan's lease raises LostLease unless the worker of the given `PlanRun` still
-    holds that lease.
+    Some writes need the plan's lease. They raise LostLease unless the worker of the given `PlanRun`
+    still holds that lease.
     """
 
     def add_plan(self, plan: PlanRun) -> PlanRun:
@@ -110,17 +109,18 @@ class PlanStore(Protocol):
         ...
 
     def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
-        """Extend the lease, and return the plan."""
+        """Extend the worker's lease on the plan, and return the plan."""
         ...
 
     def put_plan(self, plan: PlanRun, instructions: Mapping[str, str] = ...) -> PlanRun:
         """Store the plan's tasks, state, reason and `verified` as given, under the lease.
-        `instructions` has new instructions by the id of a run; they are appended as by
+        `instructions` maps the id of a run to new instructions, which are appended as by
         `RunStore.update`. All of this is one transaction."""
         ...
 
     def release_plan(self, plan: PlanRun) -> None:
-        """End the worker's hold on the plan. Does nothing if another worker now holds the plan."""
+        """End the worker's lease on the plan. Does nothing if another worker has claimed the
+        plan."""
         ...
 
     def put_planned(self, plan: PlanRun, planned: PlannedRun, instructions: str = "") -> None:
@@ -134,13 +134,12 @@ class PlanStore(Protocol):
 
 
 class InboxStore(Protocol):
-    """Stores the deliveries of forges. A delivery is identified by its source and the forge's id,
-    and also by its source and the digest of its body."""
+    """Stores the deliveries of forges. Two deliveries of a source are the same if they have the
+    same id from the forge, or the same digest of their bodies."""
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
         """Store the deliveries in one durable transaction: as `received`, or as `ignored` if they
-        have no intent. A delivery that is already stored, by either identification, is only
-        counted."""
+        have no intent. If a delivery is already stored, only its count is increased."""
         ...
 
     def inbox(
@@ -169,14 +168,16 @@ class InboxStore(Protocol):
         ...
 
     def replay_delivery(self, number: int, reading: PayloadReading) -> Delivery:
-        """Replace the reading of a stored delivery, whatever its state, and return it. It becomes
-        `received`, or `ignored` if the reading has no intent. Raises NotFound."""
+        """Replace what was read from a stored delivery (its intent, or the reason why there is
+        none). Returns the delivery, which becomes `received`, or `ignored` if it has no intent. Any
+        earlier state is allowed. Raises NotFound."""
         ...
 
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
-        """Delete bodies and whole rows of deliveries that were settled before these times (ms).
-        Deliveries that still wait, or failed, are kept completely. Returns the numbers of deleted
-        bodies and of deleted rows. A deleted delivery that arrives again counts as new."""
+        """Delete the bodies of deliveries that were settled before `bodies_before` (ms), and the
+        whole rows of those settled before `rows_before`. Deliveries that still wait, or failed, are
+        kept completely. Returns the numbers of deleted bodies and of deleted rows. A deleted
+        delivery that arrives again counts as new."""
         ...
 
 
@@ -189,9 +190,9 @@ class PostingStore(Protocol):
         ...
 
     def postings_due(self, limit: int = 50) -> Sequence[Posting]:
-        """Return the postings that need work: the run changed after `seen`, or a failed step
-        (`tries`) is due for a retry. Excludes postings that another host holds, and runs that were
-        removed or whose files are on another host."""
+        """Return the postings that need work, because the run changed after `seen`, or because a
+        failed step is due for a retry. Excludes postings that another host holds. Also excludes
+        runs that were removed or whose files are on another host."""
         ...
 
     def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
@@ -205,7 +206,7 @@ class PostingStore(Protocol):
         ...
 
     def put_posting(self, posting: Posting) -> None:
-        """Store the progress of a posting. Raises LostLease unless this host holds it."""
+        """Store what was posted so far. Raises LostLease unless this host holds the posting."""
         ...
 
     def hurry_posting(self, run_id: str) -> bool:
@@ -223,25 +224,25 @@ class PostingStore(Protocol):
         condition: Condition | None = None,
         solved: str = "",
     ) -> TaskRun:
-        """Append events that are not part of an attempt to the journal of a run. Also sets a
-        condition, and removes the one of the type `solved`, if given. The run's state does not
-        change."""
+        """Append events that are not part of an attempt to the journal of a run, and return the
+        run. Also sets `condition`, and removes the condition of the type `solved`, if they are
+        given. The run's state does not change."""
         ...
 
 
 class NoticeStore(Protocol):
-    """Stores notices that are to be sent to people. The component that follows the audit trail adds
+    """Stores notices to people until they are sent. The component that reads the audit trail adds
     them."""
 
     def notices_seen(self) -> int | None:
-        """Return the number of the last line of the audit trail for which notices were made; None
-        if there is none."""
+        """Return the number of the last line of the audit trail that was checked for notices; None
+        if no line was checked yet."""
         ...
 
     def put_notices(self, before: int | None, after: int, notices: Sequence[Notice]) -> bool:
-        """Store the notices for the lines of the audit trail from `before` (excluded) to `after`
-        (included), and `after` as the new position. Returns False and stores nothing if another
-        host has moved the position meanwhile."""
+        """Store the notices for the lines of the audit trail after `before`, up to and including
+        `after`. Also stores `after` as the new position. Returns False and stores nothing if
+        another host has moved the position meanwhile."""
         ...
 
     def notices_due(self, limit: int = 50) -> Sequence[Notice]:
@@ -254,7 +255,7 @@ class NoticeStore(Protocol):
 
     def hold_notice(self, notice: str, lease_s: float) -> Notice | None:
         """Reserve a due notice, given by its id, for this host. Returns None if another host holds
-        it, or if it was sent."""
+        the notice, or if it was sent already."""
         ...
 
     def settle_notice(self, notice: Notice) -> bool:
@@ -317,12 +318,13 @@ class TokenStore(Protocol):
         ...
 
     def note_refusal(self, actor: str, what: str) -> None:
-        """Add a line to the audit trail: a request of this actor was refused."""
+        """Add a line to the audit trail that says that a request of this actor was refused. `what`
+        describes the request."""
         ...
 
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
-        """Store a sign-in with a token, under the digest of the browser's own secret. It lasts
-        `lasts_s` seconds."""
+        """Store a sign-in with the token of this name, under the digest of the browser's own
+        secret. The sign-in lasts `lasts_s` seconds."""
         ...
 
     def sign_in_person(self, person: Token, sha256: str, lasts_s: float) -> None:
@@ -336,7 +338,7 @@ class TokenStore(Protocol):
         ...
 
     def sign_out_person(self, person: str) -> int:
-        """End all sign-ins of a person. Returns their number."""
+        """End all sign-ins of a person. Returns the number of ended sign-ins."""
         ...
 
     def sign_out(self, sha256: str) -> None:
@@ -353,7 +355,7 @@ class RequestStore(Protocol):
         ...
 
     def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
-        """Return the open requests of all runs, the one that expires first at the beginning."""
+        """Return the open requests of all runs. The request that expires first comes first."""
         ...
 
     def answer(

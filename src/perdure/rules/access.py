@@ -14,8 +14,8 @@ import msgspec
 _SCP = re.compile(r"(?:[^/@:]+@)?(?P<host>[^/@:]+):(?P<path>(?!//).*)")
 _WILD = re.compile(r"[*?\[]")
 _UNPLAIN = re.compile(r"%|//|(?:^|/)\.{1,2}(?:/|$)|[\\\x00-\x20\x7f]")
-"""Pattern of parts of a path that a server or git could resolve to another path than the written
-one."""
+"""Pattern of an unsafe part of a path, such as `..` or `%`. Because of it, a server or git could
+open another path than the one that was written."""
 
 
 class AccessLimits(msgspec.Struct, frozen=True):
@@ -52,8 +52,8 @@ class AccessLimits(msgspec.Struct, frozen=True):
 
     @property
     def own_labels(self) -> dict[str, str]:
-        """Return the labels for which the limits allow only one value. A new task gets these
-        labels."""
+        """Return the labels for which the limits allow only one value. A task that the token
+        creates gets these labels."""
         return {name: value for name, value in self.labels if not _WILD.search(value)}
 
     def __str__(self) -> str:
@@ -67,8 +67,8 @@ class AccessLimits(msgspec.Struct, frozen=True):
 
 
 def limits_of(repositories: Sequence[str], labels: Sequence[str]) -> AccessLimits:
-    """Return the limits for these patterns. Each of `labels` is NAME=PATTERN, or NAME for any
-    value. Raises ValueError."""
+    """Return the limits that these patterns describe. Each of `labels` is NAME=PATTERN, or NAME for
+    any value. Raises ValueError for an invalid pattern."""
     pairs = []
     for each in labels:
         name, equals, pattern = each.partition("=")

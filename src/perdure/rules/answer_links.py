@@ -23,12 +23,14 @@ LONGEST = 600
 KINDS = (AnswerKind.ALLOW, AnswerKind.DENY)
 """The answers that a link can give."""
 _PURPOSE = b"perdure answer link v1\n"
-"""Beginning of the signed bytes. It makes the key's signatures invalid for any other purpose."""
+"""First bytes of the text that is signed. Because of them, a signature made with the same key for
+another purpose is never valid for a link."""
 _SIGNATURE = 32
 
 
 class AnswerLink(msgspec.Struct, frozen=True, array_like=True):
-    """An answer to one request, sent in a notice to one channel. `expires` in ms."""
+    """An answer to one request, sent in a notice to one channel. `expires` is the time at which the
+    link becomes invalid, in ms since 1970."""
 
     run: str
     number: int

@@ -28,12 +28,14 @@ COMMENTARY = "description"
 """Name of the argument that only describes a shell command. It is ignored, because the model words
 it differently each time."""
 HARMLESS = frozenset({"timeout"})
-"""Names of other arguments that a call may have if a pattern allows its command."""
+"""Names of arguments, besides the command, that a call may have when a rule's pattern allows the
+command."""
 LONGEST = 4_000
-"""Maximum number of characters of a command that a pattern allows."""
+"""Maximum length of a command that a pattern can allow, in characters."""
 _PLAIN = late_pattern(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
 """Pattern of a command that consists of literal words: the shell expands, joins and redirects
-nothing in it. Each alternative begins with other characters, so a search never backtracks."""
+nothing in it. No two alternatives can begin with the same character, so a search never backtracks.
+"""
 _WILDCARD = late_pattern(r"[*?[]")
 _PARTS = late_pattern(r"[/=:,@]")
 _REMOTE = late_pattern(r"[^/:]*@[^/:]+:")
@@ -72,26 +74,28 @@ _GIT = frozenset(
 """Subcommands of git that are allowed in a pattern. They run no program that an argument names, and
 no alias can replace them. `_GIT_RUNNERS` excludes options that name a program, such as `--exec`."""
 _GIT_RUNNERS = ("--ex", "--rec", "--upl")
-"""Beginnings of git's options that name a program."""
+"""First letters of those options of git that name a program to run."""
 
 
 class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One saved rule. Without `run` and `repository` it applies to all runs."""
+    """One saved rule. If both `run` and `repository` are empty, the rule applies to all runs."""
 
     decision: Literal["allow", "deny"]
     tool: str
     run: str = ""
-    """The id of the run that the rule applies to."""
+    """The id of the run that the rule applies to; empty for a rule that is not limited to one run.
+    """
     repository: str = ""
-    """The repository to whose runs the rule applies."""
+    """The repository to whose runs the rule applies; empty for a rule that is not limited to one
+    repository."""
     command: str = ""
-    """The exact shell command."""
+    """The exact shell command that the rule applies to; empty if the rule has a pattern."""
     pattern: str = ""
-    """A pattern for the words of one shell command."""
+    """A pattern for the words of one shell command; empty if the rule applies to one exact call."""
     arguments: str = "{}"
-    """The other arguments of the call as JSON."""
+    """The arguments of the call besides the shell command, as a JSON object."""
     why: str = ""
-    """The reason that is reported to the agent."""
+    """The reason that the agent gets together with the answer."""
     by: str = ""
     at: str = ""
 
@@ -104,8 +108,8 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def is_stored_whole(request: AgentRequest) -> bool:
-    """Return whether the whole call was stored, so that a person who allows it has seen all of it.
-    A call that is too long or contains a secret is not stored whole."""
+    """Return whether the whole call was stored. Only then has a person who allows the call seen all
+    of it. A call that is too long or contains a secret is not stored whole."""
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -126,8 +130,8 @@ def why_not_allowed(request: AgentRequest) -> str:
 
 
 def not_whole(request: AgentRequest) -> str:
-    """Return a clause that says why a request is not shown whole, and what follows from that. Empty
-    if it is shown whole."""
+    """Return a clause that says why a comment does not show the whole request, and what follows
+    from that. Empty if the whole request is shown."""
     if why := why_not_allowed(request):
         return f"{why}: it can only be refused"
     if request.size > len(request.payload):
@@ -138,8 +142,8 @@ def not_whole(request: AgentRequest) -> str:
 def rule_for(
     decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
 ) -> ApprovalRule:
-    """Return the rule for exactly this call, or for the pattern. Raises ValueError with a sentence
-    if the pattern does not match this call."""
+    """Return the saved rule for exactly this call, or for the pattern. Raises ValueError with a
+    sentence if the pattern does not match this call."""
     rest = dict(given)
     if tool != SHELL:
         if pattern:
@@ -160,7 +164,8 @@ def rule_for(
 
 
 def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
-    """Raise ValueError with a sentence if no rule can have this pattern."""
+    """Raise ValueError if no rule can have this pattern. The error's text is a sentence for a
+    person."""
     words = _pattern_words(pattern)
     if not words:
         raise ValueError("the pattern has no words, or a quote without its end")
@@ -245,7 +250,8 @@ def _single(command: str) -> tuple[str, ...]:
 
 
 def _programs(command: str) -> Iterable[tuple[str, ...]]:
-    """Return the words of all programs that a command starts, as far as they are known."""
+    """Return the words of all programs that a command starts, for each program separately. Programs
+    that the parser does not find are missing."""
     from perdure.rules.effects.shell import read
 
     return [each.words for each in read(command).invocations]
@@ -276,9 +282,9 @@ def _is_like(pattern: str, word: str) -> bool:
 def _word_fits(pattern: str, word: str) -> bool:
     """Return whether a word matches its pattern.
 
-    A wildcard never matches an option, because one such as `--receive-pack=...` can run another
-    program. A wildcard also does not match a path outside the directory, another server, or a
-    refspec such as `+main` (forced push) or `:main` (deletion). There is one exception: the text
+    A wildcard never matches an option, because an option such as `--receive-pack=...` can run
+    another program. It also matches no path outside the directory, no other server, and no refspec
+    such as `+main` (forced push) or `:main` (deletion). It may match such a word only if the text
     before the wildcard already has that form.
     """
     if not _WILDCARD.search(pattern):
@@ -302,8 +308,8 @@ def _json(given: Mapping[str, Any]) -> str:
 
 
 def _same(arguments: str) -> str:
-    """Return the JSON text of a rule's arguments in the same form as `_json`; empty if it is not an
-    object."""
+    """Return the JSON text of a rule's arguments with sorted keys, as `_json` writes it. Empty if
+    the text is not a JSON object."""
     try:
         found = json.loads(arguments)
     except ValueError:

@@ -18,7 +18,7 @@ import msgspec
 from perdure.model.codec import resolved
 
 LINE_MOST = 64 * 1024
-"""Maximum length of a line of an exported trail, in characters."""
+"""Maximum length of a line of an exported trail, in characters. A longer line counts as invalid."""
 
 
 class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,16 +31,16 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     """Time in ms, by the store's clock."""
     actor: str
     kind: str
-    """The kind of the journal's event, or of an action without a journal record, such as
-    `token_added`."""
+    """The kind of the journal event that the line is about. For an action without a journal record,
+    the kind of that action, such as `token_added`."""
     run: str
     """The full id of the run; empty for an action that concerns no run."""
     attempt: int
     record: int
-    """Number of the journal record; 0 for an action without one."""
+    """Number of the journal record that the line is about; 0 for an action without one."""
     about: str
-    """Object of an action without a journal record, such as the name of a token; or what a person
-    has to do."""
+    """Object of an action without a journal record, such as the name of a token. In a
+    `person_needed` line, the message that says what a person has to do."""
     sha256: str
     previous: str
     """The hash of the previous line; empty for the first line."""
@@ -48,7 +48,7 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def hash_of(line: AuditLine) -> str:
-    """Return the hash that a line must have."""
+    """Return the hash that the line must have, computed from its other fields."""
     fields = {name: value for name, value in msgspec.structs.asdict(line).items() if name != "hash"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -66,8 +66,8 @@ def digest(text: str) -> str:
 
 def problems(lines: Iterable[AuditLine], *, whole: bool = False) -> Iterator[str]:
     """Yield a sentence for each line that was changed, and for each place where lines are missing
-    or in the wrong order. `whole`: whether the first of the lines must be the first of the trail.
-    """
+    or in the wrong order. `whole`: whether the first of these lines must also be the first line of
+    the trail."""
     before: AuditLine | None = None
     for line in lines:
         if hash_of(line) != line.hash:
@@ -101,8 +101,8 @@ def _missing(before: int, after: int) -> str:
 
 
 def read(text: str, number: int) -> AuditLine:
-    """Return the line that a text of an exported trail contains. Raises ValueError with a sentence
-    for invalid text. `number` is the position of the text in the file."""
+    """Parse one line of an exported trail. Raises ValueError with a sentence for invalid text.
+    `number` is the line's position in the file, for that sentence."""
     if len(text) > LINE_MOST:
         raise ValueError(f"line {number} of the file is too long for an audit trail")
     try:

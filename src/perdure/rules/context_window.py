@@ -10,9 +10,9 @@ conversation::
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)
 
-The CLIs also compact by themselves. Claude Code and Codex get the level for that when they are
-launched, and append to the transcript. Gemini CLI and OpenCode use a level of their own. The pages
-in docs/decisions describe how this was found out.
+The CLIs also compact by themselves, when a conversation reaches a certain size. Claude Code and
+Codex get that size when they are launched; they append the result to the transcript. Gemini CLI and
+OpenCode use a size of their own. The pages in docs/decisions describe how this was found out.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ WINDOWS: tuple[tuple[str, int], ...] = (
     # DEFAULT_TOKEN_LIMIT of Gemini CLI 0.61.0, for every model; 2026-11-21.
     ("*gemini-*", 1_048_576),
 )
-"""Window in tokens by pattern of a model's name; the first match counts. Used only if the CLI does
-not report the window."""
+"""Maximum size of a conversation (window), in tokens, by pattern of a model's name. The first match
+counts. Used only if the CLI does not report the window."""
 
 
 class FillRules(Struct, frozen=True, kw_only=True):
-    """The user's settings for long conversations. A conversation is full at `percent` of the
-    window."""
+    """The user's settings for long conversations. A conversation counts as full when it takes up
+    `percent` of the model's window."""
 
     policy: WhenFull = WhenFull.COMPACT
     percent: int = 80
@@ -54,7 +54,8 @@ class FillRules(Struct, frozen=True, kw_only=True):
     precedence over everything else."""
 
     def named(self, policy: str) -> FillRules:
-        """Return these rules with the policy of a task, if `policy` is not empty."""
+        """Return a copy with the policy that a task sets. Return these rules unchanged if `policy`
+        is empty."""
         if policy:
             return replace(self, policy=WhenFull(policy))
         return self
@@ -87,7 +88,8 @@ def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> 
 
 
 def is_full(fill: Fill | None, rules: FillRules) -> bool:
-    """Return whether the conversation has reached the limit. An unknown fill counts as not full."""
+    """Return whether the conversation takes up the configured percentage of the window. A
+    conversation of unknown size counts as not full."""
     return fill is not None and fill.window > 0 and fill.tokens * 100 >= fill.window * rules.percent
 
 
@@ -101,8 +103,8 @@ def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
 def measure(
     rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
 ) -> Measure:
-    """Return the step that is needed before the conversation continues. `exhausted`: whether its
-    newest request was refused as too long."""
+    """Return the step that is needed before the conversation continues. `exhausted`: whether the
+    conversation's newest request was refused as too long."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
     if rules.policy is WhenFull.STOP:
@@ -115,17 +117,16 @@ def measure(
 
 
 def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
-    """Return whether a conversation that is too long has to wait for a person, because it may
-    neither be compacted nor replaced by a new one."""
+    """Return whether a conversation that is too long has to wait for a person. This is so if it may
+    neither be compacted nor be replaced by a new one."""
     return following is Measure.STOP or (
         following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
     )
 
 
 def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
-    """Return the level at which a launched CLI compacts its conversation. None means the CLI's
-    default level. `now`: return a level below the current fill, so that the CLI compacts at once.
-    """
+    """Return the size at which a launched CLI compacts its conversation. None means the CLI's own
+    default. `now`: return a size below the current fill, so that the CLI compacts immediately."""
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
     if fill is not None and fill.window:

@@ -17,14 +17,15 @@ CRASHES = frozenset(
     {OutcomeKind.FAILED, OutcomeKind.TIMED_OUT, OutcomeKind.STALLED, OutcomeKind.LOST}
 )
 IN_A_ROW = 3
-"""Number of consecutive crashes without any result after which a run ends."""
+"""Number of consecutive crashes without any result after which perdure ends a run."""
 AT_ONCE_MS = 10_000
-"""Time after the claim, in ms, within which a crash counts as a failed start."""
+"""Time after the start of an attempt, in ms. A crash within this time counts as a failed start of
+the agent."""
 STARTS = 5
 """Number of consecutive failed starts of one agent, of at least two runs, after which the agent is
 parked."""
 LONG_AGO_MS = 3_600_000
-"""Age in ms from which a failed start is ignored."""
+"""Age of a failed start, in ms, from which it is ignored."""
 PAUSE_MS, LONGEST_PAUSE_MS = 300_000, 3_600_000
 
 
@@ -39,8 +40,8 @@ def fingerprint(attempt: Attempt) -> str:
 
 
 def loop(attempts: Sequence[Attempt]) -> str:
-    """Return a sentence for a person if the newest of the run's attempts are a series of crashes;
-    otherwise an empty string. `attempts` are oldest first."""
+    """Return a sentence that describes the crash loop, for a person. Empty if the run's newest
+    attempts are not a series of crashes. `attempts` are oldest first."""
     last = attempts[-IN_A_ROW:]
     if len(last) < IN_A_ROW or not all(_in_vain(attempt) for attempt in last):
         return ""
@@ -59,7 +60,7 @@ def loop(attempts: Sequence[Attempt]) -> str:
 
 
 def pause_ms(newest: Sequence[Attempt], now: int) -> int:
-    """Return for how long no attempt may be launched on an agent, in ms; 0 if the agent need not be
+    """Return how long no attempt of this agent may be launched, in ms; 0 if the agent need not be
     parked. `newest` are the agent's attempts over all runs, newest first."""
     row: list[Attempt] = []
     for attempt in newest:
@@ -81,7 +82,8 @@ def _in_vain(attempt: Attempt) -> bool:
         or attempt.continuation is None
     ):
         return False
-    # An estimate also counts an answer that was cut off at its beginning, which is not a result.
+    # An estimated usage also counts an answer that was cut off at its beginning. Such an answer is
+    # not a result.
     paid = attempt.usage.output and not attempt.usage.estimated
     return not (paid or (attempt.receipt is not None and attempt.receipt.evidence.answered))
 

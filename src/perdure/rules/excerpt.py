@@ -22,7 +22,7 @@ WIDTH = 400
 LAST = 12
 NAMES = 20
 AFTER = 6
-"""Maximum number of lines of an error block, including the error's own line."""
+"""Maximum number of lines shown for one error, including the line with the error itself."""
 TRACE = 40
 
 _NAMED = late_pattern(
@@ -73,7 +73,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def excerpt(text: str, most: int = MOST) -> str:
-    """Return at most `most` characters of an already cleaned text (no escapes, no control
+    """Return at most `most` characters of a text that is already cleaned (no escapes, no control
     characters). A text that fits is returned whole. Of a longer text, only the most useful parts
     are returned."""
     lines = lines_of(text)
@@ -110,8 +110,8 @@ def telling_line(text: str) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> list[list[str]]:
-    """Return each error with the lines that belong to it, in order. Tracebacks come before other
-    errors."""
+    """Return each error together with the lines that belong to it. Tracebacks come first, then
+    other errors, each in the order of the output."""
     traces, others = [], []
     at = 0
     while at < len(lines):

@@ -22,8 +22,8 @@ from perdure.rules.text import clean, clock, filled, one_line, receipt_words, to
 FILES = 10
 """Maximum number of file names in a line."""
 COMMITS, CHECKS, CALLS, NAMES = 5, 5, 10, 3
-"""Maximum numbers of commits, of checks, of denied calls or processes, and of names of changed
-files that are shown."""
+"""Maximum numbers of items that are shown: commits; checks; denied calls or processes; names of
+changed files."""
 SAID = 12
 """Maximum number of lines of a check's output that are shown."""
 
@@ -42,8 +42,8 @@ def missed_checkpoint(report: RunReport) -> str:
 
 def explained(attempt: AttemptOfRun, previous: AttemptOfRun | None) -> Iterator[tuple[str, str]]:
     """Yield a label and a clean sentence for every fact about an attempt, in order. An empty label
-    continues the previous fact. `previous` is the attempt before, to show what has changed since.
-    """
+    continues the previous fact. `previous` is the attempt before this one; changes since then are
+    reported."""
     if attempt.continuation:
         yield (
             "start",
@@ -298,7 +298,8 @@ def _moved(seen: DriftSeen) -> str:
 
 
 def _saved(attempt: AttemptOfRun) -> list[str]:
-    """Return lines on the attempt's newest checkpoint, and on a missed one."""
+    """Return sentences on the attempt's newest checkpoint, and on a checkpoint that could not be
+    taken."""
     kept = attempt.checkpoints
     lines = [
         f"no checkpoint could be taken: {one_line(reason, 160)}"

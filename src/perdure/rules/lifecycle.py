@@ -61,7 +61,8 @@ ENDED_BY = {
     RunState.QUEUED: Trigger.AGAIN,
     RunState.CANCELLED: Trigger.CANCEL,
 }
-"""Trigger that leads to each state in which no attempt runs. A reopening has its own trigger."""
+"""The trigger that leads to a state, for each state in which no attempt runs. Reopening a run has
+its own trigger."""
 
 
 FREE = frozenset(
@@ -74,17 +75,17 @@ FREE = frozenset(
         OutcomeKind.WRITER_CONFLICT,
     }
 )
-"""Outcomes that say nothing about the task. They do not count toward the maximum number of
-attempts."""
+"""Outcomes that say nothing about the task. Attempts that end with them are free: they do not count
+toward the maximum number of attempts."""
 
 UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED, OutcomeKind.NEEDS_INPUT}
-"""Outcomes that do not count toward the maximum number of attempts. They are the outcomes in
-`FREE`, failed checks (which have their own limit, `verify_rounds`), and outcomes that wait for an
-answer."""
+"""Outcomes whose attempts do not count toward the maximum number of attempts. They are the outcomes
+in `FREE`, failed checks (which have their own limit, `verify_rounds`), and outcomes that wait for
+an answer."""
 
 FREE_LIMIT = 20
-"""Number of consecutive attempts that do not count against the maximum, after which the run fails.
-Such attempts wait for an outside cause, and waiting longer is unlikely to help."""
+"""Number of consecutive free attempts after which the run fails, because waiting longer is unlikely
+to help. A free attempt does not count toward the maximum number of attempts (see `FREE`)."""
 
 BUDGET_IS_SPENT = "the budget is spent"
 BUDGET_MAY_BE_SPENT = "the budget may be spent"
@@ -121,7 +122,7 @@ AT_ONCE = frozenset(
     }
 )
 UNUSABLE = frozenset({OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
-"""Outcomes that show that the agent could not use the conversation."""
+"""Outcomes which show that the agent could not use the conversation."""
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 
 NOT_ON = (
@@ -141,10 +142,10 @@ _BACKOFF_S = {
 }
 _BACKOFF_CAP_S = 900.0
 _BY_SIGNAL = 128
-"""Lowest exit code that stands for an end by a signal."""
+"""Lowest exit code which means that a signal ended the program."""
 FURTHEST_MS = 400 * 86_400_000
-"""Maximum time from now until the end of a usage limit, in ms. A later end is ignored, because it
-comes from a wrong clock or a misread time."""
+"""Maximum time from now until the end of a usage limit, in ms. If an agent reports a later end, it
+is ignored, because it comes from a wrong clock or a misread time."""
 
 
 class Tally(Struct, frozen=True, kw_only=True):
@@ -153,22 +154,23 @@ class Tally(Struct, frozen=True, kw_only=True):
     counted: int
     """Number of attempts that count toward the maximum number of attempts."""
     free: int
-    """Number of consecutive free attempts, including this one."""
+    """Number of consecutive free attempts, including this one. Free attempts do not count toward
+    the maximum number of attempts (see `FREE`)."""
     allowed: int
     spent_usd: float = 0.0
     reserve: Reserve = NO_RESERVE
-    """Possible cost of replies that were cut off, beyond `spent_usd`."""
+    """Possible cost of replies that were cut off, in addition to `spent_usd`."""
     budget_usd: float = 0.0
     rounds: int = 0
-    """Number of failed checks of the newest instructions, including this one."""
+    """Number of checks that failed under the newest instructions, including this one."""
     rounds_allowed: int = 0
-    """Maximum number of failed checks whose output is given back to the agent."""
+    """Maximum number of failed checks after which the agent gets the output and tries again."""
     unbegun: bool = False
-    """Whether this attempt was lost before its agent was started. Such an attempt is free, like the
-    outcomes in `FREE`."""
+    """Whether this attempt was lost before its agent was started. Such an attempt does not count
+    toward the maximum number of attempts."""
     loop: str = ""
-    """Sentence on a crash loop, if the newest attempts keep crashing without any result; otherwise
-    empty."""
+    """Sentence that describes a crash loop, if the newest attempts are one (see `crashes.loop`);
+    empty otherwise."""
 
 
 def failed_by_itself(outcome: Outcome) -> bool:
@@ -181,8 +183,8 @@ def failed_by_itself(outcome: Outcome) -> bool:
 def decide(
     outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5
 ) -> Decision:
-    """Return the decision on what follows an attempt. `now` is in ms. `jitter` in [0, 1) varies the
-    delays by up to a fifth in either direction."""
+    """Return what follows an attempt. `now` is in ms. `jitter` in [0, 1) changes the delays by up
+    to a fifth in either direction."""
     kind = outcome.kind
     if kind is OutcomeKind.SUCCEEDED:
         return Decision(state=RunState.SUCCEEDED)
@@ -216,8 +218,8 @@ def decide(
 
 
 def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
-    """Return the decision after a failed check: a new attempt at once, up to the allowed number of
-    rounds. After that the run fails, with the evidence."""
+    """Return what follows a failed check. Up to the allowed number of rounds, a new attempt starts
+    immediately. After that the run fails, and the reason contains the evidence."""
     if tally.rounds <= tally.rounds_allowed:
         return Decision(state=RunState.QUEUED, run_after=now, reason=_say(outcome))
     gone_back = (
@@ -227,8 +229,8 @@ def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
 
 
 def _budget_is_over(tally: Tally) -> str:
-    """Return a sentence if the budget is spent or may be spent, with advice; otherwise an empty
-    string."""
+    """Return a sentence that says whether the budget is spent or only may be spent, and what to do.
+    The caller has found that one of the two is the case."""
     left = tally.budget_usd - tally.spent_usd
     if left <= 0 or tally.reserve.usd < left:
         return NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
@@ -270,7 +272,7 @@ def limit_end(outcome: Outcome, now: int) -> int | None:
 
 
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
-    """Return when the next attempt is due, in ms: at the end of the limit, at once, or after a
+    """Return when the next attempt is due, in ms: at the end of the limit, immediately, or after a
     growing delay."""
     limited_until = limit_end(outcome, now)
     if limited_until is not None and limited_until > now:
@@ -278,8 +280,8 @@ def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
     if outcome.kind in AT_ONCE:
         return now
     tries = max(tally.free if outcome.kind in FREE or tally.unbegun else tally.counted, 1)
-    # The reported end of the limit has passed, so the limit should be over. The retry is soon but
-    # not at once: if the reported time was wrong, immediate retries would use up all free attempts.
+    # The reported end of the limit has passed, so the limit should be over. A short delay is still
+    # needed. If the reported time was wrong, immediate retries would soon reach `FREE_LIMIT`.
     if limited_until is not None:
         base = 1.0
     else:

@@ -17,11 +17,11 @@ class Signs(Struct, frozen=True, kw_only=True):
     """The signs of life of a running attempt, as seen from this host."""
 
     supervisor: bool | None
-    """Whether the supervisor is alive; None if that cannot be seen from here (another host or
-    container)."""
+    """Whether the supervisor is alive; None if this process cannot see that, because the supervisor
+    is on another host or in another container."""
     agent: bool | None
     """Whether a process of the attempt is alive: its agent, its last turn or its check. None if the
-    process files are on another host."""
+    files with the process ids are on another host."""
     lease_over: bool
     """Whether the supervisor's lease has expired because it was not renewed in time."""
 
@@ -41,8 +41,8 @@ def liveness(signs: Signs) -> Liveness:
 
 
 def advice(name: str, found: Liveness) -> str:
-    """Return a sentence about a run without a supervisor, with the next command; empty if the run
-    has a supervisor."""
+    """Return a sentence about a run that has no supervisor, with the command to run next. Empty if
+    the run has a supervisor."""
     match found:
         case Liveness.INTERRUPTED:
             return f"{name} was interrupted: perdure retry {name} continues where it stopped"

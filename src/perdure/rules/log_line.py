@@ -68,7 +68,7 @@ from perdure.rules.messages import GIVEN
 from perdure.rules.text import clean, clock, one_line, receipt_words, soon, tokens
 
 SOON_MS = 2000
-"""Maximum delay of a retry that is shown without a time of day, in ms."""
+"""Maximum delay until a retry, in ms, for which no time of day is shown."""
 
 
 def line_of(record: Record) -> str:

@@ -19,8 +19,8 @@ from perdure.model.messages import MessageState
 LONGEST = 64 * 1024
 """Maximum length of a message, in bytes of UTF-8. `perdure update` accepts longer instructions."""
 INTO_TURN = 8_000
-"""Maximum total length of the messages that a turn takes at once, in UTF-16 units. If the output of
-a hook has more than 10,000, Claude Code 2.1.329 replaces it with the name of a file."""
+"""Maximum total length of the messages that a turn takes together, in UTF-16 units. If the output
+of a hook has more than 10,000 units, Claude Code 2.1.329 replaces it with the name of a file."""
 
 
 def length(text: str) -> int:
@@ -29,9 +29,9 @@ def length(text: str) -> int:
 
 
 def pending(contexts: Iterable[Context], known: int) -> tuple[Context, ...]:
-    """Return the messages that a turn can take now, oldest first: those that follow the version
-    `known` without a gap. The result ends before the first version that is not a message or is too
-    long. That version and all later ones wait for the next attempt."""
+    """Return the messages that a turn can take now, oldest first. They are the versions that follow
+    the version `known` without a gap. The result ends before the first version that is not a
+    message or is too long. That version and all later ones wait for the next attempt."""
     found: list[Context] = []
     room = INTO_TURN
     for each in sorted(contexts, key=lambda context: context.version):
@@ -54,8 +54,9 @@ def words(context: Context) -> str:
 
 
 def newest_in(contexts: Iterable[Context], known: int, texts: Sequence[str]) -> int:
-    """Return the newest version that the conversation contains, if it contained `known` before.
-    `texts`: texts that hooks added to its turns."""
+    """Return the number of the newest version of the instructions that the conversation contains.
+    `known`: the newest version before any hook added a message. `texts`: texts that hooks added to
+    the conversation's turns."""
     for each in sorted(contexts, key=lambda context: context.version):
         if each.version <= known:
             continue
@@ -94,7 +95,7 @@ GIVEN = {
     "boundary": "given at the end of the running turn, which then continued",
     "prompt": "given with the prompt of the next attempt",
 }
-"""Words for the way in which a message reached the agent, by `MessageState.how`."""
+"""Words that describe how a message reached the agent, by `MessageState.how`."""
 
 
 def described(state: MessageState) -> str:

@@ -1,4 +1,4 @@
-"""Decides which channels are notified of which events, and writes the notices, from lines of the
+"""Decides which channels get a notice about an event, and writes the notices, from lines of the
 audit trail. Pure."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
 
 LONG_MS = 5 * 60_000
-"""Minimum wait of a queued run that is reported to people, in ms."""
+"""Minimum wait of a queued run, in ms, about which people get a notice."""
 KINDS = ("run_finished", "run_queued", "person_needed")
 """Kinds of audit lines that may become notices."""
 WORDS = {
@@ -49,7 +49,7 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
         if event.state == RunState.SUCCEEDED:
             return NoticeEvent.DONE
         if event.state != RunState.FAILED:
-            return None  # A person stopped the run and knows about it.
+            return None  # A person stopped the run, so nobody has to be notified.
         if event.reason.startswith(OutcomeKind.BUDGET_SPENT):
             return NoticeEvent.OVER_BUDGET
         if asks:
@@ -80,14 +80,15 @@ def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
 
 
 def id_of(store: str, channel: str, line: int) -> str:
-    """Return the id of the notice about an audit line to a channel. It depends only on the line and
-    the channel, so a notice that is created twice is stored once."""
+    """Return the id of one notice: about this audit line, to this channel. The id depends only on
+    the two, so a notice that is created twice is stored once."""
     digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
     return f"ntc_{digest[:32]}"
 
 
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
-    """Return one clean line: what a person has to do, or why the run ended or waits."""
+    """Return one clean line: the action that a person has to take, or the reason why the run ended
+    or waits."""
     asked = [each.message for each in run.conditions if each.type in ASKING]
     if isinstance(event, RunFinished | RunQueued):
         reason = event.reason
@@ -152,14 +153,15 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
 
 
 def _links_of(answer: NoticeAnswer) -> list[str]:
-    """Return the lines about a call, with the links that allow or refuse it."""
+    """Return the lines that describe a call, followed by the links that allow or refuse it."""
     lines = [f"The agent wants to call {answer.tool}: {answer.call}"]
     lines += [f"Allow it once: {answer.allow}"] if answer.allow else []
     return [*lines, f"Refuse it: {answer.deny}"]
 
 
 def due_at(channel: Channel, now: datetime) -> datetime:
-    """Return when a message may be sent: now, or at the end of the quiet hours."""
+    """Return when a notice may be sent to the channel: now, or at the end of the channel's quiet
+    hours."""
     hours = channel.hours
     if hours is None:
         return now

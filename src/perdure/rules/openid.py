@@ -18,9 +18,9 @@ ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "Ed25519"),
 )
-"""The accepted signature algorithms. `none` is no signature. The HS... algorithms use a secret that
-the client (perdure) shares with the provider. An attacker could also make the client use the
-provider's public key as that secret."""
+"""The accepted signature algorithms. `none` is not accepted, because it means no signature. The
+HS... algorithms are not accepted, because their secret is shared with the provider. An attacker
+could make the client use the provider's public key as that secret."""
 
 
 def claims_problem(
@@ -65,8 +65,8 @@ def person_of(claims: Mapping[str, Any]) -> str:
 
 
 def verified_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the claims. An e-mail address that the provider has not verified is left out, because
-    anybody could have entered somebody else's address."""
+    """Return the claims without an e-mail address that the provider has not verified. Anybody could
+    have entered somebody else's address."""
     if claims.get("email_verified") is True:
         return claims
     return {name: value for name, value in claims.items() if name != "email"}

@@ -39,17 +39,17 @@ class ExpectedFile(Struct, frozen=True):
 
 
 class Placement(Struct, frozen=True, kw_only=True):
-    """The task files in the workdir according to the journal. `version` is the newest version whose
-    files are all in place."""
+    """The task files that are in the workdir according to the journal. `version` is the newest
+    version of the instructions whose files are all in place."""
 
     version: int = 0
     marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Marks of the files as the person last gave them, by name. Changes by the agent do not count.
-    """
+    """Marks of the files, by name, as the person last gave them. Later changes by the agent do not
+    change these marks."""
     unfinished: tuple[FileChange, ...] = ()
-    """Planned changes that the journal does not report as done."""
+    """Changes that the journal lists as planned but not as done."""
     planned: int = 0
-    """The version that `unfinished` belongs to."""
+    """The version of the instructions that the changes in `unfinished` belong to."""
 
     def finished(self) -> Placement:
         """Return the placement that results when all planned changes are done."""
@@ -77,8 +77,8 @@ def digest_of(mark: str) -> str:
 
 
 def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
-    """Return the task files that the instructions require, by name. `contexts` are the
-    instructions, oldest first."""
+    """Return the task files that the instructions require, by name. `contexts` are the versions of
+    the instructions, oldest first."""
     found: dict[str, ExpectedFile] = {}
     for context in contexts:
         if context.given.whole:
@@ -91,7 +91,8 @@ def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
 
 
 def newest(contexts: Sequence[Context]) -> int:
-    """Return the newest version of the instructions that came with files; 0 if none did."""
+    """Return the number of the newest version of the instructions that came with files; 0 if none
+    did."""
     return max(
         (context.version for context in contexts if context.given.files or context.given.whole),
         default=0,
@@ -149,8 +150,8 @@ def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
 
 
 def action(asked: ExpectedFile, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
-    """Return the action for a file; None if the person's version did not change. `MERGED` means
-    that a merge has to be tried.
+    """Return the action for a file; None if the person did not give a new version of it. `MERGED`
+    means that a merge has to be tried.
 
     `base`: the mark of the version that the person gave before. `there`: the mark of the file in
     the workdir. `fresh`: whether the workdir was newly made.

@@ -43,7 +43,8 @@ PRICES: tuple[tuple[str, Price], ...] = (
     ("*claude-fable-5-1*", Price(10, 0.25, 12.5, 50, 20)),
     ("*claude-fable-5*", Price(10, 1, 12.5, 50, 20)),
     # From the price list in Claude Code 2.1.329, measured on 2026-11-22. The prices of cache writes
-    # are computed: their ratio to the input price is assumed to be that of all other models.
+    # are computed. The ratio of the cache-write price to the input price is assumed to be the same
+    # as for all other models.
     ("*claude-opus-5-5*", Price(4, 0.2, 5, 20, 8)),
     ("*claude-sonnet-5-5*", Price(2, 0.1, 2.5, 10, 4)),
     ("*claude-sonnet-5", Price(2, 0.2, 2.5, 10, 4)),
@@ -62,8 +63,8 @@ PRICES: tuple[tuple[str, Price], ...] = (
     ("gpt-5.3-codex", Price(1.75, 0.175, 1.75, 14)),
     ("gpt-5.2*", Price(1.75, 0.175, 1.75, 14)),
 )
-"""Prices by pattern of a model's name; the first match counts. For a model without a match, the
-cost decides nothing."""
+"""Prices by pattern of a model's name; the first match counts. If no pattern matches, the cost has
+no influence on how the conversation continues."""
 
 HOUR_S, FIVE_MINUTES_S, TEN_MINUTES_S = 3600.0, 300.0, 600.0
 
@@ -81,10 +82,12 @@ SUMMARY = 4_000
 """Assumed size of a conversation after it was compacted, in tokens."""
 BRIEF = 3_000
 READ_AGAIN = 4
-"""Divisor for the assumed part of the old conversation that a new one reads again: a quarter."""
+"""Divisor of the size of the old conversation. It gives the assumed size of the part that a new
+conversation reads again: a quarter."""
 WORTH = 0.8
-"""Maximum cost of another way than resuming, as a fraction of the cost of resuming. It is below 1,
-because the estimates are rough and continuity has a value of its own."""
+"""Maximum cost of a way to continue that is chosen instead of resuming, as a fraction of the cost
+of resuming. It is below 1, because the estimates are rough and continuity has a value of its own.
+"""
 
 
 class Way(StrEnum):
@@ -102,7 +105,7 @@ class PromptCache(Struct, frozen=True, kw_only=True):
     tokens: int
     """Size of the newest request, in tokens."""
     idle_s: float
-    """Time since the conversation was last used, in seconds."""
+    """Time since the conversation's last request, in seconds."""
     lifetime_s: float
 
     @property
@@ -157,8 +160,8 @@ def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
 
 
 def lifetime_s(agent: str, *, hour: bool) -> float:
-    """Return how long a service keeps the part of a conversation that it has read, in seconds after
-    its last use. `hour`: whether the longer of Anthropic's two times is paid for.
+    """Return how long after its last use a service keeps a conversation in the prompt cache, in
+    seconds. `hour`: whether the longer of Anthropic's two times is paid for.
 
     Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
     Claude Code asks for an hour with a subscription, and with a key if ENABLE_PROMPT_CACHING_1H is
@@ -205,8 +208,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """Return the way to continue that the user's policy selects. The conversation continues
-    unchanged by default, while the cache is warm, and if the price is unknown."""
+    """Return the way to continue that the user's policy selects. By default, while the cache is
+    warm, and if the price is unknown, the conversation continues unchanged."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

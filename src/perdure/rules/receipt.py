@@ -22,7 +22,7 @@ from perdure.model import (
 )
 
 EDITS = 20
-"""Maximum number of a repaired transcript's edits that the receipt lists."""
+"""Maximum number of changes to a repaired transcript that the receipt lists."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
 REFUSED = "the agent ended before its first turn, because it could not use the conversation"
@@ -31,7 +31,7 @@ UNANSWERED = "the agent ended before it answered: whether it had asked the model
 
 def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
     """Return the receipt of one attempt. None if the attempt ended before it could touch the
-    conversation; then nothing is claimed."""
+    conversation, because then there is nothing to claim."""
     if continuation.kind in (Start.WAIT, Start.REFUSE):
         return None
     if continuation.kind in (Start.FRESH, Start.REBUILD):
@@ -77,8 +77,8 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
             return Verdict.REPAIRED
     if shown.damaged:
         return Verdict.REPAIRED
-    # `relation` names only the worst difference, but a conversation can have both gaps and a
-    # summary.
+    # `relation` names only the worst difference. A conversation can have both gaps and a summary,
+    # so both are looked up here.
     if shown.condensed:
         return Verdict.COMPACTED
     return Verdict.NATIVE
@@ -179,10 +179,10 @@ def _without_transcripts(continuation: Continuation, evidence: Evidence) -> Rece
 
 
 def _touched(continuation: Continuation, evidence: Evidence) -> bool:
-    """Return whether the attempt touched a conversation. Either the prompt or an answer was added
-    to it, or its history changed meanwhile."""
+    """Return whether the attempt touched a conversation: the prompt or an answer was added to the
+    conversation, or its history changed during the attempt."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
-    # Even a refused prompt was saved in the conversation.
+    # The agent saves a prompt in the conversation even if the model's service refused it.
     entered = entered or evidence.refused
     if continuation.kind is Start.FORK:
         return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
@@ -195,7 +195,7 @@ def _other_id(evidence: Evidence) -> bool:
 
 
 def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
-    """Return sentences on the evidence that contradicts the claim that the conversation
+    """Return a sentence for each piece of evidence against the claim that the conversation
     continued."""
     forked = continuation.kind is Start.FORK
     found = [REFUSED] if evidence.refused else []
@@ -308,8 +308,8 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
 
 
 def _mends(continuation: Continuation) -> list[str]:
-    """Return sentences on the first edits of a repaired transcript (the journal has all of them),
-    or on the checkpoint that was restored."""
+    """Return sentences that describe the first changes to a repaired transcript (the journal has
+    all of them), or the checkpoint that was restored."""
     if continuation.rung is Rung.CHECKPOINT:
         return [
             f"the conversation of checkpoint {continuation.checkpoint} was restored: its newest "

@@ -18,9 +18,9 @@ from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKi
 from perdure.rules.text import visible
 
 WAITING = "needs_input"
-"""Type of the condition of a run that waits for answers."""
+"""Type of the run condition which says that the run waits for answers."""
 ASKING = frozenset({"needs_person", WAITING})
-"""Types of conditions that only a person can resolve."""
+"""Types of run conditions that only a person can resolve."""
 MOST_AT_ONCE = 20
 """Maximum number of requests of one attempt."""
 MOST_OF_RUN = 100
@@ -29,14 +29,14 @@ request."""
 SHOWN = 16_000
 """Maximum number of characters of a call's arguments that are stored for display."""
 WORDS = 8_000
-"""Maximum number of characters of an answer."""
+"""Maximum length of an answer, in characters."""
 ID_LETTERS = "bcdfghjkmnpqrstvwxz"
 """Letters of short ids. There are no vowels, so that no word of a sentence looks like an id."""
 ID_LENGTH = 12
-"""Number of letters of a short id. There are 2 * 10^15 ids, so an agent cannot construct two calls
-with the same id."""
+"""Number of letters of a short id. There are 2 * 10^15 possible ids, so an agent cannot construct
+two calls with the same id."""
 ON_FORGE = 2_500
-"""Maximum number of characters of a call that a comment on a forge shows. A longer call cannot be
+"""Maximum length of a call that a comment on a forge shows, in characters. A longer call cannot be
 allowed by a comment, because the comment does not show all of it."""
 QUESTION = "AskUserQuestion"
 
@@ -48,8 +48,8 @@ SPENT = (
 
 
 def digest(tool: str, given: Any) -> str:
-    """Return the SHA-256 that identifies a call: of its tool and its arguments, in any order of the
-    arguments. `agents/claude/hook.py` computes the same digest."""
+    """Return the SHA-256 that identifies a call. It covers the tool and the arguments; the order of
+    the arguments does not matter. `agents/claude/hook.py` computes the same digest."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -116,7 +116,8 @@ def requests_of(
 
 
 def detail(request: AgentRequest) -> str:
-    """Return the `detail` of the outcome of an attempt that ended with this request."""
+    """Return the text for the `detail` of an attempt's outcome, if the attempt ended with this
+    request."""
     asked = questions(request)
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
@@ -138,9 +139,9 @@ def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
-    """Return the decision after an attempt that ended with requests: the run waits until the first
-    open request expires. The run continues earlier when a person answers. If saved rules have
-    answered all requests, it continues at once."""
+    """Return what follows an attempt that ended with requests: the run waits until the first open
+    request expires. The run continues earlier when a person answers. If saved rules have answered
+    all requests, it continues immediately."""
     requests = [each for each in requests if each.state is RequestState.OPEN]
     if not requests:
         reason = "saved rules answered what the agent asked"
@@ -162,7 +163,8 @@ def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: 
 
 
 def expired(request: AgentRequest, now: int) -> AgentRequest:
-    """Return the request; if it has expired without an answer, as refused."""
+    """Return the request. If it has expired without an answer, the returned copy is marked as
+    expired and refused."""
     if request.state is not RequestState.OPEN or request.expires > now:
         return request
     return replace(
@@ -285,13 +287,14 @@ def used_up(
 
 
 def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:
-    """Return whether the answer to a request was used up. Only an approval can be used up; the
-    answer to a question can be passed again."""
+    """Return whether the answer to a request was used up. Only an approval can be used up. The
+    answer to a question can be passed on again."""
     return request.number in spent and request.answer is AnswerKind.ALLOW
 
 
 def _closed(request: AgentRequest) -> AgentRequest:
-    """Return the request; if it was superseded, as refused, whatever the answer was."""
+    """Return the request. If it was superseded, the returned copy is marked as refused, whatever a
+    person answered."""
     if request.state is not RequestState.SUPERSEDED:
         return request
     return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}")

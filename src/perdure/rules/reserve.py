@@ -19,10 +19,11 @@ from perdure.model import ReplyCosts
 
 
 class Reserve(Struct, frozen=True, kw_only=True):
-    """Possible cost of replies that were cut off, beyond their estimates, in US dollars."""
+    """The reserve: how much more than their estimates the replies that were cut off may have cost,
+    in US dollars."""
 
     replies: int = 0
-    """Number of replies that may have cost more."""
+    """Number of replies that may have cost more than their estimate."""
     usd: float = 0.0
 
     def __add__(self, other: Reserve) -> Reserve:
@@ -33,8 +34,9 @@ NO_RESERVE = Reserve()
 
 
 def reserve(costs: Iterable[ReplyCosts], dearest: float = 0.0) -> Reserve:
-    """Return the reserve for the attempts with these costs. `dearest`: the cost of the most
-    expensive reply after these attempts, in US dollars."""
+    """Return the reserve for the attempts whose reply costs are `costs`. `dearest`: a known cost of
+    an expensive reply that is not in `costs`, in US dollars; each reply is assumed to cost at least
+    this."""
     known = list(costs)
     dearest = max([dearest, *(each.dearest for each in known)])
     cut = chain.from_iterable(each.cut for each in known)

@@ -22,8 +22,8 @@ _WHO = (
 
 
 def suggest(tries: int) -> str:
-    """Return a random name for the given number of earlier tries. After five tries a number is
-    added to the name, so that a free name is always found."""
+    """Return a random name. `tries`: the number of names that were suggested before. After five
+    tries a number is added to the name, so that a free name is always found."""
     name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
     if tries < 5:
         return name

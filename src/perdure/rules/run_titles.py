@@ -27,7 +27,8 @@ because most runs come from no forge."""
 FORGE_KEY = "delivery:"
 """Beginning of the idempotency key of a run that a forge started."""
 MARKED = "Text between <<<FORGE-"
-"""Beginning of the prompt of a run that a forge started, the same in every version of perdure."""
+"""First words of the prompt of every run that a forge started. They are the same in every version
+of perdure."""
 
 
 def title_of_thing(title: str, number: int, *, mark: str = "#", confidential: bool = False) -> str:
@@ -39,8 +40,8 @@ def title_of_thing(title: str, number: int, *, mark: str = "#", confidential: bo
 
 
 def link_to(address: str) -> str:
-    """Return the http(s) address of an issue or pull request, without the part that names a
-    comment; empty if the text is not such an address."""
+    """Return the http(s) address of an issue or pull request, without the part that points to a
+    comment. Empty if the text is not such an address."""
     found = address.partition("#")[0]
     if len(found) <= LINK_MOST and re.fullmatch(_ADDRESS, found):
         return found

@@ -53,7 +53,8 @@ def _named(found: re.Match[str]) -> str:
 
 
 def one_line(text: str, width: int = 100) -> str:
-    """Return the cleaned text on one line; a longer one is cut and ends in an ellipsis."""
+    """Return the cleaned text on one line. A text longer than `width` characters is cut and ends in
+    an ellipsis."""
     line = " ".join(clean(text).split())
     if len(line) <= width:
         return line
@@ -69,8 +70,8 @@ def at_home(path: str) -> str:
 
 
 def write_stderr(line: str) -> None:
-    """Write a line to standard error. If that fails (disk full, reader gone), nothing is raised, so
-    that no thread or attempt fails because of its log."""
+    """Write a line to standard error. Raises nothing if that fails (disk full, reader gone), so no
+    thread or attempt fails because of its log."""
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # ValueError: standard error is closed

@@ -30,9 +30,9 @@ from perdure.model.events import (
 MOST = 100
 """Maximum number of different denied calls that are stored; further ones are only counted."""
 NAMED = 3
-"""Maximum number of denied calls that an outcome names."""
+"""Maximum number of denied calls that the text of an outcome names."""
 WORDS = 400
-"""Maximum number of characters of a question or refusal in an outcome."""
+"""Maximum length of a question or refusal in the text of an outcome, in characters."""
 LOOKING = frozenset(
     {
         "glob",
@@ -62,10 +62,10 @@ class OpenEnds(Struct):
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name and main argument of the running calls, by id."""
     known: set[str] = field(default_factory=set)
-    """Ids of calls whose denial was already counted."""
+    """Ids of the calls whose denial was already counted."""
     denied: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Number of denials of each call, by tool and main argument, unless the call succeeded later.
-    """
+    """Number of denials of each call, by tool and main argument. A call that succeeded later is
+    removed."""
     denials: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Ids of the denied calls, by tool and main argument."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
@@ -73,14 +73,14 @@ class OpenEnds(Struct):
     hooked: set[str] = field(default_factory=set)
     """Ids of calls that a hook of the user denied. An approval cannot let them run."""
     more: int = 0
-    """Number of denied calls beyond `MOST`."""
+    """Number of further denied calls, which are not stored because of the limit `MOST`."""
     deferred: ToolDenied | None = None
     question: QuestionAsked | None = None
     word: LastWordGiven | None = None
     cut: str = ""
-    """Reason for which the newest answer is incomplete; empty if it is complete."""
+    """Reason why the agent's newest answer is incomplete; empty if it is complete."""
     refused: bool = False
-    """Whether the model refused and no work was done afterwards."""
+    """Whether the model refused and the agent did no work after that."""
     last: str = ""
     """The agent's newest text."""
     speaks: bool = False
@@ -88,8 +88,9 @@ class OpenEnds(Struct):
     acted: bool = False
 
     def complete(self, event: AgentEvent) -> AgentEvent | None:
-        """Return the event. A denial is completed with the known name and argument of its call.
-        None for a denial that was already counted."""
+        """Return the event, or a completed copy if it is a denial: the name and argument of the
+        denied call are added if they are known. Return None for a denial that was already counted.
+        """
         if not isinstance(event, ToolDenied):
             return event
         if event.tool_id in self.known:
@@ -106,10 +107,10 @@ class OpenEnds(Struct):
         )
 
     def absorb(self, event: AgentEvent) -> None:
-        """Add one event to the facts."""
+        """Update the collected facts with one event of the agent."""
         match event:
             case TurnStarted():
-                # A new prompt closes a call that was deferred.
+                # A new prompt means that a call which was deferred is no longer open.
                 self.speaks, self.deferred = False, None
             case Said(text=text, aside=False):
                 self.last, self.speaks, self.cut = text[:WORDS], bool(text.strip()), ""
@@ -135,8 +136,8 @@ class OpenEnds(Struct):
                 pass
 
     def settle(self, ids: Container[str], calls: Iterable[tuple[str, str]]) -> None:
-        """Remove denied calls that a person has refused. They are given by id, and by tool and main
-        argument."""
+        """Remove the denied calls that a person has refused. `ids` has ids of denials; `calls` has
+        calls as pairs of tool and main argument."""
         if self.deferred is not None and self.deferred.tool_id in ids:
             self.deferred = None
         for call in (*calls, *self.refused_calls(ids)):
@@ -150,7 +151,7 @@ class OpenEnds(Struct):
         return frozenset({*asked, *denied} - {"", *self.hooked})
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
-        """Return the calls (tool and main argument) whose denials all have ids in `ids`."""
+        """Return the calls (tool and main argument) whose denial ids are all in `ids`."""
         return [call for call, known in self.denials.items() if all(each in ids for each in known)]
 
     def _ended(self, event: ToolEnded) -> None:

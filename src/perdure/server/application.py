@@ -26,7 +26,8 @@ from perdure.server.webhooks import WebhookIntake, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CHECKS_AT_ONCE = 2
-"""Maximum number of readiness checks at once. More checks wait, without delaying other requests."""
+"""Maximum number of readiness checks in progress at the same time. Further checks wait, without
+delaying other requests."""
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -38,9 +39,10 @@ def application(
     routes: Sequence[BaseRoute] = (),
     proxies: Proxies | None = None,
 ) -> Starlette:
-    """Return the ASGI application. `problems` returns sentences about why no work can be accepted
-    now; it may block. `hosts` are allowed host names in addition to loopback. `routes` are the
-    protected routes; without `principals` every request to them is refused."""
+    """Return the ASGI application. `problems` returns the reasons why no work can be accepted now;
+    empty if there are none. It may block. `hosts` are host names to allow in addition to loopback.
+    `routes` are the protected routes. If `principals` is None, every request to a protected route
+    is refused."""
 
     checks = CapacityLimiter(CHECKS_AT_ONCE)
 

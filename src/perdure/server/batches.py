@@ -20,7 +20,7 @@ from perdure.errors import StoreError
 from perdure.model.forge.deliveries import Accepted, Arrived
 
 MOST = 100
-"""Maximum number of deliveries in a transaction. `MOST_BYTES` limits it too."""
+"""Maximum number of deliveries in a transaction. `MOST_BYTES` also limits a transaction."""
 MOST_BYTES = 32 * 1024**2
 
 
@@ -31,8 +31,8 @@ class _Waiting(Struct, frozen=True):
 
 
 class Writer:
-    """Writes deliveries. As a context manager it starts the thread, and on exit writes what is
-    pending. `kept` is called after each commit that stored a new delivery."""
+    """Writes deliveries to the store. As a context manager it starts its thread, and on exit writes
+    what is pending. `kept` is called after each commit that stored a new delivery."""
 
     def __init__(
         self,
@@ -102,11 +102,12 @@ def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
     def tell() -> None:
         for at, each in enumerate(batch):
             if each.answer.done():
-                continue  # The sender has disconnected.
+                continue  # The sender has disconnected and waits no longer.
             if isinstance(found, Exception):
                 each.answer.set_exception(found)
             else:
                 each.answer.set_result(found[at])
 
-    with suppress(RuntimeError):  # The event loop closed during the transaction.
+    # The event loop was closed during the transaction, so no request waits for an answer.
+    with suppress(RuntimeError):
         batch[0].loop.call_soon_threadsafe(tell)

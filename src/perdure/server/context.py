@@ -25,7 +25,7 @@ class ServiceCheck(Struct, frozen=True):
 
 
 class Parts(Struct, frozen=True, kw_only=True):
-    """The shared services. `engine` is for actions. `store` is for reading; it is a separate
+    """The shared services. `engine` is for actions. `store` is for reading; it uses a separate
     connection and blocks no writer."""
 
     engine: Engine
@@ -40,9 +40,9 @@ class Parts(Struct, frozen=True, kw_only=True):
     say: Callable[[str], None] = lambda line: None
     """Writes a line to the log of the service."""
     dispatch: Callable[[], None] = lambda: None
-    """Wakes the dispatcher. Called when a delivery may be new."""
+    """Wakes the dispatcher. Called when there may be a new delivery."""
     drive_plans: Callable[[], None] = lambda: None
-    """Wakes the driver of plans. Called when a plan was added."""
+    """Wakes the thread that drives plans. Called when a plan was added."""
     stop_plan: Callable[[str], PlanRun] | None = None
     """Stops a plan. None if this process drives no plans."""
     retry_plan: Callable[[str, str], PlanRun] | None = None

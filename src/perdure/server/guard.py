@@ -21,13 +21,13 @@ from perdure.server.problems import Problem, problem
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in", "/sign-in/openid", "/sign-in/openid/back"})
 OPEN_BELOW = ("/webhooks/", "/static/", "/link/")
 OWN_CHECKS = "/webhooks/"
-"""Prefix of addresses that authenticate their clients themselves. Forges sign their requests, and
-send no Origin header."""
+"""Prefix of the addresses that check requests themselves. Forges sign their requests, and send no
+Origin header."""
 SIGN_IN = "/sign-in"
 API = "/api/"
 FORM_SECRET = "x-form-secret"
 LOOKS_MOST = 8
-"""Maximum number of token look-ups in the store at once."""
+"""Maximum number of tokens that are looked up in the store at the same time."""
 SAFE = frozenset({"GET", "HEAD"})
 
 
@@ -58,8 +58,8 @@ class Guard:
         await self.app(scope, receive, self._noting_refusals(scope, send))
 
     def _noting_refusals(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` function that also adds a request to the audit trail if a known client
-        got a 403."""
+        """Return a `send` function that passes messages on. If the answer to a known client is a
+        403, it also adds the request to the audit trail."""
         principal = scope.get("state", {}).get("principal")
         if not isinstance(principal, Principal) or self.principals is None:
             return send
@@ -90,8 +90,9 @@ class Guard:
         if not a_page or not isinstance(error, Problem) or error.status != 401:
             return problem(error)
         if headers.get("hx-request") == "true":
-            # htmx requests a part of an open page. This header sends the whole page to the sign-in.
-            # A redirect would show the sign-in form inside the part, or htmx would retry forever.
+            # htmx requests a part of an open page. The header `hx-redirect` makes the browser leave
+            # that page and open the sign-in page. An HTTP redirect would show the sign-in form
+            # inside the part, or htmx would retry forever.
             door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
             return problem(
                 Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door})
@@ -106,7 +107,7 @@ def address_of(scope: Scope) -> str:
 
 def refuse_other_sites(headers: Headers) -> None:
     """Raise Problem if a page of another site made a browser send this write. Only browsers send
-    the two headers, so other programs pass."""
+    the two headers that are checked here, so requests of other programs pass."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
         raise Problem(
@@ -127,8 +128,8 @@ def _split(url: str) -> SplitResult:
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
-    """Raise Problem for a browser's write to the API that does not prove that it comes from one of
-    perdure's own pages. The proof is a header; forms of the dashboard use a field instead."""
+    """Raise Problem for a browser's write to the API that does not prove that one of perdure's own
+    pages sent it. The proof is a header. Forms of the dashboard use a field instead."""
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
         raise Problem(
             403,

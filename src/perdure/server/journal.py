@@ -27,20 +27,22 @@ from perdure.model.events import Record
 
 LOOK_S = 0.2
 IDLE_S = 1.0
-"""Poll interval without listeners, in seconds."""
+"""Poll interval in seconds while there are no listeners."""
 AT_ONCE = 500
 SETTLE_S = 10.0
-"""Maximum wait at a gap in the numbers, in seconds."""
+"""Maximum time in seconds that the reader waits for missing record numbers."""
 BACK = 100
-"""Number of the newest records that are read again at the start, to find gaps."""
+"""Number of the newest existing records that the reader reads when it starts. There may be gaps
+among them, because other transactions have not been committed yet."""
 BEHIND_MOST = 2000
-"""Number of pending records at which a listener is dropped."""
+"""Maximum number of records that may wait for a listener. A listener that is further behind is
+dropped."""
 LISTENERS_MOST = 256
 
 
 class SentRecord(Struct, frozen=True):
-    """A record with its server-sent event. The reading thread encodes the event once for all
-    listeners."""
+    """A record, and the same record encoded as a server-sent event. The reading thread encodes it
+    once for all listeners."""
 
     record: Record
     sent: bytes
@@ -48,18 +50,19 @@ class SentRecord(Struct, frozen=True):
 
 class Listener(Struct, eq=False):
     """Receives new records on an event loop. `run` is the id of the only run to listen to; empty
-    for all. `over` is set when the listener was dropped or the service is stopping."""
+    for all runs. `over` is set when the listener was dropped or the service is stopping."""
 
     run: str
     since: int
-    """Number of the last record that was sent before this listener began."""
+    """Number of the newest record that was sent before this listener was added. The listener gets
+    only later records."""
     over: bool = False
     _told: list[SentRecord] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self, patience_s: float) -> Sequence[SentRecord]:
-        """Return the new records; empty after `patience_s` seconds without any. If the result is
-        empty, check `over`."""
+        """Return the new records. Return an empty sequence if there are none after `patience_s`
+        seconds, or if the listener has ended; `over` tells which."""
         if not self._told and not self.over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), patience_s)
@@ -125,8 +128,8 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._end)
 
     def listen(self, run: str = "") -> Listener | None:
-        """Return a new listener. Return None if there are too many listeners, or if the service is
-        stopping."""
+        """Add a listener and return it. Return None if there are too many listeners, or if the
+        service is stopping."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
             if self._rounds.is_over() or len(self._listeners) >= LISTENERS_MOST:
@@ -140,8 +143,9 @@ class Journal:
         self._listeners.discard(listener)
 
     def _round(self) -> float:
-        """Send the next records. Return the pause until the next round, in seconds."""
-        with suppress(PerdureError):  # The database may work again in the next round.
+        """Pass the next records to the listeners. Return the pause until the next round, in
+        seconds."""
+        with suppress(PerdureError):  # A database error is not final: the next round tries again.
             whole = self._whole(self._read, self._store.journal(self._read, AT_ONCE))
             if whole:
                 self._tell(whole)
@@ -153,14 +157,15 @@ class Journal:
         return IDLE_S
 
     def _failed(self, error: Exception) -> None:
-        """Log an error, unless the same error was logged last."""
+        """Log an error of a round, unless the same error was logged last."""
         sentence = f"{type(error).__name__}: {error}"
         if sentence != self._said:
             self._said = sentence
             self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """Return the rows before the first gap at which the reader still waits."""
+        """Return the rows that may be sent now. They end at the first gap in the numbers for which
+        the reader still waits."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue
@@ -176,7 +181,7 @@ class Journal:
                 self.newest = rows[-1].seq
                 return
         batch = [SentRecord(row, event(row)) for row in rows]
-        with suppress(RuntimeError):  # The event loop has ended.
+        with suppress(RuntimeError):  # The event loop has ended, and the listeners with it.
             self._loop.call_soon_threadsafe(self._spread, batch)
 
     def _spread(self, batch: Sequence[SentRecord]) -> None:
@@ -192,9 +197,9 @@ class Journal:
 async def new_records(
     listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Sequence[SentRecord]]:
-    """Yield new records until the listener ends, and an empty sequence as a heartbeat. At the same
-    interval `known` checks whether the client is still authenticated, even if records arrive all
-    the time."""
+    """Yield new records until the listener ends, and an empty sequence as a heartbeat after
+    `heartbeat_s` seconds without records. At the same interval, `known` checks whether the client
+    is still authenticated, even if records arrive all the time."""
     asked = time.monotonic()
     while True:
         told = await listener.next(heartbeat_s)

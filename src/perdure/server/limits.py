@@ -39,19 +39,20 @@ OF_A_RUN = frozenset(
         "requests",
     }
 )
-"""Methods of the store whose first argument is the id of a run."""
+"""Methods of the store that take the id of a run as their first argument."""
 OF_NO_RUN = frozenset({"now", "session", "newest_record"})
 
 
 class Reach(StrEnum):
-    """How a route keeps to the limits of a token."""
+    """How a route enforces the repository and label limits of a token."""
 
     RUN = "run"
     """The address names the one run that the route shows or changes."""
     LIST = "list"
     """The route shows only what `LimitedStore` returns."""
     TASK = "task"
-    """The route creates a task, and compares the task's repository and labels with the limits."""
+    """The route creates a task. It refuses a task whose repository or labels are outside of the
+    limits."""
     NOTHING = "nothing"
     """The route shows nothing about runs."""
     WHOLE = "whole"
@@ -59,7 +60,7 @@ class Reach(StrEnum):
 
     @staticmethod
     def of(path: str) -> Reach:
-        """Return the default reach for a path: RUN if it names a run, or else WHOLE."""
+        """Return the default reach for a path: RUN if the path names a run, or else WHOLE."""
         if path.startswith(("/runs/{run}", "/runs/{name}")):
             return Reach.RUN
         return Reach.WHOLE
@@ -86,7 +87,8 @@ class LimitedStore:
 
     @cached_property
     def _marks(self) -> Mapping[str, RunProperties]:
-        """Return repository, labels, agent and role of each run inside of the limits, by id."""
+        """Return the repository, labels, agent and role of each run inside of the limits, by the
+        run's id."""
         return {
             each.id: each
             for each in self._store.run_properties()
@@ -145,7 +147,7 @@ class LimitedStore:
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = 1000
     ) -> Sequence[AuditLine]:
-        """Return the audit lines of runs inside of the limits."""
+        """Return the lines of the audit trail about runs inside of the limits."""
         found: list[AuditLine] = []
         while len(found) < limit:
             lines = self._store.audit(since=since, actor=actor, run=run, after=after, limit=PAGE)
@@ -208,7 +210,8 @@ def no_run(ref: str) -> NotFound:
 
 
 def whole_server(limits: AccessLimits) -> Problem:
-    """Return the error for a limited token at a route about the whole server."""
+    """Return the error for a client with a limited token that requests a route about the whole
+    server."""
     return Problem(
         403,
         f"This is about the whole server, and the token is limited to {limits}",
@@ -234,8 +237,8 @@ def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -
 
 
 def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
-    """Raise Problem with 403 if a new task names a conversation or a workdir. A run outside of the
-    limits may use the same conversation or workdir."""
+    """Raise Problem with 403 if a new task chooses its conversation or workdir. It could choose one
+    that a run outside of the limits uses."""
     names = ("scope", "service", "task", *(("branch",) if limits.labels else ()))
     shared = [name for name in names if said.get(name)]
     if shared:
@@ -248,7 +251,7 @@ def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
 
 
 def visible(records: Iterable[Record], limits: AccessLimits, store: EngineStore) -> list[Record]:
-    """Return the records of runs inside of the limits. Blocks on the store."""
+    """Return those records whose runs are inside of the limits. Blocks on the store."""
     if not limits:
         return list(records)
     seen: dict[str, bool] = {}

@@ -17,7 +17,8 @@ from perdure.telemetry.metrics.exposition import MetricsPage
 
 
 def metrics(parts: Parts) -> Route:
-    """Return the route. It reads the numbers through the read-only connection."""
+    """Return the route `GET /metrics`. Its endpoint reads from the store through the read-only
+    connection."""
     meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
 
     async def scrape(request: Request) -> Response:

@@ -33,15 +33,15 @@ TOKEN_MOST = 64 * 1024
 FRESH_S = 3600.0
 """Time in seconds for which the provider's configuration and keys are cached."""
 AGAIN_S = 20.0
-"""Minimum time in seconds between two requests for the provider's keys."""
+"""Minimum time in seconds between two requests to the provider for its keys."""
 WELL_KNOWN = "/.well-known/openid-configuration"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_MOST = 4096
 
 
 class ProviderAway(Exception):
-    """Raised when the provider does not answer, or not according to the protocol. The message is
-    for the log."""
+    """Raised when the provider does not answer, or violates the protocol. The message is for the
+    log."""
 
 
 class Provider(Struct):
@@ -70,8 +70,8 @@ class Provider(Struct):
             return found
 
     def place(self, back: str, state: str, nonce: str, challenge: str) -> str:
-        """Return the URL at the provider where a person signs in. `back` is the URL to which the
-        provider sends the person afterwards. Raises ProviderAway."""
+        """Return the URL at the provider where a person signs in. `back` is the URL on this server
+        to which the provider then redirects the browser. Raises ProviderAway."""
         at = str(self.configuration()["authorization_endpoint"])
         asked = {
             "response_type": "code",
@@ -203,8 +203,8 @@ class Provider(Struct):
 
 
 def ready(chosen: OpenIdProvider, public_url: str) -> None:
-    """Check that sign-in is configured completely on this machine. The provider is not contacted.
-    Raises ConfigError."""
+    """Check that the sign-in with OpenID Connect is completely configured on this machine. The
+    provider is not contacted. Raises ConfigError."""
     from importlib.util import find_spec
 
     problems = []
@@ -234,13 +234,14 @@ def secret_in(path: str) -> str:
 
 
 def refused(why: str) -> Problem:
-    """Return the error for a sign-in that failed. Its details are only in the log."""
+    """Return the error for a sign-in that failed. It does not contain the details, which are only
+    in the log."""
     return Problem(403, why, "sign in again, or with a token")
 
 
 def _basic(user: str, secret: str) -> str:
-    """Return the Authorization header of a client with a secret. User and secret are form-encoded
-    (RFC 6749, 2.3.1)."""
+    """Return the Authorization header for a client that authenticates with a secret. User and
+    secret are form-encoded (RFC 6749, 2.3.1)."""
     both = f"{quote(user, safe='')}:{quote(secret, safe='')}"
     return f"Basic {base64.b64encode(both.encode()).decode()}"
 
@@ -260,7 +261,7 @@ def _endpoint(name: str, url: object) -> None:
 
 
 def _is_known(key: dict[str, Any]) -> bool:
-    """Return whether the library can read a key. Unreadable keys are ignored (RFC 7517, section
+    """Return whether the JOSE library can read a key. Other keys are ignored (RFC 7517, section
     5)."""
     from joserfc.errors import JoseError
     from joserfc.jwk import KeySet

@@ -44,12 +44,12 @@ ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
 WHAT_MOST = 200
-"""Maximum length in characters of the description of a refused request."""
+"""Maximum length in characters of the description of a refused request in the audit trail."""
 
 
 class Principal(Struct, frozen=True):
-    """An authenticated client. `name` is the name of its token. `cookie` is the secret of a
-    signed-in browser; empty for a program."""
+    """An authenticated client. `name` is the name of its token. `cookie` is the secret in a
+    signed-in browser's cookie; empty for a program."""
 
     name: str
     scopes: frozenset[TokenScope]
@@ -62,7 +62,7 @@ class Principal(Struct, frozen=True):
 
     @property
     def actor(self) -> str:
-        """Return the actor that the audit trail names for the client's actions."""
+        """Return the client's name in the audit trail, as the actor of its actions."""
         return actor(self.kind, self.name)
 
     @property
@@ -91,7 +91,8 @@ class Principal(Struct, frozen=True):
         return ""
 
     def sent_form(self, given: str) -> bool:
-        """Return whether `given` is the secret of a form that was made for this principal."""
+        """Return whether `given` is this principal's form secret, so that the form came from one of
+        perdure's own pages."""
         return bool(self.cookie) and hmac.compare_digest(
             self.form_secret.encode(), given.encode("utf-8", "replace")
         )
@@ -118,7 +119,7 @@ def authenticated(
 
 
 def unknown() -> Problem:
-    """Return the error for an unknown client."""
+    """Return the error for a client without a valid token or cookie."""
     return Problem(
         401,
         "missing or invalid token",
@@ -132,13 +133,13 @@ class Principals(Struct):
     be called on an event loop."""
 
     reading: EngineStore
-    """Connection that only reads, and therefore blocks no writer."""
+    """Connection to the store that only reads, and therefore blocks no writer."""
     writing: EngineStore
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict)
     _wrong: dict[str, float] = field(default_factory=dict)
-    """Time at which a token was found to be invalid, by the token's digest (monotonic clock, in
-    seconds). Such a token is not looked up again for `WINDOW_S`."""
+    """Time at which each invalid token was first refused (monotonic clock, in seconds), by the
+    token's digest. Such a token is not looked up again for `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def known(self, headers: Headers, address: str) -> Principal:
@@ -187,15 +188,17 @@ class Principals(Struct):
         self.writing.sign_out(digest(principal.cookie))
 
     def note_refusal(self, principal: Principal, what: str) -> None:
-        """Add a refused request to the audit trail. If the same client already had many refusals
-        within the window, do nothing."""
+        """Add a refused request to the audit trail. Do nothing if the client already had
+        `FAILURES_MOST` refusals within `WINDOW_S`."""
         with self._lock:
             key = f"refused {principal.actor}"
             many = self._is_many(key)
             if not many:
                 self._note(key)
         if not many:
-            with suppress(PerdureError):  # A full disk must not change the answer.
+            # If the audit entry cannot be stored, for example on a full disk, the answer stays the
+            # same.
+            with suppress(PerdureError):
                 self.writing.note_refusal(principal.actor, one_line(what, WHAT_MOST))
 
     def _token(self, secret: str, address: str) -> Token:
@@ -207,7 +210,9 @@ class Principals(Struct):
         if found is None:
             raise self._refusal(given, address)
         if self.reading.now() - found.used > USED_EVERY_MS:
-            with suppress(PerdureError):  # A full disk must not prevent access.
+            # Even if the time of use cannot be stored, for example on a full disk, the token is
+            # accepted.
+            with suppress(PerdureError):
                 self.writing.use_token(found.name)
         return found
 
@@ -235,8 +240,8 @@ class Principals(Struct):
         return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
 
     def _note(self, key: str) -> None:
-        """Count a failure under a key, such as a client's address. The caller must hold the
-        lock."""
+        """Record the time of a failure or refusal under a key, such as a client's address. The
+        caller must hold the lock."""
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
             self.say(f"{FAILURES_MOST} invalid tokens came {key}")
@@ -245,7 +250,7 @@ class Principals(Struct):
 
 
 def _make_room(kept: dict[str, Any]) -> None:
-    """Remove the oldest entries until there is room for one more."""
+    """Remove the oldest entries of `kept` until there is room for one more."""
     while len(kept) >= ADDRESSES_MOST:
         kept.pop(next(iter(kept)))
 

@@ -37,14 +37,15 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (StoreError, 503),
     (PerdureError, 500),
 )
-"""HTTP status by kind of error. The first match is used, so more specific kinds come first."""
+"""HTTP status by class of error. The first matching class is used, so subclasses come before their
+base classes."""
 
 AGAIN = {429: "60", 502: "10", 503: "10", 507: "60"}
-"""Seconds after which the client may retry, by status (header Retry-After)."""
+"""Seconds after which the client may retry, by HTTP status (header Retry-After)."""
 
 UNREAD = frozenset({401, 403, 408, 413, 415, 429})
-"""Statuses of requests that are refused before their body was read. The connection is closed, so
-that the rest of the body need not be received."""
+"""Statuses of requests that are refused before their body was read. The connection is then closed,
+because otherwise the server would have to receive the rest of the body."""
 
 
 class Problem(PerdureError):

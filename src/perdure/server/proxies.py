@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 HOPS_MOST = 20
-"""Maximum number of addresses that are read from `X-Forwarded-For`, beginning with the nearest."""
+"""Maximum number of addresses that are read from `X-Forwarded-For`, beginning with the last one,
+which the nearest proxy added."""
 
 
 class Proxies:
@@ -32,8 +33,8 @@ class Proxies:
         return found is not None and any(found in network for network in self.networks)
 
     def is_near(self, address: str) -> bool:
-        """Return whether many people may share an address. They may if it is a proxy, is on this
-        machine, or is not a valid address."""
+        """Return whether many clients may share an address. That may be so if the address is a
+        proxy, is on this machine, or is not valid."""
         found = plain_address(address)
         return found is None or found.is_loopback or self.has(address)
 
@@ -44,7 +45,7 @@ class Proxies:
         names = [name.strip() for name in forwarded.split(",") if name.strip()][-HOPS_MOST:]
         while names and self.has(peer):
             found = plain_address(names.pop())
-            if found is None:  # Entries before an invalid entry cannot be trusted either.
+            if found is None:  # The addresses before an invalid entry cannot be trusted either.
                 break
             peer = str(found)
         return peer

@@ -23,8 +23,9 @@ LONGEST = 4096
 def secrets_of(
     sources: Sequence[Source], environ: MutableMapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return the secrets by the name of their source. Their variables are removed from `environ`,
-    so that no agent gets them. Raises ConfigError that lists all problems."""
+    """Return the webhook secrets, by the name of their source. The environment variables that
+    contain them are removed from `environ`, so that no agent gets them. Raises ConfigError that
+    lists all problems."""
     problems: list[str] = []
     found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
     for source in sources:

@@ -71,7 +71,8 @@ class StalledConnectionProtocol(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Return True unless a complete request is being answered on this connection."""
+        """Return whether the connection waits for a request. That is the case unless a complete
+        request is being answered."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def on_response_complete(self) -> None:
@@ -79,8 +80,8 @@ class StalledConnectionProtocol(H11Protocol):
         super().on_response_complete()
 
     def _finds_room(self) -> bool:
-        """Return whether this connection may stay. If there are too many connections, close one
-        without a complete request to make room."""
+        """Return whether this new connection may stay. If there are too many connections, close
+        another one that waits for a request, to make room."""
         others = [
             each
             for each in self.connections
@@ -93,8 +94,8 @@ class StalledConnectionProtocol(H11Protocol):
         return len(others) < CONNECTIONS_MOST or self._closes_one(others)
 
     def _closes_one(self, others: list[StalledConnectionProtocol]) -> bool:
-        """Close one connection that waits for a request: the oldest of the address with the most
-        such connections. Return whether there was one."""
+        """Close one of the connections that wait for a request: the oldest of the address with the
+        most such connections. Return False if no connection waits."""
         waiting = [each for each in others if each.is_waiting]
         if not waiting:
             return False

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 
 BEGINS = "prd_"
-"""Prefix of a token, by which secret scanners recognize it."""
+"""Prefix of every token. Secret scanners recognize tokens by this prefix."""
 SECRET_BYTES = 32
 LONGEST = 200
 

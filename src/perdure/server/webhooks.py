@@ -28,13 +28,14 @@ from perdure.model.forge.sources import Source
 from perdure.server.batches import Writer
 
 BODY_S = 30.0
-"""Time limit for the body of a request, in seconds. Forges themselves give up after 5 to 30 s."""
+"""Time limit in seconds for receiving the body of a request. Forges themselves give up after 5 to
+30 s."""
 HELD_MOST = 8 * BODY_MOST
-"""Maximum size in bytes of all bodies in memory together. Above it, senders are asked to retry
-later."""
+"""Maximum size in bytes of all bodies that are in memory at the same time. A request above this
+limit gets a 503, so that its sender tries again later."""
 LARGE = 1024 * 1024
-"""Minimum size in bytes of a large delivery. Large deliveries are parsed in a thread, and their
-memory is returned to the system afterwards."""
+"""Minimum size in bytes of a delivery that counts as large. Large deliveries are parsed in a
+thread, and their memory is then returned to the system."""
 TRIM_AFTER_S = 1.0
 LINE_EVERY_S = 1.0
 
@@ -52,7 +53,7 @@ class WebhookIntake(Struct):
     _trim: asyncio.TimerHandle | None = None
 
     async def post(self, request: Request) -> Response:
-        """Answer one webhook request."""
+        """Answer one webhook request: store its delivery, or refuse it."""
         name = request.path_params["name"]
         try:
             # Unlike an ignored delivery, a wrong address is a mistake in the forge's configuration.
@@ -133,8 +134,8 @@ class WebhookIntake(Struct):
             asyncio.get_running_loop().run_in_executor(None, trim, 0)
 
     async def _body(self, request: Request) -> bytearray:
-        """Return the raw body. Its bytes are added to `held`; the caller subtracts them. Raises
-        DeliveryRefused with 408, 413 or 503."""
+        """Return the raw body of a request. Its size is added to `held`; the caller must subtract
+        it. Raises DeliveryRefused with 408, 413 or 503."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:12]) > BODY_MOST:
             raise too_large()

@@ -1,5 +1,5 @@
-"""Stores runs, conversations and the journal. The entry point is `open`; `perdure.cli.compose`
-calls it.
+"""Stores runs, conversations and the journal. The entry point is `open`, which `perdure.wiring`
+calls.
 
 The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
 (rules for every write), `reads` (queries), `queries.sql` (every statement by name), `rows`
@@ -31,14 +31,14 @@ def open(  # noqa: A001 - used as stores.open
     ballast: Ballast | None = None,
     host: Host | None = None,
 ) -> SqlStore:
-    """Open and return the store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL.
-    Creates or upgrades it if needed.
+    """Open and return the store at a file path, a `sqlite:///absolute/path` URL or a
+    `postgresql://` URL. The database is created or upgraded if needed.
 
     With `read_only` nothing is changed; if there is no store, the result is an empty one.
     `observers` are called with each committed Record. `host` identifies this machine among those
-    that share the database. `allow_network` permits a database file on a network file system, for
-    users who know that theirs has reliable locks. Raises StoreError with one sentence if the
-    database is not writable, full, damaged, unreachable, or from a newer perdure.
+    that share the database. `allow_network` permits a database file on a network file system. It is
+    meant for users who know that their file system has reliable locks. Raises StoreError with one
+    sentence if the database is not writable, full, damaged, unreachable, or from a newer perdure.
     """
     from pathlib import Path
 
@@ -81,8 +81,8 @@ def _postgres(
 
 
 def examine(url: str) -> Iterator[tuple[str, str]]:
-    """Check the database at a `postgresql://` URL for `perdure doctor`. Yields findings: `ok`,
-    `warn` or `bad`, and a sentence."""
+    """Check the database at a `postgresql://` URL for `perdure doctor`. Yields one finding per
+    check: its state (`ok`, `warn` or `bad`) and a sentence."""
     from contextlib import closing
 
     from perdure.errors import StoreError
@@ -97,8 +97,8 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 
 
 def sqlite_warning() -> str:
-    """Return a sentence if the SQLite in use has a known bug that affects perdure; otherwise an
-    empty text."""
+    """Return a warning sentence if the installed SQLite has a known bug that affects perdure,
+    otherwise an empty string."""
     from perdure.store.disk import sqlite_warning
 
     return sqlite_warning()

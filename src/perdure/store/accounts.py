@@ -2,9 +2,9 @@
 parked. Part of `perdure.protocols.RunStore`.
 
 `claim` calls `no_seat` in its own transaction, so two workers cannot both exceed the limit of an
-account. Parking survives restarts. An expired row has no effect, and the next write that only
-concerns parking deletes it. The writes that end attempts do not delete expired rows, because these
-writes run concurrently and would wait for each other.
+account. Parking survives restarts. A row whose time has expired has no effect. It is deleted by the
+next write that concerns only parking. The writes that end attempts do not delete expired rows. They
+run concurrently, and would have to wait for each other.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Accounts(StoreWrites):
 
 
 def no_seat(write: Write, seat: Seat) -> bool:
-    """Return whether a run may not begin now. Either its account or agent is parked, or the maximum
-    number of runs of its account or its rule is in progress."""
+    """Return whether a run may not begin now. Either its account or agent is parked, or too many
+    runs of its account or of its rule are in progress."""
     if (
         write.one(
             "parked_for", account=seat.account, agent=seat.agent, model=seat.model, now=write.now
@@ -87,7 +87,7 @@ def no_seat(write: Write, seat: Seat) -> bool:
 
 
 def put(write: Write, parking: Parking) -> None:
-    """Park the account or agent. If it is parked already, only change the time at which the parking
+    """Park the account or agent. If it is parked already, replace the time at which the parking
     ends."""
     until = min(parking.until, MAX_TIME)
     write.do(

@@ -44,8 +44,8 @@ class StoredRequests(StoreWrites):
 
         with self._write() as write:
             run = run_of(write.named(run_id))
-            # Lock the run's row first. The last of several concurrent answers must see the others,
-            # because it makes the run due.
+            # Lock the run's row before anything is read. Several answers may arrive at the same
+            # time. The last one makes the run due, so it must see that all others are stored.
             write.do("touch_run", id=run.id, now=write.now)
             found = write.one("request", run=run.id, number=number)
             if found is None:

@@ -57,8 +57,8 @@ class AuditTrail(StoreReads):
             after = lines[-1].number
 
     def _changed(self, lines: Sequence[AuditLine]) -> Iterator[str]:
-        """Yield a sentence for each line whose record in the journal is missing or differs from the
-        line."""
+        """Check lines of the audit trail against the journal. Yield a sentence for each line whose
+        record is missing in the journal or was changed there."""
         from perdure.rules.audit_chain import digest, named
 
         values = {"after": lines[0].number - 1, "until": lines[-1].number}

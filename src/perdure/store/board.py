@@ -20,7 +20,7 @@ NEWEST = (2**62, 2**62)
 ASKING = "asking"
 """Name of the list of runs that need a person. All other lists are named after a state."""
 PIPS = 8
-"""Maximum number of attempts that a row of a list has."""
+"""Maximum number of attempts that are returned with each run of a list."""
 
 
 class Boards(StoreReads):
@@ -113,8 +113,8 @@ class Boards(StoreReads):
 
 
 def pattern(words: str) -> str:
-    """Return a LIKE pattern, with `!` as its escape character, for texts that contain the
-    lower-case words. Empty for no words."""
+    """Return a LIKE pattern that matches texts with these lower-case words. Its escape character is
+    `!`. Return an empty string if `words` is empty."""
     if not words:
         return ""
     escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
@@ -122,8 +122,8 @@ def pattern(words: str) -> str:
 
 
 def marks_of(row: Row) -> RunProperties:
-    """Return the properties of a run by which a token's limits select it. Does not decode the whole
-    task."""
+    """Return the properties of a run that are compared with the limits of a token. Only these
+    properties are decoded, not the whole task."""
     from perdure.protocols import RunProperties
 
     spec, place = json.loads(row["spec"]), json.loads(row["workspace"])

@@ -14,7 +14,7 @@ class Database(Protocol):
     """An open database. Threads may share it."""
 
     place: str
-    """Name of the database in messages: a path, or an address without its password."""
+    """Name of the database for messages: a file path, or an address without its password."""
 
     def now(self) -> int:
         """Return the time by the database's clock, in ms since 1970. Leases depend on this clock
@@ -22,8 +22,8 @@ class Database(Protocol):
         ...
 
     def reading(self) -> AbstractContextManager[Any]:
-        """Yield a cursor on one snapshot of the database. Writers are not blocked. Raises
-        StoreError."""
+        """Open one snapshot of the database, and yield a cursor that reads it. Writers are not
+        blocked. Raises StoreError."""
         ...
 
     def writing(self, *, claimed: bool = False) -> AbstractContextManager[tuple[Any, int]]:

@@ -63,7 +63,7 @@ def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
-    """Return a sentence if this SQLite has the WAL-reset bug, otherwise an empty text.
+    """Return a warning sentence if this SQLite has the WAL-reset bug, otherwise an empty string.
 
     The bug affects 3.7.0 to 3.51.2: two connections that write and checkpoint at the same instant
     may, very rarely, corrupt the database. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03).

@@ -1,10 +1,10 @@
 """Reads the newest runs with nothing but sqlite3. Used by `perdure ls`, which must respond
 instantly, and by commands whose argument names no run.
 
-The functions answer only in the normal case. In any unusual case (another schema version, an error)
+The functions work only in the normal case. In any unusual case (another schema version, an error)
 they return None. The caller then uses the ordinary store, which reports the problem in a sentence.
-This module and its imports must not use typing, pathlib or dataclasses, because importing each
-would take longer than the query.
+This module and its imports must not use typing, pathlib or dataclasses. Importing any of them would
+take longer than the query.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ DETAILS = (
     *("repo", "branch", "prompt", "title", "link", "role", "labels"),
     *("cost_usd", "estimated", "work"),
 )
-"""Fields that are read only for the rows that are shown. They are stored in JSON, which takes
-longer to read than a column."""
+"""Fields that are read from JSON, which is slower than reading a column. Therefore they are read
+only for the rows that are shown."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
  substr(json_extract(spec, '$.prompt'), 1, {LISTED_PROMPT}), title, link, rule,
  json_extract(spec, '$.labels'),
@@ -55,7 +55,8 @@ _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace,
  FROM runs WHERE ordinal = ?"""
 
 _ONLY = "AND (agent IN ({0}) OR rule IN ({0})) "
-"""SQL condition that selects runs of certain agents or roles."""
+"""SQL condition that selects runs by agent or role. `{0}` is replaced by the placeholders of the
+names."""
 
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 CHANGED = COLUMNS.index("updated")
@@ -64,11 +65,11 @@ CHANGED = COLUMNS.index("updated")
 def newest(
     path: str, states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[dict[str, str | int]] | None:
-    """Return the rows of `find` in the order of their last change, latest first, as dicts with the
-    names in COLUMNS and DETAILS as keys. Returns None if they cannot be read quickly.
+    """Return the runs that changed last, latest first, at most `limit` of them. Each is a dict with
+    the names in COLUMNS and DETAILS as keys. Return None if they cannot be read quickly.
 
-    `agents`: only runs of these agents or roles, if any are given; `since`: only runs that changed
-    after this time (ms).
+    If `agents` is not empty, only runs of these agents or roles are returned. `since` selects runs
+    that changed at or after this time, in ms since 1970.
     """
     try:
         os.stat(path)  # noqa: PTH116
@@ -103,8 +104,9 @@ def newest(
 
 
 def similar_names(path: str, ref: str) -> list[str] | None:
-    """Return the names of the newest runs, if no run has `ref` as its name, its key, or the
-    beginning of its id. Returns None if a run has, or if that cannot be determined quickly."""
+    """Return the names of the newest runs, for a hint that no run is called `ref`. Return None if a
+    run has `ref` as its name, its key or the beginning of its id, or if that cannot be determined
+    quickly."""
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -131,7 +133,7 @@ def similar_names(path: str, ref: str) -> list[str] | None:
 
 
 def _opened(path: str) -> sqlite3.Connection | None:
-    """Return a read-only connection to the database; None if that fails or if the database has
+    """Return a read-only connection to the database. Return None if it cannot be opened or has
     another schema version."""
     try:
         connection = sqlite3.connect(

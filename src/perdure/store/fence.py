@@ -1,5 +1,6 @@
-"""The rules that every write to a run must pass: the fence (does the claim still hold), the mutual
-exclusion of runs, and the end or re-queueing of a run.
+"""The rules that every write to a run must pass. The fence checks that a claim is still valid.
+Other functions keep two runs from sharing a workdir or conversation at the same time, and end a run
+or queue it again.
 
 Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
 checkpoints and removals.
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 
 def require_claim(write: Write, claim: Claim) -> TaskRun:
-    """Return the run, if it is still claimed by this claim. Every claimed write calls this first.
-    Raises LostLease otherwise."""
+    """Return the run of the claim. Raises LostLease if the claim is no longer valid. Every claimed
+    write calls this first."""
     row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
     if row is None:
         raise lost_lease(claim)
@@ -67,8 +68,8 @@ def lost_lease(claim: Claim) -> LostLease:
 
 
 def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
-    """Return the run with the same key, or None. Raises Conflict if that run's spec or files
-    differ."""
+    """Return the run that has the same key, or None. Raises Conflict if it has another spec or
+    other task files."""
     row = write.one("run_by_key", ref=spec.key) if spec.key else None
     if row is None:
         return None
@@ -102,16 +103,19 @@ def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scop
 
 
 def more_attempts(run: TaskRun, more: int = 1) -> int:
-    """Return the run's maximum number of attempts after a person allows `more` further ones."""
+    """Return the run's new maximum number of attempts after a person has allowed `more` attempts
+    beyond those already made. The maximum never decreases."""
     return max(run.attempts_allowed, run.attempt + more)
 
 
 def next_state(
     run: TaskRun, attempt: Attempt, ending: Ending, now: int
 ) -> tuple[RunState, int, str]:
-    """Return the state, `run_after` and reason of a run whose attempt ended. If a person stopped
-    the run or added instructions during the attempt, that takes precedence over the attempt's
-    decision."""
+    """Return the new state, `run_after` and reason of a run whose attempt has ended.
+
+    These follow the attempt's decision, with two exceptions. If a person stopped the run during the
+    attempt, the run is not queued again. If a person added instructions, it does not end.
+    """
     decision = ending.decision
     if run.cancel_requested and decision.state is RunState.QUEUED:
         return RunState.CANCELLED, now, "stopped on request"
@@ -166,9 +170,12 @@ def settle(
 def instruct(
     write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN, message: str = ""
 ) -> TaskRun:
-    """Append a version of the instructions, and queue the run if its state is final. Returns the
-    run. A message with a known key and the same text is ignored. Raises NotFound, and Conflict if
-    the key is used with another text."""
+    """Append a version of the instructions, and return the run. A run is queued if it was over, or
+    if it waited for a person's answer.
+
+    If a message with the same key and text was stored before, nothing is changed. Raises NotFound,
+    and Conflict if the key was used with another text.
+    """
     from perdure.model.events import ContextAdded
 
     run = run_of(write.named(run_id))
@@ -197,9 +204,9 @@ def instruct(
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
-    """Queue a run that has no attempt in progress. It is due now, and `more` further attempts are
-    allowed. If it is queued already, it becomes due now. Raises ValueError if the state machine has
-    no such transition."""
+    """Queue a run that has no attempt in progress, and allow `more` further attempts. The run is
+    due immediately, even if it was queued for a later time. Raises ValueError if the state machine
+    has no such transition."""
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 
@@ -222,16 +229,16 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
 def updated_conditions(
     run: TaskRun, state: RunState, new: Condition | None
 ) -> tuple[Condition, ...]:
-    """Return the run's conditions together with the new one, at most one of each type.
-    `needs_person` is dropped once the run is queued or has succeeded."""
+    """Return the run's conditions together with `new`, at most one of each type. Conditions that no
+    longer hold in the state `state` are dropped."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
     if new is None or new.type != WAITING:
         kept.pop(WAITING, None)
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
     if state is RunState.QUEUED:
-        # The run was queued again after its work had been taken back on the forge, so the work is
-        # given again.
+        # The condition says that the run's work was cancelled on the forge. A run that is queued
+        # again has work again.
         kept.pop("withdrawn", None)
         # The workdir is in use again, and the next clean-up will check it again.
         kept.pop(UNSAVED, None)

@@ -92,8 +92,8 @@ class Inbox(Plans):
 
 
 def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
-    """Mark deliveries as `handled`, in the transaction that gives the run their instructions.
-    Raises Conflict if another process has already settled one of them."""
+    """Mark deliveries as `handled`. This is done in the same transaction that adds their
+    instructions to the run. Raises Conflict if another process has already settled one of them."""
     if not numbers:
         return
     from perdure.model.forge.deliveries import DeliveryState

@@ -1,5 +1,8 @@
-"""The notices to people in SQL: `perdure.protocols.NoticeStore`. The position in the audit trail
-and the notices of its lines are stored together, so that each line is processed once."""
+"""The notices to people in SQL: `perdure.protocols.NoticeStore`.
+
+Notices are made from the lines of the audit trail. The number of the last processed line is stored
+in the same transaction as the notices, so each line is processed exactly once.
+"""
 
 from __future__ import annotations
 

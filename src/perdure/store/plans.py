@@ -1,7 +1,7 @@
 """Plans in SQL: `perdure.protocols.PlanStore`. The process that works on a plan holds its lease.
 
-This module changes runs in only one way: it appends instructions, in the same transaction as the
-plan's record of them.
+This module changes runs in only one way: it appends instructions. The plan's record of these
+instructions is stored in the same transaction.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Postings in SQL: `perdure.protocols.PostingStore`. Due postings are found by comparing a run's
-state with the posting, so a missed event does no harm."""
+"""Postings in SQL: `perdure.protocols.PostingStore`. The state of a run is compared with what was
+posted about it, which shows whether a posting is due. A missed event therefore does no harm."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from perdure.model.forge.postings import Posting
 
 HERE = "here"
-"""Name of the holder of a posting if no other host shares the database. In that case a lock in the
-state directory keeps a second process from posting."""
+"""Name that is stored as the holder of a posting if no other host shares the database. On one host,
+a lock in the state directory prevents two processes from posting at the same time."""
 
 
 class Postings(Inbox):

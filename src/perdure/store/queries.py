@@ -1,7 +1,8 @@
-"""Loads the store's statements from `queries.sql`, once: `SQL["claim_next"]`.
+"""Loads the store's statements from `queries.sql`, once. `SQL["claim_next"]` is an example of a
+lookup.
 
-They are written for SQLite, in portable SQL. `store.postgres.translation` converts the parameters
-to psycopg's form.
+The statements are written for SQLite, in portable SQL. `store.postgres.translation` converts the
+parameters to psycopg's form.
 """
 
 from __future__ import annotations

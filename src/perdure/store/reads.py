@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ALL = 2**62
 PREFIX = 4
-"""Minimum length of the beginning of an id by which a run can be named, in characters."""
+"""Minimum number of characters if a run is named by the beginning of its id."""
 
 
 class StoreReads:

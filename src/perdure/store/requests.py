@@ -1,6 +1,8 @@
-"""Statements on requests within a transaction. A request is stored at the end of an attempt, given
-to the next attempt, or superseded when the run continues or ends without it. Called by `fence`,
-`sql`, `retention` and `answers`."""
+"""Statements on requests within a transaction. Called by `fence`, `sql`, `retention` and `answers`.
+
+A request is stored at the end of the attempt that made it. It is given, with its answer, to the
+next attempt. If the run continues or ends without an answer, it is superseded.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
 
 
 def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
-    """Replace a request, but only if it is still in the state `was`. Returns whether it was
-    replaced."""
+    """Replace the stored request, but only if its stored state is still `was`. Return whether it
+    was replaced."""
     from perdure.model.codec import encode
 
     row = write.one(
@@ -71,8 +73,9 @@ def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
 
 
 def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
-    """Store that an attempt gets these answers. An expired request gets its default answer here.
-    Raises LostLease if one of them was changed meanwhile."""
+    """Store that an attempt gets the answers in these requests. If a request expired, its stored
+    record gets the default answer here. Raises LostLease if a stored request was changed in the
+    meantime."""
     from perdure.model.events import RequestGiven
 
     if requests:
@@ -95,8 +98,8 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
 
 
 def release(write: Write, run: TaskRun, why: str) -> None:
-    """Supersede the requests of a run, including those with an answer that no attempt got. If the
-    run waits for an answer, make it due."""
+    """Supersede the requests of a run that are open, and those whose answer was not given to an
+    attempt. If the run waits for an answer, make it due."""
     from perdure.model.codec import encode
 
     supersede(write, run.id, why, answered=True)
@@ -106,8 +109,8 @@ def release(write: Write, run: TaskRun, why: str) -> None:
 
 
 def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) -> None:
-    """Mark the open requests of a run as superseded, because its agent will not get an answer.
-    `answered`: also mark those with an answer that no attempt got."""
+    """Mark the open requests of a run as superseded, because its agent will not get an answer. If
+    `answered` is true, also mark requests whose answer was not given to an attempt."""
     from perdure.model.events import RequestSuperseded
 
     for each in of_run(write, run_id):

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 OF_WORKDIR = (UNSAVED, "half_back")
-"""Types of conditions that describe a run's workdir."""
+"""Types of conditions that describe a run's workdir and are dropped with it."""
 
 
 class StoreWrites(StoreReads):
-    """A `StoreReads` that can also write. `_write` opens one transaction. The observers get its
-    Records after the commit."""
+    """A `StoreReads` that can also write. `_write` opens one transaction. After its commit, the
+    Records that it wrote are passed to the observers."""
 
     def __init__(
         self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE
@@ -56,9 +56,10 @@ class StoreWrites(StoreReads):
         super().__init__(database, host)
         self._observers = tuple(observers)
         self.actor = PERDURE
-        """Actor to record for a write if the caller names none."""
+        """Actor that is recorded for a write outside of an `acting` block."""
         self.cache: CachedLookups | None = None
-        """Cache that answers `look_up`. It is updated whenever sessions are stored."""
+        """Cache for `look_up`, or None if no cache is configured. It is updated whenever sessions
+        are stored."""
 
     def close(self) -> None:
         if self.cache is not None:
@@ -91,8 +92,8 @@ class StoreWrites(StoreReads):
             for session in sessions:
                 write.put_session(session)
             if not event.files_only:
-                # An answer is only valid in the conversation in which the agent asked, so the
-                # requests are superseded.
+                # The restored conversation is older than the requests. An answer is only valid in
+                # the conversation in which the agent asked, so the requests are superseded.
                 release(write, run, "an earlier checkpoint was restored")
             write.note(run.id, 0, [event])
             return run
@@ -220,8 +221,11 @@ class StoreWrites(StoreReads):
     @contextmanager
     def _write(self, claim: Claim | None = None, *, by_itself: bool = False) -> Iterator[Write]:
         """Open a write transaction. Under a claim it must only touch the claim's own run, workdir
-        and conversation, because other writes may happen at the same time. Under a claim, or with
-        `by_itself`, perdure is recorded as the actor, even in a process that a person started."""
+        and conversation, because other writes may happen at the same time.
+
+        Under a claim, or with `by_itself`, the recorded actor is perdure, even in a process that a
+        person started.
+        """
         claimed = claim is not None
         actor = PERDURE if claimed or by_itself else current(self.actor)
         with self._database.writing(claimed=claimed) as (cursor, now):
@@ -240,8 +244,8 @@ class StoreWrites(StoreReads):
 
 
 def _log_failed(observer: Observer) -> None:
-    """Log that an observer raised, and continue. Observers may be code of other packages, and the
-    transaction is already committed."""
+    """Log the exception of an observer. It is not raised, because the transaction is already
+    committed, and observers may be code of other packages."""
     import logging
 
     logging.getLogger("perdure").warning("the observer %r raised", observer, exc_info=True)

@@ -37,16 +37,16 @@ Row = Any
 EVENT_CACHE_ENTRIES = 2000
 """Maximum number of decoded events that are cached in memory."""
 EVENT_CACHE_MAX_CHARS = 2048
-"""Maximum length of a stored event that is cached, in characters. Longer events are not cached,
-because an agent may write events of 16 KiB, and a server runs for months."""
+"""Maximum length of a stored event that is cached, in characters. Agents may write events of 16
+KiB, which would use much memory in a server that runs for months."""
 MAX_TIME = 2**53
-"""Latest time that is stored, in ms. Later times are cut, because an agent may report any number as
-the end of its limit."""
+"""Latest time that is stored, in ms since 1970. Later times are replaced by this one. An agent may
+report any number as the time at which its usage limit ends."""
 
 
 def noun_of(text: str, kind: type[Noun]) -> Noun:
-    """Decode stored JSON. Raises StoreError if it does not fit the type: it is damaged, or from a
-    newer perdure."""
+    """Decode stored JSON as an object of the given type. Raises StoreError if it does not fit the
+    type, because it is damaged or from a newer perdure."""
     from msgspec import MsgspecError
 
     from perdure.model.codec import decode
@@ -96,12 +96,12 @@ def given_of(row: Row) -> Given:
 
 
 def claim_of(row: Row) -> Claim:
-    """Return the claim that a worker has on the run of a row."""
+    """Return the current claim on the run in a row of `runs`."""
     return Claim(run_of(row), row["attempt"], row["worker"])
 
 
 def run_row_of(row: Row) -> RunRow:
-    """Return the `RunRow` for a row that has only plain columns."""
+    """Return the `RunRow` for a row of `runs` without JSON columns."""
     from perdure.protocols import RunRow
 
     return RunRow(
@@ -126,7 +126,7 @@ def run_row_of(row: Row) -> RunRow:
 
 
 def placed_of(row: Row) -> PlacedRun:
-    """Return the `PlacedRun` for a row that has plain columns and a workspace."""
+    """Return the `PlacedRun` for a row of `runs` with its workspace."""
     from perdure.protocols import PlacedRun
 
     return PlacedRun(
@@ -145,7 +145,7 @@ def placed_of(row: Row) -> PlacedRun:
 
 
 def scope_of(spec: TaskSpec, run_id: str) -> str:
-    """Return the scope that a run will have once it is stored."""
+    """Return the scope that a run with this spec and id has."""
     return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
 
 
@@ -185,13 +185,13 @@ def session_of(row: Row) -> Session:
 
 
 def key_values(key: SessionKey) -> dict[str, str]:
-    """Return a session's key as parameters."""
+    """Return a session's key as parameters of a statement."""
     return {"agent": key.agent, "scope": key.scope}
 
 
 def host_values(host: Host, now: int) -> dict[str, Any]:
-    """Return the parameters that select the runs that this host may start. These are its own runs,
-    those that any host may start, and those that another host has abandoned."""
+    """Return the parameters of statements that select the runs that this host may start: its own
+    runs, runs that any host may start, and runs that another host has left alone for too long."""
     if not host.id:
         return {"host": "", "left_alone": now}
     return {

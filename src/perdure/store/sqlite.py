@@ -56,7 +56,7 @@ class Sqlite:
 
     @contextmanager
     def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        """Yield a cursor in one durable transaction, and the time of the transaction in ms.
+        """Open one durable transaction. Yield a cursor and the time of the transaction in ms.
         Everything is stored when the block ends; nothing is stored if the block raises. `claimed`
         makes no difference, because SQLite has one writer at a time. Raises StoreError, Conflict.
         """
@@ -79,8 +79,8 @@ class Sqlite:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Cursor]:
-        """Yield a cursor on one snapshot of the database. Writers are not blocked. Raises
-        StoreError."""
+        """Open one snapshot of the database, and yield a cursor that reads it. Writers are not
+        blocked. Raises StoreError."""
         with self._turn, in_words(self.place):
             cursor = self.connection.cursor()
             cursor.execute("BEGIN")
@@ -119,9 +119,9 @@ def connect(
     """Open the database, creating or upgrading it if needed. Raises StoreError with one sentence.
 
     `read_only` changes nothing in the database, except that an older schema is upgraded. If there
-    is no database yet, it opens an empty one in memory. `allow_network` is for users who know that
-    their network file system has reliable locks and shared memory. `ballast` is the file that is
-    deleted to make room when the disk is full.
+    is no database yet, the result is an empty one in memory. `allow_network` is for users who know
+    that their network file system has reliable locks and shared memory. `ballast` is the file that
+    is deleted to make room when the disk is full.
     """
     # Symbolic links are not resolved, so a state directory that was moved and linked keeps its path
     # in messages.
@@ -146,8 +146,8 @@ def _open_for_writing(path: Path, place: str) -> Sqlite:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # The version is checked first. A database of another program must not be changed, and
-        # neither must its journal mode.
+        # The version is checked before anything is changed. A database of another program must stay
+        # as it is, including its journal mode.
         version = version_of(connection, place)
         _use_wal(connection, place)
         if version < newest():
@@ -186,8 +186,8 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
         connection.close()
         log = Path(f"{place}-wal")
         empty = not log.exists() or not log.stat().st_size
-        # SQLite cannot create its shared memory in a directory that is not writable. Without a log,
-        # no shared memory is needed.
+        # SQLite cannot create its shared memory in a directory that is not writable. If the
+        # write-ahead log is empty, SQLite can read the file without shared memory.
         if empty and (
             _no_room(error)
             or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -202,9 +202,10 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
 
 
 def _alone(place: str) -> sqlite3.Connection:
-    """Open a database that has a log, when the disk has no room for the shared memory. A single
-    process may read the log without shared memory (sqlite.org/wal.html, "Use of WAL Without
-    Shared-Memory"). The connection writes only what is already in the log."""
+    """Open a database that has a write-ahead log on a disk without room for the shared memory. A
+    single process may read the log without shared memory (sqlite.org/wal.html, "Use of WAL Without
+    Shared-Memory"). The only writing that this connection does is to move the log into the
+    database."""
     connection = _raw(_uri(place, "mode=rw"))
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -240,8 +241,8 @@ def _raw(uri: str) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection, place: str) -> None:
-    """Turn the write-ahead log on. SQLite does not wait for other processes in this case, so this
-    function does."""
+    """Turn the write-ahead log on. If another process has a lock, SQLite reports that immediately
+    when the journal mode is changed. Therefore this function waits and tries again."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -261,8 +262,9 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
 
 
 def _refuse_unlike(path: Path, place: str) -> None:
-    """Raise StoreError for a path that cannot be examined, because it may be a database. Also
-    raises it for a file smaller than SQLite's smallest page, because SQLite would overwrite it."""
+    """Raise StoreError if perdure must not create a database at this path. Either the path cannot
+    be examined, and may be a database. Or its file is smaller than SQLite's smallest page, and
+    SQLite would overwrite it."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -15,8 +15,8 @@ from perdure.store.notices import Notices
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000
-"""Minimum time between two recorded uses of a token, in milliseconds. It keeps most requests from
-causing a write."""
+"""Minimum time in milliseconds between two writes that record the use of a token. Most requests
+therefore cause no write."""
 
 
 class StoredTokens(Notices):
@@ -39,8 +39,8 @@ class StoredTokens(Notices):
                     f"A token named {token.name!r} already exists",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # A sign-in may remain if it was made just when an earlier token of this name was
-            # removed.
+            # Remove sign-ins of an earlier token with this name. A sign-in remains if it was made
+            # at the moment when that token was removed.
             write.do("sign_out_token", token=token.name)
             write.audit_action("token_added", _named(token))
             return _token_of(row)

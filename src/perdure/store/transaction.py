@@ -54,8 +54,8 @@ STATE_KINDS = frozenset(
 
 
 class Write:
-    """One write transaction, valid until it ends. `records` and `sessions` collect what was
-    written. Observers and the cache get them after the commit."""
+    """One write transaction. It cannot be used after its end. `records` and `sessions` collect what
+    it writes. After the commit they are passed to the observers and to the cache."""
 
     def __init__(
         self, cursor: Any, now: int, host: Host = NOWHERE, actor: str = PERDURE, *, claimed: bool
@@ -86,15 +86,17 @@ class Write:
         return named(self._cursor, ref)
 
     def attempt(self, claim: Claim) -> Attempt:
-        """Return the attempt of a claim."""
+        """Return the attempt that a claim is for."""
         return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
 
     def host_of(
         self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
     ) -> dict[str, str]:
-        """Return the host to which a new run is bound, as parameters of a statement. If another run
-        has the same workdir or conversation, this is that run's host. Otherwise it is this host if
-        the new run needs something local, else no host."""
+        """Return the host to which a new run is bound, as parameters of a statement.
+
+        If another run has the same workdir or conversation, the result is that run's host.
+        Otherwise it is this host if the new run needs local files, and no host if it does not.
+        """
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
         if self._host.id:
             beside = self.one("host_beside", **values)
@@ -112,7 +114,8 @@ class Write:
         }
 
     def bind(self, workspace_id: str, key: SessionKey) -> None:
-        """Bind a workdir and a conversation to this host, if several hosts share the database."""
+        """Bind all runs with this workdir or conversation to this host. Does nothing if no other
+        host shares the database."""
         if self._host.id:
             self.do(
                 "bind_to_host",
@@ -129,7 +132,8 @@ class Write:
         self.do("put_attempt", **values)
 
     def receive(self, claim: Claim, version: int) -> None:
-        """Store that the running turn has received the messages up to this version."""
+        """Store that the running turn has received the instructions up to this version as
+        messages."""
         attempt = self.attempt(claim)
         more = version - attempt.context_version
         if more > 0:
@@ -271,7 +275,7 @@ class Write:
         return run_of(row)
 
     def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
-        """Append Records to the journal."""
+        """Append events to the journal, as Records."""
         from perdure.model.codec import encode
         from perdure.model.events import Record
 
@@ -288,7 +292,8 @@ class Write:
                 actor=self.actor,
             )["seq"]
             self.records.append(Record(run_id, seq, attempt, self.now, event, self.actor))
-            # Events of agents are left out. They are too many for one chain that all writers share.
+            # Events of agents do not get a line in the audit trail. All writers share this chain of
+            # lines, and these events are too many for it.
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
@@ -319,8 +324,8 @@ class Write:
         )
 
     def seal(self) -> None:
-        """Write this transaction's lines to the audit trail. The head of the trail stays locked
-        until the commit, so call this last."""
+        """Write the collected lines to the audit trail. This locks the head of the trail until the
+        commit, so call it last."""
         if not self._audited:
             return
         from msgspec.structs import asdict
@@ -338,8 +343,8 @@ class Write:
         self.do("put_audit_head", number=number, hash=previous)
 
     def without_state_changes(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """Return the events without those that record a change of state. The store writes these
-        itself, each exactly once."""
+        """Return only those events that do not record a change of the run's state. The store itself
+        writes the others, each exactly once."""
         from perdure.model import events as e
 
         own = (

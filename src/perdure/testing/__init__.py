@@ -1,9 +1,9 @@
 """Conformance suites for implementations of perdure's protocols, both perdure's own and external
 ones.
 
-A suite is a pytest base class. Subclass it in your tests and supply the fixture that it needs. It
-then checks every promise in the protocol's docstrings. This package needs pytest (the extra
-`test`).
+A suite is a pytest base class. Subclass it in your tests and supply the fixture that the suite
+needs. The tests then check every promise in the protocol's docstrings. This package needs pytest
+(the extra `test`).
 """
 
 from __future__ import annotations

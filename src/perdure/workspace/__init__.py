@@ -87,8 +87,8 @@ _ROOMS = {
     "Thing": "contents",
     "WorkdirState": "view",
 }
-"""Submodule that defines each name. It is imported on first use, because starting an agent needs
-none of these names."""
+"""Submodule that defines each of these public names. `__getattr__` imports the submodule on first
+use, because starting an agent needs none of these names."""
 
 PATCH_BYTES = 1 << 30
 """Maximum size of a patch, in bytes."""
@@ -121,9 +121,9 @@ class Workspaces:
     login. `ca_file`: the CA certificates for a self-hosted forge. `ssh`: the keys and known hosts
     for ssh. `hosts`: the servers that may be fetched from. `relay` returns the address on this
     machine through which all repositories are fetched, or an empty string. `most_files`: the
-    maximum number of files in a directory without git; a larger directory is not saved. `empty`
-    ends agents that only wait in a workdir; it is called with the lock held, and may raise
-    Conflict.
+    maximum number of files in a directory without git; a directory with more files gets no
+    checkpoints. `empty` ends agents that only wait in a workdir for their next turn; it is called
+    with the workdir's lock held, and may raise Conflict.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class Workspaces:
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
         """Return the workspace of this task. Changes nothing.
 
-        `cwd` is the user's current directory: relative paths start there, and its repository is the
-        default. Raises UsageError for invalid names and combinations, NotFound for a missing
-        repository or base, WorkspaceError for a repository without a commit or a branch that is
-        checked out elsewhere.
+        `cwd` is the user's current directory. Relative paths start there. If the task names no
+        repository, the one that contains `cwd` is used. Raises UsageError for invalid names and
+        combinations, NotFound for a missing repository or base, WorkspaceError for a repository
+        without a commit or a branch that is checked out elsewhere.
         """
         return layout.plan(
             self._places,
@@ -181,7 +181,7 @@ class Workspaces:
 
     def reach(self, repo: str) -> None:
         """Ask the server whether the repository at a URL exists. Does nothing if perdure has
-        fetched from it before, because a workdir can then begin without the server. Raises
+        already fetched from that URL, because a workdir can then begin without the server. Raises
         NotFound, WorkspaceError, UsageError."""
         source = self._source(repo)
         if not self._places.cache(source.id).is_dir():
@@ -199,7 +199,7 @@ class Workspaces:
         return layout.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
-        """Return the branch names that already exist in the repository. For an isolated workdir,
+        """Return those of `branches` that already exist in the repository. For an isolated workdir,
         only fetched branches are known. Changes nothing."""
         if workspace.backend is Backend.WORKTREE:
             common, below = worktree.common_directory(workspace.repo), "refs/heads"
@@ -231,8 +231,8 @@ class Workspaces:
     def lock(
         self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False
     ) -> int:
-        """Take the exclusive lock on a workspace and return its descriptor (close-on-exec). The
-        caller passes the descriptor to the process that keeps the lock.
+        """Take the exclusive lock on a workspace and return its file descriptor (close-on-exec).
+        The caller passes the descriptor to the process that keeps the lock.
 
         `holder` names the lock's owner in the error that the next caller gets. `brief` marks a lock
         that is held only for a moment. Agents that wait in the workdir for their next turn are
@@ -251,7 +251,8 @@ class Workspaces:
         return fd
 
     def conflict(self, workspace: Workspace) -> str:
-        """Return why `lock` always refuses this workspace. Empty if nothing prevents locking it."""
+        """Return the reason why `lock` will never accept this workspace. Empty if there is no such
+        reason."""
         return names.conflict(self._places, workspace)
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
@@ -362,8 +363,8 @@ class Workspaces:
         )
 
     def apply(self, workspace: Workspace, to: Path, agent: str, text: str = "") -> Applied:
-        """Apply the workdir's changes to the checkout at `to`, all or nothing; with a `text`, also
-        commit them there as the agent.
+        """Apply the workdir's changes to the checkout at `to`: all of them, or none. If `text` is
+        not empty, also commit them there, with this message and the agent as the author.
 
         Raises NotFound or UsageError for an unsuitable target, Conflict if another process uses it,
         WorkspaceError.
@@ -389,11 +390,12 @@ class Workspaces:
         self, workspace: Workspace, agent: str, text: str, who: Mapping[str, str] | None = None
     ) -> str:
         """Commit everything that is not committed, except ignored files, and return HEAD. The
-        author is the agent, or `who` (GIT_AUTHOR_NAME and the like). The caller holds the workdir's
-        lock.
+        author is the agent, unless `who` has environment variables for another one (GIT_AUTHOR_NAME
+        and similar). The caller holds the workdir's lock.
 
         Raises UsageError without git, Conflict while a merge or rebase is in progress,
-        WorkspaceError."""
+        WorkspaceError.
+        """
         from perdure.workspace.merge import join
         from perdure.workspace.merge.apply import Message
 
@@ -402,8 +404,8 @@ class Workspaces:
         return join.commit(self._places, workspace, self._git(), message)
 
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
-        """Return the names of the first `most` files that differ between two commits of the
-        workdir: untrusted text. Raises GitFailed."""
+        """Return the names of at most `most` files that differ between two commits of the workdir.
+        The names are untrusted text. Raises GitFailed."""
         from perdure.workspace.merge import join
 
         self._ready()
@@ -428,9 +430,10 @@ class Workspaces:
     ) -> AbstractContextManager[Outgoing]:
         """Yield the workdir's branch, ready to be pushed to the repository that it was cloned from.
 
-        `ready` is a context manager that holds the workdir's lock; it is left before the push.
-        `credentials` replace those used for fetching. Raises UsageError for a workdir without a
-        repository of its own, Diverged, WorkspaceError, and any error of `ready`.
+        `ready` is a context manager that holds the workdir's lock. It is left before the push, so
+        the push does not hold the lock. `credentials` replace those used for fetching. Raises
+        UsageError for a workdir without a repository of its own, Diverged, WorkspaceError, and any
+        error of `ready`.
         """
         from perdure.workspace.merge.push import outgoing
 
@@ -500,8 +503,8 @@ class Workspaces:
         self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small"
     ) -> Proof:
         """Find the content that would be lost if the workdir were removed. `checkpoint` and
-        `commit` identify a kept checkpoint, whose content counts as saved. `ignored`: the ignored
-        files that checkpoints include. Never raises."""
+        `commit` identify a kept checkpoint, whose content counts as saved. `ignored`: which ignored
+        files checkpoints include (see `WorkdirCheckpoints.save`). Never raises."""
         from perdure.workspace import removal
 
         self._ready()
@@ -521,9 +524,9 @@ class Workspaces:
         return replace(found, checkpoint=checkpoint)
 
     def take_back(self, workspace: Workspace, run: str) -> bool:
-        """Move the workdir back from the trash if this run's clean-up moved it there. Return
-        whether it was moved; it stays in the trash if something else is at its path. The caller
-        holds its lock. Raises WorkspaceError."""
+        """Move the workdir back from the trash, if this run's clean-up moved it there. Return
+        whether it was moved back. If something else is at its original path, it stays in the trash.
+        The caller holds the workdir's lock. Raises WorkspaceError."""
         from perdure.workspace import trash
 
         self._ready()
@@ -560,8 +563,9 @@ class Workspaces:
         return ahead(self._places, workspace, source, self._git(), base, since)
 
     def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
-        """Fetch a ref from the remote and keep it, so that its commits count as saved. Does nothing
-        for a local repository. Raises NotFound where the remote has no such ref, and GitFailed."""
+        """Fetch a ref from the remote into the clone cache and keep it there, so that its commits
+        count as saved. Does nothing for a local repository. Raises NotFound where the remote has no
+        such ref, and GitFailed."""
         from perdure.workspace.clone_cache import fetched
 
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
@@ -576,8 +580,8 @@ class Workspaces:
     def trash_workdir(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
         """Move the workdir into the trash and return its new path; None if there is no workdir. The
         caller holds the workdir's lock. `about` is stored with the entry: `why`, `verb`, `runs`,
-        and `unsaved` (content that exists nowhere else). An entry without `unsaved` is never purged
-        automatically."""
+        and `unsaved` (content that exists nowhere else). If `about` has no `unsaved`, the entry is
+        never purged automatically."""
         from perdure.workspace import removal
 
         self._ready()
@@ -595,8 +599,8 @@ class Workspaces:
         return removal.move(self._places, workspace, Path(workspace.path), about, None)
 
     def flush(self, workspace: Workspace) -> None:
-        """Make everything written in the workdir durable. A reported outcome then survives a power
-        cut together with its files. Never raises."""
+        """Make everything that was written in the workdir durable. If an outcome is reported after
+        that, the files survive a power cut as the outcome does. Never raises."""
         with suppress(OSError):
             if workspace.backend is Backend.WORKTREE:
                 common = [worktree.common_directory(workspace.repo)]
@@ -658,8 +662,9 @@ class Workspaces:
         return workspace.base
 
     def _elsewhere(self, workspace: Workspace) -> Git:
-        """Return git for the repository in which an isolated workdir's commits count as saved. This
-        is the local repository, or for a remote one the cache, which is fetched first."""
+        """Return git for the repository in which an isolated workdir's commits count as saved. For
+        a local repository, this is the repository itself. For a remote repository it is the cache,
+        which is fetched first."""
         from perdure.workspace.clone_cache import opened
 
         git = self._git()
@@ -740,7 +745,8 @@ class Workspaces:
 
 
 def _locks(workspace: Workspace) -> list[Path]:
-    """Return the git lock files that only this workspace's agent creates."""
+    """Return the paths of git lock files that only this workspace's agent creates. The files need
+    not exist."""
     path = Path(workspace.path)
     admin = worktree.git_directory(path) or path / ".git"
     if workspace.backend is Backend.WORKTREE:

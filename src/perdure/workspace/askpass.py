@@ -65,8 +65,8 @@ os.write(1, answer)
 
 @contextlib.contextmanager
 def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Answer the prompts of one git call on `url` with (user, secret). Yields the environment
-    variables for that call.
+    """Answer the prompts of one git call on `url` with `login` (user, secret). Yields the
+    environment variables for that call.
 
     Each of the two prompts is answered once. The scratch path may be longer than a socket address
     allows, so the socket gets a shortened path.

@@ -43,15 +43,15 @@ def make_bare(git: Git, directory: Path, form: str) -> None:
 
 
 def is_whole(directory: Path) -> bool:
-    """Return whether all files that git requires in a repository have content. After a kill or a
-    power cut, a file may be empty or full of zeros."""
+    """Return whether the repository's `HEAD` and `config` have content. After a kill or a power
+    cut, such a file may be empty or full of zeros."""
     head, config = read(directory / "HEAD"), read(directory / "config")
     return bool(head.strip("\0\n ")) and config.startswith("[core]\n")
 
 
 def _keeps_modes(directory: Path) -> bool:
-    """Return whether the file system keeps modes. Like git, this changes the mode of a file and
-    reads it back."""
+    """Return whether the file system keeps changes to a file's mode. Like `git init`, this changes
+    the mode of a file and reads it back."""
     directory.mkdir(exist_ok=True)
     probe = directory / "probe"
     probe.touch()

@@ -22,7 +22,7 @@ from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
-"""Maximum number of refs kept of a workdir, and maximum number of stashes."""
+"""Maximum number of refs that are saved from one workdir. Also the maximum number of stashes."""
 
 _NAME = late_pattern(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
 _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -30,14 +30,16 @@ _FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(
 
 
 class Branches(Struct):
-    """Refs with their commits, and stashes (commit and message), newest first."""
+    """Saved refs, each with its commit, and saved stashes (commit and message), newest stash
+    first."""
 
     refs: dict[str, str] = field(default_factory=dict)
     stashes: list[list[str]] = field(default_factory=list)
     says: str = ""
-    """SHA-256 of git's list of refs. An equal hash shows that no ref has changed."""
+    """SHA-256 of the list of refs that git printed. If it is the same the next time, no ref has
+    changed."""
     more: int = 0
-    """Number of refs skipped because of the limit."""
+    """Number of refs that were not saved because there were more than `MOST`."""
 
     @property
     def commits(self) -> list[str]:
@@ -45,8 +47,9 @@ class Branches(Struct):
 
 
 def gather(shelf: Shelf, known: Branches) -> Branches:
-    """Return the refs besides HEAD, and the stashes, of an agent's own repository. Empty for a
-    repository of the user's. Raises GitFailed."""
+    """Return the refs (without HEAD) and stashes of a repository that belongs to an agent. Empty
+    for a repository of the user's. Returns `known`, the result of the last capture, if no ref has
+    changed. Raises GitFailed."""
     if shelf.lent is None or shelf.repository is None:
         return Branches()
     said = shelf.repository.run(
@@ -171,8 +174,8 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
 
 
 def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """Return the refs that `put_back` may write. A git that was killed while it wrote a ref leaves
-    a lock file beside it. The caller removes these lock files."""
+    """Return the refs that `put_back` may write. If git is killed while it writes a ref, it leaves
+    a lock file beside the ref. The caller removes these lock files."""
     return [
         *wanted.refs,
         "refs/stash",
@@ -190,7 +193,7 @@ def _made(repository: Git, name: str, oid: str) -> bool:
 
 def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
     """Store the missing stashes if the repository has no stash now, and return 0. Otherwise store
-    none, and return their number."""
+    none, and return the number of missing stashes."""
     if repository.commit("refs/stash"):
         there = {oid for oid, _ in _stashes(repository)}
     else:

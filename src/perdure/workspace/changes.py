@@ -62,7 +62,7 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         cap: int = LARGEST,
     ) -> GitResult:
         """Run git in this repository. With `looker`, git reads the files of that workdir. Raises
-        GitFailed if the output has more than `cap` bytes; it is never cut off."""
+        GitFailed if the output has more than `cap` bytes; the output is never cut off."""
         git = self.git if looker is None else looker.eye
         own = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
@@ -90,7 +90,8 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         shutil.copy2(
             view / "index",
             self.directory / "index",
-            # copy2 keeps the modification time, which git compares with those of the files.
+            # copy2 keeps the modification time of the index. git compares that time with the
+            # modification times of the files.
         )
         names = list(status.changed)
         for name in status.untracked:
@@ -115,7 +116,8 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
 
 
 def entries(out: bytes) -> dict[str, Entry]:
-    """Return the entries in the output of `git ls-tree -r -z`, by path."""
+    """Parse the output of `git ls-tree -r -z`. Return the entry (mode and object id) of each file,
+    by path."""
     found = {}
     for line in os.fsdecode(out).split("\0"):
         if line:

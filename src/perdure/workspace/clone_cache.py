@@ -3,9 +3,9 @@ their objects from it.
 
 The cache is made by init and fetch, never by clone, with the address and the refspecs on the
 command line. So neither a server nor a configuration can choose what runs or where it is written.
-Objects are never pruned: with extensions.preciousObjects git itself refuses. A ref keeps the commit
-that each workspace began at. The clone is full because git 2.39 cannot borrow from a partial clone
-("invalid object" in every borrower).
+Objects are never pruned: with extensions.preciousObjects git itself refuses. For each workspace, a
+ref keeps the commit that its work began at. The clone is full because git 2.39 cannot borrow from a
+partial clone ("invalid object" in every borrower).
 
 All callers hold the cache's lock. Processes that wait for the lock share one fetch: if another
 process began and finished a fetch meanwhile, its result is used. If the server cannot be reached,
@@ -76,9 +76,9 @@ def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> Non
 
 @contextlib.contextmanager
 def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
-    """Yield the cache, locked for writing. A mark file exists while the cache is in use, and
-    remains after a failure or a kill. The next caller that finds the mark removes the remains of
-    the killed git."""
+    """Lock the cache for writing and yield git for it. A mark file exists while the cache is in
+    use, and remains after a failure or a kill. The next caller that finds the mark file removes
+    what a killed git left."""
     mark = places.making(source.id)
     with held(places.lock(source.id), timeout_s=3600.0) as fd:
         if mark.exists():
@@ -102,7 +102,11 @@ def find(
     places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
 ) -> str:
     """Return the commit that `base` names: a branch, a tag or a full id. An empty `base` means the
-    remote's HEAD. If there is no such commit, raises `fault` if it is given, else NotFound."""
+    remote's HEAD.
+
+    If there is no such commit, raises NotFound. If the preceding fetch failed with the error
+    `fault`, raises that error instead.
+    """
     if not base:
         if oid := cache.commit(HEAD):
             return oid
@@ -140,8 +144,8 @@ def _made(places: Places, source: RemoteSource, git: Git) -> Git:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove the remains of a killed git. The children of git inherit the lock, so none of them is
-    running while this process holds it."""
+    """Remove the files that a killed git left. The children of git inherit the lock, so none of
+    them is running while this process holds the lock."""
     for pattern in (
         "**/*.lock",
         "objects/pack/tmp_*",
@@ -154,8 +158,8 @@ def _sweep(directory: Path) -> None:
 
 
 def _fetch_all(places: Places, source: RemoteSource, cache: Git) -> None:
-    """Fetch all branches and tags, and the commit of the server's HEAD. The cache gets no HEAD if
-    the server's HEAD names a branch that was never pushed."""
+    """Fetch all branches and tags, and the commit of the server's HEAD. If the server's HEAD names
+    a branch that was never pushed, the cache gets no HEAD."""
     try:
         _fetch(places, source, cache, (*REFSPECS, f"+HEAD:{HEAD}"))
     except GitFailed as error:

@@ -32,16 +32,16 @@ class Thing(Struct, frozen=True, kw_only=True):
     path: Path
     id: str = ""
     used: int = 0
-    """Newest modification time of its files, in ms; for a workdir, that of its top directory only.
-    """
+    """Newest modification time of the item's files, in ms. For a workdir, only its top directory
+    counts."""
     keep: str = ""
-    """Reason to keep the item at any age; empty if there is none."""
+    """Reason why the item must be kept, however old it is; empty if there is none."""
 
 
 def root_mark(places: Places, fresh: str) -> str:
     """Return the id of the root's volume, which is stored in a file. If there is no such file,
-    store `fresh` as the id. If the id has changed since the last time, another volume is mounted
-    here, or none."""
+    store `fresh` as the id. A caller that gets another id than the last time knows that the volume
+    is not mounted, or that another one is mounted instead."""
     mark = places.own / "root-id"
     if not read(mark):
         write(mark, fresh)

@@ -35,7 +35,8 @@ single letter is not a host, because `C:path` is a drive on other systems."""
 _HOST = late_pattern(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = late_pattern(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _REPOSITORY_CHARS, _TASK_CHARS = 16, 24
-"""Maximum length of the two readable parts of a workdir's name."""
+"""Maximum lengths, in characters, of the readable parts of a workdir's name: the repository's part,
+and the task's part."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 """Hosts for which http is allowed, because requests to them do not leave this machine."""
 
@@ -56,8 +57,8 @@ class Places(Struct, frozen=True):
         return self.own / "work" / name
 
     def owner(self, name: str) -> Path:
-        """Return the file that stores the identity of the workspace that owns a name below
-        `work`."""
+        """Return the file that records which workspace owns the workdir name `name`. The file
+        contains the workspace's identity."""
         return self.own / "locks" / f"{name}.owner"
 
     def stage(self, workspace: str) -> Path:
@@ -88,12 +89,12 @@ class Places(Struct, frozen=True):
 
     @property
     def git(self) -> Path:
-        """Return the file that stores which git program was found to be new enough."""
+        """Return the file that records which git program was already checked and is new enough."""
         return self.own / "git"
 
     def making(self, name: str) -> Path:
-        """Return the mark file that exists while something is being made. A mark file that is found
-        later shows that the work was interrupted."""
+        """Return the path of a mark file. The mark file exists while the workdir or cache `name` is
+        being made. If it still exists later, that work was interrupted."""
         return self.own / "locks" / f"{name}.making"
 
     def trash(self, name: str) -> Path:
@@ -105,8 +106,8 @@ class Places(Struct, frozen=True):
 
 
 class Remote(Struct, frozen=True):
-    """A repository at a URL. All spellings of one address have the same `key`. `scheme` is the
-    transport."""
+    """A repository at a URL. All spellings of one address have the same `key`. `scheme` is the URL
+    scheme, which names the transport."""
 
     url: str
     scheme: str
@@ -114,8 +115,8 @@ class Remote(Struct, frozen=True):
 
 
 def identify(*parts: str) -> str:
-    """Return 26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Different lists
-    of parts give different input to the hash."""
+    """Return 26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Lengths are
+    hashed too, so `("ab", "c")` and `("a", "bc")` give different results."""
     packed = b"".join(
         len(raw).to_bytes(4, "big") + raw
         for raw in (part.encode("utf-8", "surrogateescape") for part in parts)
@@ -189,7 +190,8 @@ def is_oid(text: str) -> bool:
 
 
 def is_remote(repo: str) -> bool:
-    """Return whether the text is an address and not a local directory."""
+    """Return whether the text is the address of a repository. Any other text is a local
+    directory."""
     return (
         "://" in repo
         or "::" in repo
@@ -259,7 +261,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     )
     if scp and scp["path"].startswith("-"):
         plain = None
-    # urlsplit silently drops some of these characters.
+    # urlsplit silently drops some of these characters, so the original text is checked.
     if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):
         raise UsageError(
             f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository."

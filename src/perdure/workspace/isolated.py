@@ -34,8 +34,8 @@ from perdure.workspace.transport import RemoteSource
 def prepare(
     places: Places, workspace: Workspace, source: RemoteSource, git: Git
 ) -> tuple[bool, list[str]]:
-    """Make or reuse the workdir. Returns (created, notes). The network is needed only to make a
-    workdir, and only for objects that are not in the cache."""
+    """Make or reuse the workdir. Return whether it was made, and notes for a person. The network is
+    needed only to make a workdir, and only for objects that are not in the cache."""
     path = Path(workspace.path)
     if _is_workdir(path):
         return False, []
@@ -99,8 +99,8 @@ def _entries(objects: Path) -> Iterator[Path]:
 
 
 def _is_workdir(path: Path) -> bool:
-    """Return whether the workdir exists. Raises WorkspaceError if anything else is at its path;
-    that is left unchanged."""
+    """Return whether the workdir exists. Raises WorkspaceError if its path has anything else with
+    content. Changes nothing."""
     if is_real_directory(path / ".git") and is_real_directory(path):
         return True
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):

@@ -67,7 +67,7 @@ def plan(
 
 
 def plan_here(path: Path) -> Workspace:
-    """Return the workspace of an existing directory; see `Workspaces.plan_here`."""
+    """Return the workspace of an existing directory of the user's; see `Workspaces.plan_here`."""
     path = path.resolve()
     if not path.is_dir():
         raise NotFound(f"There is no directory {path}.", "Create it first, or give another.")
@@ -171,7 +171,7 @@ def _found(
 
 
 def _check_combination(spec: TaskSpec) -> None:
-    """Raise UsageError for fields of a spec that exclude each other."""
+    """Raise UsageError if fields of the spec exclude each other."""
     if spec.here and (
         spec.repo
         or spec.service

@@ -32,7 +32,8 @@ def make_private(directory: Path) -> Path:
 
 
 def make_directory(directory: Path, mode: int = 0o777) -> Path:
-    """Make a directory and its parents. Raises WorkspaceError with the file that is in the way."""
+    """Make a directory and its parents. Raises WorkspaceError if that fails, for example because a
+    file has the same name."""
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
@@ -47,9 +48,9 @@ def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = Fal
     """Take the workspace's lock without waiting for its holder, and return its descriptor. Raises
     InUse with a description of the holder.
 
-    The lock is tried for a short time (`MOMENT_S`). Between fork and exec, a child of another
-    thread or of a killed supervisor still holds the parent's descriptors. On a busy machine that
-    took up to a third of a second.
+    The lock is tried for a short time (`MOMENT_S`), because a child of another thread or of a
+    killed supervisor holds the parent's descriptors between fork and exec. On a busy machine, such
+    a child held the lock for up to a third of a second.
     """
     fd = _open(places.lock(workspace.id))
     if not _lock(fd, MOMENT_S):
@@ -70,8 +71,8 @@ def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = Fal
 
 @contextlib.contextmanager
 def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
-    """Wait for a lock and yield its descriptor. Raises Conflict if it is not free after `timeout_s`
-    seconds."""
+    """Wait for the lock on the file `lock`, and yield its descriptor. Raises Conflict if the lock
+    is not free after `timeout_s` seconds."""
     fd = _open(lock)
     try:
         if not _lock(fd, timeout_s):
@@ -98,7 +99,8 @@ def _lock(fd: int, timeout_s: float) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file atomically and durably. Raises OSError; then no partial file remains."""
+    """Write a small file atomically and durably. Raises OSError if that fails. No partial file
+    remains."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
@@ -114,15 +116,15 @@ def write(path: Path, text: str) -> None:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a small file atomically. After a power cut it may be empty or missing, so its reader
-    has to check its content."""
+    """Write a small file atomically, but not durably. After a power cut the file may be empty or
+    missing, so its reader has to check its content. Raises OSError."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
     fresh.replace(path)
 
 
 def sync(directory: Path) -> None:
-    """Make the renames in a directory durable."""
+    """Make the renames in a directory durable: they survive a power cut."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -156,16 +158,16 @@ def read(path: Path, cap: int = 1 << 16) -> str:
 
 
 def flush_each(*directories: Path) -> None:
-    """Make everything that was just written below these directories durable. On Linux each file
-    system that holds one of them is flushed once. Raises OSError."""
+    """Make everything that was just written below these directories durable. On Linux, each file
+    system that holds one of the directories is flushed once. Raises OSError."""
     by_device = {path.stat().st_dev: path for path in directories}
     for directory in directories if system.IS_PORTABLE else by_device.values():
         flush(directory)
 
 
 def alternate(objects: Path) -> str:
-    """Return the line for `objects/info/alternates` that names this directory. A name that would
-    break the line is quoted for git (2.11 and newer)."""
+    """Return the line that names this directory in a file `objects/info/alternates`. A path with
+    unprintable characters is quoted; git 2.11 and newer can read the quoted form."""
     text = str(objects)
     if text.isprintable():
         return text
@@ -180,8 +182,8 @@ def alternate(objects: Path) -> str:
 
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:
-    """Remove lock files that a killed git left, unless a git process is running in `path`. Returns
-    a note on each removed file."""
+    """Remove lock files that a killed git left, unless a git process is running in `path`. Return a
+    note for a person on each removed file."""
     found = [lock for lock in locks if os.path.lexists(lock)]
     if not found or git_works_in(path):
         return []
@@ -233,8 +235,8 @@ def _lives(pid: int) -> bool:
 
 
 def _holder(fd: int) -> tuple[str, bool]:
-    """Return a description of the process that holds the lock, and whether it is alive and holds
-    the lock only briefly."""
+    """Return a description of the process that holds the lock. Also return whether that process is
+    alive and holds the lock only briefly."""
     try:
         note = json.loads(os.pread(fd, 4096, 0))
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])

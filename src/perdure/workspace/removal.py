@@ -61,8 +61,8 @@ _OID = late_pattern(r"[0-9a-f]{40,64}")
 
 
 class HeldFiles(Struct, frozen=True, kw_only=True):
-    """The part of a workdir's current content that a checkpoint holds. Names are relative to the
-    workdir, as on disk."""
+    """The part of a workdir's current content that a checkpoint also holds. Names are relative to
+    the workdir, as on disk."""
 
     number: int
     commit: str
@@ -105,8 +105,8 @@ class Proof(Struct, frozen=True, kw_only=True):
     """Commits that only the reflog of an isolated workdir has. They have to be saved before the
     workdir is removed."""
     checkpoint: int = 0
-    """Number of the checkpoint that has the only other copy of some content; 0 if none is needed.
-    """
+    """Number of the checkpoint that the proof relies on, because some content has no other copy; 0
+    if no checkpoint is needed."""
 
     @property
     def saved(self) -> bool:
@@ -117,8 +117,8 @@ class Proof(Struct, frozen=True, kw_only=True):
 def unsaved(
     places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]
 ) -> list[str]:
-    """Return a sentence for each part of the workdir that is saved nowhere else. Checkpoints do not
-    count. Empty if everything is saved. Never raises."""
+    """Return a sentence for each part of the workdir that is saved nowhere else. A copy in a
+    checkpoint does not count as saved. Empty if everything is saved. Never raises."""
     found = prove(places, workspace, git, elsewhere)
     return [*found.lost, *found.built]
 
@@ -169,8 +169,9 @@ def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
-    """Return a sentence if the directory is missing but git still lists it as a worktree. Either it
-    was removed manually, or its volume is not mounted."""
+    """Return a sentence that asks to check the volume, if the directory is missing but git still
+    lists it as a worktree. Either the directory was removed manually, or its volume is not mounted.
+    Empty in all other cases."""
     if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
         return [
             "its directory is missing, but git still lists it: check whether its volume is mounted"
@@ -179,8 +180,8 @@ def _unmounted(workspace: Workspace, path: Path) -> list[str]:
 
 
 def _everything(top: Path) -> Iterator[str]:
-    """Yield all files, git's own files included, but no directories. Raises OSError for a directory
-    that cannot be listed, because its content is unknown."""
+    """Yield the names of all files, including git's own files; directories are not listed. Raises
+    OSError for a directory that cannot be read, because its content is unknown."""
     for directory, folders, names in os.walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
         yield from (
@@ -236,7 +237,8 @@ def _uncommitted(
         untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
         if not held.staged:
             yield f"what is staged is not in checkpoint {held.number}"
-    # git lists a nested repository as a directory. It has its own history besides its files.
+    # git lists a nested repository as a directory. Besides its files, such a repository has its own
+    # history, which no commit of this repository contains.
     nested = any(name.endswith("/") for name in untracked)
     if not (changed or untracked) or (
         not nested and _exists_elsewhere(places, looker, workspace, elsewhere)
@@ -260,7 +262,8 @@ def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], l
     if held is not None:
         lost, built = _judge_left_out(looker.top, held)
         differing = held.differing()
-        # Below an ignored directory, the names of the files tell more than the directory's name.
+        # If an ignored directory differs, name the files in it. They tell a person more than the
+        # directory's name.
         inner = [name for name in names if name.rstrip("/") in differing]
         files, folders = (
             {name for name in inner if not name.endswith("/")},
@@ -308,7 +311,8 @@ def _exists_elsewhere(
     places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
 ) -> bool:
     """Return whether a single commit of the repository contains all uncommitted changes, file by
-    file, as `apply --commit` makes one."""
+    file. `apply --commit` makes such a commit, for example. Only the newest `TIPS` branches are
+    searched."""
     if workspace.backend is Backend.ISOLATED:
         repository = elsewhere()
     else:
@@ -338,8 +342,9 @@ def _exists_elsewhere(
 def _unsaved_refs(
     looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: sentences on commits that are saved nowhere else, and commits that only the
-    reflog has. The first is on HEAD, refs and stashes of an isolated workdir.
+    """Return two lists. The first has sentences on commits of an isolated workdir (its HEAD, refs
+    and stashes) that are saved nowhere else. The second has the ids of commits that only the reflog
+    has.
 
     With a checkpoint, the commits in the reflog can be saved beside it. Without one, they are
     reported in the first list and the second is empty. The other repository is asked only for
@@ -401,8 +406,8 @@ def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
 
 
 def _only_here(repository: Git, oid: str) -> bool:
-    """Return whether no permanent ref of this repository reaches the commit, so that it is not
-    saved here."""
+    """Return whether the commit is not saved in this repository. A commit is saved if a permanent
+    ref (see `OTHERS`) reaches it."""
     if not repository.commit(oid):
         return True
     return repository.run("rev-list", "--max-count=1", oid, "--not", *OTHERS).stdout != b""
@@ -424,8 +429,9 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(top: Path, name: str) -> bool:
-    """Return whether a build can recreate the file. Judged by its own name, the name of a directory
-    above it, or a cache tag in it. A directory with a repository in it cannot be recreated."""
+    """Return whether a build can recreate the file or directory. This is so if its own name or that
+    of a parent directory is in `REBUILDABLE`, or if it has a cache tag in it. A directory that
+    contains a repository cannot be recreated."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
@@ -434,8 +440,8 @@ def _rebuildable(top: Path, name: str) -> bool:
 
 
 def _is_output(top: Path, name: str) -> bool:
-    """Return whether the file's name is one that builds and tests write. A directory with a
-    repository in it never counts."""
+    """Return whether builds and tests usually write files of this name. Always False for a
+    directory that contains a repository."""
     pairs = product(Path(name).parts, (*OUTPUT, *REBUILDABLE))
     written = any(fnmatchcase(part, pattern) for part, pattern in pairs)
     return written and not _has_repository(top / name)
@@ -506,8 +512,8 @@ def trash_workdir(
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
     """Save commits that only the worktree's HEAD or reflog has (after an amend or a reset) under
-    rescue refs. The newest are saved first: they may contain the older ones, so few refs are
-    needed."""
+    rescue refs. The newest commits are saved first. They may contain the older ones, so few refs
+    are needed."""
     head = read(admin / "HEAD").strip()
     for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
         if git.commit(oid) and _only_here(git, oid):
@@ -525,9 +531,9 @@ def move(
     about: Mapping[str, Any],
     admins_of: Callable[[], list[Path]] | None,
 ) -> Path | None:
-    """Move a workdir and git's admin directories for it into the trash, and return the entry's
-    path; None if there is nothing to move. `trash_workdir` finds the admin directories by the
-    backend."""
+    """Move a workdir and git's admin directories for it into the trash. Return the entry's path;
+    None if there is nothing to move. `admins_of` returns the admin directories of a worktree; it is
+    None for other backends."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [
         (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])

@@ -24,9 +24,9 @@ from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
 
 _REASON = re.compile(r"^remote: perdure: (.+)$", re.MULTILINE)
-"""Pattern of the reason that the relay gives with an answer, as git prints it."""
+"""Pattern of the line in git's output that contains a reason from the relay."""
 _REACH_S = 60.0
-"""Timeout for a server's first answer, in seconds. A person waits for it."""
+"""Timeout for a server's first answer, in seconds. A person waits for that answer."""
 
 
 def absent(error: GitFailed) -> bool:
@@ -46,9 +46,9 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
     transport, the credentials, and the servers that may be contacted. `helpers` is called where a
     server wants a login and `credentials` returns none.
 
-    `relay`: the address on this machine of a process that has the credentials
-    (`perdure.host.relay`). git then contacts the relay instead of the server. `url` names the
-    repository in messages even then.
+    `relay`: the address, on this machine, of a process that has the credentials
+    (`perdure.host.relay`). If it is set, git contacts the relay instead of the server. Messages
+    name the repository by `url` even then.
     """
 
     key: str
@@ -63,7 +63,7 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """Return the address for git's command line."""
+        """Return the address that git gets on its command line."""
         return self.relay or self.url
 
     @property
@@ -126,8 +126,9 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         if self.scheme == "file":
             return []
         if self.relay:
-            # The relay itself checks which servers may be contacted. The empty proxy setting keeps
-            # git from sending a request for this machine to a proxy that the environment names.
+            # The relay itself checks which servers may be contacted. The environment may name a
+            # proxy. The empty proxy setting keeps git from sending a request for this machine to
+            # that proxy.
             told = {"followRedirects": "false", "proxy": "", "curloptResolve": ""}
             return [(f"http.{self.relay}.{name}", value) for name, value in told.items()]
         if self.scheme == "ssh":
@@ -167,8 +168,8 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         told: tuple[tuple[str, str], ...],
         timeout_s: float,
     ) -> GitResult:
-        """Run git on the relay's address. In an error, the relay's address is replaced by the
-        repository's, and the relay's reason is added if there is one."""
+        """Run git on the relay's address. If it fails, the error names the repository's address
+        instead of the relay's, and contains the relay's reason if there is one."""
         try:
             return git.run(*words, allow=("http",), settings=told, timeout_s=timeout_s)
         except GitFailed as error:

@@ -35,23 +35,24 @@ CLEAN_UPS = ("gc", "clean-up")
 """Values of an entry's `verb` for workdirs that were removed when their work was finished. Such a
 workdir is restored automatically when the work is continued."""
 SETTLED_MS = 60_000
-"""Time after the move, in ms. A write later than this shows that a process still uses the files."""
+"""Time after the move into the trash, in ms. If a file of the entry is written to later than this,
+a process still uses the entry."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One entry of the trash. If `unsaved` is None, it is not known what would be lost, and the
-    entry is never purged automatically."""
+    """One entry of the trash. `unsaved` says what would be lost with it; if it is None, that is not
+    known, and the entry is never purged automatically."""
 
     id: str
     path: Path
     at: int
-    """Time of the move, in ms; 0 if unknown."""
+    """Time of the move into the trash, in ms since 1970; 0 if unknown."""
     kind: str = "unknown"
     why: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Original path of each part, by the part's name in the entry."""
     unsaved: tuple[str, ...] | None = None
-    """Sentences on content that was saved nowhere else at the time of the move; None if unknown."""
+    """Sentences on content that was saved nowhere else when it was moved; None if unknown."""
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def put(
     directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]
 ) -> Path:
     """Move each part into a new entry; return the entry's directory. Raises WorkspaceError where a
-    part cannot be moved; the entry then has the parts before it.
+    part cannot be moved; the parts before it are then in the entry.
 
     A part on another file system is copied, and the original is removed when the copy is durable.
     `parts` in `about` overrides the paths to which the parts are restored.
@@ -131,8 +132,8 @@ def _copy_over(path: Path, target: Path) -> None:
     sync(target.parent)
     gone = path.with_name(f".perdure-gone-{time.time_ns()}")
     path.rename(gone)
-    # The copy is complete by now. If part of the original cannot be deleted, nothing is lost, and
-    # its name shows that it is not a workdir.
+    # The copy is complete by now, so nothing is lost if part of the original cannot be deleted. The
+    # original's new name shows that it is not a workdir.
     with suppress(OSError):
         shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
 
@@ -147,8 +148,8 @@ def _copy_one(source: str, target: str) -> None:
 
 
 def _signature(path: Path) -> list[tuple[str, int, int, int]]:
-    """Return everything at and below the path with its inode, size and modification time, to detect
-    changes. Raises OSError."""
+    """Return inode, size and modification time of everything at and below the path. Another result
+    later shows that something was changed. Raises OSError."""
     found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
     return sorted(
         (str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found
@@ -259,8 +260,8 @@ def restore(entry: Entry) -> list[Path]:
 
 
 def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
-    """Return why an entry must not be deleted now, as a clause; empty if it may be deleted.
-    `inside`: processes whose current directory is in the entry."""
+    """Return the reason why an entry must not be deleted now, as a clause; empty if it may be
+    deleted. `inside`: processes whose current directory is in the entry."""
     if inside:
         return f"process {inside[0]} works in it"
     try:
@@ -305,15 +306,15 @@ def purge(entry: Entry) -> None:
 
 
 def purge_rests(directory: Path) -> None:
-    """Finish the deletions that a kill interrupted."""
+    """Finish the deletions of entries that were interrupted by a kill."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):
             _delete(doomed)
 
 
 def _delete(doomed: Path) -> None:
-    """Delete everything at the path, unreadable directories included. The target of a link is not
-    touched."""
+    """Delete everything at the path, unreadable directories included. Links are deleted, but not
+    the files that they point to."""
     doomed.chmod(0o700)
     for directory, folders, _ in os.walk(doomed):
         for path in (Path(directory, name) for name in folders):

@@ -50,8 +50,8 @@ _IN_PROGRESS = (
 
 
 class WorkdirState(Struct, frozen=True, kw_only=True):
-    """A workdir as it is now. Without git, `head` and `branch` are empty and every file counts as
-    untracked."""
+    """A workdir as it is now. For a workdir without git, `head` and `branch` are empty and every
+    file counts as untracked."""
 
     head: str = ""
     branch: str = ""
@@ -146,13 +146,14 @@ def again(
 
 
 def heal(places: Places, workspace: Workspace, git: Git) -> None:
-    """Check that the workdir can be inspected through its view. A damaged view is made again."""
+    """Check that the workdir can be inspected through its view. If the view is damaged, make a new
+    one."""
 
     def look() -> None:
         with looking_alone(places, workspace, git) as looker:
             if looker is not None:
-                # This call reads the settings and the index, so it fails if the view is damaged. It
-                # lists nothing.
+                # This git call reads the settings and the index, so it fails if the view is
+                # damaged. It lists no files.
                 looker.eye.run("ls-files", "--", ".git")
 
     again(places, workspace, look, alone=True)
@@ -185,8 +186,9 @@ class Looker(Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """Yield access to the workdir: through a view if its git directory belongs to an agent, else
-    direct. None for a workdir without git. Raises WorkspaceError where the workdir is missing."""
+    """Yield git access to the workdir: through a view if its git directory belongs to an agent,
+    else directly. Yields None for a workdir without git. Raises WorkspaceError where the workdir is
+    missing."""
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(
@@ -228,9 +230,9 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
 
 @contextlib.contextmanager
 def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """Yield access through a view for every backend, so that no filter or setting of the workdir's
-    repository is used. None for a workdir without git. Raises WorkspaceError before the first
-    commit."""
+    """Yield git access to the workdir through a view, whatever its backend is. So no filter or
+    setting of the workdir's repository is used. Yields None for a workdir without git. Raises
+    WorkspaceError before the first commit."""
     with seen(places, workspace, git) as looker:
         if looker is None or looker.own:
             yield looker
@@ -277,7 +279,8 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
 def _through(
     places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path
 ) -> Iterator[Looker]:
-    """Yield access to the same workdir through its view, which borrows the objects in `objects`."""
+    """Yield git access to the same workdir through its view. The view borrows the objects in
+    `objects`."""
     directory, top = places.view(workspace.id), direct.top
     with held(_lock(places, workspace)) as fd:
         eye = Git(

@@ -39,16 +39,18 @@ _STATES = {"A": "added", "D": "deleted"}
 
 
 class Against(Struct, frozen=True, kw_only=True):
-    """The state in which an attempt began. `commit` is the commit of a checkpoint; empty if the
-    workdir had none."""
+    """The state in which an attempt began, which its last checkpoint is compared with. `commit` is
+    the commit of a checkpoint; empty if the workdir had none."""
 
     number: int = 0
     commit: str = ""
     head: str = ""
     since: Path | None = None
-    """A file that perdure wrote just before it launched the agent. Its time marks the launch."""
+    """A file that perdure wrote just before it launched the agent. Its modification time tells when
+    the agent was launched."""
     foreign: frozenset[str] = frozenset()
-    """Names of files that were changed by others before the launch: task files, and drift."""
+    """Names of files that something other than the agent changed before the launch: task files, and
+    drift."""
 
 
 class _Base(Struct, frozen=True, kw_only=True):
@@ -60,7 +62,8 @@ class _Base(Struct, frozen=True, kw_only=True):
 
 
 def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
-    """Compare a checkpoint with the state at the beginning of its attempt. Raises GitFailed."""
+    """Compare a checkpoint with the state at the beginning of its attempt. Return the changes.
+    Raises GitFailed."""
     began = _began(against)
     base, commits = _base(shelf, saved, against, began)
     unchanged = base.tree == f"{saved.head}^{{tree}}" and not (saved.changed or saved.untracked)
@@ -97,8 +100,8 @@ def _began(against: Against) -> os.stat_result | None:
 def _base(
     shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return the commit or tree to compare with, and the commits made since the beginning, newest
-    first."""
+    """Return two things: the commit or tree to compare the workdir with, and the commits that were
+    made since the attempt began, newest first."""
     if against.commit:
         words = f"checkpoint {against.number}"
         base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)
@@ -120,8 +123,9 @@ def _base(
 def _by_time(
     shelf: Shelf, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return the commit to compare with, and the new commits, judged by commit time. Used in a
-    directory of the user's, where HEAD was not recorded at the start."""
+    """Return two things, judged by commit time: the commit to compare the workdir with, and the
+    commits that were made since the attempt began. Used in a directory of the user's, where HEAD
+    was not recorded at the start."""
     since = began.st_mtime if began is not None else 0.0
     # Commit times have a resolution of one second: a commit in the second of the launch counts as
     # older than the launch.
@@ -139,9 +143,10 @@ def _by_time(
 
 
 def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
-    """Return commits with their time and first parent, newest first.
+    """Return the commits in these ranges, newest first, each with its time and first parent.
 
-    Uses `rev-list` and not `log`, which reads settings that run programs (log.showSignature)."""
+    Uses `rev-list` and not `log`, which reads settings that run programs (log.showSignature).
+    """
     said = shelf.run(
         "rev-list",
         "--topo-order",
@@ -153,8 +158,8 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     )
     found = []
     for line in os.fsdecode(said.stdout).split("\n"):
-        # Each commit starts with a line `commit ID`, which can be omitted only with git 2.33 and
-        # newer.
+        # Each commit starts with a line `commit ID`. Only git 2.33 and newer can leave this line
+        # out.
         if line.startswith("commit "):
             continue
         facts, _, subject = line.partition("|")
@@ -171,7 +176,7 @@ def _files(shelf: Shelf, base: _Base, tree: str) -> list[FileOfWork]:
     try:
         return list(_compared(shelf, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
     except GitFailed:
-        # Counting lines can time out; listing names hardly ever does.
+        # If counting lines times out, only the names are listed, which hardly ever times out.
         return list(_compared(shelf, base.tree, tree, "--raw"))
 
 
@@ -215,8 +220,8 @@ def _is_new(
         seen = os.lstat(shelf.top / file.name)
     except OSError:
         return True
-    # Two file systems may use different clocks, so times of different file systems cannot be
-    # compared.
+    # Two file systems may use different clocks, so a time on one cannot be compared with a time on
+    # the other.
     return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
 
 

@@ -39,8 +39,8 @@ LOCKED = "perdure: a task's workdir"
 
 
 def git_directory(path: Path) -> Path | None:
-    """Return the admin directory that `path/.git` points to, if it points back to `path`; else
-    None."""
+    """Return the admin directory that the file `path/.git` names, if that directory names `path` in
+    turn; else None."""
     admin = _pointed_to(path)
     if admin and _points_to(admin) == path / ".git":
         return admin
@@ -55,8 +55,8 @@ def _pointed_to(path: Path) -> Path | None:
 
 
 def _points_to(admin: Path) -> Path | None:
-    """Return the `.git` file that an admin directory points to; git may write it as a relative
-    path."""
+    """Return the `.git` file that an admin directory names. git may have written its path as a
+    relative one."""
     back = read(admin / "gitdir").rstrip("\n")
     if back:
         return Path(os.path.normpath(admin / back))
@@ -106,7 +106,7 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
 
 
 def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[str]]:
-    """Make, recover or reuse the worktree. Returns (created, notes)."""
+    """Make, recover or reuse the worktree. Return whether it was made, and notes for a person."""
     path = Path(workspace.path)
     mark = places.making(workspace.id)
     if not mark.exists() and git_directory(path) is not None:
@@ -117,7 +117,8 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             f"The repository {workspace.repo} does not exist.",
             "Restore it, or mount its volume. The workdir was not changed.",
         )
-    # A git process that outlives a killed perdure keeps this lock.
+    # If perdure is killed, a git process that it started may live on. That process still holds this
+    # lock.
     with held(places.lock(f"{workspace.id}.making")) as own:
         git = Git(
             cwd=common,
@@ -146,8 +147,8 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 def _register(
     places: Places, workspace: Workspace, git: Git, common: Path
 ) -> tuple[bool, list[str]]:
-    """Register the worktree with git, without its files. The mark file stays until the files are
-    written. Returns (created, notes)."""
+    """Register the worktree with git, without its files. The caller removes the mark file when the
+    files are written. Return whether the worktree was made, and notes for a person."""
     path, mark = Path(workspace.path), places.making(workspace.id)
     cut_off = mark.exists()
     if not cut_off and git_directory(path) is not None:
@@ -173,11 +174,12 @@ _KEPT = "all files are unchanged; what was staged, and a merge or rebase in prog
 
 
 def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
-    """Recreate a lost admin directory if that is safe. The `.git` file must still name it, and the
-    branch must exist and be checked out nowhere. Return whether it was recreated.
+    """Recreate a lost admin directory of a worktree if that is safe. Return whether it was
+    recreated. It is safe if the `.git` file still names that directory, and the branch exists and
+    is checked out nowhere.
 
-    Writes no file of the workdir. The directory is built beside its final place and renamed, so a
-    kill leaves nothing half-made in use.
+    Writes no file of the workdir. The directory is built beside its final place and renamed. So
+    after a kill, git never uses a half-made directory.
     """
     path, full = Path(workspace.path), f"refs/heads/{workspace.branch}"
     admin = _pointed_to(path)
@@ -219,8 +221,8 @@ def _staged(common: Path, workspace: Workspace) -> Path:
 
 
 def _refuse_strange(path: Path, workspace: Workspace) -> None:
-    """Raise WorkspaceError if the path has files that perdure did not just make. They have neither
-    a mark file nor a link to the repository, and are kept."""
+    """Raise WorkspaceError if there are files at the path that perdure did not make. Such files
+    have neither a mark file nor a link to the repository. They are kept."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
             f"{path} has files, but is no longer a worktree of {workspace.repo}. Nothing was "
@@ -243,8 +245,8 @@ def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> P
 def _recover(
     places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
 ) -> list[str] | None:
-    """Clear the remains of an earlier creation. Returns notes, or None if the interrupted creation
-    turns out to be complete."""
+    """Remove what an earlier creation of the workdir left, and return notes for a person. Return
+    None if the earlier creation was interrupted but turns out to be complete."""
     path = Path(workspace.path)
     if cut_off and _is_whole(git, path, workspace):
         return None
@@ -272,8 +274,8 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
 
 
 def admins(common: Path, path: Path) -> list[Path]:
-    """Return the admin directories that belong to this path. One without a `gitdir` file, as a kill
-    can leave it, is recognized by its name."""
+    """Return the admin directories that belong to the workdir `path`. A kill can leave an admin
+    directory without a `gitdir` file; it is recognized by its name."""
     if not (common / "worktrees").is_dir():
         return []
     found = []

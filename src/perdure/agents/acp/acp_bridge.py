@@ -58,13 +58,14 @@ PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Maximum number of pieces of a text for which every run of adjacent pieces is compared. For a text
-with more pieces, only the runs that extend to its end are compared."""
+"""Maximum number of pieces of a text for which the hashes of all runs of adjacent pieces are
+computed. For a text with more pieces, only the runs that extend to its end are hashed."""
 QUIET_S = 0.5
 """Duration of silence after which a replay counts as complete, in seconds. Gemini CLI 0.61.0 sends
 a part of the replay after its response to `session/load`."""
 LATE_S = 10.0
-"""Time limit for the rest of a replay in which known items are missing, in seconds."""
+"""Maximum wait for known items that a replay still lacks when the agent has fallen silent, in
+seconds. Counted from the agent's response to `session/load`."""
 ANNOUNCED_S = 2.0
 """Maximum wait for the announcement of a tool call after the agent has requested a permission for
 it, in seconds."""
@@ -72,7 +73,7 @@ CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time limits for the agent to exit, in seconds: after its input was closed, and after SIGTERM."""
 OVER_S = (2.0, 1.0)
-"""Time limits for an agent that has completed its turn, in the order of END_S, in seconds. They are
+"""The same two time limits as END_S, in seconds, for an agent that has completed its turn. They are
 shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
@@ -80,7 +81,7 @@ LOOKING = ("read", "search", "think")
 
 
 class BridgeRefused(Exception):
-    """Raised if the agent cannot carry out the order."""
+    """Raised if the agent cannot do what the order (the argument of this program) asks for."""
 
 
 def say(kind: str, **fields: Any) -> None:
@@ -90,12 +91,12 @@ def say(kind: str, **fields: Any) -> None:
 
 
 class ReplayIncomplete(Exception):
-    """Raised if known items are missing in the replay of a conversation."""
+    """Raised if the replay of a conversation lacks items that perdure has recorded."""
 
 
 class Items:
-    """Collects the prompts, answers and tool calls of a conversation, in order. The pieces of a
-    text are stored separately."""
+    """Collects the prompts, answers and tool calls of a conversation, in order. A text that arrives
+    in pieces is stored as a list of these pieces."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, list[tuple[str, str]]]] = []
@@ -131,8 +132,8 @@ class Items:
         return found
 
     def possible(self) -> set[str]:
-        """Return the hashes of all texts that a replay may contain. A replay may merge messages, so
-        every run of adjacent pieces is hashed."""
+        """Return the hashes of all texts that a replay of this conversation may contain. An agent
+        may merge or split messages in its replay, so every run of adjacent pieces is hashed."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]
@@ -145,8 +146,8 @@ class Items:
 
 
 def hash_item(role: str, text: str) -> str:
-    """Return a hash of the text, prefixed with its role. Differences in white space do not change
-    it."""
+    """Return the role and a hash of the text, as `role:hash`. Differences in white space do not
+    change the hash."""
     plain = " ".join(text.split()).encode("utf-8", "surrogatepass")
     return f"{role}:{hashlib.sha256(plain).hexdigest()[:16]}"
 
@@ -170,8 +171,8 @@ class TurnPrinter:
         elif kind == "agent_message_chunk":
             self._said(update)
         elif kind == "session_info_update":
-            # codex-acp 2.6.0 ends a failed turn with the stop reason `end_turn`. Only this status
-            # shows that the turn failed.
+            # codex-acp 2.6.0 ends a failed turn with the stop reason `end_turn`, as if it had
+            # succeeded. Only the thread status `systemError` shows that the turn failed.
             status = ((update.get("_meta") or {}).get("codex") or {}).get("threadStatus") or {}
             self.failed = self.failed or status.get("type") == "systemError"
 
@@ -203,9 +204,10 @@ class TurnPrinter:
 
 
 def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments of a tool call for which the agent requests a permission. They are
-    taken from the announcement of the call (`begun`). If it has no arguments, they are taken from
-    the request (`asked`): OpenCode's request has only the arguments of the permission."""
+    """Return name and arguments of a tool call for which the agent requests a permission. Both are
+    taken from the announcement of the call (`begun`) if the announcement has arguments. Otherwise
+    both are taken from the request (`asked`). OpenCode's request has only the arguments of the
+    permission."""
     told = next((each for each in (begun, asked) if each.get("rawInput")), asked)
     given = told.get("rawInput")
     if not isinstance(given, dict) or not given:
@@ -219,8 +221,8 @@ def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[
 
 
 class AcpClient(TurnPrinter):
-    """Receives the agent's messages and answers its permission requests. No other requests are
-    supported, because the agent handles files and terminals itself."""
+    """Receives the agent's messages and answers its permission requests. The client does not offer
+    to read files or to run terminals for the agent, because the agent does both itself."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         super().__init__(order)
@@ -237,8 +239,8 @@ class AcpClient(TurnPrinter):
 
     def observe(self, event: Any) -> None:
         """Process an incoming message, including messages that the library's schema does not know.
-        A message that arrives before the prompt is only collected, because it belongs to a replay.
-        """
+        A message that arrives before the prompt is sent belongs to a replay. Such a message is
+        collected but not printed."""
         message = event.message
         self.heard = time.monotonic()
         if message.get("method") == "session/update":
@@ -290,7 +292,7 @@ class AcpClient(TurnPrinter):
         )
 
     def permits(self, kind: str, places: list[str]) -> bool:
-        """Return whether `allow` grants a tool call of this kind on these paths.
+        """Return whether `allow` (from the order) grants a tool call of this kind on these paths.
 
         - `nothing`: grants no call, because the agent's own mode is the limit.
         - `look`: grants calls that only read.
@@ -305,9 +307,9 @@ class AcpClient(TurnPrinter):
         )
 
     async def announced(self, call: str) -> dict[str, Any]:
-        """Return the announcement of the tool call, or an empty dict if there is none after
-        ANNOUNCED_S. OpenCode 1.18.33 sends the announcement and the permission request in either
-        order."""
+        """Return the announcement of the tool call. OpenCode 1.18.33 sends the announcement before
+        or after the permission request, so wait for it for at most ANNOUNCED_S. Return an empty
+        dict if none arrives."""
         end = time.monotonic() + ANNOUNCED_S
         while not (found := self.calls.get(call) or {}).get("rawInput"):
             self.told.clear()
@@ -340,8 +342,8 @@ class AcpClient(TurnPrinter):
 async def converse(
     agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], prompt: str
 ) -> int:
-    """Run one turn and return the exit code. A failure of the agent is printed as one `error`
-    line."""
+    """Run one turn. Return 0 if the turn was completed, else 1. A failure of the agent is printed
+    as one `error` line."""
     from acp import RequestError, text_block
 
     stage = "initialize"
@@ -407,7 +409,8 @@ async def converse(
                 "error", stage=stage, code=0, message=client.notice or "the agent reported an error"
             )
             return 1
-        # With codex-acp 2.6.0, every denied call cancels the turn.
+        # With codex-acp 2.6.0, every denied call ends the turn as `cancelled`. A turn that was
+        # cancelled after a denial therefore counts as completed.
         over = answer.stop_reason == "end_turn" or (
             answer.stop_reason == "cancelled" and client.refused
         )
@@ -429,8 +432,12 @@ async def open_session(
     agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
 ) -> tuple[str, Any]:
     """Open a new conversation, or fork or continue the requested one. Return the conversation's id
-    and the agent's response. To continue, use `session/resume`, which sends no replay; if the agent
-    lacks it, use `session/load`. Raise BridgeRefused if the agent cannot do what is needed."""
+    and the agent's response.
+
+    A conversation is continued with `session/resume`, which sends no replay. If the agent lacks
+    this method, `session/load` is used. Raise BridgeRefused if the agent can neither resume nor
+    load, or cannot fork.
+    """
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     sessions = getattr(can, "session_capabilities", None)
     if getattr(sessions, "additional_directories", None):
@@ -468,9 +475,10 @@ def can_continue(can: Any) -> bool:
 async def load_or_resume(
     agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load the conversation and check its replay; resume it if the agent cannot load. Return the
-    agent's response, and fields that tell how the conversation was opened. Raise ReplayIncomplete
-    if the replay is incomplete, BridgeRefused if the agent can neither load nor resume."""
+    """Load the conversation and check its replay. If the agent cannot load, resume the
+    conversation. Return the agent's response, and fields that tell how the conversation was opened.
+    Raise ReplayIncomplete if the replay is incomplete, BridgeRefused if the agent can neither load
+    nor resume."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
         if not can_continue(can):
@@ -501,8 +509,9 @@ async def load_or_resume(
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
-    """Return whether the conversation is missing in the agent's own list of conversations. If an
-    error names no cause, only this list proves that the conversation is missing."""
+    """Return whether the agent's own list of conversations lacks this conversation. An error of the
+    agent may name no cause. In that case only the list proves that the conversation is lost. False
+    if the agent offers no list."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False
     cursor: str | None = None
@@ -520,8 +529,8 @@ async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> boo
 async def settle(
     agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
 ) -> None:
-    """Set mode and model, as is necessary in every turn. Raise BridgeRefused if the agent does not
-    offer the model, so that no turn runs with another one."""
+    """Set the mode and the model that the order names. Both must be set in every turn. Raise
+    BridgeRefused if the agent does not offer the model, so that no turn runs with another model."""
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:
@@ -544,7 +553,7 @@ async def settle(
 
 
 def values(options: list[Any]) -> Iterator[str]:
-    """Yield the values of a list of options, including those inside groups."""
+    """Yield the values of a list of options. Options inside groups are included."""
     for option in options:
         if hasattr(option, "options"):
             yield from values(option.options)

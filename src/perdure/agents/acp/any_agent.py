@@ -51,8 +51,8 @@ from perdure.protocols import Abilities, Archive, Prompt, Retention, SpokenMessa
 from perdure.rules.transcript_repair import RepairResult
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""Value of the bridge's option `allow` for each permissions level. Nothing else restricts the
-agent, so the level `read` is refused."""
+"""Value of the bridge's option `allow` for each permissions level. The level `read` is missing,
+because nothing but this option restricts the agent. A launch with `read` is refused."""
 
 
 class AnyAcpDriver:
@@ -96,7 +96,8 @@ class AnyAcpDriver:
         return Program(path=shlex.join(words), version=programs.version(Path(found)))
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Return the user's home directory, because the agent's own one is not known."""
+        """Return the user's home directory, because the place of the agent's own files is not
+        known."""
         return Path(environ.get("HOME") or "/")
 
     def refuse(self, launch: Launch) -> str:
@@ -151,8 +152,8 @@ class AnyAcpDriver:
         return acp_requests.open_calls(output)
 
     def interactive_command(self, launch: Launch) -> Command:
-        """Return the command that starts the agent without a conversation. How the agent continues
-        one in its own program is not known."""
+        """Return the command that starts the agent's program without a conversation. perdure does
+        not know how to continue a conversation in that program."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
 
     # The methods below find nothing, because the place and the format of the agent's conversations

@@ -96,15 +96,16 @@ class KnownAgent(Struct, frozen=True):
     words: tuple[str, ...] = ()
     install: str = ""
     variable: str = ""
-    """Variable that gives the ACP program the path of the agent's native program."""
+    """Name of the environment variable that gives the ACP program the path of the agent's native
+    program. Empty if the ACP program needs no such variable."""
     modes: Mapping[Permissions, str] = field(default_factory=dict)
     allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
     """Value of the bridge's option `allow` for each permissions level."""
     fork: bool = False
     retries: int = 0
     notices: bool = False
-    """Whether the agent sends warnings and errors in the same way as text of the model, but without
-    a message id."""
+    """Whether the agent's warnings and errors arrive as messages of the model. Unlike real answers,
+    they have no message id."""
 
 
 KNOWN = {
@@ -146,12 +147,13 @@ class AcpArchive(Struct, frozen=True):
         return self.native.read(home, session_id)
 
     def find(self, home: Path, mark: str) -> str:
-        """Return an empty string, because a conversation that began over ACP has no title to search
-        for. None is needed: the id is printed before the prompt is sent."""
+        """Return an empty string. A conversation that began over ACP has no title by which it could
+        be found. No search is needed, because the bridge prints the id before it sends the prompt.
+        """
         return ""
 
     def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return nothing, because over ACP every tool call is printed when it begins."""
+        """Return an empty sequence, because over ACP every tool call is printed when it begins."""
         return ()
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
@@ -173,8 +175,8 @@ class AcpArchive(Struct, frozen=True):
         return self._own(program, self.native.restore(program, session_id, copy))
 
     def _own(self, program: Program, command: Command) -> Command:
-        """Return a command of the native driver with the agent's own program, without the arguments
-        that make the program speak ACP."""
+        """Return the native driver's command, changed to run the agent's program. The arguments
+        that make the program speak ACP are left out."""
         given = shlex.split(program.path)
         if tuple(given[-len(self.words) :]) == self.words:
             own = given[: -len(self.words)]
@@ -238,8 +240,8 @@ class AcpDriver:
         return self.native.home(environ)
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused; empty if it is not. Reasons: nothing can enforce its
-        permissions level, or the native driver refuses it."""
+        """Return why the launch is refused; empty if it is not refused. It is refused if nothing
+        can enforce its permissions level, or if the native driver refuses it."""
         if launch.spec.permissions not in self.known.allow:
             return (
                 f"{self.name} cannot be restricted to the level {launch.spec.permissions}: it "
@@ -280,8 +282,9 @@ class AcpDriver:
         )
 
     def _fresh(self, launch: Launch) -> Command:
-        """Return the native driver's command for a new conversation. Its variables also apply over
-        ACP, and so do Gemini CLI's flags."""
+        """Return the native driver's command for a new conversation. Over ACP, the agents need the
+        same environment variables as on the command line. Gemini CLI also accepts the same flags.
+        """
         return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
 
     def _checked(self, session_id: str, launch: Launch) -> str:
@@ -292,8 +295,8 @@ class AcpDriver:
         return session_id
 
     def _arguments(self, launch: Launch) -> list[str]:
-        """Return the agent's arguments. Gemini CLI accepts the flags of its command line over ACP
-        too; the other agents get only the user's arguments."""
+        """Return the agent's arguments. Over ACP, Gemini CLI gets the same flags as on its command
+        line. The other agents get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
         return [
@@ -313,9 +316,10 @@ class AcpDriver:
         return ()
 
     def _hold(self, launch: Launch) -> str:
-        """Return a pattern for a file of Gemini CLI 0.61.0; empty for other agents. While such a
-        file exists, the bridge waits for the next minute. Gemini would empty the file if it loaded
-        the same conversation twice within one minute."""
+        """Return a `strftime` pattern for the name of a chat file of Gemini CLI 0.61.0; empty for
+        other agents. The pattern contains the current minute. While a file with that name exists,
+        the bridge waits, because Gemini would empty a file that it loads twice within one minute.
+        """
         if self.native.name != "gemini":
             return ""
         return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
@@ -341,8 +345,8 @@ class AcpDriver:
         )
 
     def _sent(self, prompt: str) -> str:
-        """Return the prompt as it is sent: with a label in front if the agent would take the prompt
-        for a command. Gemini's native driver knows more such prompts than `_COMMAND`."""
+        """Return the prompt as it is sent. If the agent would take the prompt for a command, put a
+        label in front. Gemini's native driver knows more such prompts than `_COMMAND`."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
         if _COMMAND.match(prompt):
@@ -350,8 +354,8 @@ class AcpDriver:
         return prompt
 
     def _original(self, words: str) -> str:
-        """Return the prompt without the label that `_sent` added. Gemini's native driver has
-        already removed its label."""
+        """Return the prompt without the label that `_sent` added. For Gemini nothing is left to do,
+        because its native driver has already removed the label."""
         if self.native.name != "gemini" and _COMMAND.match(words):
             return words.removeprefix(LABEL)
         return words
@@ -392,7 +396,7 @@ class AcpDriver:
         return self.native.replies(transcript)
 
     def total(self, transcript: bytes) -> Usage:
-        """Return zero, because over ACP usage is reported for each turn and not for the
+        """Return a `Usage` of zero. Over ACP, usage is reported for each turn and not for the whole
         conversation."""
         return Usage()
 
@@ -414,7 +418,7 @@ class AcpDriver:
 
     def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the agent's interactive native program.
-        The program is given by its name only."""
+        The command names the program without a path."""
         return self.native.interactive_command(
             replace(launch, program=Program(path=self.native.name))
         )

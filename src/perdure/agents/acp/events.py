@@ -37,7 +37,8 @@ _HINTS = {
     "move": "edits",
     "execute": "runs",
 }
-"""Effect hints by a tool call's kind. The kind `other` has no hint."""
+"""Effect (`reads`, `edits`, `runs`) that each kind of ACP tool call has. The kind `other` is
+missing, because it tells nothing about the effect."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -173,8 +174,8 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """Return the usage of one turn. ACP agents report the cached input separately; the result
-    includes it in the input, as everywhere in perdure."""
+    """Return the usage of one turn. ACP agents do not count the cached parts as input. Here `input`
+    includes them, as everywhere in perdure."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),
@@ -188,8 +189,8 @@ def _usage(used: Any) -> Usage:
 
 
 def _error(found: dict[str, Any]) -> TurnEnded:
-    """Return the end of a failed turn, with the agent's message and the details in its field
-    `data`."""
+    """Return the end of a failed turn. Its text is the agent's message, followed by the details in
+    the field `data` of the error."""
     more = (
         json_lines.text(json_lines.part(found, "data", key), SUMMARY)
         for key in ("details", "message", "errorName", "codexErrorInfo")

@@ -18,8 +18,8 @@ _K = OutcomeKind
 
 AUTH_REQUIRED = "-32000"
 NOT_FOUND = "-32002"
-"""JSON-RPC error code of ACP for a missing resource. AUTH_REQUIRED above is the code for a missing
-login."""
+"""JSON-RPC error code with which an ACP agent reports that a resource is missing. The constant
+AUTH_REQUIRED is the code for a missing login."""
 NOT_INSTALLED = 3
 STOPPED = 143
 
@@ -28,8 +28,8 @@ _GONE = rule(
     r"no rollout found|thread not found|Invalid session identifier|No previous sessions "
     r"found|Resource not found",
 )
-"""Messages for a lost conversation. codex-acp 2.6.0 reports success when it resumes a thread whose
-file is gone, and sends the second message only after the prompt."""
+"""Rule for the messages that report a lost conversation. codex-acp 2.6.0 first reports success when
+it resumes a thread whose file is gone. The message `thread not found` follows after the prompt."""
 _WORDS = (
     rule(
         _K.CONTEXT_EXHAUSTED, r"context.?length|context window|prompt is too long|maximum context"
@@ -79,15 +79,16 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
 
 
 def refused_to_open(ended: TurnEnded) -> bool:
-    """Return whether the agent answered `session/load` or `session/resume` with an error. The code
-    is 0 if the agent ended without an answer."""
+    """Return whether the agent answered `session/load` or `session/resume` with an error. False if
+    the agent ended without an answer; the bridge then reports the error code 0."""
     answered = ended.facts.get("code", "0") != "0"
     return not ended.ok and answered and ended.facts.get("stage") == "resume"
 
 
 def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
-    """Return the kind of outcome that follows from stage, code and stop reason; None if none does.
-    A failure to open a conversation does not prove that the conversation is lost."""
+    """Return the kind of outcome that follows from the stage, error code and stop reason of the
+    turn. None if these do not determine the outcome. A failure to open a conversation does not
+    prove that the conversation is lost."""
     stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
     if stop := ended.facts.get("stop"):
         return _STOPS.get(stop, _K.FAILED)

@@ -14,8 +14,8 @@ SUMMARY = 500
 
 
 def may_ask(level: Permissions, allow: str) -> bool:
-    """Return whether a person can allow more calls than the bridge grants. True only at the level
-    `edit`, and not if the bridge grants every call."""
+    """Return whether a person can allow calls that the bridge would deny. True only at the level
+    `edit`, unless the bridge grants every call anyway."""
     return level is Permissions.EDIT and allow != "anything"
 
 

@@ -1,8 +1,8 @@
 """The driver for Claude Code: how the CLI is started, and what its output and files mean. Written
 against 2.1.329.
 
-Loaded by `perdure.agents.registry.load`. Events, outcomes and transcripts are in modules of their
-own beside this one.
+Loaded by `perdure.agents.registry.load`. Other modules of this package handle events, outcomes and
+transcripts.
 
 Permissions, and the reasons for their flags:
 
@@ -75,13 +75,15 @@ _UNATTENDED = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_MAX_RETRIES": "3",
 }
-"""Default environment; the user's own variables take precedence. The CLI retries at most three
-times: its default of ten retries takes minutes, and perdure schedules retries itself."""
+"""Default environment variables of the agent. The user's own variables take precedence. The CLI
+retries at most three times here: its default of ten retries takes minutes, and perdure schedules
+retries itself."""
 
 PROMPT_TOOL = "--permission-prompt-tool"
 ANSWER = 20_000
-"""Size of the part of the window that 2.1.329 reserves for the answer, in tokens. At a level of 50
-% of 1,000,000 it compacts at 490,000."""
+"""Number of tokens of the window that 2.1.329 reserves for the answer. The threshold for compaction
+is a percentage of the rest. For example, 50 % of a window of 1,000,000 tokens means that the CLI
+compacts at 490,000 tokens."""
 
 _RESERVED = frozenset(
     {
@@ -131,7 +133,8 @@ class ClaudeDriver:
         name_fork=True,
         fork_at=True,
         compacts=True,
-        # At the level `read` only the CLI's file tools run, and they need no temporary files.
+        # The level `read` is missing: it allows only the CLI's file tools, which need no temporary
+        # files.
         temporary_files=(Permissions.EDIT, Permissions.FULL),
     )
     variables = (
@@ -179,10 +182,10 @@ class ClaudeDriver:
         ),
         *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
     )
-    """Patterns of the variables that are passed to the agent; `!pattern` excludes names. Two groups
-    are excluded: variables that a running Claude Code sets for its children, because they would tie
-    the agent to that session; and settings that resume a conversation or prevent it from being
-    saved."""
+    """Patterns of the environment variables that are passed to the agent; `!pattern` excludes
+    names. Two groups are excluded. Variables that a running Claude Code sets for its children would
+    tie the agent to that session. Some settings would resume a conversation or prevent it from
+    being saved."""
 
     def __init__(self) -> None:
         self.warm = ClaudeWarm(self.command)
@@ -197,8 +200,8 @@ class ClaudeDriver:
         return Path(environ.get("CLAUDE_CONFIG_DIR") or user_home(environ) / ".claude")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (prompt, arguments or settings); empty if it is not
-        refused."""
+        """Return why the launch is refused: its prompt, arguments or settings cannot work. Return
+        an empty string if the launch is not refused."""
         if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude "
@@ -228,21 +231,22 @@ class ClaudeDriver:
         if launch.last_word:
             schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
             argv.append(f"--json-schema={schema}")
-        # perdure's hooks are missing in `own` if the user's settings file sets variables: such a
-        # file is passed on unchanged.
+        # If the user's settings file sets variables, that file is passed on unchanged and `own`
+        # lacks perdure's hooks.
         hooked = bool(launch.requests) and HOOK.name in own.argument
         if hooked and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
-            # Without this flag the tool AskUserQuestion is not offered to the model. The value
-            # `stdio` means that prompts are answered on stdin. Nobody answers them: stdin is a
-            # file, so the CLI denies them ("Stream closed") after it has run the hooks.
+            # Without this flag, the CLI does not offer the tool AskUserQuestion to the model. The
+            # value `stdio` means that permission prompts are answered on stdin. Here stdin is a
+            # file, so nobody answers. The CLI runs the hooks first and then denies the call
+            # ("Stream closed").
             argv.append(f"{PROMPT_TOOL}=stdio")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         if launch.budget_usd and not any(
             argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
         ):
-            # The CLI counts only the cost of its own process, also after a resume (2.1.329). It
-            # checks the cost after each reply.
+            # The budget applies only to the cost of this process, also after a resume (2.1.329).
+            # The CLI checks the cost after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
         env = {
             name: value
@@ -252,8 +256,8 @@ class ClaudeDriver:
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),
-            # To run a parked call, resume without a prompt. A prompt would be sent right after the
-            # call, and would cancel further calls that the agent parked.
+            # A parked call runs on a resume without a prompt. A prompt would be sent right after
+            # the call, and would cancel further calls that the agent parked.
             stdin=b"" if launch.parked else claude_files.sent(launch.prompt).encode(),
             env=env,
             notes=notes,
@@ -372,8 +376,9 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> dict[str, str]:
-    """Return the variables that set the level of the CLI's own compaction. The level is a
-    percentage of the window without the part that is reserved for the answer (ANSWER)."""
+    """Return the environment variables that set the threshold at which the CLI compacts by itself.
+    The threshold is a percentage of the window, after ANSWER tokens are subtracted for the answer.
+    """
     at = launch.compact_at
     if at is None:
         return {}
@@ -390,8 +395,8 @@ def _compact(launch: Launch) -> dict[str, str]:
 
 
 def _fork(launch: Launch) -> list[str]:
-    """Return the flags for the fork's id and for the message of the parent conversation after which
-    the fork begins. Reads the parent's transcript."""
+    """Return the flags that set the fork's id and the point where the fork begins. That point is a
+    message of the parent conversation, so the parent's transcript is read."""
     asked = launch.continuation
     if asked.fork_id:
         named = [f"--session-id={checked(asked.fork_id)}"]

@@ -43,7 +43,7 @@ from perdure.patterns import late_pattern
 
 SUMMARY = 500
 HOOK_FILE = 1 << 16
-"""Maximum number of characters read from a file that the hook wrote."""
+"""Maximum number of characters that are read from a file written by the hook."""
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
 """Types of stream events that report the usage of a reply. The thousands of other stream events are
@@ -70,8 +70,8 @@ _FACTS = (
     "result_index",
 )
 _EXIT_CODE = late_pattern(r"Exit code (\d{1,3})\b")
-"""Pattern of the beginning of a failed command's result. The result of a successful command has no
-exit code."""
+"""Pattern of the first words in the result of a failed command. The result of a successful command
+contains no exit code."""
 _COMMAND = "local_bash"
 """Type of a background task that is a shell command. Tasks of all other types are helpers, such as
 subagents."""
@@ -79,10 +79,10 @@ _BARRED = late_pattern(
     r"<tool_use_error>Error: No such tool available: "
     r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
 )
-"""Pattern of the result of a call whose tool the permissions level removed. Only real tools are
-listed, because a call of a tool that never existed is not a denial."""
+"""Pattern of the result of a call to a tool that the permissions level removed. The pattern lists
+only real tools, because a call to a tool that never existed is not a denial."""
 _LIMIT_HIT = "Output token limit hit"
-"""Beginning of the prompt that 2.1.329 sends on its own after an answer that was cut off."""
+"""First words of the prompt that 2.1.329 itself sends after an answer was cut off."""
 _QUIET = frozenset(
     {
         "command_lifecycle",
@@ -92,8 +92,8 @@ _QUIET = frozenset(
         "prompt_suggestion",
     }
 )
-"""Known types of lines without information about the attempt. The subtypes of `system` that
-`_system` does not match have none either."""
+"""Known types of lines that tell nothing about the attempt, so they become no event. The same
+applies to lines of the type `system` whose subtype `_system` does not match."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -170,8 +170,8 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield the events of an assistant line. An API error yields nothing, although the CLI prints
-    it like text of the agent: the result repeats it."""
+    """Yield the events of an assistant line. The CLI prints an API error like text of the agent.
+    Such an error yields nothing here, because the result line repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
     if (reply := transcript.reply(found.get("message"))) is not None:
@@ -193,8 +193,8 @@ def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield an event if the line is a prompt that the CLI itself sent because an answer was refused
-    or cut off."""
+    """Yield a `ReplyCut` event if the line is a prompt that the CLI itself sent because the model's
+    answer was refused or cut off. Otherwise yield nothing."""
     if found.get("isSynthetic") is not True:
         return
     said = [
@@ -208,7 +208,8 @@ def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return the usage of a reply so far: its input when it starts, its output when it ends."""
+    """Return an event with the usage that is known of an unfinished reply: its input when it
+    starts, its output when it ends."""
     event = found.get("event")
     begins = json_lines.part(event, "type") == "message_start"
     reply = transcript.reply(json_lines.part(event, "message") if begins else event)
@@ -228,8 +229,8 @@ def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
-    """Return the rejected calls: for each id, the origin of the rejection (`hook` or
-    `permissions`)."""
+    """Return the rejected calls by their id. The value tells where the rejection came from: `hook`
+    or `permissions`."""
     told = {
         json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
         for meta in json_lines.items(found.get("tool_result_meta"))
@@ -264,8 +265,8 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return a `LimitSeen` event if the usage limit was reached. The warning that the limit is near
-    (`allowed_warning`) returns nothing."""
+    """Return a `LimitSeen` event if the usage limit was reached. Return nothing for the warning
+    that the limit is near (`allowed_warning`)."""
     limit = found.get("rate_limit_info")
     if json_lines.part(limit, "status") != "rejected":
         return ()
@@ -350,7 +351,7 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
 
 
 def hook_words(directory: Path, name: str) -> list[str]:
-    """Return the lines of a file that the hook wrote into the directory; empty if there is no such
+    """Return the lines of the file `name` in the hook's directory. Empty if there is no such
     file."""
     try:
         with (directory / name).open(encoding="utf-8", errors="replace") as file:

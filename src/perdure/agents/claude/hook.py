@@ -28,7 +28,8 @@ import json
 import os
 import sys
 
-# Set here, because importing `typing` takes longer than the rest of the program.
+# Defined here instead of imported from `typing`, because that import takes longer than the rest of
+# the program.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -72,8 +73,8 @@ def add(path: str, line: str) -> None:
 
 
 def take(path: str) -> bool:
-    """Create the file that marks an answer as used. Return whether the answer was unused until
-    now."""
+    """Create the file that marks an answer as used. Return True if the answer had not been used
+    before."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -102,7 +103,8 @@ def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
 
 
 def before(directory: str, given: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """Return the output for `PreToolUse`. None means that the CLI's own permissions decide."""
+    """Return the output for `PreToolUse`. None means that the hook decides nothing, so the CLI's
+    own permissions apply."""
     call = given.get("tool_use_id", "")
     decided = decision_for(directory, call, key)
     if decided is not None:
@@ -121,7 +123,8 @@ def answered(
     if decided["answer"] == "deny":
         reason = "A person refused this call" + (": " + words if words else ".")
         return {"permissionDecision": "deny", "permissionDecisionReason": reason}
-    # An answer to a question may be given several times, because it changes only the conversation.
+    # An approval is used only once. An answer to a question may be given several times, because it
+    # changes only the conversation.
     question = decided["answer"] == "text"
     if not question and not take(path_of(directory, f"used-{decided['number']}")):
         if not decided["parked"]:

@@ -58,8 +58,8 @@ _WORDS = frozenset(
         *("input", "tool_use_id", "is_error", "compactMetadata", "logicalParentUuid"),
     }
 )
-"""Keys and types that occur in the records. A word that differs from one of them in a single bit
-counts as damage."""
+"""Known keys and types of the records. They are used to find damage: a word in a record that
+differs from a known word in exactly one bit counts as damaged."""
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
 
@@ -74,8 +74,8 @@ class _Record(Struct, eq=False):
     boundary: dict[str, Any] | None
     """Metadata of a compact boundary; None for other records."""
     before: str
-    """Id of the record before a boundary: the boundary's logical parent, else the previous record.
-    """
+    """For a boundary, id of the record before it: the boundary's logical parent, else the previous
+    record in the file."""
     error: bool
     """Whether the record is an API error, which the CLI prints but never sends to the model."""
 
@@ -85,14 +85,15 @@ class _File(Struct, eq=False):
 
     records: dict[str, _Record]
     parents: dict[str, str]
-    """Parent of each record that a resume can reach, by id; "" for a root."""
+    """Id of the parent of each record that a resume can reach, by the record's id; "" for a root.
+    """
     last: str
     """Id of the newest record that a resume may start from."""
     leaf: str | None
     """Id of the leaf that the newest `last-prompt` record names; None if there is no such record.
     """
     aside: bool = False
-    """Whether `leaf` is a sidechain record. If it is, the CLI finds no conversation."""
+    """Whether `leaf` is a sidechain record. The CLI then loads no conversation at all."""
 
     def before(self, boundary: _Record) -> _File:
         """Return the records as they were before a compact boundary was written."""
@@ -163,7 +164,8 @@ def _read(content: bytes) -> _File:
 
 
 def _parents(records: dict[str, _Record]) -> dict[str, str]:
-    """Return the parent of each record that a resume can reach, by id."""
+    """Return the id of each record's parent, by the record's id. Records that a resume cannot reach
+    are left out."""
     parents = {record.key: record.parent for record in records.values()}
     boundaries = [each for each in records.values() if each.boundary is not None]
     if not any(_preserved_records(records, each) for each in boundaries):
@@ -180,8 +182,8 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
 
 
 def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
-    """Return the parents, with each missing parent replaced by the five-second rule in the
-    docstring of this module."""
+    """Return the parents of all records. A parent that is missing in the file is replaced by the
+    five-second rule in the docstring of this module."""
     torn = {
         key
         for key, parent in parents.items()
@@ -285,8 +287,8 @@ def _argument(given: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message's content. A block that is not text is included as its
-    `repr`."""
+    """Return the text of a message's content. For a block that is not text, the result contains the
+    `repr` of the block."""
     if isinstance(content, str):
         return content
     return "\n".join(
@@ -307,15 +309,15 @@ def _chain(file: _File, leaf: str) -> list[_Record]:
 
 
 def _leaf(file: _File) -> str:
-    """Return the id of the leaf: the record at which the chain ends."""
+    """Return the id of the leaf: the record at which the loaded chain ends."""
     named = file.records.get(file.leaf or "")
     if named is None or file.leaf not in file.parents:
         return file.last
     newest = _chain(file, file.last)
     if any(record is named for record in newest):
         return file.last
-    # The parent of a result is always its own call, also if several calls ran in parallel. So the
-    # newest record may be on another branch than the named one although both belong to one turn.
+    # Several calls may run in parallel, and the parent of each result is its own call. So the
+    # newest record may be on another branch than the named leaf, although both belong to one turn.
     while named is not None and not named.message and not _is_said(named):
         named = file.records.get(file.parents.get(named.key, ""))
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
@@ -330,8 +332,8 @@ def _is_said(record: _Record) -> bool:
 
 
 def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record], int]:
-    """Return the records of a chain that the model sees, those that summaries replace, and the
-    number of summaries."""
+    """Return three values: the records of a chain that the model sees, the records that summaries
+    replace, and the number of summaries."""
     shown, earlier = _since_boundary(file, chain)
     compactions, condensed = 0, list[_Record]()
     while earlier is not None:
@@ -346,8 +348,8 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 def _since_boundary(
     file: _File, chain: list[_Record]
 ) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
-    """Return the records of a chain after its newest boundary. Also return the file and the chain
-    as they were before that boundary; None if there is no boundary."""
+    """Return the records of a chain after its newest boundary. The second value is the file and the
+    chain as they were before that boundary, or None if the chain has no boundary."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -357,8 +359,8 @@ def _since_boundary(
 
 
 def _anchor(boundary: _Record) -> str:
-    """Return the id of a boundary's summary record. The records that the boundary keeps come after
-    it."""
+    """Return the id of a boundary's summary record. The records that the boundary keeps are
+    attached to this record."""
     told = boundary.boundary
     return _name(json_lines.part(told, "preservedMessages", "anchorUuid")) or _name(
         json_lines.part(told, "preservedSegment", "anchorUuid")
@@ -387,7 +389,8 @@ def _preserved_records(records: dict[str, _Record], boundary: _Record) -> list[_
 
 
 def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
-    """Return the chain, extended by all records of its replies and all results of their calls."""
+    """Return the chain, completed by records that a resume loads with it: all records of each reply
+    on the chain, and the results of all calls in these replies."""
     replies: dict[str, list[_Record]] = {}
     results: dict[str, list[_Record]] = {}
     for record in file.records.values():
@@ -423,8 +426,8 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
 
 
 def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
-    """Return the items in the order of the request, and the items that are left out of the
-    request."""
+    """Return the items in the order of the request. The second list has the items that are left out
+    of the request."""
     calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
     results: dict[str, Item] = {}
     for each in _flat(shown):
@@ -461,8 +464,8 @@ def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
 
 
 def _completing_items(sent: list[Item], end: _Record | None) -> Iterator[Item]:
-    """Yield the items that the CLI adds at the end: results for open calls, and an answer if there
-    is none."""
+    """Yield the items that the CLI adds at the end of a request: results for open calls, and an
+    answer if the conversation does not end with one."""
     closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
     dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
     for key in dangling:

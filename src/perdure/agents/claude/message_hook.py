@@ -16,7 +16,8 @@ import json
 import os
 import sys
 
-# Set here, because importing `typing` takes longer than the rest of the program.
+# Defined here instead of imported from `typing`, because that import takes longer than the rest of
+# the program.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -25,8 +26,8 @@ HOW = {"PostToolBatch": "turn", "Stop": "boundary"}
 
 
 def take(path: str, how: str) -> bool:
-    """Create the file that marks a message as given to the CLI. Return whether the file did not
-    exist."""
+    """Create the file that marks a message as passed on to the CLI. Return False if the file
+    already existed."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
@@ -37,7 +38,8 @@ def take(path: str, how: str) -> bool:
 
 
 def messages(directory: str, how: str) -> list[str]:
-    """Return the messages that were not given to the CLI yet, in order, and mark them as given."""
+    """Return the messages that have not been passed on to the CLI yet, in order. Mark them as
+    passed on."""
     names = [name.removesuffix(".json") for name in os.listdir(directory)]
     found = []
     for number in sorted(int(name) for name in names if name.isdecimal()):

@@ -55,7 +55,8 @@ _FACTS = {
     ("api_error", "usage_limit_reached"): _K.RATE_LIMITED,
     ("api_error", "connection_failed"): _K.OVERLOADED,
 }
-"""Outcome by field and value of the result, for values that determine the outcome on their own."""
+"""Outcome for each pair of field and value in a result line. Each of these values determines the
+outcome without looking at the other fields."""
 
 _WORDS = (
     rule(_K.SESSION_MISSING, r"No conversation found"),
@@ -116,12 +117,12 @@ _STATUS = {
 }
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
-"""Pattern of errors that the CLI was observed to report as the agent's answer in a successful
-result."""
+"""Pattern of errors that the CLI reports as if they were the agent's answer. They were observed in
+results that claim success."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
-"""Values of `terminal_reason` for a completed turn. The deferred call itself has an event of its
-own."""
+"""Values of `terminal_reason` that mean that the turn was completed. A turn that ended because a
+call was deferred is one of them; the deferred call itself has an event of its own."""
 
 _HOOK = (
     "a hook of the repository or of the user ended the turn: check .claude/settings.json and the "
@@ -180,7 +181,8 @@ def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
 
 
 def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
-    """Return the last turn's end; None if another turn began after it and did not end."""
+    """Return the end of the last turn. None if another turn began after that end and did not
+    finish."""
     for event in reversed(events):
         if isinstance(event, TurnEnded):
             return event
@@ -217,8 +219,8 @@ def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome with additional facts: the time at which a usage limit ends, or advice
-    where the CLI's message does not help."""
+    """Return the outcome. For a usage limit, add the time at which the limit ends. Where the CLI's
+    message does not help, put an explanation in front of the detail."""
     if kind is _K.RATE_LIMITED:
         return ending(kind, words, exit, _until(words, exit, events))
     found = ending(kind, words, exit)

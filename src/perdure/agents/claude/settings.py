@@ -24,14 +24,15 @@ from perdure.model import Launch
 FLAG = "--settings"
 KEPT_DAYS = 3650
 NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
-"""Settings that perdure needs. With the default, every run of more than a few seconds deletes all
-conversations older than 30 days, including those of other programs."""
+"""Settings that perdure needs. With the CLI's default for this setting, every run of more than a
+few seconds deletes all conversations older than 30 days, including those of other programs."""
 _LARGEST = 1 << 20
 HOOK = Path(__file__).with_name("hook.py")
 MESSAGE_HOOK = Path(__file__).with_name("message_hook.py")
 QUESTION = "AskUserQuestion"
 AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) printf %s "$given" |'
-"""Beginning of a shell command that starts the hook program only if a call needed a permission."""
+"""First part of a shell command. It pipes its input into the hook program, but only if a call
+needed a permission."""
 
 
 class ClaudeSettings(Struct, frozen=True):
@@ -43,7 +44,7 @@ class ClaudeSettings(Struct, frozen=True):
     problem: str = ""
     """Reason why the launch is impossible, in one sentence; empty if it is possible."""
     note: str = ""
-    """Sentence about a value of the user that is ignored; empty if no value is ignored."""
+    """Sentence that tells which setting of the user is ignored; empty if none is."""
 
 
 def settings(launch: Launch) -> ClaudeSettings:
@@ -87,8 +88,8 @@ def settings(launch: Launch) -> ClaudeSettings:
 
 def _request_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
     """Return the hooks for requests to a person: for each event, pairs of matcher and command.
-    Except for questions, the command starts Python only if a call was denied or there are answers
-    to look up."""
+    Python is started for every question. For other calls it is started only if a call was denied or
+    there are answers to look up."""
     program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
     return {
@@ -176,8 +177,8 @@ def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` overridden by `above`. Objects are merged key by key; any other value is
-    replaced."""
+    """Return `below` overridden by `above`. Objects that both contain are merged key by key. Any
+    other value of `above` replaces that of `below`."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

@@ -68,8 +68,8 @@ def _written(path: Path) -> float:
 
 
 def place(home: Path, session_id: str, cwd: Path) -> Path:
-    """Return the path of the conversation's file for a resume in the given directory. Every version
-    looks in the folder of that directory first."""
+    """Return the path of the conversation's file for a resume in the given directory. Every known
+    version of the CLI searches the folder of that directory first."""
     return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
 
 
@@ -98,7 +98,8 @@ def _base36(number: int) -> str:
 
 
 def sidecar_files(transcript: Path) -> Sequence[Path]:
-    """Return the directory with the subagents and with long tool output, if it exists."""
+    """Return the directory beside the transcript that holds its subagents and long tool output, as
+    a sequence of one path. Empty if there is no such directory."""
     beside = transcript.with_suffix("")
     if beside != transcript and beside.is_dir():
         return (beside,)
@@ -140,8 +141,8 @@ def answered(content: bytes, calls: Sequence[str]) -> bool:
 
 
 def messages(content: bytes) -> Iterator[str]:
-    """Yield the texts that hooks gave the agent after tool calls and before the end of a turn
-    (2.1.329)."""
+    """Yield the texts that hooks added to the conversation, after tool calls and before the end of
+    a turn (2.1.329)."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"hook_additional_context"' in line else None
         told = entry.get("attachment") if entry is not None else None
@@ -280,16 +281,16 @@ def fill(content: bytes) -> Fill:
 
 
 def carried_by(entry: dict[str, Any]) -> int:
-    """Return the size of the request for an answer, as the answer reports it, in tokens. 0 for
-    answers that the CLI itself wrote."""
+    """Return the number of input tokens of the request that an answer belongs to. The answer's
+    record contains this number; it is 0 if the CLI itself wrote the answer."""
     used = json_lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(json_lines.whole(json_lines.part(used, name)) for name in names)
 
 
 def usage(told: Any) -> Usage:
-    """Return the usage of a reply. The API counts the cached parts of the input separately; the
-    result includes them in the input."""
+    """Return the usage of a reply. The API counts the cached parts of the input separately. Here
+    `input` includes them."""
     cached, written = (
         json_lines.whole(json_lines.part(told, "cache_read_input_tokens")),
         json_lines.whole(json_lines.part(told, "cache_creation_input_tokens")),
@@ -303,8 +304,8 @@ def usage(told: Any) -> Usage:
 
 
 def reply(message: Any, at: int = 0) -> Reply | None:
-    """Return the usage that a message of the model, or its last stream event, reports. None if it
-    reports no usage, as in a message that the CLI itself wrote."""
+    """Return the usage in a message of the model, or in one of its stream events. None if there is
+    no usage, as in a message that the CLI itself wrote."""
     used = json_lines.part(message, "usage")
     counted = usage(used)
     if not (counted.input or counted.output):

@@ -19,16 +19,17 @@ from perdure.model import Command, Launch
 from perdure.protocols import TurnStatus
 
 COUNTED = ("--max-turns", "--max-budget-usd")
-"""Arguments whose limit applies to the whole life of a process, so they cannot limit a single turn.
-"""
+"""Arguments that set a limit for the whole life of a process. They cannot limit a single turn, so
+they require a separate process for each turn."""
 _NOT_READ = b'{"type":"user"'
-"""Beginning of the lines with tool results. They may be long, so they are skipped without parsing.
-All other lines are parsed, because the type of a `result` line may be anywhere in it."""
+"""First bytes of the lines that hold tool results. These lines may be long, so they are skipped
+without parsing. All other lines are parsed, because in a `result` line the type is not always the
+first key."""
 
 
 class ClaudeWarm:
-    """Implements `Warm` for Claude Code. `command` creates the command of a process for one
-    prompt."""
+    """Implements `Warm` (one process for many turns) for Claude Code. `command` is a function that
+    returns the command of a process for a single prompt."""
 
     def __init__(self, command: Callable[[Launch], Command]) -> None:
         self._command = command
@@ -41,8 +42,9 @@ class ClaudeWarm:
             or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
         ):
             return None
-        # A turn that ends with a deferred call must end the process, so a kept agent gets no
-        # directory of requests. The directory of messages belongs to a single attempt.
+        # A deferred call must end the process. This is not possible for a kept agent, so it gets no
+        # directory of requests. It gets no directory of messages either, because such a directory
+        # belongs to a single attempt.
         once = self._command(replace(launch, requests="", messages=""))
         prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
         argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])

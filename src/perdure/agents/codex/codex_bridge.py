@@ -49,15 +49,15 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
 END_S = 3.0
-"""Time limit for the server to exit after its input was closed, and again after SIGTERM, in
-seconds."""
+"""Time limit for the server to exit, in seconds. It applies twice: after the server's input was
+closed, and again after SIGTERM."""
 SERVERS_S = 10.0
 """Maximum wait for the user's MCP servers before the first turn, in seconds. An MCP server that
 starts during a turn would look like a leftover process of the turn."""
 TICKS_S = 0.03
-"""Seconds between the start of the MCP servers and the first line that the bridge prints. They
-exceed the resolution of process start times, so a comparison of times proves that a server started
-before that line."""
+"""Pause between the start of the MCP servers and the first output line of the bridge, in seconds.
+The pause is longer than the resolution of process start times. So a comparison of times proves that
+a server started before that line."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",
@@ -68,17 +68,17 @@ TOLD = frozenset(
     "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
     "collabAgentToolCall webSearch imageView".split()
 )
-"""Types of the items that are printed: those that come from the agent itself."""
+"""Types of the items that are printed: only those that come from the agent itself."""
 
 
 APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
-"""Methods of the server's approval requests. They are answered if the run has a directory of
-requests, and refused in all other runs."""
+"""Methods with which the server requests an approval. Without a directory of requests, every such
+request is refused."""
 
 
 class ServerRefused(Exception):
-    """Raised if the server refused a request or did not follow the order. The message is the one
-    that `exec` would print."""
+    """Raised if the server refused a request, or did not do what the order asks for. The message is
+    the same that `exec` would print."""
 
 
 class ServerEnded(Exception):
@@ -86,7 +86,7 @@ class ServerEnded(Exception):
 
 
 def say(kind: str, **fields: Any) -> None:
-    """Write one line to stdout and flush it."""
+    """Write one output line to stdout, as JSON with this type and these fields, and flush it."""
     sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
     sys.stdout.flush()
 
@@ -96,7 +96,8 @@ def snake(name: str) -> str:
 
 
 def is_allowed(directory: str, told: dict[str, Any]) -> bool:
-    """Return whether a person allowed this command, and mark the approval as used."""
+    """Return whether a person allowed the command of this approval request, and mark the approval
+    as used."""
     sys.path.append(str(Path(__file__).parents[3]))
     from perdure.agents.codex.requests import asked_by_server
     from perdure.agents.shared.answers import digest, use
@@ -113,7 +114,7 @@ class BridgeLines:
         self._rest: list[bytes] = []
 
     def read(self) -> list[bytes]:
-        """Wait for input and return the lines that it completes, possibly none."""
+        """Wait for input. Return the lines that are complete now, possibly none."""
         piece = os.read(self.fd, CHUNK)
         self.open = piece != b""
         *whole, rest = piece.split(b"\n")
@@ -126,9 +127,9 @@ class BridgeLines:
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this new process (the server) as soon as its parent ends. A server that
-    loses its client, or is asked to end, records in the thread that the user interrupted the turn.
-    A killed `exec` records nothing, and a killed server does not either."""
+    """Let the kernel kill this new process (the server) as soon as its parent ends. Otherwise the
+    server would notice that its client is gone, and record in the thread that the user interrupted
+    the turn. A killed server records nothing, like a killed `exec`."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -137,7 +138,8 @@ def die_with(parent: int) -> None:
 
 
 def guard(server: int) -> ServerGuard:
-    """Replace `die_with` on systems whose kernel lacks the feature."""
+    """Start and return a child process that kills the server when the bridge is gone. It replaces
+    `die_with` on systems other than Linux."""
     sys.path.append(str(Path(__file__).parents[3]))
     from perdure.agents.shared.server_guard import ServerGuard
 
@@ -145,7 +147,7 @@ def guard(server: int) -> ServerGuard:
 
 
 class Server:
-    """The app server's process, with the answers and notifications that were received but not
+    """The app server's process. Stores the responses and notifications that were received but not
     processed yet."""
 
     def __init__(self, command: list[str], portable: bool, requests: str = "") -> None:
@@ -170,7 +172,7 @@ class Server:
             raise ServerEnded from None
 
     def read(self) -> None:
-        """Wait for the next messages. Raise Over if the server has ended."""
+        """Wait for the next messages and store them. Raise ServerEnded if the server has ended."""
         for line in self.lines.read():
             message = json.loads(line)
             if "method" not in message:
@@ -183,7 +185,7 @@ class Server:
             raise ServerEnded
 
     def reply(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Return the response to a request that the server sent."""
+        """Return the response to send for a request that came from the server."""
         method = message["method"]
         if self.requests and method in APPROVALS:
             told = message.get("params") or {}
@@ -194,7 +196,7 @@ class Server:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one request to the server and return its result. Raise ServerRefused if the server
-        answers with an error, Over if it has ended."""
+        answers with an error, ServerEnded if it has ended."""
         self.asked += 1
         self.write({"id": self.asked, "method": method, "params": params})
         while self.asked not in self.answers:
@@ -239,8 +241,9 @@ class Thread:
         """Whether the server has begun a turn on its own."""
 
     def open(self) -> None:
-        """Resume or begin the thread and wait for the user's MCP servers. No directory is passed,
-        because the server would record it as trusted by the user. Raise ServerRefused or Over."""
+        """Resume or begin the thread and wait for the user's MCP servers. The request names no
+        directory, because the server would record the directory as trusted by the user. Raise
+        ServerRefused or ServerEnded."""
         order, call = self.order, self.server.call
         about = {"name": "perdure", "title": "perdure", "version": order["version"]}
         call(
@@ -272,8 +275,8 @@ class Thread:
         self.wait_for(config.get("mcp_servers") or {})
 
     def check(self, found: dict[str, Any]) -> None:
-        """Raise ServerRefused if the server's response grants a wider sandbox or other approvals
-        than the order."""
+        """Raise ServerRefused if the server's response grants a wider sandbox than the order names,
+        or other approvals."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
         reviewer = found.get("approvalsReviewer")
         if self.server.requests and reviewer != "user":
@@ -285,9 +288,9 @@ class Thread:
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
-        """Wait until the user's MCP servers have started or failed, for at most SERVERS_S. The
-        first output line means that all long-lived processes are running, so nothing is printed
-        before that."""
+        """Wait until the user's MCP servers have started or failed, for at most SERVERS_S. Nothing
+        is printed before that, because the first output line means that all long-lived processes
+        are running."""
         names = {
             name
             for name, each in servers.items()
@@ -309,7 +312,7 @@ class Thread:
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
-        """Run one turn and return whether it was completed. Raise ServerRefused or Over."""
+        """Run one turn. Return whether it was completed. Raise ServerRefused or ServerEnded."""
         if not self.id:
             self.open()
         self.error, self.ended = "", {}
@@ -388,7 +391,7 @@ class Thread:
 def serve(thread: Thread) -> int:
     """Run a turn for each input line, until the input ends. Also stop when the server begins a turn
     on its own, because `exec` would not see such a turn either. Return the exit code: 0 if the last
-    turn was completed, else 1. Raise ServerRefused or Over."""
+    turn was completed, else 1. Raise ServerRefused or ServerEnded."""
     prompts, server, good = BridgeLines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)
@@ -420,7 +423,7 @@ def main(order: dict[str, Any]) -> int:
     except ServerRefused as refused:
         sys.stderr.write(f"Error: {refused}\n")
         code = 1
-    except BrokenPipeError:  # the reader of stdout has closed it
+    except BrokenPipeError:  # the process that reads stdout has ended or closed the pipe
         return 1
     except ServerEnded:
         ended = server.end()

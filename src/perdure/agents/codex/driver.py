@@ -1,8 +1,8 @@
 """The driver for the Codex CLI: how the CLI is started, and what its output and files mean. Written
 against 0.169.0.
 
-Loaded by `perdure.agents.registry.load`. Events, outcomes and rollouts are in modules of their own
-beside this one.
+Loaded by `perdure.agents.registry.load`. Other modules of this package handle events, outcomes and
+rollouts.
 
 Permissions use the CLI's own sandbox. The CLI forgets the sandbox on resume, so it is set in every
 launch:
@@ -70,8 +70,8 @@ _ALWAYS = (
     "-c",
     "check_for_update_on_startup=false",
 )
-"""Arguments of every launch. With plugins, a run would contact other hosts. With unbounded retries,
-it would wait forever without a network."""
+"""Arguments of every launch. They disable plugins, which would contact other hosts. They also
+disable unbounded retries, which would make a run without a network wait forever."""
 
 COMPACT_AT = "model_auto_compact_token_limit"
 
@@ -112,11 +112,10 @@ class CodexDriver:
         max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
         compacts=True,
         tells_call_ids=False,
-        # Codex's sandbox stores a register of its own in the directory for temporary files
-        # (0.169.0).
+        # Codex's sandbox stores files of its own in the directory for temporary files (0.169.0).
         temporary_files=(Permissions.READ, Permissions.EDIT),
-        # Codex's sandbox hides this directory from its commands, and creates it for that if it does
-        # not exist. If it cannot, every command fails (0.169.0).
+        # Codex's sandbox hides `private_directory` from the commands that it runs. If the directory
+        # does not exist, the sandbox creates it; if that fails, every command fails (0.169.0).
         private_directory="/tmp/codex-daemon-{uid}",
     )
     variables = (
@@ -158,8 +157,8 @@ class CodexDriver:
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not
-        refused."""
+        """Return why the launch is refused: its prompt or arguments cannot work. Return an empty
+        string if the launch is not refused."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
@@ -302,9 +301,9 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> list[str]:
-    """Return the setting for the token count at which the CLI compacts by itself, unless the user's
-    arguments set it. The CLI compares against it before every request, including the first one of a
-    turn."""
+    """Return the setting for the token count at which the CLI compacts by itself. Empty if the
+    user's arguments contain this setting. The CLI checks the token count before every request,
+    including the first one of a turn."""
     at = launch.compact_at
     if (
         at is None
@@ -322,14 +321,14 @@ def _sandbox(launch: Launch) -> list[str]:
 
 
 def _settings(launch: Launch) -> list[str]:
-    """Return the settings that `codex exec` and a kept app server have in common."""
+    """Return the settings that apply both to `codex exec` and to a kept app server."""
     return [*_ALWAYS, *_roots(launch), *_compact(launch), *_index(launch)]
 
 
 def _index(launch: Launch) -> list[str]:
-    """Return the setting that gives the thread an index of its own. It is needed if the index of
-    Codex's home has a wrong path for the thread. Empty if the user's arguments name an index. Reads
-    the file system."""
+    """Return the setting that gives the thread a separate index, if the index in Codex's home
+    has a wrong path for the thread. Empty if the index is right, or if the user's arguments name an
+    index. Reads the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
@@ -341,7 +340,8 @@ def _index(launch: Launch) -> list[str]:
 
 
 def _roots(launch: Launch) -> list[str]:
-    """Return the setting for directories outside of the workdir that the sandbox makes writable."""
+    """Return the settings that name the directories outside of the workdir which the sandbox makes
+    writable. Empty unless the permissions level is `edit`."""
     if launch.spec.permissions is not Permissions.EDIT:
         return []
     if launch.spec.here:
@@ -351,15 +351,15 @@ def _roots(launch: Launch) -> list[str]:
     listed = json.dumps(roots, ensure_ascii=False)
     settings = ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
     if not os.access("/tmp", os.W_OK | os.X_OK):
-        # 0.169.0 tries to create a directory `.codex` in each writable directory, and /tmp is one
-        # by default. If it cannot be created, every command fails.
+        # 0.169.0 tries to create a directory `.codex` in each writable directory, and by default
+        # /tmp is one of them. If the directory cannot be created, every command fails.
         settings += ["-c", "sandbox_workspace_write.exclude_slash_tmp=true"]
     return settings
 
 
 def git_roots(cwd: Path) -> list[Path]:
-    """Return the paths that a commit from this directory must write to and that the sandbox
-    protects. Empty if the `.git` file cannot be trusted. Reads the file system.
+    """Return the paths that the sandbox protects although a commit from this directory must write
+    to them. Empty if the `.git` file cannot be trusted. Reads the file system.
 
     A linked worktree is trusted only if its repository refers back to it, because an agent could
     have written any path into the `.git` file.

@@ -69,8 +69,8 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     name = json_lines.text(item.get("type"), SUMMARY)
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
-        # The answer may be the agent's last word, which has a requested form. 0.169.0 also accepts
-        # answers without this form.
+        # The answer may be the agent's last word, a JSON object in a requested form. 0.169.0 also
+        # accepts answers that do not have this form.
         if said.startswith("{"):
             word = last_word(json_lines.read(said.encode()))
         else:
@@ -109,8 +109,8 @@ def _argument(item: dict[str, Any]) -> str:
 
 
 def _error(message: str) -> Sequence[AgentEvent]:
-    """Return a retry event if Codex printed this message before it tries again. Any other error
-    returns nothing, because `turn.failed` repeats the last one."""
+    """Return a retry event if the message announces that Codex tries again. Return nothing for any
+    other error, because `turn.failed` repeats the last error."""
     if not message.startswith("Reconnecting"):
         return ()
     status = _STATUS.search(message)
@@ -118,7 +118,8 @@ def _error(message: str) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """Return the usage. Its input includes the cached parts, because the API counts it so."""
+    """Return the token counts of a turn as `Usage`. The API already counts the cached parts as
+    input, so nothing is added."""
     return Usage(
         input=json_lines.whole(json_lines.part(used, "input_tokens")),
         output=json_lines.whole(json_lines.part(used, "output_tokens")),

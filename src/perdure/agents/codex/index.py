@@ -18,7 +18,7 @@ from perdure.agents.codex import transcript
 
 VARIABLE = "CODEX_SQLITE_HOME"
 SETTING = "sqlite_home"
-"""Name of the setting in Codex's configuration that does the same as the variable
+"""Name of a setting in Codex's configuration. It has the same effect as the variable
 CODEX_SQLITE_HOME."""
 _OWN = "perdure-index"
 _ROLLOUT = "select rollout_path from threads where id = ?"
@@ -26,8 +26,8 @@ PATIENCE_S = 2.0
 
 
 def separate_index(home: Path, session_id: str) -> Path | None:
-    """Return the directory for the thread's own index. None if it needs none, because the home's
-    index has the right path for the thread or no entry for it."""
+    """Return the directory for an index that belongs only to this thread. None if no such index is
+    needed: the thread has no file, or the home's index has no wrong path for it."""
     there = transcript.remains(home, session_id)
     told = _indexed_path(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):

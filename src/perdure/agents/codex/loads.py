@@ -37,8 +37,8 @@ _WORDS = frozenset(
         *_RESULTS,
     }
 )
-"""Keys and types that occur in the records. A word that differs from one of them in a single bit
-counts as damage."""
+"""Known keys and types of the records. They are used to find damage: a word in a record that
+differs from a known word in exactly one bit counts as damaged."""
 _TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session_meta"')
 
 
@@ -52,7 +52,7 @@ class _History:
         self.compactions = 0
 
     def compact(self, payload: Any) -> None:
-        """Replace all items with the history in a `compacted` record."""
+        """Replace all items with the replacement history that a `compacted` record contains."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
         if isinstance(given, list):
@@ -73,7 +73,7 @@ class _History:
         self.items, self.compactions = now, self.compactions + 1
 
     def roll_back(self, turns: int) -> None:
-        """Move the items of the newest `turns` turns to the dropped items."""
+        """Move the items of the newest `turns` turns to `dropped`."""
         starts = [at for at, each in enumerate(self.items) if each.kind is ItemKind.PROMPT]
         if turns and starts:
             at = starts[max(0, len(starts) - turns)]
@@ -86,7 +86,8 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
     this rollout continues, the nearest first."""
     history = _History()
     ends = [_end(each) for each in (content, *bases)]
-    # Each file names the ordinal up to which its base is read. The newest file is read completely.
+    # Each file names an ordinal; the records of its base are read only up to it. The newest file is
+    # no base, so it is read completely.
     thread = transcript.meta_of(content).get("id")
     for each, end in reversed(list(zip((content, *bases), (None, *ends), strict=False))):
         _read(history, each, end, own=transcript.meta_of(each).get("id") == thread)
@@ -111,7 +112,8 @@ def _is_record(entry: dict[str, Any]) -> bool:
 
 
 def _end(content: bytes) -> int | None:
-    """Return the ordinal up to which a file uses the records of its base; None if it names none."""
+    """Return the ordinal at which a file stops using the records of its base, exclusive. None if
+    the file names no ordinal."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     if isinstance(found, int):
         return found
@@ -119,9 +121,9 @@ def _end(content: bytes) -> int | None:
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Add a file's items up to the ordinal `end` to the history. Later items were rolled back if
-    the file belongs to the thread itself (`own`), and are added as dropped. In a file of another
-    thread they are ignored."""
+    """Add the items of a file to the history, up to the ordinal `end`. If the file belongs to the
+    thread itself (`own`), later items are items that the user rolled back. They are added as
+    dropped. In a file of another thread, later items are ignored."""
     for entry in json_lines.marked(_decodable(content), _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end
@@ -211,8 +213,8 @@ def _name(value: Any) -> str:
 
 
 def _closed(items: Sequence[Item]) -> Iterable[Item]:
-    """Yield the items in the form of the request: missing results are added, and results without a
-    call are left out."""
+    """Yield the items in the form in which Codex sends them. A call without a result gets one. A
+    result without a call is left out."""
     calls = {each.key for each in items if each.kind is ItemKind.CALL}
     results = {each.key for each in items if each.kind is ItemKind.RESULT}
     for each in items:

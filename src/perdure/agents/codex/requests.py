@@ -15,7 +15,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# False at run time, because the bridge imports this file and importing the model would take long.
+# Type checkers treat this name as true. At run time it is false: the bridge imports this file, and
+# importing the model would take long.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from perdure.model.requests import OpenCall
@@ -35,12 +36,13 @@ _OTHERS = frozenset(
 what runs."""
 _QUESTION = "request_user_input"
 _ASKS = "AskUserQuestion"
-"""Tool name under which perdure stores the questions of all agents."""
+"""Tool name under which perdure stores the questions of every agent. Codex's own name for the tool
+is in `_QUESTION`."""
 
 
 def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
-    """Return the arguments that identify a command. They are the same for the call that a person
-    allowed and for the call that the model repeats later."""
+    """Return the arguments that identify a command. The model may later repeat a call that a person
+    allowed. The arguments are the same for both calls."""
     return {
         COMMANDS[tool]: command,
         "workdir": os.path.normpath(directory),
@@ -66,8 +68,8 @@ def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]
 
 
 def open_calls(content: bytes) -> list[OpenCall]:
-    """Return the calls and questions since the newest prompt of a rollout that a person may allow
-    or answer."""
+    """Return the calls that a person may allow and the questions that a person may answer. Only
+    those after the newest prompt of the rollout are returned."""
     from perdure.agents.codex.unprinted_calls import unprinted
     from perdure.agents.shared import json_lines
     from perdure.model.events import QuestionAsked, ToolDenied
@@ -109,8 +111,8 @@ def _text(arguments: Mapping[str, Any]) -> str:
 
 
 def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:
-    """Return the arguments that identify a call for an approval; None if it is not a plain
-    command."""
+    """Return the arguments by which an approval identifies this call. None if the call is not a
+    plain command."""
     from pathlib import PurePath
 
     command = given.get(COMMANDS.get(tool, ""))

@@ -29,8 +29,8 @@ _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _REPLIED = (*_COUNTED, b'_call"')
 _ASKED = (*_COUNTED, b'"response_item"', b'"compacted"', b'"task_complete"', b'"turn_aborted"')
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
-"""Types of calls whose result comes from the CLI. All other calls are run by the model's service.
-"""
+"""Types of calls that the CLI itself runs, so their results come from the CLI. All other calls are
+run by the model's service."""
 _RESULTS = frozenset(f"{name}_output" for name in _CALLS)
 BYTES_A_TOKEN = 4
 """Assumed number of bytes of text for each token."""
@@ -50,8 +50,8 @@ the source of a message."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the thread's rollout, or None. If there are several, return the one with the newest
-    date in its name."""
+    """Return the thread's rollout, or None. If it has several, return the one with the newest date
+    in its name."""
     return next(iter(remains(home, session_id)), None)
 
 
@@ -214,7 +214,8 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 
 def meta_of(content: bytes) -> dict[str, Any]:
-    """Return the thread's metadata from the first line of a rollout; empty if the line has none."""
+    """Return the thread's metadata from the first line of a rollout. Empty if that line contains no
+    metadata."""
     head = json_lines.read(content.partition(b"\n")[0]) or {}
     if head.get("type") == "session_meta":
         meta = head.get("payload")
@@ -246,8 +247,8 @@ def total(content: bytes) -> Usage:
 
 
 def usage(told: Any) -> Usage:
-    """Return a token count of Codex as `Usage`. The input includes its cached parts, because the
-    API counts it so."""
+    """Return a token count of Codex as `Usage`. Codex's input count already includes the cached
+    parts."""
     return Usage(
         input=json_lines.whole(json_lines.part(told, "input_tokens")),
         output=json_lines.whole(json_lines.part(told, "output_tokens")),
@@ -300,8 +301,8 @@ def open_request(content: bytes) -> OpenRequest | None:
     the order of the lines. 0.169.0 writes a prompt, or the result of a tool, before it sends the
     request. It writes a record of the usage as soon as the answer has arrived."""
     asking, added, model = False, 0, ""
-    # Versions before 0.169.0 write no usage records. There, a new total shows that an answer has
-    # arrived.
+    # Versions before 0.169.0 write no usage records. For these versions, a changed total shows that
+    # an answer has arrived.
     recorded, known = b'"token_usage_record"' in content, Usage()
     calls: set[str] = set()
     for entry in json_lines.marked(content, _ASKED):
@@ -353,15 +354,15 @@ def _output(item: Any) -> str:
 
 
 def fill(content: bytes) -> Fill:
-    """Return how full the conversation is, in tokens. This is the newest token count of a single
-    request. After a compaction, or after a request that was refused as too long, the count is
-    Codex's own estimate."""
+    """Return how full the conversation is, in tokens. The number is the newest token count of a
+    single request. After a compaction, or after a request that was refused as too long, this count
+    is Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
     for entry in json_lines.marked(content, _TOLD):
         if entry.get("type") == "compacted":
-            # The newest count belongs to the request for the summary. It includes the conversation
-            # before the compaction.
+            # The newest count belongs to the request for the summary. That request still includes
+            # the conversation from before the compaction.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(entry, "payload", "model")) or model

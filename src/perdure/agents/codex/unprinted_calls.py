@@ -25,7 +25,7 @@ _REJECTED = late_pattern(
     r"|Command blocked by|Tool call blocked by",
     re.IGNORECASE,
 )
-"""Pattern of the beginning of the result of a call that was not allowed to run."""
+"""Pattern of the first words in the result of a call that was not allowed to run."""
 _FAILED = late_pattern(r"Process exited with code [1-9]")
 _NO_NETWORK = late_pattern(
     r"Could not resolve|Couldn't connect to server|Network is unreachable|Name or service not known"
@@ -81,7 +81,9 @@ def _is_offline(settings: dict[str, Any]) -> bool:
 def _after(
     found: list[AgentEvent], key: str, call: dict[str, Any], output: str, *, offline: bool
 ) -> list[AgentEvent]:
-    """Return the events `found` so far, updated by the result (`output`) of one more call."""
+    """Return the events `found` so far, updated for one more call whose result is `output`. A
+    rejected call and a question add an event. A successful call removes events that no longer
+    matter."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
     if name == _ASKS:
         return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]
@@ -102,8 +104,8 @@ def _after(
         return found
     if failed:
         return found
-    # A later call succeeded, so earlier denials by the sandbox did not stop the agent and are
-    # removed.
+    # This call succeeded. So the agent was not stopped by earlier denials of the sandbox, or of the
+    # same command, and they are removed.
     kept = [
         each
         for each in found
@@ -115,7 +117,8 @@ def _after(
 
 
 def _argument(call: dict[str, Any]) -> str:
-    """Return the command of a call; all arguments if it has no command."""
+    """Return the command of a call. If the call has no command, return all its arguments as
+    text."""
     raw = call.get("arguments") or call.get("input")
     given = json_lines.read(str(raw or "").encode()) or {}
     named = (given.get(key) for key in _ARGUMENTS)

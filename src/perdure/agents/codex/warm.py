@@ -41,15 +41,15 @@ _SHARED_WITH_VALUE = frozenset({"-c", "--config", "--enable", "--disable"})
 
 
 class CodexWarm:
-    """Implements `Warm` for Codex. `settings` returns the arguments of a launch that `exec` and the
-    server both accept."""
+    """Implements `Warm` (one process for many turns) for Codex. `settings` is a function that
+    returns the arguments of a launch that both `exec` and the server accept."""
 
     def __init__(self, settings: Callable[[Launch], Sequence[str]]) -> None:
         self._settings = settings
 
     def command(self, launch: Launch) -> Command | None:
-        # A kept server never asks for approvals. So a launch with people's answers gets a server of
-        # its own.
+        # A kept server never asks for approvals. A launch that carries people's answers needs them,
+        # so it gets a separate server.
         if launch.last_word or (launch.answers and launch.requests):
             return None
         return self.bridged(launch)
@@ -76,9 +76,9 @@ class CodexWarm:
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
             "portable": system.IS_PORTABLE,
-            # The import contracts forbid this module to import the package itself, and
-            # `importlib.metadata` would load 32 modules. So the version is read from the loaded
-            # package.
+            # The import contracts do not allow an import of the package `perdure` here, and
+            # `importlib.metadata` would load 32 modules. So the version is read from the package in
+            # `sys.modules`.
             "version": sys.modules["perdure"].__version__,
             "requests": launch.requests if launch.answers else "",
             "schema": json.loads(LAST_WORD.read_text("utf-8")) if launch.last_word else None,
@@ -114,8 +114,8 @@ def known(version: str) -> bool:
 
 
 def shared(arguments: Sequence[str]) -> bool:
-    """Return whether the app server accepts all these arguments of `exec`. It accepts only settings
-    (`-c`) and feature switches."""
+    """Return whether the app server accepts all these arguments of `exec`. The server accepts only
+    settings (`-c`) and feature switches."""
     left = iter(arguments)
     for argument in left:
         if argument in _SHARED_WITH_VALUE:

@@ -1,8 +1,8 @@
 """The driver for the Gemini CLI: how the CLI is started, and what its output and files mean.
 Written against 0.61.0.
 
-Loaded by `perdure.agents.registry.load`. Events, outcomes and chat files are in modules of their
-own beside this one.
+Loaded by `perdure.agents.registry.load`. Other modules of this package handle events, outcomes and
+chat files.
 
 Three things are set for every launch, because a conversation would be lost without them:
 
@@ -150,8 +150,8 @@ class GeminiDriver:
         return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused (its prompt or arguments); empty if it is not
-        refused."""
+        """Return why the launch is refused: its prompt or arguments cannot work. Return an empty
+        string if the launch is not refused."""
         if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
@@ -253,8 +253,9 @@ class GeminiDriver:
 
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of a launch. They switch the relaunch off and trust the
-    workdir. perdure's script is appended to the NODE_OPTIONS that the task sets."""
+    """Return the environment variables of a launch. They keep the CLI in a single process (no
+    relaunch) and trust the workdir. perdure's script is appended to the NODE_OPTIONS of the task.
+    """
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
     return {
         "NODE_OPTIONS": options,
@@ -264,8 +265,8 @@ def _environ(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the flag that selects the conversation: a chosen id for a new one, a resume by id, or
-    the file of the parent for a fork. Raise ValueError for an invalid id or a missing parent."""
+    """Return the flag that selects the conversation: a chosen id for a new one, the id to resume,
+    or the file of the parent for a fork. Raise ValueError for an invalid id or a missing parent."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:

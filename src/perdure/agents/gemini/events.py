@@ -47,7 +47,7 @@ _BARRED = late_pattern(
     r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
     r"found"
 )
-"""Pattern of the beginning of the error for a call that was not allowed."""
+"""Pattern of the first words in the error for a call that was not allowed."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
@@ -101,8 +101,8 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 
 
 def _finish(reason: str) -> Sequence[AgentEvent]:
-    """Return a `ReplyCut` event if the model's answer was cut off. `reason` is printed by
-    `gemini_keep.mjs`."""
+    """Return a `ReplyCut` event if the model's answer was cut off, else nothing. `reason` tells why
+    the answer ended; `gemini_keep.mjs` prints it."""
     if reason in _ENDED:
         return ()
     return (ReplyCut(_REASONS.get(reason, reason)),)

@@ -31,8 +31,8 @@ _WORDS = frozenset(
         *("functionCall", "functionResponse", "displayContent"),
     }
 )
-"""Keys and types that occur in the records. A word that differs from one of them in a single bit
-counts as damage."""
+"""Known keys and types of the records. They are used to find damage: a word in a record that
+differs from a known word in exactly one bit counts as damaged."""
 
 
 def loads(content: bytes) -> Loaded:
@@ -100,8 +100,8 @@ def _key(message: Message) -> str:
 def _acknowledged(
     now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]
 ) -> Iterator[list[Item]]:
-    """Yield the items of each message. The fixed answer to a summary is marked as made up, because
-    the CLI wrote it and not the model."""
+    """Yield the items of each message. The CLI follows a summary with a fixed answer that the model
+    never gave, so this answer is marked as made up."""
     before = ""
     for key in now:
         made_up = before in summaries
@@ -144,8 +144,8 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
 
 
 def _results(told: Message) -> Iterator[Item]:
-    """Yield the results that are recorded with a call, either as a text or as the parts of a
-    message."""
+    """Yield the tool results that are recorded together with a call. Such a result is either a text
+    or a list of parts, as in a message."""
     result = told.get("result")
     if isinstance(result, str):
         yield item(ItemKind.RESULT, result, _key(told))
@@ -171,7 +171,7 @@ def _text(parts: Any) -> str:
 
 
 def _once(items: Iterator[Item]) -> tuple[Item, ...]:
-    """Return the items; a call or result that occurs again is left out."""
+    """Return the items without duplicates: each call and each result occurs once."""
     seen: set[tuple[str, str]] = set()
     found: list[Item] = []
     for each in items:

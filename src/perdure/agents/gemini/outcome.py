@@ -84,8 +84,8 @@ _CODES = {
     55: _K.CONFIG_ERROR,
     130: _K.CANCELLED,
 }
-"""Outcomes by the CLI's own exit codes. Two codes are left out because they do not determine an
-outcome: 42 (invalid input or session) and 54 (a tool)."""
+"""Outcomes by exit code, for codes that the CLI itself defines. Two such codes are left out because
+they do not determine an outcome: 42 (invalid input or session) and 54 (a tool)."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -129,7 +129,8 @@ def _by_code(exit: Exit) -> OutcomeKind | None:
 
 
 def _said(exit: Exit) -> str:
-    """Return the first line of stderr that matches an outcome rule, else the last line."""
+    """Return the first line of stderr that matches an outcome rule. If no line matches, return the
+    last line."""
     plain = _COLOUR.sub("", exit.stderr_tail)
     return next(
         (line.strip() for line in plain.splitlines() if judge(line, _WORDS)), last_line(plain)

@@ -7,10 +7,10 @@ Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the i
 record may replace or rewind all messages before it. So the whole file must be read to know what is
 still in the conversation.
 
-A resume leaves an empty file with the same id behind. If it runs in the minute in which the
-conversation began, it writes into the conversation's own file: an empty list of messages, followed
-at once by the full one. If there are several files, the CLI takes the one with messages that was
-written last, and so does `transcript`.
+A resume leaves an empty file with the same id behind. A resume in the minute in which the
+conversation began writes into the conversation's own file instead: an empty list of messages, and
+immediately after it the full list. If there are several files, the CLI takes the file with messages
+that was written last, and so does `transcript`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _FIRST = 500
 _STARTED = late_pattern(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = late_pattern(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
-"""Pattern of a prompt that needs the label in front, because a resume would drop it. A prompt of
-this kind that already has the label gets a second one, so that `as_given` can remove one again."""
+"""Pattern of a prompt that needs the label in front, because a resume would drop the prompt. The
+pattern also matches if the label is already there. Such a prompt gets a second label, so that
+`as_given` can always remove one."""
 _IGNORED = late_pattern(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
@@ -50,8 +51,8 @@ def sent(prompt: str) -> str:
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file, or None. If there are several, return the one that a resume
-    takes. It may contain no prompt."""
+    """Return the conversation's file, or None. If there are several, return the one that the CLI
+    would resume. The file may contain no prompt."""
     if not is_id(session_id):
         return None
     found = [
@@ -63,7 +64,7 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Return the conversation's files; the one that a resume takes is the first. Files whose first
+    """Return the conversation's files, first the one that the CLI would resume. Files whose first
     line has no id are included. The empty files that each resume leaves behind are not."""
     named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
     ids = {path: _id_of(path) for path in named if path.is_file()}
@@ -149,7 +150,8 @@ def _owner(home: Path, name: str) -> str:
 
 
 def sidecar_files(transcript: Path) -> Sequence[Path]:
-    """Return the directory with the subagents' conversations, if it exists."""
+    """Return the directory that holds the subagents' conversations, as a sequence of one path.
+    Empty if there is no such directory."""
     beside = transcript.parent / _id_of(transcript)
     if beside != transcript.parent and beside.is_dir():
         return (beside,)
@@ -232,8 +234,8 @@ def as_given(words: str) -> str:
 
 
 def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
-    """Return the id of the message that contains the CLI's summary of earlier messages, or None. It
-    is recognized by the CLI's fixed answer after it."""
+    """Return the id of the message that contains the CLI's summary of earlier messages, or None.
+    The summary is recognized by the fixed answer that the CLI writes after it."""
     for message, answer in pairwise(messages):
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
             return json_lines.text(message.get("id"))
@@ -291,8 +293,8 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
 
 
 def fill(content: bytes) -> Fill:
-    """Return how full the conversation is, in tokens, by the newest answer with a token count. A
-    transcript does not contain the size of the window."""
+    """Return how full the conversation is, in tokens. The number comes from the newest answer with
+    a token count. A transcript does not contain the size of the window."""
     tokens, model, condensed = 0, "", set()
     for line in content.split(b"\n"):
         if b'"tokens"' in line or b'"$set"' in line:
@@ -344,8 +346,8 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
     """Return the ids of the processes that were started with this conversation. The CLI keeps no
-    list of its processes, so command lines are read. A process that switched to the conversation
-    interactively is not found."""
+    list of its processes, so their command lines are read. A process is not found if the user
+    switched to the conversation after the start."""
     if not is_id(session_id):
         return ()
     wanted = session_id.encode()

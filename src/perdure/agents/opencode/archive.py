@@ -61,16 +61,17 @@ def is_id(session_id: str) -> bool:
 
 
 def checked(session_id: str) -> str:
-    """Return the id. Raise ValueError if it is not a session id: for an empty id, the CLI would
-    start a new session."""
+    """Return the id. Raise ValueError if it is not a session id. The check matters because the CLI
+    would start a new session for an empty id."""
     if not is_id(session_id):
         raise ValueError(f"{session_id!r} is not a session id of OpenCode")
     return session_id
 
 
 def title(mark: str) -> str:
-    """Return the title that perdure gives a session, so that the session can be found later. For a
-    session with a title, the CLI does not ask a model for one."""
+    """Return the title that perdure gives a new session. By this title, which contains the
+    attempt's unique `mark`, the session can be found later. The CLI does not ask a model for a
+    title if it is given one."""
     return f"perdure {mark}"
 
 
@@ -86,8 +87,8 @@ def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
 
 
 def directory(home: Path, session_id: str) -> Path | None:
-    """Return the directory in which the session began, which is the only one where it can continue.
-    None if there is no such session."""
+    """Return the directory in which the session began. A session can be continued only in this
+    directory. None if there is no such session."""
     rows = _rows(home, _SESSION, session_id)
     if rows:
         return Path(rows[0][1])
@@ -148,16 +149,17 @@ class OpenCodeArchive:
         return b"".join(told)
 
     def find(self, home: Path, mark: str) -> str:
-        """Return the id of the newest session with the title that perdure gave it; empty if there
-        is none."""
+        """Return the id of the newest session with the title that perdure made from this mark.
+        Empty if there is none."""
         rows = _rows(home, _TITLED, title(mark))
         if rows:
             return str(rows[0][0])
         return ""
 
     def unreported_events(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return start events for the tools in these lines that were running at a kill. The CLI
-        prints a tool only when it has ended, so these tools are only in the database."""
+        """Return start events for the tools that were running when the agent was killed. The CLI
+        prints a tool only when it has ended, so the database is the only record of these tools.
+        `piece`: lines of the session."""
         told = (
             entry
             for line in piece.split(b"\n")
@@ -171,14 +173,15 @@ class OpenCodeArchive:
         )
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
-        """Return an estimated usage for an answer that a kill cut off; None if there is none. The
-        CLI writes the token counts of an answer only when its tools have ended; until then they are
-        0. Answers in the first `since` bytes are ignored."""
+        """Return an estimate of the usage of an answer that a kill cut off. None if no answer was
+        cut off. The CLI writes the token counts of an answer only when the answer's tools have
+        ended, so the counts of such an answer are 0. Answers in the first `since` bytes are
+        ignored."""
         return unfinished.estimate(content, since)
 
     def relocated(self, copy: bytes, directory: Path) -> bytes:
-        """Return the copy as `read` would return it after a restore in this directory. A restored
-        session belongs to the directory of the restore."""
+        """Return the copy as `read` would return it after a restore in this directory. The restore
+        changes the directory that the session belongs to."""
         first, _, rest = copy.partition(b"\n")
         head = json_lines.read(first) or {}
         if head.get("type") == "session":
@@ -186,9 +189,13 @@ class OpenCodeArchive:
         return copy
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return the part of a row that no longer changes, also not by an import; empty if there is
-        none. For a prompt or a finished answer this is the text, for a finished tool its arguments
-        and result. For a message that gets no more parts it is the role."""
+        """Return the text of a row that neither the CLI nor an import will change any more. Empty
+        if the row may still change or has no such text. The text is:
+
+        - for a prompt or a finished answer: its words;
+        - for a finished tool: its arguments and result, as JSON;
+        - for a message that gets no more parts: its role.
+        """
         part = row.get("data")
         kind, state = json_lines.part(part, "type"), json_lines.part(part, "state")
         if row.get("type") == "message":
@@ -206,9 +213,9 @@ class OpenCodeArchive:
         return ""
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
-        """Return the command `opencode session delete`; None for a session with subagents, which
-        would be deleted with it. The session must be deleted before a restore, because an import
-        changes no existing row."""
+        """Return the command `opencode session delete`. It is needed before a restore, because an
+        import changes no existing row. None for a session with subagents, because the command would
+        delete their sessions too."""
         if _rows(home, _CHILDREN, checked(session_id)):
             return None
         return Command(argv=(program.path, "session", "delete", session_id), stdin=b"")
@@ -267,8 +274,8 @@ def _row(content: Any) -> dict[str, Any]:
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the part without the time `compacted`. The CLI adds it when it no longer sends a
-    tool's old output."""
+    """Return the part without its field `compacted`. The CLI adds this time to the output of an old
+    tool call when it no longer sends that output."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
         time.pop("compacted", None)
     return part
@@ -355,9 +362,9 @@ def will_continue(content: bytes) -> bool:
 
 
 def fill(content: bytes) -> Fill:
-    """Return how full the conversation is, in tokens, by the newest answer with a token count.
-    Right after a compaction it is the length of the summary. The database does not contain the size
-    of the window."""
+    """Return how full the conversation is, in tokens. The number comes from the newest answer with
+    a token count. If that answer is the summary of a compaction, the number is the length of the
+    summary. The database does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         if b'"tokens"' in line and b'"message"' in line:

@@ -1,8 +1,8 @@
 """The driver for OpenCode: how the CLI is started, and what its output and database mean. Written
 against 1.18.33.
 
-Loaded by `perdure.agents.registry.load`. Events, outcomes and the archive are in modules of their
-own beside this one.
+Loaded by `perdure.agents.registry.load`. Other modules of this package handle events, outcomes and
+the archive.
 
 Permissions: the CLI has no sandbox. It rejects every call that needs a permission, and then ends
 with exit code 0 and without a message. So perdure decides each call in advance: it always sets
@@ -65,8 +65,8 @@ PACKAGE = programs.Package(
 BRIDGE = Path(__file__).with_name("opencode_bridge.py")
 
 RETRIES_IN_A_ROW = 5
-"""Maximum number of retries in a row. If a stream breaks off, the CLI repeats the request at once
-and without limit (617 times in 80 s)."""
+"""Maximum number of retries in a row. If a stream breaks off, the CLI itself would repeat the
+request immediately and without limit (617 times in 80 s were observed)."""
 
 _LOOKING = (
     "read",
@@ -103,8 +103,8 @@ _PERMISSIONS: dict[Permissions, dict[str, str]] = {
 }
 
 _LOGS = ("--print-logs", "--log-level=ERROR")
-"""Flags that print errors on stderr. Without them, stderr only has `Unexpected server error. Check
-server logs for details.` for many failures, and the cause is in a log file."""
+"""Flags that print errors on stderr. Without these flags, the cause of many failures is only in a
+log file. stderr then has no more than `Unexpected server error. Check server logs for details.`"""
 
 _RESERVED = frozenset(
     {
@@ -199,8 +199,8 @@ class OpenCodeDriver:
         ),
     )
     """Patterns of the variables that are passed to the agent; `!pattern` excludes names. The CLI
-    supports a hundred providers, each with a variable of its own for the key. The user names
-    variables that are not listed here with `--env`."""
+    supports a hundred providers, and each has its own variable for the key. A variable that is not
+    listed here must be named by the user with `--env`."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_OPENCODE names, else the first `opencode` on PATH. An npm
@@ -214,9 +214,9 @@ class OpenCodeDriver:
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused; empty if it is not refused. Reasons: its prompt, its
-        arguments, or a conversation that belongs to another directory. OpenCode would run a turn of
-        such a conversation, print nothing and never end. Reads the database."""
+        """Return why the launch is refused; empty if it is not refused. A reason may be its prompt,
+        its arguments, or a conversation that belongs to another directory. OpenCode would run a
+        turn of such a conversation, print nothing and never end. Reads the database."""
         asked = launch.continuation
         if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)
@@ -244,8 +244,9 @@ class OpenCodeDriver:
             argv.append(f"--model={launch.spec.model}")
         permissions = _PERMISSIONS[launch.spec.permissions]
         if launch.requests:
-            # With `ask`, `run` rejects a call outside of the workdir and ends the turn, so that a
-            # person can be asked. In the next attempt the bridge answers the same call.
+            # With the rule `ask`, `run` rejects a call outside of the workdir and ends the turn. A
+            # person can then allow the call. In the next attempt, the bridge applies the person's
+            # decision to the same call.
             permissions = {**permissions, "external_directory": "ask"}
         env = {
             "OPENCODE_PERMISSION": json.dumps(permissions),
@@ -309,8 +310,8 @@ class OpenCodeDriver:
         return opencode_archive.fill(transcript)
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
-        """Return nothing. The CLI prints the usage of a step when it stores the usage, so the
-        database has none that was not printed."""
+        """Return an empty sequence. The CLI prints the usage of a step when it stores this usage,
+        so the database contains no usage that was not printed."""
         return ()
 
     def total(self, transcript: bytes) -> Usage:
@@ -345,8 +346,9 @@ class OpenCodeDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Return the flags that select the session: for a new one a title with the attempt's mark, else
-    the id of the session to resume or fork. Raise ValueError for an invalid id."""
+    """Return the flags that select the session. A new session gets a title that contains the
+    attempt's unique `mark`. A resume or fork names the id of the session. Raise ValueError for an
+    invalid id."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -362,8 +364,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _order(launch: Launch) -> dict[str, Any]:
-    """Return the order for `opencode_bridge`: what to start, the session, and the directory of
-    requests."""
+    """Return the order for `opencode_bridge`, a JSON object. It tells which server to start, which
+    session to use, and where the directory of requests is."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     return {

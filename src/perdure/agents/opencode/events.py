@@ -3,7 +3,7 @@
 A line is printed when a part is complete, so a tool appears only when it has ended. Tokens are
 counted for each step and printed when the tools of the step have ended. Before, only the start of
 the step is known. `step_finish` with the reason `unknown` means that the stream broke off; the CLI
-then repeats the request at once.
+then repeats the request immediately.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
 """Tools that a permissions level may remove. Only real tools are listed, because a call of a tool
 that never existed is not a denial."""
 _DENIED = late_pattern(r"The user (has specified a rule which prevents|rejected permission)")
-"""Pattern of the beginning of the error for a call that was not allowed."""
+"""Pattern of the first words in the error for a call that was not allowed."""
 _REJECTED = late_pattern(r"The user rejected permission")
-"""Pattern of the beginning of the error for a call that a person could have allowed."""
+"""Pattern of the first words in the error for a call that a person could have allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
-"""HTTP status in the retry event for a request that was refused as too long."""
+"""HTTP status that a `RetrySeen` event reports if the request was refused as too long."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
 _COLOURS = late_pattern(r"\x1b\[[0-9;]*m")
 
@@ -87,7 +87,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 
 
 def begun(part: Any) -> ToolStarted:
-    """Return the start of a tool call, with its command or main argument."""
+    """Return the event for the start of a tool call, with the call's command or main argument."""
     given = json_lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
     named = (json_lines.part(given, argument) for argument in _ARGUMENTS)
@@ -107,8 +107,8 @@ def begun(part: Any) -> ToolStarted:
 
 
 def _tool(part: Any) -> Sequence[AgentEvent]:
-    """Return the start and the end of a tool call. Both come from the line of its end, because the
-    CLI prints no line for the start."""
+    """Return the events for the start and the end of a tool call. Both come from the same line,
+    because the CLI prints a tool call only when it has ended."""
     state, started = json_lines.part(part, "state"), begun(part)
     code = json_lines.part(state, "metadata", "exit")
     ok = json_lines.part(state, "status") == "completed" and not code
@@ -183,8 +183,8 @@ def _overflow(error: Any) -> Sequence[AgentEvent]:
 
 
 def _error(error: Any) -> AgentEvent:
-    """Return the event for an error that ended the turn. The CLI has retried before, without any
-    output."""
+    """Return the event for an error that ended the turn. At this point the CLI has already retried,
+    without any output."""
     name, status = (
         json_lines.text(json_lines.part(error, "name"), SUMMARY),
         json_lines.whole(json_lines.part(error, "data", "statusCode")),
@@ -199,8 +199,8 @@ def _error(error: Any) -> AgentEvent:
 
 
 def step_usage(part: Any) -> Usage:
-    """Return the usage of one step. OpenCode does not count the cached parts as input; the result
-    includes them in the input, as everywhere in perdure."""
+    """Return the usage of one step. OpenCode does not count the cached parts as input. Here `input`
+    includes them, as everywhere in perdure."""
     tokens = json_lines.part(part, "tokens")
     cached, written = (
         json_lines.whole(json_lines.part(tokens, "cache", "read")),

@@ -29,8 +29,8 @@ _WORDS = frozenset(
         *("input", "output", "error", "finish", "summary", "synthetic", "ignored"),
     }
 )
-"""Keys and types that occur in the rows. A word that differs from one of them in a single bit
-counts as damage."""
+"""Known keys and types of the rows. They are used to find damage: a word in a row that differs from
+a known word in exactly one bit counts as damaged."""
 _UNFINISHED = frozenset({"pending", "running"})
 _SILENT = frozenset({"step-start", "reasoning"})
 
@@ -107,8 +107,8 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
 def _reverted(
     messages: list[_Message], revert: dict[str, Any]
 ) -> tuple[list[_Message], list[_Message]]:
-    """Return two lists of messages: the content before the point to which the session was reverted,
-    and the content from there on. A message that contains the point is split."""
+    """Split the messages at the point to which the session was reverted. Return the messages before
+    that point and those from there on. A message that contains the point is split into two."""
     at = next(
         (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
     )
@@ -128,7 +128,8 @@ def _reverted(
 
 
 def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
-    """Return the index of the first message that is loaded, and the number of summaries."""
+    """Return two numbers: the index of the first message that a resume loads, and the number of
+    summaries in the conversation."""
     summaries = [message for message in messages if message.is_summary]
     if not summaries:
         return 0, 0

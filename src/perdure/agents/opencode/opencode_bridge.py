@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 LISTENS = "opencode server listening on http://127.0.0.1:"
 END_S = 3.0
-"""Time limit for the server to exit after SIGTERM, in seconds."""
+"""Time limit for the server to exit after it was sent SIGTERM, in seconds."""
 INPUT_S = 5.0
 """Maximum wait for the arguments of a call, in seconds. The server may ask for a permission before
-it has stored them."""
+it has stored the arguments of the call."""
 RULES = [
     {"permission": name, "action": "deny", "pattern": "*"}
     for name in ("question", "plan_enter", "plan_exit")
 ]
-"""Permission rules of a new session, as `opencode run` sets them."""
+"""Permission rules that a new session gets. They are the same that `opencode run` sets."""
 
 
 class ServeFailed(Exception):
@@ -67,7 +67,8 @@ def die_with(parent: int) -> None:
 
 
 def guard(server: int) -> ServerGuard:
-    """Replace `die_with` on systems whose kernel lacks the feature."""
+    """Start and return a child process that kills the server when the bridge is gone. It replaces
+    `die_with` on systems other than Linux."""
     from perdure.agents.shared.server_guard import ServerGuard
 
     return ServerGuard(server)
@@ -136,11 +137,11 @@ class ServedTurn:
         self.family = {self.session}
         """Ids of the session and of its subagents' sessions."""
         self.approved: set[str] = set()
-        """Calls of this turn that a person has allowed, each as its id and its digest. One call may
-        need several permissions."""
+        """Calls of this turn that a person has allowed, each as its id and its digest. They are
+        stored because one call may need several permissions."""
         self.refused: set[str] = set()
-        """Digests of the calls whose refusal the model has been given. If the model repeats such a
-        call, the turn ends, because the model might repeat it forever."""
+        """Digests of the calls whose refusal has been passed on to the model. If the model repeats
+        such a call, the turn ends. Otherwise the model might repeat the call forever."""
         self.failed = False
 
     def open_session(self) -> str:
@@ -204,7 +205,8 @@ class ServedTurn:
         return kind == "session.status" and own and told["status"]["type"] == "idle"
 
     def print_part(self, part: dict[str, Any]) -> None:
-        """Print the part if `opencode run` would print it."""
+        """Print the part in the format of `opencode run`. Parts that `run` does not print are
+        skipped."""
         if part.get("sessionID") != self.session:
             return
         kind = part["type"]
@@ -244,8 +246,8 @@ class ServedTurn:
         return {"reply": "reject", "message": f"A person refused this call: {words}"}
 
     def call_of(self, session: str, message: Any, call: Any) -> tuple[str, Any] | None:
-        """Return name and arguments of a tool call; None if they cannot be read within INPUT_S. The
-        server may ask for a permission before it has stored them."""
+        """Return name and arguments of a tool call. The server may ask for a permission before it
+        has stored both, so wait for them for at most INPUT_S. None if they cannot be read."""
         end = time.monotonic() + INPUT_S
         while message and call and time.monotonic() < end:
             with contextlib.suppress(ServeFailed):

@@ -64,7 +64,7 @@ _WORDS = (
 """Outcome rules for the CLI's messages, the most specific first."""
 
 _CAUSE = late_pattern(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
-"""Pattern of the log line on stderr that has the cause of an `Unexpected server error`."""
+"""Pattern of the log line on stderr that names the cause of an `Unexpected server error`."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -129,8 +129,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
-    """Return the outcome of a failed turn. The error text decides if it is about the conversation
-    or a refusal. Else the HTTP status decides, and if it does not, the text."""
+    """Return the outcome of a failed turn. It follows from the error text if the text is about the
+    conversation or about a refusal. Otherwise the HTTP status decides. If the status does not
+    determine an outcome either, the other rules for the text decide."""
     if "Unexpected server error" in ended.text:
         cause = _CAUSE.search(exit.stderr_tail)
     else:

@@ -17,22 +17,23 @@ from perdure.agents.shared import json_lines
 from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
-"""Assumed number of bytes of text for each token. Prose has about 4, source code between 3 and 4.
-An estimate that is too high ends a budget early; one that is too low lets the budget be overspent.
-"""
+"""Assumed number of bytes of text for each token. Prose has about 4 bytes for each token, source
+code between 3 and 4. With 3, an estimate is rather too high, which ends a budget early. An estimate
+that is too low would let the budget be overspent."""
 _STOPPED = "MessageAbortedError"
 
 
 class _ConversationSize(Struct):
-    """State of the conversation after the lines that were read so far."""
+    """Size of the conversation, counted from the lines that were read so far."""
 
     before: Usage = Usage()
     """Usage of the newest answer whose row has token counts."""
     context_tokens: int = 0
-    """Number of tokens of the answers so far, which the next request will include."""
+    """Number of tokens of the conversation up to the newest answer with token counts. The next
+    request contains all of them."""
     added_bytes: int = 0
-    """Size of the text that was added after the answer of `before`, in bytes. The newest answer's
-    own text is not included; it is in `answer_bytes`."""
+    """Size of the text that was added after the newest answer with token counts, in bytes. The text
+    of the newest answer itself is counted in `answer_bytes`."""
     answer_bytes: int = 0
     newest: str = ""
     cut_off: bool = False
@@ -40,7 +41,8 @@ class _ConversationSize(Struct):
     def message(self, key: str, data: Any) -> None:
         if json_lines.part(data, "role") != "assistant":
             return
-        # The next request contains the text of an answer even if its row has no token counts.
+        # A next request contains the text of the answer even if the answer's row has no token
+        # counts.
         self.added_bytes, self.answer_bytes = self.added_bytes + self.answer_bytes, 0
         self.newest, usage = key, step_usage(data)
         self.cut_off = _is_cut_off(data)
@@ -64,9 +66,9 @@ class _ConversationSize(Struct):
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
-    """Return the newest answer with an estimated usage, if a kill cut it off. Return None if its
-    row has token counts, if its request failed, or if its row begins within the first `since` bytes
-    (before the attempt)."""
+    """Return the newest answer with an estimated usage, if a kill cut it off. Else return None.
+    None also if the answer's row has token counts, if its request failed, or if the row begins
+    within the first `since` bytes, which means before the attempt."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
@@ -94,8 +96,8 @@ def _message(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_off(data: Any) -> bool:
-    """Return whether a row is an answer without token counts because it was interrupted after the
-    request was sent to the model."""
+    """Return whether a row is an answer that was interrupted before its token counts were
+    written."""
     usage, error = step_usage(data), json_lines.part(data, "error", "name")
     asked = json_lines.part(data, "time", "completed") is None or error == _STOPPED
     is_answer = json_lines.part(data, "role") == "assistant"
@@ -121,7 +123,8 @@ def _guess(conversation: _ConversationSize) -> Usage:
 
 
 def _size(words: Any) -> int:
-    """Return the length of a text, or of the texts of a call's input, in bytes."""
+    """Return the length of a text in bytes. For the input of a call, return the sum for its
+    texts."""
     if isinstance(words, dict):
         return sum(_size(each) for each in words.values())
     if isinstance(words, str):

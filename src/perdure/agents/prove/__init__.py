@@ -58,7 +58,7 @@ class RowCheck(Struct, frozen=True, kw_only=True):
     """The result for one row.
 
     `known`: the recorded result and observation for the version `ProveResult.known`. None if they
-    are the same as now, or if none are recorded.
+    equal the new ones, or if none are recorded.
     """
 
     id: str
@@ -70,7 +70,7 @@ class RowCheck(Struct, frozen=True, kw_only=True):
     seen: str
     detail: str
     seconds: float
-    """Duration of the scene that answered the row, in seconds."""
+    """Duration of the scene that tested this row, in seconds."""
     known: tuple[str, str] | None = None
 
 
@@ -81,8 +81,8 @@ class ProveResult(Struct, frozen=True, kw_only=True):
     version: str
     program: str
     known: str
-    """Version whose recorded answers were used for comparison; empty if none are recorded for the
-    agent."""
+    """Version whose recorded answers these results were compared with. Empty if no answers are
+    recorded for the agent."""
     checks: tuple[RowCheck, ...]
 
     @property
@@ -97,9 +97,9 @@ class ProveResult(Struct, frozen=True, kw_only=True):
 def candidates(
     wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]
 ) -> tuple[list[ProveCandidate], list[str]]:
-    """Return the programs to test, and a sentence for each agent that was skipped. The programs are
-    the given ones and those of the wanted agents. If neither are given, they are all installed
-    agents. Raise AgentMissing if a wanted agent is missing, or if no agent is installed."""
+    """Return the programs to test, and a sentence for each agent that was skipped. The given
+    programs and those of the wanted agents are tested. Without either, all installed agents are
+    tested. Raise AgentMissing if a wanted agent is missing, or if no agent is installed."""
     found: list[ProveCandidate] = []
     passed: list[str] = []
     for name, path in programs:
@@ -125,7 +125,7 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
     program = driver.locate(environ)
     agents.environ(
         "http://127.0.0.1", name
-    )  # called only for its UsageError, if the agent cannot be directed to the rehearsal
+    )  # raises UsageError if the agent cannot be directed to the rehearsal
     return ProveCandidate(
         driver,
         program
@@ -173,7 +173,7 @@ def prove(
     """Test each program in turn and yield its result.
 
     - `only`: ids of the rows to answer. All rows of their scenes are answered.
-    - `jobs`: number of scenes at once; 0 means the number of processors.
+    - `jobs`: number of scenes that run in parallel; 0 means the number of processors.
 
     Raise Interrupted when `stopping` returns true, UsageError for an unknown row.
     """
@@ -217,7 +217,8 @@ def _play(
     stopping: Callable[[], bool],
 ) -> dict[str, tuple[RowFinding, float]]:
     """Run one scene. Return the answers to all its rows, each with the duration of the scene in
-    seconds. A row that the scene did not reach is answered with the reason. Raise Interrupted."""
+    seconds. If the scene did not reach a row, its answer is negative and tells the reason. Raise
+    Interrupted."""
     began = time.monotonic()
     found: dict[str, RowFinding] = {}
     missing = RowFinding("", False, "not seen")
@@ -242,9 +243,7 @@ def _play(
             missing = RowFinding("", False, str(failure))
         except ValueError as failure:
             missing = RowFinding("", False, "the driver refuses it", str(failure))
-        except (
-            OSError
-        ) as failure:  # the program may end just before it is killed, or a file may be removed
+        except OSError as failure:  # the program may have ended, or a file may be gone
             missing = RowFinding("", False, "not seen", str(failure))
         finally:
             stage.close()

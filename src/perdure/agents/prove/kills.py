@@ -65,7 +65,8 @@ def first_reply(stage: Stage) -> Iterator[RowFinding]:
 
 
 def known_before(stage: Stage, begun: StageRun) -> RowFinding:
-    """Return whether the conversation's id is known before the model has answered, and how."""
+    """Return the answer to the row `id-before-answer`: whether the conversation's id is known
+    before the model has answered, and how it became known."""
     row = "id-before-answer"
     if begun.launch.continuation.session_id:
         return RowFinding(row, True, "chosen by the caller")
@@ -127,7 +128,8 @@ def tool(stage: Stage) -> Iterator[RowFinding]:
 
 
 def the_call(ran: StageExit) -> RowFinding:
-    """Return how the model is shown a call that was running when the agent was killed."""
+    """Return the answer to the row `call-after-kill`: how the model is shown a call that was
+    running when the agent was killed."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
     call = next(

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]
-"""Recorded answers by row id. Each answer has two texts: the result and the observed behavior."""
+"""Recorded answers by row id. Each answer is a list of two texts: the result and the observed
+behavior."""
 
 
 class KnownAnswers(Struct, frozen=True):
@@ -26,7 +27,8 @@ class KnownAnswers(Struct, frozen=True):
     answers: Answers
 
     def change(self, row: str, result: str, seen: str) -> list[str] | None:
-        """Return the recorded answer to the row; None if it is the same as now or not recorded."""
+        """Return the recorded answer to the row if it differs from the new one (`result`, `seen`).
+        None if it is the same, or if no answer is recorded."""
         before = self.answers.get(row)
         if before and before != [result, seen]:
             return before
@@ -34,8 +36,9 @@ class KnownAnswers(Struct, frozen=True):
 
 
 def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
-    """Return the recorded answers to compare this version with; None if none are recorded for the
-    agent."""
+    """Return the recorded answers to compare this version with. They are those of the same version
+    if recorded, else those of the newest recorded version. None if none are recorded for the agent.
+    """
     versions = read(file).get(agent, {})
     if not versions:
         return None

@@ -15,8 +15,8 @@ from perdure.protocols import Abilities
 
 
 class ProveRow(Struct, frozen=True):
-    """One statement that is tested. `relied` returns whether perdure relies on it for an agent with
-    the given abilities."""
+    """One statement about an agent that is tested. `relied` is a function of the agent's abilities;
+    it returns whether perdure relies on the statement."""
 
     id: str
     asks: str
@@ -24,8 +24,8 @@ class ProveRow(Struct, frozen=True):
 
 
 class RowFinding(Struct, frozen=True):
-    """The answer to one row. `seen` is the same text in every run; `detail` may differ from run to
-    run."""
+    """The answer to one row. The text `seen` describes the observed behavior and is the same in
+    every run. The text `detail` may differ from run to run."""
 
     row: str
     holds: bool

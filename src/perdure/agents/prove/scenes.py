@@ -45,8 +45,8 @@ class ProveScene(Struct, frozen=True):
 
 
 def continuation_finding(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
-    """Return the answer to the row: yes if the second run continued the conversation of the first
-    one, and all these words reached the model."""
+    """Return the answer to the row. It is positive if the second run continued the conversation of
+    the first one, and all these words reached the model."""
     if not second.requests:
         return RowFinding(row, False, f"{describe_end(second)}, no request", second.outcome.detail)
     if not second.reached(*words):
@@ -73,8 +73,8 @@ def first_turn(stage: Stage) -> StageExit:
 
 
 class Failed(Exception):
-    """Raised if a scene cannot continue. `seen` is the same text in every run; `detail` may differ
-    from run to run."""
+    """Raised if a scene cannot continue. The text `seen` is the same in every run. The text
+    `detail` may differ from run to run."""
 
     def __init__(self, seen: str, detail: str = "") -> None:
         super().__init__(seen)
@@ -119,8 +119,9 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
 
 
 def unreadable_transcripts(stage: Stage) -> Iterator[RowFinding]:
-    """Test an agent whose transcripts perdure cannot read. Yield whether it succeeds, and whether a
-    resume sends the whole conversation to the model, with or without a replay."""
+    """Test an agent whose transcripts perdure cannot read. Yield an answer to two rows: whether the
+    first turn succeeds (`start`), and whether a resume sends the whole conversation to the model
+    (`resume`). The second answer also tells whether the agent replayed the conversation."""
     first = stage.run(ASKED)
     yield RowFinding("start", first.ok, describe_end(first), first.outcome.detail)
     if not first.ok:
@@ -213,7 +214,7 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _unknown(session_id: str) -> str:
-    """Return an id in the same format that belongs to no conversation."""
+    """Return an id that belongs to no conversation. It has the same format as the given id."""
     try:
         UUID(session_id)
     except ValueError:
@@ -268,8 +269,8 @@ def own_copy(stage: Stage) -> Iterator[RowFinding]:
 
 
 def fails(row: str, *kinds: OutcomeKind) -> Play:
-    """Return a scene's function for a model service that fails. The answer is yes if the driver
-    reports one of these outcomes."""
+    """Return a scene's function for a model service that fails. The answer to the row is positive
+    if the driver reports one of these outcomes."""
 
     def play(stage: Stage) -> Iterator[RowFinding]:
         ran = stage.run("hello", patience_s=2 * PATIENCE_S)

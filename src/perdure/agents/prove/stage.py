@@ -44,10 +44,10 @@ PATIENCE_S = 120.0
 """Time limit of an agent's run, in seconds. It is long, so that the answers are the same on a slow
 machine; OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
-"""Time limit of a turn that never ends with some CLIs, in seconds."""
+"""Time limit of a turn, in seconds, where some CLIs are known never to end the turn."""
 SETTLE_S = 10.0
 """Time limit for a program to write its transcript while it waits for the model's answer, in
-seconds. Half of it is the time limit for a leftover process to end by itself."""
+seconds. Half of this time is the limit for a leftover process to end by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
@@ -62,7 +62,7 @@ class Interrupted(Exception):
 
 class Unseen(Exception):
     """Raised if an event that a scene waited for did not happen. The message is short and the same
-    in every run, because messages are compared between versions."""
+    in every run, because `prove` compares messages between versions of an agent."""
 
 
 class StageExit(Struct, frozen=True):
@@ -74,10 +74,10 @@ class StageExit(Struct, frozen=True):
     requests: tuple[Request, ...]
     """Requests that reached the model in this run, without side requests."""
     asked: str = ""
-    """Id of the conversation that the program was given: a chosen one, or the one to resume or
-    fork."""
+    """Id of the conversation that the program was told to use: a chosen id for a new conversation,
+    or the id to resume or fork."""
     alive: int = 0
-    """Number of processes of the attempt that are still running; 0 is expected."""
+    """Number of processes of the attempt that were still running at its end; 0 is expected."""
 
     @property
     def ok(self) -> bool:
@@ -93,8 +93,8 @@ class StageExit(Struct, frozen=True):
 
     @property
     def usage(self) -> Usage | None:
-        """Usage that the program reported; None if it reported none. This is the last count if the
-        counts are cumulative, else their sum."""
+        """Usage that the program reported; None if it reported none. If the program reports
+        cumulative counts, this is the last count. Otherwise it is the sum of all counts."""
         seen = [event for event in self.events if isinstance(event, UsageSeen)]
         if not seen:
             return None
@@ -131,8 +131,8 @@ class Stage(Struct):
         self.live_in(self.directory / "home" / self.driver.name)
 
     def live_in(self, agent_home: Path) -> None:
-        """Use this directory as the agent's home from now on. Settings are written into it that
-        direct the agent to the rehearsal."""
+        """Use this directory as the agent's home from now on. Settings are written into the
+        directory so that the agent uses the rehearsal as its model."""
         self.agent_home = agent_home
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
@@ -202,9 +202,9 @@ class Stage(Struct):
         model: str = "",
         permissions: str = "edit",
     ) -> Launch:
-        """Return the launch for a run. Without a continuation (`asked`) it begins a new
-        conversation, with a chosen id if the CLI accepts one. If `permissions` is empty, the caller
-        removes the arguments that set permissions."""
+        """Return the launch for a run. `asked` is the continuation. Without it, the launch begins a
+        new conversation, with a chosen id if the CLI accepts one. If `permissions` is empty, the
+        level `edit` is used, and the caller removes the arguments that set it."""
         chosen = str(uuid4()) if self.driver.abilities.choose_id else ""
         return Launch(
             spec=TaskSpec(
@@ -224,8 +224,8 @@ class Stage(Struct):
         )
 
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Return the arguments and environment variables of the launch without those that depend on
-        the permissions level."""
+        """Return the launch's arguments and environment variables that are the same for every
+        permissions level."""
         commands = [
             self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
             for level in Permissions
@@ -354,8 +354,8 @@ class StageRun(Struct, frozen=True):
             os.kill(pid, signal.SIGKILL)
 
     def leaves_something(self) -> bool:
-        """Kill the program and return whether processes that it started are still running.
-        Meanwhile the shim is stopped (SIGSTOP), because it would end them at once."""
+        """Kill the program and return whether processes that it started are still running. The shim
+        would end them immediately, so it is stopped (SIGSTOP) during the test."""
         shim = self.process.shim
         if shim is None:
             return False
@@ -394,8 +394,8 @@ class StageRun(Struct, frozen=True):
         return StageExit(self.session_id(), outcome, tuple(events), requests, asked, alive)
 
     def _asks_for_ever(self) -> bool:
-        """Return whether the program has reached the driver's limit of retries in a row, without an
-        answer between them. The engine uses the same rule."""
+        """Return whether the program has reached the driver's limit of retries in a row. An answer
+        between two retries resets the count. The engine uses the same rule."""
         enough = self.stage.driver.abilities.retries_in_a_row
         if enough:
             told = [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
@@ -411,7 +411,8 @@ def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
 
 
 def describe_end(ran: StageExit) -> str:
-    """Return a short text on how a run ended. The text is the same for the same kind of end."""
+    """Return a short text that tells how a run ended. Runs that ended in the same way get the same
+    text."""
     if ran.outcome.kind is OutcomeKind.TIMED_OUT:
         return "never ends"
     if ran.ok:

@@ -89,9 +89,9 @@ def environ(
 
 
 def write_gemini_home(home: Path, retries: int = 1) -> None:
-    """Write Gemini CLI's settings below `home` (GEMINI_CLI_HOME); existing ones are replaced. They
-    name a model, so that the CLI makes no requests to choose one. The clean-up of old conversations
-    keeps its default, so that it can be tested too."""
+    """Write Gemini CLI's settings below `home` (GEMINI_CLI_HOME); existing ones are replaced. The
+    settings name a model, so that the CLI makes no requests to choose one. They do not change the
+    clean-up of old conversations, so that it can be tested too."""
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
         "model": {"name": "rehearsal"},
@@ -141,8 +141,8 @@ def _opencode(url: str) -> dict[str, Any]:
 
 
 def _xdg(home: Path | None) -> dict[str, str]:
-    """Return the variables that place OpenCode's database in `opencode` below `home` and hide the
-    user's configuration. Empty without a home."""
+    """Return the variables that place OpenCode's database in `home/opencode` and hide the user's
+    configuration from OpenCode. Empty if there is no `home`."""
     if home is None:
         return {}
     return {

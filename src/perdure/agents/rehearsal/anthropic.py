@@ -29,8 +29,8 @@ from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
 _SUMMARY = "Your task is to create a detailed summary"
-"""Beginning of the request with which Claude Code 2.1.329 asks for a compaction. If the reply has
-no `<summary>` block, the CLI asks again."""
+"""First words of the request with which Claude Code 2.1.329 asks for a summary, to compact a
+conversation. If the reply has no `<summary>` block, the CLI asks again."""
 
 _ERRORS = {
     400: ("invalid_request_error", "The request was refused by the rehearsal."),
@@ -200,7 +200,8 @@ def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
 
 
 def _added(raw: dict[str, Any]) -> Iterator[str]:
-    """Yield the texts of a message that the CLI itself added. `_messages` leaves them out."""
+    """Yield the texts in a message that the CLI itself added. They are the texts that `_messages`
+    leaves out."""
     content = raw.get("content")
     if raw.get("role") == "system" and isinstance(content, str):
         yield content
@@ -261,7 +262,7 @@ def _message(
 
 
 def _tool_use(run: RunTool) -> dict[str, Any]:
-    # Ten minutes is the longest timeout that the tool accepts in 2.1.329.
+    # Set the timeout to ten minutes, the longest one that the tool accepts in 2.1.329.
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     return {
         "type": "tool_use",

@@ -67,8 +67,8 @@ class Chat:
     def conversation(
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
-        """Return the request in the common form. OpenCode sends requests without tools only for
-        titles and summaries, so a request without tools is a side request."""
+        """Return the content of the request as a `ScriptedConversation`. OpenCode sends requests
+        without tools only for titles and summaries, so such a request is a side request."""
         tools = [
             str(tool["function"].get("name", ""))
             for tool in items(body, "tools")
@@ -187,8 +187,8 @@ def _usage(tokens: TokenCounts) -> dict[str, Any]:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """Return the command as a call of the shell tool, or the call of another tool. The timeout is
-    ten minutes (in ms), because the shell tool's default is only two."""
+    """Return the tool call for a `run` or `call` line. A call of the shell tool gets a timeout of
+    ten minutes (in ms), because the tool's default is only two minutes."""
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     given = run.arguments if run.tool else shell
     function = {"name": run.tool or conversation.shell, "arguments": json.dumps(given)}

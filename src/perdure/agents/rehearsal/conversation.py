@@ -19,8 +19,8 @@ class ChatMessage(Struct, frozen=True):
 
     role: str
     text: str
-    """Text of the message. For a call of the shell tool it is the command; for another tool it is
-    the tool's name and its arguments as JSON."""
+    """Text of a message. For a call of the shell tool, the command. For a call of another tool, the
+    tool's name and its arguments as JSON."""
     call: str = ""
     """Id that connects a `tool_call` with its `tool_result`; empty for other messages."""
 
@@ -32,24 +32,23 @@ class ScriptedConversation(Struct, frozen=True):
     session: str = ""
     """The CLI's own id of the conversation, from headers or body; empty if the CLI sent none."""
     side: bool = False
-    """Whether the request is not part of the conversation, but for a title, a summary or a
-    subagent."""
+    """Whether the request is made beside the conversation: for a title, a summary or a subagent."""
     summary: str = ""
-    """Format in which the CLI expects a summary, with `{}` in place of the text. It is set only if
-    the request asks for a summary with which the conversation continues; such a request is a side
+    """Format of the reply that the CLI expects, with `{}` in place of the summary. Set only for a
+    request that asks for a summary to continue the conversation with. Such a request is a side
     request."""
     streamed: bool = True
     model: str = ""
     shell: str = ""
-    """Name of the shell tool that the request offers."""
+    """Name of the shell tool that the CLI offers in the request."""
     waiting: str = ""
-    """Number of a command that is still running according to the last tool result; empty if there
-    is none. Only Codex numbers its commands."""
+    """Number of a command that is still running, according to the last tool result. Empty if no
+    command is running. Only Codex numbers its commands."""
     added: tuple[str, ...] = ()
     """Texts that the CLI itself added between the messages, such as reminders and the output of
     hooks. Only filled for Claude Code."""
     unfinished: frozenset[str] = frozenset()
-    """Ids of the calls whose result reports that their command is still running."""
+    """Ids of the tool calls whose result says that the command is still running."""
 
     @property
     def prompts(self) -> list[str]:
@@ -57,11 +56,12 @@ class ScriptedConversation(Struct, frozen=True):
         return [message.text for message in self.messages if message.role == "user"]
 
     def marks(self) -> list[tuple[Mark, bool]]:
-        """Return the model's texts and calls in order, each with whether it is complete.
+        """Return the model's texts and tool calls in order. The second value of each pair tells
+        whether the text or call is complete.
 
         A text is always complete. A tool call is complete if it has a result, unless the result
         says that the call was interrupted or its command was killed. A prompt becomes the
-        incomplete mark ("user", ""), so that no reply matches across it.
+        incomplete mark ("user", ""), so that no scripted reply matches texts on both sides of it.
         """
         results = {
             message.call: message.text for message in self.messages if message.role == "tool_result"

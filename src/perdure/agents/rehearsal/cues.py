@@ -50,12 +50,12 @@ class PlannedReply(Struct, frozen=True):
     actions: tuple[Action, ...] = ()
     failure: Fail | Limit | None = None
     script: int | None = None
-    """Index of the script that answers; None if none matches."""
+    """Index of the script that this answer is taken from; None if no script matches."""
     reply: int | None = None
-    """Index of the reply in its script; None if all replies of the script were given."""
+    """Index of the reply in its script; None if the script has no reply left."""
     waits: str = ""
-    """Number of a running command (Codex); else empty. If it is set, the answer is a call that
-    continues to wait for this command."""
+    """Number of the command for which the CLI has to wait further (only Codex); else empty. If a
+    number is set, the answer is a tool call that waits for this command."""
 
     @property
     def tokens(self) -> TokenCounts:
@@ -66,8 +66,8 @@ class PlannedReply(Struct, frozen=True):
 
     @property
     def stop(self) -> str:
-        """Return the reason of the script's `stop` line; empty for the provider's usual stop
-        reason."""
+        """Return the stop reason that the script sets with a `stop` line. Empty if the provider's
+        usual stop reason is to be sent."""
         return next(
             (action.reason for action in reversed(self.actions) if isinstance(action, Stop)), ""
         )
@@ -86,14 +86,14 @@ class ReplySource(Protocol):
         ...
 
     def summary(self, conversation: ScriptedConversation) -> str:
-        """Return the text to send when the CLI requests a summary of this conversation. Empty means
-        the default text."""
+        """Return the text to send when the CLI requests a summary of this conversation. An empty
+        text means that the default text is sent."""
         ...
 
 
 class ReplyPlanner:
-    """Answers from scripts. It stores the position in each script, and how often each disturbance
-    (such as a hang) has happened."""
+    """Chooses the answers from scripts. Stores the position in each script, and how many times each
+    disturbance (such as a hang) has happened."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = tuple(scripts)
@@ -140,8 +140,9 @@ class ReplyPlanner:
     def _plan_reply(
         self, number: int, index: int, reply: ScriptedReply
     ) -> tuple[PlannedReply, bool]:
-        """Return the reply up to the first disturbance that is still to happen, and whether this
-        request uses the reply up."""
+        """Return the actions of a scripted reply up to the next disturbance (such as a hang) that
+        must still happen. The second value tells whether this request uses the scripted reply up.
+        """
         left: list[Action] = []
         for place, action in enumerate(reply.actions):
             if not isinstance(action, (Fail, Limit, Hang, Cut)):
@@ -160,8 +161,8 @@ class ReplyPlanner:
 
 
 def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Return the index of the next reply: the one after the last reply in the history.
-    `len(replies)` if all were given."""
+    """Return the index of the reply to give next: the one after the last reply that is in the
+    history. It is `len(replies)` if all replies have been given."""
     expected, at = 0, 0
     while at < len(history):
         length = 1
@@ -185,8 +186,8 @@ def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]
 
 
 def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Return the number of marks at the start of the history that match the beginning of the reply.
-    The last of them may be a text that was cut short."""
+    """Return the number of marks at the start of the history that are equal to the first marks of
+    the reply. A text that was cut short may count as the last of these marks."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):

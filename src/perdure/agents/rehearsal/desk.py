@@ -39,7 +39,8 @@ class AnswerRecord(Struct, frozen=True):
     begun: Callable[[TokenCounts], None]
     """Called with the full usage as soon as the first bytes are sent."""
     reported: Callable[[TokenCounts], None]
-    """Called with the usage that the client has been told so far."""
+    """Called with the usage that has been sent to the client so far, once or several times for an
+    answer."""
 
 
 _MODEL = {
@@ -51,8 +52,8 @@ _MODEL = {
     "created": 1767225600,
     "owned_by": "perdure",
 }
-# Anthropic's list of models, OpenAI's list, and the list that Codex reads (`models`) have the same
-# path. So one answer has the fields of all three.
+# Three lists of models have the same path: Anthropic's, OpenAI's, and the one that Codex reads
+# (`models`). So the answer to this path has the fields of all three.
 _MODELS = {
     "object": "list",
     "data": [_MODEL],
@@ -64,13 +65,13 @@ _MODELS = {
 
 
 _HANGUP = getattr(select, "POLLRDHUP", 0)
-"""Poll event of a client that disconnected. Only Linux has it; other systems report POLLHUP, which
-need not be asked for."""
+"""Poll event for a client that disconnected, on Linux. Other systems report POLLHUP without being
+asked, so the value is 0 there."""
 
 
 class RehearsalHttpServer(ThreadingHTTPServer):
-    """HTTP server that listens as soon as it is created. It calls `answer` and `other` from many
-    threads."""
+    """HTTP server of the rehearsal. It listens as soon as it is created, and calls the functions
+    `answer` and `other` from many threads."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -110,7 +111,8 @@ class RehearsalHttpServer(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def visit(self, connection: socket.socket) -> Iterator[None]:
-        """Register the connection while the block runs, so that `stop` closes it."""
+        """Register the connection for the duration of the `with` block. `stop` closes registered
+        connections."""
         with self._lock:
             self._open[connection] = threading.current_thread()
         if self.stopping.is_set():
@@ -122,7 +124,7 @@ class RehearsalHttpServer(ThreadingHTTPServer):
                 self._open.pop(connection, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print an error, unless it means that the client disconnected."""
+        """Print the error. An error that only means that the client disconnected is not printed."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -234,8 +236,8 @@ class _Visit(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _go_on(self, step: Slow | Hold | Hang | Cut) -> bool:
-        """Carry out a pause or a disturbance. Return whether the answer continues; if it does not,
-        the connection is closed."""
+        """Carry out a pause or a disturbance. Return whether the answer continues afterward. If it
+        does not continue, the connection is closed."""
         if isinstance(step, Cut):
             over = True
         elif isinstance(step, Hold):
@@ -250,8 +252,8 @@ class _Visit(BaseHTTPRequestHandler):
         return not over
 
     def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
-        """Wait until the time has passed or the file exists. Return True if the client disconnected
-        or the server stopped before that."""
+        """Wait until the time has passed or the file exists, then return False. Return True if the
+        client disconnects or the server stops during the wait."""
         end = None if seconds is None else time.monotonic() + seconds
         gone = select.poll()
         gone.register(self.connection, select.POLLIN)
@@ -260,10 +262,11 @@ class _Visit(BaseHTTPRequestHandler):
             if left <= 0 or (file is not None and file.exists()):
                 return False
             for _, event in gone.poll(1 + int(left * 1000)):
-                # The socket also becomes readable when the client disconnects (an empty read).
+                # POLLIN is also reported when the client disconnects; the read is then empty.
                 if event & ~select.POLLIN or self.connection.recv(1, socket.MSG_PEEK) == b"":
                     return True
-                # The client sent its next request, which is read after this answer.
+                # The client has already sent its next request. That request is read after this
+                # answer, so wait only for a disconnect from now on.
                 gone.modify(self.connection, _HANGUP)
         return True
 

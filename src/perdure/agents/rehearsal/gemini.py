@@ -30,7 +30,7 @@ _OWN = (
     "<hook_context>",
     "[The previous response was interrupted before it completed.]",
 )
-"""Beginnings of the messages that the CLI itself writes in the name of the user or the model."""
+"""First words of the messages that the CLI itself writes in the name of the user or the model."""
 
 _ERRORS = {
     400: ("INVALID_ARGUMENT", "The request was refused by the rehearsal."),

@@ -28,7 +28,7 @@ _OWN = re.compile(
     r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted"
     r"|user_shell_command)\b|# AGENTS\.md instructions)"
 )
-"""Pattern of the beginning of a user message that Codex itself writes."""
+"""Pattern of the first words in a user message that Codex itself writes."""
 
 _SUMMARY = "You are performing a CONTEXT CHECKPOINT COMPACTION"
 _RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
@@ -190,7 +190,7 @@ class OpenAI:
 
 
 class _Text:
-    """Yields the events of one message of the model while it is streamed."""
+    """Creates the stream events of one message of the model."""
 
     def __init__(self, index: int) -> None:
         self.id = _id("msg")
@@ -234,8 +234,8 @@ def _message_item(id: str, text: str) -> dict[str, Any]:
 def _response(
     id: str, model: str, cue: PlannedReply | None, output: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the response object. It is in progress without a `cue`; else it is complete, or
-    incomplete if the script names a `stop` reason."""
+    """Return the response object. Without a `cue` its status is in progress. With a `cue` the
+    status is complete, or incomplete if the script has a `stop` line."""
     usage, status, reason = None, "in_progress", None
     if cue is not None:
         tokens, status = cue.tokens, "completed"
@@ -265,8 +265,8 @@ def _shell(tools: list[dict[str, Any]]) -> str:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """Return a command as a call of the shell tool that the request offers, or the call of another
-    tool."""
+    """Return the tool call for a `run` or `call` line. A command becomes a call of the shell tool
+    that the request offers."""
     if run.tool:
         return _function(run.tool, run.arguments)
     if conversation.shell == "exec_command":
@@ -289,8 +289,8 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
 
 
 def _wait(number: str) -> dict[str, Any]:
-    """Return a call that continues to wait for a running command. It is used if a command runs
-    longer than the shell tool waits, and it is not part of any script."""
+    """Return a tool call that waits further for a running command. Such a call comes from no
+    script. It is sent if a command runs longer than the shell tool waits."""
     return _function(
         "write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000}
     )
@@ -364,8 +364,8 @@ def _call_text(entry: dict[str, Any]) -> str:
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Return the running commands by number. The value is the set of ids of the calls that started
-    the command or waited for it."""
+    """Return the commands that are still running, by their number. The value is a set of ids: those
+    of the calls that started the command or waited for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:

@@ -19,8 +19,8 @@ IMAGE_LIMIT = 5 * 1024 * 1024
 
 
 def refusal(dialect: str, body: Mapping[str, Any]) -> str:
-    """Return the message with which the service would refuse the request (status 400); empty if it
-    would not."""
+    """Return the message with which the service would refuse the request (status 400). Empty if the
+    service would accept it."""
     match dialect:
         case "anthropic":
             return _anthropic(body)

@@ -58,7 +58,7 @@ class Say(Struct, frozen=True):
     text: str
 
     def pieces(self, most: int = 12) -> list[str]:
-        """Split the text into at most `most` parts, each beginning at a word, and return them."""
+        """Split the text into at most `most` parts. Each part begins with a word."""
         words = re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or [self.text]
         step = -(-len(words) // most)
         return ["".join(words[at : at + step]) for at in range(0, len(words), step)]
@@ -66,14 +66,14 @@ class Say(Struct, frozen=True):
 
 class RunTool(Struct, frozen=True):
     command: str
-    """The shell command. For another tool it is the tool's name and its arguments as JSON, as in
-    `ChatMessage.text`."""
+    """The shell command. For a call of another tool, the tool's name and its arguments as JSON, as
+    in `ChatMessage.text`."""
     tool: str = ""
-    """Name of the tool; empty for the CLI's own shell tool."""
+    """Name of the tool to call; empty for the CLI's own shell tool."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the call, for a tool other than the shell tool."""
+        """Return the arguments of a call of another tool than the shell tool."""
         given: dict[str, Any] = json.loads(self.command.removeprefix(self.tool))
         return given
 
@@ -103,7 +103,8 @@ class Fail(Struct, frozen=True):
     status: int
     times: int = 1
     words: str = ""
-    """Error message of the service; empty for the usual message of the status."""
+    """Error message that the service sends; empty for the message that it usually sends with this
+    status."""
     full: bool = False
     """Whether the error says that the conversation is too long for the model."""
 
@@ -130,7 +131,8 @@ Action: TypeAlias = (
     Say | RunTool | Nothing | Slow | Hold | Hang | Cut | Fail | Limit | TokenCounts | Stop
 )
 Mark: TypeAlias = tuple[str, str]
-"""One text or command of a reply, as it appears in a history: ("say", text) or ("run", command)."""
+"""Entry of a history: one text or command of the model, as ("say", text) or ("run", command). Used
+to compare a scripted reply with the history that reached the model."""
 
 
 class ScriptedReply(Struct, frozen=True):
@@ -138,7 +140,7 @@ class ScriptedReply(Struct, frozen=True):
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Return the marks that a history contains after the complete reply was given."""
+        """Return the marks that the complete reply adds to a history."""
         return marks(self.actions)
 
 
@@ -166,7 +168,7 @@ def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
 
 
 def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
-    """Return the marks that a history contains after these actions, in order."""
+    """Return the marks that these actions add to a history, in order."""
     return tuple(
         ("say", action.text) if isinstance(action, Say) else ("run", action.command)
         for action in content(actions)

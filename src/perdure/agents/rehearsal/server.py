@@ -42,7 +42,7 @@ VERBS: dict[str, Dialect] = {
     "streamGenerateContent": Gemini(),
     "generateContent": Gemini(streamed=False),
 }
-"""Dialects of requests whose path ends in `/models/MODEL:VERB`, by VERB."""
+"""Dialect for each VERB, for requests whose path ends in `/models/MODEL:VERB`."""
 
 SIDE = PlannedReply((Say("A rehearsal."),))
 
@@ -51,7 +51,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """One recorded HTTP request."""
 
     number: int
-    """Number of the request in order of arrival, from 1. All requests are counted."""
+    """Number of the request in order of arrival, from 1. Every recorded request is counted, also if
+    it is not for the model."""
     time: int
     """Time of arrival, in milliseconds since 1970 (UTC)."""
     dialect: str
@@ -65,8 +66,8 @@ class Request(Struct, frozen=True, kw_only=True):
     command), `side`, `unmatched` or `other`."""
     script: int | None = None
     reply: int | None = None
-    """Index of the reply that answers, from 0. None if no script answers, and for `Done.` after the
-    last reply."""
+    """Index in the script of the reply that was sent, from 0. None if no script answered, and for
+    the `Done.` that follows the last reply."""
     model: str = ""
     """Name of the requested model."""
     added: tuple[str, ...] = ()
@@ -74,8 +75,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def side(self) -> bool:
-        """Return whether the request is not a step of the conversation. Such a request does not
-        advance a script."""
+        """Return whether the request is made beside the conversation, for example for a title. Such
+        a request does not advance a script."""
         return self.answer in ("side", "wait", "other")
 
     @property
@@ -83,7 +84,7 @@ class Request(Struct, frozen=True, kw_only=True):
         return [message.text for message in self.messages if message.role == "user"]
 
     def line(self) -> str:
-        """Return the request as one line of JSON."""
+        """Return the request as a line of JSON for the record file."""
         said = [{"role": message.role, "text": message.text} for message in self.messages]
         head = {
             "number": self.number,
@@ -196,22 +197,23 @@ class Rehearsal:
 
     @property
     def reported(self) -> dict[int, TokenCounts]:
-        """Return the usage that clients have been told so far, by number of the request. For an
-        answer that was cut off this is a part of its usage or none, depending on the dialect."""
+        """Return the usage that has been sent to clients so far, by number of the request. If an
+        answer was cut off, the client has received a part of its usage or none, depending on the
+        dialect."""
         with self._arrived:
             return dict(self._reported)
 
     @property
     def begun(self) -> dict[int, TokenCounts]:
-        """Return the full usage of each answer whose first bytes were sent, by number of the
-        request. An answer that was cut off counts fully."""
+        """Return the full usage of each answer that has begun, by number of the request. An answer
+        that was cut off later counts fully."""
         with self._arrived:
             return dict(self._begun)
 
     @property
     def last(self) -> Request:
-        """Return the last request that is not a side request. Raise LookupError if there is
-        none."""
+        """Return the last request of a conversation; side requests are ignored. Raise LookupError
+        if there is none."""
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")
@@ -314,7 +316,7 @@ class Rehearsal:
         said: ScriptedConversation | None = None,
         cue: PlannedReply | None = None,
     ) -> int:
-        """Record a request and return its number. The caller holds the lock of `_arrived`."""
+        """Record a request and return its number. The caller must hold the lock of `_arrived`."""
         said, cue = said or ScriptedConversation(()), cue or PlannedReply()
         request = Request(
             number=len(self._all) + 1,

@@ -13,8 +13,8 @@ from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
-"""One step of an answer: bytes to send, or an action between them. Nothing follows a Hang or a Cut.
-`TokenCounts` records the usage that the client has been told so far."""
+"""One step of an answer: bytes to send, or an action between them. A Hang or a Cut is the last
+step. `TokenCounts` sends nothing; it records the usage that the client has received so far."""
 
 
 class Refusal(Struct, frozen=True):
@@ -26,7 +26,7 @@ class Refusal(Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """The API of one provider. The names in `headers` are in lower case."""
+    """The API of one provider. The keys of every `headers` are in lower case."""
 
     name: str
 
@@ -54,7 +54,8 @@ def event(name: str, payload: Mapping[str, Any]) -> bytes:
 
 
 def paced(say: Say, seconds: float) -> Iterator[tuple[str, Slow]]:
-    """Yield the pieces of a text, each with the pause after it. The pauses add up to `seconds`."""
+    """Yield the pieces of a text, each with a pause to make after it. The sum of the pauses is
+    `seconds`."""
     pieces = say.pieces()
     for piece in pieces:
         yield piece, Slow(seconds / len(pieces))

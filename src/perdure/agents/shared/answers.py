@@ -16,15 +16,15 @@ from typing import Any
 
 
 def digest(tool: str, given: Any) -> str:
-    """Return the SHA-256 of a call's name and arguments. `perdure.rules.requests.digest` returns
-    the same."""
+    """Return the SHA-256 of a call's name and arguments. It is the same digest that
+    `perdure.rules.requests.digest` computes."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def use(directory: str, *keys: str) -> bool:
-    """Return whether a person allowed the call that has one of these digests, and mark the approval
-    as used. A used approval does not allow the same call again. A refusal takes precedence over an
+    """Return whether a person allowed the call that has one of these digests. An approval is then
+    marked as used, and does not allow the same call again. A refusal takes precedence over an
     approval."""
     decisions = _decisions(directory, keys)
     if any(each["answer"] == "deny" for each in decisions):
@@ -37,7 +37,7 @@ def use(directory: str, *keys: str) -> bool:
 
 def refusal(directory: str, *keys: str) -> str | None:
     """Return the words with which a person refused the call that has one of these digests. None if
-    nobody refused it."""
+    no person refused it."""
     for each in _decisions(directory, keys):
         if each["answer"] == "deny":
             return str(each["words"])
@@ -54,8 +54,8 @@ def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _take(path: str) -> bool:
-    """Create the file that marks an answer as used. Return whether the answer was unused until
-    now."""
+    """Create the file that marks an answer as used. Return True if the answer had not been used
+    before."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

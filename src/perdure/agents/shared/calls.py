@@ -19,16 +19,16 @@ from perdure.patterns import late_pattern
 
 SUMMARY = 500
 MOST = 20
-"""Maximum number of offered answers that are kept for a question."""
+"""Maximum number of offered answers in one `QuestionAsked` event. Further ones are dropped."""
 
 
 LAST_WORD = Path(__file__).with_name("last_word.json")
-"""Path of the JSON schema of the last word: the structured final answer that an agent is asked for.
-"""
+"""Path of the JSON schema for the last word, the final answer that an agent is asked to give in a
+fixed form."""
 _FIELDS = {"status", "summary", "questions", "follow_ups"}
 _STATUS = ("done", "nothing_to_do", "incomplete", "blocked")
 _SANDBOX = late_pattern(r"Read-only file system|Operation not permitted|seccomp|landlock")
-"""Pattern of the error texts of a command that a sandbox stopped."""
+"""Pattern of the error texts that a command prints if a sandbox stopped it."""
 
 
 def sandboxed(output: str) -> bool:
@@ -50,8 +50,8 @@ def main_argument(given: Any, names: Sequence[str]) -> str:
 
 
 def last_word(given: Any) -> LastWordGiven | None:
-    """Return the agent's last word, or None if it does not match `last_word.json`. Its texts are
-    cut to the length limits of an event."""
+    """Return the agent's last word (its final answer in a fixed form). None if the answer does not
+    match `last_word.json`. The texts are cut to the length limits of an event."""
     if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
         return None
     lists = [given["questions"], given["follow_ups"]]

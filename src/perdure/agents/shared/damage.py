@@ -18,8 +18,8 @@ Span = tuple[int, int]
 last byte."""
 
 _INSIDE = ("message", "payload", "content", "state", "toolCalls")
-"""Keys whose values have a form that the CLI determines. Other values may have keys that come from
-a tool or from a user."""
+"""Keys whose values have a structure that the CLI determines. The values of other keys may come
+from a tool or from a user, so their inner keys can be any words."""
 
 
 def damaged(
@@ -62,8 +62,8 @@ def _is_sound(
 
 
 def _words(entry: dict[str, Any]) -> Iterator[str]:
-    """Yield the keys of a record and of its inner objects, and the values that name a type or a
-    role."""
+    """Yield the words of a record to check: the keys of the record and of its inner objects, and
+    the values that name a type or a role."""
     left = [entry]
     while left:
         for key, value in left.pop().items():
@@ -76,8 +76,8 @@ def _words(entry: dict[str, Any]) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _is_misspelled(word: str, words: frozenset[str]) -> bool:
-    """Return whether the word differs from a known word in exactly one bit. New words of a later
-    CLI version differ in more bits."""
+    """Return whether the word differs from a known word in exactly one bit, as after a disk error.
+    A new word of a later CLI version would differ in more bits."""
     if word in words:
         return False
     return any(len(word) == len(known) and _is_one_bit(word, known) for known in words)

@@ -44,20 +44,20 @@ _NOT_STARTED = (126, 127)
 
 
 def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str]]:
-    """Return one rule of a rule table: the kind of outcome, and a case-insensitive pattern that
-    matches any of the patterns."""
+    """Return one entry of a rule table. It is a pair of the kind of outcome and a pattern, which is
+    case-insensitive and matches if any of `patterns` does."""
     return kind, late_pattern("|".join(patterns), re.IGNORECASE)
 
 
 def judge(words: str, rules: Rules) -> OutcomeKind | None:
-    """Return the kind of outcome of the first rule that matches the text; None if no rule
-    matches."""
+    """Return the kind of outcome that the first matching rule names; None if no rule matches the
+    text."""
     return next((kind for kind, pattern in rules if pattern.search(words)), None)
 
 
 def by_supervisor(exit: Exit) -> Outcome | None:
-    """Return the outcome if perdure ended the process, or if its end was not observed; else
-    None."""
+    """Return the outcome if perdure ended the process, or if it is unknown how the process ended.
+    None in all other cases."""
     found = _CAUSES.get(exit.cause)
     if found:
         return ending(found[0], found[1], exit)
@@ -65,8 +65,8 @@ def by_supervisor(exit: Exit) -> Outcome | None:
 
 
 def by_process(exit: Exit, silent: str) -> Outcome:
-    """Return the outcome if the agent's output does not explain its end. `silent` is the sentence
-    for a process that exited without a signal."""
+    """Return the outcome that follows from exit code and signal, for an agent whose output does not
+    explain its end. `silent` is the sentence to use if the process exited without a signal."""
     number = exit.signal or (exit.code - 128 if exit.code and 128 < exit.code < 160 else 0)
     if number == signal.SIGINT:
         return ending(OutcomeKind.CANCELLED, "it was interrupted (SIGINT)", exit)
@@ -86,7 +86,7 @@ def by_process(exit: Exit, silent: str) -> Outcome:
 
 
 def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None) -> Outcome:
-    """Return an outcome with the exit code and the signal of the process."""
+    """Return an outcome of this kind, with the exit code and the signal of the process."""
     return Outcome(
         kind=kind,
         detail=json_lines.text(" ".join(detail.split()), DETAIL),
@@ -97,7 +97,8 @@ def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None)
 
 
 def explained(outcome: Outcome, sentence: str) -> Outcome:
-    """Return the outcome with the sentence in front of its detail, which is put in parentheses."""
+    """Return the outcome with another detail: the sentence, followed by the old detail in
+    parentheses."""
     return replace(outcome, detail=json_lines.text(f"{sentence} ({outcome.detail})", DETAIL))
 
 

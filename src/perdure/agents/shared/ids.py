@@ -13,7 +13,7 @@ _UUID = late_pattern(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def is_id(session_id: str) -> bool:
-    """Return whether the text is a UUID with dashes, in upper or lower case."""
+    """Return whether the text is a UUID with dashes. Upper and lower case are accepted."""
     return _UUID.fullmatch(session_id) is not None
 
 

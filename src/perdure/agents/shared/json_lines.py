@@ -18,8 +18,8 @@ import msgspec
 from perdure.model.events import MAX_TEXT
 
 COMMAND = 4096
-"""Maximum length of a shell command, in characters. It is larger than that of other texts, because
-the effect ledger needs the whole command."""
+"""Maximum length of a shell command, in characters. The limit is higher than that of other texts,
+because the effect ledger needs the whole command."""
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 
@@ -39,22 +39,24 @@ def read(line: bytes) -> dict[str, Any] | None:
 
 
 def marked(content: bytes, marks: Collection[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of the lines that contain one of `marks`. Other lines are not parsed,
-    to save time."""
+    """Yield the JSON objects of the lines that contain at least one of `marks`. To save time, all
+    other lines are skipped without parsing."""
     for line in content.split(b"\n"):
         if any(mark in line for mark in marks) and (entry := read(line)) is not None:
             yield entry
 
 
 def part(value: Any, *path: str) -> Any:
-    """Return the value that the path of keys leads to in nested objects; None if there is none."""
+    """Return the value at the end of a path of keys through nested objects. None if the path leads
+    to no value."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def items(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a list, without its other values. Empty if the value is not a list."""
+    """Return the objects in a list. Other values in the list are left out. Empty if the value is
+    not a list."""
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return []
@@ -73,15 +75,15 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
 
 
 def whole(value: Any) -> int:
-    """Return the value as a count that is never negative; 0 if it is not a number."""
+    """Return the value as a whole number that is never negative; 0 if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0
     return min(max(int(value), 0), 1 << 53)
 
 
 def exit_code(value: Any) -> int | None:
-    """Return the value as an exit code, or as a negative signal number; None if it cannot be
-    either."""
+    """Return the value as an exit code, or as a negative signal number. None if the value is
+    neither."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 0xFFFF:
         return None
     return value

@@ -14,15 +14,16 @@ from pathlib import Path
 from perdure.model import Conversation
 
 HEAD = 256 * 1024
-"""Number of bytes that are read of a long transcript. The first prompt is normally among them."""
+"""Number of bytes that are read from the beginning of a long transcript. The first prompt is
+normally in this part."""
 WHOLE = 4 * 1024 * 1024
 """Maximum size of a transcript that is read completely, in bytes. The turns of a longer one are not
 counted."""
 
 Reader = Callable[[Path, bytes, bool, int], Conversation | None]
-"""Type of a function that reads one file. It is called with the path, the content (or its
-beginning), whether the content is complete, and the time of the last write (in ms since 1970). It
-returns None if the file is not a conversation."""
+"""Type of a function that reads one file of an agent. It returns None if the file is not a
+conversation. Its parameters are the path, the content (or its beginning), whether the content is
+complete, and the time of the last write (in ms since 1970)."""
 
 
 def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversation]:
@@ -34,7 +35,7 @@ def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversa
         for path in paths
         if (state := _state(path)) is not None
     ]
-    # Some files are not conversations, so more than `limit` files are considered.
+    # Consider more than `limit` files, because some of them may not be conversations.
     for written, path, size in nlargest(limit * 2 + 20, dated):
         if len(found) >= limit:
             break

@@ -35,8 +35,8 @@ _GEMINI_VARIABLES = (
 
 
 class Missing(Struct, frozen=True):
-    """A missing prerequisite of the agent, and its remedy. `certain`: whether a run would fail for
-    certain."""
+    """A missing prerequisite of the agent, with its remedy. `certain` tells whether every run would
+    fail without the prerequisite."""
 
     sentence: str
     remedy: str
@@ -56,8 +56,8 @@ def missing(
     agent: str, home: Path, environ: Mapping[str, str], code: int = 0, said: str = ""
 ) -> Missing | None:
     """Return the login or key that the agent lacks. None if the agent is logged in, or if that
-    cannot be determined. `code` and `said`: exit code and output of the command that `question`
-    returned."""
+    cannot be determined. `code` and `said` are the exit code and the output of the command from
+    `question`."""
     if agent == "claude":
         return _claude(said)
     if agent == "codex":

@@ -41,7 +41,7 @@ class Package(Struct, frozen=True):
     name: str
     native: str
     platform: str = ""
-    """Prefix of the platform package's name; empty if it is the same as `name`."""
+    """Prefix of the platform package's name. Empty if the prefix is `name`."""
 
     @property
     def install(self) -> str:
@@ -118,8 +118,9 @@ def interpreter(path: Path) -> str:
 
 
 def version(program: Path) -> str:
-    """Return the version from the program's file name (as the native installer sets it), else from
-    a package file in a directory above it. Empty if neither has one."""
+    """Return the program's version. The native installer puts the version into the file name;
+    otherwise it is read from a package file in a directory above the program. Empty if neither has
+    a version."""
     real = program.resolve()
     if _NUMBER.fullmatch(real.name):
         return real.name

@@ -22,8 +22,8 @@ _LARGEST = 4 * 1024 * 1024
 
 
 def claude(home: Path) -> Retention | None:
-    """Return the retention that `cleanupPeriodDays` sets; it is counted from the last write. None
-    for the value 0, which was observed to delete nothing."""
+    """Return the retention that the setting `cleanupPeriodDays` determines, counted from the last
+    write. None for the value 0, with which the CLI was observed to delete nothing."""
     days = _settings(home).get("cleanupPeriodDays")
     if isinstance(days, int | float) and not isinstance(days, bool) and days >= 0:
         days = float(days)

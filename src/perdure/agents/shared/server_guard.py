@@ -1,5 +1,5 @@
 """Ends an agent's server when the program that started it is gone. Used by `codex_bridge` and
-`opencode_bridge` on systems other than Linux, where they use prctl(2).
+`opencode_bridge` on systems other than Linux. On Linux the bridges use prctl(2) instead.
 
 It uses only the standard library, because the bridges run with `python -I -S`.
 """
@@ -12,9 +12,9 @@ import signal
 
 
 class ServerGuard:
-    """A child process that kills a server with SIGKILL when this process is gone. The child also
-    keeps the open pipes to the server, so that the server does not lose its client before it is
-    killed."""
+    """A child process that waits until this process is gone and then kills a server with SIGKILL.
+    The child also holds the pipes to the server open. Otherwise the server would notice that its
+    client is gone before it is killed."""
 
     def __init__(self, server: int) -> None:
         waiting, self._releasing = os.pipe()

@@ -32,8 +32,8 @@ __all__ = [
 
 
 def fingerprint(prompt: str) -> str:
-    """Return a hash of the prompt that ignores white space. So it is the same for the text that was
-    sent and for the text in a transcript."""
+    """Return a hash of the prompt that ignores white space. An agent may change the white space of
+    a prompt in its transcript. The hash is the same for the prompt that was sent."""
     return hashlib.sha256(" ".join(prompt.split()).encode("utf-8", "surrogatepass")).hexdigest()[
         :16
     ]

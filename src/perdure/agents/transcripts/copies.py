@@ -45,14 +45,15 @@ from perdure.model import CopyPart
 from perdure.protocols import AgentDriver, Archive
 
 UNUSABLE = ".perdure-unusable"
-"""Part of the names of files that perdure moved aside, in an agent's home or beside a copy."""
+"""Part of the name of each file that perdure has moved aside, in an agent's home or beside a copy.
+"""
 MAIN = "main"
 BESIDE = "beside"
 
 
 def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
-    """Return the path of the conversation's file; None if there is none. For an agent with an
-    archive, the conversation is written to a file in `directory` first."""
+    """Return the path of the conversation's file; None if there is none. An agent with an archive
+    has no such files. Its conversation is first written to a file in `directory`."""
     if driver.archive is None:
         return driver.transcript(home, session_id)
     content = driver.archive.read(home, session_id)
@@ -88,10 +89,10 @@ class Copies(Struct, frozen=True):
         """Append new content of the transcript to the copy. Return whether this was possible. Raise
         WorkspaceError, for example if the disk is full.
 
-        The copy is perdure's own record of the conversation. So if the transcript no longer begins
-        with the copy, nothing is written and the result is False. `replace`: move the old copy
-        aside and begin a new one in this case, because a person or perdure itself replaced the
-        transcript.
+        The copy is perdure's own record of the conversation. If the transcript no longer begins
+        with the copy, nothing is written and the result is False. With `replace`, the old copy is
+        instead moved aside and a new one begun. This is right after a person or perdure itself
+        replaced the transcript.
         """
         copy = self.of(driver.name, session_id)
         try:
@@ -195,8 +196,8 @@ class Copies(Struct, frozen=True):
             ) from error
 
     def find(self, agent: str, part: CopyPart) -> Path | None:
-        """Return the file that begins with this part, even if the file was moved aside later. None
-        if no file has the part any more."""
+        """Return the file whose first bytes are this part. The file is found even if it was moved
+        aside later. None if no file has the part."""
         path = self.of(agent, part.session_id).parent / part.name
         aside = "" if part.name == MAIN else UNUSABLE
         return next(
@@ -204,9 +205,10 @@ class Copies(Struct, frozen=True):
         )
 
     def bring(self, agent: str, part: CopyPart, source: Path) -> Path | None:
-        """Add a part from another machine (the file `source`) to the copies. A file with the same
-        name is moved aside. Return the new file, or None if the part already exists. The caller
-        must have checked the part's name. Raise WorkspaceError if it cannot be written."""
+        """Store a part of a copy that came from another machine (the file `source`). A copy with
+        the same name is moved aside. Return the new file, or None if the part already exists. The
+        caller must have checked the part's name. Raise WorkspaceError if the part cannot be
+        written."""
         place = self.of(agent, part.session_id).parent / part.name
         try:
             private_directories(place.parent)
@@ -236,11 +238,12 @@ class Copies(Struct, frozen=True):
         exactly: bool = False,
     ) -> Path:
         """Restore a conversation to the path where the agent looks for it, and return this path.
-        Files there are moved aside. Raise WorkspaceError if the copy is lost or cannot be written.
+        Existing files at that path are moved aside. Raise WorkspaceError if the copy is lost or
+        cannot be written.
 
         - `parts`: the parts to restore, as a checkpoint names them; by default the newest copies.
-        - `exactly`: also restore files beside the transcript that only have grown since. By default
-          they are left unchanged.
+        - `exactly`: also replace files beside the transcript that begin with their part and are
+          longer. By default such files are left unchanged.
 
         An existing transcript of an ancestor is left unchanged, because it may belong to another
         run.
@@ -264,9 +267,9 @@ class Copies(Struct, frozen=True):
         content: bytes,
         place: Path | None = None,
     ) -> tuple[Path, list[str]]:
-        """Write a repaired transcript to the path where the agent looks for it (or to `place`).
-        Every file of the conversation is first moved aside unchanged. Return the path, and the new
-        paths of the moved files. Raise WorkspaceError."""
+        """Write a repaired transcript to the path where the agent looks for it (or to `place`). All
+        files of the conversation are first moved aside unchanged. Return the path, and the new
+        paths of the files that were moved. Raise WorkspaceError."""
         remains = driver.files_of(home, session_id)
         copy = self.of(driver.name, session_id)
         # Keep the original file name, because a driver may derive the path from it.
@@ -310,13 +313,13 @@ class Copies(Struct, frozen=True):
             return False
 
     def is_exactly(self, path: Path, part: CopyPart) -> bool:
-        """Return whether an agent's file has exactly the content of the part. Secrets are redacted
-        before the comparison."""
+        """Return whether an agent's file has the content of the part and nothing more. Secrets are
+        redacted before the comparison."""
         return self.begins_with(path, part) and path.stat().st_size == part.size
 
     def move_aside(self, paths: Sequence[Path]) -> list[str]:
-        """Rename files of an agent so that the agent does not find them. Return the new paths.
-        Raise WorkspaceError."""
+        """Rename files of an agent so that the agent no longer finds them. Return the new paths.
+        Raise WorkspaceError if a file cannot be renamed."""
         try:
             return [str(move_aside(path, UNUSABLE)) for path in paths]
         except OSError as error:
@@ -396,8 +399,9 @@ class Copies(Struct, frozen=True):
         return place
 
     def _put_beside(self, source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
-        """Restore a file that belongs beside the transcript. A file that begins with the part is
-        left unchanged, or with `exactly` only a file that equals it."""
+        """Restore one of the files that are stored beside the transcript. An existing file is left
+        unchanged if it begins with the part. With `exactly`, it is left unchanged only if it is
+        equal to the part."""
         stays = self.is_exactly if exactly else self.begins_with
         if not stays(place, part):
             self._write_part(source, part, place, [place] if os.path.lexists(place) else [])
@@ -407,7 +411,7 @@ class Copies(Struct, frozen=True):
         conversation (`olds`), are first moved aside."""
         private_directories(place.parent)
         staged = place.with_name(f".{place.name}.perdure")
-        # Prefer an agent's own file as the source, because in the copy its secrets are redacted.
+        # Prefer an existing file of the agent as the source. In the copy, secrets are redacted.
         own = next((old for old in olds if self.begins_with(old, part)), source)
         try:
             _copy_new(own, staged, part.size)
@@ -428,12 +432,12 @@ class _Row(Struct, frozen=True):
     message: str
     """Id of the message to which a part belongs; empty for other rows."""
     settled: bytes
-    """Content of the row if it no longer changes; else empty."""
+    """Content of the row as returned by `Archive.settled`; empty if the row may still change."""
 
 
 def _rows(archive: Archive, content: bytes) -> list[_Row]:
-    """Return the rows of a conversation. The line for a revert is left out, because it is not a
-    row."""
+    """Return the rows of a conversation. A line that only says that the session is reverted is not
+    a row, so it is left out."""
     found = []
     for line in content.splitlines():
         try:
@@ -465,7 +469,8 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
 
 
 def _head(copy: Path) -> bytes:
-    """Return the beginning of a copy, which contains the id of the parent conversation."""
+    """Return the first bytes of a copy. They contain the id of the parent conversation, if there is
+    one."""
     with copy.open("rb") as file:
         return file.read(CHUNK)
 
@@ -506,8 +511,8 @@ def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path
 
 
 def _regular_files(top: Path) -> Iterator[Path]:
-    """Yield the regular files below a directory of the agent. Links are skipped because they may
-    lead anywhere, and special files because they may block forever."""
+    """Yield the regular files below a directory of the agent. Symbolic links are skipped, because
+    they may lead to any file. Special files are skipped, because reading them may block forever."""
     if top.is_symlink():
         return
     for folder, _, names in os.walk(top, followlinks=False):

@@ -30,31 +30,31 @@ from perdure.patterns import late_pattern
 CHUNK = 1 << 20
 KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
-"""Age from which a file's times are reliable, in nanoseconds. A file that was written more recently
-may be written again without a visible change of its times."""
+"""Minimum age at which a file's times are reliable, in nanoseconds. A file that was written more
+recently may be written again without a visible change of its times."""
 
 STARRED = late_pattern(rb"\*{4,}")
-"""Pattern of the asterisks that `Redactor` writes in place of a secret, or in place of the visible
-part of a secret in base64."""
+"""Pattern of the asterisks with which `Redactor` replaces a secret. In base64, only the letters
+that encode nothing but the secret are replaced."""
 
 Identity = tuple[int, int, int, int]
-"""Inode, size (bytes), time of the last write and time of the last change (ns) of a file. They are
-equal as long as the file was not changed."""
+"""Inode, size (bytes), time of the last write and time of the last change (both in ns) of a file.
+If all four are the same as before, the file was not changed."""
 
 
 class KnownCopy(Struct, frozen=True):
-    """Facts about a copy of `size` bytes and its source. `copy` is the copy's identity when they
-    were recorded."""
+    """Facts about a copy of `size` bytes and about its source. `copy` is the identity of the copy's
+    file at the time when the facts were recorded."""
 
     size: int
     raw: str
     """SHA-256 of the source's first `size` bytes."""
     kept: str
-    """SHA-256 of the copy, in which secrets are redacted."""
+    """SHA-256 of the copy's content. It differs from `raw` if the copy has redacted secrets."""
     copy: Identity
     source: Identity | None = None
-    """Identity of the source when the facts were recorded; None if it had been written too
-    recently."""
+    """Identity of the source's file when the facts were recorded. None if the source had been
+    written so recently that its times were not reliable (SETTLED_NS)."""
 
 
 class CopyDiverged(Exception):
@@ -97,8 +97,8 @@ def append_new(
 
 
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return whether the source begins with the content of the copy. Redacted secrets count as
-    equal. Raise OSError."""
+    """Return whether the source begins with the content of the copy. A secret in the source counts
+    as equal to the asterisks that replace it in the copy. Raise OSError."""
     with _opened(source, follow=True) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy) and known.source == seen:
@@ -107,7 +107,8 @@ def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redac
 
 
 def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return the same as `continues`. `file` is the source, open and positioned at its start."""
+    """Do the work of `continues` for a source that is already open. `file` is positioned at its
+    start."""
     # Compare with the recorded hash of the source first, because the copy itself may be damaged.
     if known is not None and known.raw:
         digest = hashlib.sha256()
@@ -140,8 +141,8 @@ def same_redacted_text(old: bytes, new: bytes, redactor: Redactor) -> bool:
 
 
 def load_known(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
-    """Return the facts about a copy. The copy is read only if `known` is outdated. None if there is
-    no copy, or (with `lines`) if it has no complete line."""
+    """Return the facts about a copy. They are computed from the copy if `known` is outdated. None
+    if there is no copy, or (with `lines`) if the copy has no complete line."""
     now = identity(copy)
     if now is None:
         return None
@@ -219,7 +220,7 @@ def versions(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return the present identity of a file; None if it does not exist or is not a regular file."""
+    """Return the identity of a file as it is now. None if there is no regular file at this path."""
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISREG(found.st_mode):
@@ -244,8 +245,11 @@ def _append(
     file: BinaryIO, copy: Path, known: KnownCopy, redactor: Redactor, lines: bool
 ) -> KnownCopy | None:
     """Append the source's content after the known part to the copy, and return the new facts.
-    Return None if the known facts cannot be used: the source or the end of the copy has changed, or
-    a new secret extends across the end of the copy."""
+
+    Return None if the known facts cannot be used. This is the case if the source or the end of the
+    copy has changed. It is also the case if a text that is a secret only now extends across the end
+    of the copy.
+    """
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
         return None
@@ -275,8 +279,9 @@ def _append(
 def _compare(
     file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str
 ) -> KnownCopy | None:
-    """Update the copy by reading source and copy completely, and return the new facts. Needed for a
-    first copy, and if the stored facts do not match. None if there is nothing to copy."""
+    """Update the copy by reading source and copy completely, and return the new facts. Used for the
+    first copy of a source, and if the stored facts do not match. None if there is nothing to copy.
+    """
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content

@@ -18,7 +18,7 @@ from perdure.rules.audit_chain import AuditLine, problems, read
 from perdure.store.sql import SqlStore
 
 BROKEN = 8
-"""Exit code if the trail or the records that it covers were changed."""
+"""Exit code if the trail, or a record of the journal that it covers, was changed."""
 SHOWN_MOST = 1000
 """Maximum number of problems that `--check` prints."""
 
@@ -120,8 +120,8 @@ def _what(line: AuditLine, names: dict[str, str]) -> str:
 
 
 def _of_store() -> Iterator[str]:
-    """Yield the problems of the store's audit trail. Then print its number of lines and its last
-    hash."""
+    """Yield the problems of the store's audit trail, as sentences. After the last one, print the
+    number of lines of the trail and its last hash."""
     store = open_to_read(settings())
     yield from store.audit_problems()
     number, last = store.audit_head()
@@ -151,7 +151,7 @@ def _parsed(texts: Iterator[str]) -> Iterator[AuditLine]:
 
 
 def _checked(found: Iterator[str]) -> int:
-    """Print the problems of a trail. Return the exit code."""
+    """Print the problems of a trail. Return BROKEN if there are any, else 0."""
     count = 0
     for problem in found:
         count += 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDS_A_PERSON = 3
 SHORTEST_ID = 8
-"""Minimum length of an entry's id on a terminal, in characters."""
+"""Minimum number of characters of an entry's id that are shown on a terminal."""
 
 
 def gc_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,8 +165,8 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
 
 
 def _shortest(of: str, ids: Sequence[str]) -> str:
-    """Return the shortest unique prefix of the id `of`. `perdure trash restore` accepts such a
-    prefix."""
+    """Return the shortest prefix of the id `of` that no other id in `ids` has. `perdure trash
+    restore` accepts such a prefix."""
     others = [each for each in ids if each != of]
     lengths = range(SHORTEST_ID, len(of))
     return next(

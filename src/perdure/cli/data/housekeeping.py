@@ -13,15 +13,16 @@ from perdure.host.rounds import Rounds
 
 EVERY_S = 60.0
 KNOWN_MS = 365 * 86_400_000
-"""Time in milliseconds for which a delivery that the forge sends again is recognized. The body of
-the delivery may be deleted earlier."""
+"""Time in milliseconds for which a delivery is stored, so that a repetition of it is recognized.
+The body of the delivery may be deleted earlier."""
 
 
 class Housekeeping:
-    """A thread for the duration of a `with` block. At the end of the block, a sweep that has begun
-    is completed. `say` is called with each message.
+    """A thread that runs for the duration of a `with` block. If a sweep is running at the end of
+    the block, it is completed first.
 
-    `every_s` is the time between two rounds, in seconds.
+    - `say`: called with each message for the user.
+    - `every_s`: the time between two rounds, in seconds.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class Housekeeping:
         self._rounds.stop()
 
     def _round(self) -> None:
-        """Check the free space, then sweep if a sweep is due. If the check fails, the sweep takes
-        place anyway."""
+        """Check the free space, then sweep if a sweep is due. If the check fails, report that and
+        still sweep."""
         try:
             self.look()
         except Exception as error:
@@ -61,8 +62,8 @@ class Housekeeping:
         self._say(f"the daily sweep failed: {error or type(error).__name__}")
 
     def look(self) -> None:
-        """Report once when there is too little free space for new work, and once when there is
-        enough again. Create the ballast if there is enough space."""
+        """Report when the free space becomes too little for new work, and when it is enough again.
+        Each change is reported once. Create the ballast if there is enough space."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
-    """Print how many attempts of a period continued their conversation. `agents` and `scope` select
-    the attempts; empty means all. Return the exit code."""
+    """Print how many attempts continued their conversation. `since` is a duration such as `24h`,
+    which ends now. Empty `agents`, `scope` or `since` mean all attempts. Return the exit code."""
     from perdure.engine.sessions import statistics
     from perdure.errors import UsageError
     from perdure.model.durations import duration

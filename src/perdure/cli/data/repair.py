@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 LISTED = 40
 """Maximum number of findings, and of edits, shown for one conversation."""
 CHANGED = 12
-"""Maximum number of old lines, and of new lines, shown for a repair."""
+"""Maximum number of removed lines, and of added lines, shown for one repair."""
 
 
 def check(
     index: ConversationIndex, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
 ) -> int:
-    """Check the conversations `ids`, or if it is empty, those that `sessions ls` shows. Return 1 if
-    one of them is damaged, so that the agent would refuse it or a part of it is lost."""
+    """Check the conversations `ids`, or if `ids` is empty, the conversations that `sessions ls`
+    shows. Return 1 if a conversation is damaged: the agent would refuse it, or a part of it is
+    lost."""
     from perdure.engine.conversations.repair import diagnose, diagnosis
     from perdure.rules.transcript_repair import Harm
 
@@ -128,7 +129,7 @@ def _print_changes(found: Diagnosis) -> None:
 
 
 def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
-    """Return the number of lines at the beginning that both sequences share."""
+    """Return the number of lines at the beginning that are the same in both sequences."""
     at = 0
     while at < min(len(one), len(other)) and one[at] == other[at]:
         at += 1

@@ -26,7 +26,7 @@ WHATS = ["ls", "show", "check", "repair", "stats", "rebuild", "create", "extend"
 
 
 def _what(word: str) -> str:
-    """Return the action that the argument means. `mend` is the old name of `repair`."""
+    """Return the action that the argument names. The old name `mend` is converted to `repair`."""
     if word == "mend":
         return "repair"
     return word
@@ -192,8 +192,8 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
 
 
 def _fit(cell: str, width: int) -> str:
-    """Return a cell that is at most `width` characters long. The end is kept, because the end of a
-    path says more than its beginning."""
+    """Return a cell that is at most `width` characters long. The beginning is cut off, because the
+    end of a path says more than its beginning."""
     if len(cell) <= width:
         return cell
     return "…" + cell[len(cell) - width + 1 :]

@@ -32,9 +32,11 @@ EVERY_S = 0.5
 PATIENCE_S = 180.0
 """Maximum time that the pod may take to start, in seconds."""
 LONGEST_S = 4 * 3600
-"""Time in seconds after which Kubernetes ends the pod, in case its creator is gone."""
+"""Maximum lifetime of the pod, in seconds. Then Kubernetes ends it, even if the command that
+created it no longer exists."""
 KEPT = frozenset({"perdure-data", "perdure-tmp", "perdure-home"})
-"""Names of those volumes of an attempt's pod that have neither a Secret nor the order."""
+"""Names of the volumes that are taken over from an attempt's pod. They contain neither Secrets nor
+the order."""
 OVER = ("Succeeded", "Failed")
 
 
@@ -82,8 +84,8 @@ def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def run_ref(body: Object) -> str:
-    """Return the id of a TaskRun's run in the state on its claim. The name would not do: if an
-    earlier TaskRun of the same name used the claim, the run has another name there."""
+    """Return the id that a TaskRun's run has in the state on its claim. The run's name is not used:
+    if an earlier TaskRun of the same name used the claim, the run has another name there."""
     return word(body, "metadata.uid").replace("-", "")
 
 
@@ -159,8 +161,8 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
 
 
 def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
-    """Wait until the pod is in one of these phases, and return it. Raises Conflict if it does not
-    start in time."""
+    """Wait until the pod is in one of these phases, and return the pod. Raises Conflict if it does
+    not start in time."""
     end = time.monotonic() + PATIENCE_S
     while True:
         body = taskruns.pod(name)

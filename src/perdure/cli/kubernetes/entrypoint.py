@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VOLUME = Path("/data")
 POLL_S = 0.2
 NEIGHBOUR_S = 30.0
-"""Time in seconds to wait for another container that is starting on the same volume."""
+"""Maximum time in seconds to wait while another container is starting on the same volume."""
 Result = TypeVar("Result")
 
 
@@ -165,8 +165,8 @@ def _volume(arguments: argparse.Namespace) -> Volume:
 def _patiently(
     act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
 ) -> Result:
-    """Call `act` until it does not raise `obstacle`. Return its result. Raises the last error after
-    `patience_s` seconds."""
+    """Call `act`, and return its result. While it raises `obstacle`, call it again, for up to
+    `patience_s` seconds. Then raise the last error."""
     until = time.monotonic() + patience_s
     while True:
         try:

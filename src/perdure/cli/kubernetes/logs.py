@@ -90,9 +90,13 @@ def follow(
     logs: PodLogs | None = None,
     is_acted_on: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """Wait until a TaskRun is over, and return it. `logs` prints its log in the meantime.
-    `is_acted_on` returns whether the operator has acted on the caller's request; before that, the
-    TaskRun does not count as over. If the API server is temporarily unavailable, try again."""
+    """Wait until a TaskRun is over, and return it. Its log is printed by `logs`, unless that is
+    None.
+
+    `is_acted_on` returns whether the operator has acted on the caller's request. Before that, the
+    TaskRun does not count as over. Temporary errors of the API server are printed, and do not end
+    the wait.
+    """
     trouble = ""
     while True:
         try:
@@ -103,8 +107,8 @@ def follow(
             if is_over(body) and is_acted_on(body):
                 return body
         except StoreError as error:
-            # The API server or the network may be restarting. The TaskRun continues without this
-            # command, so try again.
+            # The API server or the network may be restarting. The TaskRun continues even if this
+            # command is disconnected, so try again.
             if not error.transient:
                 raise
             if str(error) != trouble:
@@ -114,14 +118,14 @@ def follow(
 
 
 class PodLogs:
-    """Prints the logs of attempts. Each line is printed once, even if the connection breaks in
-    between."""
+    """Prints the logs of a TaskRun's attempts. Each line is printed once, even if the connection
+    breaks and is made again."""
 
     def __init__(
         self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0
     ) -> None:
-        """Select the attempts to print: only the number `only` (0: all), and only those after the
-        number `after`. `say` prints a line."""
+        """Select the attempts whose logs are printed. `only` is the number of the only attempt; 0
+        means all. Attempts up to the number `after` are skipped. `say` prints a line."""
         self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
         self._lines: dict[str, int] = {}
         self._done: set[str] = set()
@@ -151,8 +155,8 @@ class PodLogs:
                 self._done.add(pod)
 
     def _kept(self, body: Object, number: int, pod: str, *, look: bool) -> None:
-        """Print the log of an attempt whose pod is gone, from the state on the claim. If that is
-        not possible, or `look` is false, print the reason."""
+        """Print the log of an attempt whose pod no longer exists. The log is read from the state on
+        the claim. If that is not possible, or if `look` is false, print the reason instead."""
         name = word(body, "metadata.name")
         gone = f"the log of attempt {number} is gone with its pod {one_line(pod, 253)}"
         why = (

@@ -42,15 +42,15 @@ MESSAGE = Path("/dev/termination-log")
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
-"""Time before the end of the grace period at which perdure exits, in seconds. The state that is
-saved by then is kept."""
+"""Time in seconds before the end of the grace period at which perdure exits, even if the agent has
+not ended. Only the state that was saved before is kept."""
 REST_S = 2.0
-"""Time that leftover processes get to end, in seconds. The pod's first process must exit before the
-kubelet kills it, because the result of a killed pod is not trusted."""
+"""Time in seconds that leftover processes have to end. The pod's first process must exit before the
+kubelet kills it, because the operator does not trust the result of a killed pod."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
-"""Seconds between checkpoints in a pod without a volume, whose work is lost unless it is in the
-checkpoint store. `SHARE` limits the time that checkpoints take."""
+"""Maximum interval between checkpoints in a pod without a volume, in seconds. Such a pod loses all
+work that is not in the checkpoint store. `SHARE` limits the time that checkpoints take."""
 WIDTH = 2_000
 
 
@@ -76,8 +76,8 @@ class ResultWriter:
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
     def write(self, result: AttemptResult) -> int:
-        """Write the result, unless one was written before. Return the exit code of the result that
-        was written first.
+        """Write the result, unless another result was written before. Return the exit code of the
+        first result.
 
         If the result cannot be written, only the exit code reports the outcome.
         """
@@ -115,14 +115,15 @@ class ResultWriter:
         )
 
     def _listen(self, longest_s: float | None) -> None:
-        """Wait for the next SIGINT or SIGTERM, for at most `longest_s` seconds (None: no limit)."""
+        """Wait for the next SIGINT or SIGTERM. Return after at most `longest_s` seconds, even if
+        there was no signal; None means no limit."""
         before = self.asked
         while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
             self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    """Do nothing. A signal needs a handler to be reported by `set_wakeup_fd`."""
+    """Do nothing. `set_wakeup_fd` reports a signal only if Python has a handler for it."""
 
 
 def write(place: Path, message: bytes) -> None:
@@ -145,8 +146,8 @@ def is_pod(command: Sequence[str]) -> bool:
 
 
 def report_entrypoint_error(command: Sequence[str], error: Exception) -> int | None:
-    """Write an error of the container's entrypoint as the attempt's result, if the command is `work
-    --run`, which then cannot start.
+    """Write an error of the container's entrypoint as the attempt's result. This is only done if
+    the command is `work --run`, which cannot start after such an error.
 
     Return the exit code of that result, or None for any other command.
     """
@@ -191,7 +192,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         files = arguments.order / orders.FILES
         relay = arguments.relay if is_relayed else None
         result = _performed(order, texts, files, secrets, writer, relay)
-    # Any error becomes a result, because a pod without a result explains nothing.
+    # Write a result even for an unexpected error. Without one, nobody would learn why the pod
+    # failed.
     except Exception as error:
         result = _failed_result(writer.attempt, error, secrets)
     code = writer.write(result)
@@ -258,8 +260,8 @@ def _engine(
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
-        # Requests expire at once: the pod's database is deleted with the pod, so nobody could
-        # answer.
+        # Requests expire immediately. The pod's database is deleted with the pod, so nobody could
+        # answer them later.
         request_expiry=0.0,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
         if order.state == "checkpoints"

@@ -64,8 +64,8 @@ def relay_verb(arguments: argparse.Namespace) -> int:
 
 
 def _server(directory: Path, secrets_at: Path) -> RelayServer:
-    """Return the relay's server, which is listening. Raises UsageError if the order or a Secret is
-    not valid."""
+    """Start the relay's server, and return it. Raises UsageError if the order or a Secret is not
+    valid."""
     from perdure.kubernetes.relay.server import RelayServer
 
     with (directory / orders.FILE).open("rb") as file:
@@ -75,8 +75,8 @@ def _server(directory: Path, secrets_at: Path) -> RelayServer:
 
 
 def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | None:
-    """Return the access to the server of the order's repository, or None if there is no Secret for
-    it."""
+    """Return the access to the server of the order's repository. Return None if there is no Secret
+    for the repository."""
     if secrets.ssh:
         return _by_ssh(order, secrets)
     if not secrets.git:
@@ -119,8 +119,8 @@ def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
 
 
 def _run_store(order: Order, secrets: given.Secrets) -> RunStoreAccess | None:
-    """Return the access to the run's part of the checkpoint store, or None if there is no Secret
-    for it."""
+    """Return the access to this run's objects in the checkpoint store. Return None if the order
+    names no store, or if there is no Secret for it."""
     if not secrets.store or not order.checkpoints:
         return None
     from perdure.capsule.objects import open_store
@@ -133,9 +133,11 @@ def _run_store(order: Order, secrets: given.Secrets) -> RunStoreAccess | None:
 
 
 def through_relay(order: Order, directory: Path | None) -> tuple[Order, bool]:
-    """Wait for the relay of this pod. Return the order, with the checkpoint store of the relay if
-    it has one, and whether the relay serves the repository. Raises UsageError if a Secret is not
-    valid, and StoreAway if the relay does not start."""
+    """Wait for the relay of this pod. Return the order and whether the relay serves the repository.
+    If the relay serves a checkpoint store, the returned order names that one.
+
+    Raises UsageError if a Secret is not valid, and StoreAway if the relay does not start.
+    """
     if directory is None:
         return order, False
     address = relay.wait(directory)

@@ -49,11 +49,12 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 PATIENCE_S = 60.0
-"""Maximum time in seconds that an update waits until the operator has recorded the previous one."""
+"""Maximum time in seconds that an update waits for the operator to record the previous update."""
 
 
 class NotYet(PerdureError):
-    """Raised if a precondition is not met in time. The same command may succeed later."""
+    """Raised if the operator does not become ready for a request in time. The same command may
+    succeed later."""
 
     exit_code = 75
 
@@ -208,7 +209,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
 
 
 def _given(found: Object) -> Object:
-    """Return the object without fields that are None or empty, at any depth."""
+    """Return a copy of the object without fields that are None or empty, at any depth."""
     pruned = {
         name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
     }
@@ -218,7 +219,8 @@ def _given(found: Object) -> Object:
 
 
 def _endings(arguments: argparse.Namespace) -> Object:
-    """Return the fields for the flags about the end of an attempt."""
+    """Return the fields of a TaskRun's spec that are set by the flags about denied calls, leftover
+    processes and the last message."""
     return {
         "onDenied": _choice(arguments.on_denied),
         "onLeftover": _choice(arguments.on_leftover),
@@ -437,11 +439,12 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _print_and_follow(
     taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, retry_name: str = ""
 ) -> int:
-    """Print what was requested. With --follow, wait until the TaskRun has ended. Return the exit
-    code.
+    """Print that the TaskRun was created or changed; `what` says which. With --follow, wait until
+    the TaskRun has ended. Return the exit code.
 
-    `retry_name` is the name of the requested retry. The TaskRun counts as ended only after the
-    operator has acted on it."""
+    `retry_name` is the name of the requested retry, or empty. The TaskRun counts as ended only
+    after the operator has acted on that retry.
+    """
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0

@@ -247,7 +247,7 @@ def _storage_text(place: dict[str, Any]) -> str:
 
 
 FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
-"""Conditions that are not shown because they only repeat the phase."""
+"""Types of conditions that are not shown, because they only repeat the phase."""
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:

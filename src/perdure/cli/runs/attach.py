@@ -137,8 +137,8 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 
 def _is_unattended(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Return whether no process is working on the run or will be soon. This is so if its supervisor
-    died, or if the run is due and no worker has claimed it. `again` reads the run again."""
+    """Return whether no process works on the run, and none is expected to. Either its supervisor
+    died, or the run is due and no worker has claimed it in time. `again` reads the run again."""
     from perdure.cli.compose import probe, settings
     from perdure.engine.worker import LEFT_ALONE_MS
 

@@ -67,7 +67,8 @@ MOMENTS = {
     "restore": "before a restore",
     "clean-up": "before a clean-up",
 }
-"""The text that is shown for each value of `Checkpoint.why`."""
+"""The text that is shown for each value of `Checkpoint.why`, which is the reason for the
+checkpoint."""
 
 
 def _line(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ GROUPINGS = ("run", "agent", "repo", "day")
 
 
 class Consumption(msgspec.Struct):
-    """Tokens and costs of the attempts of one group. `key` names the group."""
+    """The total tokens and costs of all attempts of one group. `key` names the group, such as a
+    day."""
 
     key: str
     runs: int = 0

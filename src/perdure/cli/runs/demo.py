@@ -34,8 +34,8 @@ PACKAGES = {
     "claude": ("@anthropic-ai/claude-code@2.1.329", "@anthropic-ai/claude-code-linux-*/claude"),
     "codex": ("@openai/codex@0.169.0", "@openai/codex-linux-*/vendor/*/bin/codex"),
 }
-"""For each agent, the npm package to install if no agent is installed, and the path of the native
-program in it."""
+"""For each agent, its npm package and the path of the native program in that package. A package is
+installed only if no agent is installed."""
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS_SANDBOX")
 """Environment variables of the user that are passed to the agent."""
@@ -92,7 +92,7 @@ def demo_verb(arguments: argparse.Namespace) -> int:
 
 def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return the name of an agent and the path of its program. If no agent is installed, install
-    one into perdure's cache and return that. Raises AgentMissing."""
+    one into perdure's cache first. Raises AgentMissing."""
     from perdure.agents import registry
     from perdure.host.process import npm
 
@@ -120,8 +120,8 @@ def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def _fits(path: Path) -> bool:
-    """Return whether the program can run here. The package of Codex has one program, built with
-    musl. The package of Claude Code has several, of which the one for glibc is used."""
+    """Return whether to use this program of an npm package. The package of Codex has one program,
+    built with musl. The package of Claude Code has several; only the ones for glibc are used."""
     return "claude" not in path.name or "musl" not in path.parent.name
 
 
@@ -138,8 +138,8 @@ class Scene(Struct, frozen=True):
         return self.scratch / "shop"
 
     def environ(self, rehearsal: Rehearsal) -> dict[str, str]:
-        """Return the environment of the run. It has none of the user's own homes and settings. The
-        user's keys are included only with `real`."""
+        """Return the environment of the run. It contains none of the user's own homes and settings.
+        The user's API keys are included only if `real` is true."""
         home = self.scratch / "home"
         environ = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -251,8 +251,8 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
 
 
 def kill_in_its_tool(workdir: Path, state: Path, over: threading.Event) -> None:
-    """Wait until the agent's long command has started, then kill the agent. Return early if `over`
-    is set because the run has ended."""
+    """Wait until the agent's long command has started, then kill the agent. Return early if the run
+    has ended, which sets `over`."""
     while not (workdir / "STARTED.txt").exists():
         if over.wait(LOOK_S):
             return

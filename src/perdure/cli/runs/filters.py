@@ -1,5 +1,5 @@
-"""The slow way to read the runs for `perdure ls`. It is used for a database that the fast way
-cannot read. This module also has the filters on data that is not in a column of the database."""
+"""The slow way to read the runs for `perdure ls`, for databases that `store.fast_list` cannot read.
+This module also has the filters on data that is not in a column of the database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from perdure.workspace.identity import local_path
 def read_rows_from_store(
     states: Sequence[str], limit: int, agents: Sequence[str], since: int, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the same rows as `store.fast_list.newest`, with these columns. Raises the errors of
-    `open_to_read` and `settings`."""
+    """Return the rows that `store.fast_list.newest` would return for the same arguments. `columns`
+    names the columns to include. Raises the errors of `open_to_read` and `settings`."""
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000
     rows = store.last_changed([RunState(state) for state in states], read)
@@ -38,7 +38,8 @@ def _row(store: RunStore, row: RunRow, columns: Sequence[str]) -> dict[str, Any]
 
 
 def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:
-    """Return whether a row has the repository, all the labels and the plan. None means any."""
+    """Return whether a row matches the repository, all of the labels, and the plan. A filter that
+    is None or empty matches every row."""
     found = row["labels"]
     if plan is not None and found.get("plan") != plan:
         return False
@@ -50,8 +51,8 @@ def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: s
 
 
 def _is_repository(repo: str, asked: str) -> bool:
-    """Return whether `asked` means the repository `repo`. It may be its whole path or URL, the last
-    part of that, or a directory in the repository."""
+    """Return whether `asked` names the repository `repo`. It may be the repository's whole path or
+    URL, the last part of the path or URL, or a directory in the repository."""
     asked = local_path(asked)
     here = Path(asked).expanduser()
     top = repository_of(here.resolve()) if here.is_dir() else None

@@ -53,7 +53,8 @@ def fork_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.conversations import ForkRequest, fork
 
     if arguments.at:
-        # `--at` is deprecated because it selects a checkpoint for all other verbs.
+        # `--at` is deprecated here. For all other verbs it selects a checkpoint, but here it
+        # selects a turn.
         print(
             f"perdure: fork --at is deprecated and means a turn: use --turn {arguments.at}",
             file=sys.stderr,

@@ -1,5 +1,5 @@
 """A full-screen terminal that reads keys and draws lines. Used by `picker` and `run_picker`. The
-terminal is restored in any case.
+terminal is restored at the end, also after an error.
 
 Keys are read from standard input. The screen is drawn on standard error, so that standard output
 can go into a pipe. Ctrl-C and Ctrl-Z arrive as keys. SIGTERM and SIGHUP end the process after the
@@ -53,7 +53,7 @@ _SEQUENCES = {
     "8~": END,
 }
 _PATIENCE_S = 0.05
-"""Time to wait for the rest of an escape sequence, in seconds. If nothing follows, the key was
+"""Time in seconds to wait for the rest of an escape sequence. If nothing more arrives, the key was
 Escape."""
 _TICK_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -106,8 +106,9 @@ class FullScreen:
         self._write("\x1b[H" + "\r\n".join(f"{line}\x1b[0m\x1b[K" for line in lines) + "\x1b[J")
 
     def key(self) -> str:
-        """Wait for the next key and return it: one of the names above, a character, or RESIZED if
-        the size has changed. Return ESCAPE if the terminal is gone."""
+        """Wait for the next key and return it. It is a character, one of the names defined above,
+        or RESIZED if the size of the terminal has changed. Return ESCAPE if the terminal is lost.
+        """
         while not self._waiting:
             if self.size != self._drawn:
                 return RESIZED

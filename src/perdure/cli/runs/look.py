@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from perdure.protocols import Retention, RunStore
 
 PATIENCE_S = 3.0
-"""Time to wait before a run is reported as unattended, in seconds. A worker pool may be about to
-take it over."""
+"""Time in seconds for which a run must be without a supervisor before this is reported. In that
+time a worker pool may take the run over."""
 CHUNK = 1 << 16
-"""Number of bytes of raw output that are read at once."""
+"""Number of bytes of raw output that one read returns at most."""
 NAP_S = 0.2
 """Poll interval of a followed log, in seconds."""
 UNATTENDED = 75
-"""Exit code of a verb that follows a run, if no process is working on the run."""
+"""Exit code of a command that follows a run, if no process works on the run any more."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +69,8 @@ def _report(ref: str) -> RunReport:
 
 
 def shown_state(report: RunReport) -> str:
-    """Return the run's state in one word. If a running run is not attended, return its liveness
-    instead."""
+    """Return the run's state in one word. For a run that is stored as running but is not attended,
+    return its liveness instead."""
     return str(
         report.liveness if report.liveness not in (None, Liveness.ATTENDED) else report.state
     )
@@ -83,8 +83,8 @@ def _advice(report: RunReport) -> str:
 
 
 def _say(text: str, style: str = "") -> None:
-    """Print clean text in a style. On a terminal it is wrapped at words, and continuation lines are
-    indented to the text after the label."""
+    """Print clean text in a style. On a terminal it is wrapped at words, and the continuation lines
+    are aligned with the text after the label."""
     hang = 10 if text.startswith(" ") else 12
     for line in wrapped(text, columns(sys.stdout), hang).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
@@ -249,8 +249,8 @@ def posting_lines(posting: Posting | None) -> list[str]:
 
 
 def _waits_for(report: RunReport) -> str:
-    """Return a sentence about the host that has the run's files, if it is another host of a shared
-    database. Otherwise return an empty string."""
+    """Return a sentence about another host that has the run's files, if several hosts share the
+    database. Return an empty string if no other host has them."""
     chosen = settings()
     here = this_host(chosen)
     if not here.id or report.host_id in ("", here.id):
@@ -339,7 +339,8 @@ def logs_verb(arguments: argparse.Namespace) -> int:
             elif text:
                 kept.append(text)
         if not records and tail is not None:
-            # The existing entries have been read. From here on, new entries are printed at once.
+            # All entries that existed before have been read. From now on, each new entry is printed
+            # immediately.
             for text in kept[max(0, len(kept) - tail) :]:
                 print(text)
             tail = None
@@ -355,8 +356,8 @@ def logs_verb(arguments: argparse.Namespace) -> int:
 def _entries(
     arguments: argparse.Namespace, store: RunStore, run: TaskRun
 ) -> Callable[[Record], str]:
-    """Return a function that returns a record as text, in the form that the flags select. It
-    returns an empty string for a record to skip."""
+    """Return a function that converts a record to text, in the form that the flags select. For a
+    record that the flags do not select, it returns an empty string."""
     from perdure.cli.runs.progress import style_of
     from perdure.model.codec import encode
 
@@ -401,8 +402,8 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
 
 
 class UnattendedCheck:
-    """Checks whether a followed run has had no supervisor for a while. If so, prints advice and
-    returns True when called."""
+    """Checks whether a followed run has had no supervisor for `PATIENCE_S` seconds. If so, a call
+    prints advice and returns True."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store
@@ -427,8 +428,9 @@ class UnattendedCheck:
 def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: UnattendedCheck) -> int:
     """Print the agent's own standard output. Return the exit code.
 
-    It is unchanged in a pipe or file, and without control characters on a terminal. `only` selects
-    one attempt; 0 prints all in order. With `follow`, continue until the run is over or unattended.
+    In a pipe or file the output is unchanged; on a terminal, control characters are removed. `only`
+    selects one attempt; 0 prints all in order. With `follow`, continue until the run is over or
+    unattended.
     """
     from perdure.rules.lifecycle import FINAL
 
@@ -456,16 +458,16 @@ def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Unatte
 def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: UnattendedCheck
 ) -> bool:
-    """Print one attempt's output, up to the attempt's end if it is followed. Return False if the
-    run is unattended."""
+    """Print one attempt's output. If `follow` is true, continue until the attempt has ended. Return
+    False if the run is unattended, else True."""
     if sys.stdout.isatty():
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
     else:
         decoder = None
     offset = 0
     while True:
-        # Check whether the attempt has ended before reading the file. So everything that it wrote
-        # before its end is read.
+        # Check whether the attempt has ended before its file is read. In this order, everything
+        # that the attempt wrote before its end is printed.
         ended = not follow or any(
             attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
         )

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 WIDE, WIDEST = 100, 140
-"""Minimum width of a terminal to show the repository, and to show the branch too, in columns."""
+"""Minimum widths of a terminal, in columns: from WIDE on the repository is shown, and from WIDEST
+on the branch too."""
 LEAST = 16
-"""Minimum width of a name on a narrow terminal, in columns."""
+"""Minimum width of the column of names, in columns. On a narrow terminal, longer names are cut."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 SHOWN = (
     *(
@@ -54,12 +55,12 @@ READ = (
     *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""The columns that both ways of reading take from the store."""
+"""The columns that are read from the store, in the short way and in the long way."""
 WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
 """Verdicts of the work report that the list shows, because they say more than `succeeded`."""
 WATCH_S = 2.0
 EVERYTHING = 1_000_000
-"""Maximum number of rows that are read if they are filtered afterwards."""
+"""Maximum number of rows that are read if filters are applied to the rows afterwards."""
 Row = dict[str, "str | int | float | dict[str, str] | None"]
 
 
@@ -203,9 +204,10 @@ def _filled(template: str, row: Row) -> str:
 
 
 def with_liveness(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows. Those of running runs also have their liveness.
+    """Return the rows, with the liveness of each running run added.
 
-    This is fast as long as each supervisor is a live process of this host.
+    This is fast if each supervisor is a live process of this host. Otherwise settings and store are
+    loaded.
     """
     looked: list[Row] = [
         {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
@@ -221,8 +223,9 @@ def with_liveness(rows: Sequence[Row]) -> list[Row]:
 
 
 def _supervised(worker: str) -> bool:
-    """Return whether a run's supervisor is a live process of this host. `worker` is the identity
-    that `host.process.identity` makes. It is parsed here because importing that module is slow."""
+    """Return whether a run's supervisor is a live process of this host. `worker` is the stored
+    identity of the supervisor, made by `host.process.identity`. It is parsed here because importing
+    that module is slow."""
     from perdure.host import system
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
@@ -272,8 +275,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
 def runs(
     states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[Row]:
-    """Return the runs that changed last, by the short way if possible. Raises the errors of the
-    long way."""
+    """Return the runs that changed last. They are read by the short way if possible, else by the
+    long way, whose errors are raised."""
     from perdure.store.fast_list import newest
 
     place = state_directory()
@@ -310,8 +313,9 @@ def _typed(row: dict[str, str | int]) -> Row:
 
 
 def state_directory() -> str:
-    """Return the state directory, if it follows from environment variables alone. Otherwise return
-    an empty string, because `config` has to determine it. A project's file cannot set it."""
+    """Return the state directory, if environment variables alone determine it. Otherwise return an
+    empty string; the caller then has to load the settings. The settings file of a project cannot
+    change the state directory, so it is not read."""
     home = os.environ.get("HOME") or "/"
     given = os.environ.get("PERDURE_STATE", "")
     if os.environ.get("PERDURE_DATABASE"):
@@ -386,9 +390,9 @@ def _spent(row: Row) -> str:
 def _about(row: Row, now: int) -> str:
     """Return the last cell of a run's row: its title, or the reason why the run waits or failed.
 
-    For a run of a forge, the title comes before the reason, because people look for the issue. For
-    a run that succeeded, a verdict on the work that says more than the state comes before the
-    title.
+    For a run of a forge, the title comes before the reason, because people look for the issue. If
+    the run succeeded but its work report says more, such as `blocked`, that verdict comes before
+    the title.
     """
     title, reason = one_line(str(row["title"]), 80), one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
@@ -410,7 +414,8 @@ def table(
     head: tuple[str, ...], rows: Sequence[tuple[str, ...]], marks: Sequence[str] = ()
 ) -> None:
     """Print the rows as a table. On a terminal, lines are cut to its width. `marks` has the state
-    of each row, which selects the symbol and the color of the second cell on a terminal."""
+    of each row. On a terminal, the state determines the symbol and the color of the row's second
+    cell."""
     if not rows:
         return
     room = columns(sys.stdout)
@@ -432,7 +437,7 @@ def table(
     for number, row in enumerate((head, *rows)):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        # Also replaces the mark that `cut` adds.
+        # `cut` may have added an ellipsis, which the stream may be unable to encode.
         line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)
         if colored:
             line = _painted(line, len(padded[0]) + 2, len(cells[1]), ("", *marks)[number])
@@ -440,8 +445,8 @@ def table(
 
 
 def _painted(line: str, start: int, length: int, mark: str) -> str:
-    """Return a line with its second cell in the color of the state `mark`. The heading has no
-    state, and is dim."""
+    """Return a line with its second cell in the color of the state `mark`. If `mark` is empty, the
+    line is the heading, which is dim."""
     if not mark:
         return paint(line, "dim", sys.stdout)
     end = start + length

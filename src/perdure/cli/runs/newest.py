@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from perdure.protocols import RunStore
 
 LOOKED_AT = 500
-"""Maximum number of runs that are searched."""
+"""Maximum number of the newest runs that are searched."""
 ACTIVE = (RunState.RUNNING, RunState.QUEUED)
 WANTED: dict[str, tuple[RunState, ...]] = {
     "stop": ACTIVE,
     "retry": (RunState.FAILED, RunState.CANCELLED, *ACTIVE),
     "apply": (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED),
 }
-"""States that a run must have for a verb. A verb that is not listed accepts runs in any state."""
+"""The states in which a run can be used by a verb. A verb that is not listed accepts any state."""
 ONLY_ONE = ("stop", "retry", "apply", "open")
-"""Verbs that change or stop something. If several runs are possible, a person chooses one on a
-terminal. Without a terminal, these verbs then need NAME."""
+"""Verbs that never choose among several possible runs by themselves. On a terminal, a person
+chooses the run. Without a terminal, NAME is then required."""
 PICKED = 200
-"""Maximum number of further runs that a person can choose from."""
+"""Maximum number of runs, besides the newest two, that a person can choose from."""
 
 
 def newest_here(verb: str) -> str:
@@ -81,8 +81,9 @@ def _runs_of(store: RunStore, here: Path, states: tuple[RunState, ...]) -> Itera
 
 
 def repository_of(here: Path) -> Path | None:
-    """Return the top directory of the repository that contains a directory, or None. For a linked
-    worktree, return that of its main worktree."""
+    """Return the top directory of the repository that contains a directory, or None if there is
+    none. If the directory is in a linked worktree, return the top directory of the main worktree.
+    """
     for place in (here, *here.parents):
         mark = place / ".git"
         if mark.is_dir():

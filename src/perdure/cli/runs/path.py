@@ -32,7 +32,7 @@ def path_verb(arguments: argparse.Namespace) -> int:
             f"the workdir of {run.name} is not here: {place or 'it has none yet'}",
             f"perdure restore {run.name}" if run.attempt else f"perdure retry {run.name}",
         )
-    # In a pipe the path is unchanged, so that a shell finds the directory.
+    # The path is not cleaned for a pipe. Otherwise a shell might not find the directory.
     on_terminal = sys.stdout.isatty()
     shown = linked(clean(place), lambda: address_of(place), sys.stdout)
     print(shown if on_terminal else place)

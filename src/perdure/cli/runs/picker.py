@@ -37,7 +37,8 @@ class Picker(Struct, kw_only=True):
     """The state of the picker: the conversations, the search, the preview, and the choice."""
 
     load: Callable[[bool], Sequence[ConversationEntry]]
-    """Returns the conversations of this directory, or with True those of all directories."""
+    """A function that returns the conversations: with False those of this directory, with True
+    those of all directories."""
     spoken: Callable[[ConversationEntry], Sequence[SpokenMessage]]
     workdir: Callable[[ConversationEntry], str]
     place: str
@@ -48,7 +49,7 @@ class Picker(Struct, kw_only=True):
     preview: bool = False
     at: int = 0
     back: int = 0
-    """Number of lines by which the preview was scrolled back."""
+    """Number of lines by which the preview is scrolled back from its end."""
     over: bool = False
     chosen: ConversationEntry | None = None
     _said: dict[str, Sequence[SpokenMessage]] = field(default_factory=dict)
@@ -131,13 +132,15 @@ class Picker(Struct, kw_only=True):
         self.at = 0
 
     def said(self, entry: ConversationEntry) -> Sequence[SpokenMessage]:
-        """Return the last messages of a conversation. They are read only once."""
+        """Return the last messages of a conversation. The result is cached, so they are read only
+        once."""
         if entry.id not in self._said:
             self._said[entry.id] = self.spoken(entry)
         return self._said[entry.id]
 
     def state(self, entry: ConversationEntry) -> str:
-        """Return the state of a conversation's workdir in words. It is examined only once."""
+        """Return the state of a conversation's workdir as text. The result is cached, so the
+        workdir is examined only once."""
         if entry.id not in self._states:
             self._states[entry.id] = self.workdir(entry)
         return self._states[entry.id]
@@ -148,7 +151,7 @@ def _haystack(entry: ConversationEntry) -> str:
     return f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
 
 
-# --- how it looks ---
+# --- rendering ---
 
 
 def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> list[str]:
@@ -260,8 +263,8 @@ def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) 
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    """Return the text as lines for `width` columns. `head` precedes the first line. Lines are
-    broken at spaces if the text is ASCII."""
+    """Return the text as lines of at most `width` columns. The first line begins with `head`. Lines
+    are broken at spaces if the text is ASCII, else at any character."""
     import textwrap
 
     from rich.cells import chop_cells
@@ -290,7 +293,7 @@ def _help(picker: Picker, width: int) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    """Return the text in exactly `width` columns, with a mark if it was cut."""
+    """Return the text in exactly `width` columns. If it was cut, it ends with an ellipsis."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:

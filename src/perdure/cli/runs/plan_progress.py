@@ -34,8 +34,8 @@ TOLD = (AttemptStarted, AttemptEnded, RunQueued, RunFinished)
 
 
 class PlanProgress:
-    """Shows a plan's progress to a person. Tasks run in threads, so several of them may call it at
-    the same time. A lost terminal never makes it raise."""
+    """Shows a plan's progress to a person. Tasks run in threads, and several of them may call this
+    object at the same time. No method raises an error if the terminal is lost."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -52,14 +52,14 @@ class PlanProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            # makes `_table` read the plan again, so that the final table is current
+            # This makes `_table` read the plan again, so that the final table is current.
             self._read = 0.0
             self._live.__exit__(None, None, None)
             self._live = None
 
     def introduce(self, engine: Engine) -> Callable[[PlanRun], None]:
-        """Return a function that prints the first lines about a plan. It is called with the plan as
-        soon as this process has the plan's lease."""
+        """Return a function that prints the first lines about a plan. Call it with the plan as soon
+        as this process has the plan's lease."""
 
         def began(plan: PlanRun) -> None:
             self._engine, self._plan = engine, plan

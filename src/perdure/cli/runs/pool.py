@@ -137,8 +137,8 @@ def open_pool(
     """Return the engine of a pool. It prints the progress of its attempts on standard error, and
     stops its agents after a second signal.
 
-    `guarded`: whether people who are not at this terminal may request work. It is always true if
-    webhooks or rules for agents are configured.
+    `guarded` is true if people who are not at this terminal may request work. If webhooks or rules
+    for agents are configured, the engine is guarded in any case.
     """
     names: dict[str, str] = {}
 

@@ -44,8 +44,8 @@ CAUGHT_UP = 20
 
 
 def _changes_needed(report: RunReport) -> str:
-    """Return the flag that a retry needs because it would otherwise end like the last attempt.
-    Return an empty string if no such flag is known."""
+    """Return a flag to add to the command for a retry. Without this flag, the retry would end like
+    the last attempt. Return an empty string if no such flag is known."""
     last = next((each.outcome for each in reversed(report.attempts) if each.outcome), None)
     kind = last.kind if last else ""
     if kind == OutcomeKind.CONTINUITY_LOST and report.policy == ContinuityPolicy.STRICT:
@@ -56,8 +56,8 @@ def _changes_needed(report: RunReport) -> str:
 
 
 def apply_commands(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
-    """Return the commands that apply a run's changes to the user's checkout. `git merge` is
-    included only if the branch is in the user's repository and has new commits."""
+    """Return the commands that apply a run's changes to the user's checkout, as text. It includes
+    `git merge` only if the branch is in the user's repository and has new commits."""
     moved = place.backend == Backend.WORKTREE and head not in ("", place.base)
     merge = f", or git merge {clean(place.branch)}" if moved else ""
     return f"perdure apply {name}{merge}"
@@ -91,7 +91,7 @@ def style_of(record: Record) -> str:
 
 
 class Progress:
-    """Shows a run's progress to a person. A lost terminal never makes it raise."""
+    """Shows a run's progress to a person. No method raises an error if the terminal is lost."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -137,8 +137,8 @@ class Progress:
         self._show(record)
 
     def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
-        """Process earlier records. All of them are included in the totals, and the last ones are
-        shown."""
+        """Process records that were written before this command started. All of them count in the
+        totals, but only the last ones are shown."""
         self._began -= max(0, now_ms - began_ms) / 1000
         for record in records:
             self._count(record)

@@ -33,7 +33,7 @@ NARROWEST = 20
 
 def can_ask() -> bool:
     """Return whether a person can answer on the terminal of this command. A command in the
-    background would be stopped when it reads from the terminal. In CI there is nobody, even if
+    background would be stopped when it reads from the terminal. In CI nobody can answer, even if
     there is a terminal."""
     if os.environ.get("CI") or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
@@ -44,8 +44,9 @@ def can_ask() -> bool:
 
 
 def answer_here(engine: Engine, run_id: str) -> bool:
-    """Ask for the answers to all open requests of a run, and store them. Return whether none is
-    open any more. After Ctrl-C or the end of the input, the remaining requests stay open."""
+    """Ask for the answers to all open requests of a run, and store them. Return whether all
+    requests are now answered. After Ctrl-C or the end of the input, the remaining requests stay
+    open."""
     from perdure.engine import service
 
     run = engine.store.get(run_id)
@@ -80,7 +81,8 @@ def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
 def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     """Return the lines that show the complete request. Each line of it begins with a bar, so that
     no text of the agent looks like a line of perdure. Hidden characters are made visible."""
-    # Split at newlines that `_lines` left in, because a line must not start without the bar.
+    # The lines from `_lines` may contain newlines. Split them there, because each line on the
+    # terminal must begin with the bar.
     physical = chain.from_iterable(line.split("\n") for line in _lines(request))
     lines = [visible(line.expandtabs(4)) for line in physical]
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
@@ -92,8 +94,8 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
 
 
 def _pieces(line: str, width: int) -> list[str]:
-    """Return a line as pieces that fit the terminal. Each character of a line that is not ASCII is
-    counted as two columns."""
+    """Return a line as pieces of at most `width` columns. If the line is not ASCII, each of its
+    characters counts as two columns."""
     most = width if line.isascii() else width // 2
     return [line[at : at + most] for at in range(0, len(line), most)] or [""]
 
@@ -184,7 +186,7 @@ def _line(prompt: str) -> str:
     try:
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
     except termios.error:
-        raise EOFError from None  # the terminal is gone
+        raise EOFError from None  # The terminal was closed.
     line = sys.stdin.readline()
     if not line:
         raise EOFError

@@ -1,4 +1,5 @@
-"""`requests`, `approve`, `deny`, `answer`: list what agents ask people, and answer it."""
+"""`requests`, `approve`, `deny`, `answer`: list the requests of agents to people, and answer
+them."""
 
 from __future__ import annotations
 
@@ -146,8 +147,8 @@ def answer_verb(arguments: argparse.Namespace) -> int:
 
 
 def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> int:
-    """Store the answer, then continue the run here, as `retry` does. If the run's files are on
-    another host, that host continues it. Return the exit code."""
+    """Store the answer, then continue the run in this process, as `retry` does. If the run's files
+    are on another host, leave the run to that host. Return the exit code."""
     check_known(arguments.name)
     from perdure.engine import service
 
@@ -173,7 +174,8 @@ def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str)
 
 
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
-    """Store the answer and a rule for such calls, and print the rule's file. Return the run."""
+    """Store the answer, and a rule that gives the same answer to such calls in the future. Print
+    the path of the rule's file. Return the run."""
     from perdure.engine.approvals import Always, answer_always
     from perdure.host.actors import current, local_person
 

@@ -81,8 +81,8 @@ def resume_verb(arguments: argparse.Namespace) -> int:
 
 
 def _named(arguments: argparse.Namespace) -> ConversationEntry:
-    """Return the conversation of the run with this name, or the conversation with this id. Raises
-    NotFound or UsageError."""
+    """Return the conversation that the argument names, by the name of its run or by its own id.
+    Raises NotFound or UsageError."""
     from perdure.engine.conversations import ConversationEntry
     from perdure.model import SessionKey
 
@@ -124,8 +124,8 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
 
 
 def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
-    """Return the prompt that is given, or ask for one on a terminal. It may be empty only if the
-    run is unfinished; then the agent continues its task. Raises UsageError."""
+    """Return the prompt from the arguments, or ask for one on a terminal. It may be empty only if
+    the run is unfinished; the agent then continues its task. Raises UsageError."""
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED

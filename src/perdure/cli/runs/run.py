@@ -183,7 +183,8 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
-    """Print how many uncommitted changes of the checkout will be missing in a new workdir."""
+    """Print how many uncommitted changes of the checkout will be missing in the run's new
+    workdir."""
     from contextlib import suppress
     from pathlib import Path
 
@@ -297,8 +298,9 @@ def start_and_follow(
     """Start the run. Then supervise it to its end, or leave it to a supervisor in the background.
     Return the exit code.
 
-    `begin` starts the run with the engine. `new`: cancel the run if its first attempt cannot start.
-    `updated`: the run has new instructions.
+    - `begin`: starts the run with the engine.
+    - `new`: if true, the run is cancelled if its first attempt cannot start.
+    - `updated`: if true, the run has new instructions.
     """
     from contextlib import nullcontext
 
@@ -333,8 +335,8 @@ def start_and_follow(
             except PerdureError:
                 now = engine.store.get(run.id)
                 if now.state is RunState.RUNNING and now.worker != engine.worker:
-                    # Another supervisor (perdure work) claimed the run first. Follow that one: the
-                    # result is the same.
+                    # Another supervisor (perdure work) claimed the run first. Follow the run as
+                    # that supervisor executes it; the result is the same.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
                     if new and now.attempt == 0:
@@ -376,8 +378,8 @@ def _asks(run: TaskRun) -> bool:
 
 
 def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
-    """Ask the person at this terminal for the answers to the agent's requests, and continue the run
-    if all are answered. Return the exit code, which is `code` if the run still waits."""
+    """Ask the person at this terminal for the answers to the agent's requests. Continue the run if
+    all are answered, and return its exit code. If the run still waits, return `code`."""
     from argparse import Namespace
 
     from perdure.cli.compose import open_engine
@@ -400,8 +402,9 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
 
 
 def print_result(report: RunReport, *, shown: bool) -> None:
-    """Print the agent's final message on standard output, if the run succeeded. `shown`: progress
-    has printed the message already. It is then omitted if output and progress share a terminal."""
+    """Print the agent's final message on standard output, if the run succeeded. `shown` is true if
+    the progress on standard error included the message. It is then not printed again if both
+    streams are terminals."""
     text = clean(report.result).strip()
     if report.state != "succeeded" or not text:
         return
@@ -410,7 +413,7 @@ def print_result(report: RunReport, *, shown: bool) -> None:
 
 
 def warn(report: RunReport) -> None:
-    """Print a warning on standard error if a checkpoint of this run is missing."""
+    """Print a warning on standard error if a checkpoint of this run could not be taken."""
     from perdure.rules.explanation import missed_checkpoint
 
     text = missed_checkpoint(report)

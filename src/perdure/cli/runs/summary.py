@@ -26,12 +26,12 @@ _STAT = late_pattern(
 )
 
 DOUBTS = ("incomplete", "blocked", "refused")
-"""Verdicts on the work that are shown even if the run succeeded."""
+"""Verdicts of the work report that are shown even if the run succeeded."""
 
 
 def changes_of(engine: Engine, report: RunReport) -> str:
-    """Return what a run changed in its workdir, such as `3 files +41 −7`. Return an empty string if
-    nothing was changed or git cannot tell."""
+    """Return a summary of what a run changed in its workdir, such as `3 files +41 −7`. Return an
+    empty string if nothing was changed or if git fails."""
     from perdure.engine import service
 
     place = engine.store.get(report.id).workspace
@@ -87,8 +87,8 @@ def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int
 
 
 def _converts(files: tuple[FileOfWork, ...], place: Workspace) -> bool:
-    """Return whether git attributes may apply to one of these files. Then git may convert line
-    endings before it counts lines, or count no lines."""
+    """Return whether git attributes may apply to one of these files. If they do, git may convert
+    line endings before it counts the lines, or count no lines at all."""
     from perdure.workspace.worktree import common_directory, git_directory
 
     top = Path(place.path)

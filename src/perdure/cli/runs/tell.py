@@ -51,7 +51,7 @@ def tell_verb(arguments: argparse.Namespace) -> int:
 
 
 def _where(told: Told) -> str:
-    """Return a sentence about what happens to the message."""
+    """Return a sentence about whether and when the agent gets the message."""
     run, what = told.run, f"message {told.version}"
     if told.known:
         return f"{what} was accepted before: perdure show {run.name}"

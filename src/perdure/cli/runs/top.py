@@ -44,8 +44,8 @@ def top_verb(arguments: argparse.Namespace) -> int:
         ) from error
     chosen = settings()
     if not chosen.database and not (chosen.state / DATABASE).exists():
-        # Create the database if there is none. Otherwise the read-only connection would never see
-        # the first run.
+        # Create the database if there is none. A read-only connection to a missing database would
+        # stay empty and never show the first run.
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
@@ -55,7 +55,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
 
 
 class _Acts:
-    """The actions of the board. Each does the same as the verb with its name."""
+    """The actions of the board. Each method does the same as the verb of its name."""
 
     def __init__(self, chosen: Settings) -> None:
         self._chosen = chosen

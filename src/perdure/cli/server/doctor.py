@@ -23,8 +23,8 @@ LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
     """Yield topic, state (as in `doctor.DoctorFinding`) and message of each check.
 
-    `serving`: whether the service itself runs the checks. Then its secrets are not checked. It has
-    removed them from the environment, and would not have started with an invalid one.
+    If `serving` is true, `perdure serve` itself runs the checks. Its secrets are then not checked,
+    because it has removed them from its environment. It has already checked them at its start.
     """
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         yield (
@@ -127,8 +127,7 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check whether there is a valid token for the API, and whether other machines can reach the
-    service."""
+    """Check that the API has a valid token, and whether other machines can reach the service."""
     try:
         with closing(open_to_read(chosen)) as store:
             now = store.now()

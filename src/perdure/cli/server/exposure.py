@@ -22,8 +22,8 @@ NAMED_MOST = 3
 
 
 def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
-    """Yield sentences about what agents can read and change, and about other processes whose
-    environment has one of the secrets `held`."""
+    """Yield sentences about what agents can read and change. If the environment of another process
+    contains one of the secrets in `held`, one more sentence names that process."""
     yield reach(chosen)
     found = [f"{pid} ({command})" for pid, command in holders(held)]
     if found:
@@ -39,9 +39,9 @@ def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[s
 
 
 def reach(chosen: Settings) -> str:
-    """Return one or two sentences about what an agent could read and change."""
-    # os.access checks with the real user and group ids. With `run_as` these are the ids of the
-    # agents.
+    """Return one or two sentences about what an agent could read and change on this machine."""
+    # os.access uses the real user and group ids. With `run_as` these are the ids that the agents
+    # have.
     open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
     if is_separate():
         return _separate_user_sentences(chosen, open_files)
@@ -64,15 +64,16 @@ def reach(chosen: Settings) -> str:
 
 
 def _own_memory() -> str:
-    """Return a sentence, without its final period, about whether agents can read this process."""
+    """Return a sentence, without its final period, about whether agents can read the memory and the
+    environment of this process."""
     if system.IS_PORTABLE:
         return "On this system they may also read memory and environment of perdure itself"
     return "They cannot read memory and environment of perdure itself"
 
 
 def _separate_user_sentences(chosen: Settings, open_files: Sequence[Path]) -> str:
-    """Return the description for agents that run as a separate user (`run_as`). `open_files`: files
-    with secrets that they can read."""
+    """Return sentences about what agents can read and change if they run as a separate user
+    (`run_as`). `open_files` lists files with secrets that these agents can read."""
     holes = ""
     if open_files:
         holes = f". But {', '.join(map(str, sorted(open_files)))} can be read by them: chmod o-r"

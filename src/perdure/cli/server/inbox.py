@@ -106,8 +106,8 @@ def _waits(name: str, each: Posting) -> tuple[str, ...]:
 
 
 def _post_now(arguments: argparse.Namespace) -> int:
-    """Make `perdure serve` post the state of these runs on their forges now, without waiting until
-    it is due. Return the exit code."""
+    """Make `perdure serve` post the state of these runs on their forges now, even if no posting is
+    due. Return the exit code."""
     store = open_engine(settings()).store
     runs = [store.get(ref) for ref in arguments.id]
     for run in runs:
@@ -172,8 +172,8 @@ def _intent_lines(intent: Intent | None) -> list[tuple[str, str]]:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """Parse stored deliveries again with this version of perdure, so that a delivery that an older
-    version ignored can still be handled. Return the exit code."""
+    """Parse stored deliveries again with this version of perdure. It may handle deliveries that an
+    older version ignored. Return the exit code."""
     from perdure.forge.webhooks import parsed, read
 
     store = open_engine(settings()).store
@@ -202,7 +202,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def plain(delivery: Delivery | Posting) -> dict[str, Any]:
-    """Return a delivery or a posting as `--json` shows it."""
+    """Return a delivery or a posting as the object that `--json` prints."""
     from perdure.model.codec import plain as as_json
 
     found: dict[str, Any] = as_json(delivery)

@@ -126,8 +126,9 @@ def _serve(
 
     signals = StopSignals()
     with ExitStack() as stack:
-        # Create the clients before the engine. Creating them and `wipe_variables` remove the
-        # service's secrets from the environment, which the engine gets afterwards.
+        # Create the clients before the engine. Creating them, and calling `wipe_variables`, removes
+        # the service's secrets from the environment. The engine then gets an environment without
+        # secrets.
         clients = stack.enter_context(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
@@ -154,8 +155,8 @@ def _serve(
         )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        # Callers are identified with a separate connection, so that a slow query on the main
-        # connection delays no request.
+        # The callers of the API are identified with a separate connection. A slow query on the main
+        # connection then delays no other request.
         knowing = open_to_read(chosen)
         stack.callback(knowing.close)
         principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
@@ -186,8 +187,8 @@ def _serve(
             proxies,
         )
         web = stack.enter_context(RunningServer(served, sockets, proxies))
-        # ExitStack closes the journal before the server. This disconnects the listeners of the
-        # journal, for which the server would otherwise wait.
+        # ExitStack closes the journal before the server, because the journal is entered later.
+        # Closing it disconnects its listeners; otherwise the server would wait for them.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
@@ -299,8 +300,8 @@ def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
 
 
 def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
-    """Return a run's signed receipt for the comment on its forge, or an empty string if the
-    settings do not ask for it."""
+    """Return a run's signed receipt, to be added to the comment on its forge. Return an empty
+    string if the settings do not ask for receipts in comments."""
     if chosen.receipts not in ("comment", "both"):
         return ""
     from perdure.engine.attestation.attachment import signed_receipt
@@ -319,7 +320,7 @@ def _until_drained(engine: Engine, web: RunningServer, signals: StopSignals, job
 
 
 def _problems(store: InboxStore, volumes: Volumes, signals: StopSignals) -> list[str]:
-    """Return the reasons why no new work is accepted. The list is empty if it is accepted."""
+    """Return the reasons why no new work is accepted. The list is empty if new work is accepted."""
     found = ["perdure is shutting down"] if signals.draining else []
     try:
         store.inbox(limit=1)

@@ -19,7 +19,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.model import Token, TokenScope
 
 OPENID = "openid:"
-"""Prefix of the name of a person who signed in at a provider of OpenID Connect."""
+"""Prefix of the name of a person who signed in with a provider of OpenID Connect."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -96,8 +96,8 @@ def token_verb(arguments: argparse.Namespace) -> int:
 
 
 def _sign_out(store: EngineStore, person: str) -> None:
-    """Sign a person out of all browsers. Only for persons who signed in at a provider of OpenID
-    Connect. Raises NotFound."""
+    """Sign a person out of all browsers. Works only for a person who signed in with a provider of
+    OpenID Connect. Raises NotFound if the person has no sign-in."""
     if not store.sign_out_person(person):
         raise NotFound(f"{person!r} is not signed in", "perdure audit --actor openid:")
     print(f"{clean(person)} is signed out everywhere")

@@ -49,8 +49,8 @@ def whoami_verb(arguments: argparse.Namespace) -> int:
 
 
 def _of_machine() -> dict[str, Any]:
-    """Return the user of the command line and its rights. A user who can write to the state
-    directory may do everything."""
+    """Return the name and the rights of the user of the command line. A user who can write to the
+    state directory may do everything."""
     state = Path(settings().state)
     scope = "admin" if os.access(state, os.W_OK) or not state.exists() else "none"
     return {
@@ -64,8 +64,9 @@ def _of_machine() -> dict[str, Any]:
 
 
 def _of_server(url: str, token: str) -> dict[str, Any]:
-    """Return the answer of a server. No redirect is followed, because that could send the token
-    elsewhere. Raises UsageError, NotFound, PerdureError."""
+    """Ask a server for the name and the rights of the token, and return its answer. No redirect is
+    followed, because that could send the token elsewhere. Raises UsageError, NotFound,
+    PerdureError."""
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
     from urllib.parse import urlsplit
 
@@ -104,7 +105,8 @@ def _of_server(url: str, token: str) -> dict[str, Any]:
 
 
 def _token(file: str) -> str:
-    """Return the token from the file or the variable. Raises UsageError or ConfigError."""
+    """Return the token from `file`, or from the environment variable TOKEN if `file` is empty.
+    Raises UsageError or ConfigError."""
     try:
         found = Path(file).read_text().strip() if file else os.environ.get(TOKEN, "").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -24,15 +24,16 @@ from perdure.rules.text import clean
 
 LOOK_S = 1.0
 REST = 4
-"""Minimum pause after a read of the store, as a multiple of the read's duration. Searching many
-runs is slow."""
+"""Minimum pause between two reads of the store, as a multiple of the duration of the last read. The
+pause limits the load, because searching many runs is slow."""
 PEEKED = 400
-"""Number of a run's newest records that are read for the panel."""
+"""Maximum number of a run's newest records that are read for its panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
 ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
-"""Verbs that need a text, each with the prompt for it. The run then continues in the background."""
+"""Verbs that need a text from the user, each with the question for it. After such a verb, the run
+continues in the background."""
 CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no): "}
-"""Verbs that change the user's own files, each with the question that is asked first."""
+"""Verbs that change the user's own files. Each has a question that the user must confirm first."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
@@ -104,7 +105,7 @@ class Board(App[None]):
         self._rests_until = 0.0
         self._peeking = False
         self._peeked = ""
-        """Id of the run whose records were requested last."""
+        """Id of the run whose records were last requested for the panel."""
         self._records: list[Record] = []
 
     def compose(self) -> ComposeResult:
@@ -222,7 +223,8 @@ class Board(App[None]):
         while_there(self._move_panel)
 
     def _move_panel(self) -> None:
-        # Textual reports also a cursor that is restored after a redraw, so compare the run.
+        # Textual also reports the cursor when it is restored after a redraw. Therefore check
+        # whether it is now on another run.
         if self._peeking and self.chosen != self._peeked:
             self._draw_panel()
             self._load()
@@ -336,8 +338,9 @@ def _typed(question: str) -> str:
 
 
 def _cursor_index(ids: list[str | None], chosen: str, at: int) -> int | None:
-    """Return the new index of the cursor: the chosen run, or else the nearest run above the old
-    index `at`, or else the first run. Return None if there is no run."""
+    """Return the new index of the cursor: that of the run `chosen`. If that run is gone, return the
+    index of the nearest run above the old index `at`, or else of the first run. Return None if
+    there is no run."""
     if chosen in ids:
         return ids.index(chosen)
     runs = [index for index, id_ in enumerate(ids) if id_]

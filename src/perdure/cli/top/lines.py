@@ -33,12 +33,12 @@ STYLES = {
     "pending": "dim",
 }
 PEEKED = 8
-"""Number of lines of a run's log that the panel shows."""
+"""Maximum number of lines of a run's log that the panel shows."""
 ATTEMPTS = 4
 
 
 def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
-    """Return a run's state in one word. `alive` is the liveness of a running run."""
+    """Return a run's state in one word. `alive` is the liveness of the run, if it is running."""
     if row.state is RunState.RUNNING and alive in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
         return str(alive)
     if row.opened:
@@ -148,7 +148,8 @@ def _attempt(attempt: Attempt, now: int) -> str:
 
 
 def log_line(record: Record) -> Text | None:
-    """Return a record as a line of the log; None if people do not need to see it."""
+    """Return a record as a line of the log. Return None for a record that is not shown to
+    people."""
     line = line_of(record)
     if not line:
         return None

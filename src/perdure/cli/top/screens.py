@@ -25,7 +25,7 @@ from perdure.rules.text import clean, one_line
 
 LOOK_S = 0.5
 BEGIN = 2000
-"""Number of a run's newest records that are shown when the log opens."""
+"""Maximum number of a run's newest records that are shown when the log opens."""
 KEPT = 10_000
 """Maximum number of lines of a log that the screen keeps."""
 
@@ -48,8 +48,8 @@ KEYS = (
 
 
 def while_there(do: Callable[..., None], *arguments: Any) -> None:
-    """Call `do` with the result of a thread. Do nothing if its widgets were removed in the
-    meantime."""
+    """Call `do` with the result of a thread. Do nothing if the widgets that `do` uses were removed
+    in the meantime."""
     with suppress(NoMatches):
         do(*arguments)
 

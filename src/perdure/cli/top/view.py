@@ -15,16 +15,17 @@ from perdure.protocols import BoardRow, BoardStore, RunStore
 
 ASKING = "asking"
 SHOWN = 100
-"""Maximum number of rows of a group. The counts include all runs."""
+"""Maximum number of rows that are loaded for a group. The count of a group includes all its runs.
+"""
 
 
 class ViewStore(RunStore, BoardStore, Protocol):
-    """The parts of a store that the board reads."""
+    """The parts of a store that the board needs."""
 
 
 class Group(Struct, frozen=True):
-    """A heading of the board and its runs. `lists` names the store's lists that it combines, and
-    `many` is the number of all its runs."""
+    """A heading of the board, and its runs. `lists` names the lists of the store that are combined
+    in the group. `many` is the number of all runs in them."""
 
     name: str
     lists: tuple[str, ...]
@@ -64,8 +65,8 @@ class View(Struct, frozen=True):
 
 
 def load_view(store: ViewStore, probe: Probe, words: str = "") -> View:
-    """Return the current contents of the board. With `words`, only runs that contain them in name,
-    workdir, scope or instructions are included. Raises StoreError."""
+    """Return the current contents of the board. If `words` is not empty, only runs are included
+    that contain these words in their name, workdir, scope or instructions. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
     for group in GROUPS:

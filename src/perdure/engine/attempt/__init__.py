@@ -72,8 +72,8 @@ def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
     except NotStarted as stop:
         return stop.outcome
     except Conflict as busy:
-        # A restore, a fork, a reset or a person's git command holds the workdir's lock for a
-        # moment. Nothing was started, so the attempt does not count.
+        # A restore, a fork, a reset or a person's git command briefly holds the workdir's lock. No
+        # agent was started, so the attempt does not count as a try.
         return Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
     except (GitFailed, StoreError) as error:
         if error.transient:

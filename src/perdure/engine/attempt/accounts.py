@@ -31,7 +31,7 @@ OF_A_MODEL = late_pattern(
 
 def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
     """Return a digest of the credentials and service settings in the agent's environment; empty if
-    there are none. It shows that they changed without revealing them."""
+    there are none. Two digests show whether the credentials changed, without revealing them."""
     given = engine.agent_environment(driver, run)
     own = sorted(
         (name, value)
@@ -53,7 +53,7 @@ def account_of(engine: Engine, run: TaskRun) -> str:
 
 
 def account_slot(engine: Engine, run: TaskRun) -> Seat:
-    """Return the seat of the run: the account that it uses, and the limits on concurrent runs.
+    """Return the account that the run uses, with the limits on the number of concurrent runs.
     Raises PerdureError."""
     agent = run.spec.agent
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
@@ -69,8 +69,8 @@ def account_slot(engine: Engine, run: TaskRun) -> Seat:
 
 
 def active_parking(store: RunStore, seat: Seat) -> Parking | None:
-    """Return the parking of the seat's account or agent; None if neither is parked. If there are
-    several, return the one that ends last."""
+    """Return the pause (`Parking`) that currently applies to the account or the agent in `seat`;
+    None if neither is paused. If several pauses apply, return the one that ends last."""
     found = [
         p
         for p in store.parked()
@@ -80,8 +80,9 @@ def active_parking(store: RunStore, seat: Seat) -> Parking | None:
 
 
 def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
-    """Return the parkings that follow from an attempt. Its account is parked until the usage limit
-    ends that the agent reported. Its agent is parked if it repeatedly fails to start."""
+    """Return the pauses that become necessary after an attempt. An account is paused until the
+    usage limit ends that the agent reported. An agent that repeatedly fails to start is paused too.
+    """
     found: list[Parking] = []
     outcome = attempt.outcome
     if outcome is None:
@@ -113,8 +114,8 @@ def _clock(at: int) -> str:
 
 
 def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
-    """Return whether the run has to wait before it may be claimed. If it has to, store the reason,
-    and the end of the wait if that is known."""
+    """Return whether the run has to wait before it may be claimed. If so, store the reason with the
+    run, and the end of the wait if it is known."""
     parking = active_parking(store, seat)
     if parking is not None:
         store.defer(run.id, parking.until, f"parked: {parking.reason}")
@@ -137,5 +138,6 @@ def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
 
 
 def parking_keys(engine: Engine, run: TaskRun) -> Sequence[str]:
-    """Return the names under which this run can be parked: its account and its agent."""
+    """Return the names that a pause (`Parking.what`) of this run can have: its account and its
+    agent."""
     return (account_of(engine, run), run.spec.agent)

@@ -62,8 +62,8 @@ def check_temporary(
 
 
 def _not_private(place: Path) -> str:
-    """Return why a directory cannot be used by this user alone; empty if it can. It need not exist
-    yet."""
+    """Return the reason why a directory is not private to this user; empty if it is. A directory
+    that does not exist is accepted if it can be created."""
     try:
         found = place.lstat()
     except FileNotFoundError:
@@ -78,8 +78,8 @@ def _not_private(place: Path) -> str:
 
 
 def unwritable(place: Path) -> str:
-    """Return the reason why nothing can be written at a path; empty if it is writable. The path
-    need not exist yet."""
+    """Return the reason why nothing can be written at a path; empty if it is writable. A path that
+    does not exist is writable if it can be created."""
     there = place
     while not os.path.lexists(there):
         there = there.parent

@@ -28,11 +28,12 @@ _HIDDEN = late_pattern(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Pattern of characters that a reviewer would not see. They are written as escapes of TOML."""
+"""Pattern of characters that a reviewer would not see. They are written as TOML escape sequences.
+"""
 
 
 def path_of(state: Path) -> Path:
-    """Return the path of the file, whether or not it exists."""
+    """Return the path of the file of saved approval rules, whether or not the file exists."""
     return state / "approvals.toml"
 
 

@@ -54,16 +54,16 @@ from perdure.model.loaded import digest, quote
 from perdure.protocols import AgentDriver
 
 QUOTED = 8
-"""Maximum number of missing items that a receipt quotes."""
+"""Maximum number of missing conversation items that a receipt quotes."""
 WHOLE_OUTPUT = 490
-"""Length in characters below which a result in the journal is known to be complete. The drivers cut
-results at 500 characters."""
+"""Length in characters below which a tool result in the journal is known to be complete. The
+drivers cut results at 500 characters."""
 WHOLE_WORDS = 300
 """Length in characters below which the prompt quotes a command or an answer in full."""
 TOLD = 60
-"""Maximum number of unrecorded items that a prompt lists."""
+"""Maximum number of items that a prompt lists as missing from the agent's transcript."""
 TITLE = 80
-"""Number of characters of an item's text that are kept for quoting."""
+"""Maximum number of characters of an item's text that are kept for quoting the item."""
 
 
 class Journaled(Struct, frozen=True, kw_only=True):
@@ -71,31 +71,31 @@ class Journaled(Struct, frozen=True, kw_only=True):
 
     item: Item
     attempt: int
-    """Position of its attempt among the attempts of the conversation, counted from 0."""
+    """Position of the item's attempt among the attempts of the conversation, counted from 0."""
     words: str = ""
-    """The command or main argument of a call, or the agent's words."""
+    """The command or main argument of a tool call, or the text of the agent's answer."""
     ok: bool = True
     output: str = ""
-    """The beginning of the result; empty for other kinds of items."""
+    """The beginning of a tool call's result; empty for items that are not results."""
     rewound: bool = False
-    """Whether a person has since removed the item from the conversation, by rewinding it."""
+    """Whether a person has later removed the item by rewinding the conversation."""
 
 
 class Baseline(Struct, frozen=True, kw_only=True):
     """Everything that perdure knows of one conversation, except its transcripts."""
 
     snapshots: tuple[Snapshot, ...] = ()
-    """The newest state of the transcript that perdure saw, and its state when an attempt last
-    continued from it."""
+    """Two states of the transcript: the newest that perdure saw, and the one from which an attempt
+    last continued."""
     last_continued: Snapshot | None = None
-    """The state from which an attempt last continued; None if there is none."""
+    """State of the transcript from which an attempt last continued; None if no attempt did."""
     recorded_states: tuple[Snapshot, ...] = ()
     """All states of the transcript that perdure has recorded."""
     prompts: frozenset[str] = frozenset()
     """Fingerprints of the prompts that perdure sent in the conversation."""
     journal: tuple[Journaled, ...] = ()
-    """Prompts, answers, calls and results, in order, from the last attempt that is known to have
-    continued the conversation."""
+    """Prompts, answers, calls and results, in order. They begin with the last attempt that is known
+    to have continued the conversation."""
     announced: bool = False
     """Whether an agent reported any event in the conversation. If so, it may have called the model.
     """
@@ -105,15 +105,15 @@ UNKNOWN = Baseline()
 
 
 class _Window(Struct):
-    """Collector of the journal items of a conversation since it was last compacted."""
+    """Collects the journal items of a conversation since its last compaction."""
 
     items: list[Journaled] = field(default_factory=list)
     calls: dict[tuple[int, str], str] = field(default_factory=dict)
-    """Commands by attempt and call id. The attempt is part of the key because an agent may number
-    its calls from 1 in each attempt."""
+    """Commands by attempt and call id. The attempt is part of the key because some agents number
+    their calls from 1 in each attempt."""
 
     def take(self, event: AnyEvent, attempt: int) -> None:
-        """Add the item that an event reports, if it reports one."""
+        """Add the conversation item that the event reports. Ignore an event that reports none."""
         match event:
             case ContextSeen(compacted=True):
                 # A compaction replaces everything before it by a summary.
@@ -196,11 +196,11 @@ def _snapshots(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot,
 
 
 def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
-    """Return the number of damaged lines that no receipt has reported yet. Only lines behind the
-    state from which an attempt last continued are counted. Pure.
+    """Return the number of damaged lines that no receipt has reported yet. Pure.
 
-    A line that was cut off by a kill is not damaged: perdure saw the transcript end within that
-    line, and the CLI later continued behind it.
+    The part of the transcript from which an attempt last continued is skipped. A line that was cut
+    off by a kill is not damaged: perdure saw the transcript end within that line, and the CLI later
+    continued after it.
     """
     before = known.last_continued
     if before is not None and _is_prefix(content, before):
@@ -229,8 +229,8 @@ ACTIVITY_EVENTS = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolS
 
 
 def _restored_at(records: Sequence[Record]) -> int:
-    """Return the time (ms) when the conversation was last restored or brought from another machine;
-    0 if never."""
+    """Return the time (ms) of the last restore of the conversation, or of its last move from
+    another machine. Return 0 if neither happened."""
     last = 0
     for record in records:
         event = record.event
@@ -241,8 +241,8 @@ def _restored_at(records: Sequence[Record]) -> int:
 
 
 def _rewound_at(records: Sequence[Record], session_id: str) -> int:
-    """Return the time (ms) when a person, using the conversation in the agent's own program, last
-    rewound it; 0 if never."""
+    """Return the time (ms) when a person last rewound the conversation in the agent's own program;
+    0 if that never happened."""
     last = 0
     for record in records:
         event = record.event
@@ -252,7 +252,7 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return the loaded items, with those that a person rewound added to `dropped`. Pure.
+    """Return `now`, with the items that a person rewound added to its `dropped` items. Pure.
 
     OpenCode deletes rewound items from its database, so they are in no transcript.
     """
@@ -294,8 +294,8 @@ def compare_transcript(
     path: Path | None,
     known: Baseline,
 ) -> Standing:
-    """Return the standing of a transcript: how it compares with what perdure has seen of the
-    conversation. Raises WorkspaceError."""
+    """Compare a transcript with what perdure has seen of the conversation, and return the result.
+    Raises WorkspaceError."""
     try:
         content = path.read_bytes() if path is not None else None
     except OSError:
@@ -330,16 +330,18 @@ def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set
 
 
 def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return the items that a resume would load from a transcript; None if the driver cannot tell.
-    Secrets are redacted first, because the journal is redacted too."""
+    """Return the items that the agent would load from a transcript when it resumes; None if the
+    driver cannot determine them. Secrets are redacted first, because the journal is redacted too.
+    """
     return loaded(driver, home, redactor.bytes(content))
 
 
 def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:
-    """Return the comparison of the known items with those that the agent will load now. The known
-    items are those of `base` and those of the journal. Pure.
+    """Compare the known items with those that the agent will load now, and return the result. The
+    known items are those of `base` and those of the journal. Pure.
 
-    `base`: the items of the last transcript that perdure saw; None if they are the same as `now`.
+    `now`: the items that the agent will load. `base`: the items of the last transcript that perdure
+    saw; None if they are the same as `now`.
     """
     held = compare(base.items, now) if base is not None else _all_of(now)
     before = base if base is not None else now
@@ -368,11 +370,12 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
 
 
 def with_added(copy: Loaded, there: Loaded, strange: frozenset[str]) -> Loaded | None:
-    """Return the copy's items, followed by the agent's items from another program's first prompt
-    on. None if there is no such prompt. Pure.
+    """Return the items of `copy`, followed by the items that another program added to the agent's
+    transcript, beginning with its first prompt. None if there is no such prompt. Pure.
 
-    `there`: the items of the agent's own transcript, which the copy is to replace. `strange`: the
-    fingerprints of the other program's prompts in it.
+    `copy`: the items of perdure's own copy. `there`: the items of the agent's transcript, which the
+    copy is to replace. `strange`: the fingerprints of the other program's prompts in that
+    transcript.
     """
     added = compare(copy.items, there).added
     for at, each in enumerate(added):
@@ -387,18 +390,18 @@ def _all_of(now: Loaded) -> Comparison:
 
 
 def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
-    """Return the items of the journal that are not in the transcript at all. Pure."""
+    """Return the items of the journal that are missing from the transcript. Pure."""
     rows = (*now.items, *now.condensed, *now.dropped)
     there = {_key(each) for each in rows if not each.made_up}
     return [each for each in journal if _key(each.item) not in there]
 
 
 def count_fully_quoted(unrecorded_items: Sequence[Journaled]) -> int:
-    """Return the number of unrecorded items that the prompt makes up for, by quoting them in full
+    """Return the number of missing items for which a full quotation in the prompt is a substitute
     (see `prompt_facts`). `unrecorded_items`: the items of the journal that no transcript has. Pure.
 
     A result counts if it is short enough. A short call or answer counts only if no result follows
-    it: then the agent was killed before its next request, and the model never had the item in its
+    it: the agent was then killed before its next request, so the model never had the item in its
     history. A quotation cannot replace an item that the model did have in its history.
     """
     count = 0
@@ -413,12 +416,12 @@ def count_fully_quoted(unrecorded_items: Sequence[Journaled]) -> int:
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
-    """Return the journal with the call ids of the transcript, for an agent that prints other ids
-    than it writes into its transcript. Pure.
+    """Return the journal with its call ids replaced by those in the transcript. Needed for agents
+    whose output and transcript use different call ids. Pure.
 
-    Only the part of the transcript from the journal's first prompt on is searched. Calls are
-    matched by their command if possible, otherwise in order. A call without a match keeps its own
-    id, so it counts as missing.
+    The search begins at the journal's first prompt in the transcript. Calls are matched by their
+    command if possible, otherwise in order. A call without a match keeps its own id, so it counts
+    as missing.
     """
     rows = [*now.items, *now.condensed, *now.dropped]
     first = next((each.item for each in journal if each.item.kind is ItemKind.PROMPT), None)
@@ -446,8 +449,8 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
 
 
 def _same_command(words: str, said: str) -> bool:
-    """Return whether the command that the agent printed is the same as the one in its transcript.
-    There the command follows the tool's name."""
+    """Return whether a command that the agent printed (`words`) is the one in its transcript
+    (`said`). In the transcript the command follows the name of the tool."""
     command = said.partition(" ")[2]
     return bool(command) and command in " ".join(words.split())
 

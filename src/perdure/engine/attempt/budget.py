@@ -25,8 +25,8 @@ LEAST = 0.000001
 
 
 def dollars(usage: Usage, model: str) -> float:
-    """Return the cost of a usage in dollars, as reported by the agent or else by the price list. 0
-    if neither has a price."""
+    """Return the cost of a usage in dollars: the cost that the agent reported, or else an estimate
+    from the price list. 0 if the price list does not have the model."""
     price = None if usage.cost_usd else price_of(model)
     if price is None:
         return usage.cost_usd
@@ -39,8 +39,8 @@ def spent(attempts: Sequence[Attempt], model: str) -> float:
 
 
 def model_of(attempt: Attempt, model: str) -> str:
-    """Return the model that the attempt used according to its transcript, or else the requested
-    model."""
+    """Return the model that the attempt used according to its transcript. If that is unknown,
+    return the model that was requested for the attempt, or else `model`."""
     return (
         (attempt.fill.model if attempt.fill is not None else "")
         or attempt.flags.get("model")
@@ -49,8 +49,8 @@ def model_of(attempt: Attempt, model: str) -> str:
 
 
 def reserved(attempts: Sequence[Attempt]) -> Reserve:
-    """Return the amount that replies which were cut off may have cost, beyond the estimate that was
-    charged for them."""
+    """Return the amount that replies which were cut off may have cost, in addition to their
+    estimated cost that was already charged."""
     return reserve(attempt.costs for attempt in attempts)
 
 
@@ -58,9 +58,10 @@ class Allowance(Struct, frozen=True):
     """The cost limit of an attempt."""
 
     rest: float = 0.0
-    """The part of the budget that is left, in dollars; 0: no limit."""
+    """Remaining part of the budget, in dollars; 0: no limit."""
     costs: tuple[ReplyCosts, ...] = ()
-    """Costs of the other attempts' replies, from which the reserve is computed."""
+    """Reply costs of the run's other attempts. The reserve for replies that were cut off is
+    computed from them."""
 
     def usd(self, dearest: float = 0.0) -> float:
         """Return the limit in dollars; 0: no limit. `dearest`: the cost of the attempt's most
@@ -78,8 +79,8 @@ class Allowance(Struct, frozen=True):
 def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
     """Return the cost limit of attempt `number`, or of the next attempt if `number` is 0.
 
-    An attempt begins with no budget left only if a person has allowed it. It then gets the rest of
-    the budget without a reserve, or the full budget again if there is no rest.
+    An attempt begins with an exhausted budget only if a person has allowed it. It then gets what is
+    left of the budget, without a reserve. If nothing is left, it gets the full budget again.
 
     The limit covers the whole attempt, even after another supervisor has adopted it. So the
     attempt's own cost is not subtracted, except that of its summary turn.
@@ -98,8 +99,8 @@ def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
 
 
 def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
-    """Return the limit of attempt `number` at its start, in dollars; 0: no limit. Number 0 means
-    the next attempt."""
+    """Return the cost limit with which attempt `number` starts, in dollars; 0: no limit. Number 0
+    means the next attempt."""
     return allowance(store, run, number).usd()
 
 

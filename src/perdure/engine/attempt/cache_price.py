@@ -39,8 +39,8 @@ def weigh(
     asked: Continuation,
     new_id: str,
 ) -> Continuation:
-    """Return the continuation, with the estimated cost of each alternative added. It is replaced by
-    a cheaper one if the user allows that, and by `refuse` if a person has to be asked."""
+    """Return `asked`, with the estimated cost of each alternative added. Return a cheaper
+    continuation instead if the settings allow it, or `refuse` if a person has to decide."""
     choice = _choice(engine, claim, driver, live, fill)
     weighed = replace(
         asked,
@@ -90,8 +90,8 @@ def _choice(
 
 
 def _answered(store: RunStore, claim: Claim) -> bool:
-    """Return whether the previous attempt ended by asking whether to continue at this cost. In that
-    case this attempt exists because a person retried the run, which means yes."""
+    """Return whether the previous attempt ended by asking a person whether to continue at this
+    cost. A later attempt exists only if that person retried the run, which means yes."""
     last = next(
         (a for a in reversed(store.attempts(claim.run.id)) if a.number < claim.attempt), None
     )
@@ -108,6 +108,6 @@ def _is_question(attempt: Attempt) -> bool:
 
 
 def has_choice(asked: Continuation) -> bool:
-    """Return whether the continuation may be replaced by a cheaper one. It may only if the agent
-    would resume its own conversation unchanged."""
+    """Return whether a cheaper continuation may replace this one. That is allowed only if the agent
+    would resume its own transcript unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

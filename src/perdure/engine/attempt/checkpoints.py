@@ -58,8 +58,8 @@ SETTLES_S = 0.3
 output. Most agents also exit within this time after a turn, and then only the final checkpoint is
 taken."""
 SHARE = 10
-"""Ratio of the agent's running time to the time spent on checkpoints, as a lower limit. A large
-workdir, which takes long to save, is therefore saved less often."""
+"""Minimum ratio of the agent's running time to the time spent on checkpoints. A large workdir,
+which takes long to save, is therefore saved less often."""
 KEPT = 10
 """Number of a run's newest checkpoints that are kept. The last one of each attempt, and those saved
 before a restore or clean-up, are kept in addition."""
@@ -77,8 +77,8 @@ class Checkpointing(Struct):
     displaced: bool = False
     """Whether another machine has taken over the run, so that this attempt must end."""
     work: WorkSeen | None = None
-    """The attempt's changes, found by its last checkpoint; None before that, or if they are
-    unknown."""
+    """The attempt's changes, as found by its last checkpoint. None if no checkpoint has been taken
+    yet, or if the changes could not be determined."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None
     _why: str = ""
@@ -95,13 +95,14 @@ class Checkpointing(Struct):
             self.want("tool", in_s=max(SETTLES_S, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
-        """Request a checkpoint after `in_s` seconds. `tick` begins it when no other one is being
-        taken. `why`: the event that caused it."""
+        """Request a checkpoint after `in_s` seconds. A later call of `tick` begins it when no other
+        checkpoint is being taken. `why`: the reason for the checkpoint, such as `turn` or `tool`.
+        """
         self._wanted, self._not_before = why, process.boottime() + in_s
 
     def tick(self) -> None:
-        """Publish a finished checkpoint and begin a requested one. Do not wait. Raises
-        LostLease."""
+        """Publish a checkpoint that is complete, and begin a requested one. Return without waiting
+        for either. Raises LostLease."""
         if self._taking is not None and self._taking.done():
             self.took = process.boottime() - self.begun
             self._publish(self._taking.result)
@@ -182,8 +183,8 @@ def take(
     save: Callable[[int], Saved] | None = None,
 ) -> Checkpoint:
     """Save workdir and conversation and return the checkpoint, without publishing it. `copied`:
-    perdure's copy of the transcript is already up to date. `save`: a function that saves the
-    workdir; by default its current state is saved.
+    whether perdure's copy of the transcript is already up to date. `save`: a function that saves
+    the workdir; by default its current state is saved.
 
     Raises PerdureError and OSError.
     """
@@ -225,7 +226,7 @@ def _save(
 
 def comparison_base(store: RunStore, opened: LiveAttempt) -> Against:
     """Return the state with which the attempt's changes are compared. It is the newest checkpoint
-    of an earlier attempt, or the checkpoint that was restored since."""
+    of an earlier attempt, or the checkpoint that was restored after that attempt."""
     from perdure.workspace import Against
 
     run, number = opened.claim.run, opened.attempt.number
@@ -285,6 +286,7 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
         return None
     if opened.adopted and opened.asked.kind is Start.FRESH:
         # While no supervisor followed the agent, another conversation may have replaced this one.
+        # So the transcript must contain this attempt's prompt.
         there = prompts_since(opened.driver, transcript, None)
         if there and own_prompt_fingerprint(opened) not in there:
             return None
@@ -294,8 +296,8 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
 
 
 def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
-    """Return the state with which the transcript must begin. It is the transcript that perdure put
-    in place for this attempt, or else the last state that perdure saw."""
+    """Return the state with which the agent's transcript must begin. It is the transcript that
+    perdure put in place for this attempt, or else the last state that perdure saw."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:
         return opened.attempt.before
@@ -303,12 +305,13 @@ def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
 
 
 def own_prompt_fingerprint(opened: LiveAttempt) -> str:
-    """Return the fingerprint of the prompt of this attempt."""
+    """Return the fingerprint of this attempt's prompt."""
     return prompt_fingerprint(opened.directory)
 
 
 def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Path | None) -> int:
-    """Return the newest version of the instructions that the conversation contains."""
+    """Return the number of the newest version of the instructions that the conversation
+    contains."""
     if session is None or transcript is None:
         if session is not None:
             return session.context_version

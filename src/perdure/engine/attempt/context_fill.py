@@ -1,8 +1,8 @@
 """Measures how full the conversation of an attempt is. Called by `start_facts` before the attempt,
 and by `finish` after it.
 
-The size is read from the transcript, even if the agent reported another one. The modules
-`context_window` and `continuation` decide what follows from it.
+The size is read from the transcript, even if the agent reports a different size. The modules
+`context_window` and `continuation` decide how a conversation of this size continues.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 
 class Size(Struct, frozen=True):
-    """Size of a conversation before an attempt, and the step that the size requires."""
+    """Size of a conversation before an attempt, and the step (`measure`) that this size
+    requires."""
 
     measure: Measure = Measure.NONE
     fill: Fill | None = None
@@ -54,15 +55,16 @@ UNKNOWN = Size()
 
 
 def rules_of(context: FillRules, run: TaskRun) -> FillRules:
-    """Return the user's settings, with the policy of the task if it has one."""
+    """Return the user's rules for a conversation that is too long. A policy that the task sets
+    replaces the user's."""
     return context.named(run.spec.when_full)
 
 
 def fill_of(
     context: FillRules, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
 ) -> Fill | None:
-    """Return the fill of a conversation at the time of a snapshot; None if there is no transcript.
-    `known`: the last known fill, which supplies values that the transcript lacks."""
+    """Return how full the conversation was when the snapshot was taken. Return None if there is no
+    transcript. `known`: the last known fill, which supplies values that the transcript lacks."""
     if at is None:
         return None
     try:
@@ -81,7 +83,8 @@ def size_before(
     live: Session,
     at: Snapshot | None,
 ) -> Size:
-    """Return the size of the conversation and the step that is needed before it can continue."""
+    """Return the size of the conversation, and the step that is required before the conversation
+    can continue."""
     fill = fill_of(context, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
@@ -95,8 +98,8 @@ def size_before(
         and last.outcome is not None
         and last.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
     )
-    # A person may have compacted the conversation since. A refusal as too long does not apply to
-    # the shorter conversation.
+    # If a person compacted the conversation after the service refused it as too long, the refusal
+    # does not apply to the shorter conversation.
     exhausted = refused and fill.compactions == (
         last.fill.compactions if last is not None and last.fill is not None else 0
     )
@@ -113,7 +116,7 @@ def size_before(
 
 
 def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
-    """Return the newest attempt of the conversation that has ended; None if there is none."""
+    """Return the newest attempt that used the conversation and has ended; None if there is none."""
     there = (
         each
         for each in reversed(attempts)
@@ -125,9 +128,9 @@ def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
 def changes(
     asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
 ) -> list[AnyEvent]:
-    """Return the journal events for changes in the conversation's size during an attempt. The event
-    for a requested compaction that did not happen keeps the next attempt from requesting it again.
-    """
+    """Return the journal events about changes in the conversation's size during an attempt. If a
+    requested compaction did not happen, an event says so, and the next attempt does not request it
+    again."""
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)
@@ -146,8 +149,8 @@ def changes(
 def rolled_over(
     context: FillRules, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
-    """Return the journal events for a conversation that a new one replaces because it is too
-    long."""
+    """Return the journal events about a conversation that is too long and that a new one
+    replaces."""
     held = fill_of(context, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
@@ -159,8 +162,8 @@ class SizeChange(Struct, frozen=True):
     was: Fill | None
     now: Fill | None
     following: Measure
-    """The step before the conversation can continue, if the attempt's last request was refused as
-    too long."""
+    """The step that is required before the conversation can continue. It is used only if the
+    attempt's last request was refused as too long."""
 
     @property
     def compactions(self) -> int:

@@ -29,17 +29,17 @@ SHOWN = 20
 
 
 class StartingState(Struct, frozen=True):
-    """State of the workdir with which an attempt begins: the checkpoint to compare it with, and the
-    restore since the previous attempt, if there was one."""
+    """State of the workdir at the start of an attempt. `checkpoint`: the checkpoint with which the
+    files are compared. `restored`: the restore since the previous attempt, if there was one."""
 
     checkpoint: Checkpoint | None = None
     restored: CheckpointRestored | None = None
     back: bool = False
-    """Whether the conversation is taken back to an older checkpoint while the files stay as they
-    are."""
+    """Whether the conversation continues from an older checkpoint although the files keep their
+    present state."""
     by_itself: bool = False
-    """Whether the agent may have worked on after the checkpoint. If so, some of the differences may
-    be its own."""
+    """Whether the agent may have changed files after the checkpoint was taken. If so, some of the
+    differences may be the agent's own changes."""
 
 
 NO_STARTING_STATE = StartingState()
@@ -48,8 +48,9 @@ NO_STARTING_STATE = StartingState()
 def starting_state(
     store: RunStore, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> StartingState:
-    """Return the checkpoint to compare the workdir with. It is the run's newest one, the one
-    restored since, or the older one to which the conversation is taken back."""
+    """Return the state of the workdir at the start of the attempt. The files are compared with the
+    run's newest checkpoint, or with the checkpoint that was restored later. If the conversation is
+    taken back to an older checkpoint, they are compared with that one."""
     by_number = {checkpoint.number: checkpoint for checkpoint in store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
@@ -75,8 +76,9 @@ def drift(
     starting: StartingState,
     placed: Container[str] = (),
 ) -> DriftSeen | None:
-    """Return the differences of the workdir from the checkpoint; None if there are none or they
-    cannot be determined. `placed`: names of files that perdure wrote itself, which are ignored."""
+    """Return how the workdir differs from the checkpoint. Return None if there are no differences,
+    or if they cannot be determined. `placed`: names of files that perdure wrote itself, which are
+    ignored."""
     if starting.checkpoint is None or run.workspace is None:
         return None
     saved = starting.checkpoint.workdir
@@ -99,8 +101,8 @@ def drift(
 
 
 def without_undone(records: Sequence[Record]) -> list[Record]:
-    """Return the journal without the attempts that a restore undid. These are the attempts after
-    the one whose checkpoint was restored."""
+    """Return the journal without the records of the attempts that a restore undid. These are the
+    attempts after the one whose checkpoint was restored."""
     left: list[Record] = []
     for record in records:
         if isinstance(record.event, CheckpointRestored) and not record.event.files_only:

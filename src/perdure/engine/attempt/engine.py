@@ -90,11 +90,11 @@ ORDINARY = (
         "NODE_EXTRA_CA_CERTS",
     ),
 )
-"""Variables of the user's environment that any program may need. The agent's own variables are
-listed by its driver."""
+"""Variables of the user's environment that any program may need. Each driver lists further
+variables for its agent."""
 
 HISTORY = 100_000
-"""Maximum number of journal records of a run that are read at once."""
+"""Maximum number of a run's journal records that one query reads."""
 NO_LIMITS = Volumes()
 AS_USUAL = FillRules()
 
@@ -142,7 +142,7 @@ class Engine(Struct, frozen=True, kw_only=True):
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
     host: Host = NOWHERE
-    """Identity of this host among the hosts that share a database; `NOWHERE` if the database is not
+    """This host's identity among the hosts that share a database; `NOWHERE` if the database is not
     shared."""
     lease_s: float = 60.0
     grace_s: float = 10.0
@@ -180,11 +180,12 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Uploader of checkpoints to the checkpoint store; None if no checkpoint store is configured.
     """
     stopping: Callable[[], bool] = _keep_on
-    """Function that returns whether the supervisor was asked to end. If so, the attempt is stopped
-    gracefully."""
+    """Function that returns whether the supervisor was asked to end. If it returns True, the
+    running attempt is stopped gracefully."""
     leaving: str = ""
-    """Outcome detail of attempts that ended because the supervisor was asked to end. They then
-    count as `lost`. Without a text they count as `cancelled`, as if a person had stopped them."""
+    """Outcome detail of attempts that ended because the supervisor was asked to end. Attempts with
+    this detail count as `lost`. Without it they count as `cancelled`, as if a person had stopped
+    them."""
 
     def attempt_directory(self, claim: Claim) -> Path:
         """Return the directory with the attempt's logs and the records of its processes."""
@@ -195,8 +196,8 @@ class Engine(Struct, frozen=True, kw_only=True):
         return bool(self.host.id) and run.host not in ("", self.host.id)
 
     def require_here(self, run: TaskRun, so: str) -> None:
-        """Raise Conflict if the run's workdir and conversation are on another host. `so`: a clause
-        for the message, which says that an action is impossible."""
+        """Raise Conflict if the run's workdir and conversation are on another host. `so`: the part
+        of the message that names the impossible action."""
         if self.elsewhere(run):
             raise Conflict(
                 f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
@@ -204,8 +205,8 @@ class Engine(Struct, frozen=True, kw_only=True):
             )
 
     def unavailable_reason(self, run: TaskRun) -> str:
-        """Return why the run cannot continue on this host. Empty if its files are here, or can be
-        fetched."""
+        """Return the reason why the run cannot continue on this host. Empty if the run's files are
+        here, or can be fetched."""
         if not self.elsewhere(run):
             return ""
         there = f"its workdir and conversation are on {run.host_name}"
@@ -219,8 +220,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """Return the ids of live processes that use a conversation. An idle kept agent that uses it
-        is ended first, except in the workdir `but`."""
+        """Return the ids of live processes that use a conversation. Before that, end the idle kept
+        agents that use it, except the one in the workdir with the id `but`."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
@@ -281,8 +282,8 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Return the same as `fnmatchcase`, but faster: patterns with a single `*` need no regular
-    expression."""
+    """Return whether the name matches the pattern. Equivalent to `fnmatchcase`, but faster:
+    patterns with a single `*` need no regular expression."""
     before, star, after = pattern.partition("*")
     if "*" in after or "?" in pattern or "[" in pattern:
         return fnmatchcase(name, pattern)
@@ -298,6 +299,6 @@ def process_tag(attempt: Attempt) -> str:
 
 
 def process_tag_of(run_id: str, number: int) -> str:
-    """Return the value of PERDURE_ATTEMPT for the attempt with this number, which need not exist
-    yet."""
+    """Return the value of PERDURE_ATTEMPT for the attempt with this number. The attempt need not
+    exist yet."""
     return f"{run_id}.{number}"

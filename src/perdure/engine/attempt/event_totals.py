@@ -38,8 +38,8 @@ TOO_LONG = 413
 
 class Joiner(Struct):
     """Joins the pieces of a text into one event, and drops repeated reports of the conversation's
-    size. The result depends only on the events and not on time, so reading the output twice gives
-    the same events."""
+    size. The result depends only on the events and not on their timing, so reading the output twice
+    gives the same events."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
@@ -62,8 +62,8 @@ class Joiner(Struct):
         return full
 
     def rest(self) -> list[AgentEvent]:
-        """Return an event with the text collected so far, and begin a new text. The list is empty
-        if there is no text."""
+        """Return a list with one event for the text collected so far, and begin a new text. The
+        list is empty if there is no text."""
         text, self.pieces, self.length = "".join(self.pieces), [], 0
         if text:
             return [Said(text)]
@@ -72,8 +72,8 @@ class Joiner(Struct):
 
 class CutReply(Struct, frozen=True):
     """A reply that was cut off when the agent ended. `seen`: the reported part; None if nothing was
-    reported. `missing`: an estimate of the rest. `most`: an estimate of the rest if the reply was
-    long."""
+    reported. `missing`: the expected usage of the rest. `most`: the usage of the rest if the reply
+    was as long as the longest."""
 
     seen: Reply | None
     missing: Usage
@@ -84,8 +84,8 @@ class EventTotals(Struct):
     """Totals of an attempt's events. `kept`: the events from which the driver determines the
     outcome.
 
-    A final figure is the usage that an agent reports at the end of a turn. It replaces the usage of
-    the single replies before it.
+    An agent reports its usage at the end of a turn (the final figure). This figure replaces the
+    usage that was counted for each of the turn's replies.
     """
 
     session_id: str = ""
@@ -102,42 +102,44 @@ class EventTotals(Struct):
     """Number of retries since the agent last reported usage, that is, since its last complete
     answer."""
     refused: int = 0
-    """Number of requests that were refused as too long. Answers in between do not reset it, because
-    the summary of a compaction is an answer too."""
+    """Number of requests that were refused as too long. An answer does not reset the number,
+    because the summary that a compaction requests is an answer too."""
     counted: Usage = field(default_factory=Usage)
-    """Sum of the usage that the agent reported for this launch alone."""
+    """Sum of the agent's usage reports for this launch. Reports of the whole conversation's total
+    are not included: see `total`."""
     windows: dict[str, int] = field(default_factory=dict)
     """Context windows that the agent reported, in tokens, by model."""
     total: Usage | None = None
     """Newest total of the whole conversation; None if the agent does not report such a total."""
     newest: Usage = field(default_factory=Usage)
-    """Usage in the newest report for this launch alone."""
+    """The newest usage report, except reports of the whole conversation's total."""
     replies: dict[str, Reply] = field(default_factory=dict)
-    """Replies of the model, by id, that the agent's last final figure does not include."""
+    """Replies of the model, by id, that no end-of-turn usage report includes yet."""
     earlier: list[Reply] = field(default_factory=list)
-    """Replies that the agent's last final figure includes."""
+    """Replies of the model that an end-of-turn usage report includes."""
     settled: set[str] = field(default_factory=set)
-    """Ids of the replies that a final figure includes."""
+    """Ids of the replies that an end-of-turn usage report includes."""
     replied: bool = False
-    """Whether the beginning of any reply was seen. If not, perhaps no request was sent."""
+    """Whether the beginning of any reply was seen. Otherwise it is uncertain whether the agent sent
+    a request."""
     revision: int = 0
-    """Counter that grows with every change of the totals."""
+    """Counter that is increased by every change of these totals."""
     final: bool = False
     """Whether the agent has reported its final usage, and no reply or turn has begun since."""
     named: bool = False
     last_reply: str = ""
     asking: bool = False
-    """Whether the agent has sent a request to its model, and nothing of the answer was reported
+    """Whether the agent has sent a request to its model and has not reported any part of the answer
     yet."""
     repeating: bool = False
-    """Whether the agent's newest action is the announcement that it repeats a request."""
+    """Whether the agent's newest event says that it will send a request again."""
     model: str = ""
     """The model that the agent named at its start."""
     ends: OpenEnds = field(default_factory=OpenEnds)
-    """The unfinished work of the turn, such as denied calls and open questions."""
+    """The unfinished work of the turn, such as denied tool calls and open questions."""
     helpers: int = 0
-    """Number of the agent's helpers that run in the background. The agent continues when they end.
-    """
+    """Number of the agent's helpers (such as subagents) that run in the background. When they end,
+    the agent continues its turn."""
     tool_last: bool = False
     """Whether the newest item that the agent printed is a tool call."""
 
@@ -204,15 +206,16 @@ class EventTotals(Struct):
                 pass
 
     def settle(self) -> None:
-        """Record that the agent reported a final figure. It includes every reply so far."""
+        """Record that the agent has reported its usage at the end of a turn. That report includes
+        every reply so far."""
         self.settled |= set(self.replies)
         self.earlier += self.replies.values()
         self.replies = {}
         self.final = True
 
     def count(self, reply: Reply) -> None:
-        """Add the usage of a reply as far as it was reported, by the output or the transcript.
-        Replies that a final figure already includes are ignored."""
+        """Add the usage of a reply, as far as the output or the transcript reports it. Ignore a
+        reply that an end-of-turn usage report already includes."""
         key = reply.id or self.last_reply
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
@@ -238,13 +241,12 @@ class EventTotals(Struct):
         return self.tool_last or called
 
     def for_classifier(self) -> list[AgentEvent]:
-        """Return the events from which the driver determines the outcome: retries first, then the
-        others."""
+        """Return the events from which the driver determines the outcome. Retries come first."""
         return [*self.retries, *self.kept]
 
     def usage(self, before: Usage, model: str = "") -> Usage:
         """Return the usage of this attempt: the agent's own figures, plus an estimate for replies
-        that these do not include yet.
+        that these figures do not include yet.
 
         `before`: the conversation's total at the start of the attempt, for agents that report such
         totals. `model`: the model whose prices apply to replies that name no model.
@@ -263,12 +265,12 @@ class EventTotals(Struct):
         return used
 
     def cut_off(self, earlier: Sequence[Reply], added: int | None) -> list[CutReply]:
-        """Return estimates of the usage that the agent did not report before it ended: the rest of
-        replies that had begun, and a request without any report.
+        """Return estimates of the usage that the agent did not report before it ended. They cover
+        replies that were cut off, and a request of which no reply was seen.
 
-        The input of that request is the whole conversation. The length of an output is estimated as
-        the average of the earlier replies. For `most` it is the longest of them, and at least
-        `REPLY`.
+        The input of that request is estimated as the whole conversation. An output is assumed to be
+        as long as the average of the earlier replies (`missing`), or as long as the longest of them
+        and at least `REPLY` (`most`).
 
         `earlier`: replies before this attempt. `added`: tokens that were added to the conversation
         since the last reply; None if no request was under way.
@@ -291,8 +293,8 @@ class EventTotals(Struct):
         return [*found, CutReply(None, unreported, replace(unreported, output=longest))]
 
     def dearest(self, model: str, earlier: Sequence[Reply] = ()) -> float:
-        """Return the cost of the most expensive complete reply, in dollars. `model`: for replies
-        that name no model. `earlier`: replies before this attempt."""
+        """Return the cost of the most expensive complete reply, in dollars. `model`: the model
+        whose prices apply to replies that name no model. `earlier`: replies before this attempt."""
         known = [*earlier, *self.earlier, *self.replies.values()]
         costs = [cost_of(reply, model) for reply in known if not reply.cut]
         return max(costs, default=0.0)
@@ -310,8 +312,8 @@ class EventTotals(Struct):
 
 
 def _rest(output: int, begun: int) -> Usage:
-    """Return the usage for the missing part of an output. `output`: its estimated length in tokens.
-    `begun`: the tokens that were already reported."""
+    """Return the usage for the part of an output that was not reported. `output`: the estimated
+    length of the whole output in tokens. `begun`: the tokens that were already reported."""
     rest = max(0, output - begun)
     return Usage(output=rest, estimated=rest > 0)
 

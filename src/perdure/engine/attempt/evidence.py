@@ -77,13 +77,13 @@ def collect(
         refused=refused,
         opened=reading.opened,
         replayed=reading.replayed,
-        # An estimated figure is no evidence.
+        # An estimate is not evidence, so only tokens that the agent reported count.
         cached_tokens=0 if used.estimated else used.cached,
     )
 
 
 def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
-    """Return whether the prompt is in the transcript without showing that the agent resumed the
+    """Return whether the prompt in the transcript does not prove that the agent resumed the
     conversation. OpenCode 1.18.33 saves the prompt before it reads the history. Only a part of an
     answer shows that it could read the history."""
     first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME
@@ -163,8 +163,8 @@ def _parent_kept(opened: LiveAttempt, before: Snapshot | None, own: str) -> bool
 def _foreign_prompts(
     opened: LiveAttempt, session: Session | None, known: Snapshot | None, before: Snapshot | None
 ) -> int:
-    """Return the number of prompts that somebody else sent after perdure last saw the conversation
-    and before this launch."""
+    """Return the number of prompts that other programs or people sent before this launch, but after
+    perdure last saw the conversation."""
     if (
         session is None
         or known is None

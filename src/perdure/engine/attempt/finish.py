@@ -104,8 +104,9 @@ def close(
     if evidence.prompt_found:
         events += received_by_prompt(engine.store, claim)
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
-    # The loss of a machine explains a damaged transcript, so the outcome stays `lost`; the next
-    # attempt finds out which part is usable. A refusal keeps the agent's own message.
+    # The loss of a machine explains a damaged transcript, so the outcome stays `lost`. The next
+    # attempt finds out which part is usable. If the agent refused the conversation, its own message
+    # is kept.
     known = outcome.kind is OutcomeKind.LOST
     known = known or (receipt is not None and receipt.reasons == (REFUSED,))
     if receipt is not None and broken and not known:
@@ -124,9 +125,9 @@ def close(
             detail="another program used the conversation; the policy is strict",
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
-    # An adopted attempt whose agent never started does not count. If this supervisor launched the
-    # agent itself, the attempt counts. Otherwise an agent that cannot start would be launched
-    # forever.
+    # An adopted attempt does not count as a try if its agent never started. If this supervisor
+    # launched the agent itself, the attempt counts. Otherwise an agent that cannot start would be
+    # launched forever.
     if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(
             outcome, detail="perdure was ended before its agent had started", began=False
@@ -203,8 +204,8 @@ def close_unopened(
     engine: Engine, claim: Claim, outcome: Outcome, used: Usage = NO_USAGE
 ) -> TaskRun:
     """Store the end of an attempt that did not launch its agent, or that ran on another host.
-    Return the run in its new state. Usage that was already stored is kept. `used`: the usage of a
-    summary turn whose answer was never received."""
+    Return the run in its new state. Usage that was already stored with the attempt is kept. `used`:
+    additional usage, of a summary turn whose answer was never received."""
     stored = next(
         attempt.usage
         for attempt in engine.store.attempts(claim.run.id)
@@ -240,8 +241,9 @@ def _refused_to_open(driver: TellsRefusals, events: Sequence[AnyEvent]) -> bool:
 
 
 def _refused(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
-    """Return whether the agent failed before its first turn. If so, a change of the transcript is
-    not the result of any work: Gemini CLI 0.61.0 rewrites a transcript that it cannot read."""
+    """Return whether the agent failed before its first turn. If so, the agent's work cannot be the
+    cause of a changed transcript. For example, Gemini CLI 0.61.0 rewrites a transcript that it
+    cannot read."""
     return (
         not outcome.ok
         and _unused(opened, evidence)
@@ -258,7 +260,8 @@ def _failed_first(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> 
 
 
 def _unused(opened: LiveAttempt, evidence: Evidence) -> bool:
-    """Return whether this is a resume, and nothing shows that the agent used the transcript."""
+    """Return whether the agent was launched to resume the conversation, and nothing shows that it
+    used the transcript."""
     goes_on = opened.asked.kind is Start.RESUME
     return goes_on and not evidence.answered and not evidence.prompt_found
 
@@ -271,8 +274,8 @@ def _sessions(
     receipt: Receipt | None,
     evidence: Evidence,
 ) -> tuple[Session, ...]:
-    """Return the session as it is after this attempt; empty if there is none. It is retired only if
-    evidence shows that the conversation cannot continue."""
+    """Return a tuple with the session in its state after this attempt; empty if there is no
+    session. The session is retired only if evidence shows that the conversation cannot continue."""
     session = watched.session
     if session is None:
         return ()
@@ -281,8 +284,8 @@ def _sessions(
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     changed = changed or broken or evidence.copy_kept is False
-    # perdure's copy is to replace a transcript that the agent refuses. A defect that causes the
-    # refusal must therefore not get into the copy.
+    # If the agent refuses its transcript, perdure's copy will replace it. So a defect that causes
+    # the refusal must not get into the copy.
     taken = not changed and not _unused(opened, evidence)
     if transcript is not None and found is not None and found.turns and taken:
         try:
@@ -321,8 +324,8 @@ def _sessions(
             cwd=opened.workspace.path if given else session.cwd,
             total=watched.reading.total
             or (total_of(opened.driver, found) if found is not None else session.total),
-            # The known state stays as it was if the transcript was not judged, or was judged to be
-            # changed.
+            # The recorded state of the transcript is kept if the transcript was not judged, or was
+            # judged to be changed.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
         ).used(engine.store.now(), engine.session_lifetime_s),
     )
@@ -331,7 +334,7 @@ def _sessions(
 def _is_new_task(
     store: RunStore, opened: LiveAttempt, session: Session, evidence: Evidence
 ) -> bool:
-    """Return whether this attempt is the first to bring the run's prompt into this conversation."""
+    """Return whether this is the run's first attempt whose prompt is in the conversation."""
     run = opened.claim.run
     return bool(evidence.prompt_found) and not any(
         attempt.session_id == session.id
@@ -343,8 +346,8 @@ def _is_new_task(
 
 
 def _sized(session: Session, sized: SizeChange, outcome: Outcome, claim: Claim) -> Session:
-    """Return the session with its present fill. It is retired if the conversation is too long and a
-    new one replaces it."""
+    """Return the session with the present size of its conversation. The session is retired if the
+    conversation is too long and a new one replaces it."""
     cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
     return replace(
         session,
@@ -407,8 +410,8 @@ def _finish(
     counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
-        # The strict policy forbids a new conversation, but not compaction, which keeps the
-        # conversation.
+        # The strict policy forbids a new conversation, but allows compaction, because a compacted
+        # conversation is still the same one.
         if asks_for_person(policy, following):
             policy = ContinuityPolicy.STRICT
         else:
@@ -436,8 +439,8 @@ def _finish(
 
 
 def _verdict(store: RunStore, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
-    """Return the verdict on the attempt's work, from the journal and the events that are about to
-    be stored in it."""
+    """Return the verdict on the attempt's work. It is derived from the journal and from `events`,
+    which will be stored in the journal next."""
     records = store.history(ended.run, limit=HISTORY)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
@@ -448,8 +451,8 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 
 
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
-    """Return the totals of the run's attempts. `ended`: the attempt that just ended, with its
-    `outcome`."""
+    """Return the figures from which the run's next step is decided. `ended`: the attempt that just
+    ended, with its `outcome`."""
     run = claim.run
     kinds = [
         _counted_as(attempt)
@@ -477,8 +480,9 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
 
 
 def _counted_as(attempt: Attempt) -> OutcomeKind | None:
-    """Return the kind of the outcome. Return None for an attempt that was lost before its agent
-    started, for example because the server restarted: it says nothing about the task."""
+    """Return the kind of the attempt's outcome. Return None for an attempt that was lost before its
+    agent started, for example because the server restarted. Such an attempt says nothing about the
+    task."""
     assert attempt.outcome is not None
     outcome = attempt.outcome
     if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began):

@@ -4,10 +4,10 @@ If several hosts share a database, the supervisor renews the lease from the clai
 while a repository is fetched or a check runs. Each renewal also lets the shim keep the agent
 running for another period (`process.hold`).
 
-A host that is disconnected or stopped cannot renew. After two thirds of a lease its shim asks the
-agent to end, and after five sixths it kills the agent. After five quarters another host takes the
-attempt over. Later writes of the first host fail with LostLease, because its fencing token is no
-longer valid.
+A host that is disconnected or stopped cannot renew the lease. After two thirds of the lease's
+duration the shim asks the agent to end, and after five sixths it kills the agent. After five
+quarters another host takes the attempt over. Later writes of the first host fail with LostLease,
+because its fencing token is no longer valid.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from perdure.host import process
 from perdure.model import Claim, Exit, RunState, TaskRun
 
 BEATS = 4
-"""Number of heartbeats in the time of one lease."""
+"""Number of heartbeats during one lease."""
 TICK_S = 0.05
 UNTIL, END_BY = 2 / 3, 5 / 6
-"""Fractions of a lease: without a heartbeat, the agent is asked to end after the first, and is
-killed after the second."""
+"""Two points in time, as fractions of a lease. Without a heartbeat, the agent is asked to end at
+the first and is killed at the second."""
 
 
 def beat(engine: Engine, claim: Claim) -> TaskRun:

@@ -102,8 +102,8 @@ def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
 
 
 def _messages(opened: LiveAttempt) -> str:
-    """Return the directory for messages to the running turn; empty if the agent's turns take
-    none."""
+    """Return the directory for messages to the running turn; empty if the agent cannot receive
+    messages during a turn."""
     if isinstance(opened.driver, TakesMessages):
         return str(messages_of(opened.directory))
     return ""
@@ -118,8 +118,8 @@ def _marks(store: EngineStore, opened: LiveAttempt) -> tuple[str, ...]:
 
 
 def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
-    """Return the fill at which the CLI is to compact the conversation in this launch; None if the
-    CLI cannot be told."""
+    """Return the size at which the CLI has to compact the conversation in this launch. None if the
+    CLI has no setting for that size."""
     run, rules = opened.claim.run, rules_of(context, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
     fill = fill_of(context, opened.driver, run, opened.attempt.before, known)
@@ -131,8 +131,8 @@ def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
 def _next_turn(
     on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt, idle: Idle
 ) -> process.Process | None:
-    """Give the idle agent its next turn, and return the turn's process. If a new agent would be
-    started with other settings, end the idle one and return None."""
+    """Give the idle agent its next turn, and return the turn's process. If this turn needs other
+    settings than those of the idle agent, end that agent and return None."""
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
@@ -175,16 +175,16 @@ def _has_seen_all(opened: LiveAttempt, idle: Idle) -> bool:
         or not begins_with(opened.driver, Path(before.path), idle.seen)
     ):
         return False
-    # This attempt's own prompt is not in the conversation yet, so somebody else sent any new
-    # prompt.
+    # This attempt's own prompt is not in the conversation yet. So any new prompt came from somebody
+    # else.
     return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 
 def _first_turn(
     on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt
 ) -> process.Process | None:
-    """Start an agent that is to be kept, and return its first turn. Return None if the agent is not
-    to be kept, or this launch needs a process of its own."""
+    """Start an agent that will be kept after its turn, and return the process of its first turn.
+    Return None if the agent may not be kept, or if this launch needs a process of its own."""
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
@@ -210,7 +210,8 @@ def _start_single_turn(
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
     told = opened.launch.messages
-    # In the arguments the path is inside JSON, where characters outside ASCII are escaped.
+    # In the arguments the path is part of a JSON text, which escapes characters outside ASCII. So
+    # the arguments are searched for the escaped path.
     if told and any(json.dumps(told)[1:-1] in argument for argument in command.argv):
         # The directory exists only for turns that take messages.
         Path(told).mkdir(exist_ok=True, mode=0o700)

@@ -36,13 +36,14 @@ class LiveAttempt(Struct, kw_only=True):
     adopted: bool = False
     lock_fd: int | None = None
     lifetime_s: float = 0.0
-    """Lifetime, in seconds, for a session that is created later, when the agent reports its id."""
+    """Lifetime in seconds of a session that is created later, when the agent reports the id of its
+    conversation."""
     launch: Launch | None = None
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Notes about changes that the driver made to the user's arguments."""
     answers: bool = False
-    """Whether the attempt was given answers to requests."""
+    """Whether the attempt received answers to the agent's requests."""
     parked: tuple[str, ...] = ()
     """Ids of the parked calls whose answers the attempt receives instead of a prompt."""
     idle: Idle | None = None
@@ -61,8 +62,8 @@ class LiveAttempt(Struct, kw_only=True):
             os.close(self.lock_fd)
             self.lock_fd = None
         if self.idle is not None:
-            # The agent is still in its turn here, so another supervisor will adopt the attempt. The
-            # agent can then no longer be kept, and ends with its turn.
+            # The agent's turn is not over, so another supervisor will adopt the attempt. The agent
+            # can then no longer be kept, and ends with its turn.
             self.idle.kept.leave()
 
     @property

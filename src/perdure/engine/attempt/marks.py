@@ -12,15 +12,15 @@ from perdure.model import Session
 from perdure.model.events import ItemsMarked
 
 MOST = 2000
-"""Maximum number of marks. They are passed in one argument of a command, whose length is limited.
-"""
+"""Maximum number of marks that are compared with a replay. They are passed in one argument of a
+command, whose length is limited."""
 
 
 def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:
     """Return the newest marks that a replay of the conversation must contain, oldest first.
 
-    A turn that was cut off contributes only its prompt, and only if the agent answered, because
-    nobody knows whether the agent saved the rest.
+    It is unknown whether the agent saved all of a turn that was cut off. Such a turn contributes
+    only its prompt, and only if the agent answered.
     """
     found: list[str] = []
     for run in store.runs_of(session.key):

@@ -33,8 +33,9 @@ def directory_of(attempt_directory: Path) -> Path:
 def place_messages(
     attempt_directory: Path, contexts: Iterable[Context], known: int
 ) -> tuple[int, ...]:
-    """Place the messages after the version `known`, and return their versions. Place none if the
-    turn takes no messages. Processes and threads may call this concurrently."""
+    """Write a file for each message that is newer than version `known` of the instructions, and
+    return the versions of these messages. Write none if the turn takes no messages. Processes and
+    threads may call this concurrently."""
     # Imported late, because the start of an agent does not need it.
     from perdure.rules.messages import pending, words
 

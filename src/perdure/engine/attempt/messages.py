@@ -30,8 +30,8 @@ HOW = ("turn", "boundary")
 
 
 def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
-    """Return the events for messages that were part of the attempt's prompt. The caller knows that
-    the prompt is in the conversation."""
+    """Return the journal events which say that the messages in the attempt's prompt were received.
+    Only called if the prompt is in the conversation."""
     if not any(each.message for each in store.contexts(claim.run.id)):
         return []
     records = store.history(claim.run.id, limit=HISTORY)
@@ -46,16 +46,17 @@ class MessageWatch(Struct):
     engine: Engine
     opened: LiveAttempt
     told: int = 0
-    """Newest version of the run's instructions whose message was placed."""
+    """Newest version of the run's instructions up to which messages were written for the agent's
+    hook."""
     delivered: frozenset[int] = frozenset()
-    """Versions whose delivery to the CLI is recorded in the journal."""
+    """Versions of the instructions for which the journal says that the CLI received the message."""
     looked: float = 0.0
     on: bool = False
     """Whether the turn can take messages."""
 
     def begin(self) -> None:
-        """Read the deliveries that an earlier supervisor of the attempt recorded, and place missing
-        messages."""
+        """Read from the journal which messages were already delivered under an earlier supervisor,
+        and place those that are missing."""
         opened = self.opened
         directory = directory_of(opened.directory)
         self.on = isinstance(opened.driver, TakesMessages) and directory.is_dir()
@@ -68,7 +69,8 @@ class MessageWatch(Struct):
             self.place()
 
     def place(self) -> None:
-        """Place the messages that are not in the conversation yet."""
+        """Write the messages that are not in the conversation yet into files for the agent's
+        hook."""
         contexts = self.engine.store.contexts(self.opened.claim.run.id)
         self.told = contexts[-1].version
         # A message that cannot be placed, for example on a full disk, becomes part of the next
@@ -77,8 +79,8 @@ class MessageWatch(Struct):
             place_messages(self.opened.directory, contexts, self.opened.attempt.context_version)
 
     def hear(self, newest: int) -> None:
-        """Place new messages. `newest`: the newest version of the run's instructions, as returned
-        by the last heartbeat."""
+        """Place messages that are newer than the last one placed. `newest`: the newest version of
+        the run's instructions, as returned by the last heartbeat."""
         if self.on and newest > self.told:
             self.place()
 
@@ -109,7 +111,8 @@ class MessageWatch(Struct):
             self.place()
 
     def _received(self) -> int:
-        """Return the newest version of the instructions that the conversation contains."""
+        """Return the number of the newest version of the instructions that the conversation
+        contains."""
         known = self.opened.attempt.context_version
         if not any(version > known for version in self.delivered):
             return known
@@ -121,8 +124,8 @@ class MessageWatch(Struct):
 
 
 def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
-    """Return the versions that the hook gave to the CLI, each with the moment: `turn` or
-    `boundary`."""
+    """Return the versions of the messages that the hook gave to the CLI. Each is paired with the
+    moment when it did: `turn` or `boundary`."""
     found = []
     for path in directory.glob("taken-*"):
         number = path.name.removeprefix("taken-")
@@ -136,8 +139,8 @@ def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
 
 
 def _texts(opened: LiveAttempt) -> Sequence[str]:
-    """Return the texts that the hook added to the conversation in this attempt, from the
-    transcript."""
+    """Return the texts that the agent's hook added to the conversation during this attempt, as the
+    transcript has them."""
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None
     if path is None or not isinstance(driver, TakesMessages):

@@ -39,9 +39,10 @@ class Meter(Struct):
 
     opened: LiveAttempt
     model: str = ""
-    """Newest reported model. It is assumed for replies that name no model."""
+    """The model that was reported last. It is assumed for replies that name no model."""
     before: Usage = field(default_factory=Usage)
-    """Total of the conversation at the start of the attempt, for agents that report such totals."""
+    """The conversation's total usage at the start of the attempt. Zero for agents that report no
+    such total."""
     session_id: str = ""
     path: Path | None = None
     sought: float = 0.0
@@ -52,7 +53,8 @@ class Meter(Struct):
     """Ids of the replies that a fork copied from its parent."""
 
     def begin(self) -> None:
-        """Read the model, the total and the replies from before the attempt."""
+        """Read the state from before the attempt: the model, the conversation's total usage, and
+        the replies that a fork copied."""
         opened = self.opened
         session, before, driver = opened.session, opened.attempt.before, opened.driver
         self.model = (
@@ -64,13 +66,13 @@ class Meter(Struct):
                 with Path(before.path).open("rb") as file:
                     self.earlier = {reply.id for reply in driver.replies(file.read(before.size))}
         except OSError:
-            # The transcript was moved or lost since then. The session's record is the next best
-            # source.
+            # The transcript was moved or lost after the start of the attempt. The total in the
+            # session's record is the next best source.
             self.before = session.total if session is not None else Usage()
 
     def look(self, reading: EventTotals, *, last: bool = False) -> None:
-        """Count the new replies in the transcript. `last`: the agent has ended, so the transcripts
-        of its subagents are read as well."""
+        """Count the new replies in the transcript. `last`: whether the agent has ended. If so, the
+        transcripts of its subagents are read as well."""
         path = self._transcript(last=last)
         if path is None:
             return
@@ -84,15 +86,16 @@ class Meter(Struct):
             self.path = None
 
     def usage(self, reading: EventTotals) -> Usage:
-        """Return the usage of the attempt so far, with its price."""
+        """Return the usage of the attempt so far, including its cost."""
         return reading.usage(self.before, self.model)
 
     def final_usage(self, reading: EventTotals, *, killed: bool) -> tuple[Usage, ReplyCosts]:
         """Return the usage of the attempt, including an estimate for replies that were cut off, and
-        the costs of its replies. `killed`: perdure did not ask the agent to end. If perdure did
-        ask, the agent may have announced a request that it did not send."""
+        the costs of its replies. `killed`: whether the agent ended without being asked by perdure.
+        An agent that perdure asked to end may have announced a request without sending it."""
         used, found = self.usage(reading), None
-        # A request that the service refused costs nothing.
+        # A request that the service refused costs nothing. If the agent has only announced that it
+        # will repeat such a request, there is no open request to count.
         if not reading.repeating and not reading.turn_over:
             found = self._open_request()
             if found is None and killed and reading.asking:
@@ -115,8 +118,8 @@ class Meter(Struct):
         return reading.dearest(self.model or reading.model)
 
     def _open_request(self) -> OpenRequest | None:
-        """Return the request that was under way when the agent ended, for agents that show it only
-        in the transcript; None if there was none."""
+        """Return the request that was under way when the agent ended; None if there was none. Only
+        for agents whose transcript shows such a request."""
         driver = self.opened.driver
         if not isinstance(driver, TellsRequests):
             return None

@@ -53,8 +53,8 @@ from perdure.rules.placement import planned_since
 
 
 class CopyNotInPlace(Exception):
-    """A copy could not replace the transcript that the agent would load. `rung`: the rung that
-    therefore failed."""
+    """Raised if a copy could not replace the transcript that the agent would load. `rung`: the way
+    to continue the conversation that failed because of it."""
 
     def __init__(self, rung: Rung) -> None:
         super().__init__(rung)
@@ -73,9 +73,9 @@ def begin(
     *,
     fresh: bool,
 ) -> LiveAttempt:
-    """Do everything up to the launch, and return the attempt. `lifetime_s`: lifetime of the scope's
-    sessions, if it differs from the configured one. `fresh`: the workdir was just created. Raises
-    CopyNotInPlace."""
+    """Prepare the attempt up to its launch, and return it. `lifetime_s`: lifetime of the scope's
+    sessions in seconds, if it differs from the configured one. `fresh`: whether the workdir was
+    just created. Raises CopyNotInPlace."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
@@ -197,8 +197,8 @@ def _put_in_place(
     asked: Continuation,
     starting: StartingState,
 ) -> None:
-    """Put the transcript in place for a rung that needs one: perdure's own copy, an older part of
-    it, or the repaired copy. Raises CopyNotInPlace."""
+    """Replace the agent's transcript if the chosen rung (way to continue) needs another one:
+    perdure's own copy, an older part of it, or the repaired copy. Raises CopyNotInPlace."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
         if starting.back and starting.checkpoint is not None:
             back = starting.checkpoint.conversation
@@ -214,8 +214,8 @@ def _put_in_place(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
         if driver.archive is not None and asked.kind is Start.RESUME and asked.rung is Rung.COPY:
-            # An import does not change existing rows. They cannot be removed first if the
-            # conversation has subagents.
+            # An import does not change existing rows. Rows of a conversation with subagents cannot
+            # be removed first. So the result of the import is checked.
             path = locate(driver, home, asked.session_id, directory)
             if path is None or not engine.copies.continued_by(driver, asked.session_id, path):
                 raise CopyNotInPlace(asked.rung)
@@ -258,8 +258,8 @@ def _session_in_use(
     own_id: str,
     now: int,
 ) -> Session | None:
-    """Return the scope's session if the attempt continues it. Otherwise retire it, with the reason,
-    and return None."""
+    """Return the scope's session if the attempt continues it. Otherwise store the session as
+    retired, with the reason, and return None."""
     if asked.expired:
         expired = SessionExpired(
             session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
@@ -305,7 +305,7 @@ def _announced(
 
 
 def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
-    """Put the task's files into the workdir. `fresh`: the workdir was just created."""
+    """Put the task's files into the workdir. `fresh`: whether the workdir was just created."""
     run = claim.run
     assert run.workspace is not None
     contexts = [
@@ -343,8 +343,8 @@ def parent_of(asked: Continuation) -> str:
 
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
-    """Return the CLI's running total from before the launch; zero if the CLI keeps none. For CLIs
-    whose count continues in a fork, it is the total of the parent."""
+    """Return the total usage that the CLI had counted before the launch; zero if the CLI keeps no
+    such total. For a CLI whose count continues in a fork, it is the parent's total."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:
@@ -354,23 +354,24 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
 def _prompt_marks(
     driver: AgentDriver, asked: Continuation, before: Snapshot | None
 ) -> frozenset[str] | None:
-    """Return the fingerprints of the prompts in a transcript that replaced the agent's own. None if
-    the agent's own transcript is used."""
+    """Return the fingerprints of the prompts in the transcript that replaced the agent's own.
+    Return None if the agent's own transcript is used."""
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
 
 
 def _turn_messages(driver: AgentDriver, before: Snapshot | None) -> Sequence[str]:
-    """Return the messages that were given to running turns, from a transcript."""
+    """Return the messages that agents received during their turns, as the transcript `before` has
+    them."""
     if before is None or not isinstance(driver, TakesMessages):
         return ()
     return driver.messages(Path(before.path).read_bytes())
 
 
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
-    """Return the directory in which the conversation was used until now; empty if it is a new
-    one."""
+    """Return the directory in which the conversation was used until now; empty for a new
+    conversation."""
     if asked.kind is Start.FORK:
         return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
     if live is not None and asked.kind is Start.RESUME:
@@ -401,8 +402,8 @@ def _install_repaired(
             removal = driver.archive.removal(program, home, session_id)
             if removal is None:
                 raise CopyNotInPlace(Rung.REPAIRED)
-            # If perdure is killed between the removal and the import, the next attempt finds this
-            # copy.
+            # If perdure is killed after the removal and before the import, the next attempt finds
+            # this copy.
             engine.copies.take(driver, session_id, mended, replace=True)
             make_room(engine, claim.run, driver, removal, there, restoring)
         command = driver.archive.restore(program, session_id, content)
@@ -413,8 +414,8 @@ def _install_repaired(
 
 
 def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> int:
-    """Return the number of prompts that somebody else sent during or after the previous attempt, if
-    that attempt was lost. It is 0 if a supervisor saw the attempt's end."""
+    """Return the number of prompts that other programs or people sent during or after the previous
+    attempt, if that attempt was lost. Return 0 if a supervisor saw the attempt's end."""
     ended = [each for each in store.attempts(claim.run.id) if each.number < claim.attempt]
     if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
         return 0
@@ -422,7 +423,7 @@ def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> in
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
-    """Return the number of prompts that somebody else sent since perdure last saw the
+    """Return the number of prompts that other programs or people sent after perdure last saw the
     conversation."""
     if (
         live is None

@@ -40,11 +40,12 @@ def map_for(
     asked: Continuation,
     contexts: Sequence[Context],
 ) -> str:
-    """Return the map as text; empty if the prompt gets none or it cannot be made. A failure is
-    recorded in the journal and does not fail the attempt."""
+    """Return the project map as text. Return an empty string if the prompt needs no map or the map
+    cannot be made. A failure is recorded in the journal and does not fail the attempt."""
     run = claim.run
     assert run.workspace is not None
     # For an agent whose transcripts cannot be read, nothing shows that it remembers an earlier map.
+    # So it is treated as an agent that cannot resume a conversation.
     sessions = driver.abilities.sessions and driver.abilities.transcripts
     if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=sessions):
         return ""
@@ -73,8 +74,8 @@ def map_for(
 def drawn_of(
     engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0
 ) -> Drawn:
-    """Return the map of a workdir in its present state. `prompt`: ranks the files by relevance.
-    `made`: the task that added each file. Raises PerdureError and OSError."""
+    """Return the map of a workdir in its present state. `prompt`: text by which the files are
+    ranked. `made`: for each file, the task that added it. Raises PerdureError and OSError."""
     from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
@@ -88,9 +89,9 @@ def drawn_of(
 
 
 def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:
-    """Return the name of the task, or else the run, that added each file, by file name. It is found
-    by comparing checkpoints of the runs in the same workdir or plan. For a file that several runs
-    added, the earliest counts."""
+    """Return, for each file name, the task that added the file. A run without a task name is given
+    by its own name. The result is found by comparing checkpoints of the runs in the same workdir or
+    plan. For a file that several runs added, the earliest counts."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
@@ -104,8 +105,8 @@ def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[s
             found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
             found += [(each.number, each.workdir.commit, task) for each in checkpoints]
     for workspace, found in saved.values():
-        # Runs may alternate in a workdir. The last checkpoint of each uninterrupted series of one
-        # run counts.
+        # Runs may alternate in a workdir. From each uninterrupted series of one run's checkpoints,
+        # only the last is compared.
         ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
             added = workspaces.checkpoints.added(workspace, [commit for _, commit, _ in ends])

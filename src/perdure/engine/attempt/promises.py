@@ -20,7 +20,8 @@ SHOWN = 20
 
 
 def missing_files_sentence(spec: TaskSpec, workdir: Path) -> str:
-    """Return a sentence that tells the agent what is missing; empty if nothing is."""
+    """Return a sentence that tells the agent which files are missing or still have conflict marks;
+    empty if there are none."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]
     if missing:

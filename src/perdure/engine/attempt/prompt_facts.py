@@ -52,8 +52,8 @@ BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 EARLIER_LINES = 40
 EFFECTS = 40
-"""Maximum number of effects that a prompt lists: of the certain ones, and again of the uncertain
-ones."""
+"""Maximum number of effects in each of the prompt's two lists: the certain and the uncertain ones.
+"""
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -77,11 +77,11 @@ def story_of(
     """Return the facts for the prompt.
 
     - `live`: the session in use; None for a new conversation.
-    - `turns_between`: number of prompts that somebody else sent in the conversation.
+    - `turns_between`: number of prompts in the conversation that perdure did not send.
     - `came_from`: the directory in which the conversation was used until now.
-    - `prompt_fingerprints`: fingerprints of the prompts in the transcript, if it replaced the
-    agent's own.
-    - `turn_messages`: messages that running turns received, from that transcript.
+    - `prompt_fingerprints`: fingerprints of the prompts in the transcript that replaced the agent's
+      own; None if it was not replaced.
+    - `turn_messages`: messages in that transcript that agents received during their turns.
     - `unrecorded`: items of the conversation that are in the journal but not in the transcript.
     - `others`: items that somebody else had added to the replaced transcript.
     """
@@ -171,8 +171,8 @@ def _unrecorded(
 
 
 def _taken_back(asked: Continuation) -> int:
-    """Return the number of known items on a branch of the transcript that the agent does not load.
-    0 if the agent's transcript was replaced."""
+    """Return the number of known items that the agent will not load, because they are on another
+    branch of its transcript. Return 0 if perdure replaced the agent's transcript."""
     shown = asked.shown
     if shown is not None and asked.rung is Rung.NATIVE:
         return shown.off_branch
@@ -182,9 +182,9 @@ def _taken_back(asked: Continuation) -> int:
 def _earlier(
     engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
 ) -> tuple[str, ...]:
-    """Return the part of a shared conversation from before this run joined it, as lines of text.
-    For a fork, return the part up to the turn at which it begins. This run's journal lacks that
-    part."""
+    """Return what was said in a lost conversation before this run joined it, as lines of text. For
+    a fork, this ends at the turn where the fork begins. The run's own journal lacks this part.
+    Empty unless a new conversation replaces the lost one."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -306,8 +306,8 @@ def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> 
 def _check(
     records: Sequence[Record], ended: Sequence[Attempt], live: Session | None
 ) -> VerifyEnded | None:
-    """Return the newest check if it failed and its result is not in the conversation yet; else
-    None."""
+    """Return the newest check if it failed and the conversation does not contain its result yet.
+    Otherwise return None."""
     last = next(
         (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
     )
@@ -372,13 +372,17 @@ def _newest_delivered(
     copied: bool,
 ) -> int:
     """Return the newest version of this run's instructions that is known to be in the conversation;
-    0 if none is. `heard`: fingerprints of the prompts in a transcript that replaced the agent's
-    own, which alone decide. `copied`: whether that transcript is perdure's newest copy."""
+    0 if none is.
+
+    `heard`: fingerprints of the prompts in a transcript that replaced the agent's own; None if it
+    was not replaced. A replacing transcript is the only evidence. `copied`: whether that transcript
+    is perdure's newest copy.
+    """
     if live is None:
         return 0
     if heard is not None:
-        # The prompts of attempts on another machine are not stored on this host. The session's
-        # record has the version that is in the copy.
+        # The prompts of attempts on another machine are not stored on this host. So the version in
+        # the session's record is used, because it is the version in the copy.
         came = copied and any(
             attempt.session_id == live.id and not attempt.directory for attempt in ended
         )
@@ -393,13 +397,13 @@ def _newest_delivered(
         for a in ended
         if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
     ]
-    # A person may have used the conversation if no other run shares it. The session's record has
-    # the version that the conversation contained before.
+    # If no other run shares the conversation, the version in the session's record counts too. A
+    # person may have used the conversation since it was recorded.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
-    """Return a line of text for each effect, for the newest `EFFECTS` of them."""
+    """Return a line of text for each of the newest `EFFECTS` effects."""
     return tuple(_effect(each) for each in found)[-EFFECTS:]
 
 
@@ -410,8 +414,8 @@ def _effect(effect: Effect) -> str:
 
 
 def _recent_activity(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the newest lines about what was said and done, and the tool calls that were running
-    when the last attempt ended."""
+    """Return the newest lines about what was said and done. Also return the tool calls that were
+    running when the last attempt ended."""
     lines: list[str] = []
     running: dict[str, str] = {}
     left: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ UNPROVEN = 3
 
 
 class RepairCandidate(Struct, frozen=True):
-    """A transcript that may be repairable."""
+    """A transcript on which a repair is tried."""
 
     path: Path
     content: bytes
@@ -48,8 +48,8 @@ def repair_transcript(
     own: bool = True,
 ) -> RepairResult | None:
     """Repair copies of the conversation's transcripts and test them, the best first. Store the
-    first that passes in the attempt's directory, and return its changes. Return None if none
-    passes. `own`: False if the agent's transcript is that of another conversation."""
+    first that passes in the attempt's directory, and return the result of its repair. Return None
+    if none passes. `own`: False if the agent's transcript is that of another conversation."""
     if engine.prove is None:
         return None
     complaint = _refusal_message(engine.store.attempts(claim.run.id), session_id)
@@ -91,8 +91,8 @@ def _candidates(
 
 
 def _refusal_message(attempts: Sequence[Attempt], session_id: str) -> str:
-    """Return the agent's message from its newest attempt with the conversation; empty if there is
-    none."""
+    """Return the outcome message of the newest attempt that used the conversation; empty if there
+    is none."""
     said = (
         attempt.outcome.detail
         for attempt in reversed(attempts)

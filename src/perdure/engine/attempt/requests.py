@@ -41,19 +41,20 @@ TAIL = 16 * 1024 * 1024
 
 
 class Answers(Struct, frozen=True, kw_only=True):
-    """The answers that an attempt receives."""
+    """The answers to an agent's requests that an attempt receives."""
 
     requests: tuple[AgentRequest, ...] = ()
     refused: tuple[AgentRequest, ...] = ()
     """All calls that a person has refused in this run."""
     used_up: tuple[AgentRequest, ...] = ()
-    """Calls that still wait in the conversation although their approval was used. The attempt that
-    used it was killed before they had a result, and they must not run again."""
+    """Calls that still wait in the conversation although their approval was already used. The
+    attempt that used the approval was killed before the calls had a result. They must not run
+    again."""
     prompt: str = ""
-    """The answers as text for the prompt; empty if there are none for it."""
+    """Text of the answers that the prompt contains; empty if it contains none."""
     parked: tuple[str, ...] = field(default=())
-    """Ids of the parked calls with answered requests. If there are any, the attempt has no prompt.
-    """
+    """Ids of the parked calls whose requests were answered. If there are any, the attempt has no
+    prompt."""
 
 
 def directory_of(state: Path, run_id: str) -> Path:
@@ -64,7 +65,7 @@ def directory_of(state: Path, run_id: str) -> Path:
 def asks(
     on_denied: OnDenied, request_expiry_s: float, driver: AgentDriver, claim: Claim, version: str
 ) -> bool:
-    """Return whether the run's agent may ask a person. `version`: of the agent's CLI."""
+    """Return whether the run's agent may ask a person. `version`: version of the agent's CLI."""
     spec = claim.run.spec
     policy = OnDenied(spec.on_denied or on_denied)
     return (
@@ -85,8 +86,8 @@ def answers_for(
     *,
     news: bool,
 ) -> Answers:
-    """Return the answers for the attempt. `before`: the transcript that the attempt continues.
-    `news`: whether there are new instructions, so that the attempt needs a prompt."""
+    """Return the answers that the attempt has to receive. `before`: the transcript that the attempt
+    continues. `news`: whether there are new instructions, so that the attempt needs a prompt."""
     now = engine.store.now()
     requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
     if not requests:
@@ -100,7 +101,8 @@ def answers_for(
     ]
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:
-        # A new conversation has no parked call, so the prompt tells its agent the answer.
+        # If the conversation is new, no parked call can receive the answer. So the prompt contains
+        # the answer.
         given = [replace(each, parked=False) for each in given]
     elif isinstance(driver, Parks) and before is not None and any(each.parked for each in given):
         given = list(_still_parked(driver, given, before))
@@ -126,9 +128,9 @@ def answers_for(
 def _still_parked(
     driver: Parks, given: Iterable[AgentRequest], before: Path
 ) -> Iterator[AgentRequest]:
-    """Yield the answers that the attempt still has to receive. A parked call that has a result no
-    longer waits. If it received this answer, nothing is yielded. If it got its result in another
-    way, the answer is yielded for the prompt."""
+    """Yield the answers that the attempt still has to receive. Only a parked call that has no
+    result in the transcript still waits. If the call got its result from this answer, nothing is
+    yielded. If it got its result in another way, the answer is yielded for the prompt."""
     content = before.read_bytes()
     for each in given:
         if not each.parked or not driver.answered(content, [each.call]):
@@ -187,7 +189,7 @@ def settle_refused(
     store: RequestStore, opened: LiveAttempt
 ) -> tuple[set[str], set[tuple[str, str]]]:
     """Return the calls that a person has denied: their ids, and their pairs of tool and main
-    argument. These calls do not count as unfinished work."""
+    argument. Denied calls do not count as unfinished work of the turn."""
     requests = [
         each for each in store.requests(opened.claim.run.id) if each.answer is AnswerKind.DENY
     ]
@@ -197,7 +199,8 @@ def settle_refused(
 def asked(
     engine: Engine, opened: LiveAttempt, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests with which the attempt ends. `ends`: the unfinished work of its turn."""
+    """Return the requests to a person with which the attempt ends. `ends`: the unfinished work of
+    its turn."""
     claim, driver = opened.claim, opened.driver
     if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()
@@ -218,8 +221,8 @@ def asked(
     parked = [each for each in calls if each.parked]
     earlier = engine.store.requests(claim.run.id)
     if isinstance(driver, Parks):
-        # The agent's own settings may stop a call that a person approved. The approval is then not
-        # used up.
+        # The agent's own settings may stop a call that a person approved. In that case the approval
+        # was not used.
         spent: frozenset[int] = frozenset()
     else:
         spent = _used_answers(directory, earlier)
@@ -245,8 +248,8 @@ def asked(
 
 
 def _arguments(calls: Iterable[OpenCall]) -> dict[str, Any]:
-    """Return the complete arguments of the calls. The key is a digest of the call, because ids may
-    repeat."""
+    """Return the complete arguments of the calls. The key is a digest of the tool and its
+    arguments, because call ids may repeat."""
     found = {}
     for each in calls:
         try:
@@ -263,8 +266,9 @@ def _ruled(
     requests: tuple[AgentRequest, ...],
     given: Mapping[str, Any],
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests, with an answer if a saved rule decides. If the rules cannot be read,
-    they remain for a person. `given`: the complete arguments of each call, by its digest."""
+    """Return the requests. Those that a saved rule decides have an answer. If the rules cannot be
+    read, a person has to answer all requests. `given`: the complete arguments of each call, by its
+    digest."""
     approvals = [each for each in requests if each.kind is RequestKind.APPROVAL]
     if not approvals:
         return requests
@@ -282,7 +286,8 @@ def _ruled(
         if each not in approvals:
             continue
         arguments = given.get(each.sha256)
-        # A tool's name that was cut off may be another tool's name, so no rule applies to it.
+        # If the name of the tool was cut off, it may equal the name of another tool. No rule
+        # applies to it.
         if not isinstance(arguments, dict) or digest(each.tool, arguments) != each.sha256:
             continue
         rule = decide(
@@ -303,8 +308,8 @@ def _ruled(
 
 
 def _transcript(opened: LiveAttempt) -> bytes:
-    """Return the transcript, for agents whose output does not report denied calls; empty for
-    others."""
+    """Return the transcript of an agent whose output does not report denied calls; empty for other
+    agents."""
     session = opened.session
     path = opened.transcript(session.id) if session is not None else None
     if path is None or not isinstance(opened.driver, ReadsDenials):

@@ -20,8 +20,8 @@ from perdure.protocols import AgentDriver
 
 RESTORE_S = 120.0
 ASIDE = "conversation-aside-{}.jsonl"
-"""File name for content that is removed from a database before an import. The file is beside the
-directory of the import."""
+"""File name for content that is removed from a database before an import. The file is in the same
+directory as the directory with the records of the import."""
 
 
 def place_transcript(
@@ -36,9 +36,12 @@ def place_transcript(
     parts: Sequence[CopyPart] = (),
     exactly: bool = False,
 ) -> Path:
-    """Put the newest copy, or the parts that a checkpoint names, in place and return its path.
+    """Put a copy of the conversation where the agent looks for it, and return its path. Without
+    `parts` it is the newest copy, else the state that a checkpoint names.
+
     `directory`: a new directory for the records of the importing process. Raises WorkspaceError and
-    ValueError."""
+    ValueError.
+    """
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
     if driver.archive is None:
@@ -46,7 +49,8 @@ def place_transcript(
     copy = engine.copies.content(driver.name, session_id, parts)
     there = driver.archive.read(home, session_id)
     # The agent may refuse the conversation because of a row that is not in the copy, so the archive
-    # is cleared first. An exact restore keeps rows from after its checkpoint, and reports them.
+    # is cleared first. An exact restore (`exactly`) keeps rows that are newer than its checkpoint.
+    # They are reported.
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
@@ -63,16 +67,16 @@ def make_room(
     there: bytes,
     directory: Path,
 ) -> None:
-    """Remove a conversation from an archive with the command `removal`, because an import does not
-    change existing rows. Save the rows first. `there`: the rows. `directory`: that of the import.
-    """
+    """Remove a conversation from an archive, because an import does not change existing rows. Save
+    the rows first. `removal`: the command that removes them. `there`: the rows. `directory`: the
+    directory for the records of the import."""
     _keep_aside(there, directory)
     run_import(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
-    """Save content that is about to be removed from an archive, and sync it to disk. It may exist
-    nowhere else in full, so every restore has a file of its own."""
+    """Save content that will be removed from an archive, and sync it to disk. The complete content
+    may exist nowhere else, so each restore writes a separate file."""
     aside = directory.with_name(ASIDE.format(directory.name))
     private_directories(aside.parent)
     with open(aside, "wb", opener=private) as file:
@@ -85,8 +89,8 @@ def _keep_aside(content: bytes, directory: Path) -> None:
 def run_import(
     engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
 ) -> None:
-    """Run a command that imports a conversation into an archive, or removes it, and wait for its
-    end."""
+    """Run a command that imports a conversation into an archive, or removes one from it. Wait until
+    it has ended."""
     assert run.workspace is not None
     restoring = process.start(
         command,

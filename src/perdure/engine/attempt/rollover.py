@@ -39,8 +39,8 @@ from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import HANDOVER
 
 TURN = "summary"
-"""Name of the directory, inside the attempt's directory, with the logs and records of the turn's
-process."""
+"""Name of the directory for the logs and records of the summary turn's process. It is inside the
+attempt's directory."""
 PATIENCE_S = 900.0
 LENGTH = 12_000
 """Maximum number of characters of a summary."""
@@ -56,7 +56,7 @@ def request_summary(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Ask for the summary, store it, and return the session with this turn added. Raises NotStarted
+    """Ask for the summary and store it. Return the session with this turn added. Raises NotStarted
     if the turn was stopped, by a person or because the supervisor ends."""
     launch = _launch(engine.store, claim, program, home, live)
     if why_not := driver.refuse(launch):
@@ -114,7 +114,7 @@ def _launch(store: RunStore, claim: Claim, program: Program, home: Path, live: S
 
 
 def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
-    """Return the agent's text, and the totals of its events."""
+    """Return the text that the agent wrote, and the totals of the turn's events."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
     if started.stdout.exists():
         output = started.stdout.read_bytes()
@@ -132,7 +132,8 @@ def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, E
 def _as_it_is(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
 ) -> Session:
-    """Update perdure's own copy, and return the session including its last turn."""
+    """Update perdure's own copy of the conversation. Return the session with the summary turn
+    included."""
     transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
         engine.copies.take(driver, live.id, transcript)
@@ -147,8 +148,8 @@ def _as_it_is(
 
 
 def find_summary(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """Return the event with a conversation's summary. None if it was not asked for one, or was
-    continued afterwards."""
+    """Return the event with a conversation's summary. None if the agent was not asked for one, or
+    if the conversation was continued after the summary."""
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
             return record.event

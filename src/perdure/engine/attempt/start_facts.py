@@ -78,7 +78,8 @@ class StartDecision(Struct, frozen=True):
     unrecorded: tuple[Journaled, ...] = ()
     """Items that are in the journal but not in the transcript."""
     others: tuple[Item, ...] = ()
-    """Items that somebody else had added to a transcript that perdure's own copy now replaces."""
+    """Items that somebody else had added to the agent's transcript. perdure's own copy now replaces
+    that transcript."""
 
 
 def decide(
@@ -92,8 +93,8 @@ def decide(
     failed: frozenset[Rung] = frozenset(),
 ) -> StartDecision:
     """Return how the attempt starts. `idle`: the kept agent for this attempt, which does not count
-    as another program that uses the conversation. `failed`: rungs whose preparation failed in this
-    attempt.
+    as another program that uses the conversation. `failed`: the ways to continue (rungs) whose
+    preparation failed earlier in this attempt.
 
     Raises NotStarted if the attempt has to wait or is refused.
     """
@@ -246,7 +247,8 @@ def _with_comparison(
 def _content(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
 ) -> bytes:
-    """Return the transcript that the agent will continue, before it is put in place."""
+    """Return the content of the transcript that the agent will continue. The transcript need not be
+    in place yet."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
         from perdure.engine.attempt.repair import REPAIRED_COPY
@@ -274,7 +276,7 @@ def _loaded_before(
     content: bytes,
 ) -> Loaded | None:
     """Return the items that the agent would have loaded from the last transcript that perdure saw.
-    None if the transcript has not changed."""
+    None if these items are the same as in the present transcript, or are unknown."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
         copy = copies.of(driver.name, asked.session_id)
         if copy.is_file():
@@ -297,7 +299,7 @@ def _with_foreign_items(
     known: Loaded,
 ) -> Loaded | None:
     """Return the known items, followed by those that somebody else had added to a transcript that
-    perdure replaces. None if there are none. `content`: the transcript that the agent will
+    perdure replaces. None if nothing was added. `content`: the transcript that the agent will
     continue."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     found: list[bytes] = []
@@ -305,8 +307,7 @@ def _with_foreign_items(
     if asked.rung is Rung.COPY and path is not None and standing:
         found.append(path.read_bytes())
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
-    # have been interrupted. So the transcripts of attempts in which the agent refused are searched,
-    # too.
+    # have been interrupted. So the transcripts from the start of failed attempts are searched too.
     for given in _transcripts_of_failed_attempts(
         _since_restore(engine.store, claim.run.id), asked.session_id
     ):
@@ -321,9 +322,9 @@ def _with_foreign_items(
 
 
 def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
-    """Return a list with the content of a transcript from an earlier attempt, if a file still
-    begins with it; else an empty list. Searched are its former path, the present transcript, and
-    files that were moved aside."""
+    """Return a list with the transcript from the start of an earlier attempt. The list is empty if
+    no file begins with that content any more. The files searched are the transcript's former path,
+    the present transcript and files that were moved aside."""
     place = Path(given.path)
     aside = sorted(place.parent.glob(f"{escape(place.name)}{MOVED}.*"))
     for each in (place, *([path] if path is not None else []), *aside):
@@ -335,8 +336,8 @@ def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
 def _foreign_marks(
     redactor: Redactor, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
 ) -> frozenset[str]:
-    """Return the fingerprints of prompts in `found` that neither perdure sent nor the copy
-    contains. `prompts`: the fingerprints of the prompts that perdure sent."""
+    """Return the fingerprints of those prompts in `found` that another program sent. These prompts
+    are neither in `copy` nor in `prompts`, the fingerprints of the prompts that perdure sent."""
     # The copy is redacted, but perdure computed the fingerprints of sent prompts from the original
     # text. So both the original and the redacted prompt are compared.
     sent = [fingerprint(each.text) for each in driver.prompts(found)]
@@ -344,15 +345,16 @@ def _foreign_marks(
     kept = {fingerprint(each.text) for each in driver.prompts(copy)}
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
-    # Damage may have changed a prompt that the copy has, which then looks like another program's.
+    # A prompt that is also in the copy may have been damaged in `found`. It then looks like another
+    # program's prompt.
     if len(strange) <= len(kept.difference(there)):
         return frozenset()
     return frozenset(strange)
 
 
 def _transcripts_of_failed_attempts(attempts: Sequence[Attempt], session_id: str) -> list[Snapshot]:
-    """Return the transcripts, newest first, with which attempts failed to continue the conversation
-    since it last did continue."""
+    """Return the states of the transcript from which attempts tried to continue the conversation
+    and failed, newest first. Attempts before the last successful one are ignored."""
     found: list[Snapshot] = []
     for attempt in reversed([each for each in attempts if each.outcome is not None]):
         asked, receipt = attempt.continuation, attempt.receipt
@@ -379,9 +381,9 @@ def _writers(
 class _Forking(Struct, frozen=True, kw_only=True):
     """The conversation to fork, and whether a fork is possible.
 
-    `at`: the turn at which to fork. 0 means the end: it is used if the CLI can fork only there and
-    the conversation ends at the requested turn. Other CLIs get the number of the turn, because the
-    parent may continue before the CLI reads its transcript.
+    `at`: the turn at which to fork; 0 means the end. For a CLI that can fork only at the end, `at`
+    is 0 if the conversation ends at the requested turn. For other CLIs it is always the requested
+    turn, because the parent may continue before the CLI reads its transcript.
     """
 
     at: int = 0
@@ -413,7 +415,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         at = 0
     else:
         at = spec.fork_at
-    # A CLI that can fork only at the end would include newer turns.
+    # A CLI that can fork only at the end would include turns after the requested one.
     unable = (
         not driver.abilities.fork
         or driver.abilities.fork_bound
@@ -440,8 +442,8 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
 def _copy(
     copies: Copies, claim: Claim, driver: AgentDriver, home: Path, session_id: str
 ) -> Snapshot | None:
-    """Return a snapshot of perdure's own copy. None if the copy is so damaged that its place in the
-    agent's home is unknown."""
+    """Return a snapshot of perdure's own copy. None if there is no copy. Also None if the copy is
+    so damaged that its path in the agent's home cannot be determined."""
     copy = copies.of(driver.name, session_id)
     try:
         if driver.archive is None and claim.run.workspace is not None and copy.exists():
@@ -467,8 +469,8 @@ def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
 
 
 def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, live: Session) -> int:
-    """Return the number of the newest checkpoint with an older state of the conversation. That
-    state must have a prompt and differ from the newest copy. 0 if there is none."""
+    """Return the number of the newest checkpoint that has an older state of the conversation than
+    perdure's newest copy. The older state must contain a prompt. Return 0 if there is none."""
     newest = copies.parts(driver, live.id)[:1]
     for checkpoint in reversed(store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
@@ -481,8 +483,8 @@ def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, li
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
-    """Return the name of the agent that worked here last, if it differs from `agent`; else empty.
-    Attempts of `agent` that neither received their prompt nor answered are ignored."""
+    """Return the name of the agent that worked on the run last, if it is not `agent`; otherwise
+    empty. Attempts of `agent` that neither received their prompt nor answered are ignored."""
     for attempt in reversed(attempts):
         before = attempt.flags.get("agent", "")
         heard = attempt.receipt is not None and (
@@ -498,8 +500,9 @@ def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
 def _rungs_doubted(
     attempts: Sequence[Attempt], session_id: str, now: Snapshot | None, copy: Snapshot | None
 ) -> frozenset[Rung]:
-    """Return the rungs on which the agent failed for an unknown reason, before its first turn,
-    since the conversation last continued."""
+    """Return the ways to continue (rungs) with which the agent failed for an unknown reason. Only
+    failures before the agent's first turn count, and only those since the conversation last
+    continued."""
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
         asked = attempt.continuation
@@ -515,7 +518,7 @@ def _rungs_doubted(
 
 
 def _failed_unheard(attempt: Attempt) -> bool:
-    """Return whether the agent failed by itself before it resumed the conversation."""
+    """Return whether the agent failed for an unknown reason before it resumed the conversation."""
     asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
     if asked is None or outcome is None or asked.kind is not Start.RESUME:
         return False
@@ -530,13 +533,14 @@ def _rungs_tried(
     *,
     archived: bool,
 ) -> frozenset[Rung]:
-    """Return the rungs that failed since the conversation last continued, and would fail again.
+    """Return the ways to continue (rungs) that failed since the conversation last continued, and
+    that would fail again.
 
-    `now`: the agent's transcript. `copy`: perdure's own. `archived`: whether the transcript is
+    `now`: the agent's transcript. `copy`: perdure's own copy. `archived`: whether the transcript is
     extracted from a database into the attempt's directory.
 
-    A failure with another transcript is ignored. So are failures before the last attempt that
-    perdure itself refused to start, because a person asked for another try after it.
+    A failure with a different transcript is ignored. So are all failures before an attempt that
+    perdure refused to start, because a later attempt means that a person asked for another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -560,7 +564,8 @@ def _rungs_tried(
         if not (unusable or strayed or changed):
             break
         before = attempt.before
-        # The failed attempt may have changed the transcript, so its state at the end is compared.
+        # The failed attempt may have changed the transcript, so the transcript's state at the end
+        # of that attempt is compared.
         left = receipt.evidence.after if receipt is not None else None
         left = left or before
         same = now is None or left is None or now.sha256 == left.sha256
@@ -569,15 +574,16 @@ def _rungs_tried(
         failed = {asked.rung}
         if same:
             failed.add(Rung.NATIVE)
-            # An agent that did not find the file by its id may find it by its path. A broken file
-            # fails either way.
+            # An agent that did not find the file by its id may find it by its path, so `Rung.PATH`
+            # may still be tried. A broken file fails either way.
             failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
         else:
             failed -= {Rung.NATIVE, Rung.PATH}
         followed = before is None or left is None or copy is None
         if before is not None and left is not None and copy is not None:
-            # A copy whose size is between these two differs at most by what the failed attempt
-            # wrote, so it would fail too. A copy of any other size may be tried.
+            # If the copy's size is between the transcript's sizes before and after the failed
+            # attempt, the copy differs at most by what that attempt wrote. It would fail too. A
+            # copy of any other size may be tried.
             followed = before.size <= copy.size <= left.size
         if not followed:
             failed.discard(Rung.COPY)

@@ -65,39 +65,40 @@ from perdure.protocols import Archive, ContinuesSilently, ReadsDenials, RunStore
 
 TICK_S = 0.04
 RECKONED_S = 0.1
-"""Minimum interval between two calculations of the usage of an attempt without a budget, in
-seconds."""
+"""Minimum interval between two calculations of an attempt's usage, in seconds. It applies to
+attempts without a budget."""
 METERED_S = 1.0
 """Minimum interval between two writes of an attempt's usage to the store, in seconds."""
 LAST_WORD_S = 1.0
 """Time in seconds in which an agent may end by itself after the reply that spent the budget, if it
 calls no tool."""
 UNSUPERVISED_S = 10.0
-"""Time in seconds that an agent with a budget may continue while its supervisor does not respond.
-It applies only if the CLI does not enforce the budget itself. Nobody counts the cost meanwhile, so
-the shim then ends the agent. If the supervisor's process is gone, the shim ends the agent at once.
-"""
+"""Maximum time in seconds that an agent with a budget may continue while its supervisor does not
+respond. The cost is not counted during that time, so the shim then ends the agent. If the
+supervisor's process no longer exists, the shim ends the agent immediately. None of this applies if
+the CLI enforces the budget itself."""
 UNSUPERVISED_LEAST_S = 2.0
-"""Minimum of the time for which `UNSUPERVISED_S` is the maximum, in seconds. It allows for a slow
-supervisor even if the budget will soon be spent."""
+"""Lower limit of the time, in seconds, that an agent with a budget may continue while its
+supervisor does not respond. It allows for a slow supervisor even if the budget will soon be spent.
+"""
 COLLISION_CHECK_S = 1.0
 EXIT_GRACE_S = 1.0
-"""Time in seconds that an agent gets to exit after a turn, before processes that it left running
-are searched."""
+"""Time in seconds that an agent gets to exit after its turn. After that time perdure searches for
+processes that the agent left running."""
 SILENT_AFTER_TURN_S = 3.0
-"""Time without output, in seconds, after which an agent is ended whose turn is over and that left
-no processes running. An agent that continues shows this by a new line, by the number of its
-helpers, or in its conversation (`ContinuesSilently`)."""
+"""Time without output, in seconds, after which perdure ends an agent. It applies if the agent's
+turn is over and the agent left no processes running. An agent that continues shows this by a new
+line, by the number of its helpers, or in its conversation (`ContinuesSilently`)."""
 LEFT_EVERY_S = 0.25
 """Interval between two searches for processes that a turn left running, in seconds."""
 LEFT_NAMED = 50
-"""Maximum number of leftover processes in one journal event."""
+"""Maximum number of leftover processes that one journal event lists."""
 TOOL_PATIENCE = 5
 """Factor by which the stall timeout is extended during a tool call."""
 
 
 class SupervisionResult(Struct, kw_only=True):
-    """How the agent ended, and the sum of its events."""
+    """How the agent ended, and the totals of its events."""
 
     exit: Exit
     reading: EventTotals
@@ -110,9 +111,9 @@ class SupervisionResult(Struct, kw_only=True):
 
 
 def unsupervised_s(budget: float, spent: float, ran_s: float) -> float:
-    """Return how long an agent may continue while its supervisor does not respond, in seconds. This
-    is the time in which the rest of the budget would be spent at the pace so far, within limits.
-    Pure."""
+    """Return how long an agent may continue while its supervisor does not respond, in seconds. It
+    is the time in which the agent would spend the rest of its budget at its average rate so far.
+    The result is between `UNSUPERVISED_LEAST_S` and `UNSUPERVISED_S`. Pure."""
     if spent <= 0 or ran_s <= 0:
         return UNSUPERVISED_S
     enough = max(0.0, budget - spent) / (spent / ran_s)
@@ -135,10 +136,10 @@ class _Watch(Struct):
     budget: float = 0.0
     """Present cost limit of the attempt, in dollars; 0: no limit."""
     used: Usage = NO_USAGE
-    """Usage that was last written to the store."""
+    """The usage that was last written to the store."""
     reckoning: Usage = NO_USAGE
-    """Usage that was last calculated. The next two fields are the time of that calculation and the
-    revision of the totals that it used."""
+    """The usage that was last calculated. The next two fields are the time of that calculation, and
+    the revision of the event totals from which the usage was calculated."""
     reckoned: float = 0.0
     revision: int = 0
     metered: float = 0.0
@@ -153,7 +154,7 @@ class _Watch(Struct):
     beat: float = 0.0
     renewed: float = 0.0
     """Time of the last renewal of the lease. The next field is the time at which the shim was last
-    told to let the agent continue."""
+    allowed to let the agent continue."""
     held: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -161,7 +162,7 @@ class _Watch(Struct):
     capped: bool = False
     collided: bool = False
     turn: Turn | None = None
-    """The turn of an agent that may be kept; None for other agents."""
+    """The current turn of a kept agent; None if the agent will not be kept."""
 
     def take_lines(self) -> None:
         """Read new lines and process their events. When a conversation is first seen, its id is
@@ -197,17 +198,17 @@ class _Watch(Struct):
         if isinstance(event, ToolEnded):
             self.checkpoints.tool_ended()
         resumes = self.opened.asked.kind is Start.RESUME
-        # A resume that failed at once has nothing to save. Also, perdure's copy is to replace a
-        # transcript that the agent refuses, so a defect that causes the refusal must not get into
-        # the copy.
+        # A resume that failed immediately has nothing to save. If the agent refuses its transcript,
+        # perdure's copy will replace it, so a defect that causes the refusal must not get into the
+        # copy.
         saves = self.reading.answered or not resumes
         if self.reading.turn_over and not was_over and saves:
             self.save_turn()
             self.checkpoints.want("turn", in_s=SETTLES_S)
 
     def pin(self, session_id: str) -> None:
-        """Store the id of a newly seen conversation at once. If a resume opened another
-        conversation, stop the agent."""
+        """Store the id of a newly seen conversation immediately. If the agent was to resume a
+        conversation and opened another one, stop the agent."""
         session, asked = self.opened.session, self.opened.asked
         if not session_id or (session is not None and session.id == session_id):
             return
@@ -316,7 +317,7 @@ class _Watch(Struct):
         if not alone or now - self.held < period / 5:
             return
         self.held, until = now, now + period
-        if self.engine.host.id:  # at most until the lease's limit, see `heartbeat`
+        if self.engine.host.id:  # never longer than the lease allows, see `heartbeat`
             until = min(until, self.renewed + self.engine.lease_s * UNTIL)
         grace = self.engine.lease_s * (END_BY - UNTIL)
         process.hold(Path(self.opened.attempt.directory), until, until + grace, followed=True)
@@ -327,8 +328,8 @@ class _Watch(Struct):
         now = process.boottime()
         if self.engine.stopping() and not self.stopped:
             self.stop("stopped")
-            # A service manager that stops perdure may kill it before the agent has ended, so a
-            # checkpoint is taken at once.
+            # A service manager that stops perdure may kill perdure before the agent has ended, so a
+            # checkpoint is requested immediately.
             self.checkpoints.want("stop")
         if self.checkpoints.displaced:
             self.stop("stopped")
@@ -365,8 +366,8 @@ class _Watch(Struct):
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """End an agent that does not exit although its turn is over, and the processes that it left
-        running."""
+        """End an agent whose turn is over but that does not exit. End the processes that it left
+        running too, unless the policy keeps them."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
@@ -394,8 +395,8 @@ class _Watch(Struct):
         agent.release(left if keep else ())
 
     def will_continue(self) -> bool:
-        """Return whether the conversation shows that the agent will continue, although it reported
-        the end of its turn. In that case the wait for its exit begins again."""
+        """Return whether the conversation shows that the agent will continue, although the agent
+        reported the end of its turn. If so, the wait for the agent's exit begins again."""
         driver, archive = self.opened.driver, self.opened.driver.archive
         session = self.opened.session
         if not isinstance(driver, ContinuesSilently) or archive is None or session is None:
@@ -426,7 +427,7 @@ class _Watch(Struct):
         return there
 
     def look_for_others(self) -> None:
-        """Search for other live programs that use the conversation. Each is recorded once, as a
+        """Search for other live programs that use the conversation. Record each of them once, as a
         collision. Under the strict policy a collision ends the attempt."""
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
@@ -471,9 +472,9 @@ def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> Su
     else:
         run.turn = None
     for call in resumed_calls(engine.store, opened):
-        # For a parked call the CLI prints only the result. perdure adds the beginning of the call,
-        # before the first line. It does so in every reading, so that an adopted attempt counts the
-        # same events.
+        # The CLI prints only the result of a parked call. perdure adds the start of the call before
+        # the first line of output. It does so each time the output is read, so that an adopted
+        # attempt counts the same events.
         run.absorb(call)
     run.flush()
     if opened.adopted:
@@ -531,8 +532,8 @@ def _read_to_the_end(run: _Watch) -> None:
 
 
 def _ask_the_transcript(run: _Watch) -> None:
-    """Process the events that are in the agent's transcript but not in its output: denied calls and
-    questions."""
+    """Process the denied calls and questions that are in the agent's transcript but not in its
+    output."""
     opened = run.opened
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None

@@ -26,10 +26,10 @@ from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
 from perdure.protocols import TurnStatus
 
 SAVED_S = 10.0
-"""Time in seconds in which an agent must write its last words to the transcript, after it has
-reported the end of its turn."""
+"""Time limit in seconds for the agent to write its last words to the transcript. It begins when the
+agent has reported the end of its turn."""
 TAIL = 8 * 1024**2
-"""Number of bytes at the end of a transcript in which the agent's last words are searched."""
+"""Number of bytes at the end of a transcript that are searched for the agent's last words."""
 
 
 class Turn(Struct):
@@ -44,13 +44,14 @@ class Turn(Struct):
     why: str = ""
 
     def hear(self, line: bytes) -> None:
-        """Process one more line of the agent's output."""
+        """Update the status of the turn from one more line of the agent's output."""
         driver = self.opened.driver
         assert driver.warm is not None
         self.heard = driver.warm.update_status(line, self.heard)
 
     def settle(self, reading: EventTotals) -> None:
-        """Decide whether to keep the agent, as soon as its turn is over and saved. Do not wait."""
+        """Decide whether to keep the agent, if its turn is over and the whole turn is in the
+        transcript. Return without waiting for that."""
         if self.decided or not self.heard.over:
             self.over_at = 0.0
             return
@@ -100,14 +101,15 @@ class Turn(Struct):
         )
 
     def ended(self, end: Exit) -> AgentKeptWarm | AgentLetGo:
-        """Keep the agent for its next turn, or end it. Return the event for the journal."""
+        """Keep the agent for its next turn, or end it. Return the event to be recorded in the
+        journal."""
         self.opened.idle = None
         kept, session, driver = self.idle.kept, self.opened.session, self.opened.driver
         if self.opened.process is not None:
             pid = self.opened.process.agent_pid
         else:
             pid = None
-        # If the agent was asked to wait for its next turn, it has answered by now or has exited.
+        # If the keeper was asked to keep the agent, it has answered by now or the agent has exited.
         resting = self.decided and not self.why and kept.rested()
         if (
             end.cause == "turn"

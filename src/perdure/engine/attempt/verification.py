@@ -25,13 +25,13 @@ from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.rules.excerpt import excerpt, telling_line
 
 LOG_CAP = 64 * 1024**2
-"""Maximum output of a check, in bytes. A check that writes more is ended and has failed."""
+"""Maximum output of a check, in bytes. A check that writes more is ended and counts as failed."""
 LOOKED_AT = 2 * 1024**2
 """Number of bytes that are read from a long log: one quarter from its beginning, three quarters
 from its end."""
 TRIES = 3
-"""Maximum number of times that a check is run. It is repeated if its shim was killed, because its
-result is then unknown."""
+"""Maximum number of times that a check is started. It is started again if its shim was killed,
+because its result is then unknown."""
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
 """Exit codes of a shell for a command that it cannot run or cannot find."""
@@ -188,16 +188,17 @@ def _directory(opened: LiveAttempt) -> Path:
 
 
 def said_in(redactor: Redactor, directory: Path, end: Exit) -> str:
-    """Return the output of a command that has ended, safe to show. The text is redacted again after
-    the file was, because an escape sequence inside a secret hides the secret in the file."""
+    """Return the output of a command that has ended, with secrets and control characters removed.
+    Secrets are redacted in the log file and again in the returned text, because an escape sequence
+    inside a secret hides the secret in the file."""
     for name in ("stdout", "stderr"):
         redactor.file(directory / name)
     return redactor.text(_read(directory / "stdout") or end.stderr_tail)
 
 
 def _read(log: Path) -> str:
-    """Return the log as text that is safe to show. A long log is reduced to its beginning and its
-    end."""
+    """Return the log as text without control characters. Of a long log only the beginning and the
+    end are returned."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -213,8 +214,8 @@ def _read(log: Path) -> str:
 
 
 def _plain(output: bytes) -> str:
-    """Return the output as text without escape sequences and control characters. For a line that
-    was overwritten (carriage return), only the last version is kept."""
+    """Return the output as text without escape sequences and control characters. If a line was
+    overwritten (carriage return), only its last version is returned."""
     drawn = (
         next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
         for line in output.split(b"\n")

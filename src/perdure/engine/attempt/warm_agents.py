@@ -43,7 +43,8 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 PLAN = "plan:"
-"""Prefix of the scopes of plans. Runs of one scope follow each other in one conversation."""
+"""Prefix of the scopes that belong to plans. The runs of one scope use one conversation, one after
+the other."""
 
 
 class Keep(Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ class Keep(Struct, frozen=True, kw_only=True):
     """Maximum resident memory of an agent and its descendants between two turns, in bytes. 0: no
     limit."""
     most: int = 4
-    """Maximum number of idle agents of one perdure process."""
+    """Maximum number of idle agents that one perdure process keeps."""
 
 
 class Idle(Struct, kw_only=True):
@@ -66,11 +67,12 @@ class Idle(Struct, kw_only=True):
     kept: process.Kept
     workspace: Workspace
     like: str = ""
-    """Digest of the settings that all of its turns share."""
+    """Digest of the settings with which the agent's process was started. All of its turns need the
+    same settings."""
     session_id: str = ""
     seen: Snapshot | None = None
-    """Snapshot of the conversation at the end of the agent's last turn. The process has seen it up
-    to that point."""
+    """Snapshot of the conversation at the end of the agent's last turn. The agent's process knows
+    the conversation up to that point."""
     since: float = field(default_factory=process.boottime)
 
 
@@ -84,8 +86,8 @@ class WarmAgents:
         self._guard = threading.Lock()
 
     def wanted(self, driver: AgentDriver, run: TaskRun) -> bool:
-        """Return whether the settings ask for keeping the run's agent, and its driver supports
-        that."""
+        """Return whether the settings ask for keeping the run's agent and its driver supports
+        this."""
         policy = self.keep.policy
         return driver.warm is not None and (
             policy == "on" or (policy == "plans" and run.scope.startswith(PLAN))
@@ -93,8 +95,8 @@ class WarmAgents:
 
     def borrow(self, workspace: Workspace, session_id: str) -> Idle | None:
         """Return the idle agent of the workdir, if this process owns it and it has this
-        conversation. Any other idle agent of the workdir is ended. The caller holds the workdir's
-        lock. Raises Conflict."""
+        conversation. Otherwise end the workdir's idle agent and return None. The caller holds the
+        workdir's lock. Raises Conflict."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         if idle is not None and session_id and idle.session_id == session_id and idle.kept.alive():
@@ -124,8 +126,9 @@ class WarmAgents:
         process.end_kept(there, self.grace_s)
 
     def end_on(self, session_id: str, lock: Callable[[Workspace, str], int], but: str = "") -> None:
-        """End the idle agents of a conversation, except in the workdir `but`. Agents that are in a
-        turn are left alone. `lock`: takes a workdir's lock, which ends the idle agent there."""
+        """End the idle agents of a conversation, except in the workdir with the id `but`. Agents
+        that are in a turn are left alone. `lock`: function that takes a workdir's lock, which ends
+        the idle agent there."""
         for about in self.directory.glob("*/about.json"):
             known = read_json(about)
             if known.get("session") == session_id and about.parent.name != but:
@@ -142,8 +145,8 @@ class WarmAgents:
                     )
 
     def start(self, command: Command, workspace: Workspace, env: Mapping[str, str]) -> Idle:
-        """Start an agent that is to be kept, and return it. It has had no turn yet. The caller
-        holds the workdir's lock, and has ended any idle agent there."""
+        """Start an agent that will be kept, and return it before its first turn. The caller holds
+        the workdir's lock, and has ended any idle agent there."""
         directory = self.directory / workspace.id
         if directory.exists():
             process.end_kept(directory, self.grace_s)
@@ -198,15 +201,15 @@ class WarmAgents:
 def compatibility_digest(
     driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str
 ) -> tuple[str, Command | None]:
-    """Return a digest of the settings with which a process for this turn would be started, and the
-    turn's command. The command is None if the agent cannot be kept for this launch."""
+    """Return a digest of the settings that a process for this turn needs, and the command of the
+    turn. The command is None if the agent cannot be kept for this launch."""
     assert driver.warm is not None
     asked = Continuation(kind=Start.RESUME, session_id=session_id)
     command = driver.warm.command(replace(launch, continuation=asked, mark="", compact_at=None))
     if command is None:
         return "", None
-    # The user's setting is compared, not the resulting number of tokens. That number is known
-    # exactly only after the agent has reported its context window.
+    # The digest contains the user's setting, not the resulting number of tokens. That number is
+    # known exactly only after the agent has reported its context window.
     if launch.compact_at is not None:
         level = (launch.compact_at.percent, launch.compact_at.given)
     else:

@@ -34,8 +34,8 @@ creation of the workdir until its files are restored."""
 
 
 def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
-    """Return the event of the clean-up that removed the workdir. None if there was none, or the
-    workdir was restored or reset since."""
+    """Return the event of the clean-up that removed the workdir. None if there was no clean-up, or
+    if the workdir was restored or reset after it."""
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
@@ -57,10 +57,10 @@ def is_result_undone(store: RunStore, run: TaskRun) -> bool:
 
 def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     """Restore the workdir if a clean-up removed it or it was lost. Return whether it was restored.
-    The caller holds its lock.
+    The caller holds the workdir's lock.
 
-    After a kill, the next call completes the restore. Raises WorkspaceError, GitFailed, and
-    Conflict if a process uses the workdir.
+    If perdure is killed meanwhile, the next call completes the restore. Raises WorkspaceError,
+    GitFailed, and Conflict if a process uses the workdir.
     """
     place, mark = run.workspace, _mark(engine.state, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
@@ -87,7 +87,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except NotFound:
-        # Somebody deleted the checkpoint, so the workdir starts from its branch again.
+        # Somebody deleted the checkpoint, so the workdir will be created from its branch.
         mark.unlink(missing_ok=True)
         if lost:
             engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
@@ -114,8 +114,9 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
 
 
 def restore_from_trash(engine: Engine, run: TaskRun) -> bool:
-    """Move the workdir back from the trash, if a clean-up moved it there. Return whether it did. No
-    checkpoint is used. The caller holds the workdir's lock. Raises WorkspaceError."""
+    """Move the workdir back from the trash if a clean-up moved it there. Return whether it was
+    moved back. No checkpoint is used. The caller holds the workdir's lock. Raises WorkspaceError.
+    """
     place = run.workspace
     if place is None or os.path.lexists(place.path) or cleaned_up(engine.store, run) is None:
         return False
@@ -131,8 +132,8 @@ def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 
 def _checkpoint(store: RunStore, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
-    """Return the checkpoint of the workdir with this number; None if there is none. Another run in
-    the same workdir may have taken it."""
+    """Return the checkpoint of this workdir with this number, even if another run in the workdir
+    took it. None if there is no such checkpoint."""
     own = [each for each in store.checkpoints(run.id) if each.number == number]
     found = own or [each for each in store.checkpoints() if each.number == number]
     return next(
@@ -155,8 +156,8 @@ def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
 
 
 def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return the run's newest checkpoint of this workdir. If it was restored after that, return the
-    restored checkpoint."""
+    """Return the run's newest checkpoint of this workdir. If a checkpoint was restored later,
+    return the restored one."""
     mine = [
         each
         for each in store.checkpoints(run.id)

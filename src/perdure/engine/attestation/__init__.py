@@ -25,11 +25,11 @@ OF_ATTEMPT = (
     *("number", "context_version", "continuation", "rung", "why", "session_id"),
     *("lost_session_id", "agent_version", "outcome", "usage", "started", "ended"),
 )
-"""Fields of an attempt's report that are copied into a statement."""
+"""Names of the fields that are copied from an attempt's report into the statement about it."""
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """One subject of a statement, named by a digest: usually a commit."""
+    """One thing that a statement is about, usually a commit. It is identified by a digest."""
 
     name: str
     digest: dict[str, str]
@@ -67,8 +67,8 @@ def statement_of(
     permissions: str,
 ) -> Statement:
     """Return the statement about an attempt (`number` 0: the newest). It contains only facts that
-    never change, so the same attempt always gives the same bytes. Raises NotFound if there is no
-    such attempt, or if it has not ended."""
+    never change, so a second call for the same attempt returns the same content. Raises NotFound if
+    there is no such attempt, or if it has not ended."""
     attempts = report.attempts
     wanted = number or (attempts[-1].number if attempts else 0)
     found = next((each for each in attempts if each.number == wanted), None)

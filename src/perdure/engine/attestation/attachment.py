@@ -1,7 +1,8 @@
-"""Attaches signed receipts automatically, if the setting `receipts` asks for it. A receipt is
-attached as a git note when an attempt ends, and to the forge comment about a run.
+"""Attaches signed receipts automatically if the setting `receipts` asks for it. When an attempt
+ends, its receipt is attached to the commit as a git note. The forge comment about the run contains
+the receipt as well.
 
-A receipt that cannot be signed or attached is logged as a warning; the run is not affected.
+If a receipt cannot be signed or attached, a warning is logged; the run is not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class AttestedStore(RunStore, PostingStore, Protocol):
 
 
 class Attacher:
-    """An observer of the store that attaches a receipt, as a git note, whenever an attempt ends."""
+    """An observer of the store. When an attempt ends, it attaches the attempt's receipt to the
+    commit as a git note."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -53,8 +55,8 @@ def statement_in(store: AttestedStore, run: TaskRun, number: int = 0) -> Stateme
 
 
 def repository_of(run: TaskRun) -> Path:
-    """Return the path of a repository that has the run's commits: the run's workdir or, if that is
-    gone, its repository."""
+    """Return the path of a repository that has the run's commits. This is the run's workdir or, if
+    the workdir no longer exists, the repository from which it was made."""
     place = run.workspace
     if place is None:
         return Path()
@@ -64,8 +66,8 @@ def repository_of(run: TaskRun) -> Path:
 
 
 def signed_receipt(store: AttestedStore, run: TaskRun, state: Path) -> str:
-    """Return the signed receipt of the newest attempt. If there is none, log a warning and return
-    an empty text."""
+    """Return the signed receipt of the newest attempt. If it cannot be made or signed, log a
+    warning and return an empty text."""
     try:
         return envelope.signed(statement_in(store, run), hostkey.load(state)).decode()
     except PerdureError as error:

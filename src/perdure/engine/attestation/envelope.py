@@ -135,7 +135,7 @@ def _bytes(text: str) -> bytes:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         content = b""
-    # Several base64 texts decode to the same bytes; only the canonical one is valid.
+    # Several base64 texts decode to the same bytes. Only the canonical one is accepted.
     if not content or _base64(content) != text:
         raise NotVerified("the receipt was changed: it is not valid base64")
     return content

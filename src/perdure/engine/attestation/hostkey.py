@@ -70,8 +70,8 @@ def make(state: Path) -> Ed25519PublicKey:
 
 
 def load(state: Path) -> Ed25519PrivateKey:
-    """Return the key of this host. Raises NotFound if the host has none, StoreError if other users
-    can read the file."""
+    """Return the private key of this host. Raises NotFound if the host has none, StoreError if
+    other users can read its file."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -155,7 +155,8 @@ def trust(state: Path, key: Ed25519PublicKey, name: str) -> None:
 
 
 def trusted(state: Path) -> dict[str, tuple[str, Ed25519PublicKey]]:
-    """Return the trusted keys by id, each with its name; this host's own key is included."""
+    """Return the trusted keys by id, each with the name under which it is stored. This host's own
+    key is included."""
     found = {}
     for path in sorted((state / FOLDER / TRUSTED).glob("*.pem")):
         key = read(path)

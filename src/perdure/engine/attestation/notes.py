@@ -1,4 +1,4 @@
-"""Attaches an envelope to a commit as a git note (`refs/notes/perdure`), and reads it back.
+"""Attaches an envelope to a commit as a git note (`refs/notes/perdure`), and reads it from there.
 
 The notes are in the run's repository. They change no branch, index or file, and git pushes them
 only on request (`git push origin refs/notes/perdure`).
@@ -26,8 +26,9 @@ _IDENTITY = {
 def attach(
     repository: Path, statement: Statement, content: bytes, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """Attach the envelope to the commit that was HEAD at the end of the attempt, replacing an older
-    one. Return the commit. Raises GitFailed, and NotFound if the statement names no commit."""
+    """Attach the envelope to the commit that was HEAD at the end of the attempt. An envelope that
+    is already attached there is replaced. Return the commit. Raises GitFailed, and NotFound if the
+    statement names no commit."""
     commit = next((s.digest["gitCommit"] for s in statement.subject if s.name == "HEAD"), "")
     if not commit:
         raise NotFound("the attempt left no commit to attach a note to")

@@ -46,20 +46,22 @@ GO_ON = (
 
 class ForkRequest(Struct, frozen=True, kw_only=True):
     """A person's request for a fork. `at`: number of the last turn of the parent's conversation
-    that the fork keeps, counted from 1; 0 keeps all turns."""
+    that the fork contains, counted from 1; 0 means all turns."""
 
     prompt: str = ""
     at: int = 0
     checkpoint: int = 0
-    """Number of the parent's checkpoint from which the fork takes files and conversation; 0 takes
-    the parent's current state."""
+    """Number of the parent's checkpoint whose files and conversation the fork gets; 0 means the
+    parent's current state."""
     name: str = ""
     branch: str = ""
     id: str = ""
-    """Id of the new run; if empty, one is generated. With an id, an interrupted fork can be
-    repeated: the workdir that it left behind is moved into the trash."""
+    """Id of the new run; if empty, one is generated. A fork with a given id can be repeated after
+    an interruption. The workdir that the interrupted fork left behind is then moved into the trash.
+    """
     task: str = ""
-    """Name of the new task of a service; if empty, the new run's name is used."""
+    """Name of the fork's task, if the parent is a task of a service; if empty, the new run's name
+    is used."""
     pass_env: tuple[str, ...] | None = None
     """Names of environment variables to pass to the agent; None keeps the parent's list."""
     given: Given = NOTHING_GIVEN
@@ -67,8 +69,9 @@ class ForkRequest(Struct, frozen=True, kw_only=True):
 
 
 def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
-    """Make a run that begins as a fork of another run, and return it, queued. Raises UsageError,
-    NotFound, Conflict or WorkspaceError; in that case nothing is left behind."""
+    """Make a new run that begins as a fork of another one, queue it, and return it. Raises
+    UsageError, NotFound, Conflict or WorkspaceError. If one of them is raised, no run or workdir
+    has been made."""
     parent = service.at_rest(engine, engine.store.get(ref), "it has no settled state to fork")
     driver = engine.driver(parent.spec.agent)
     if wanted.checkpoint:
@@ -129,14 +132,14 @@ def _session(store: SessionStore, parent: TaskRun, checkpoint: Checkpoint | None
 
 
 BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
-"""Reasons of checkpoints that can be forked. Their conversation ends with a complete turn, or with
-an interrupted attempt, which another prompt may follow."""
+"""Values of `Checkpoint.why` for checkpoints that can be forked. The conversation of such a
+checkpoint ends with a complete turn or an interrupted attempt, so another prompt may follow."""
 
 
 def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
-    """Return the number of the turn at which the checkpoint's conversation ends; 0 if nothing was
-    added to the conversation since. Raises UsageError if the agent's CLI cannot fork the
-    conversation at that turn."""
+    """Return the number of the turn at which the checkpoint's conversation ends. Return 0 if the
+    conversation still ends there, because nothing was added to it since the checkpoint. Raises
+    UsageError if the agent's CLI cannot fork the conversation at that turn."""
     home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
     path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
     back = (
@@ -182,8 +185,8 @@ def _name(store: RunStore, wanted: str) -> str:
 
 
 def _source(parent: TaskRun) -> Workspace:
-    """Return the parent's workdir, whose files are copied. Raises WorkspaceError if it does not
-    exist."""
+    """Return the parent's workdir, from which the files are copied. Raises WorkspaceError if it
+    does not exist."""
     assert parent.workspace is not None
     if not Path(parent.workspace.path).is_dir():
         raise WorkspaceError(
@@ -196,8 +199,9 @@ def _source(parent: TaskRun) -> Workspace:
 def _placed(
     workspaces: Workspaces, spec: TaskSpec, source: Workspace, branch: str, task: str, head: str
 ) -> TaskSpec:
-    """Return the fork's spec with its repository and branch: a new branch that starts at the
-    source's HEAD. For a task of a service, set the new task instead. Raises UsageError."""
+    """Return the fork's spec with its repository and a new branch. The branch starts at the HEAD of
+    the parent's workdir. If the parent is a task of a service, the spec gets the new task's name
+    instead. Raises UsageError."""
     if source.backend is Backend.TASK:
         if branch:
             raise UsageError(
@@ -210,9 +214,9 @@ def _placed(
             f"{source.path} is not in a git repository, so a second workdir cannot be made"
         )
     if source.backend is Backend.ISOLATED:
-        # The new clone begins at the same commit as the parent's clone did, because the repository
-        # has that commit. The parent's later commits exist only in its clone, so they are copied
-        # together with its files.
+        # The fork's clone begins at the commit at which the parent's clone began, because the
+        # repository has that commit. The parent's later commits exist only in the parent's clone,
+        # so they are copied together with the files.
         base = workspaces.began(source) or source.base
         return replace(
             spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
@@ -228,8 +232,9 @@ def _placed(
 
 
 def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str) -> None:
-    """Move a workdir that belongs to no run into the trash. It exists if a fork was killed before
-    its run was added. Raises Conflict if another process holds the workdir's lock."""
+    """Move the target directory into the trash if it belongs to no run. Such a directory was left
+    by a fork that was killed before its run was added. Raises Conflict if another process holds its
+    lock."""
     fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
         runs = [run.name for run in store.placed() if run.workspace.path == target.path]
@@ -297,8 +302,8 @@ def _make(
     checkpoint: Checkpoint | None,
     given: Given,
 ) -> TaskRun:
-    """Make the workdir, then add the run, and return it. In the other order, a pool could claim a
-    run whose workdir is incomplete."""
+    """Make the workdir, then add the run, and return the run. If the run were added first, a pool
+    could claim it while its workdir is incomplete."""
     run_id, name = named
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:

@@ -48,8 +48,8 @@ LOOKED_THROUGH = 200
 
 
 class InteractiveCommand(Struct, frozen=True, kw_only=True):
-    """The command with which a person continues a conversation, its directory, and the variables to
-    add to the person's environment."""
+    """The command with which a person continues a conversation: its arguments, its directory, and
+    the variables to add to the person's environment."""
 
     run: TaskRun
     session_id: str
@@ -67,14 +67,14 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
     turns: int
     """Number of prompts that the person added to the conversation."""
     kept: bool
-    """Whether the conversation still contains everything that perdure had seen in it before."""
+    """Whether the conversation still contains everything that it contained when perdure last read
+    it."""
     rewound: bool = False
-    """Whether the person removed the newest part of the conversation (rewound it)."""
+    """Whether the person rewound the conversation, which removes its newest part."""
     others: tuple[Conversation, ...] = ()
     """Other conversations that the person started while the run was open."""
     forks: tuple[str, ...] = ()
-    """Ids of those conversations in `others` that begin with the history of the run's conversation.
-    """
+    """Ids of those conversations in `others` that are forks of the run's conversation."""
 
     def report(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -146,8 +146,8 @@ def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
 
 def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     """Check what a person did with an open conversation, mark the run as no longer open, and return
-    the result. `adopt`: id of a conversation, started while the run was open, with which the run
-    shall continue.
+    the result. `adopt`: id of a conversation that was started while the run was open; the run
+    continues with it.
 
     Raises Conflict while the agent's program has the conversation open, while the run is running,
     or if the run is not open. Raises NotFound, UsageError.
@@ -179,8 +179,8 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
         if rewound and not kept:
-            # After a rewind, Codex continues in another file and OpenCode deletes rows. perdure's
-            # copy then cannot be extended, so it is replaced.
+            # After a rewind, Codex continues in another file, and OpenCode deletes rows. perdure's
+            # copy is then no longer the beginning of the transcript, so it is replaced.
             path = locate(driver, home, each, _directory(engine.state, run))
             engine.copies.take(driver, each, path or Path(), replace=True)
         engine.copies.take_line(driver, home, each, _directory(engine.state, run))
@@ -225,8 +225,8 @@ def _is_open(run: TaskRun) -> bool:
 def _goes_without_saying(
     environ: Mapping[str, str], driver: AgentDriver, name: str, home: Path
 ) -> bool:
-    """Return whether the agent finds its home without this environment variable, so that the
-    variable can be omitted."""
+    """Return whether the agent finds its home without this environment variable. If it does, the
+    command for the person need not set the variable."""
     own = {key: value for key, value in environ.items() if key != name}
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 
@@ -234,8 +234,8 @@ def _goes_without_saying(
 def _as_it_is_now(
     store: RunStore, state: Path, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
-    """Return the session updated from its transcript, the number of prompts that a person added,
-    and whether the transcript still contains everything that was known before."""
+    """Read the transcript. Return the session updated from it, the number of prompts that a person
+    added, and whether it still contains everything that it contained when perdure last read it."""
     path = locate(driver, home, session.id, _directory(state, run))
     now = snapshot(driver, path)
     if path is None or now is None:
@@ -257,12 +257,12 @@ def _as_it_is_now(
 def _rewound(
     engine: Engine, driver: AgentDriver, run: TaskRun, session_id: str, home: Path
 ) -> bool:
-    """Return whether a person rewound the conversation: items before some prompt are still loaded,
-    but that prompt and all later known ones are not.
+    """Return whether a person rewound the conversation. It was rewound if one of the known prompts
+    and all known prompts after it are no longer loaded, while items before them still are.
 
-    A power failure can shorten a transcript in the same way, but then no new prompt follows. So if
-    the items are missing from the file itself, it counts as a rewind only if a new prompt was
-    added.
+    A power failure can shorten a transcript in the same way, but no new prompt follows then. So if
+    the items are missing from the file itself, a new prompt must have been added for this to count
+    as a rewind.
     """
     copy = engine.copies.of(driver.name, session_id)
     path = locate(driver, home, session_id, _directory(engine.state, run))
@@ -293,7 +293,7 @@ def _beside(
     since: int,
 ) -> list[Conversation]:
     """Return the conversations that were written since the run was opened and that have no session
-    record. They are in the run's directory, or forked from its conversation."""
+    record. They are in the run's directory, or were forked from its conversation."""
     return [
         each
         for each in driver.conversations(home, LOOKED_THROUGH)
@@ -310,8 +310,8 @@ def _beside(
 def _made_beside(
     engine: Engine, driver: AgentDriver, run: TaskRun, own: Session, each: Conversation, home: Path
 ) -> Session:
-    """Return a session record for a conversation that a person started while the run was open. It
-    is retired, and belongs to the run's lineage."""
+    """Return a session record for a conversation that a person started while the run was open. The
+    record is retired, and is added to the run's lineage."""
     path = locate(driver, home, each.id, _directory(engine.state, run))
     content = path.read_bytes() if path is not None else b""
     history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
@@ -342,8 +342,8 @@ def _shares_a_beginning(
     history: Sequence[str],
     home: Path,
 ) -> bool:
-    """Return whether a history begins with the same prompt as the run's conversation. Only the
-    first prompt is compared, because a fork may begin at any turn."""
+    """Return whether `history` begins with the same prompt as the run's conversation. Only the
+    first prompt is compared, because a fork may branch off after any turn."""
     path = locate(driver, home, own.id, _directory(engine.state, run))
     if path is not None:
         first = prompts_since(driver, path, None)[:1]
@@ -361,8 +361,8 @@ def _adopted(
     made: Sequence[Session],
     home: Path,
 ) -> Session:
-    """Return the session, confirmed, with which the run shall continue. Raises NotFound,
-    UsageError."""
+    """Return the session of the conversation `adopt`, as confirmed. The run continues with it.
+    Raises NotFound, UsageError."""
     if adopt == own.id:
         raise UsageError(
             f"{adopt} is the conversation of {run.name} already: --adopt is not needed",

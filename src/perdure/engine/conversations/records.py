@@ -29,11 +29,11 @@ def records_of(engine: Engine) -> Sessions:
 
 
 def live_key(store: SessionStore, index: ConversationIndex, ref: str) -> SessionKey:
-    """Return the key of the live session that `ref` identifies: a scope, a conversation's id (or a
-    prefix of it), or the name of a run.
+    """Return the key of the live session that `ref` identifies. `ref`: a scope, a conversation's id
+    or a prefix of it, or the name of a run.
 
-    Raises NotFound, and Conflict if several sessions match or the conversation is not the live one
-    of its scope.
+    Raises NotFound, and Conflict if several sessions match, or if the conversation is not the live
+    one of its scope.
     """
     scoped = [
         key for agent in index.drivers if store.session(key := SessionKey(agent, ref)) is not None
@@ -62,8 +62,8 @@ def live_key(store: SessionStore, index: ConversationIndex, ref: str) -> Session
 
 
 def lifetime(text: str) -> float | None:
-    """Return the number of seconds of a lifetime such as a person writes it; None for an empty
-    text. Raises UsageError."""
+    """Return a lifetime in seconds from text that a person wrote; None for an empty text. Raises
+    UsageError."""
     try:
         if text:
             return duration(text)
@@ -75,7 +75,7 @@ def lifetime(text: str) -> float | None:
 
 
 def report(session: Session) -> dict[str, Any]:
-    """Return a session record as `--json` and the API show it."""
+    """Return a session record in the form that `--json` and the API show."""
     return {
         "id": session.id,
         "agent": session.key.agent,

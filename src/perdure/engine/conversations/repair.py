@@ -1,9 +1,9 @@
 """Diagnoses a conversation on disk, and replaces it with a repaired copy: `perdure sessions check`
 and `repair`.
 
-A diagnosis only reads. Replacing a transcript here has stricter conditions than a repair during an
-attempt. No process may be using the conversation, and the installed agent must be able to resume
-the repaired copy. The replaced file is kept unchanged elsewhere.
+A diagnosis only reads. A replacement must meet stricter conditions than a repair during an attempt:
+no process may be using the conversation, and the installed agent must be able to resume the
+repaired copy. The replaced file is moved elsewhere and kept unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from perdure.rules.transcript_repair import Finding, Harm, RepairResult, Trouble
 
 
 class Unproven(PerdureError):
-    """The agent could not continue from the repaired copy, so nothing was replaced."""
+    """Raised if the agent could not continue from the repaired copy. The transcript was not
+    replaced."""
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -34,12 +35,12 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     agent: str
     id: str
     path: Path | None
-    """Path of the transcript; None if it is gone or in a database."""
+    """Path of the transcript; None if the transcript does not exist or is in a database."""
     before: bytes
     mended: RepairResult
     spare: tuple[Path, ...] = ()
-    """Older files of the same conversation. Each equals the beginning of the file in use, so a
-    repair moves them aside."""
+    """Older files of the same conversation. Each contains only the beginning of the file in use, so
+    a repair moves it aside."""
     entry: ConversationEntry | None = None
 
     @property
@@ -48,7 +49,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         return self.mended.content is not None or (bool(self.spare) and not self.mended.refusal)
 
     def report(self) -> dict[str, Any]:
-        """Return the diagnosis as `--json` shows it."""
+        """Return the diagnosis in the form that `--json` shows."""
         return {
             "id": self.id,
             "agent": self.agent,
@@ -74,9 +75,9 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
 
 def diagnose(index: ConversationIndex, ref: str) -> Diagnosis:
-    """Return the diagnosis of the conversation whose id is `ref`, or begins with it. A complete id
-    is found even if its file is too damaged to be listed. Raises NotFound, and UsageError if
-    several ids begin with `ref`."""
+    """Return the diagnosis of the conversation whose id is `ref` or begins with `ref`. With a
+    complete id, it is found even if its file is too damaged to be listed. Raises NotFound, and
+    UsageError if several ids begin with `ref`."""
     try:
         return diagnosis(index, index.find(ref))
     except NotFound:
@@ -163,8 +164,9 @@ def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | No
 def _places(
     content: bytes, others: Sequence[Path]
 ) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
-    """Compare the conversation with other files of the same id. Return the files that are only
-    older copies, the findings, and the reason why nothing can be repaired (empty if it can)."""
+    """Compare the conversation's file with other files of the same id. Return the files that are
+    only older copies, the findings, and the reason why the conversation cannot be repaired (empty
+    if it can)."""
     spare = tuple(path for path in others if content.startswith(path.read_bytes()))
     if len(spare) < len(others):
         what = (
@@ -212,8 +214,8 @@ def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> 
     )
     session = found.entry.session if found.entry is not None else None
     if session is not None:
-        # Without this update, the next attempt would find that the transcript differs from the
-        # known state.
+        # The session's snapshot must describe the repaired file. Otherwise the next attempt would
+        # report that the transcript was changed.
         engine.store.put_session(
             replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now())
         )

@@ -1,7 +1,7 @@
-"""Continues a conversation that a person chose. If it has a run, that run continues; otherwise a
-new run is made for it.
+"""Continues a conversation that a person chose. If a run already uses the conversation, this run
+continues; otherwise a new run is made for it.
 
-A conversation that was begun without perdure is first taken in: it gets a confirmed session with
+A conversation that was begun without perdure is first registered: it gets a confirmed session with
 its own scope, the current transcript becomes its known state, and perdure makes a copy. From then
 on it is handled like any other conversation.
 """
@@ -39,7 +39,7 @@ class ResumeRequest(Struct, frozen=True, kw_only=True):
     `repo`.
 
     `spec` has the prompt, the settings of this machine and the given options. Its agent, scope and
-    place are replaced by those of the conversation.
+    directory are replaced by those of the conversation.
     """
 
     spec: TaskSpec
@@ -118,8 +118,9 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
 
 
 def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
-    """Return the spec with the place where the run works: the requested repository and branch, else
-    the conversation's own directory. Raises NotFound if that directory is gone."""
+    """Return the spec with the directory where the run works. This is a worktree of the requested
+    repository and branch or, if none is requested, the conversation's own directory. Raises
+    NotFound if that directory does not exist."""
     if wanted.repo or wanted.branch:
         return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
     if not entry.cwd or not Path(entry.cwd).is_dir():
@@ -141,7 +142,8 @@ def _refuse(
     entry: ConversationEntry,
     spec: TaskSpec,
 ) -> None:
-    """Raise UsageError if the agent's CLI cannot continue the conversation in this place."""
+    """Raise UsageError if the agent's CLI cannot continue the conversation in the directory of
+    `spec`."""
     program = driver.locate(environ)
     place = workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
     launch = Launch(

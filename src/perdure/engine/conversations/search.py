@@ -22,32 +22,33 @@ from perdure.rules.run_titles import role_of_run, title_of, title_of_run
 
 LOOKED_THROUGH = 500
 PREFIX = 4
-"""Minimum length of an id's prefix that a person may use instead of the whole id, in characters."""
+"""Minimum number of characters that a person must type of an id, if not the whole id."""
 TAIL = 512 * 1024
-"""Number of bytes at a transcript's end that are read for a preview."""
+"""Number of bytes that are read from the end of a transcript for a preview."""
 
 
 class ConversationEntry(Struct, frozen=True, kw_only=True):
-    """A conversation for a list: its file on disk, perdure's record of it, or both."""
+    """A conversation as a list shows it. It has the conversation on disk, perdure's session record,
+    or both."""
 
     agent: str
     id: str
     updated: int
     conversation: Conversation | None = None
     reader: str = ""
-    """Agent whose driver found the conversation on disk. It differs from `agent` if the
-    conversation was begun over ACP."""
+    """Name of the agent whose driver found the conversation on disk; empty if it is not on disk. It
+    differs from `agent` if the conversation was begun over ACP."""
     session: Session | None = None
     run: TaskRun | None = None
     """Newest run that used the conversation."""
     cost_usd: float = 0.0
-    """Cost of the run's attempts in this conversation, in dollars."""
+    """Cost of those attempts of `run` that used this conversation, in dollars."""
     cost_estimated: bool = False
-    """Whether part of the cost is an estimate."""
+    """Whether part of `cost_usd` is an estimate."""
 
     @property
     def cwd(self) -> str:
-        """Return the directory in which the conversation continues; empty if it is unknown."""
+        """Return the directory in which the conversation would continue; empty if unknown."""
         if self.run is not None and self.run.workspace is not None:
             return self.run.workspace.path
         if self.conversation is not None and self.conversation.cwd:
@@ -58,8 +59,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def first(self) -> str:
-        """Return the first prompt of the conversation. For a fork, return the first prompt after
-        the fork."""
+        """Return the first prompt of the conversation. If the run forked the conversation, return
+        the first prompt after the fork."""
         if self.run is not None and self.run.spec.forks:
             return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:
@@ -70,8 +71,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """Return a title for lists, on one line: the title of the run, else the beginning of the
-        first prompt."""
+        """Return a title of one line for lists: the title of the run or, without one, the beginning
+        of the first prompt."""
         if self.run is not None and (self.run.spec.title or not self.first):
             return title_of_run(self.run)
         key = self.run.spec.key if self.run is not None else ""
@@ -95,8 +96,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def parent(self) -> str:
-        """Return the id of the conversation from which this one was forked, or which it
-        replaced."""
+        """Return the id of the conversation from which this one was forked, or which this one
+        replaced; empty if there is none."""
         if self.session is not None and self.session.parent:
             return self.session.parent
         if self.conversation is not None:
@@ -116,7 +117,7 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
         return self.conversation is not None
 
     def report(self) -> dict[str, Any]:
-        """Return the entry as `--json` shows it."""
+        """Return the entry in the form that `--json` shows."""
         report: dict[str, Any] = {
             "id": self.id,
             "agent": self.agent,
@@ -155,7 +156,7 @@ class ConversationIndex(Struct, frozen=True):
     drivers: Mapping[str, AgentDriver]
     environ: Mapping[str, str]
     only: frozenset[str] = frozenset()
-    """Names of the agents whose conversations are searched; empty: all."""
+    """Names of the agents whose conversations are searched; if empty, those of all agents."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[ConversationEntry]:
         """Return the conversations, newest first. `below`: only conversations whose directory is
@@ -177,9 +178,9 @@ class ConversationIndex(Struct, frozen=True):
         ]
 
     def find(self, ref: str) -> ConversationEntry:
-        """Return the conversation that `ref` identifies: its id, a unique prefix of it, or the name
-        of a run (then its newest conversation). Raises NotFound, and UsageError if several match.
-        """
+        """Return the conversation that `ref` identifies. `ref`: its id, a unique prefix of the id,
+        or the name of a run, which means the run's newest conversation. Raises NotFound, and
+        UsageError if several match."""
         exact = self._exact(ref)
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
@@ -201,8 +202,8 @@ class ConversationIndex(Struct, frozen=True):
         )
 
     def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
-        """Return the ancestors of a conversation: those from which it was forked or which it
-        replaced, nearest first."""
+        """Return the ancestors of a conversation, nearest first. An ancestor is a conversation from
+        which it was forked, or which it replaced."""
         line: list[ConversationEntry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
             found = self._exact(entry.parent)
@@ -217,7 +218,7 @@ class ConversationIndex(Struct, frozen=True):
 
     def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[SpokenMessage]:
         """Return the last messages of a conversation, read from the last `tail` bytes of its
-        transcript; empty if that is gone."""
+        transcript; empty if the transcript does not exist."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)
@@ -243,8 +244,8 @@ class ConversationIndex(Struct, frozen=True):
         return None
 
     def _first(self, session_id: str) -> tuple[str, Conversation] | None:
-        """Return the listed conversation with this id, and the name of its agent; None if it is not
-        listed."""
+        """Return the name of the agent that lists a conversation with this id, and the
+        conversation; None if no agent lists it."""
         for name, driver in self.drivers.items():
             for each in driver.conversations(self.home(name), 1, session_id):
                 return name, each
@@ -285,7 +286,7 @@ class ConversationIndex(Struct, frozen=True):
 
 
 def _by_weight(sessions: Sequence[Session]) -> list[Session]:
-    """Sort live sessions before retired ones; otherwise keep the order."""
+    """Return the sessions with the live ones first. Otherwise their order does not change."""
     return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
 
 

@@ -1,7 +1,7 @@
-"""Makes the links with which a person can answer a notice, and keeps the key that signs them.
+"""Makes the links with which a person can answer a notice, and stores the key that signs them.
 
-The key is a file in the state directory that only perdure's user can read. Hosts that share a
-database need the same key if one sends the notices and another serves the links.
+The key is a file in the state directory. Only the user that perdure runs as can read it. If one
+host sends the notices and another host serves the links, both need the same key.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from perdure.rules.text import one_line
 KEY = "link-key"
 KEY_BYTES = 32
 LINKED_MOST = 5
-"""Maximum number of requests in one notice that get links."""
+"""Maximum number of requests for which one notice contains links."""
 CALL_MOST = 300
-"""Maximum length of the summary of a call in a notice, in characters."""
+"""Maximum length of the text that summarizes a tool call in a notice, in characters."""
 
 
 def link_key(state: Path, *, make: bool = False) -> bytes:
-    """Return the key that signs links. If there is none, `make` creates it; without `make`, return
+    """Return the key that signs links. If there is none, create it if `make` is set, else return
     empty bytes. Raises StoreError."""
     path = state / KEY
     try:
@@ -49,7 +49,8 @@ def link_key(state: Path, *, make: bool = False) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Create the key file atomically, so that two processes never use different keys."""
+    """Create the key file atomically. Two processes that create it at the same time then use the
+    same key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{KEY}.{secrets.token_hex(6)}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -58,15 +59,15 @@ def _make(path: Path) -> None:
             file.write(secrets.token_bytes(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):  # Another process was first, and its key is used.
+        with suppress(FileExistsError):  # Another process created the key first. Its key is used.
             os.link(fresh, path)
     finally:
         fresh.unlink()
 
 
 def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Notice]:
-    """Return a function that adds links to a notice just before it is sent. The stored notice has
-    no links."""
+    """Return a function that adds links to a notice just before the notice is sent. The notice in
+    the store has no links."""
 
     def linked(channel: Channel, notice: Notice) -> Notice:
         if not channel.links or not public_url or notice.event is not NoticeEvent.NEEDS_YOU:
@@ -88,7 +89,8 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
 def answers_of(
     engine: Engine, channel: Channel, run: str, public_url: str
 ) -> tuple[NoticeAnswer, ...]:
-    """Return the answers, with their links, for the open approvals of a run. Raises StoreError."""
+    """Return the possible answers to the open approval requests of a run, each with its links.
+    Raises StoreError."""
     now = engine.store.now()
     opened = [
         each

@@ -1,8 +1,8 @@
-"""Sends notices to people, in a thread beside the worker pool.
+"""Sends notices to people, in a thread next to the worker pool.
 
-Only one process of a host sends at a time; several hosts share the outbox by leases. Every notice
-is stored before it is sent. Sending is repeated until the receiver accepts the notice, for at most
-a week.
+Only one process of a host sends at a time. Several hosts share one outbox, in which each notice
+that is being sent is leased. Every notice is stored before it is sent. Sending is repeated until
+the receiver accepts the notice, for at most a week.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ LOOK_S = 1.0
 PAGE = 500
 LEASE_S = 120.0
 AGAIN_S, LONGEST_S = 10.0, 3600.0
-"""First and longest pause between two attempts to send a notice, in seconds."""
+"""Pause after the first failed try to send a notice, and longest pause between two tries, in
+seconds."""
 WEEK_MS = 7 * 86_400_000
-"""Age in ms after which an unsent notice is given up and a line of the audit trail is ignored."""
+"""Age in milliseconds. A notice of this age is no longer sent, and a line of the audit trail of
+this age is ignored."""
 KEPT_MS = 30 * 86_400_000
-"""Time for which a sent notice is kept in the list, in ms."""
+"""Age in milliseconds at which a notice that was sent or given up is deleted from the outbox."""
 Page = Callable[[str], str]
 
 
 class Notifier:
-    """Sends notices to people while its context (`with`) is open. `page` returns the address of a
-    run's page. `say` is called with a line if a channel fails. `linked` adds links to a notice.
-    `deliver` sends a notice, or raises NoticeRefused."""
+    """Sends notices to people while it is used as a context manager (`with`). `page` returns the
+    address of a run's page. `say` is called with a line of text if a channel fails. `linked` adds
+    links to a notice. `deliver` sends a notice, or raises NoticeRefused."""
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Notifier:
         self._said = ""
         self._thinned = 0.0
         self._lock = OneOfHost(engine.state / "notices.lock")
-        # The last round, at the end of this process, reports runs that have just ended.
+        # When this process ends, one last round reports runs that have just ended.
         self._rounds = Rounds("notices", self._try, LOOK_S, self._failed, last=self._last)
 
     def __enter__(self) -> Notifier:
@@ -103,11 +105,12 @@ class Notifier:
     # --- from the audit trail to the outbox ---
 
     def _follow(self) -> bool:
-        """Read the next lines of the audit trail, and store their notices in the outbox. Return
-        whether there may be more lines."""
+        """Read the next lines of the audit trail, and store the notices about them in the outbox.
+        Return whether there may be more lines."""
         seen = self._store.notices_seen()
         if seen is None:
-            # When a channel is configured for the first time, earlier events are not reported.
+            # A channel has just been configured for the first time. Events before this moment are
+            # not reported.
             self._store.put_notices(None, self._store.audit_head()[0], ())
             return False
         lines = self._store.audit(after=seen, limit=PAGE)
@@ -125,7 +128,7 @@ class Notifier:
         try:
             run = self._store.get(line.run)
         except NotFound:
-            return  # The run was removed from the list, so nobody is notified.
+            return  # The run was removed from the list, so no notice is made.
         cause = self._record(line)
         event = notification.event_of(line.kind, cause, run)
         if event is NoticeEvent.WAITING and not notification.waits_long(cause, line.at):

@@ -1,6 +1,6 @@
 """Sends one notice to one channel.
 
-A channel may get a notice twice, if perdure was killed after the receiver accepted it and before
+A channel gets a notice twice if perdure is killed after the receiver accepted the notice and before
 that was stored. Both copies of a webhook have the same `webhook-id`, and both copies of a mail the
 same `Message-ID`, so a receiver can recognize them. Services of Apprise have no such id.
 """
@@ -30,7 +30,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class NoticeRefused(PerdureError):
-    """A notice could not be sent. It will be sent again later."""
+    """Raised if a notice could not be sent. The notifier tries again later."""
 
 
 def send(channel: Channel, notice: Notice) -> None:
@@ -58,7 +58,7 @@ def secret_of(channel: Channel) -> str:
 
 
 def missing(channel: Channel) -> str:
-    """Return the name of the library that a channel needs and that is not installed; empty if
+    """Return the name of the library that the channel needs but that is not installed; empty if
     nothing is missing."""
     from importlib.util import find_spec
 
@@ -81,7 +81,7 @@ def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
         raise NoticeRefused(
             f"The secret in {channel.secret_file} is not a signing secret (whsec_ and base64)"
         ) from error
-    # The method `sign` treats every time as UTC, whatever its time zone is.
+    # The method `sign` treats every time as UTC, even if the time has another time zone.
     now = datetime.now(UTC).replace(microsecond=0)
     headers = {
         "content-type": "application/json",
@@ -147,13 +147,15 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     except (OSError, smtplib.SMTPException) as error:
         raise NoticeRefused(f"{channel.name} does not answer: {type(error).__name__}") from error
     if refused:
-        # The other recipients have got the notice. Sending it again would give them a duplicate.
+        # The other recipients have received the notice. If it were sent again, they would receive
+        # it twice.
         names = one_line(", ".join(refused), 200)
         raise PartlyRefused(f"{channel.name} refused {names}")
 
 
 class PartlyRefused(NoticeRefused):
-    """The notice was sent, but some of its recipients were refused. It is not sent again."""
+    """Raised if the notice was sent, but the mail server refused some of the recipients. The notice
+    is not sent again."""
 
 
 # --- a service of Apprise ---

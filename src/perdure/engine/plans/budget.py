@@ -1,9 +1,9 @@
 """Computes what a plan has spent in all its tasks and attempts, and what is left of its budget.
 Called by `driver`, `starts`, `conclusion`.
 
-The budget is checked before a task begins or continues. A run then gets all that is left as its own
-budget. The rest is not divided among concurrent tasks, so together they may spend more than the
-plan's budget.
+The budget is checked before a task begins or continues. The budget of a new run is everything that
+is left of the plan's budget. It is not divided among concurrent tasks, so together they may spend
+more than the plan's budget.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from perdure.rules.plan import PlanRun
 from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
 LEAST = 0.01
-"""Minimum budget of a run, in dollars, used when concurrent tasks have already spent the rest. It
-is not 0, because 0 means no limit."""
+"""Smallest budget that a run can get, in dollars. A run gets it if the other tasks have already
+spent the plan's budget. It is not 0, because 0 means no limit."""
 
 
 def spent(store: EngineStore, plan: PlanRun) -> float:
@@ -26,7 +26,8 @@ def spent(store: EngineStore, plan: PlanRun) -> float:
 
 
 def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
-    """Return the dollars spent, and the reserve for interrupted replies whose cost is unknown."""
+    """Return the dollars that the plan has spent, and the reserve. The reserve estimates the cost
+    of replies that were interrupted before the agent reported their cost."""
     runs = [stand.run for stand in task_statuses(store, plan).values() if stand.run is not None]
     used, kept = 0.0, NO_RESERVE
     for run in runs:
@@ -37,8 +38,9 @@ def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
 
 
 def overspent(store: EngineStore, plan: PlanRun) -> str:
-    """Return a sentence for the user if the budget is spent or may be spent; empty otherwise, and
-    if no budget is set."""
+    """Return a sentence for the user if the plan's budget is spent, or may be spent because the
+    cost of some replies is unknown. Return an empty text otherwise, and if the plan has no budget.
+    """
     budget = plan.plan.budget_usd
     if not budget:
         return ""
@@ -55,8 +57,8 @@ def overspent(store: EngineStore, plan: PlanRun) -> str:
 
 
 def share(store: EngineStore, plan: PlanRun, own: float) -> float:
-    """Return the budget in dollars of a run that begins now; 0 means no limit. `own`: the run's
-    limit by the settings."""
+    """Return the budget in dollars for a run that begins now; 0 means no limit. `own`: the limit of
+    a single run according to the settings."""
     budget = plan.plan.budget_usd
     if not budget:
         return own

@@ -1,5 +1,5 @@
-"""Ends a plan. Merges all results that no task has merged into the workdir of the last task, and
-runs the plan's own check there. Called by `driver`.
+"""Ends a plan. Takes the results that no other task has used, merges them into the workdir of the
+last task, and runs the plan's own check there. Called by `driver`.
 
 Merge conflicts and a failed check are given to the conversation of the last task as new
 instructions. This is repeated at most as often as that task may be attempted. Then the plan fails,
@@ -102,7 +102,8 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
 
 
 def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
-    """Return whether the recorded end of the task belongs to its newest attempt."""
+    """Return whether the recorded end of the task was recorded for the newest attempt of its
+    run."""
     return end is not None and any(
         each.number == end.checkpoint and each.attempt == run.attempt
         for each in store.checkpoints(run.id)
@@ -110,15 +111,16 @@ def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
 
 
 def _is_loose(name: str, stands: Mapping[str, TaskStatus]) -> bool:
-    """Return whether no other task continues or merges the result of this task."""
+    """Return whether the task's result is used by no other task: none continues it, and none merges
+    it."""
     return not any(
         name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
     )
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
-    """Run the plan's check in the run's workdir. Return instructions for the agent and the check's
-    output if it failed, else two empty texts."""
+    """Run the plan's check in the run's workdir. If it fails, return instructions for the agent and
+    the check's output; otherwise two empty texts."""
     command = plan.plan.verify
     if not command:
         return "", ""
@@ -134,8 +136,8 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
 
 
 def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
-    """Run the check, and return its exit code and output. The check is ended if perdure is asked to
-    stop."""
+    """Run the check, and return its exit code and output. If perdure is asked to stop, the check is
+    ended early."""
     assert run.workspace is not None
     running = process.start(
         Command(
@@ -162,8 +164,8 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
 
 
 def _directory(state: Path, plan: PlanRun) -> Path:
-    """Return the path of a new directory for a check. Checks that are still running after their
-    supervisor died are killed first."""
+    """Return the path of a new directory for a check. First, checks of this plan whose supervisor
+    died are killed if they are still running."""
     number = 1
     while (directory := state / "plans" / plan.id / f"verify-{number}").exists():
         begun = process.find(directory)

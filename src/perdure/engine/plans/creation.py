@@ -31,9 +31,9 @@ MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 
 
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """Return the stored plan of this name, or check and store a new one. `seed`: the fields that
-    all tasks' specs share. A repository in the plan overrides the seed's; it is relative to the
-    directory of `file`.
+    """Return the stored plan of this name. If there is none, check the given plan, store it and
+    return it. `seed`: the fields that all tasks' specs share. A repository in the plan overrides
+    the seed's; it is relative to the directory of `file`.
 
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
@@ -62,8 +62,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             raise
         if there.file == str(file):
             return there
-        # A plan of the same name from another file is a different plan. The success of the stored
-        # one says nothing about it.
+        # The name is taken by a plan from another file. That plan is a different one, so its state,
+        # such as a success, must not be reported for this plan.
         raise Conflict(
             f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; the "
             f"current directory is in no repository",
@@ -95,8 +95,8 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
 
 
 def forking(driver: AgentDriver) -> Forking:
-    """Return where the agent's CLI can fork a conversation into another directory: at any turn,
-    only at the end, or never."""
+    """Return at which turns the agent's CLI can fork a conversation into another directory: at any
+    turn, only at the end, or at none."""
     can = driver.abilities
     if not can.fork or can.fork_bound:
         return Forking.NEVER
@@ -106,8 +106,8 @@ def forking(driver: AgentDriver) -> Forking:
 
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """Return a new plan with the commit at which all its tasks begin. Raises Conflict if one of its
-    branches exists."""
+    """Return a new plan, which includes the commit at which all its tasks begin. Raises Conflict if
+    the repository already has one of the plan's branches."""
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
     fresh = PlanRun(
         id=uuid.uuid4().hex,
@@ -131,7 +131,8 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
-    """Check all tasks, and return the plan with the commit at which its tasks begin."""
+    """Check that every task could start. Return the plan with the commit at which its tasks
+    begin."""
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(
@@ -141,15 +142,15 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     place = engine.workspaces.plan(
         spec_of(fresh, TaskStatus(task=first, strand=strands[first.name])), plan.name, Path.cwd()
     )
-    # All tasks begin at one commit. A clone that is made later begins there too, even if the remote
-    # branch has moved.
+    # The commit is resolved once, so that all tasks begin at the same commit. This also holds for a
+    # clone that is made later, when the remote branch may have moved.
     base = engine.workspaces.resolve(place)
     return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
-    """Apply the changes of the plan's file, store them under the plan's lease, and return the plan.
-    Raises PlanError with all changes that are no longer allowed."""
+    """Apply the changes that were made in the plan's file. Store them under the plan's lease, and
+    return the plan. Raises PlanError, which lists all changes that are no longer allowed."""
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
@@ -171,8 +172,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
     )
     if not any(stand.planned is not None for stand in stands.values()):
-        # The stored base is a commit of the old repository, so the base in the new file replaces
-        # it.
+        # The stored base is a commit of the old repository or base. It is dropped if the file names
+        # another one.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(
             fresh,
@@ -188,14 +189,14 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
             run = _assigned(engine, stand.run, stand.task, new)
             if new.prompt != stand.task.prompt:
                 told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
-    # Stored in one transaction. If perdure is killed before it, all changes are applied again;
-    # after it, none.
+    # All changes are stored in one transaction. If perdure is killed before it, the next start
+    # applies all of them; if it is killed after it, nothing is left to apply.
     return engine.store.put_plan(fresh, told)
 
 
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
-    """Return a begun task's run with the settings of the changed file. Raises Conflict while an
-    attempt is running."""
+    """Apply the task's changed settings to the run that has already been made for it, and return
+    the run. Raises Conflict while an attempt is running."""
     changes = {
         name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
     }
@@ -235,7 +236,7 @@ def _changed(stand: TaskStatus, wanted: Plan, strands: Mapping[str, Strand]) -> 
             f"the prompt of {name!r} was changed after it was done: perdure update {run} "
             '"..." gives it new instructions'
         )
-    # For a task that is done, permissions no longer matter.
+    # Permissions no longer matter for a task that is done.
     fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
     if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:
         yield f"{', '.join(others)} of {name!r} changed after it had started" + (

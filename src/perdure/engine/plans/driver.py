@@ -37,9 +37,9 @@ from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
 GIVEN = "(api)"
-"""Value stored in place of a file name for a plan that was received over the API."""
+"""Text that a plan has instead of a file name if it was received over the API."""
 BEATS = 4
-"""Number of lease renewals within the duration of one lease."""
+"""Number of times that the lease is renewed within its duration."""
 
 Began = Callable[[PlanRun], None]
 
@@ -52,14 +52,14 @@ def run(
     jobs: int = 0,
     began: Began = lambda plan: None,
 ) -> PlanRun:
-    """Start or continue the plan until it is done, nothing more can start, or perdure is asked to
-    stop. Return the plan.
+    """Start or continue the plan until it is done, no task can start any more, or perdure is asked
+    to stop. Return the plan.
 
     `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
     process holds the plan's lease. Stopped tasks are continued; failed tasks wait for `retry`.
 
     Raises PlanError if the changes of the file are no longer allowed, Conflict while another
-    process runs the plan, and all errors of a task's start.
+    process runs the plan, and all errors that the start of a task can raise.
     """
     return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
 
@@ -72,9 +72,9 @@ def retry(
     began: Began = lambda plan: None,
     changed: tuple[Plan, TaskSpec, Path] | None = None,
 ) -> PlanRun:
-    """Continue a plan including its failed and stopped tasks. Return the plan. `task`: retry only
-    this task. `changed`: the present content of the plan's file, as for `run`. Raises NotFound,
-    Conflict, PlanError."""
+    """Continue a plan, including its tasks that failed or were stopped, and return the plan.
+    `task`: retry only this task. `changed`: the plan as its file describes it now, as for `run`.
+    Raises NotFound, Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
         know_failed(engine.store, plan, task)
@@ -97,8 +97,8 @@ def resume(engine: Engine, ref: str) -> PlanRun:
 
 
 def exit_code(store: EngineStore, plan: PlanRun) -> int:
-    """Return the exit code for a plan: 0 if it succeeded, 130 if it was stopped, 75 if something
-    waits. If a run failed, return its exit code: 1, or 3 if a person is needed."""
+    """Return the exit code for a plan: 0 if it succeeded, 130 if it was stopped, 75 if a task
+    waits. If it failed, the code is 1, or that of a failed run, such as 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
     runs = [
@@ -151,8 +151,9 @@ def claimed(engine: Engine, plan: PlanRun) -> PlanRun:
 def queue_again(
     engine: Engine, plan: PlanRun, again: tuple[RunState, ...], task: str = ""
 ) -> PlanRun:
-    """Queue the plan's runs that ended in one of the states `again`, or only the run of `task`.
-    Return the plan, which is open again. The caller must hold its lease."""
+    """Queue the plan's runs that ended in one of the states `again`. With `task`, queue only the
+    run of this task. Return the plan, whose state is open afterwards. The caller must hold its
+    lease."""
     for stand in task_statuses(engine.store, plan).values():
         if (
             stand.failed
@@ -170,7 +171,8 @@ def queue_again(
 
 
 def know_failed(store: EngineStore, plan: PlanRun, task: str) -> None:
-    """Raise NotFound or Conflict unless the plan has this task and it failed or was stopped."""
+    """Check that the plan has this task, and that the task failed or was stopped. Raises NotFound
+    or Conflict otherwise."""
     stands = task_statuses(store, plan)
     if task not in stands:
         raise NotFound(
@@ -219,8 +221,8 @@ def _drive(
 
 
 def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
-    """Raise Conflict if results of tasks are on another host and cannot be moved here. Commits that
-    other tasks merge or start from can never be moved."""
+    """Raise Conflict if the results of a task are on another host and cannot be moved to this one.
+    Commits that other tasks merge or start from can never be moved."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
     for stand in task_statuses(engine.store, plan).values():
         run = stand.run
@@ -296,8 +298,8 @@ class _Driving:
         self._at_work[threads.submit(job)] = name
 
     def _wait(self) -> None:
-        """Wait until a thread has ended or the poll interval has passed. Renew the lease if it is
-        time."""
+        """Wait until a thread has ended or the poll interval has passed. Then renew the lease if
+        the next renewal is due."""
         ended, _ = wait(self._at_work, NAP_S, FIRST_COMPLETED)
         for future in ended:
             del self._at_work[future]
@@ -324,9 +326,10 @@ class _Driving:
             keep_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
-        """Return whether the conversation from which `fork` branches off may continue. It may once
-        the fork has its own copy of the conversation, with the fork's prompt in it. It also may if
-        the fork cannot begin soon, because it failed or waits for a failed task."""
+        """Return whether the conversation from which `fork` branches off may continue. It may
+        continue once the fork has its own copy of the conversation, with the fork's prompt in it.
+        It may also continue if the fork cannot begin soon, because it failed or waits for a failed
+        task."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
         return fork.run is not None and _has_begun(
@@ -334,8 +337,8 @@ class _Driving:
         )
 
     def _conclude_if_stuck(self, stands: Mapping[str, TaskStatus]) -> PlanRun:
-        """Return the plan after nothing more can start. It is failed if tasks failed or the budget
-        is spent, else unchanged."""
+        """End the plan if none of its tasks can start any more, and return it. Its state becomes
+        failed if tasks failed or the budget is spent; otherwise it does not change."""
         failed = [
             name
             for name, stand in stands.items()
@@ -352,7 +355,8 @@ class _Driving:
         )
 
     def _conclude_overspent(self) -> PlanRun:
-        """Return the plan. It is failed if its budget is the only reason why it cannot continue."""
+        """End a plan that cannot continue although none of its tasks failed, and return it. Its
+        state becomes failed if the budget is spent; otherwise it does not change."""
         if self._engine.stopping():
             reason = ""
         else:

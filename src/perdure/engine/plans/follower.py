@@ -16,8 +16,8 @@ NAP_S = 0.3
 
 
 def await_run(engine: Engine, run_id: str) -> TaskRun:
-    """Wait for a run that a pool performs. Return it at its end, or as it is when perdure is asked
-    to stop."""
+    """Wait for a run that a pool performs, and return it when it has ended. If perdure is asked to
+    stop, return it earlier, in its present state."""
     ring(engine.state)
     while True:
         run = engine.store.get(run_id)
@@ -27,8 +27,9 @@ def await_run(engine: Engine, run_id: str) -> TaskRun:
 
 
 def follow_run(engine: Engine, run_id: str) -> TaskRun:
-    """Perform or follow the run. Return it at its end, or as it is when perdure is asked to stop.
-    Raises Conflict while another run uses its workdir."""
+    """Perform the run, or follow it if another process performs it. Return the run when it has
+    ended. If perdure is asked to stop, return it earlier, in its present state. Raises Conflict
+    while another run uses its workdir."""
     while True:
         run = engine.store.get(run_id)
         if run.state in FINAL or engine.stopping():
@@ -40,7 +41,7 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             drive(engine, run_id)
         except Conflict:
             now = engine.store.get(run_id)
-            # A pool may have claimed the run first. It does the same work, and may already have
-            # finished.
+            # A pool may have claimed the run before this process could. The pool does the same
+            # work, and may already have finished, so this conflict is ignored.
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise

@@ -1,5 +1,5 @@
-"""Builds the report of a plan that `--json` prints. It is a stable, versioned object, read only
-from the store."""
+"""Builds the report of a plan that `--json` prints. The report is a stable, versioned object. All
+its data comes from the store."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
 
 
 def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
-    """Return where the plan's result is: the workdir and branch of its last task."""
+    """Return where the result of the plan can be found: the workdir and branch of its last task."""
     result = PlanResult(
         task=last.task.name,
         path="",
@@ -80,8 +80,8 @@ def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
 
 
 def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
-    """Return the plan's state as a word: `running`, `stopped` (no process drives it), `succeeded`
-    or `failed`."""
+    """Return the state of the plan as one word: `running`, `succeeded`, `failed`, or `stopped` if
+    no process drives it."""
     if plan.state is not PlanState.OPEN:
         return str(plan.state)
     if plan.worker:

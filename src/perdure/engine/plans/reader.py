@@ -1,5 +1,5 @@
-"""Reads a plan file and applies the settings to all of its tasks. Called by the command and by the
-library."""
+"""Reads a plan file. Fields that the file does not set get their values from the settings. Called
+by the command and by the library."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from perdure.rules.plan import Plan
 
 
 def read_plan(file: Path, chosen: Settings) -> Plan:
-    """Return the plan in the file, with the settings as defaults. Raises NotFound, UsageError,
-    PlanError."""
+    """Return the plan in the file. Fields that the file does not set have the values of the
+    settings. Raises NotFound, UsageError, PlanError."""
     return read(file, plan_defaults(chosen))
 
 
 def plan_defaults(chosen: Settings) -> dict[str, Any]:
-    """Return the settings that serve as defaults for a plan's fields."""
+    """Return the values that a plan's fields have if the file does not set them, taken from the
+    settings."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
     return {name: getattr(chosen, name) for name in names}
 
 
 def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
-    """Return the default fields of all tasks: the repository at `cwd`, and the limits of the
-    settings."""
+    """Return the spec that contains the fields that all tasks share: the repository at `cwd`, and
+    the limits of the settings."""
     return TaskSpec(
         prompt="",
         repo=str(cwd),
@@ -40,12 +41,12 @@ def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
 
 
 def name_of(ref: str, chosen: Settings) -> str:
-    """Return the name of a plan that is given by name or by file."""
+    """Return the name of a plan. `ref`: that name, or the path of the plan's file."""
     if is_file(ref):
         return read_plan(Path(ref), chosen).name
     return ref
 
 
 def is_file(ref: str) -> bool:
-    """Return whether `ref` is the path of a plan's file. Otherwise it is a plan's name."""
+    """Return whether `ref` is the path of a plan's file. If not, it is the name of a plan."""
     return Path(ref).suffix in (".toml", ".yaml", ".yml")

@@ -1,5 +1,5 @@
-"""Drives plans that the service received over the network, in the process of the service. The
-service's pool performs the runs.
+"""Drives the plans that the service received over the network. This happens in the process of the
+service, while the runs are performed by its pool.
 
 Called by `perdure serve` and by the API. A received plan is stored, so the service continues it
 after a restart.
@@ -29,7 +29,8 @@ from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 LOOK_S = 2.0
-"""Interval in seconds at which the stored plans are polled, unless `wake` is called."""
+"""Interval in seconds at which the store is polled for plans. A call of `wake` ends the interval
+early."""
 AGAIN_S = 30.0
 """Delay in seconds before a plan is retried after a problem of perdure itself (a full disk, a
 workdir in use)."""
@@ -80,7 +81,7 @@ class PlanDriver:
         self._driven: dict[str, threading.Thread] = {}
         self._later: dict[str, float] = {}
         self._halted: set[str] = set()
-        """Ids of plans whose threads must not begin a task now."""
+        """Ids of the plans whose threads must not begin another task for now."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> PlanDriver:
@@ -98,7 +99,7 @@ class PlanDriver:
             thread.join()
 
     def wake(self) -> None:
-        """Check the stored plans at once, instead of after the poll interval."""
+        """Check the stored plans now, without waiting for the end of the poll interval."""
         self._rounds.wake()
 
     def stop(self, ref: str) -> PlanRun:
@@ -109,8 +110,8 @@ class PlanDriver:
         with self._lock, self._at_rest(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to stop")
-            # Stored first: if the service is killed now, it starts no more tasks of the plan after
-            # its restart.
+            # The stop is stored before the runs are stopped. If the service is killed in between,
+            # it starts no more tasks of the plan after its restart.
             plan = self._engine.store.put_plan(replace(plan, stopped=self._engine.store.now()))
             for stand in task_statuses(self._engine.store, plan).values():
                 if stand.run is not None and stand.run.state not in FINAL:
@@ -119,7 +120,8 @@ class PlanDriver:
         return self._engine.store.plan(plan.id)
 
     def retry(self, ref: str, task: str = "") -> PlanRun:
-        """Continue a plan including its failed and stopped tasks, or only `task`. Return the plan.
+        """Continue a plan, including its tasks that failed or were stopped. With `task`, retry only
+        this task. Return the plan.
 
         Raises NotFound, and Conflict if another process drives the plan, or there is nothing to
         retry.
@@ -136,8 +138,8 @@ class PlanDriver:
 
     @contextmanager
     def _at_rest(self, ref: str) -> Iterator[PlanRun]:
-        """Hold a plan's lease for the `with` block, after the service's own thread for the plan has
-        stopped. Yield the plan; its runs continue. Raises NotFound, Conflict."""
+        """Hold a plan's lease for the `with` block, and yield the plan. First, the service's own
+        thread for the plan is stopped; the plan's runs continue. Raises NotFound, Conflict."""
         plan = self._engine.store.plan(ref)
         if plan.file != GIVEN:
             raise Conflict(

@@ -1,10 +1,10 @@
-"""Records where a successful task left its workdir and conversation, so that other tasks can begin
-there while this strand continues. Called by `driver` and `conclusion`.
+"""Records where a successful task left its workdir and conversation. Other tasks can then begin at
+this point while this conversation continues. Called by `driver` and `conclusion`.
 
-Uncommitted files are committed on the strand's branch in the agent's name, because only commits can
-be merged, and forked without copying every file. A checkpoint of workdir and conversation is taken
-as well if another workdir starts from this task, and for the last task of the plan. It includes the
-small ignored files.
+Uncommitted files are committed on the task's branch in the agent's name, because only commits can
+be merged, and a fork of commits does not copy every file. If another workdir starts from this task,
+or if it is the plan's last task, a checkpoint of workdir and conversation is taken as well. It
+includes the small ignored files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ FILES = 200
 
 def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
     """Record the end of a task, and return it. Uncommitted files are committed first, and a
-    checkpoint is taken if one is needed. Can be repeated after a kill. Raises PerdureError."""
+    checkpoint is taken if one is needed. After a kill, the call can be repeated. Raises
+    PerdureError."""
     assert run.workspace is not None
     first = run.spec.prompt.strip().partition("\n")[0][:72]
     text = (
@@ -60,9 +61,9 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
 
 
 def _is_grown_from(plan: PlanRun, task: str) -> bool:
-    """Return whether a checkpoint of the task's end is needed: another workdir starts with its
-    files, or it is the plan's last task. After the last task, the checkpoint keeps perdure's own
-    commit from being reported as drift by a later update."""
+    """Return whether a checkpoint of the task's end is needed. It is needed if another workdir
+    starts with the task's files, and for the plan's last task. Without a checkpoint of the last
+    task, a later update would report perdure's own commit as drift."""
     return task == order(plan.plan)[-1].name or any(
         strand.files_of == task for strand in plan.strands.values()
     )

@@ -38,8 +38,8 @@ inspects the run, holds the lock briefly."""
 def start(
     engine: Engine, plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
 ) -> TaskRun:
-    """Return the task's run. A new run is queued; an existing one is returned as it is. Raises
-    PerdureError."""
+    """Return the task's run. If it has none, create one, which is queued; an existing run is
+    returned unchanged. Raises PerdureError."""
     with_key = key_of(plan, stand.task.name)
     try:
         return engine.store.get(with_key)
@@ -53,7 +53,8 @@ def start(
     else:
         there = None
     run_id = stand.planned.run if stand.planned is not None else ""
-    # A run that a person removed keeps its history, so its id cannot be used again.
+    # If a person removed the task's run, its history is kept under its id. A new run therefore
+    # needs another id.
     if not run_id or engine.store.history(run_id, limit=1):
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
@@ -76,8 +77,8 @@ def start(
                 f"{place.repo} already has a branch {place.branch}",
                 "give this plan another name, or rename that branch",
             )
-        # If HEAD is another commit, the merge was already made before a kill, and the files were
-        # restored before that merge.
+        # HEAD is the base or the last commit of `source`, unless an earlier call was killed after
+        # the merge. In that case, the files were already restored before the merge.
         if (
             source is not None
             and source.end is not None
@@ -111,7 +112,8 @@ def key_of(plan: PlanRun, task: str) -> str:
 
 
 def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
-    """Return the task's spec without its starting point, which the caller adds."""
+    """Return the task's spec. It does not say at which commit or files the task starts; the caller
+    adds this."""
     task, strand = stand.task, stand.strand
     return replace(
         plan.seed,
@@ -127,7 +129,8 @@ def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
         name=f"{plan.name}-{task.name}".lower(),
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
-        # No name contains `_`, so a branch name that joins two names with it is unique.
+        # Names of plans and tasks never contain `_`. A branch name that joins two names with `_` is
+        # therefore unique.
         branch=f"perdure/{plan.name}_{strand.name}",
         labels={"plan": plan.name, "task": task.name},
         map=task.map,
@@ -147,8 +150,8 @@ def _map(map_when: MapWhen, stand: TaskStatus) -> str:
 def _spec(
     plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
 ) -> tuple[TaskSpec, TaskStatus | None]:
-    """Return the complete spec, and the task whose files a new workdir begins with (None if there
-    is none)."""
+    """Return the task's complete spec, and the task whose files are the first content of the new
+    workdir (None if there is none)."""
     spec, strand = spec_of(plan, stand), stand.strand
     if strand.goes_on:
         first = stands[strand.name].run
@@ -157,8 +160,8 @@ def _spec(
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    # An isolated clone can begin only at a commit of its own repository. Commits of other tasks are
-    # fetched into it afterwards.
+    # An isolated clone can begin only at a commit of its own repository. The commits of other tasks
+    # are fetched into the clone after it was made.
     spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
         spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
@@ -171,7 +174,7 @@ def _is_isolated(plan: PlanRun) -> bool:
 
 def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
     """Fill the workdir with the files that the task `source` left, and return the commit of HEAD.
-    The checkpoint of its end also provides small ignored files."""
+    If a checkpoint was taken at the end of `source`, its small ignored files are copied as well."""
     if place.backend is not Backend.ISOLATED and (
         source.run is None or source.run.workspace is None
     ):
@@ -187,8 +190,8 @@ def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) ->
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
-    # Without a checkpoint, the commit is fetched and merged. This happens if this task was added to
-    # the plan after `source` was done.
+    # If there is no checkpoint, the commit is fetched and merged. There is none if this task was
+    # added to the plan after `source` was done.
     engine.workspaces.checkpoints.bring(there, place, end.commit)
     return engine.workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
@@ -218,7 +221,7 @@ def merged(
 
 def conflict_prompt(conflicts: tuple[tuple[str, str], ...]) -> str:
     """Return the instructions for the agent that must resolve the conflicts. File names are
-    untrusted, so each is quoted and on its own line."""
+    untrusted, so each one is quoted and has its own line."""
     lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
     return (
         "The work of other tasks of this plan was merged into this working directory, and there "
@@ -230,7 +233,8 @@ def conflict_prompt(conflicts: tuple[tuple[str, str], ...]) -> str:
 
 
 def _name(store: RunStore, wanted: str) -> str:
-    """Return a name for the run that no other run has: `wanted`, or `wanted` with a number."""
+    """Return a name for the run that no other run has. It is `wanted`, shortened if it is too long,
+    with a number if it is taken."""
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
     if len(wanted) <= NAME_WIDTH:
         stem = wanted
@@ -253,9 +257,9 @@ def workdir_locked(
     *,
     looks: bool = False,
 ) -> Iterator[None]:
-    """Hold the workdir's lock for the `with` block. `looks`: the caller only reads, so a warm agent
-    that uses the workdir is not ended. Raises Conflict if another process keeps the lock for longer
-    than `PATIENCE_S`."""
+    """Hold the workdir's lock for the `with` block. `looks`: the caller only reads the workdir, so
+    an idle agent process that is kept alive in it is not ended. Raises Conflict if another process
+    keeps the lock for longer than `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:

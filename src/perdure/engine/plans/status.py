@@ -14,8 +14,8 @@ from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 
 class TaskStatus(Struct, frozen=True, kw_only=True):
-    """The present state of one task. `run` is None before the task begins, and after a person has
-    removed the run from the list."""
+    """The present state of one task. `run` is None before the task begins, and also after a person
+    has removed its run from the list."""
 
     task: PlanTask
     strand: Strand
@@ -31,7 +31,7 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether the run failed or was stopped. A person decides whether it continues."""
+        """Whether the run failed or was stopped. A person must decide whether to continue it."""
         return (
             self.end is None
             and self.run is not None
@@ -40,7 +40,7 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
 
 def task_statuses(store: EngineStore, plan: PlanRun) -> dict[str, TaskStatus]:
-    """Return the status of all tasks by name, in the order of the file."""
+    """Return the status of each task by the task's name, in the order of the plan's file."""
     planned = {each.task: each for each in store.planned(plan.id)}
     stands = {}
     for task in plan.plan.tasks:
@@ -87,9 +87,9 @@ def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
 
 
 def ready(stands: Mapping[str, TaskStatus]) -> Iterator[TaskStatus]:
-    """Yield the tasks that may begin or continue now. Tasks that fork a conversation come before
-    the task that continues it. The caller must check whether the forks in `Strand.lets` have been
-    made."""
+    """Yield the tasks that may begin or continue now. A task that forks a conversation comes before
+    the task that continues the same conversation. The caller must check that the forks listed in
+    `Strand.lets` have been made."""
     able = [
         stand
         for stand in stands.values()

@@ -11,8 +11,9 @@ one:
     drawn = draw(ranked, tokens=2000)  # within the limit
 
 Guarantees: the map stays within its limit of tokens (see `estimate`). No file outside the directory
-is read. No content or name of a file can add a line to the map or end it: newlines and the map's
-own tags are replaced, and comments and strings that are longer than a name are left out.
+is read. No name or content of a file can add a line to the map or end the map. For this, newlines
+and the map's own tags are replaced, and comments and strings that are longer than a name are left
+out.
 """
 
 from perdure.engine.project_map.outline import Project

@@ -12,15 +12,15 @@ class Symbol(Struct, frozen=True):
 
     name: str
     text: str
-    """The declaration as one line, without its body: `def load(path: str) -> Order`. For a class,
-    only its first line."""
+    """The declaration as one line without its body, such as `def load(path: str) -> Order`. Of a
+    class, it is the first line only."""
     members: tuple[str, ...] = ()
     """The public methods and fields of a class, each as one line."""
 
 
 class Import(Struct, frozen=True):
-    """One imported module, as it is written in the file (`..money`, `./money`, `java.util`), and
-    the names imported from it."""
+    """One imported module, and the names imported from it. The module is named as in the file:
+    `..money`, `./money`, `java.util`."""
 
     module: str
     names: tuple[str, ...] = ()
@@ -39,8 +39,8 @@ NO_OUTLINE = Outline()
 
 
 class OutlineFile(Struct, frozen=True):
-    """One file of the project. `outline` is None if the file was not parsed. `changed`:
-    modification time in ns since 1970."""
+    """One file of the project. `outline` is None if the file was not parsed. `changed`: time of the
+    file's last modification, in ns since 1970."""
 
     name: str
     outline: Outline | None = None
@@ -48,12 +48,13 @@ class OutlineFile(Struct, frozen=True):
 
 
 class Project(Struct, frozen=True, kw_only=True):
-    """The files of a directory, by their names relative to it."""
+    """The files of a directory. Each is found by its path relative to the directory."""
 
     files: Mapping[str, OutlineFile]
     beyond: int = 0
-    """Number of files that were skipped because of the maximum number of files."""
+    """Number of files that were skipped because the project has more than the maximum number of
+    files."""
     missing: frozenset[str] = field(default_factory=frozenset)
-    """Languages of files in the project whose grammar is not installed."""
+    """Languages that occur in the project, but whose grammar is not installed."""
     unparsed: int = 0
-    """Number of files that were not parsed because the parser died too often."""
+    """Number of files that were not parsed because the parser's process had died too often."""

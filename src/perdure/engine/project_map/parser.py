@@ -20,8 +20,8 @@ ANSWER = f"{__name__}:answer"
 
 
 class Asker(Protocol):
-    """Interface to a child process that answers questions, such as
-    `process.ChildProcess(ANSWER)`."""
+    """Interface to a child process that answers questions. `process.ChildProcess(ANSWER)`
+    implements it."""
 
     @property
     def over(self) -> bool: ...
@@ -30,18 +30,18 @@ class Asker(Protocol):
 
 
 class ParserStopped(Exception):
-    """The child died too often and is not started again."""
+    """Raised if the child process died too often, so that it is not started again."""
 
 
 class ParserProcess:
-    """A callable like `outline_of` that parses in a child process."""
+    """Parses files in a child process. It is called like `languages.outline_of`."""
 
     def __init__(self, asker: Asker) -> None:
         self.asker = asker
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
-        """Return the outline of a file, as `outline_of` does. Return an empty outline if the child
-        died on this file. Raises ParserStopped."""
+        """Return the outline of a file, as `outline_of` does. If the child process dies while it
+        parses this file, return an empty outline. Raises ParserStopped."""
         if self.asker.over:
             raise ParserStopped
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
@@ -51,6 +51,7 @@ class ParserProcess:
 
 
 def answer(question: bytes) -> bytes:
-    """Return the encoded outline for an encoded question. Runs in the child process."""
+    """Decode the question, which has a language and the content of a file, and return the file's
+    outline, encoded. Runs in the child process."""
     language, content = msgspec.msgpack.decode(question, type=resolved(tuple[str, bytes]))
     return msgspec.msgpack.encode(outline_of(language, content))

@@ -3,8 +3,8 @@
 
 Each file is opened directory by directory, starting at the top, without following links. So no file
 outside the directory is ever read. A file that is larger than `LARGEST` or binary appears in the
-map only by its name. Outlines are cached in a file of perdure, with the size and times of each
-file, so the next call parses only changed files.
+map only by its name. Outlines are cached in one of perdure's own files, with the size and times of
+each outlined file. The next call then parses only the files that have changed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LARGEST = 512 << 10
 """Maximum size of a parsed file, in bytes."""
 MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
-"""Maximum total size of the files parsed for one map, in bytes. Further files appear only by name.
-"""
+"""Maximum total size of the files parsed for one map, in bytes. All further files appear in the map
+only by name."""
 PATIENCE_S = 20.0
-"""Time limit for parsing the files of one map, in seconds. The remaining files appear only by name,
-and the next call parses them."""
+"""Time limit for parsing the files of one map, in seconds. The remaining files appear in the map
+only by name; the next call parses them."""
 FORM = 1
 """Version of the cache format; a cache of another version is ignored."""
 
@@ -40,14 +40,14 @@ Parse = Callable[[str, bytes], Outline | None]
 
 
 class KnownFile(msgspec.Struct, frozen=True, array_like=True):
-    """A cached outline, with the size and times of its file."""
+    """A cached outline. `stamp` has the size and times of the file from which it was made."""
 
     stamp: tuple[int, int, int]
     outline: Outline
 
 
 class MapCache(msgspec.Struct, array_like=True):
-    """The content of the cache file: the outlines of a directory."""
+    """The content of the cache file: the outlines of the files of one directory."""
 
     form: int
     files: dict[str, KnownFile]

@@ -29,17 +29,18 @@ _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
 within a sentence, also count as identifiers (`_CAPITAL`)."""
 _CAPITAL = re.compile(r"(?:(?<=[a-z0-9,;:] )|(?<=`))([A-Z]\w+)|(?<=`)(\w+)(?=`)")
 COMMON = 5
-"""Maximum number of files that may export a plain word for it to count. A word that more files
-export is too common to identify a file."""
+"""Maximum number of files that export a name, if the name is an ordinary word. If more files export
+it, its occurrence in the prompt does not count as a mention of any of them."""
 DAMPING, ROUNDS = 0.7, 20
 
 
 class MapPlace(Struct, frozen=True):
-    """One file in the order of relevance, with the reason for its position."""
+    """A file at its position in the order of relevance, with the reason for the position."""
 
     file: OutlineFile
     why: str
-    """Reason for the file's position: `mentioned`, `near`, `made` or `rest`."""
+    """Reason for the position, by the module's list: `mentioned` (1), `near` (2), `made` (3) or
+    `rest` (4)."""
     imports: tuple[str, ...] = ()
     """Files of the project that this file imports."""
     others: tuple[str, ...] = ()
@@ -57,8 +58,8 @@ class Ranked(Struct, frozen=True):
 
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
-    """Return the files in order of relevance. `made`: the name of the task that made each file,
-    oldest task first."""
+    """Return the files in order of relevance. `made`: for each file that a task made, the name of
+    that task. The files of the oldest task come first."""
     made = made or {}
     resolver = Resolver(project.files)
     links = {name: _links(resolver, file) for name, file in project.files.items()}
@@ -100,8 +101,10 @@ def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tupl
 
 
 def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
-    """Return a score for each mentioned file: 3 if the prompt contains its path or name, 2 for an
-    exported name that looks like an identifier, 1 for an exported plain word."""
+    """Return a score for each file that the prompt mentions. It is 3 if the prompt contains the
+    file's path or name, and 2 if it contains an exported name that looks like an identifier. It is
+    1 for an exported name that is an ordinary word, or for the file's name without its extension.
+    """
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
     parts = set(chain.from_iterable(re.split(r"[./@-]", word) for word in words))
     plain = {part.lower() for part in parts if len(part) > 2}
@@ -130,8 +133,8 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
 
 
 def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dict[str, float]:
-    """Return the personalized PageRank of each file, over imports in both directions; 0 for files
-    that cannot be reached from `start`."""
+    """Return the personalized PageRank of each file, which follows imports in both directions. It
+    is 0 for files that cannot be reached from the files in `start`."""
     beside: dict[str, set[str]] = defaultdict(set)
     for name, targets in edges.items():
         for target in targets:

@@ -16,14 +16,14 @@ from perdure.engine.project_map.outline import Import, OutlineFile
 
 _SCRIPTS = ("ts", "tsx", "mts", "cts", "d.ts", "js", "jsx", "mjs", "cjs")
 _LEAD = ("@/", "~/", "#/")
-"""Prefixes that usually mean the top source directory."""
+"""Prefixes of import paths that usually stand for the top source directory."""
 MOST_OF_A_PACKAGE = 20
 DEPTH = 8
-"""Number of trailing path components by which files are indexed."""
+"""Maximum number of path components, from the end of the path, by which a file can be found."""
 
 
 class Resolver:
-    """Finds files of a project by the ends of their paths."""
+    """Finds files of a project by the last components of their paths."""
 
     def __init__(self, files: Mapping[str, OutlineFile]) -> None:
         self.files = files
@@ -37,8 +37,8 @@ class Resolver:
             self.directories[posixpath.dirname(name)].append(name)
 
     def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
-        """Return the files that an import refers to. There are several if the import names modules
-        of a package."""
+        """Return the files that an import refers to. There are several files if the import names
+        several modules of a package."""
         match language_of(importer):
             case "python":
                 found = self._python(importer, asked)
@@ -85,8 +85,8 @@ class Resolver:
             )
 
     def _go(self, importer: str, module: str) -> Iterator[str]:
-        """Yield the files of the package's directory, which is found by the longest suffix of the
-        import path that exists."""
+        """Yield the files of the imported package. Its directory is the one whose path is the
+        longest possible end of the import path."""
         parts = module.split("/")
         for first in range(len(parts)):
             there = self.directories.get("/".join(parts[first:]), [])
@@ -114,7 +114,8 @@ class Resolver:
                         :MOST_OF_A_PACKAGE
                     ]
         else:
-            # In a static import, the last part of the path may be a member of the class.
+            # In a static import, the last part of the path may be a member of the class instead of
+            # the class itself.
             yield self._ending(importer, (f"{path}.java",)) or self._ending(
                 importer, (f"{posixpath.dirname(path)}.java",)
             )
@@ -123,8 +124,9 @@ class Resolver:
         return next((name for name in candidates if name in self.files), "")
 
     def _ending(self, importer: str, candidates: Sequence[str]) -> str:
-        """Return the nearest file whose path ends with one of the candidates, compared by whole
-        components; empty if there is none."""
+        """Return the file whose path ends with one of the candidates, compared by whole components;
+        empty if there is none. If several files match, the one nearest to `importer` is returned.
+        """
         asked = posixpath.dirname(importer), candidates[0]
         if asked not in self.asked:
             self.asked[asked] = self._nearest(importer, candidates)
@@ -148,8 +150,8 @@ def _python_files(path: str) -> tuple[str, ...]:
 
 
 def _script_files(path: str) -> tuple[str, ...]:
-    """Return the possible files of a module. Its name may omit the extension. In TypeScript it may
-    also have the extension of the compiled file."""
+    """Return the paths that a module's file may have. An import may omit the file's extension. In
+    TypeScript, it may have the extension of the compiled file."""
     stem, dot, ending = path.rpartition(".")
     if dot and ending in ("js", "mjs", "cjs", "jsx"):
         became = tuple(f"{stem}.{each}" for each in _SCRIPTS)
@@ -164,8 +166,9 @@ def _script_files(path: str) -> tuple[str, ...]:
 
 
 def _rust_paths(module: str) -> list[str]:
-    """Expand `a::{b,c::d}` to `a::b` and `a::c::d`, and return the paths. Of nested braces only the
-    first part is used."""
+    """Return the paths that a `use` declaration names: `a::b` and `a::c::d` for `a::{b,c::d}`.
+    Braces within braces are not supported: the paths of the names in them are wrong or incomplete.
+    """
     head, brace, rest = module.partition("{")
     if brace:
         return [head + part.strip("{} ") for part in rest.split(",")][:100]

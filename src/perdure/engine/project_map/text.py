@@ -16,8 +16,8 @@ from perdure.engine.project_map.outline import Symbol
 from perdure.engine.project_map.relevance import MapPlace, Ranked
 
 BYTES_A_TOKEN = 3
-"""Number of bytes that are estimated as one token. Prose has about 4 bytes a token, source code
-between 3 and 4, so the estimate is rather too high and the limit is kept."""
+"""Number of bytes that count as one token. Prose has about 4 bytes a token, source code between 3
+and 4. The estimate is therefore rather too high, and the map stays within its limit."""
 LEAST_TOKENS = 200
 NAME_WIDTH = 160
 MOST_SYMBOLS = 60
@@ -39,8 +39,8 @@ _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
 
 class Drawn(Struct, frozen=True):
-    """The finished map. `shown`: names of the files in it. `full`: number of files shown with
-    signatures. `left`: number of files that did not fit."""
+    """The finished map. `shown`: names of the files that the map contains. `full`: number of files
+    shown with signatures. `left`: number of files for which there was no space."""
 
     text: str
     tokens: int
@@ -50,7 +50,7 @@ class Drawn(Struct, frozen=True):
     missing: tuple[str, ...] = ()
     """Languages whose parser is not installed."""
     unparsed: int = 0
-    """Number of files that were not parsed because the parser died too often."""
+    """Number of files that were not parsed because the parser's process had died too often."""
 
 
 def estimate(text: str) -> int:
@@ -59,7 +59,8 @@ def estimate(text: str) -> int:
 
 
 def draw(ranked: Ranked, tokens: int) -> Drawn:
-    """Return the map in at most `tokens` tokens (minimum: 200); empty if there are no files."""
+    """Return the map as a text of at most `tokens` tokens (at least 200); empty if there are no
+    files."""
     if not ranked.places:
         return Drawn("", 0)
     if ranked.missing:
@@ -92,8 +93,8 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
 
 
 def _ways(place: MapPlace) -> Iterator[tuple[int, str]]:
-    """Yield the possible texts for a file as (detail, text), most detailed first. Detail 2:
-    signatures, 1: names, 0: only its path."""
+    """Yield the possible texts for a file, the most detailed first, as pairs (detail, text). Detail
+    2 has signatures, 1 has the names of the exports, and 0 has only the file's path."""
     head = named(place.file.name) + (
         f" (made by task {named(place.made_by)})" if place.made_by else ""
     )
@@ -137,8 +138,8 @@ def named(name: str) -> str:
 
 
 def said(text: str) -> str:
-    """Return a declaration with all characters and tags replaced that could end its line or the
-    map."""
+    """Return a declaration as text that can end neither its line nor the map: characters that are
+    not printable and the map's own tags are replaced."""
     if text.isprintable():
         shown = text
     else:

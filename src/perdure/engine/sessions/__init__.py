@@ -4,9 +4,9 @@ them.
 A session is a pointer to an agent's own conversation. The store's table of sessions is
 authoritative; this package only reads and changes it. `service` has the operations (create, get,
 update, count, extend, close). `statistics` computes how often conversations continued in a period
-(pure). `rebuild` restores lost records from the attempts and their journal. Attempts write their
-own session under their own claim, so the session of a running attempt is never changed here. The
-library offers the service as `Runner.sessions`.
+(pure). `rebuild` restores lost records from the attempts and their journal. An attempt writes its
+own session under its own claim. Therefore this package never changes the session of a running
+attempt. The library offers the service as `Runner.sessions`.
 """
 
 from __future__ import annotations

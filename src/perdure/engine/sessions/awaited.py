@@ -43,7 +43,7 @@ class AsyncSessions(Struct, frozen=True):
         return await asyncio.to_thread(self.sessions.count_task, agent, scope)
 
     async def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
-        """Start the session's lifetime again. See `Sessions.extend`."""
+        """Restart the session's lifetime. See `Sessions.extend`."""
         return await asyncio.to_thread(self.sessions.extend, agent, scope, lifetime_s)
 
     async def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
@@ -51,9 +51,9 @@ class AsyncSessions(Struct, frozen=True):
         return await asyncio.to_thread(self.sessions.close, agent, scope, cause)
 
     async def statistics(self, **span: Any) -> Statistics:
-        """Return statistics of a period. See `Sessions.statistics`."""
+        """Return statistics of the attempts that ended in a period. See `Sessions.statistics`."""
         return await asyncio.to_thread(lambda: self.sessions.statistics(**span))
 
     async def rebuild(self) -> tuple[Rebuilt, ...]:
-        """Rebuild lost records. See `Sessions.rebuild`."""
+        """Rebuild lost session records. See `Sessions.rebuild`."""
         return await asyncio.to_thread(self.sessions.rebuild)

@@ -1,10 +1,10 @@
-"""Rebuilds lost session records from the attempts and the journal of runs, which contain the ids
-and states of the conversations.
+"""Rebuilds lost session records. The ids and states of the conversations are taken from the
+attempts and the journal of runs.
 
 Called by an attempt that finds no session although earlier attempts had one, and by
-`Sessions.rebuild`. This module only reads and decides; the caller stores the records. The next
-attempt checks the transcript or the copy to which a record points, as it does for every session. A
-rebuilt record only means that the conversation existed.
+`Sessions.rebuild`. This module only reads and decides; the caller stores the records. A rebuilt
+record only means that the conversation existed. As for every session, the next attempt checks
+whether its transcript or perdure's copy can be used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from perdure.protocols import AgentDriver, RunStore, SessionStore
 
 HISTORY = 1_000_000
 TAKEN_IN = "session:"
-"""Prefix of the scope of a run that continues a conversation begun without perdure. The
-conversation's id follows."""
+"""Prefix of the scope of a run that continues a conversation begun without perdure. It is followed
+by the conversation's id."""
 
 
 class RebuildStore(RunStore, SessionStore, Protocol):
@@ -46,8 +46,8 @@ def missing(
     copies: Copies,
     usual_s: float = 0.0,
 ) -> tuple[Session, ...]:
-    """Return the missing session records for the key, retired ones first; empty if none is missing.
-    Nothing is stored. `usual_s`: default lifetime of a session, in seconds."""
+    """Return the session records of the key that are missing in the store, retired ones first. They
+    are not stored. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
@@ -99,8 +99,8 @@ def _left(session: Session, cause: str) -> Session:
 
 
 def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
-    """Return the session with the CLI's running total of tokens, read from perdure's copy of the
-    transcript."""
+    """Return the session with the total number of tokens that the CLI has counted. It is read from
+    perdure's copy of the transcript; without a copy, the session is returned unchanged."""
     try:
         return replace(session, total=driver.total(copies.of(driver.name, session.id).read_bytes()))
     except OSError:
@@ -108,18 +108,19 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
 
 
 class _Told(Struct):
-    """Collects what the attempts of a key's runs, oldest first, say about its conversations."""
+    """Collects what the attempts and journals of a key's runs contain about its conversations. The
+    runs are added oldest first."""
 
     key: SessionKey
     home: str
     sessions: dict[str, Session] = field(default_factory=dict)
-    """Sessions by id, least recently used first."""
+    """Sessions found so far, by id. The one used last is at the end."""
     causes: dict[str, str] = field(default_factory=dict)
     live: str = ""
 
     def run(self, run: TaskRun, attempts: Sequence[Attempt], records: Sequence[Record]) -> None:
-        """Add one run: first its attempts, then what its journal says about retired and restored
-        conversations."""
+        """Add one run: first its attempts, then the records in its journal about sessions that were
+        retired, reset or restored."""
         if self.key.scope.startswith(TAKEN_IN) and not self.sessions:
             self._seen(self.key.scope.removeprefix(TAKEN_IN), run.created, SessionState.CONFIRMED)
         counted: set[str] = set()
@@ -141,8 +142,8 @@ class _Told(Struct):
                     pass
 
     def went_back(self, session_id: str) -> None:
-        """Make this session the live one again: a person restored a checkpoint that contains its
-        conversation."""
+        """Make this session the live one again. Called if a person restored a checkpoint that
+        contains its conversation."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id

@@ -23,23 +23,24 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.protocols import AgentDriver
 
 RESERVED = "reserved-"
-"""Prefix of a temporary session id, used until the agent has chosen the id of the conversation."""
+"""Prefix of a temporary session id. It is used until the agent has chosen the conversation's id."""
 NO_END = 2**53
 
 
 def plan_scope(plan: str, strand: str = "main") -> str:
-    """Return the scope of one strand of a plan."""
+    """Return the scope of one strand of a plan, that is, of the tasks that share one
+    conversation."""
     return f"plan:{plan}/{strand}"
 
 
 class Rebuilt(Struct, frozen=True):
-    """The session records of one scope that were lost and rebuilt."""
+    """The lost session records of one scope, rebuilt."""
 
     key: SessionKey
     sessions: tuple[Session, ...]
     problem: str = ""
-    """Reason why the records were not stored, such as a running attempt in the scope; empty if they
-    were stored."""
+    """Reason why the rebuilt records could not be stored, such as a running attempt in the scope;
+    empty if they were stored."""
 
 
 class Sessions(Struct, frozen=True, kw_only=True):
@@ -50,7 +51,7 @@ class Sessions(Struct, frozen=True, kw_only=True):
     home: Callable[[AgentDriver], Path]
     copies: Copies
     lifetime_s: float = 0.0
-    """Default lifetime of new sessions, in seconds; 0: they never expire."""
+    """Default lifetime of new sessions, in seconds; 0 if they never expire."""
 
     def create(
         self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
@@ -115,8 +116,9 @@ class Sessions(Struct, frozen=True, kw_only=True):
         return self._store(replace(session, tasks=session.tasks + 1).used(self.store.now()))
 
     def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
-        """Restart the session's lifetime, and return the session. `lifetime_s`: its new length in
-        seconds (0: it never expires); default: unchanged. Raises NotFound, Conflict."""
+        """Restart the session's lifetime, and return the session. `lifetime_s`: the new lifetime in
+        seconds, where 0 means that the session never expires. Without it, the length of the
+        lifetime does not change. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         if lifetime_s is None:
             length = session.lifetime_s
@@ -126,7 +128,7 @@ class Sessions(Struct, frozen=True, kw_only=True):
 
     def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
         """Retire the session, and return it. The next run of the scope begins a new conversation,
-        and reports that the earlier one was closed. Raises NotFound, Conflict."""
+        and reports that the retired one was closed. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(
             replace(
@@ -140,13 +142,14 @@ class Sessions(Struct, frozen=True, kw_only=True):
     def statistics(
         self, *, since: int = 0, until: int = NO_END, agent: str = "", scope: str = ""
     ) -> Statistics:
-        """Return the statistics of the attempts that ended in a period (ms since 1970, `until` not
-        included). `agent`, `scope`: only attempts with this agent or scope."""
+        """Return the statistics of the attempts that ended in a period, given in ms since 1970;
+        `until` is not included. `agent`, `scope`: include only attempts with this agent or scope.
+        """
         return statistics(self.store.ended(since, until, agent, scope))
 
     def rebuild(self) -> tuple[Rebuilt, ...]:
-        """Rebuild lost records from the attempts and perdure's transcript copies, and return them.
-        Existing records are not changed."""
+        """Rebuild lost session records from the attempts and perdure's transcript copies, store
+        them, and return them by scope. Existing records are not changed."""
         done = []
         for key in dict.fromkeys(SessionKey(run.agent, run.scope) for run in self.store.placed()):
             driver = self.driver(key.agent)

@@ -1,9 +1,9 @@
 """Statistics of continuity over a period: how often conversations continued, why some did not, and
 how many tokens that saved. Pure.
 
-Only receipts and usage are read. An attempt *was to go on* if it was supposed to continue a
-conversation: it resumed or forked one, replaced a lost one, or was refused because one was lost.
-Tokens count as *bought* if they did not come from the prompt cache.
+Only receipts and usage are read. In the names here, *was to go on* means that an attempt was
+supposed to continue a conversation: it resumed or forked one, replaced a lost one, or was refused
+because one was lost. *Bought* tokens are those that did not come from the prompt cache.
 """
 
 from __future__ import annotations
@@ -41,40 +41,41 @@ WITH_BRIEF = "lost, new conversation with a brief"
 FRESH = "lost, new conversation"
 REFUSED = "refused by the agent"
 CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, FRESH, REFUSED)
-"""All values that `fallback_of` may return, except the empty one."""
+"""All values that `fallback_of` may return, except the empty text."""
 
 
 class Statistics(Struct, frozen=True, kw_only=True):
     """Statistics of the attempts that ended in a period."""
 
     attempts: int
-    """Number of attempts that used a conversation or were supposed to."""
+    """Number of attempts that used a conversation, or failed because their conversation was lost.
+    """
     begun: int
-    """Number of attempts that began a conversation because there was none to continue."""
+    """Number of attempts that began a conversation because none existed yet."""
     to_go_on: int
     went_on: int
-    """Number of attempts that were supposed to continue a conversation, and did according to their
-    receipt (`WENT_ON`)."""
+    """Number of attempts that were supposed to continue a conversation and whose receipt says that
+    they did (`WENT_ON`)."""
     expired: int
-    """Number of attempts that were supposed to continue a conversation whose session had expired.
-    """
+    """Number of attempts that were supposed to continue a conversation, but its session had
+    expired."""
     verdicts: Mapping[str, int]
     fallbacks: Mapping[str, int]
-    """Number of attempts by cause, for attempts whose conversation did not continue from the
-    agent's own transcript."""
+    """Number of attempts by cause (see `CAUSES`). Counts attempts that were supposed to continue a
+    conversation and did not continue it from the agent's own transcript."""
     bought: int
     """Number of input and output tokens that did not come from the prompt cache."""
     cached: int
     """Number of tokens that came from the prompt cache."""
     saved: int | None
-    """Number of tokens saved by continuing conversations; None if there is nothing to compare.
-    Successful attempts that continued one are compared with the mean of those of the same agent
-    that began one. Negative if they used more."""
+    """Number of tokens saved by continuing conversations; None if there is nothing to compare. A
+    successful attempt that continued a conversation is compared with the mean of the agent's
+    successful attempts that began one. Negative if continuing used more tokens."""
 
     @property
     def success_rate(self) -> float | None:
-        """Return the share of attempts, from 0 to 1, that continued a conversation among those that
-        were supposed to; None if there were none."""
+        """Return the share of attempts that continued a conversation, from 0 to 1, among those that
+        were supposed to. Return None if no attempt was supposed to."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None
@@ -136,8 +137,8 @@ def fallback_of(attempt: Attempt) -> str:
 
 
 def concerns_conversation(attempt: Attempt) -> bool:
-    """Return whether the attempt used a conversation (then it has a receipt), or did not start
-    because its conversation was lost."""
+    """Return whether the attempt used a conversation, or failed because its conversation was lost.
+    An attempt that used one has a receipt."""
     if attempt.receipt is not None:
         return True
     return attempt.outcome is not None and attempt.outcome.kind in (
@@ -148,8 +149,8 @@ def concerns_conversation(attempt: Attempt) -> bool:
 
 
 def was_to_go_on(attempt: Attempt) -> bool:
-    """Return whether the attempt was supposed to continue a conversation: it resumed or forked one,
-    began one in place of a lost one, or was refused because one was lost."""
+    """Return whether the attempt was supposed to continue a conversation. This is so if it resumed
+    or forked one, began one in place of a lost one, or was refused because one was lost."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
@@ -167,8 +168,8 @@ def bought_by(attempt: Attempt) -> int:
 
 def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
     """Return the number of tokens saved by continuing conversations; None if there is nothing to
-    compare. The sum is computed per agent, because tokens of different agents are not comparable.
-    """
+    compare. Attempts are compared only with those of the same agent, because agents count tokens
+    differently."""
     total: int | None = None
     done = [
         (key.agent, attempt)

@@ -1,14 +1,15 @@
-"""The sweeper: removes, by class and age, everything that is unused and saved elsewhere.
+"""The sweeper: removes everything that is unused and saved elsewhere. Each class of items has a
+maximum age.
 
 Called by `perdure gc` and, daily, by `perdure work`. The module `reset` is called by `perdure
 reset`, and `usage` by `perdure du`. `inventory` lists what exists, `verdicts` decides (pure),
 `sweeps` verifies and removes, `reset` clears the work that a person names and restores entries of
 the trash, `usage` measures.
 
-Guarantees: nothing is deleted that was not recognized. Everything first goes to the trash. After
-the grace period it is deleted, but only if it is proven to be saved elsewhere. A workdir is removed
-only if each of its files and commits is found elsewhere at that moment. If the clock, the volume or
-the amount is suspicious, nothing is removed, and a person is notified.
+Guarantees: an item that was not recognized is never deleted. Every item first goes to the trash.
+After the grace period it is deleted, but only if it is proven to be saved elsewhere. A workdir is
+removed only if each of its files and commits is found elsewhere at that moment. If the clock, the
+volume or the number of items is suspicious, nothing is removed, and a person is notified.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Lists everything that perdure has on disk, one row each, with what the store knows about it. Only
-reads. Called by `sweeps`.
+"""Lists everything that perdure has on disk. Each item has one row, which includes what the store
+knows about the item. Only reads. Called by `sweeps`.
 
-An item is recognized by its record in the store, or by its place and name below the root. All other
-items are `unknown`. Two state directories may share one root, so a workdir in which no run of this
-store has ever worked is `unknown`, too.
+An item is recognized by its record in the store, or by its directory and name below the root. All
+other items are `unknown`. Two state directories may share one root, so a workdir in which no run of
+this store has ever worked is `unknown`, too.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Plans = Mapping[str, str]
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 RUN_FILES = frozenset({"supervisor.log", "open", INCOMPLETE_MARKER})
-"""Names of files in a run's directory that do not belong to an attempt."""
+"""Names of files in a run's directory that belong to the run and not to one of its attempts."""
 PASSING = ("forks", "taken-in", "maps", "plans")
-"""Directories of files that can be created again at any time. `plans` has the output of plans'
-checks."""
+"""Names of directories whose files can be created again at any time. `plans` has the output of
+plans' checks."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json
     sweep.lock bells homes.json homes.lock forks taken-in given backups maps plans moved machine
@@ -43,14 +43,14 @@ OWN = frozenset(
 
 
 def trashes(workspaces: Workspaces, state: Path) -> list[Path]:
-    """Return both trash directories: the root's, for workdirs, and the state directory's, for
-    everything else. There are two because root and state may be on different volumes."""
+    """Return both trash directories. Workdirs go to the one in the root, everything else to the one
+    in the state directory. There are two because root and state may be on different volumes."""
     return [workspaces.trash, state / "trash"]
 
 
 def inventory(engine: Engine) -> list[Row]:
-    """Return a row for each item on disk, without a verdict. Raises WorkspaceError or StoreError if
-    something cannot be listed."""
+    """Return a row for each item on disk; its verdict is not decided yet. Raises WorkspaceError or
+    StoreError if something cannot be listed."""
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
     checkpoints = engine.store.checkpoints()
@@ -66,8 +66,8 @@ def inventory(engine: Engine) -> list[Row]:
 
 
 def unfinished(store: PlanStore) -> Plans:
-    """Return the names of the unfinished plans by the prefix of their scopes. Unfinished plans
-    still need the results of their tasks."""
+    """Return the names of the unfinished plans, by the prefix that the scopes of their runs have.
+    Unfinished plans still need the results of their tasks."""
     return {
         plan_scope(plan.id, ""): plan.name
         for plan in store.plans(1_000_000)
@@ -76,8 +76,8 @@ def unfinished(store: PlanStore) -> Plans:
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
-    """Return why a workdir of these runs is in use; empty if it is not. A run that is not final
-    counts as in use, because it may continue at any time."""
+    """Return the reason why a workdir of these runs is in use; empty if it is not in use. A run
+    that is not final counts as in use, because it may continue at any time."""
     for run in runs:
         if run.removed is None and (
             plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")
@@ -134,8 +134,8 @@ def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
         )
     newest_run = runs[-1]
     on_list = [run for run in runs if run.removed is None]
-    # The modification time of the top directory shows when a person last worked there without
-    # perdure.
+    # A person may have worked in the workdir without perdure. This changes the modification time of
+    # its top directory.
     used = max([thing.used, *(run.updated for run in runs)])
     cls = Class.WORKDIRS if on_list else Class.ORPHANS
     name = (on_list or [newest_run])[-1].name
@@ -192,8 +192,8 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
             each.name.isdecimal() or each.name in RUN_FILES for each in path.iterdir()
         ):
             used = newest(path)
-            # If the directory is older than the first run in the store, the store may have replaced
-            # an older one that knew this run.
+            # The store has no record of this run. If the directory is older than the first run in
+            # the store, the run may belong to an older store that this one replaced.
             if first and first < used:
                 keep = ""
             else:
@@ -218,8 +218,8 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
 def _checkpoints(
     runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans
 ) -> Iterator[Row]:
-    """Yield a row for each checkpoint. While a run is on the list, its newest checkpoint and those
-    made by a clean-up are kept."""
+    """Yield a row for each checkpoint. While a run is on the list, two kinds of its checkpoints are
+    kept: the newest one, and those that a clean-up took before it removed the workdir."""
     known = {run.id: run for run in runs}
     last = {
         checkpoint.run: checkpoint.number
@@ -232,8 +232,8 @@ def _checkpoints(
             keep = "it is the newest checkpoint of its run"
         if not keep and run.removed is None and each.why == CLEAN_UP:
             keep = "it is all that is left of a workdir"
-        # The age counts from the last change of the run, because any checkpoint may be needed until
-        # then.
+        # Any checkpoint may be needed while its run still changes. Its age therefore counts from
+        # the run's last change.
         used = max(each.at, run.updated)
         yield Row(
             cls=Class.CHECKPOINTS,
@@ -334,7 +334,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Return the content of a small JSON file of perdure; empty if the file is missing or
+    """Return the content of one of perdure's small JSON files; empty if the file is missing or
     damaged."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""`perdure reset`: saves and then clears the work of an agent on an issue or branch, or on a task.
-Also restores and purges entries of the trash.
+"""`perdure reset`: saves the work of an agent on an issue, a branch or a task, and then clears it.
+This module also restores entries of the trash, and purges them.
 
 The order of the steps makes an interruption harmless. First, files are saved under a rescue ref.
 Then the sessions are removed from the store, in a transaction that also records the conversations'
-ids in the journal. Last, the workdir is moved. After a kill in between, the same reset finishes the
-work.
+ids in the journal. Last, the workdir is moved. If the process is killed in between, the same reset
+can be run again and finishes the work.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class ResetOutcome(Struct, frozen=True, kw_only=True):
-    """The result of a reset, or of a dry run. `kept`: workdirs that are not moved, each with the
-    reason."""
+    """The result of a reset or a dry run. `kept`: workdirs that were not moved to the trash, each
+    with the reason."""
 
     runs: tuple[PlacedRun, ...]
     sessions: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
-    """Rescue refs under which files were saved."""
+    """Rescue refs under which uncommitted files were saved."""
     trash: tuple[Path, ...] = ()
     unsaved: tuple[str, ...] = ()
-    """Descriptions of changes that exist only in the trash after the reset. An entry with such
-    changes is deleted only if a person purges it."""
+    """Descriptions of changes that exist only in the trash after the reset. An entry of the trash
+    with such changes is deleted only if a person purges it."""
     kept: tuple[str, ...] = ()
 
     def report(self, *, dry: bool) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class ResetOutcome(Struct, frozen=True, kw_only=True):
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
-    """Check that the target can be reset. Return the selected runs, and all runs that share a
-    workdir or conversation with them. Raises NotFound, UsageError, and Conflict if one of them is
-    running or open."""
+    """Check that the target can be reset. Return the runs that it selects, together with all runs
+    that share a workdir or conversation with them. Raises NotFound, UsageError, and Conflict if one
+    of the runs is running or open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _matching_runs(engine.store, target, on_list, cwd)}
     if not meant:
@@ -150,14 +150,14 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
 
 
 def _named(repo: str) -> str:
-    """Return the path part of a repository's address, or its path on this disk, so that it can be
-    compared with `owner/name`."""
+    """Return the path part of a repository's address, so that it can be compared with `owner/name`.
+    For a local repository, return its path on this disk."""
     return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
 
 def _address(repo: str) -> str:
-    """Return the address of a repository without `.git`, for comparison. Servers accept both
-    forms."""
+    """Return the address of a repository without a final `.git`, for comparison. Servers accept the
+    address with and without it."""
     if "://" in repo:
         return repo.rstrip("/").removesuffix(".git")
     return repo
@@ -225,7 +225,7 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
 
 def _refuse_moving(path: str, lost: Sequence[str]) -> None:
     """Raise WorkspaceError if the workdir is missing and therefore cannot be saved, or Conflict if
-    a process works in it."""
+    a process is working in it. `lost`: reasons why the workdir is not saved elsewhere."""
     if lost and not os.path.lexists(path):
         raise WorkspaceError(f"{path}: {lost[0]}", "mount it and try again")
     if busy := [sentence for sentence in lost if sentence.startswith("process ")]:
@@ -233,9 +233,9 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
 
 
 def _saved(workspaces: Workspaces, workspace: Workspace) -> list[str]:
-    """Save uncommitted files of a worktree under a rescue ref, and return the ref. It belongs to
-    the repository, so it outlives the worktree. Other workdirs need no ref, because the trash keeps
-    them complete."""
+    """Save uncommitted files of a worktree under a rescue ref, and return a list with the ref. The
+    ref belongs to the repository, so it remains when the worktree is gone. Other kinds of workdirs
+    need no ref, because the trash keeps them complete."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
@@ -254,8 +254,9 @@ class RestoredEntries(Struct, frozen=True, kw_only=True):
 
 
 def restore(engine: Engine, name: str) -> RestoredEntries:
-    """Move an entry of the trash back, undo the reset or removal that moved it there, and return
-    the result. Raises NotFound, and Conflict if its original path is taken."""
+    """Move an entry of the trash back to its original path, and return the result. The reset or
+    removal that moved it to the trash is undone. Raises NotFound, and Conflict if its original path
+    is taken."""
     entry = trash.find(trashes(engine.workspaces, engine.state), name)
     ids = [str(each) for each in entry.about.get("runs") or []] + (
         [str(entry.about["id"])] if "id" in entry.about else []

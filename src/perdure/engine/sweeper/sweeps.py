@@ -1,10 +1,11 @@
-"""Performs a sweep: lists all items, judges them, verifies that they are saved elsewhere, and
-removes them one at a time. If a removal fails, the item stays, and its row has the reason.
+"""Performs a sweep: lists all items, decides which to remove, verifies that those are saved
+elsewhere, and removes them one at a time. If a removal fails, the item stays, and its row has the
+reason.
 
 A dry run does everything except the removal. The record of the last sweep (`sweep.json` in the
-state directory) contains both clocks and an id of the root's volume. If one of them no longer
-matches, nothing is removed and the record is not updated, until it matches again or a person
-accepts the change.
+state directory) contains the readings of both clocks and an id of the root's volume. If one of them
+does not match at the next sweep, nothing is removed and the record is not updated. This lasts until
+it matches again or a person accepts the change.
 """
 
 from __future__ import annotations
@@ -50,12 +51,13 @@ from perdure.workspace.removal import inside
 
 DAY_S = 86_400.0
 SETTLE_S = 3600.0
-"""Time in seconds after which a clock that nothing confirms is trusted. It starts at the first
-sweep since boot."""
+"""Time in seconds for which nothing is removed if the machine was restarted and the clock could not
+be confirmed. It counts from the first sweep after the restart."""
 
 
 class Sweep(Struct, frozen=True, kw_only=True):
-    """The result of one sweep. `trouble`: the reason if nothing was removed at all; else empty."""
+    """The result of one sweep. `trouble`: the reason why the whole sweep removed nothing; empty if
+    there was no such reason."""
 
     rows: tuple[Row, ...]
     dry: bool
@@ -99,8 +101,8 @@ def here_and_now() -> Moment:
 
 
 def due(state: Path) -> bool:
-    """Return whether the last sweep was more than a day ago, by the wall clock or by the time since
-    boot."""
+    """Return whether the daily sweep is due: whether the last one was more than a day ago, by the
+    wall clock or by the time since boot."""
     last, now = _last(_record(state)), here_and_now()
     return (
         last is None
@@ -198,8 +200,8 @@ def _trouble(engine: Engine, now: Moment) -> str:
 
 
 def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) -> None:
-    """Record this sweep. After any trouble except a restart of the machine, record nothing, so that
-    the next sweep reports the same changed clock or volume again."""
+    """Record this sweep. If there was any `trouble` other than a restart of the machine, nothing is
+    recorded. The next sweep then reports the same changed clock or volume again."""
     record = _record(state)
     last = _last(record)
     unconfirmed = "restarted" in trouble
@@ -217,8 +219,8 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
 
 
 def _proven(engine: Engine, row: Row) -> Row:
-    """Check that the content of a row marked for removal is saved elsewhere. Return the row, with
-    another verdict if it is not."""
+    """Check that the content of a row marked for removal is saved elsewhere, and return the row. If
+    it is not saved, the verdict of the row becomes `keep` or `person`."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
@@ -240,8 +242,8 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """Check whether anything would be lost if the workdir were removed now, and return the result.
-    The newest checkpoint counts as a saved copy."""
+    """Check whether anything would be lost if the workdir were removed now, and return the proof.
+    Changes that are in the newest checkpoint count as saved."""
     last = last_of(engine.store, workspace)
     if last is None:
         return engine.workspaces.prove(workspace)
@@ -266,8 +268,9 @@ def _judged(row: Row, proof: Proof) -> Row:
 
 
 def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
-    """Return why a workdir in the trash is not proven to be saved elsewhere, as a sentence; empty
-    if it is. It is saved if its checkpoint is complete and its run is still listed."""
+    """Return the reason why a workdir in the trash is not proven to be saved elsewhere, as a
+    sentence; empty if it is. It is saved if the checkpoint that it depends on still exists
+    completely and its run is still on the list."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""
@@ -295,7 +298,8 @@ def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> st
 
 
 def _workspace(store: RunStore, row: Row) -> Workspace | None:
-    """Return the workspace that belongs to a row; None if the row is not a workdir."""
+    """Return the workspace whose workdir the row describes; None if the row is not about a
+    workdir."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
     return next(
@@ -309,7 +313,8 @@ def _workspace(store: RunStore, row: Row) -> Workspace | None:
 
 
 def _shim_lives(directory: Path) -> bool:
-    """Return whether any attempt in the directory has a process that is alive or just starting."""
+    """Return whether any attempt in the directory has a process that is alive or has just been
+    started."""
     return any(
         (found := process.find(attempt)) is not None and found.alive()
         for attempt in directory.iterdir()
@@ -367,11 +372,12 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
 
 
 def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
-    """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps it
-    as long as its run is on the list.
+    """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps
+    this checkpoint as long as its run is on the list.
 
-    Return None if the workdir had no checkpoint, or if taking one failed and none is needed. Raises
-    PerdureError or OSError if it failed and the checkpoint is needed.
+    Return None if the workdir had no checkpoint before. A failure is ignored, and None is returned,
+    if everything is saved elsewhere without a checkpoint; otherwise PerdureError or OSError is
+    raised.
     """
     last = last_of(engine.store, workspace)
     if last is None:
@@ -388,7 +394,8 @@ def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Chec
 
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
     """Lock the workdir, verify again that nothing would be lost, and move it to the trash. Return
-    its path there. Raises Conflict if the workdir has changed since it was listed."""
+    its path in the trash. Raises Conflict if the workdir has come into use, or has changes that are
+    not saved elsewhere."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
@@ -410,8 +417,8 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
             checkpoint=kept.number if kept is not None else 0,
             needed=bool(proof.checkpoint),
         )
-        # Recorded before the move. An attempt that then finds no workdir knows that it can be
-        # restored.
+        # The event is recorded before the workdir is moved. An attempt that finds no workdir can
+        # then see that the workdir can be restored.
         for run in runs:
             if run.removed is None:
                 engine.store.record_outside_attempt(run.id, [told], solved=UNSAVED)

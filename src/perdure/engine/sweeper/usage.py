@@ -16,11 +16,12 @@ from perdure.engine.attempt import Engine
 from perdure.workspace import trash
 
 BLOCK = 512
-"""Unit of `st_blocks` in bytes (stat(2))."""
+"""Number of bytes in one unit of `st_blocks` (stat(2))."""
 
 
 class DiskUsage(Struct):
-    """Bytes on disk and number of files, by (class, agent, repository or service, role)."""
+    """Bytes on disk and number of files. Both are counted by a tuple of class, agent, repository or
+    service, and role."""
 
     bytes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     files: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -35,8 +36,9 @@ class DiskUsage(Struct):
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Return pairs of name and bytes, largest first, summed by class (`part` 0), agent (1),
-        repository (2) or role (3). Entries without a name are left out."""
+        """Return the bytes on disk as pairs of name and bytes, largest first. `part` selects what
+        they are summed by: class (0), agent (1), repository or service (2) or role (3). Entries
+        without a name are left out."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
@@ -119,15 +121,15 @@ def usage(engine: Engine) -> DiskUsage:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes on disk of a file, or of everything below a directory."""
+    """Return the size on disk of a file, or of everything below a directory, in bytes."""
     return sum(size for size, fresh in _sizes(path, set(), []) if fresh)
 
 
 def _sizes(
     top: Path, seen: set[tuple[int, int]], unreadable: list[str]
 ) -> Iterator[tuple[int, bool]]:
-    """Yield the size of `top` and of everything below it, in bytes, and whether the file is counted
-    for the first time."""
+    """Yield a pair for `top` and for everything below it: its size on disk in bytes, and whether
+    the size counts. The size of a file with several hard links counts only the first time."""
     try:
         status = top.lstat()
     except OSError:

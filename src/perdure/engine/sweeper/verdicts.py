@@ -2,8 +2,8 @@
 the inventory.
 
 An item is kept if it is not recognized, is in use, has no certain age, or has changes that exist
-nowhere else. `brake` limits how many of the other items are removed at once. A mistake, such as a
-wrong clock or directory, affects many items at once, ordinary use only a few.
+nowhere else. `brake` limits how many of the other items one sweep removes. A mistake, such as a
+wrong clock or directory, affects many items in one sweep, while ordinary use affects only a few.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from msgspec.structs import replace
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FEW = 10
-"""Number of items of one class that may always be removed at once."""
+"""Number of items of one class that a single sweep may always remove."""
 SHARE = 0.2
-"""Largest fraction of a class that may be removed at once if that is more than `FEW` items."""
+"""Largest fraction of a class that a single sweep may remove. A sweep may always remove `FEW`
+items, even from a small class."""
 
 
 class Class(StrEnum):
@@ -45,8 +46,8 @@ class SweepVerdict(StrEnum):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One item and the verdict about it. `used`: time of its last use, in ms since 1970. `key`:
-    text with which `sweeps` finds it again."""
+    """One item on disk and the verdict about it. `used`: time of the item's last use, in ms since
+    1970. `key`: identifies the item for `sweeps`, such as a run's id."""
 
     cls: Class
     name: str
@@ -54,26 +55,27 @@ class Row(Struct, frozen=True, kw_only=True):
     key: str = ""
     used: int = 0
     keep: str = ""
-    """Reason to keep the item at any age; empty if its age decides."""
+    """Reason to keep the item whatever its age is; empty if its age decides."""
     verdict: SweepVerdict = SweepVerdict.KEEP
     why: str = ""
     bytes: int = 0
-    """Disk space of the item, in bytes; measured only if it is to be removed."""
+    """Disk space of the item, in bytes. It is measured only for items that are to be removed."""
     trash: str = ""
-    """Path of the item's entry in the trash, once it was moved there."""
+    """Path of the item's entry in the trash; empty until the item was moved there."""
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """Maximum age by class, in ms, and the maximum number of things that a sweep removes."""
+    """The rules for a sweep. `ages`: maximum age of the items of each class, in ms. `most`: maximum
+    number of items of one class that a sweep removes."""
 
     ages: Mapping[Class, int]
     most: int = 200
     many: bool = False
-    """Whether a person has allowed a sweep to remove any number of things."""
+    """Whether a person has allowed the sweep to remove any number of items."""
 
 
 def judge(row: Row, rules: Rules, now: int) -> Row:
-    """Return the row with a verdict, which depends on its age and its reason to be kept."""
+    """Return the row with a verdict. The verdict depends on the item's age and on `Row.keep`."""
     if row.cls is Class.UNKNOWN:
         return replace(row, verdict=SweepVerdict.KEEP, why=row.keep or "perdure does not know it")
     if row.keep:
@@ -97,8 +99,8 @@ def judge(row: Row, rules: Rules, now: int) -> Row:
 
 
 def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
-    """Return the rows. If too many items of a class would be removed at once, all items of that
-    class are kept."""
+    """Return the rows. If a sweep would remove too many items of a class, none of that class is
+    removed, and their verdict becomes `person`."""
     stopped: dict[Class, str] = {}
     for cls in Class:
         of_class = [row for row in rows if row.cls is cls]
@@ -112,7 +114,8 @@ def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
 
 
 def stop(row: Row, why: str) -> Row:
-    """Return the row. If it would be removed and `why` is not empty, it is kept for that reason."""
+    """Return the row. If its item would be removed and `why` is not empty, the verdict becomes
+    `person`, with the reason `why`."""
     if why and row.verdict is SweepVerdict.TAKE:
         return replace(row, verdict=SweepVerdict.PERSON, why=why)
     return row
@@ -128,8 +131,8 @@ def ago(ms: int) -> str:
 
 
 class Moment(Struct, frozen=True, kw_only=True):
-    """A reading of both clocks. `wall`: ms since 1970. `boot`: seconds since boot, including time
-    in suspend. `boot_id`: identifier of the boot."""
+    """The readings of both clocks at one moment. `wall`: ms since 1970. `boot`: seconds since boot,
+    including time in suspend. `boot_id`: identifier of the boot."""
 
     wall: int
     boot: float
@@ -137,13 +140,13 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 UNCHECKED_MS = 8 * DAY_MS
-"""Maximum time between two sweeps, in ms, for the clock to be trusted although the machine was
-rebooted in between. After a longer time, the clock may show any date."""
+"""Maximum time between two sweeps, in ms, if the machine was restarted in between. After a longer
+time, the clock is not trusted, because it may show any date."""
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:
-    """Return why the clock cannot be trusted, as a sentence; empty if it can. `last`: the clocks at
-    the last sweep."""
+    """Return the reason why the clock cannot be trusted, as a sentence; empty if it can. `last`:
+    the readings of the clocks at the last sweep; None if there was none."""
     if last is None:
         return ""
     passed = now.wall - last.wall

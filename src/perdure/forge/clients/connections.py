@@ -29,8 +29,8 @@ JSON = "application/json"
 
 
 def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None = None) -> ForgeApi:
-    """Return a client for the forge at this address. `model.forge.sources.address` must have
-    checked the address."""
+    """Return a client for the forge at this address. The caller must have checked the address with
+    `model.forge.sources.address`."""
     match forge:
         case Forge.GITHUB:
             return GitHub(address, HttpClient(api_of(address), token, "Bearer", ACCEPT, ca_file))
@@ -43,8 +43,8 @@ def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None 
 
 
 class Forges:
-    """All API clients, as a context manager that closes them. There is no client for an address
-    that is not configured."""
+    """A context manager that holds all API clients, and closes them at the end. An address that is
+    not configured has no client."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Forges:
         self._found, self._tokens = dict(found), dict(tokens)
 
     def of(self, source: str, rule: str = "") -> ForgeApi | None:
-        """Return the client for a source, or None if there is no token. The client uses the agent's
-        own token or, if the agent has none, the source's token."""
+        """Return the client for a source, or None if there is no token. The client uses the token
+        of the rule's agent or, if that agent has none, the source's token."""
         return self._found.get((source, rule)) or self._found.get((source, ""))
 
     def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
-        """Return the user name and the secret with which this agent uses git at this address.
-        Returns None unless the address belongs to the forge of the source: a token must not reach
-        another host. GitHub, Gitea and GitLab accept this user name together with a token
-        (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
+        """Return the user name and the secret with which the rule's agent uses git at `url`.
+        Returns None unless `url` belongs to the forge of the source: a token must not reach another
+        host. GitHub, Gitea and GitLab accept this user name together with a token (docs.github.com,
+        apps; docs.gitea.com; docs.gitlab.com)."""
         api, token = (
             self.of(source, rule),
             self._tokens.get((source, rule)) or self._tokens.get((source, "")),
@@ -72,8 +72,8 @@ class Forges:
         return "x-access-token", token.value()
 
     def login_at(self, url: str) -> tuple[str, str] | None:
-        """Return a user name and a secret for git at this address, or None. Any agent's login for
-        the address will do."""
+        """Return a user name and a secret for git at this address, from any source or agent that
+        has a token for it. Returns None if there is none."""
         found = (self.login(source, rule, url) for source, rule in sorted(self._found))
         return next((login for login in found if login is not None), None)
 

@@ -1,8 +1,9 @@
 """Ends a request that takes too long, at whatever point it hangs. Called by `http`.
 
-The timeouts of httpx2 limit only silence, and each byte restarts them. A forge that sends a header
-now and then could therefore block a thread for days. So the connection itself is shut down. The
-client's other connections are shut down too: they lead to the same forge, and their callers retry.
+The timeouts of httpx2 limit only the time without data, and start again with each byte. A forge
+that sends a header now and then could therefore block a thread for days. So this module shuts down
+the connection itself. The client's other connections are shut down too: they lead to the same
+forge, and their callers retry.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 
 class ConnectionDeadline:
-    """Tracks the connections of one client. Pass `trace` with each of the client's requests
-    (extension `trace` of httpx2 2.16)."""
+    """Tracks the connections of one client, so that they can be shut down. The client must pass the
+    method `trace` with each of its requests (extension `trace` of httpx2 2.16)."""
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -31,7 +32,7 @@ class ConnectionDeadline:
 
     @contextmanager
     def after(self, seconds: float) -> Iterator[None]:
-        """Shut down the connections if the block still runs after `seconds`."""
+        """Shut down the client's connections if the `with` block still runs after `seconds`."""
         timer = threading.Timer(seconds, self._cut)
         timer.daemon = True
         timer.start()

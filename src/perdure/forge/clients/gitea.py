@@ -117,8 +117,8 @@ class Gitea(GiteaLikeClient):
         return [*found, *map(failed_status, left.values())]
 
     def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
-        """Return the failed jobs of Gitea's own Actions. Empty if the API does not report jobs
-        (Gitea before 1.25, Forgejo)."""
+        """Return the failed jobs of Gitea's own Actions for a commit. Empty if the API does not
+        report jobs (Gitea before 1.25, Forgejo)."""
         found: list[FailedCheck] = []
         place = f"{repo_path(repository)}/actions/runs"
         try:

@@ -43,15 +43,16 @@ VERDICTS = {
     "COMMENTED": CheckVerdict.COMMENTED,
     "COMMENT": CheckVerdict.COMMENTED,
 }
-"""Verdicts by the state of a review, in GitHub's words and Gitea's. A review in any other state is
-not submitted yet, or was dismissed."""
+"""Verdict for each state of a review, as GitHub and Gitea name the states. A review in any other
+state was not submitted yet, or was dismissed."""
 
 
 class GiteaLikeClient(ABC):
-    """Implements `perdure.protocols.ForgeApi` for both forges. The subclasses add what differs."""
+    """Implements `perdure.protocols.ForgeApi` as far as GitHub and Gitea agree. The subclasses add
+    what differs."""
 
     size: str
-    """Name of this forge's query parameter for the length of a page."""
+    """Name of this forge's query parameter for the number of items on a page."""
 
     command_prefix = "/"
 
@@ -131,8 +132,8 @@ class GiteaLikeClient(ABC):
         found = list(self._comments(ref, since))
         if ref.pull:
             found += self._reviews(ref, since)
-        # Ids are decimal numbers as text, so the shorter of two ids is the smaller number. It
-        # decides between two comments of the same second.
+        # Comments of the same second are sorted by their ids. Ids are decimal numbers as text, so
+        # the shorter of two ids is the smaller number.
         return sorted(
             (each for each in found if each.updated >= since),
             key=lambda each: (each.created, len(each.id), each.id),
@@ -171,7 +172,8 @@ class GiteaLikeClient(ABC):
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
-    """Whether a comment on a line of the diff has its own path in the API."""
+    """Whether reactions to a comment on a line of the diff use a separate API path
+    (`/pulls/comments`)."""
 
     def set_status(
         self,
@@ -204,8 +206,8 @@ class GiteaLikeClient(ABC):
         ]
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-        """Return the end of a job's log and an empty text, or an empty text and the reason why
-        there is no log. The path is the same on GitHub and Gitea."""
+        """Return a pair: the end of a job's log, and the reason why there is no log. One of the two
+        is always empty. The path of the log is the same on GitHub and Gitea."""
         return log_of(self._asking, f"{repo_path(repository)}/actions/jobs/{part(job)}/logs", hosts)
 
     def hunk(
@@ -266,8 +268,8 @@ def failed_status(check: CommitCheck) -> FailedCheck:
 
 
 def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the end of a log and an empty text, or an empty text and the reason why there is no
-    log. Never raises a ForgeError, because a check is also reported without its log."""
+    """Return a pair: the end of a log, and the reason why there is no log. One of the two is always
+    empty. Never raises a ForgeError, because a check is also reported without its log."""
     try:
         return asking.tail(path, hosts), ""
     except NotFound:
@@ -281,7 +283,8 @@ def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[st
 
 
 def access(word: str) -> Access:
-    """Return the access level that a word of GitHub or Gitea means; `none` for an unknown word."""
+    """Return the access level for a permission name that GitHub or Gitea uses, such as `triage`.
+    Returns `none` for an unknown name."""
     return {
         "owner": Access.ADMIN,
         "admin": Access.ADMIN,
@@ -389,19 +392,22 @@ def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
 
 
 def contains(names: Sequence[str], wanted: str) -> bool:
-    """Return whether `wanted` is in the list, ignoring case, or is empty."""
+    """Return whether the list contains `wanted`, ignoring case. Every list contains an empty
+    `wanted`."""
     return not wanted or wanted.casefold() in {name.casefold() for name in names}
 
 
 def rfc3339(ms: int) -> str:
-    """Format a time (ms since 1970) for a query, rounded down to the second; empty for 0."""
+    """Format a time (ms since 1970) for a query, rounded down to the second. Returns an empty text
+    for 0."""
     if ms > 0:
         return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return ""
 
 
 def sha(commit: str) -> str:
-    """Return the full hash of a commit unchanged. Raises NotFound for anything else."""
+    """Return the full hash of a commit unchanged. Raises NotFound if the text is not a full
+    hash."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
         raise NotFound(f"{commit[:100]!r} is not a valid commit id")
     return commit

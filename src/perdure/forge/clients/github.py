@@ -2,8 +2,8 @@
 its REST API (version 2022-11-28).
 
 Differences from Gitea: checks exist in addition to statuses and are listed separately. Comments on
-lines have their own paths. Administrators of the webhooks of a repository or its organization can
-list the deliveries that failed.
+lines have their own paths. A user who administers the webhooks of a repository or its organization
+can list the deliveries that failed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ACTIONS = "github-actions"
 """Slug of the GitHub app whose check runs are jobs. For these, the id of the check run is also the
 id of the job."""
 SAID_MOST = 4000
-"""Maximum length of the output that a check itself reports, in characters."""
+"""Maximum number of characters kept of the text that a check run reports about itself."""
 CONCLUSIONS = {
     **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
     **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
@@ -136,8 +136,8 @@ class GitHub(GiteaLikeClient):
                     if _leads_to(each, receiver)
                 ]
             except (NotFound, ForgeDenied):
-                # The login is not an administrator of the repository, or the owner is not an
-                # organization.
+                # Skip this place: the login is not an administrator of the repository, or the owner
+                # is not an organization.
                 continue
             for hook in hooks:
                 told = True

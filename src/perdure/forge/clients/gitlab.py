@@ -295,8 +295,9 @@ class GitLab:
         return found
 
     def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
-        """Return one failed job. The status of a job has the id of the job. A status that was set
-        through the API has an id that no job has, so no log is found for it."""
+        """Return one failed job with its log. An entry that a job reported has the id of that job.
+        An entry that was set through the API has an id that no job has, so no log is found for it.
+        """
         log, note = "", f"Its log was not read: at most {LOGS_MOST} logs are."
         if with_log:
             log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
@@ -392,9 +393,9 @@ class GitLab:
         return None
 
     def _failed(self, hook: str) -> Iterator[FailedDelivery]:
-        """Yield the deliveries that never succeeded. A delivery that is sent again keeps its
-        idempotency key. GitLab lists the deliveries of seven days, newest first, without their
-        times."""
+        """Yield the deliveries of a webhook that never succeeded. All attempts to send the same
+        delivery have the same idempotency key. GitLab lists the attempts of seven days, newest
+        first, without their times."""
         attempts = [
             (each.id("request_headers", "Idempotency-Key"), each)
             for each in self._pages(f"{hook}/events")

@@ -96,7 +96,8 @@ class HttpClient:
 
     def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
         """Yield the objects of a list. A page is fetched when its first object is needed. `size` is
-        the name of this forge's parameter for the length of a page; empty if it has none."""
+        the name of this forge's query parameter for the number of items on a page; empty if it has
+        none."""
         query = {**query, size: PAGE} if size else query
         until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
@@ -200,8 +201,8 @@ class HttpClient:
         keep: int = 0,
         token: bool = True,
     ) -> HttpAnswer:
-        """Send one request without following redirects. `keep`: return only this many bytes from
-        the end, and allow a larger answer."""
+        """Send one request without following redirects, and return the answer. With `keep`, only
+        the last `keep` bytes of the answer are returned, and a larger answer is accepted."""
         if token:
             headers = {"authorization": f"{self._scheme} {self.token.value()}"}
         else:
@@ -385,8 +386,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_limit(headers: Mapping[str, str], said: str) -> bool:
-    """Return whether a 403 means that GitHub's rate limit was exceeded. Any of three signs is
-    enough (docs.github.com, "Rate limits for the REST API")."""
+    """Return whether a 403 means that GitHub's rate limit was exceeded. One sign is enough: no
+    remaining requests, a `retry-after` header, or a message about the limit (docs.github.com, "Rate
+    limits for the REST API")."""
     return (
         headers.get("x-ratelimit-remaining") == "0"
         or "retry-after" in headers
@@ -395,7 +397,8 @@ def _is_limit(headers: Mapping[str, str], said: str) -> bool:
 
 
 def _retry_s(headers: Mapping[str, str]) -> float:
-    """Return the wait that the answer asks for, from 1 to 3600 seconds; 0 if it asks for none."""
+    """Return the wait that the answer's headers ask for, from 1 to 3600 seconds. Returns 0 if they
+    ask for none."""
     now = time.time()
     given = headers.get("retry-after", "").strip()
     found = 0.0

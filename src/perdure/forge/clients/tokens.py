@@ -20,7 +20,7 @@ class ForgeToken(Struct, frozen=True):
     it is kept."""
 
     place: str
-    """The place where the token is kept, for people: `the file /path`, `the variable NAME`."""
+    """A description of the place where the token is kept: `the file /path`, `the variable NAME`."""
     path: Path | None = None
     held: str = ""
 
@@ -31,7 +31,8 @@ class ForgeToken(Struct, frozen=True):
         return f"ForgeToken(place={self.place!r}, path={self.path!r})"
 
     def value(self) -> str:
-        """Return the secret itself. Raises ForgeDenied if there is none."""
+        """Return the secret itself. Raises ForgeDenied if the secret is missing, unreadable or
+        invalid."""
         if self.path is None:
             found, why = self.held, "is empty"
         else:

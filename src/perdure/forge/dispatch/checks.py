@@ -47,7 +47,7 @@ class Checks:
         self._engine, self._current = engine, current
         self._pending: dict[int, tuple[float, str]] = {}
 
-    # --- whether to report them ---
+    # --- which failed checks are reported ---
 
     def refused(self, choice: RuleChoice, intent: Intent) -> str:
         """Return why a failed check does not concern the run; empty if it does."""
@@ -82,8 +82,8 @@ class Checks:
             return commit in heads
 
     def already_reported(self, run: TaskRun, intent: Intent) -> str:
-        """Return a sentence if the run was already informed of this failed check; otherwise an
-        empty text."""
+        """Return the reason why this failed check is not reported, if the run was already informed
+        of it. Otherwise return an empty text."""
         known = self._known(run, intent.commit)
         if not known:
             return ""
@@ -104,8 +104,8 @@ class Checks:
         return [(each.at, each.event) for each in history if isinstance(each.event, ChecksFailed)]
 
     def limit_reached(self, rule: Rule, run: TaskRun) -> str:
-        """Return a sentence if the limit of repair attempts after failed checks is reached;
-        otherwise an empty text."""
+        """Return the reason why the run is not continued, if it has used up its attempts to repair
+        failed checks. Otherwise return an empty text."""
         at = {when for when, _ in self._events(run)}
         row = 0
         for context in reversed(self._engine.store.contexts(run.id)):
@@ -202,11 +202,11 @@ class Checks:
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """Return the single checks that the events name. If there are none, return the checks of
-        the summarizing events (check suites, workflows)."""
+        """Return the individual checks that the events name. If the events name none, return the
+        check suites and workflows that they name."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
-        # A check suite has no name, so it is left out here.
+        # The event of a check suite has no name, so it is left out here.
         found = {
             each.text: FailedCheck(name=each.text, url=each.url)
             for each in single or intents
@@ -217,8 +217,8 @@ class Checks:
         ]
 
     def _text(self, check: FailedCheck) -> str:
-        """Describe one failed check by its name, its address, its own text, and an excerpt of its
-        log."""
+        """Describe one failed check: its name, its address, the text that it reported, and an
+        excerpt of its log."""
         head = " ".join(filter(None, [check.name, f"({check.url})" if check.url else ""]))
         log = job_excerpt(self._redacted(check.log)) if check.log else ""
         said = [head, check.text, f"The log, in part:\n{log}" if log else check.note]

@@ -107,8 +107,8 @@ def clean(
 
 
 def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return a checkpoint of the present workdir, or None if it cannot be made. Without a
-    checkpoint, only a repository can prove that the work is saved."""
+    """Return a new checkpoint of the workdir, or None if it cannot be made. Without a checkpoint,
+    only a repository can prove that the work is saved."""
     try:
         return checkpoints.save_current(engine, run, place, VERB)
     except (PerdureError, OSError):
@@ -123,8 +123,9 @@ def _prove(
     forge: Forge | None,
     checkpoint: Checkpoint | None,
 ) -> Proof:
-    """Return the proof of where the workdir's content is saved. After a squash merge, no branch
-    contains the run's commits, but the forge keeps them under the ref of the pull request."""
+    """Check that the workdir's content is saved elsewhere, and return the result. After a squash
+    merge, no branch contains the run's commits, but the forge keeps them under the ref of the pull
+    request. So that ref is fetched if needed."""
     if pull and forge and not workspaces.prove(place).saved:
         if forge is Forge.GITLAB:
             ref = f"refs/merge-requests/{pull}/head"
@@ -178,8 +179,8 @@ def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
 
 
 def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
-    """Return the event of the last clean-up, or None if the workdir was restored or reset
-    afterwards."""
+    """Return the event of the last clean-up. Returns None if there was none, or if the workdir was
+    restored or reset after it."""
     told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next(
         (
@@ -221,8 +222,8 @@ def restore_workdir(engine: Engine, run: TaskRun) -> None:
                 f"perdure show {run.name}",
             ) from error
     elif gone.checkpoint:
-        # The workdir is created first and filled afterwards. The condition shows an interruption
-        # between the two steps, after which both are repeated.
+        # The workdir is created first and filled second. If perdure is killed between the two
+        # steps, this condition remains, and both steps are repeated.
         message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
         engine.store.record_outside_attempt(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
@@ -242,7 +243,7 @@ def restore_workdir(engine: Engine, run: TaskRun) -> None:
 
 def _is_half_back(store: RunStore, run: TaskRun) -> bool:
     """Return whether a restore of the workdir from its checkpoint was interrupted, and no attempt
-    began afterwards."""
+    has begun since."""
     since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
     return (
         bool(since)

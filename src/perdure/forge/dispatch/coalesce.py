@@ -43,8 +43,9 @@ def merged(told: Iterable[Told]) -> list[Told]:
 
 
 def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
-    """Add the earlier text to an edited comment, and return the intent. GitLab does not send the
-    earlier text. The inbox has it if the comment itself was delivered."""
+    """Return the intent of an edited comment with the text before the edit, which GitLab does not
+    send. That text is in the inbox if the comment itself was delivered. Other intents are returned
+    unchanged."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
@@ -55,8 +56,8 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
             )
             stops = tuple(login for login in intent.stops if login not in stop_commands(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
-    # Without the earlier text, new mentions cannot be distinguished from old ones. So the edit
-    # calls no agent.
+    # Without the earlier text, new mentions cannot be distinguished from old ones. So all mentions
+    # are removed, and none of them starts an agent.
     return replace(intent, mentions=())
 
 
@@ -74,8 +75,8 @@ def is_unchanged(intent: Intent) -> bool:
 
 
 def _key(intent: Intent) -> Key | None:
-    """Return a key for the text that an event is about: a comment by its id, or an issue's
-    description. None for any other event."""
+    """Return a key that identifies the edited text: a comment (by its id) or an issue's
+    description. Returns None for an event about anything else."""
     thing = (intent.repository, intent.number, intent.pull)
     if intent.kind is IntentKind.EDITED:
         return "issue", *thing, ""

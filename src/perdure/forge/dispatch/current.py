@@ -25,10 +25,10 @@ from perdure.protocols import ForgeApi
 KEPT_S = 30.0
 EARLIER_MOST = 50
 DENIED_S = 60.0
-"""Pause in seconds after a forge rejected the token, or after a repository was not accessible.
-Repeated requests with a rejected token may get it locked out."""
+"""Pause in seconds after a forge rejected the token, or denied access to a repository. The forge
+may block a token that it has rejected repeatedly."""
 TURN_S = 10.0
-"""First pause of a delivery after its request to the forge failed, in seconds. Other deliveries are
+"""Pause of a delivery after its first failed request to the forge, in seconds. Other deliveries are
 processed meanwhile. Each further failure doubles the pause, up to `TURNS` times this value."""
 TURNS = 16
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
         return _failed(api, intent)
     try:
         # The event may report a comment on a pull request as a comment on an issue. Only GitLab
-        # numbers the two separately, and GitLab's events are exact.
+        # numbers issues and pull requests separately, and its events always report the right kind.
         found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
         if found.ref.pull:
             pull = api.pull(intent.repository, intent.number)
@@ -137,9 +137,10 @@ class Current:
     def of(
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]
     ) -> tuple[Intent | str, Sequence[Rule]]:
-        """Return the intent updated to the present state (or the reason why it is obsolete), and
-        the rules that work for its author. Returns all rules if there is no client and no rule
-        needs one. Raises ForgeUnavailable or ForgeDenied if the delivery has to wait."""
+        """Ask the forge. Return the intent updated to the present state, and the rules that work
+        for its author. If the intent is obsolete, return the reason in its place. If there is no
+        client and no rule needs one, return all rules. Raises ForgeUnavailable or ForgeDenied if
+        the delivery has to wait."""
         return self._once(
             delivery,
             intent,
@@ -148,8 +149,8 @@ class Current:
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Return the intent, with the branch added if it is a failed check that names only its
-        commit. Raises the same errors as `of`."""
+        """Return the intent of a failed check with its branch, if the event names only the commit.
+        Other intents are returned unchanged. Raises the same errors as `of`."""
         api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
         if api is None or not is_placeless(intent):
             return intent
@@ -191,8 +192,8 @@ class Current:
     def asked(
         self, delivery: Delivery, intent: Intent, rule: Rule, ask: Callable[[ForgeApi], T]
     ) -> T | None:
-        """Call `ask` with the client, and return its result; None if there is no client. Raises the
-        same errors as `of`."""
+        """Call `ask` with the client for the rule, and return the result of `ask`; None if there is
+        no client. Raises the same errors as `of`."""
         api = self._forge(delivery.source, rule.name)
         if api is None:
             return None
@@ -216,8 +217,9 @@ class Current:
         return self._kept[key][1]
 
     def _guarded(self, delivery: Delivery, intent: Intent, ask: Callable[[], T]) -> T:
-        """Call `ask` and return its result. During a pause, raise the error that caused the pause
-        instead. If only one repository or one issue fails, the others are delayed only briefly."""
+        """Call `ask` and return its result. After a failure, pause requests to this forge,
+        repository or issue. During a pause, raise the error that caused it instead of calling
+        `ask`."""
         source, repository = (delivery.source,), (delivery.source, intent.repository)
         thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
         now = time.monotonic()
@@ -269,8 +271,9 @@ class Current:
 
 
 def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
-    """Return why the rule does not work for the author of the intent; empty if it does.
-    `model.forge.rules.wants` has already compared the names. Raises ForgeError."""
+    """Return why the rule does not work for the author of the intent; empty if it does. Only the
+    author's access level is checked here: `model.forge.rules.wants` has already compared the author
+    with the rule's list. Raises ForgeError."""
     if not rule.least or intent.kind in (IntentKind.CI_FAILED, IntentKind.BRANCH_DELETED, *OVER):
         return ""
     if api is None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 AROUND = 2
-"""Number of unchanged lines shown before and after a change."""
+"""Number of unchanged lines that are shown before and after each change."""
 COMPARED_MOST = 300
-"""Maximum number of lines, on either side, that are compared line by line."""
+"""Maximum number of lines of each text that are compared line by line."""
 
 
 def difference(before: str, now: str) -> str:
@@ -34,7 +34,8 @@ def difference(before: str, now: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines without trailing spaces, because a forge's editor may change these."""
+    """Return the lines of the text without trailing spaces, because a forge's editor may change
+    these."""
     return [line.rstrip() for line in text.strip().splitlines()]
 
 

@@ -1,6 +1,6 @@
-"""Processes the inbox, in a thread of `perdure serve`, beside the webhooks and the pool.
+"""Processes the inbox, in its own thread of `perdure serve`.
 
-All events of one task that are waiting become one update. Events that arrive while an agent is
+All waiting events of one task become one update. Events that arrive while the task's agent is
 running also wait. The next attempt receives them in order, each once.
 """
 
@@ -141,8 +141,8 @@ class Dispatcher:
             wakeup.ring(self._engine.state)
 
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
-        """Call `work` for these deliveries. If it fails, store the reason with each delivery.
-        Returns whether a run got new work."""
+        """Call `work`, which processes these deliveries, and return whether a run got new work. If
+        `work` fails, store the reason with each delivery."""
         try:
             with acting(_actor(deliveries)):
                 return work()
@@ -214,8 +214,8 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # The delivery is passed on after the earlier ones. The forge is asked for the current
-            # state only then.
+            # The run gets this delivery after the earlier ones, when its attempt has ended. Only
+            # then is the forge asked for the current state.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is running, and gets the delivery when its attempt has ended",
@@ -275,8 +275,9 @@ class Dispatcher:
         return False
 
     def _ask_a_person(self, run: TaskRun, why: str) -> None:
-        """Set the condition `needs_person`, unless it is already set with this message. Every
-        change of a run causes a new report to its forge, so a repeated one is avoided."""
+        """Set the condition `needs_person`, unless the run already has it with this message. Every
+        change of a run is reported to its forge, so setting the same condition again would cause a
+        useless report."""
         if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
             needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
             self._engine.store.record_outside_attempt(run.id, [], needs)
@@ -298,9 +299,9 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return a sentence if the run's work was taken back on the forge, so that the run gets no
-        events now; otherwise an empty text. The run gets the events later, when its work is given
-        again. So call this only for authors who may instruct the run."""
+        """Return the reason why the run gets no events now, if its work was taken back on the
+        forge. Otherwise return an empty text. The run gets the events later, when its work is given
+        to the agent again. So call this only for authors who may instruct the run."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -312,8 +313,8 @@ class Dispatcher:
         return ignored_reason(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
-        """Give the runs of a renamed issue its new title, even if the edit is not reported to their
-        agents."""
+        """Give the runs of a renamed issue the issue's new title, even if their agents are not
+        informed of the edit."""
         for rule in self._rules:
             if takes_from(rule, delivery):
                 number = issue_of(rule, intent)
@@ -329,9 +330,9 @@ class Dispatcher:
     def _withdraw(
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
     ) -> dict[str, str]:
-        """Stop gracefully the runs whose work this delivery takes back. Returns a sentence for each
-        rule about what was done. Raises Conflict while an attempt of such a run is still running.
-        """
+        """Stop gracefully the runs whose work this delivery takes back. Returns, by the name of the
+        rule, a sentence about what was done. Raises Conflict while an attempt of such a run is
+        still running."""
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -361,8 +362,8 @@ class Dispatcher:
         return said
 
     def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
-        """Return how the run's work was taken back, after asking the forge for its present state;
-        empty if it was not."""
+        """Return in words how the run's work was taken back; empty if it was not. The forge is
+        asked for its present state first."""
         store, stops = self._engine.store, is_told_to_stop(rule, intent)
         if not stops and not taken_back(store, rule, run, intent):
             return ""
@@ -508,7 +509,7 @@ class Dispatcher:
         try:
             return self._engine.store.get(run.id)
         except NotFound:
-            return None  # The run was removed from the list of runs.
+            return None  # The run was removed from the store's list of runs.
 
 
 def _actor(deliveries: Sequence[Delivery]) -> str:
@@ -530,9 +531,10 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Return a sentence if the existing run already works on what the delivery asks for; otherwise
-    an empty text. Gitea and Forgejo report all labels and assignees whenever one of them changes.
-    An issue that is opened with labels or assignees arrives as several events."""
+    """Return the reason why the delivery contains nothing new, if the run already works on what it
+    asks for. Otherwise return an empty text. Gitea and Forgejo report all labels and assignees
+    whenever one of them changes. An issue that is opened with labels or assignees arrives as
+    several events."""
     run = choice.run
     if (
         run is None

@@ -11,8 +11,8 @@ from perdure.rules.text import clean
 MOST = 4000
 """Maximum length of one job's excerpt, in characters."""
 BEHIND = 2
-"""Number of lines kept after the last error. On GitHub, the lines after that are the output of the
-runner's clean-up."""
+"""Number of lines kept after the last error. On GitHub, later lines come from the runner's
+clean-up."""
 
 # GitHub and Gitea begin each line with the time. GitLab does so since version 17, and adds markers
 # such as `00O` and `01E`.
@@ -35,7 +35,7 @@ def job_excerpt(log: str, most: int = MOST) -> str:
 
 
 def _last_drawn(line: str) -> str:
-    """Return the part of a line that a terminal shows at the end. A progress bar overwrites its
+    """Return the part of a line that remains visible in a terminal. A progress bar overwrites its
     line after each carriage return."""
     drawn = [piece for piece in line.split("\r") if piece.strip()]
     if drawn:
@@ -44,8 +44,8 @@ def _last_drawn(line: str) -> str:
 
 
 def _named(found: re.Match[str]) -> str:
-    """Return the replacement for a marker of GitHub: `error: ` or `warning: ` for these two, and
-    nothing for the others, which only fold the log."""
+    """Return the text that replaces one of GitHub's markers. It is `error: ` or `warning: ` for
+    these two markers. It is empty for the others, which only make parts of the log collapsible."""
     if found[1] in ("error", "warning"):
         return f"{found[1]}: "
     return ""

@@ -1,5 +1,5 @@
-"""Stops loops without people, such as two agents that answer each other, or a check that keeps
-failing. After the limit, only a person's comment continues the work."""
+"""Stops loops in which no person takes part, such as two agents that answer each other, or a check
+that keeps failing. After the limit, only a person's comment continues the work."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def unattended(
     choice: RuleChoice,
     intent: Intent,
 ) -> str:
-    """Return a sentence if the run has reached the limit of updates from agents and checks alone;
-    otherwise an empty text. `updates`: all updates that the run has received."""
+    """Return the reason why the run is not continued, if agents and checks alone have caused too
+    many updates in a row (`UPDATES_MOST`). Otherwise return an empty text. `updates` has all
+    updates that the run has received."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
@@ -39,7 +40,7 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # The first of these updates contains the person's comment, so it is not counted.
+    # The first update since then contains the person's own comment, so it is not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

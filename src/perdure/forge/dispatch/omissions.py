@@ -23,13 +23,13 @@ VERDICTS = {
     IntentKind.APPROVED: CheckVerdict.APPROVED,
 }
 BEFORE_MS = 3_600_000
-"""Maximum time between a review and its delivery, in milliseconds. The two clocks may differ, and
-the delivery may have been delayed."""
+"""Maximum time by which a review may be older than its delivery, in milliseconds. The clocks of the
+forge and this machine may differ, and the delivery may have been delayed."""
 
 
 def is_placeless(intent: Intent) -> bool:
-    """Return whether the intent is a failed check that names only its commit, without branch or
-    number."""
+    """Return whether the intent is a failed check that names only its commit: no branch, and no
+    number of a pull request."""
     return (
         intent.kind is IntentKind.CI_FAILED
         and bool(intent.commit)
@@ -67,8 +67,8 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
     meant = [each for each in said if _is_meant(each, intent)]
     if not meant:
         return intent
-    # The event has no review id. If several reviews have the same text, take the one nearest in
-    # time.
+    # The event has no review id. If several reviews have the same text, take the one whose time is
+    # nearest to the delivery's arrival.
     review = min(meant, key=lambda each: abs(each.created - delivery.received))
     lines = [located(each, each.text) for each in said if each.review == review.id]
     return replace(intent, text=cut("\n\n".join(filter(None, [intent.text.strip(), *lines]))))
@@ -89,7 +89,8 @@ def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def located(said: Intent | Comment, text: str) -> str:
-    """Return a comment on a line, preceded by `path:line` and the end of the diff."""
+    """Return the text of a comment on a line of the diff, preceded by `path:line` and the end of
+    the diff. Other texts are returned unchanged."""
     if not said.path:
         return text
     place = f"{said.path}:{said.line}" if said.line else said.path

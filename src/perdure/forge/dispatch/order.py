@@ -9,12 +9,12 @@ from perdure.protocols import InboxStore
 ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
 """Kinds of intents after which the work is over."""
 LOOKED_AT = 1000
-"""Number of the newest deliveries of a source that are searched for a contradicting event."""
+"""Number of deliveries, the newest ones of a source, that are searched for related events."""
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Return a sentence if a later event of the same issue contradicts this one: a reopening after
-    the end, or an end after the reopening. Otherwise return an empty text."""
+    """Return the reason why this event is outdated, if a later event of the same issue contradicts
+    it: a reopening after the end, or an end after the reopening. Otherwise return an empty text."""
     if intent.kind is IntentKind.REOPENED:
         kinds = {IntentKind.CLOSED, IntentKind.MERGED}
     elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):

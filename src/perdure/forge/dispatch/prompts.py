@@ -89,7 +89,8 @@ class Prompts:
     ) -> str:
         """Return the prompt for the whole task, including earlier comments. Raises UsageError if
         the template cannot be rendered."""
-        # The event of an opened issue repeats the description as its text, so the text is dropped.
+        # The event of an opened issue has the issue's description as its text. The prompt already
+        # contains the description, so the text is dropped.
         if intent.kind is IntentKind.OPENED:
             event = replace(intent, text="")
         else:
@@ -176,8 +177,8 @@ def _what(intent: Intent) -> str:
 
 
 def _event_text(intent: Intent) -> str:
-    """Return an event's text, preceded by its place in the diff, if any. For an edit, return only
-    the difference."""
+    """Return an event's text, preceded by the path and line in the diff, if any. For an edit,
+    return only the lines that differ."""
     if intent.kind is IntentKind.EDITED:
         title = ""
         if intent.title_before != intent.title:
@@ -293,7 +294,7 @@ def _samples() -> Iterator[Content]:
 
 
 def _shown(rule: Rule, name: str, error: Exception) -> str:
-    """Return the error in words, preceded by file and line."""
+    """Return the error's message, preceded by the template's file and line."""
     from jinja2 import TemplateNotFound, TemplateSyntaxError
 
     if isinstance(error, TemplateSyntaxError):

@@ -1,11 +1,11 @@
 """Finds changes that no delivery reported, because perdure was down or the forge sent none. Runs as
-a thread of `perdure serve` that asks every forge from time to time.
+a thread of `perdure serve` that asks every forge at intervals.
 
 It compares states, so it may run any number of times. It asks the forge to resend failed
 deliveries. It looks for open issues that are meant for an agent and have no run, for issues that
-were closed or reopened, and for comments that were missed. Each find becomes a delivery of
-perdure's own in the same inbox, once, and is handled like any other. So an author whom a rule does
-not allow to use an agent cannot use it this way either.
+were closed or reopened, and for comments that were missed. For each change that it finds, it adds
+one delivery of perdure's own to the same inbox. That delivery is handled like any other. So an
+author whom a rule does not allow to use an agent cannot use it this way either.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ AT_FIRST_MS = 3 * 86_400_000
 """Maximum age of the failed deliveries that the first search includes, in milliseconds. GitHub
 keeps deliveries for three days."""
 OVERLAP_MS = 600_000
-"""Overlap of two successive searches, in milliseconds. The clocks of the machines may differ."""
+"""Period that two successive searches both cover, in milliseconds. The clocks of the machines may
+differ."""
 LOOKED_AT = 2000
-"""Number of the newest deliveries with which the comments on the forge are compared."""
+"""Number of deliveries, the newest ones of a source, with which the comments on the forge are
+compared."""
 RUNS_MOST = 100
 ON_ITS_WAY_MS = 120_000
 """Age in milliseconds up to which a comment is skipped, because its delivery may still arrive."""
@@ -44,16 +46,16 @@ ASKED_MOST = 3
 """Maximum number of requests to resend one delivery. Without a limit, a delivery that perdure
 rejects would be resent forever."""
 REST = 4
-"""Minimum pause after a round, as a multiple of the round's duration. With many repositories this
-saves the hourly quota of requests."""
+"""Minimum pause after a search, as a multiple of the search's duration. With many repositories, the
+pause saves requests, of which a forge allows a certain number an hour."""
 
 ForgeOf = Callable[[str, str], ForgeApi | None]
 
 
 class Reconciler:
-    """Searches the forges, as a context manager: at once, then every `every_s` seconds. `kept` is
-    called when new deliveries were stored. `say` is called with a line about each find, and about
-    each forge that cannot be asked."""
+    """A context manager that searches the forges, first immediately and then every `every_s`
+    seconds. `kept` is called when new deliveries were stored. `say` is called with a line about
+    each change that was found, and about each forge that cannot be asked."""
 
     def __init__(
         self,
@@ -110,7 +112,8 @@ class Reconciler:
         return new
 
     def _complain(self, which: str, what: str, error: Exception) -> None:
-        """Report an error, unless the same error was the last one reported for `which`."""
+        """Report an error, unless it is the last error that was reported for `which` (a source or a
+        repository)."""
         said = str(error) or type(error).__name__
         if self._trouble.get(which) != said:
             self._say(f"missed events of {what} cannot be read: {said}")
@@ -184,7 +187,8 @@ class Reconciler:
         except NotFound:
             return False
         except Conflict:
-            return True  # Several stored ids begin with this id, so one of them is the delivery.
+            # This id is the beginning of several stored ids, so the delivery is in the inbox.
+            return True
         return True
 
     # --- issues without a run ---
@@ -282,8 +286,8 @@ class Reconciler:
                 issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]
             )
         ):
-            # An attempt began after the pull request was merged or closed, because its issue was
-            # reopened. So this end is not reported again.
+            # The pull request was merged or closed before this attempt began. The attempt began
+            # because the issue was reopened, so the merging or closing is not reported again.
             return
         if not issue.open and not over:
             yield _thing(
@@ -347,8 +351,8 @@ class Reconciler:
             yield _saying(source, kind, issue, comment)
 
     def _known(self, source: Source) -> tuple[set[tuple[str, str]], int]:
-        """Return the authors and texts in the inbox, and the time (ms since 1970) since which the
-        set is complete."""
+        """Return the author and text of each comment or other event in the inbox. Also return the
+        time (ms since 1970) from which this list is complete."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         intents = [
             each.intent for each in told if each.intent is not None and each.intent.text.strip()
@@ -359,10 +363,10 @@ class Reconciler:
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
-    """Return the login of the user who wants the work; empty if the rule can trust no one. If the
-    forge does not report who chose the agent, the issue's author counts, but only for a rule
-    without a list of authors. Such a rule asks the forge for the author's permission. With a list,
-    somebody else could use the agent in the name of a listed author."""
+    """Return the login of the user who wants the work; empty if the forge does not report who chose
+    the agent and the rule lists its authors. Without such a list, the issue's author is returned,
+    because such a rule asks the forge for the author's permission. With a list, somebody else could
+    use the agent in the name of a listed author."""
     return chosen_by or ("" if rule.authors else issue.author)
 
 

@@ -37,7 +37,8 @@ COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKin
 
 
 class ReplyResult(Struct, frozen=True):
-    """How the delivery of an answering comment is settled: its state and the reason."""
+    """The final state of a delivery whose comment answers a request, and the reason for that
+    state."""
 
     state: DeliveryState
     reason: str
@@ -100,8 +101,8 @@ class RequestReplies:
             return None
         now, able = self._current.of(delivery, intent, _rules(asked))
         if isinstance(now, str) or not able:
-            # A plain comment is left to the dispatcher, which reports the reason and passes it to
-            # no run.
+            # A plain reply is left to the dispatcher, which stores the reason and passes the reply
+            # to no run.
             if said.command:
                 return ReplyResult(DeliveryState.IGNORED, str(now))
             return None
@@ -132,7 +133,7 @@ class RequestReplies:
     def _answered(
         self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _MatchingRequest
     ) -> str:
-        """Store the answer. Returns a sentence with the reason if the answer is not accepted,
+        """Store the answer. Returns the reason as a sentence if the answer is not accepted;
         otherwise an empty text."""
         clean = partial(without_secrets, self._engine.redactor)
         if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request, clean):
@@ -261,7 +262,7 @@ def _matching_requests(
     mentions = {name.casefold() for name in intent.mentions}
     named = [each for each in opened if each.rule.login.casefold() in mentions]
     if mentions and not said.command:
-        # A plain reply that mentions only others is not an answer.
+        # A plain reply that mentions only other users is not an answer.
         opened = named
     question = said.answer is AnswerKind.TEXT
     return [each for each in opened if (each.request.kind is RequestKind.QUESTION) is question]
@@ -270,8 +271,8 @@ def _matching_requests(
 def _is_before(
     request: AgentRequest, delivery: Delivery, intent: Intent, said: CommentAnswer
 ) -> bool:
-    """Return whether the comment was written before the agent asked, and does not name the request.
-    Its author cannot have seen the request, so it is not an answer."""
+    """Return whether the comment was written before the agent made the request, and does not name
+    it. The comment's author cannot have seen the request, so the comment is not an answer."""
     written = min(filter(None, (intent.at, delivery.received)))
     return not said.request and written < request.asked
 
@@ -279,7 +280,7 @@ def _is_before(
 def _unclear(
     said: CommentAnswer, asked: Sequence[_MatchingRequest], meant: Sequence[_MatchingRequest]
 ) -> str:
-    """Return a sentence that says why it is not clear which request the comment answers."""
+    """Return the reason why it is not clear which request the comment answers, as a sentence."""
     if said.request:
         over = [each.request for each in asked if short_id(each.request) == said.request]
         if over:

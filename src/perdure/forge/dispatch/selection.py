@@ -22,7 +22,8 @@ NAMED = frozenset({"assigned", "mentioned", "review_requested"})
 
 
 class RuleChoice(Struct, frozen=True):
-    """A rule that matches a delivery. `run` is the rule's existing run, if any."""
+    """A rule that matches a delivery. `run` is the run that already works for this rule on the same
+    issue; None if there is none."""
 
     rule: Rule
     trigger: str
@@ -31,14 +32,15 @@ class RuleChoice(Struct, frozen=True):
 
 
 RunOf = Callable[[Rule, str], TaskRun | None]
-"""A function that returns the run of a rule in a scope, or None."""
+"""Type of a function that returns the run of a rule in a scope, or None."""
 
 
 def choose(
     rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf
 ) -> RuleChoice | str:
-    """Return the rule that handles the delivery, or the reason why none does. If several match, the
-    order is: the rule whose agent is named, the owner of the branch, the first."""
+    """Return the rule that handles the delivery, or the reason why none does. Among several
+    matching rules, one whose agent is named comes first, then the one that owns the branch, then
+    the others in their order."""
     wanted = []
     for rule in rules:
         if takes_from(rule, delivery):
@@ -81,15 +83,15 @@ def takes_from(rule: Rule, delivery: Delivery) -> bool:
 
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
-    """Return the scope of the conversation for an intent."""
+    """Return the scope of the conversation to which an intent belongs."""
     return scope_of_thing(
         delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number)
     )
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
-    """Return the scope of the conversation for an issue or pull request. `apart`: see
-    `rules.is_apart`."""
+    """Return the scope of the conversation for an issue or pull request. With `apart`, the number
+    is that of a GitLab merge request, which GitLab numbers separately from issues."""
     mark = "!" if apart else "#"
     return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
@@ -103,9 +105,8 @@ def title_of(rule: Rule, intent: Intent, number: int) -> str:
 def spec_of(
     seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
 ) -> TaskSpec:
-    """Return the task that a first delivery asks for. The values are the rule's or, where the rule
-    has none, those of `seed`. The task's key prevents a second run if the delivery is tried again.
-    """
+    """Return the task for a delivery that begins a run. Values that the rule does not set are taken
+    from `seed`. The task's key prevents a second run if the delivery is tried again."""
     number = issue_of(rule, intent)
     apart = is_apart(rule, intent, number)
     origin = Origin(

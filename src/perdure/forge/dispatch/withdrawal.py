@@ -20,7 +20,7 @@ WITHDRAWN = "withdrawn"
 """Type of the condition of a run whose work was taken back. It is removed when the run is queued
 again."""
 UNASSIGNED = "unassigned"
-"""Prefix of the reason when the agent was unassigned."""
+"""First word of the reason if the work was taken back by unassigning the agent."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
 """Forges that report all labels and assignees whenever one of them changes, without saying which
 one."""
@@ -70,9 +70,9 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives the agent the work again after it was taken back. On forges
-    that report all labels and assignees whenever one of them changes, the rule's label or login
-    must not have been in the previous report."""
+    """Return whether the trigger gives the agent the work again after it was taken back. Some
+    forges report all labels and assignees whenever one of them changes. On these, the label or
+    login counts only if it was missing from the previous report."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -115,7 +115,7 @@ def _subject_of(intent: Intent) -> tuple[str, int, bool]:
 
 
 def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
-    """Return the intent that began the run, or None if it is no longer known."""
+    """Return the intent that began the run. Returns None if its delivery is not in the inbox."""
     number = run.spec.labels.get("delivery", "") if run is not None else ""
     try:
         if number.isdecimal():
@@ -156,7 +156,7 @@ def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
 
 
 def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
-    """Return the trigger that began the run, or an empty text if it is no longer known."""
+    """Return the trigger that began the run; empty if its delivery is not in the inbox."""
     first = _first_intent(store, run)
     if first is not None:
         return wants(rule, first)
@@ -164,7 +164,8 @@ def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
 
 
 def message(rule: Rule, why: str) -> str:
-    """Return the message for a run whose work was taken back, with the way to continue."""
+    """Return the message for a run whose work was taken back. The message says how to continue the
+    run."""
     if rule.login:
         again = f"assign it to {rule.login} again, or mention it"
     else:
@@ -173,7 +174,7 @@ def message(rule: Rule, why: str) -> str:
 
 
 def withdrawn(run: TaskRun) -> Condition | None:
-    """Return the condition that the run's work was taken back; None if it was not."""
+    """Return the run's condition `withdrawn`; None if the run's work was not taken back."""
     return next((each for each in run.conditions if each.type == WITHDRAWN), None)
 
 
@@ -198,6 +199,6 @@ def missed_comments(
                 or each.intent is None
             ):
                 continue
-            # A failed check is skipped: others may have repaired it meanwhile.
+            # A failed check is skipped, because others may have repaired the cause meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent

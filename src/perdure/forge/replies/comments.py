@@ -54,7 +54,7 @@ days. After that, only a change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 INSTRUCTING = ("run_submitted", "context_added")
-"""Kinds of lines in the audit trail that record an instruction to a run."""
+"""Kinds of lines in the audit trail that record instructions for a run."""
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
 CHECKS = {
     RunState.SUCCEEDED: CheckState.SUCCESS,
@@ -64,7 +64,8 @@ CHECKS = {
 
 
 class _PendingSteps(Struct):
-    """The failed steps of one update: the reasons, and the pause in seconds before the next try."""
+    """The failed steps of one update: the reasons, and the minimum pause in seconds before the next
+    try."""
 
     reasons: list[str] = field(default_factory=list)
     in_s: float = 0.0
@@ -93,15 +94,16 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
     """Function that returns the signed receipt of a run; empty if no receipt is to be attached."""
 
     def answer(self, run_id: str) -> None:
-        """Update the posting of a run to the run's state, as far as possible now. Raises
-        StoreError, LostLease."""
+        """Report the run's present state on the forge, as far as possible now. Raises StoreError,
+        LostLease."""
         posting = self.engine.store.hold_posting(run_id, LEASE_S)
         if posting is None:
             return
         now = self.engine.store.now()
         run = self.engine.store.get(run_id)
-        # The run may change again within the millisecond of this read. `seen` is then set one
-        # lower, so that the run is read again.
+        # Times have a resolution of a millisecond. If the run changed in this very millisecond, it
+        # may change again with the same time. So a time one millisecond earlier is stored as
+        # `seen`, and the run is read again.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
         if origin is not None and rule is not None:
@@ -175,8 +177,8 @@ class _PostingUpdate(Struct):
         return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
 
     def whole(self) -> Posting:
-        """Perform all steps and return the posting. The step that people wait for most, the first
-        reaction, comes first."""
+        """Perform all steps and return the posting. The first reaction comes first, because people
+        wait for it most."""
         if self.rule.report:
             self._step(
                 "no reaction",
@@ -208,7 +210,8 @@ class _PostingUpdate(Struct):
             self.waits.note(what, error)
 
     def _keep(self, **changes: object) -> None:
-        """Change the posting and store it at once, so that a kill does not cause a repetition."""
+        """Change the posting and store it immediately. After a kill, the step is then not
+        repeated."""
         self.posting = replace(self.posting, **changes)
         self.whose.engine.store.put_posting(self.posting)
 
@@ -344,11 +347,11 @@ class _PostingUpdate(Struct):
             self.api.edit_comment(ref, there, f"{marker}\n\n{shown}")
 
     def _call(self) -> None:
-        """If a person is needed, mention the person who asked for the work in a new comment. A
-        forge sends no notification for an edited comment. Each need is reported once."""
+        """If a person is needed, mention the person who asked for the work in a new comment,
+        because a forge sends no notification for an edited comment. Each need is posted once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # After new instructions or new requests, an unchanged need is reported again.
+        # After new instructions or new requests, the same need is posted again.
         ids = [short_id(each) for each in requests]
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()
@@ -417,7 +420,8 @@ class _PostingUpdate(Struct):
             page=self._page,
             receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
         )
-        # The marker must not change, so it is kept out of the cleaning.
+        # The marker must stay exactly as it is, so secrets and paths are removed only from the
+        # rest.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
 
     def _work(self) -> WorkReport | None:

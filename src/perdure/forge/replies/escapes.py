@@ -39,6 +39,6 @@ def block(text: str, most: int) -> str:
 
 
 def title(text: str, width: int = 200) -> str:
-    """Return a title whose references, mentions and addresses are split so that a forge does not
-    recognize them. Code is not possible in a title."""
+    """Return a title in which all references, mentions and addresses are split, so that a forge
+    does not recognize them. A title cannot contain code, so it cannot be escaped as in `code`."""
     return _REFERENCE.sub(_APART, one_line(text, width).replace("<", "\u2039").replace("`", "'"))

@@ -30,14 +30,14 @@ from perdure.workspace import Credentials, Outgoing
 
 
 class HeldBack(PerdureError):
-    """The branch must not be pushed in its present state; a person is needed."""
+    """Raised if the branch must not be pushed as it is, until a person has looked at the reason."""
 
     exit_code = 3
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
-    """The published branch. `commit` is empty if the run has no new commits. `base` is set only if
-    the caller asked for it."""
+    """The published branch. `commit` is empty if the run has no new commits. `base` is the
+    repository's default branch, and is set only if the caller asked for it."""
 
     branch: str
     commit: str
@@ -77,7 +77,8 @@ def push(
 
 
 class _BranchAdvanced(Exception):
-    """Raised if the run has continued, so that the state to be published is outdated."""
+    """Raised if the run has continued, so that its earlier result must not be published any
+    more."""
 
 
 @contextlib.contextmanager
@@ -142,8 +143,9 @@ def _what(findings: list[SecretFinding]) -> str:
 def pull_request(
     api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, pushed: Pushed, page: str
 ) -> Pull | None:
-    """Return the open pull request of the branch, opening it if needed. Returns None if a person
-    closed it, or if its base is not known. Raises ForgeError, NotFound."""
+    """Return the open pull request of the branch. Opens one if there is none. Returns None if a
+    person closed the pull request, or if the branch to merge into is not known. Raises ForgeError,
+    NotFound."""
     if posting.pull:
         there = api.pull(origin.repository, posting.pull)
         if there.open or not there.merged:
@@ -160,7 +162,8 @@ def pull_request(
         f"`{run.name}`."
     )
     text += f" [Its page](<{page}>)." if page else ""
-    # A pull request may be visible to people who cannot see the confidential issue.
+    # A pull request may be visible to people who cannot see a confidential issue, so it does not
+    # repeat the title of such an issue.
     what = "Work" if issue.confidential else title(issue.title)
     return api.open_pull(
         origin.repository,
@@ -172,7 +175,7 @@ def pull_request(
 
 
 def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:
-    """Return the posting with the published attempt, commit and pull request."""
+    """Return the posting, updated with the published attempt, its commit and its pull request."""
     found = replace(posting, attempt=run.attempt, commit=pushed.commit or posting.commit)
     if pull is not None:
         return replace(found, pull=pull.ref.number, pull_url=pull.url)

@@ -23,7 +23,7 @@ MOST_RECEIPT = 40_000
 """Maximum length of a signed receipt in the comment, in characters."""
 ROWS = 20
 CHECKS = 5
-"""Maximum number of listed checks; also of listed denied calls."""
+"""Maximum number of items in each list of the comment, such as checks or denied calls."""
 WORDS = 4_000
 """Maximum length of the agent's closing text in the comment, in characters."""
 
@@ -41,13 +41,13 @@ class Account(Struct, frozen=True, kw_only=True):
     """The facts about a run that its comment reports."""
 
     rule: str
-    """Name of the rule, by which people know the agent."""
+    """Name of the rule. People know the agent by this name."""
     run: TaskRun
     attempts: Sequence[Attempt]
     work: WorkReport | None = None
     """Work report of the newest ended attempt; None if no attempt has ended."""
     words: str = ""
-    """Text of the agent at the end of its last turn."""
+    """The agent's text at the end of its last turn; empty while the run is not in a final state."""
     branch: str = ""
     """The run's branch; shown as pushed if `commit` is not empty."""
     commit: str = ""
@@ -56,9 +56,10 @@ class Account(Struct, frozen=True, kw_only=True):
     held_back: str = ""
     """Reason why the branch was not pushed or has no pull request; otherwise empty."""
     page: str = ""
-    """Address of the run's page on the dashboard."""
+    """Address of the run's page on the dashboard; empty if it has none."""
     receipt: str = ""
-    """Signed receipt of the newest attempt; empty if it is not to be attached."""
+    """Signed receipt of the run's newest attempt; empty if it is not to be attached to the comment.
+    """
 
 
 def comment(account: Account, marker: str) -> str:
@@ -161,7 +162,7 @@ def _branch(account: Account) -> str:
 
 def _work(work: WorkReport | None) -> str:
     """Return the verdict on the work, and the facts that a reviewer should know before reading the
-    changes. Empty without a verdict."""
+    changes. Empty if there is no verdict."""
     if work is None or work.verdict is None:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
@@ -264,7 +265,9 @@ def _said(words: str) -> str:
 
 
 def _signed(receipt: str) -> str:
-    """Return the receipt on one line, in the form that `perdure receipt verify` reads."""
+    """Return the receipt in a collapsible section, in the form that `perdure receipt verify` reads.
+    If the receipt is too long, return a sentence that says how to get it. Empty if there is no
+    receipt."""
     if not receipt:
         return ""
     if len(receipt) > MOST_RECEIPT:

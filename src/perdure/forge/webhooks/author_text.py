@@ -34,7 +34,8 @@ def mentioned(text: str) -> tuple[str, ...]:
 
 
 def stop_commands(text: str) -> tuple[str, ...]:
-    """Return the logins that a text tells to stop, by `@login stop` on a line of its own."""
+    """Return the logins that a text tells to stop. The command is `@login stop` on a separate
+    line."""
     found = [_STOP.fullmatch(line.rstrip()) for line in visible_text(text).splitlines()]
     logins = (match[1].rstrip(".-_") for match in found if match)
     return tuple(dict.fromkeys(logins))[:LIST_MOST]

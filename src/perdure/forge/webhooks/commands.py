@@ -25,14 +25,15 @@ KINDS = {"approve": AnswerKind.ALLOW, "deny": AnswerKind.DENY, "answer": AnswerK
 
 
 class CommentAnswer(Struct, frozen=True, kw_only=True):
-    """An answer that was found in a comment. `request` is the short id that the comment names, or
-    empty."""
+    """An answer that was found in a comment. `request` is the short id that the comment names;
+    empty if it names none."""
 
     answer: AnswerKind
     request: str = ""
     words: str = ""
     command: bool = True
-    """Whether the answer is a command. A plain reply answers only a question."""
+    """Whether the answer is a command such as `/approve`. A plain reply can answer only a question.
+    """
     problem: str = ""
     """Reason why the command cannot be carried out, as a sentence; otherwise empty."""
 
@@ -58,8 +59,8 @@ def answer_in(text: str) -> CommentAnswer | None:
     if any(_COMMAND.fullmatch(line.rstrip()) for line in visible_text(rest).splitlines()):
         problem = "A comment answers one request: write a comment for each."
     elif kind is AnswerKind.ALLOW and words:
-        # Further words, such as "but not on Fridays", would look like a condition, but nothing
-        # would enforce it.
+        # An approval with further words, such as "but not on Fridays", would look conditional.
+        # Nothing would enforce the condition, so such an approval is rejected.
         problem = "An approval takes no further words, because nothing would read them."
     elif kind is AnswerKind.ALLOW and not request:
         # An approval without an id could approve a newer request that its author has not seen yet.
@@ -70,8 +71,8 @@ def answer_in(text: str) -> CommentAnswer | None:
 
 
 def how_to(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> str:
-    """Return the commands that answer the request, as Markdown. `clean` removes secrets, as in
-    `is_shown_whole`."""
+    """Return the commands that answer the request, as Markdown. `clean` removes secrets from a
+    text. If it would change the text of the call, approval is not offered."""
     name = short_id(request)
     if request.kind is RequestKind.QUESTION:
         return f"`{prefix}answer {name} your answer`"

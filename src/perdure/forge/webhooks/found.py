@@ -18,8 +18,8 @@ has this name, the name is replaced."""
 
 
 def delivery_of(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
-    """Make a delivery of an intent that perdure found. `which` identifies the find: two deliveries
-    of a source with the same value count as the same delivery."""
+    """Make a delivery of an intent that perdure found. `which` identifies what was found: two
+    deliveries of a source with the same `which` count as the same delivery."""
     body = encode({"which": which, "intent": intent})
     digest = hashlib.sha256(f"{source}\n{which}".encode()).hexdigest()
     return Arrived(

@@ -29,8 +29,8 @@ SIMPLE = {
 
 
 SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
-"""Kind of intent for each action on a comment. None: the kind depends on the comment. A deletion
-has no intent: the run has either read the comment already, or will never read it."""
+"""Kind of intent for each action on a comment. None means that the kind depends on the comment. A
+deleted comment has no intent: the run has either read it already, or will never read it."""
 
 
 def authentic(
@@ -160,8 +160,8 @@ def intent(
 
 
 def line_of(said: Payload) -> int:
-    """Return the line number of a comment. If the line no longer exists, return its original
-    number; 0 if the comment is not on a line."""
+    """Return the line number of a comment in the diff. If the line no longer exists, return the
+    number that it had when the comment was written. Returns 0 if the comment is not on a line."""
     names = ("line", "original_line", "position", "original_position")
     if said.name("path"):
         return next(filter(None, (said.number(name) for name in names)), 0)
@@ -282,8 +282,8 @@ def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
 
 
 def branch_at(payload: Payload) -> str:
-    """Return the branch that a status concerns. If several branches are at its commit, prefer an
-    agent's branch. Empty if none is."""
+    """Return the branch that a status concerns. If several branches are at the status's commit,
+    prefer an agent's branch. Empty if no branch is at that commit."""
     names = [each.name("name") for each in payload.all("branches")]
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 

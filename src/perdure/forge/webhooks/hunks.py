@@ -6,14 +6,15 @@ import re
 
 _HEAD = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 SHOWN = 12
-"""Maximum number of lines shown. The last one is the line with the comment."""
+"""Maximum number of lines of a hunk that are shown. The last of them is the line with the comment.
+"""
 LINE_MOST = 300
-"""Maximum length of a line that is shown, in characters."""
+"""Number of characters after which a shown line is cut."""
 
 
 def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
-    """Return the hunk that contains the line, up to the line itself; empty if there is none.
-    `removed`: `line` is a number in the old file."""
+    """Return the hunk that contains the line, up to the line itself; empty if no hunk contains it.
+    With `removed`, `line` is a number in the old file."""
     head, old, new = "", 0, 0
     kept: list[str] = []
     for each in diff.splitlines():
@@ -32,7 +33,8 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 
 def end_of(hunk: str) -> str:
-    """Return the head and the last lines of a hunk that ends with the line of the comment."""
+    """Return the header (`@@ ... @@`) and the last lines of a hunk that ends with the line of the
+    comment."""
     lines = [
         line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
         for line in hunk.splitlines()

@@ -18,15 +18,15 @@ from perdure.forge.webhooks.payload import Payload, parsed
 from perdure.model.forge.deliveries import Arrived, Forge, PayloadReading
 
 BODY_MOST = 25 * 1024 * 1024
-"""Maximum size of a body, in bytes. GitHub sends nothing larger (docs.github.com, "Webhook events
-and payloads")."""
+"""Maximum size of a webhook's body, in bytes. GitHub sends nothing larger (docs.github.com,
+"Webhook events and payloads")."""
 
 IGNORED_MOST = 256 * 1024
-"""Maximum size of an ignored body that is kept, in bytes. It is kept so that a newer perdure can
+"""Size in bytes up to which the body of an ignored webhook is kept, so that a newer perdure can
 interpret it."""
 
 MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
-"""The module for each forge, in the order of detection."""
+"""The module for each forge, in the order in which `detect` tries them."""
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -55,8 +55,8 @@ def detect(headers: Mapping[str, str]) -> Forge | None:
 def verify(
     forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether the sender of the webhook knows one of the secrets. False if there are no
-    secrets."""
+    """Return whether the sender of the webhook knows one of the secrets. Returns False if no secret
+    is configured."""
     return (
         bool(secrets)
         and all(secrets)
@@ -140,7 +140,7 @@ def too_large() -> DeliveryRefused:
 
 
 def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
-    """Return those of the header names that contain the forge's own name."""
+    """Return the header names that contain the forge's own name."""
     return [name for name in names if forge.value in name]
 
 

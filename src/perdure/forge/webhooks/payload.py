@@ -14,7 +14,8 @@ from itertools import chain
 from typing import Any, NoReturn
 
 DEEPEST = 64
-"""Maximum depth of nesting that is accepted. Payloads of the forges have a depth of at most 12."""
+"""Maximum depth of nested JSON that is accepted. Payloads of the forges have a depth of at most 12.
+"""
 TEXT_MOST = 60_000
 NAME_MOST = 255
 LIST_MOST = 100
@@ -124,7 +125,7 @@ class Payload:
         return Payload(self._get(keys))
 
     def all(self, *keys: str) -> Iterator[Payload]:
-        """Return the first `LIST_MOST` objects of a list."""
+        """Return the first `LIST_MOST` objects of the list at the keys; none if it is missing."""
         value = self._get(keys)
         return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
 
@@ -145,7 +146,8 @@ class Payload:
         return ""
 
     def names(self, *keys: str) -> tuple[str, ...]:
-        """Return the first `LIST_MOST` short texts of a list."""
+        """Return the first `LIST_MOST` short texts of the list at the keys; empty if it is
+        missing."""
         value = self._get(keys)
         found = (
             Payload({"": each}).name("")
@@ -187,7 +189,7 @@ class Payload:
             return 0
 
     def yes(self, *keys: str) -> bool:
-        """Return whether the value is `true`."""
+        """Return whether the value at the keys is `true`."""
         return self._get(keys) is True
 
     def repository(self, *keys: str) -> str:
@@ -209,8 +211,8 @@ class Payload:
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:
-    """Return the text. A longer one is cut to `most` characters, with a note of how many are
-    missing."""
+    """Return the text. A longer text is cut to `most` characters, and a note gives the number of
+    missing ones."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\n[cut here: {len(text) - most} more characters]"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import product
 
 TOLERANCE_S = 300
-"""Maximum difference of a signed time from the present, in seconds, as in the Standard Webhooks
-specification (1.0.0)."""
+"""Maximum age of a signature's timestamp, in seconds. A timestamp may also be this far in the
+future. The value is that of the Standard Webhooks specification (1.0.0)."""
 SIGNING = "whsec_"
 
 
@@ -27,7 +27,8 @@ def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
 
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
-    """Return whether the text is one of the secrets itself, as GitLab's older hooks send it."""
+    """Return whether the given text is itself one of the secrets. GitLab's older webhooks send the
+    secret instead of a signature."""
     said = _bytes(given)
     found = [
         hmac.compare_digest(secret.encode(), said)
@@ -53,7 +54,8 @@ def by_standard(
     said = [
         _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
     ]
-    # All signatures are compared, so that the duration reveals nothing about the secret.
+    # All signatures are compared, even after a match, so that the duration reveals nothing about
+    # the secret.
     matches = [hmac.compare_digest(one, other) for one, other in product(right, said)]
     return any(matches)
 

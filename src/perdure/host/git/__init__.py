@@ -66,7 +66,8 @@ _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
 _TRIES = 5
 _READS = frozenset({"diff", "diff-files", "ls-files", "status"})
-"""Names of git commands that only read, with the arguments that perdure passes."""
+"""Names of git commands that only read if they get the arguments that perdure passes. So they can
+safely be repeated."""
 
 
 class GitResult(Struct, frozen=True):
@@ -97,7 +98,8 @@ class Git(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     """Variables of the caller, from which PATH, TMPDIR and the proxies are taken."""
     memory: Path | None = None
-    """A file that caches which git program was found to be new enough; None: no cache."""
+    """Path of a cache file, which names the git program whose version was already checked; None: no
+    cache."""
 
     def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
         """Return a Git with the same settings for another directory."""
@@ -121,8 +123,8 @@ class Git(Struct, frozen=True, kw_only=True):
         or its output limit. Raises WorkspaceError if there is no usable git.
 
         If another process truncates a file that git has mapped, git dies of SIGBUS. The call is
-        then repeated if a repetition is harmless. That is known for commands that only read, and
-        for calls with an index file of perdure's own, whose lock file is removed first.
+        then repeated, but only if that is safe. It is safe for commands that only read, and for
+        calls with an index file of perdure's own. The lock file of that index is removed first.
         """
         program = require(self.environ.get("PATH", os.defpath), self.memory)
         argv = [program]
@@ -231,7 +233,7 @@ class Git(Struct, frozen=True, kw_only=True):
 
 
 _CHECKED_PROGRAMS: dict[str, str] = {}
-"""Path of the git program that was found to be new enough, by value of PATH."""
+"""Cache of `require`: for each value of PATH, the path of a git program that is new enough."""
 
 
 def require(path: str, memory: Path | None = None) -> str:
@@ -274,8 +276,8 @@ def _check_version(program: str) -> None:
 
 
 def _signature(program: str) -> str:
-    """Return a text that changes when a program file is replaced. Return "" for a script, because a
-    script may start another git the next time."""
+    """Return a text that changes when the program file is replaced. Return "" if the program is a
+    script, because a script may start a different git each time."""
     try:
         with Path(program).open("rb") as file:
             seen = os.fstat(file.fileno())
@@ -295,8 +297,8 @@ def _remembers(memory: Path, sign: str) -> bool:
 
 
 def _remember(memory: Path, sign: str) -> None:
-    """Write the cache file, if its directory exists. Errors are ignored: the version is then
-    checked again the next time."""
+    """Write the cache file, if its directory exists. Errors are ignored. Without the file, the next
+    process checks the version again."""
     fresh = memory.with_name(f"{memory.name}.{os.getpid()}.{threading.get_ident()}")
     with contextlib.suppress(OSError):
         fresh.write_text(sign, encoding="ascii")

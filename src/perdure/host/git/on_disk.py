@@ -32,8 +32,8 @@ def head(git_dir: Path) -> tuple[str, str] | None:
     """Return the commit id and the branch of a git directory's HEAD. The branch is empty on a
     detached HEAD.
 
-    `git_dir` may be the `.git` file of a linked worktree. None: the layout is not understood, so
-    the caller has to run git.
+    `git_dir` may be the `.git` file of a linked worktree. Return None if the layout is not
+    understood. The caller then has to run git.
     """
     try:
         found = _places(git_dir)
@@ -59,8 +59,8 @@ def head(git_dir: Path) -> tuple[str, str] | None:
 def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
     """Return `user.name` and `user.email` from the configuration of a repository and of the user.
 
-    `git_dir` is None if there is no repository. `own` is the user's configuration file. None: a
-    file is not understood, so the caller has to run git.
+    `git_dir` is None if there is no repository. `own` is the user's configuration file. Return None
+    if a file is not understood. The caller then has to run git.
     """
     found: dict[str, str] = {}
     files = [(own, True), (git_dir / "config" if git_dir is not None else None, False)]
@@ -83,9 +83,9 @@ def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
 def repository(start: Path) -> Path | None:
     """Return the git directory of the checkout that contains a directory.
 
-    None means that the caller has to run git. That is the case for a linked worktree, a bare
-    repository, files of another user (git refuses them, see safe.directory), and at a file system
-    boundary.
+    Return None if only git itself can tell. This is the case for a linked worktree, for a bare
+    repository, for files of another user (git refuses them, see safe.directory), and at a file
+    system boundary. The caller then has to run git.
     """
     own, device = os.geteuid(), start.stat().st_dev
     for directory in (start, *start.parents):
@@ -110,8 +110,8 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
     """Return the ids of refs by their full names: the ref `top` (such as `refs/heads/topic`) and
     all refs below it.
 
-    `common` is the git directory that has the refs. None: the layout is not understood, so the
-    caller has to run git.
+    `common` is the git directory that has the refs. Return None if the layout is not understood.
+    The caller then has to run git.
     """
     found: dict[str, str] = {}
     try:
@@ -140,8 +140,8 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
 
 
 def has_usual_worktrees(common: Path) -> bool:
-    """Return whether the worktrees of a repository share everything except HEAD and the index. A
-    sparse checkout, for example, would give each of them settings of its own."""
+    """Return whether the worktrees of a repository share everything except HEAD and the index. With
+    a sparse checkout, for example, each worktree has additional settings of its own."""
     try:
         return _is_simple(common) and "core.sparsecheckout" not in dict(_configured(common))
     except (OSError, UnicodeError):

@@ -22,11 +22,11 @@ _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't "
     "connect|Connection refused|Connection timed out|"
     "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
-    # ssh: the server closes the connection before it identifies itself, or has too many
-    # connections.
+    # Messages of ssh if the server closes the connection before it identifies itself, or has too
+    # many connections.
     "kex_exchange_identification|Connection closed by|Timeout, server .* not responding|"
-    # https: the server closes the connection in the TLS handshake (messages of GnuTLS and OpenSSL)
-    # or during its response.
+    # Messages for https if the server closes the connection in the TLS handshake (GnuTLS and
+    # OpenSSL) or during its response.
     "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected "
     "eof|transfer closed with"
 )
@@ -110,8 +110,8 @@ class Worktree(Struct, frozen=True):
 
 
 def unreachable(error: GitFailed) -> bool:
-    """Return whether git failed to reach the server. A server that refused the request was
-    reached."""
+    """Return whether git failed because it could not reach the server. Return False if the server
+    was reached and refused the request."""
     return re.search(_UNREACHED, error.stderr) is not None
 
 

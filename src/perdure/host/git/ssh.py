@@ -30,8 +30,8 @@ _OPTIONS = (
     "ForwardX11=no",
     "PermitLocalCommand=no",
     "Tunnel=no",
-    # A shared connection (ControlMaster) may have been opened with another key. A new one would
-    # leave a master process running after the call.
+    # Use no shared connection (ControlMaster). An existing one may have been opened with another
+    # key. A new one would leave a master process running after the call.
     "ControlMaster=no",
     "ControlPath=none",
     "ConnectTimeout=30",
@@ -41,7 +41,7 @@ _OPTIONS = (
 
 
 class Ssh(Struct, frozen=True, kw_only=True):
-    """Settings for ssh. Without any, it is the user's own ssh exactly as the user configured it.
+    """Settings for ssh. The default is the user's own ssh, exactly as the user configured it.
 
     `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the
     user's and the system's list of servers. `config` replaces the user's and the system's

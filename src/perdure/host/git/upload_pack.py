@@ -26,8 +26,8 @@ SERVICE = "git-upload-pack"
 VERSION = "version=2"
 """Value of the variable GIT_PROTOCOL, which requests version 2."""
 SILENT_S = 300.0
-"""Timeout for the next bytes from the server, in seconds. The server may first have to pack a large
-repository."""
+"""Timeout for the next bytes from the server, in seconds. It is long because the server may first
+have to pack a large repository."""
 _PIECE = 64 << 10
 _FLUSH = b"0000"
 _LONGEST_GREETING = 64 << 10
@@ -97,7 +97,8 @@ class UploadPack:
                 return found
 
     def send(self, body: Iterator[bytes]) -> None:
-        """Send a request. A connection takes only one, because this closes the sending side."""
+        """Send a request and close the sending side of the connection. So each connection can be
+        used for only one request."""
         for piece in body:
             try:
                 self._to.write(piece)
@@ -138,8 +139,8 @@ class UploadPack:
         return found
 
     def _listen(self) -> None:
-        """Read ssh's messages until they end, so that ssh never blocks on a full pipe. Keep the
-        beginning."""
+        """Read ssh's messages until they end, so that ssh never blocks on a full pipe. Keep only
+        the first `_LONGEST_WORDS` bytes."""
         assert self.process.stderr is not None
         with suppress(OSError, ValueError):
             while piece := os.read(self.process.stderr.fileno(), _PIECE):

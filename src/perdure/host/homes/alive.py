@@ -43,20 +43,20 @@ def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
 
 
 def _opened(pid: int, tops: set[str]) -> str:
-    """Return the path of a file below one of the directories `tops` that the process has open, or
-    ""."""
+    """Return the path of a file that the process has open and that is below one of the directories
+    `tops`. Return "" if there is none."""
     try:
         for path in system.open_files(pid):
             if any(path.startswith(f"{top}/") for top in tops):
                 return path
     except OSError:
-        pass  # it belongs to another user, or has ended
+        pass  # The process belongs to another user, or has ended.
     return ""
 
 
 def _is_agent(pid: int, home: Home) -> bool:
-    """Return whether a process is this agent. Its program's name decides, or the name of the script
-    that an interpreter runs."""
+    """Return whether a process is the agent that the home belongs to. The name of its program
+    decides; for an interpreter, the name of the script that it runs."""
     known = system.stat(pid)
     try:
         words = [os.fsdecode(word) for word in system.command(pid).split(b"\0") if word]

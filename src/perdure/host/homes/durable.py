@@ -83,7 +83,8 @@ def is_unsupported(error: OSError) -> bool:
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
     """Hold an advisory lock on a file during the block. The file is never deleted. `patience_s`:
-    how long to wait for the lock. After that, raises Conflict with the sentence `busy`."""
+    maximum time to wait for the lock, in seconds. After that, raises Conflict with the message
+    `busy`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + patience_s
     try:

@@ -25,8 +25,8 @@ MAGIC = b"SQLite format 3\0"
 
 
 class HomeEntry(Struct, frozen=True):
-    """A file, link or directory of a home. `name` is its path relative to the home. A file includes
-    the files that belong to it (see `sides`)."""
+    """A file, link or directory of a home. `name` is its path relative to the home. The entry of a
+    database also stands for the files that belong to the database (see `sides`)."""
 
     name: str
     path: Path
@@ -78,9 +78,9 @@ def side(path: Path, suffix: str) -> Path:
 
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeEntry], list[str]]:
-    """Return all entries below a directory, and the names of those that are not moved: entries that
-    match a pattern in `excluded`, sockets and pipes. Both lists are empty if there is no such
-    directory."""
+    """Return two lists: all entries below a directory, and the names of the entries that are not
+    moved. Entries that match a pattern in `stays`, sockets and pipes are not moved. Both lists are
+    empty if the directory does not exist."""
     found: list[HomeEntry] = []
     left: list[str] = []
     for thing in _walk(top, ""):
@@ -163,8 +163,8 @@ def _joined(found: list[HomeEntry]) -> list[HomeEntry]:
 
 
 def is_database(path: Path) -> bool:
-    """Return whether a file is a SQLite database. An empty file beside a `-wal` or `-journal` is a
-    database that was just created."""
+    """Return whether a file is a SQLite database. An empty file next to a `-wal` or `-journal` file
+    is a database that was just created."""
     try:
         with path.open("rb") as file:
             head = file.read(len(MAGIC))
@@ -212,8 +212,8 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
 
 
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return names, kinds, sizes and times of all entries below a directory. A different result
-    later means that something was written."""
+    """Return names, kinds, sizes and times of all entries below a directory. If a later call
+    returns a different result, something was written in between."""
     return frozenset(
         (
             thing.name,

@@ -38,8 +38,8 @@ from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
 ROUNDS = 3
-"""Maximum number of copies of a tree that is written to while it is copied. If the last copy is
-outdated too, an agent is assumed to be using the tree."""
+"""Maximum number of times that a tree is copied because it was written to meanwhile. If it was also
+written to during the last copy, an agent is assumed to be using it."""
 
 
 def quiet(step: str) -> None:
@@ -65,8 +65,9 @@ class MovedDirectory(Struct, kw_only=True):
 
 class Linking(Struct, frozen=True, kw_only=True):
     """The settings of one call of `home link`. `environ` is the user's own environment, without the
-    variables that perdure adds for linked homes. `symlink`: make a link at the old place even if an
-    environment variable would be enough. `tell` is called with the name of each step."""
+    variables that perdure adds for linked homes. `symlink`: make a symbolic link at the home's old
+    path even if an environment variable would be enough. `tell` is called with the name of each
+    step."""
 
     volume: Volume
     state: Path
@@ -127,8 +128,8 @@ class Linking(Struct, frozen=True, kw_only=True):
         return moved
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
-        """Return the merges to do. Files next to the directory come first: the agent uses those, so
-        their versions get the names."""
+        """Return the merges to do. Files next to the directory come first, because the agent uses
+        those. So they keep the original names if there is a conflict."""
         stage = stage_of(now)
         stays = (*now.folder.excluded, *now.folder.index)
         found = [
@@ -161,8 +162,9 @@ def stage_of(now: HomeSituation) -> HomeStage:
 
 
 def take_in(call: Linking, now: HomeSituation) -> MergeResult:
-    """Copy everything to the volume that is at the old place but not on the volume. Raises Conflict
-    if the old place is still being written to after `ROUNDS` copies."""
+    """Merge the files at the old path into the volume, and return the result. Files that the volume
+    already has are not copied. Raises Conflict if the old path is still being written to after
+    `ROUNDS` copies."""
     known = _known(now)
     for _ in range(ROUNDS):
         before = signature(now.source)
@@ -192,8 +194,8 @@ def take_in(call: Linking, now: HomeSituation) -> MergeResult:
 
 
 def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
-    """Copy files to the volume that were written to the old tree after it was copied. Return None
-    if there are none."""
+    """Copy files to the volume that were written to the old tree (now at `kept`) after it was
+    copied. Return the result of the copying; None if there are no such files."""
     stage = stage_of(now)
     merge = Merge(
         kept,
@@ -214,8 +216,9 @@ def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
 
 
 def switch(now: HomeSituation, tell: Tell) -> list[str]:
-    """Move the old tree aside. If a link has to replace the tree, both happen in one step where the
-    file system can do that. Return the new paths of everything that was moved."""
+    """Move the old tree aside, and make the symbolic link if the agent needs one. The link replaces
+    the tree in one step if the file system supports that. Return the new paths of everything that
+    was moved."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
@@ -259,8 +262,8 @@ def _rename_aside(path: Path, stamp: str) -> Path:
 
 
 def _exchange(now: HomeSituation, stamp: str) -> Path:
-    """Swap the names of the link and the old tree, and return the new path of the old tree.
-    Something is at the home's path at every moment, unless the file system cannot swap names."""
+    """Swap the names of the link and the old tree, and return the new path of the old tree. The
+    home's path exists at every moment, unless the file system cannot swap names."""
     kept = now.place.with_name(f"{now.place.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     kept.symlink_to(now.target)
     try:
@@ -287,8 +290,8 @@ def index_aside(now: HomeSituation) -> list[str]:
 
 
 def taking(now: HomeSituation) -> Path:
-    """Return the path of the record in which a call lists the files that it copies, until it
-    completes."""
+    """Return the path of the file in which `home link` lists the files that it is copying. The file
+    is removed when the call completes."""
     return now.volume.own / f"taking-{now.folder.name.replace('/', '-')}.json"
 
 
@@ -300,8 +303,8 @@ def _identity(now: HomeSituation) -> str:
 
 
 def _known(now: HomeSituation) -> dict[str, list[str]]:
-    """Return, by file name, the hashes of the versions that an interrupted call copied from the
-    same old place."""
+    """Return the hashes of the file versions that an interrupted call copied from the same old
+    path, by file name."""
     try:
         note: Any = json.loads(taking(now).read_bytes())
         if note["from"] == _identity(now):

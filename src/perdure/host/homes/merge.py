@@ -51,7 +51,8 @@ class MergeResult(Struct):
     """Names of files that were kept as a second version, next to the file with the original
     name."""
     left: list[str] = field(default_factory=list)
-    """Names of entries that were not moved: sockets, pipes, and files that match `excluded`."""
+    """Names of entries that were not moved: sockets, pipes, and files that match a pattern in
+    `Merge.stays`."""
 
     def add(self, other: MergeResult) -> None:
         self.files, self.bytes, self.same = (
@@ -64,8 +65,8 @@ class MergeResult(Struct):
 
 
 class Merge(Struct):
-    """A merge of one directory tree into another. `known`: by file name, hashes of the versions
-    that an interrupted call copied."""
+    """A merge of one directory tree into another. `known` has, by file name, the hashes of the
+    versions that an interrupted call copied."""
 
     source: Path
     target: Path
@@ -76,7 +77,7 @@ class Merge(Struct):
     only: Sequence[str] = ()
     """Names of the files to merge; empty: the whole tree."""
     wins: bool = False
-    """Whether the source's version gets the name in every conflict."""
+    """Whether the source's version always keeps the original name if the two versions differ."""
     touched: set[Path] = field(default_factory=set)
 
     def plan(self) -> tuple[list[HomeEntry], MergeResult]:
@@ -137,8 +138,8 @@ class Merge(Struct):
         )
 
     def lands(self, thing: HomeEntry) -> bool:
-        """Return whether the entry gets its own name in the target, rather than the name of a
-        second version."""
+        """Return whether the entry keeps its own name in the target. If not, it is put there as a
+        second version with another name, or not at all."""
         there = entry_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None
@@ -196,9 +197,9 @@ class Merge(Struct):
         taken.bytes += thing.bytes
 
     def _parent(self, name: str) -> Path:
-        """Return the target directory for a name, created if missing. If something other than a
-        directory has that path, a directory with another name is created beside it. Links are never
-        followed."""
+        """Return the target directory for a name. A missing directory is created. If something
+        other than a directory has that path, a directory with another name is created next to it.
+        Links are never followed."""
         place = self.target
         self._directory(place, 0o700)
         for each in parents(name):
@@ -234,8 +235,8 @@ class Merge(Struct):
         durable.place_new(staged, place)
 
     def _keep(self, there: HomeEntry, taken: MergeResult) -> None:
-        """Link the target's version to a second name, before another version replaces it under its
-        own name."""
+        """Give the target's version of a file a second name, as a hard link. The caller then
+        replaces the file under its original name."""
         kept = second_path(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
@@ -247,7 +248,7 @@ class Merge(Struct):
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
-            side(place, suffix).unlink(missing_ok=True)  # `_keep` has linked it to a second name
+            side(place, suffix).unlink(missing_ok=True)  # `_keep` has given it a second name
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)

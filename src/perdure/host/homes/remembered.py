@@ -43,15 +43,15 @@ class Linked(Struct, frozen=True, kw_only=True):
     """How the agent finds the new location: `variable` (environment variable) or `symlink`."""
     variable: str
     value: str
-    """Value of the environment variable for attempts."""
+    """Value to which attempts set the environment variable `variable`."""
     was: str
-    """Directory that the variable named before the move. If the variable was not set, its
-    default."""
+    """Directory that the environment variable named before the move. If the variable was not set,
+    the agent's default directory."""
     beside: tuple[str, ...] = ()
     """Original paths of files of the home that were next to the directory, not in it."""
     leaving: bool = False
-    """Whether `unlink` has begun. The files have returned as soon as `place` is a directory
-    again."""
+    """Whether `unlink` has begun to move the files back. All files are back when `place` is a
+    directory again."""
 
     @property
     def is_led_to(self) -> bool:
@@ -140,9 +140,9 @@ class LinkedHomes:
         )
 
     def check(self, agent: str) -> None:
-        """Raise WorkspaceError if the volume of the agent's home is missing or cannot be written.
-        Otherwise the agent would start with an empty directory, or report success without saving
-        anything."""
+        """Raise WorkspaceError if the volume of the agent's home is missing or cannot be written
+        to. Without this check, the agent could start with an empty directory, or report success
+        without saving anything."""
         for home in self.of(agent):
             if home.is_home_again:
                 continue
@@ -158,8 +158,8 @@ class LinkedHomes:
 
 
 class _Listed(threading.local):
-    """Variables that this thread has listed in `environment.__iter__` and not read yet, with their
-    values."""
+    """The variables that this thread has listed in `environment.__iter__` but has not read yet,
+    with their values."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}

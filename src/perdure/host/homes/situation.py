@@ -62,9 +62,9 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def lost_its_link(self) -> bool:
-        """Whether an earlier `home link` replaced `place` by a link. It then also replaced the
-        files next to it by links. So a regular file there was written later, and is newer than the
-        one on the volume."""
+        """Whether an earlier `home link` replaced `place` with a link. That call also replaced the
+        files next to `place` with links. So a regular file there is newer than its version on the
+        volume."""
         return (
             self.before is not None
             and self.before.way == LINK
@@ -72,7 +72,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
         )
 
     def require(self) -> None:
-        """Check whether the directory can be moved. Raises Conflict or WorkspaceError if not."""
+        """Raise Conflict or WorkspaceError if the directory cannot be moved."""
         there = entry_at(self.target)
         if there is not None and not there.is_directory:
             raise WorkspaceError(
@@ -114,11 +114,12 @@ def read_situation(
     environ: Mapping[str, str],
     symlink: bool,
 ) -> HomeSituation:
-    """Return the situation of a directory for a user with the environment `environ`."""
+    """Return the current state of one directory of a home. `environ` is the user's environment."""
     before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
-    # the user has added the `export` line to the shell configuration
+    # The variable already names the target: the user has added the `export` line to the shell
+    # configuration. So the old path is not in the environment.
     if folder.at(environ) == target:
         environ = {name: text for name, text in environ.items() if name != folder.variable}
         if before is not None:

@@ -55,7 +55,8 @@ class HomeStage:
         copy_file(thing.path, place)
 
     def close(self) -> None:
-        """Remove the staging directory. Copies that are still in it are not needed."""
+        """Remove the staging directory. Copies that were not moved to their final paths are deleted
+        with it."""
         if self.directory.is_dir():
             for path in list(self.directory.iterdir()):
                 path.unlink()
@@ -96,7 +97,8 @@ def _write(source: int, part: Path) -> str:
             while view:
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
-        if hasattr(os, "posix_fadvise"):  # makes the comparison read from the disk
+        # Drop the copy from the page cache, so that the comparison reads it from the disk.
+        if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)

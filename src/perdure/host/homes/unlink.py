@@ -119,7 +119,7 @@ def _stage(now: HomeSituation) -> Path:
 
 def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None:
     new = _new(now)
-    if os.path.lexists(new):  # left by a killed call; its copies may be outdated
+    if os.path.lexists(new):  # A killed call left this directory. Its copies may be outdated.
         moved.kept.append(str(_away(new)))
     new.parent.mkdir(parents=True, exist_ok=True)
     before = signature(now.target)
@@ -161,14 +161,15 @@ def _switch(now: HomeSituation) -> None:
 
 
 def _beside_back(before: Linked) -> list[str]:
-    """Move files that had been next to the directory out of it again: on the volume they are
-    inside. Return the new paths of files that were in the way and were moved aside."""
+    """Move the files that were originally next to the directory out of the directory again. `home
+    link` had put them into it. Return the new paths of files that were in the way and were moved
+    aside."""
     kept = []
     for outside in map(Path, before.beside):
         inside = Path(before.place) / outside.name
         if not inside.is_file():
             if outside.is_symlink():
-                outside.unlink()  # a link to a file that was never created
+                outside.unlink()  # The link leads to a file that was never created.
             continue
         if outside.is_symlink():
             inside.replace(outside)
@@ -180,8 +181,7 @@ def _beside_back(before: Linked) -> list[str]:
 
 
 def _away(path: Path) -> Path:
-    """Rename a file or directory to its name with the current time appended. Return the new
-    path."""
+    """Append the current time to the name of a file or directory. Return the new path."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = path.with_name(f"{path.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     durable.place_new(path, kept)

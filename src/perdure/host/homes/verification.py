@@ -92,8 +92,7 @@ def _way(
 
 
 def kept_beside(home: Linked) -> list[str]:
-    """Return the paths of old trees and files that were moved aside. A person has to decide about
-    them."""
+    """Return the paths of old trees and files that were moved aside. perdure never deletes them."""
     found: list[str] = []
     for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):
         if path.parent.is_dir():

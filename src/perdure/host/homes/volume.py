@@ -31,7 +31,7 @@ from perdure.host.homes import durable
 OWN = ".perdure"
 IDENTITY = "volume.json"
 LOCK = "homes.lock"
-"""Name of the lock file in the state directory."""
+"""Name of the lock file in the state directory. Its lock is held while homes are moved."""
 
 
 class Volume(Struct, frozen=True):
@@ -45,7 +45,8 @@ class Volume(Struct, frozen=True):
         return self.path / OWN
 
     def home(self, name: str) -> Path:
-        """Return the home's directory on the volume, to which its environment variable is set."""
+        """Return the directory of a home on the volume. The agent's environment variable is set to
+        this path."""
         return self.path / "homes" / name
 
     def last_used_as(self, name: str) -> str:
@@ -56,7 +57,7 @@ class Volume(Struct, frozen=True):
         return ""
 
     def note_use(self, name: str) -> None:
-        """Record that the home is now used under its current path, which changes if the volume is
+        """Record the path under which the home is used now. The path changes if the volume is
         mounted somewhere else."""
         known = _read(self.path)
         places = {**(known.get("places") or {}), name: str(self.home(name))}
@@ -108,7 +109,7 @@ def volume_at(
             replace=False,
         )
     except FileExistsError:
-        pass  # another process was faster: the id in its file is used
+        pass  # Another process has just created the file: the id in it is used.
     except OSError as error:
         raise refused(error, path) from error
     return Volume(path, str(_read(path)["id"]))
@@ -125,7 +126,7 @@ def is_mount(path: Path) -> bool:
 
 
 def refused(error: OSError, path: Path) -> WorkspaceError:
-    """Return a file system error as a WorkspaceError with a hint."""
+    """Return a WorkspaceError with a hint for an error of the file system."""
     where = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(

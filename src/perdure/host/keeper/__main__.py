@@ -51,8 +51,8 @@ if __name__ == "__main__":
     # end of the keeper.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
-        # The second argument is the directory of psutil. The agent does not get this PERDURE_HOST
-        # (see `system.environment`).
+        # The second argument is the directory of psutil. It is passed only for the portable back
+        # end. The agent does not get this PERDURE_HOST (see `system.environment`).
         sys.path.append(sys.argv[2])
         os.environ["PERDURE_HOST"] = "portable"
     main(sys.argv[1])

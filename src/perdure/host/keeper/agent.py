@@ -111,8 +111,8 @@ class KeptAgent:
             os.kill(self.pid, number)
 
     def left_behind(self, since: int) -> tuple[list[int], list[int]]:
-        """Return two lists of processes: those that left the agent's tree, and those in the tree
-        that started at `since` (ticks) or later."""
+        """Return two lists of pids: descendants that are no longer below the agent in the process
+        tree, and processes below the agent that started at `since` (ticks) or later."""
         below, started = _tree()
         orphans = self.offspring.orphans(below, self.pid)
         family, young = [self.pid], []

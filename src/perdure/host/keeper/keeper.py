@@ -16,7 +16,7 @@ from perdure.host.system.sockets import OwnerChannel
 
 LEFT_S = 2.0
 """Time between TERM and KILL for processes that left the agent's tree during a turn, in seconds.
-Also the time that processes still below the agent have to exit by themselves after the turn."""
+Processes that are still below the agent after the turn have the same time to exit by themselves."""
 BUSY_MS = 50
 IDLE_MS = 10_000
 """Interval at which the memory of an idle agent is checked, in milliseconds."""
@@ -121,7 +121,9 @@ class Keeper:
             return
         except OSError:
             message, locks = b"", []
-        for fd in locks:  # inheritable at first, because Python 3.11 passes no flags to recvmsg(2)
+        # Received descriptors are inheritable at first, because Python 3.11 passes no flags to
+        # recvmsg(2).
+        for fd in locks:
             os.set_inheritable(fd, False)
         word, *rest = message.split(b"\0")
         if word == b"turn":
@@ -138,7 +140,7 @@ class Keeper:
 
     def let_go(self) -> None:
         """Close the agent's input, so that the agent exits after its turn. If no turn is running,
-        KILL follows after the grace."""
+        the agent is killed after the grace."""
         self.agent.close_input()
         if self.turn is None:
             self.kill_at = min(self.kill_at, boottime() + self.grace)

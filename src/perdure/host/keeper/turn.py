@@ -29,7 +29,7 @@ def inside(directory: str | bytes) -> Iterator[None]:
 
 
 class KeptTurn:
-    """One turn of the kept agent, from the owner's message until `conclude`."""
+    """One turn of the kept agent. It begins with the owner's message and ends with `conclude`."""
 
     def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
         self.directory = os.fsdecode(directory)
@@ -81,13 +81,14 @@ class KeptTurn:
         shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
 
     def lease(self, now: float) -> tuple[float, float]:
-        """Return two times on the boot clock: when the agent is asked to end, and when it is
-        killed."""
+        """Return two times in seconds of the boot clock: when the agent is asked to end, and when
+        it is killed."""
         with inside(self.directory):
             return shim.lease(now)[:2]
 
     def stop_word(self) -> str:
-        """Return the cause that the attempt's supervisor wrote before SIGTERM."""
+        """Return the cause of the end, which the attempt's supervisor wrote before it sent SIGTERM.
+        Return `stopped` if there is none."""
         with inside(self.directory):
             return shim.stop_word()
 

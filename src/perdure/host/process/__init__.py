@@ -1,4 +1,5 @@
-"""Runs an agent so that it outlives its supervisor, and ends it so that nothing of it is left.
+"""Runs an agent so that it outlives its supervisor, and ends it together with everything that it
+started.
 
 Called by `attempt` (start, wait, stop, verify), `worker` and `sweeper` (find, adopt, end). The
 supervisor prepares a directory for the attempt and starts a shim (`perdure.host.shim`) in it; the
@@ -7,7 +8,7 @@ shim is the agent's parent. Output goes to files, which `Lines` follows; the res
 
 - An agent continues when its supervisor dies, and the next supervisor needs only the directory to
   find it.
-- Every attempt has one Exit. `wait` returns it only when nothing of the attempt runs any more.
+- Every attempt has one Exit. `wait` returns it only when no process of the attempt is running.
 - The workspace lock is held exactly as long as the shim lives. The shim lives as long as anything
   below it.
 - No signal goes to a process that was not identified by boot, pid and start time.

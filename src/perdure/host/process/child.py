@@ -38,8 +38,8 @@ class Process:
     ) -> None:
         self.directory, self.shim, self.mark = directory, shim, mark
         self.warm = warm
-        """Whether the agent is kept for several attempts. Its keeper then replaces the shim, and
-        both may outlive this attempt."""
+        """Whether the agent is kept for several attempts. A keeper then takes the place of the
+        shim. The agent and its keeper may outlive this attempt."""
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
@@ -63,15 +63,15 @@ class Process:
             time.sleep(0.005)
 
     def agent_alive(self) -> bool:
-        """Return whether the agent's own process lives. The shim lives longer, until nothing of the
-        attempt is running."""
+        """Return whether the agent's own process is alive. Its shim lives longer, until no process
+        of the attempt is running."""
         known = read_json(self.directory / "agent.json")
         return bool(known) and system.lives(known["pid"], known["starttime"])
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """Return how the agent ended, once nothing of the attempt is running. Return None if that
-        takes longer than `timeout_s` (None: no limit). If the shim was killed, this call ends the
-        processes that it left behind, and the cause is `lost`."""
+        """Return how the agent ended, as soon as no process of the attempt is running. Return None
+        if that takes longer than `timeout_s` (None: no limit). If the shim was killed, this call
+        ends the processes that it left behind, and the cause is `lost`."""
         held = self.shim.open() if self.shim else None
         if held is not None:
             try:
@@ -101,15 +101,15 @@ class Process:
             held.wait(min(TURN_TICK_S, max(0.0, until - boottime())))
 
     def stop(self, cause: str = "stopped") -> None:
-        """Ask the shim to end the agent: TERM, then KILL after its grace. Returns at once. `cause`
-        becomes the cause of the Exit."""
+        """Ask the shim to end the agent: TERM, then KILL after the shim's grace. Does not wait for
+        the end. `cause` becomes the cause of the Exit."""
         if self.shim is not None and self.alive():
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
     def release(self, kept: Collection[int] = ()) -> None:
         """Tell the shim that the agent's turn is over, so that it ends the agent. `kept`: pids of
-        processes that continue to run."""
+        processes that must not be ended."""
         if kept:
             write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
         self.stop(OVER)
@@ -181,8 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """Write a file that only its owner can read. `whole`: the file gets its content in one step,
-    even if several processes write it at the same moment."""
+    """Write a file that only its owner can read. `whole`: write all content in one step, even if
+    several processes write the file at the same moment."""
     if whole:
         target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
     else:

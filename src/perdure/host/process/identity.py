@@ -35,7 +35,7 @@ class Identity(Struct, frozen=True):
     boot: str
     pid: int
     starttime: int
-    """Start time as `system.stat` returns it: on Linux clock ticks since boot."""
+    """Start time, in the unit of `system.stat`. On Linux, these are clock ticks since boot."""
 
     @staticmethod
     def of(pid: int) -> Identity | None:

@@ -47,7 +47,8 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         )
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
-        with contextlib.suppress(OSError):  # a sandbox may forbid this; the command runs without it
+        # A sandbox may forbid this. The command then runs without it.
+        with contextlib.suppress(OSError):
             system.adopt_orphans()
     try:
         # The command gets a process group of its own. Ctrl-C in a terminal then reaches the command
@@ -84,7 +85,8 @@ def _follow(child: int) -> int:
 
 def _end_the_rest(grace_s: float) -> int:
     """End every process that this one inherited: SIGTERM, then SIGKILL after the grace. SIGTERM or
-    SIGINT to this process ends the grace early. Return the number of processes."""
+    SIGINT to this process ends the grace early. Return the number of processes that got a signal.
+    """
     kill_at, asked = boottime() + grace_s, set[int]()
     while reap(0)[0]:
         for pid in children():

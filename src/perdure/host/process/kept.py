@@ -35,8 +35,8 @@ ANSWER_S = 30.0
 """Timeout for an answer of the keeper, in seconds. After that the keeper and its agent are
 killed."""
 END_S = 3.0
-"""Time that a keeper has after the grace to end its agent, in seconds. After that the caller kills
-both."""
+"""Time for a keeper to end its agent, in seconds. It begins after the grace. After that time the
+caller kills both."""
 
 
 class Kept(Struct):
@@ -85,8 +85,8 @@ class Kept(Struct):
         return Process(directory, self.keeper, self.mark, warm=True)
 
     def rest(self) -> None:
-        """Tell the keeper that the agent's turn is over. Returns at once. If the agent is kept, the
-        attempt ends with the cause `turn`."""
+        """Tell the keeper that the agent's turn is over. Does not wait for the answer. If the agent
+        is kept, the attempt ends with the cause `turn`."""
         self._say(b"rest")
 
     def let_go(self) -> None:
@@ -200,7 +200,8 @@ def end_kept(directory: Path, grace_s: float) -> None:
     """End the kept agent of this directory, whichever process owns it, and remove the directory.
     Does nothing if there is no kept agent."""
     until = boottime() + ANSWER_S
-    # If `launch` is locked but shim.json is missing, a keeper has just started and writes it soon.
+    # If `launch` is locked but shim.json is missing, a keeper has just been started. It will write
+    # shim.json soon.
     while (
         not (known := read_json(directory / "shim.json"))
         and is_locked(directory / "launch")

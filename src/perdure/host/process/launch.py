@@ -46,10 +46,11 @@ def start(
     """Start `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
     to this attempt alone.
 
-    The agent's environment consists of `env`, the variables of `command.env`, which take
-    precedence, and the mark. `deadline_s` 0 means no deadline. `lock_fd` is a locked open file
-    description, which the shim inherits; the caller closes its own descriptor afterwards, and never
-    unlocks it. `leftover`: what to do with processes that outlive the agent.
+    The agent's environment consists of `env`, the variables of `command.env`, and the mark. A
+    variable of `command.env` replaces one of the same name in `env`. `deadline_s` 0 means no
+    deadline. `lock_fd` is a locked open file description, which the shim inherits; the caller
+    closes its own descriptor afterwards, and never unlocks it. `leftover`: what to do with
+    processes that outlive the agent.
 
     A program that cannot be started leads to an Exit with code 126 or 127 and the reason in its
     stderr. Raises Conflict if the directory was used before. Raises UsageError if the arguments or
@@ -91,8 +92,8 @@ def start(
 def hold(directory: Path, until: float, end_by: float, *, followed: bool = False) -> None:
     """Write the lease of the attempt's agent: until when it may work, and when it is killed after
     that, both in seconds on the boot clock. Each call replaces the lease. With `followed`, the
-    agent is also ended as soon as this process is gone. The shim enforces this even if the caller
-    dies. May be called before `start`."""
+    agent is also ended as soon as this process has ended. The shim enforces the lease even if the
+    caller dies. May be called before `start`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mine = stat("self") if followed else None
     follower = f" {os.getpid()} {mine[3]} {namespace()}" if mine else ""
@@ -110,7 +111,7 @@ def find(directory: Path) -> Process | None:
     while True:
         busy = is_locked(
             directory / "launch"
-        )  # checked first: once the lock is free, the shim's files are there
+        )  # checked before the shim's files are read: they exist once the lock is free
         if found := _recorded(directory):
             return found
         if not busy:
@@ -141,8 +142,8 @@ def launched(directory: Path) -> bool:
     """Return whether an agent was started in this directory: its shim has recorded the start, or
     the agent has written output.
 
-    There is neither if the shim is killed in the milliseconds between the start and the record. The
-    caller then has to find out from the conversation whether the agent did anything.
+    Both are missing if the shim was killed in the milliseconds between the start and the record.
+    The caller then has to find out from the conversation whether the agent did anything.
     """
     said = any(
         (directory / name).exists() and (directory / name).stat().st_size

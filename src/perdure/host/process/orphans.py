@@ -24,7 +24,7 @@ VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
 KEEPER = Path(__file__).parent.parent / "keeper" / "__main__.py"
 SHIM_GRACE_S = 2.0
-"""Time that a shim gets to write its exit.json after all its descendants have ended, in seconds."""
+"""Time for a shim to write its exit.json after all its descendants have ended, in seconds."""
 _PASSES = 8
 
 
@@ -115,5 +115,5 @@ def _may_signal(pid: int) -> bool:
     except PermissionError:
         return False
     except ProcessLookupError:
-        return True  # it has just ended; the next round does not find it
+        return True  # The process has just ended. The next round will not find it.
     return True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """The fields of a run that `Probe` needs. A row of a list has them too."""
+    """The fields of a run that `Probe` needs. A row of the list of runs has these fields too."""
 
     @property
     def id(self) -> str: ...

@@ -25,9 +25,9 @@ def run_quick(
     """Run a shell command (str) or a program (sequence) until it ends. Return its exit code and the
     last 4 KiB of its output. stdout and stderr are one stream.
 
-    Exit code 124 means a timeout after `timeout_s`, 128 + n means the end by signal n, and 125 any
-    other end. The command has a shim, a directory and a mark, as an agent does. So no process that
-    it starts survives, and `find` finds it.
+    Three exit codes have a special meaning. 124: the command exceeded `timeout_s`. 128 + n: signal
+    n ended it. 125: it ended in any other way. The command has a shim, a directory and a mark, as
+    an agent does. So no process that it starts survives, and `find` finds it.
     """
     inner = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec "$@"', "sh", *inner)

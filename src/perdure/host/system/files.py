@@ -80,7 +80,8 @@ def _fsync(path: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        # it is gone, or even its owner cannot open it; git and agents write only readable files
+        # The file is gone, or its mode does not even let its owner open it. git and agents write
+        # only readable files, so none of theirs is missed.
         return
     try:
         os.fsync(fd)
@@ -89,8 +90,7 @@ def _fsync(path: str) -> None:
 
 
 def umask() -> int:
-    """Return this process's umask. umask(2) can read it only by changing it, so other ways are
-    used."""
+    """Return this process's umask without changing it. umask(2) would change it."""
     if system.IS_PORTABLE:
         import tempfile
 

@@ -125,8 +125,8 @@ def namespace() -> str:
 
 
 def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """Return state, parent, threads and start time (clock ticks since boot) of a process, from
-    /proc/PID/stat; None if it is gone. `self` is this process."""
+    """Return state, parent, number of threads and start time (clock ticks since boot) of a process,
+    from /proc/PID/stat; None if it is gone. The pid `self` stands for this process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -318,7 +318,7 @@ def open_process(pid: int) -> Handle | None:
 
 def hand_down_limit(value: int) -> None:
     """Set the resource limit that carries the mark, for this process and all processes that it
-    starts. Programs do not remove it by accident."""
+    starts. No program removes the limit by accident."""
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (value, hard))
@@ -334,8 +334,8 @@ def carries_limit(pid: int, value: int) -> bool:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return the processes that belong to `family` because they share a session with it. On Linux
-    this is always empty, because the marks are enough."""
+    """Return the pids of processes that belong to an attempt because they share a session with one
+    of its known processes (`family`). On Linux there are none, because the marks are enough."""
     return set()
 
 
@@ -359,8 +359,8 @@ class Offspring:
         return alive, [pid for pid in children() if pid not in spared] if alive else []
 
     def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
-        """Return the processes that left the leader's tree. `below`: the children of each
-        process."""
+        """Return the pids of the descendants of `leader` that are no longer below it in the process
+        tree. `below`: the children of each process."""
         return [pid for pid in below.get(os.getpid(), ()) if pid != leader]
 
 

@@ -122,9 +122,9 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """Return state, parent, number of threads and start time (hundredths of a second) of a
-    process; None if it is gone. State Z means that it has ended and was not reaped. `self` is
-    this process."""
+    """Return state, parent, number of threads and start time (hundredths of a second) of a process;
+    None if it is gone. State Z means that it has ended and was not reaped. The pid `self` stands
+    for this process."""
     psutil = _psutil()
     try:
         process = psutil.Process(os.getpid() if pid == "self" else int(pid))
@@ -347,8 +347,9 @@ def _session(pid: int) -> int:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return the processes that belong to `family` because they share a session with it. If the
-    leader of a session is in `family`, then all processes of the session descend from `family`."""
+    """Return the pids of processes that belong to an attempt because they share a session with one
+    of its known processes (`family`). Only sessions whose leader is in `family` count: all their
+    processes descend from the leader."""
     leaders = {pid for pid in family if _session(pid) == pid}
     if leaders:
         return {pid for pid in pids() if _session(pid) in leaders}
@@ -385,8 +386,8 @@ class MarkedOffspring:
         return alive or bool(found), sorted(found)
 
     def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
-        """Return the processes that left the leader's tree. `below`: the children of each
-        process."""
+        """Return the pids of the descendants of `leader` that are no longer below it in the process
+        tree. `below`: the children of each process."""
         family, todo = {leader}, [leader]
         while todo:
             more = below.get(todo.pop(), [])

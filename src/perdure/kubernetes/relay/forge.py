@@ -39,14 +39,14 @@ class UpstreamError(Exception):
 
 class ForgeAnswer(msgspec.Struct, frozen=True):
     """The answer of the repository's server. `kind` is the content type. `pieces` yields the
-    content and is valid only while the connection is open."""
+    content, and may be read only while the connection is open."""
 
     kind: str
     pieces: Iterator[bytes]
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """The HTTP server of one repository. `login` is (user, secret); None for a public
+    """The HTTP server of one repository. `login` is a pair of user and secret; None for a public
     repository."""
 
     url: str

@@ -44,8 +44,8 @@ WORDS_MOST = 1_000
 
 
 class RelayServer(ThreadingHTTPServer):
-    """The relay of one pod. `forge` or `store_access` is None if the pod needs no credentials for
-    the repository or for the checkpoint store."""
+    """The relay's HTTP server in one pod. `forge` is None if the pod needs no credentials for the
+    repository, and `store_access` is None if it needs none for the checkpoint store."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -119,7 +119,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._say(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "it is too large")
         except (ConnectionError, TimeoutError):
             raise
-        except Exception as error:  # obstore raises errors of its own classes
+        except Exception as error:  # obstore raises errors of its own classes, not of perdure.
             words = str(error) if isinstance(error, PerdureError) else _first(error)
             write_stderr(one_line(f"perdure: relay: {words}", 300))
             self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)

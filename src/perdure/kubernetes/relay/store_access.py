@@ -34,9 +34,9 @@ class RelayRefused(Exception):
 
 
 class RunStoreAccess:
-    """The part of a checkpoint store that one run may use. `names` are the names that the run may
-    have. `source_run` is the name or the id of the run whose conversation it continues; empty for
-    none."""
+    """Access to a checkpoint store, limited to one run. `names` are the names that the run may
+    have. `source_run` is the name or the id of another run whose conversation this run continues;
+    empty for none."""
 
     def __init__(
         self, store: CheckpointStore, run: str, names: Collection[str], source_run: str = ""
@@ -59,8 +59,8 @@ class RunStoreAccess:
         return self.store.objects.names(prefix)
 
     def get(self, key: str) -> bytes:
-        """Return an object. Raises RelayRefused if the pod may not read it, and the errors of
-        `Objects.get`."""
+        """Return the content of an object. Raises RelayRefused if the pod may not read it, and the
+        errors of `Objects.get`."""
         self._check(key)
         return self.store.objects.get(key, _most(key))
 
@@ -86,8 +86,8 @@ class RunStoreAccess:
         self.store.objects.put(key, content)
 
     def create(self, key: str, content: bytes) -> None:
-        """Create a term or a manifest of the pod's own run. Raises RelayRefused if it is not one,
-        and FileExistsError if it exists already."""
+        """Create a term or a manifest of the pod's own run. Raises RelayRefused if the key names
+        anything else, and FileExistsError if the object exists already."""
         record = _RECORD.fullmatch(key)
         if record is None or record[1] != self.run:
             raise RelayRefused("it is not a term or a manifest of this run")
@@ -96,8 +96,8 @@ class RunStoreAccess:
         self.store.objects.create(key, content)
 
     def _check_manifest(self, content: bytes) -> None:
-        """Raise RelayRefused if a manifest has another run's id or name. The name matters too,
-        because runs are looked up by the names in their manifests."""
+        """Raise RelayRefused if a manifest contains the id or the name of another run. The name is
+        checked too, because runs are looked up by the names in their manifests."""
         try:
             found = manifests.read(content)
         except CapsuleError as error:
@@ -113,8 +113,8 @@ class RunStoreAccess:
         raise RelayRefused("it does not belong to this run")
 
     def _may_read(self, run: str) -> bool:
-        """Return whether the pod may read the records of a run. For its own run, the store is not
-        searched."""
+        """Return whether the pod may read the records of a run. Records of its own run are allowed
+        without a search of the store for the source run."""
         return run == self.run or run in self._readable()
 
     def _readable(self) -> frozenset[str]:
@@ -132,7 +132,7 @@ class RunStoreAccess:
 
 
 def longest(key: str) -> int:
-    """Return the maximum size in bytes of the content for a key."""
+    """Return the maximum size in bytes of the content to write under a key."""
     return LONGEST_FRAME if key.startswith("members/") else LONGEST_MANIFEST
 
 

@@ -21,7 +21,7 @@ class IntentKind(StrEnum):
     """Kinds of intents: what happened on the forge."""
 
     OPENED = "opened"
-    """An issue or pull request was opened. The intent has its `labels`, `whom` and `mentions`."""
+    """An issue or pull request was opened. The intent's `labels`, `whom` and `mentions` are set."""
     ASSIGNED = "assigned"
     LABELLED = "labelled"
     REVIEW_REQUESTED = "review_requested"
@@ -82,21 +82,21 @@ class Intent(Struct, frozen=True, kw_only=True):
     """Text of the comment or review. For a new issue or pull request: its description. For a failed
     check: its name."""
     branch: str = ""
-    """Name of a branch: the pull request's head branch, the deleted branch, or the branch that was
-    checked."""
+    """Name of the branch that the event is about: the pull request's head branch, the deleted
+    branch, or the branch that was checked."""
     commit: str = ""
     path: str = ""
     """For a comment on a line of a change: the file's path in the repository."""
     line: int = 0
     removed: bool = False
-    """Whether the commented line was removed by the change. Its number then refers to the old
-    file."""
+    """Whether the change removed the commented line. `line` is then its number in the old version
+    of the file."""
     hunk: str = ""
     """The last lines of the diff hunk that the comment is on."""
     comment: str = ""
     """The forge's id of the comment or review."""
     before: str = ""
-    """Text before an edit: the previous `text`, or for an issue the previous `description`."""
+    """Text before an edit: the previous `text`; for an issue, the previous `description`."""
     title_before: str = ""
     unassigned: tuple[str, ...] = ()
     """Logins that were unassigned, or whose request for a review was withdrawn."""

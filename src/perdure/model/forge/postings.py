@@ -14,19 +14,19 @@ class Posting(Struct, frozen=True, kw_only=True):
 
     run: str
     seen: int = 0
-    """Time up to which the run's changes have been reported to the forge, as far as that was
-    possible."""
+    """Time up to which the run's changes were handled. Each of them was reported to the forge, or
+    its report failed (see `reason`)."""
     due: int = 0
-    """Earliest time of the next try."""
+    """Earliest time of the next try to report."""
     tries: int = 0
-    """Number of consecutive failed tries; 0: no retry is pending."""
+    """Number of consecutive failed tries to report; 0: no retry is pending."""
     reason: str = ""
-    """Description of the step that failed, and why."""
+    """The steps of the latest report that failed, each with the cause."""
     comment: str = ""
     """Id of perdure's comment on the issue. `comment_url` is the comment's address."""
     comment_url: str = ""
     said: str = ""
-    """Digest of the text of perdure's comment."""
+    """Digest of the text of perdure's comment. It shows whether the comment has to be changed."""
     called: str = ""
     """Digest of the last request for a person's help, which was made in a separate comment."""
     reaction: str = ""

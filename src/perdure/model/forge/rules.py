@@ -33,7 +33,7 @@ TRIGGERS = (
     ),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
-"""Triggers that start a task. All other triggers continue one."""
+"""Triggers that start a task. All other triggers only continue an existing task."""
 OWN_MARK = "<!-- perdure:"
 """Beginning of a marker in every comment that perdure writes, under any login."""
 OWN_CHECK = "perdure/"
@@ -158,8 +158,8 @@ def is_own_check(rule: Rule, intent: Intent) -> bool:
 
 
 def _is_told_by_us(intent: Intent) -> bool:
-    """Return whether the failed check is a status that perdure set. A failed run sets a failed
-    status, so a new attempt for each of them would never end."""
+    """Return whether the failed check is a commit status that perdure set. A failed run sets such a
+    status. If the status started a new attempt, this would never end."""
     return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
 
 
@@ -239,8 +239,8 @@ def _own(rule: Rule, branch: str) -> re.Match[str] | None:
 
 
 def rules(value: object) -> tuple[Rule, ...]:
-    """Return the rules in an `[agents]` table, or in the same as JSON text. Raises ValueError if a
-    setting is invalid."""
+    """Return the rules in an `[agents]` table. `value` is the table, or its content as JSON text.
+    Raises ValueError if a setting is invalid."""
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, Mapping):

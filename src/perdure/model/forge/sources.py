@@ -30,7 +30,7 @@ CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 """Pattern of the name of a systemd credential, which is a file name (systemd.exec(5),
 LoadCredential)."""
 USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
-"""Address of a forge for which `url` is not set."""
+"""Addresses of the forges for which a source needs no `url`."""
 ADDRESS = re.compile(
     r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*"
 )
@@ -44,7 +44,7 @@ class Source(Struct, frozen=True):
 
     name: str
     forge: Forge | None = None
-    """The required kind of forge; None: the kind that the request's headers name."""
+    """Kind of forge that the source must be; None: the headers of each request name the kind."""
     files: tuple[str, ...] = ()
     """Absolute paths of files with one secret each."""
     variables: tuple[str, ...] = ()

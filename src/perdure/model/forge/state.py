@@ -81,7 +81,7 @@ class IssueRef(Struct, frozen=True):
 
 
 class Issue(Struct, frozen=True, kw_only=True):
-    """An issue. Also the fields that a pull request shares with an issue."""
+    """An issue on a forge. A pull request (`Pull`) has the same fields and more."""
 
     ref: IssueRef
     title: str

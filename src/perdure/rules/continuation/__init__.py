@@ -28,7 +28,7 @@ WRITER_WAIT_MS = 15_000
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """All facts on which the choice depends."""
+    """All facts about a run and its conversation on which `choose` depends."""
 
     policy: ContinuityPolicy
     now: int
@@ -36,37 +36,39 @@ class Situation(Struct, frozen=True, kw_only=True):
     lost: Session | None = None
     """The newest retired conversation of this scope, if the scope has no current one."""
     transcript: Snapshot | None = None
-    """The agent's own transcript as it is on disk now; None if there is none."""
+    """The agent's own transcript as it is on disk now; None if the agent has none."""
     standing: Standing = Standing.WHOLE
     """How the agent's transcript compares with perdure's own record of it."""
     announced: bool = False
-    """Whether an agent's output showed that it had opened the conversation. In that case it may
+    """Whether an agent's output showed that it had opened the conversation. If so, the agent may
     have sent a request to the model."""
     copy: Snapshot | None = None
     """perdure's own copy of the transcript; None if there is none."""
     edits: tuple[str, ...] = ()
-    """The edits in a repaired copy that the agent was proven to accept. Empty if there is no such
-    copy."""
+    """The changes in a repaired copy of the transcript. The installed agent was proven to accept
+    that copy. Empty if there is no such copy."""
     tried: frozenset[Rung] = frozenset()
-    """Ways to continue that have failed for this conversation since it last continued."""
+    """Ways to continue this conversation that were tried and failed. Reset when the conversation
+    continues."""
     writers: tuple[int, ...] = ()
     """Process ids of other running programs that use this conversation."""
     checkpoint: int = 0
-    """Number of the newest checkpoint whose conversation differs from the unusable copy. 0 if there
-    is no such checkpoint, or if the copy is usable."""
+    """Number of the newest checkpoint whose conversation differs from perdure's own copy, if that
+    copy is unusable. 0 if there is no such checkpoint, or if the copy is usable."""
     resume_by_path: bool = False
     new_id: str = ""
     """Unused conversation id, if the CLI lets the caller choose the id; else empty."""
     forks: str = ""
-    """Id of the conversation that this run is to fork. Empty if there is none, or once the run has
-    its own conversation."""
+    """Id of the conversation that this run is to fork. Empty if no fork was requested, or if the
+    run already has its own conversation."""
     fork_at: int = 0
     fork_id: str = ""
     """Unused id for the fork, if the CLI lets the caller choose the id; else empty."""
     parent: Snapshot | None = None
-    """The transcript of the conversation to be forked, as it is on disk now."""
+    """The transcript of the parent (the conversation to be forked), as it is on disk now; None if
+    there is none."""
     parent_copy: Snapshot | None = None
-    """perdure's own copy of the transcript of the conversation to be forked."""
+    """perdure's own copy of the parent's transcript; None if there is none."""
     parent_standing: Standing = Standing.WHOLE
     """How the parent's transcript compares with perdure's own record of it."""
     parent_refused: bool = False
@@ -80,15 +82,16 @@ class Situation(Struct, frozen=True, kw_only=True):
     heard: bool = False
     """Whether an earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
-    """Step that the size of the conversation requires before the conversation continues."""
+    """Step that is needed before the conversation continues, because of its size."""
     size: str = ""
-    """Fill of the conversation in words, as part of a sentence."""
+    """Size of the conversation in words, for use in a sentence."""
     handed_over: str = ""
     """Name of the agent that worked on this run before, if it was another agent; else empty."""
 
 
 def choose(at: Situation) -> Continuation:
-    """Return how the attempt starts. The `reason` of the result is a sentence for `perdure why`."""
+    """Return how the attempt starts. The result's `reason` is a sentence that `perdure why`
+    shows."""
     if not at.transcripts:
         return _without_transcripts(at)
     if not at.sessions:
@@ -104,8 +107,8 @@ def choose(at: Situation) -> Continuation:
             reason=f"another live process ({who}) uses conversation {at.session.id}",
         )
     if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
-        # The fork may have been killed when it had only a part of the parent's history. So it is
-        # made again and not resumed.
+        # The earlier fork may have been killed when it had only a part of the parent's history. So
+        # the fork is made again and not resumed.
         return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     if not (at.session.expires and at.session.expires <= at.now):
         return _by_ladder(at, at.session)
@@ -246,8 +249,8 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 def _never_began(at: Situation, session: Session) -> Continuation:
     """Return how to start after a conversation that was announced but never began. It had no
-    content, so nothing is lost with it. If it was to replace a lost conversation, that one is still
-    lost."""
+    content, so nothing is lost with it. If it was to replace a lost conversation, the older
+    conversation is still lost."""
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to replace it, never started"
@@ -265,8 +268,8 @@ def _never_began(at: Situation, session: Session) -> Continuation:
 
 
 def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
-    """Return a start of the scope's first conversation. If another agent worked on the run before,
-    the conversation begins with a brief."""
+    """Return a continuation that starts the scope's first conversation. If another agent worked on
+    the run before, the conversation begins with a brief."""
     if at.handed_over:
         reason = (
             f"handed over from {at.handed_over}: an agent cannot continue another one's "
@@ -285,7 +288,7 @@ def _without_session(at: Situation) -> Continuation:
 
 
 def _without_transcripts(at: Situation) -> Continuation:
-    """Return how to continue with an agent if perdure cannot read its conversations. Such an agent
+    """Return how to continue with an agent whose conversations perdure cannot read. Such an agent
     has a session only if it offers to load or resume a conversation."""
     if at.forks:
         return _keeping_none(at)
@@ -327,8 +330,8 @@ def _keeping_none(at: Situation) -> Continuation:
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
-    """Return a start that forks a conversation. The parent conversation is only read, because
-    another run may continue it."""
+    """Return a continuation that forks a conversation. The parent conversation is only read,
+    because another run may continue it."""
     usable = at.parent_standing not in UNFIT
     there = usable and at.parent is not None and at.parent.turns > 0
     copied = at.parent_copy is not None and at.parent_copy.turns > 0

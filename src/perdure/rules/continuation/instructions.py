@@ -1,8 +1,9 @@
 """Determines which versions of a run's instructions are in effect. Pure.
 
-A restore to an earlier checkpoint retires the versions that came after it. A restore to a later
-checkpoint puts them in effect again. `checkpoints` asks which versions a restore changes; `attempt`
-and `report` ask which versions are in effect now. The first version, the task itself, always is.
+A restore to an earlier checkpoint retires the versions that came after that checkpoint. A restore
+to a later checkpoint puts them in effect again. `checkpoints` asks which versions a restore
+changes; `attempt` and `report` ask which versions are in effect now. The first version, the task
+itself, is always in effect.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from perdure.model.events import CheckpointRestored, CheckpointTaken, ContextAdd
 
 
 def retired(records: Iterable[Record]) -> frozenset[int]:
-    """Return the versions that are no longer in effect, according to the run's journal."""
+    """Return the numbers of the versions that are no longer in effect, according to the run's
+    journal."""
     found = frozenset[int]()
     for record in records:
         if isinstance(record.event, CheckpointRestored) and _takes_back(record.event):
@@ -31,10 +33,10 @@ def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Con
 def retired_by(
     contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint, *, asked: bool
 ) -> frozenset[int]:
-    """Return the versions that are not in effect after a restore to this checkpoint.
+    """Return the numbers of the versions that are not in effect after a restore to this checkpoint.
 
-    `asked`: whether a person chose the checkpoint. If not, the newest checkpoint is restored to
-    repair a run, and every version that is in effect now stays in effect.
+    `asked`: whether a person chose the checkpoint. If not, perdure restores the newest checkpoint
+    to repair a run, and every version that is in effect now stays in effect.
     """
     absent = {context.version for context in contexts if context.version > 1} - _counted_at(
         contexts, records, checkpoint
@@ -45,7 +47,7 @@ def retired_by(
 def _counted_at(
     contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint
 ) -> set[int]:
-    """Return the versions that were in effect when the checkpoint was taken."""
+    """Return the numbers of the versions that were in effect when the checkpoint was taken."""
     given, gone = set[int](), frozenset[int]()
     for record in records:
         match record.event:

@@ -67,8 +67,8 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
             case ToolEnded(tool_id=tool_id, ok=ok):
                 for place, each in calls.get((record.attempt, tool_id), []):
                     found[place] = _ended(found[place], each, ok)
-            # The sandbox stopped the call after it had begun, so the record of its end tells more
-            # than the denial.
+            # The sandbox stopped the call after it had begun. So the record of the call's end tells
+            # more than the record of the denial.
             case ToolDenied(tool_id=tool_id, by=by) if by != "sandbox":
                 for place, _ in calls.get((record.attempt, tool_id), []):
                     found[place] = replace(found[place], ok=False, outcome=DENIED)
@@ -108,8 +108,8 @@ def _begun(each: EffectFinding, record: Record) -> Effect:
 
 
 def _ended(effect: Effect, each: EffectFinding, ok: bool) -> Effect:
-    """Return the effect with its outcome. If one call runs several programs, its result may not
-    show the result of each program."""
+    """Return the effect with its outcome, given that the call ended with `ok`. If one call runs
+    several programs, its result may not show the result of each program."""
     if effect.outcome == DENIED:
         return effect
     if ok and each.proves:

@@ -22,7 +22,7 @@ from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 
 LOCAL = "local"
 PROGRAM, SCRIPT, CODE, TOOL, COMMAND = "program", "script", "code", "tool", "command"
-"""Kinds of possible effects, used where the effect of a call is unknown."""
+"""Kinds of possible effects, for calls whose effect is unknown."""
 MOST_LEVELS = 8
 """Maximum nesting depth of programs that start programs, and of scripts in scripts."""
 MOST_CALLS = 1_000
@@ -37,7 +37,7 @@ _CODE_FILE = late_pattern(
 _VERSIONED = late_pattern(r"(?<=.)@[\w.^~-]+$")
 _CAMEL = late_pattern(r"(?<=[a-z])(?=[A-Z])")
 _WITH_C = r"-[a-zA-Z]*c[a-zA-Z]*"
-"""Pattern of a shell's short options in one word that include `-c`, such as `-lc`."""
+"""Pattern of a word with short options of a shell that include `-c`, such as `-lc`."""
 _HELP = ("--help", "--version")
 
 
@@ -56,7 +56,8 @@ class EffectFinding(msgspec.Struct, frozen=True):
 
 
 class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule of a program's table. It applies if all of its conditions hold."""
+    """One rule in a program's entry of the effects table. It applies if all of its conditions
+    hold."""
 
     kind: str = LOCAL
     verbs: tuple[str, ...] = ()
@@ -71,7 +72,7 @@ class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of programs that behave alike, and their options that take a value."""
+    """Names of programs that behave alike, and the names of their options that take a value."""
 
     names: tuple[str, ...]
     values: frozenset[str] = frozenset()
@@ -85,7 +86,7 @@ class KnownProgram(Named, frozen=True):
     statement: frozenset[str] = frozenset()
     """Options whose value is a statement in the program's own language, such as SQL."""
     writes: str = ""
-    """Pattern of the statements that change something."""
+    """Pattern of those statements that change something, in the program's own language."""
 
 
 class Wrapper(Named, frozen=True):
@@ -107,7 +108,7 @@ class Interpreter(Named, frozen=True):
 
 
 class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Words in a name that show the purpose of a script or target."""
+    """Words in the name of a script or target that show its purpose."""
 
     effect: frozenset[str]
     local: frozenset[str]
@@ -145,7 +146,7 @@ class _Arguments(msgspec.Struct, frozen=True):
     options: tuple[str, ...]
     """Options. An option with a value is also listed with its value, as in `-X=POST`."""
     places: tuple[int, ...]
-    """Positions of the words that are not options."""
+    """Indexes of the words that are not options."""
     words: tuple[str, ...]
 
     @property
@@ -164,7 +165,7 @@ class _Arguments(msgspec.Struct, frozen=True):
 
 @cache
 def catalog() -> Catalog:
-    """Return the table, which is read at the first call."""
+    """Return the effects table. The file is read at the first call."""
     from pkgutil import get_data
 
     content = get_data("perdure.rules.effects", "catalog.json")
@@ -200,7 +201,7 @@ def _of_command(command: str) -> tuple[EffectFinding, ...]:
 
 
 class _Search:
-    """Collects the effects of one command, and of the scripts and programs inside of it."""
+    """Collects the effects of one command, and of the scripts and programs that it contains."""
 
     def __init__(self) -> None:
         self.found: list[EffectFinding] = []
@@ -210,8 +211,9 @@ class _Search:
         self.left = MOST_CALLS
 
     def script(self, text: str, proves: bool = True, disproves: bool = True) -> None:
-        """Examine a script and collect its effects. `proves`: whether the success of the enclosing
-        script shows that this script succeeded. `disproves`: the same for a failure."""
+        """Examine a script and collect its effects. `proves`: whether the success of the tool call
+        shows that this script succeeded. `disproves`: whether its failure shows that this script
+        failed."""
         if self.level > MOST_LEVELS or self.left <= 0:
             self.whole = False
             return
@@ -228,7 +230,7 @@ class _Search:
         self.level -= 1
 
     def _call(self, call: Invocation) -> None:
-        """Examine a program and, if it starts another program, that one."""
+        """Examine a program. If the program starts another one, examine that one too."""
         self.left -= 1
         if self.left < 0 or self.level > MOST_LEVELS:
             self.whole = False
@@ -297,7 +299,7 @@ class _Search:
             self.found.append(_possible(SCRIPT, call))
 
     def _file(self, words: tuple[str, ...], call: Invocation, path: str = "") -> None:
-        """Examine a file or module that an interpreter runs, with its arguments."""
+        """Collect the effects of a file or module that an interpreter runs with these arguments."""
         if _known(words[0]):
             self._deeper(words, call)
         else:
@@ -335,7 +337,8 @@ def _started(name: str, words: Sequence[str]) -> list[tuple[str, ...] | str] | N
 
 
 def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str]:
-    """Return the words between each `-exec` and its `;`."""
+    """Return the commands that a program such as `find` starts. Each command consists of the words
+    between an option such as `-exec` and its `;` or `+`."""
     found: list[tuple[str, ...] | str] = []
     inner: list[str] | None = None
     for word in words:
@@ -352,8 +355,8 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Return the likely effects of a script of the agent or of the repository, judged only by its
-    name."""
+    """Return the likely effects of a script that belongs to the agent or the repository. Only its
+    name is examined."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
         return [_possible(SCRIPT, call)]
@@ -381,7 +384,7 @@ def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[EffectF
 
 
 def _fits(rule: ProgramRule, program: KnownProgram, given: _Arguments, call: Invocation) -> bool:
-    """Return whether all conditions of a rule hold."""
+    """Return whether all conditions of a rule hold for this call."""
     plain = given.plain
     if rule.verbs and not any(_matches(pattern, plain) for pattern in rule.verbs):
         return False
@@ -439,9 +442,9 @@ def _sorted(
     leading: bool = False,
     verbs: Sequence[str] = (),
 ) -> _Arguments:
-    """Return the words of a call, divided into options and others. `leading`: the program starts
-    another one, so its own options end at the first word that is neither a verb nor an assignment.
-    """
+    """Return the words of a call, divided into options and others. `leading`: whether the program
+    starts another one. Its own options then end at the first word that is neither a verb nor an
+    assignment."""
     options: list[str] = []
     places: list[int] = []
     at = 1
@@ -474,8 +477,8 @@ def _sorted(
 
 
 def _is_part(plain: Sequence[str], verbs: Sequence[str]) -> bool:
-    """Return whether the words are equal to one of the verbs, or to its first words. A verb may
-    have several words."""
+    """Return whether the words are equal to one of the verbs, or to the first words of one. A verb
+    may have several words."""
     return any(verb.split()[: len(plain)] == list(plain) for verb in verbs)
 
 

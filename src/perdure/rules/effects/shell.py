@@ -51,11 +51,12 @@ class Invocation(msgspec.Struct, frozen=True):
 
     words: tuple[str, ...]
     text: str
-    """The words as written in the command."""
+    """The program's call as it is written in the command."""
     stdin: str | None = None
-    """The standard input of the program, if the command contains it."""
+    """The text that the program reads from standard input, if the command contains it; None
+    otherwise."""
     piped: bool = False
-    """Whether the program reads the output of another one."""
+    """Whether the program reads the output of another program."""
     proves: bool = True
     """Whether the command's success means that the program succeeded."""
     disproves: bool = True
@@ -68,7 +69,7 @@ class ShellScript(msgspec.Struct, frozen=True):
     invocations: tuple[Invocation, ...]
     functions: frozenset[str] = frozenset()
     whole: bool = True
-    """Whether the whole command was read and understood."""
+    """Whether the whole command was parsed. If not, programs may be missing."""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the context of a part of this node. If the outcome of the whole is not visible,
+        """Return the context of a part of this node. If the outcome of this node is not visible,
         the outcome of the part is not visible either."""
         return _Place(
             self.proves and proves,
@@ -98,7 +99,7 @@ def read(command: str) -> ShellScript:
     kept = _CUT.sub("", command)
     # The grammar's scanner looks up each character in the C library's table for bytes. A character
     # beyond U+FFFF crashes the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). So characters
-    # that are not ASCII are replaced; all words of the table are ASCII.
+    # that are not ASCII are replaced. The effects table has only ASCII words, so nothing is missed.
     source = kept.replace(UNKNOWN, " ").encode("ascii", "replace")
     if len(_TANGLES.findall(command)) > MOST_TANGLES:
         return ShellScript((), whole=False)
@@ -275,8 +276,8 @@ class _Reader:
                 return _ESCAPED.sub(lambda found: found[1].strip("\n"), text)
 
     def _quoted(self, node: Node, depth: int) -> str:
-        """Return the value of a quoted string. All bytes between its expansions count, including
-        blanks, for which the grammar has no node."""
+        """Return the value of a quoted string. The text between its expansions is taken from the
+        source, because the grammar has no node for blanks."""
         source = node.text or b""
         pieces = []
         at = node.start_byte + 1

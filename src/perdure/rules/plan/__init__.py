@@ -15,13 +15,13 @@ from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
 class PlanError(ConfigError):
-    """A plan cannot be run; `problems` lists everything that is wrong with it, each problem with
-    its line."""
+    """Raised if a plan cannot be run. `problems` lists everything that is wrong with it, each
+    problem with its line."""
 
 
 class Forking(StrEnum):
-    """The places where an agent's program can fork a conversation: at the end of any turn, only at
-    the current end, or nowhere."""
+    """The points at which an agent's program can fork a conversation: the end of any turn, only the
+    current end of the conversation, or none."""
 
     ANYWHERE = "anywhere"
     AT_END = "at end"
@@ -29,9 +29,9 @@ class Forking(StrEnum):
 
 
 class Unforkable(StrEnum):
-    """Setting for a task that needs to fork a conversation that cannot be forked. `serial`: the
-    task waits and continues the conversation itself. `brief`: the task begins a new conversation in
-    parallel, with a brief of the old one."""
+    """Setting that says how a task continues if it needs a fork that the agent's program cannot
+    make. `serial`: the task waits and continues the conversation itself. `brief`: the task begins a
+    new conversation in parallel, with a brief of the old one."""
 
     SERIAL = "serial"
     BRIEF = "brief"
@@ -53,8 +53,8 @@ class PlanTask(Struct, frozen=True, kw_only=True):
     """Files that the task must make, relative to the workdir. If one is missing after the task
     succeeded, the task fails."""
     map: str = ""
-    """Setting for which prompts get the project map (see MapWhen). If empty, only a task that has
-    files from tasks outside its own conversation gets the map."""
+    """Setting that says which prompts get the project map (see MapWhen). If empty, a task gets the
+    map only if its workdir has files from tasks outside its own conversation."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     repo: str = ""
     base: str = ""
     verify: str = ""
-    """Command that checks the final workdir after the last task."""
+    """Command that checks the final workdir after the plan's last task has ended."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     jobs: int = 1
     unforkable: Unforkable = Unforkable.SERIAL
@@ -86,12 +86,13 @@ class Strand(Struct, frozen=True, kw_only=True):
     """The previous task in the same conversation and workdir; empty if the task begins a
     conversation."""
     forks: str = ""
-    """The task whose conversation this task forks, at the point where that task ended."""
+    """The task whose conversation this task forks, at the point where that task ended. Empty if
+    this task does not fork."""
     files_of: str = ""
     """The task whose files a new workdir begins with. Empty if this task continues in an existing
     workdir, or begins at the plan's base commit."""
     merges: tuple[str, ...] = ()
-    """Tasks whose files are merged before this task begins."""
+    """Tasks whose files are merged into the workdir before this task begins."""
     instead: str = ""
     """How the task continues if its agent cannot make the fork that it needs: `serial` or `brief`
     (see `Unforkable`). Empty if no fork is missing."""
@@ -110,7 +111,7 @@ class PlanState(StrEnum):
 
 
 class PlanRun(Struct, frozen=True, kw_only=True):
-    """The store's record of a plan that was begun. Times are in ms."""
+    """The store's record of a plan that was started. Times are in ms."""
 
     id: str
     name: str
@@ -119,13 +120,14 @@ class PlanRun(Struct, frozen=True, kw_only=True):
     """The common part of all tasks' specifications: repository, base commit, limits. Its prompt is
     empty."""
     file: str
-    """Path of the file that the plan was read from, for display."""
+    """Path of the file that the plan was read from. It is only shown, never read again."""
     strands: dict[str, Strand] = field(default_factory=dict)
-    """The strand of each task, by the task's name, as decided when the plan was begun."""
+    """The strand of each task, by the task's name. The strands are decided once, when the plan
+    starts."""
     state: PlanState = PlanState.OPEN
     reason: str = ""
     verified: bool = False
-    """Whether the plan's own check has passed in the final workdir."""
+    """Whether the plan's own check (`verify`) has passed in the final workdir."""
     created: int = 0
     updated: int = 0
     worker: str = ""
@@ -144,22 +146,22 @@ class TaskEnd(Struct, frozen=True, kw_only=True):
     checkpoint: int
     session_id: str = ""
     turns: int = 0
-    """Number of prompts in the conversation."""
+    """Number of prompts in the conversation when the task ended."""
     files: tuple[str, ...] = ()
-    """Names of the first files that the task changed. The names are untrusted text."""
+    """Names of some of the files that the task changed. The names are untrusted text."""
 
 
 class PlannedRun(Struct, frozen=True, kw_only=True):
-    """The run of a task in a plan that was begun, with the state of the task's files."""
+    """The run that executes a task of a plan, with the state of the task's files."""
 
     task: str
     run: str
     merged: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
-    """Files with merge conflicts, each with the reason."""
+    """Files in which merging the work of other tasks left conflicts, each with the reason."""
     began: str = ""
     """The commit of the task's workdir before its agent's first turn, including the merged work of
     other tasks."""
     end: TaskEnd | None = None
     checks: int = 0
-    """Number of times that the plan's own check failed and its output was given to this task."""
+    """Number of times that the plan's own check failed and this task's agent got the output."""

@@ -12,8 +12,8 @@ from perdure.model import ContinuityPolicy, Permissions
 from perdure.rules.plan import Plan, PlanError, PlanTask, Unforkable
 
 LineOf = Callable[..., int]
-"""Function that returns the line of a value, by its path of keys and positions: `line_of("tasks",
-2, "needs")`."""
+"""Function that returns the line of a value in the plan's file. Its arguments are the path of keys
+and positions: `line_of("tasks", 2, "needs")`."""
 
 
 def planned(
@@ -119,7 +119,7 @@ def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 
 
 def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
-    """Return the cycles of dependencies: for each, the index of its first task, and its path in
+    """Return the cycles of dependencies. Each has the index of its first task, and its path in
     words. If two cycles share a dependency, the second may be reported only after the first is
     fixed."""
     places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}

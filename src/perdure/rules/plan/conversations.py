@@ -46,12 +46,13 @@ class _StrandPlanner:
         self._plan, self._forking = plan, forking
         self._strands: dict[str, Strand] = {}
         self._next: dict[str, str] = {}
-        """Next task in the same conversation, by task."""
+        """The next task in the same conversation, by the name of the task before it."""
         self._holds: dict[str, frozenset[str]] = {}
-        """Tasks whose work is in the workdir when a task begins: earlier tasks of its strand, and
-        merged tasks."""
+        """For each task, the tasks whose work is in its workdir when it begins: earlier tasks of
+        its strand, and merged tasks."""
         self._later: dict[str, set[str]] = {task.name: set(task.needs) for task in plan.tasks}
-        """Tasks that have to end before each task begins: its needs, and others added here."""
+        """For each task, the tasks that have to end before it begins: its needs, and others added
+        here."""
         self._lets: dict[str, tuple[str, ...]] = {}
 
     def add(self, task: PlanTask) -> None:
@@ -135,7 +136,7 @@ class _StrandPlanner:
         return False
 
     def _last(self, task: str) -> str:
-        """Return the last task so far of the strand that this task belongs to."""
+        """Return the last task that was assigned so far to the strand of this task."""
         while task in self._next:
             task = self._next[task]
         return task

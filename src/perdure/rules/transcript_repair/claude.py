@@ -31,10 +31,10 @@ IMAGE_LIMIT = 5 * 1024 * 1024
 """Maximum size of an image that the service accepts, in characters of base64. The CLI checks it
 before it sends a request."""
 REQUEST_LIMIT = 32_000_000
-"""Maximum size of a request that the service accepts, in bytes."""
+"""Maximum size of a request that the model's service accepts, in bytes."""
 MEMORY_LIMIT = 100_000_000
-"""Size of a transcript from which a resume takes gigabytes of memory, in bytes (223 MB took 12 GB).
-"""
+"""Maximum size of a transcript that can be resumed with little memory, in bytes. Resuming a larger
+one takes gigabytes (223 MB took 12 GB)."""
 
 HABITS = Habits(
     opening=r'\{"(parentUuid|type|uuid|sessionId)":',
@@ -52,8 +52,8 @@ def repair(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
 ) -> RepairResult:
     """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`: the
-    error message with which the agent refused the transcript. `memory`: a transcript with more
-    bytes than this is cut at its last compaction."""
+    error message with which the agent refused the transcript. `memory`: the maximum size in bytes.
+    In a larger transcript, everything before the last compaction is cut off."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"
@@ -137,9 +137,9 @@ def _tools(made: Draft, session_id: str) -> None:
 
 
 def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
-    """Return the last line that is not only tool results, and the last such line of an earlier
-    message (several lines may be one message). They show whether the conversation continued after a
-    call."""
+    """Return two lines with their message ids: the last line that has more than tool results, and
+    the last such line of an earlier message. One message may take several lines. The two show
+    whether the conversation continued after a call."""
     last: list[tuple[int, str]] = []
     for line, record in reversed(said):
         own = text(part(record, "message", "id"))
@@ -267,7 +267,7 @@ def _content(made: Draft, complaint: str) -> None:
 
 
 def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
-    """Return the block. Every image in it that the service refuses is replaced by a text."""
+    """Return the block. If the service refuses an image in it, a text replaces that image."""
     if not isinstance(block, dict):
         return block
     if isinstance(block.get("content"), list):

@@ -1,5 +1,5 @@
-"""The types of a diagnosis: kinds of damage, its place, the harm that it does, and the changes
-made."""
+"""The types of a diagnosis: the kind of damage, its place, its consequence, and the changes that
+repair it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Trouble(StrEnum):
 
 
 class Harm(StrEnum):
-    """How much harm a finding does."""
+    """The consequence of a finding when an agent is to continue from the damaged transcript."""
 
     NONE = "none"
-    """The agent accepts the damage, and nothing more is lost."""
+    """The agent accepts the damage. Apart from the damaged part, nothing is lost."""
     LOSS = "loss"
     """The agent continues without a part of the conversation, and does not report that."""
     REFUSED = "refused"
@@ -55,8 +55,8 @@ class Finding(Struct, frozen=True):
 
 
 class Edit(Struct, frozen=True):
-    """One change of a repaired copy. `line` is the line of the original that was changed, or after
-    which something was inserted."""
+    """One change of a repaired copy. `line` is the number of the original line that was changed, or
+    of the line after which something was inserted."""
 
     line: int
     what: str
@@ -72,14 +72,14 @@ class RepairResult(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     edits: tuple[Edit, ...] = ()
     content: bytes | None = None
-    """The new bytes; None if nothing was changed."""
+    """The bytes of the repaired transcript; None if nothing was changed."""
     refusal: str = ""
     """Sentence that says why the transcript cannot be repaired; empty if it was repaired or has no
     damage."""
 
     @property
     def log(self) -> tuple[str, ...]:
-        """Return the edits as sentences."""
+        """Return the edit log: one sentence for each change."""
         return tuple(map(str, self.edits))
 
     @property

@@ -25,8 +25,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""Size from which the file is reported as large, in bytes. Each resume writes all messages again,
-so the file grows fast."""
+"""Size of the file, in bytes, from which it is reported as large. Each resume writes all messages
+again, so the file grows fast."""
 
 HABITS = Habits(
     opening=r'\{"(id|\$set|\$rewindTo|sessionId)":',
@@ -42,8 +42,8 @@ HABITS = Habits(
 )
 _SAID = ("user", "gemini")
 NO_PROJECT = "0" * 64
-"""Placeholder for the hash of the project's directory. The CLI requires one in the first line, but
-does not compare it."""
+"""Value for the hash of the project's directory in a rebuilt first line. The CLI requires such a
+hash, but does not compare it."""
 
 
 def repair(content: bytes, session_id: str, complaint: str = "") -> RepairResult:

@@ -21,8 +21,8 @@ from perdure.patterns import late_pattern
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, RepairResult, Trouble
 
 TRIES = 400
-"""Maximum number of tries to find a record in one line. It limits the time that a malicious line
-can take."""
+"""Maximum number of attempts to find a record in one line. The limit is needed because a malicious
+line could otherwise take very long."""
 _SURROGATE = late_pattern(r"[\ud800-\udfff]")
 _BLANK = b" \t\r\n\0"
 
@@ -30,8 +30,9 @@ Record = dict[str, Any]
 
 
 class TranscriptLine(Struct, eq=False):
-    """One line, equal only to itself. `record` is None if the line cannot be read. `raw` is written
-    to the new file unless the record was changed."""
+    """One line of a transcript. Two lines are never equal, even with the same content. `record` is
+    None if the line cannot be read. `raw` is written to the new file unless the record was changed.
+    """
 
     number: int
     """Number of the line in the original, counted from 1."""
@@ -78,8 +79,8 @@ class Draft(Struct):
         ]
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
-        """Mark a line as changed and add an edit for it. The caller changes the record of the line
-        itself."""
+        """Mark a line as changed and add an edit that describes the change. The caller itself
+        changes the line's record."""
         line.changed = True
         self.edits.append(Edit(line.number, what, why))
 
@@ -129,8 +130,8 @@ def _dumped(record: Record | None) -> bytes:
 
 
 def draft(content: bytes, habits: Habits) -> Draft:
-    """Return the transcript's lines, with all repairs that do not depend on the records'
-    content."""
+    """Return the transcript's lines. All damage that can be repaired without knowing the CLI's
+    records is repaired in them."""
     made = Draft()
     content = _plain(content, habits, made)
     pieces = content.split(b"\n")

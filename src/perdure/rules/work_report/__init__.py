@@ -46,7 +46,7 @@ LISTED = 50
 """Maximum number of checks, denied calls, processes and effects that are listed. The newest of each
 are kept."""
 INPUT = 300
-"""Maximum number of characters of a denied call's input, and of a command."""
+"""Maximum length of a denied call's input in a report, and of a command, in characters."""
 SAID = 4000
 """Maximum number of characters of the last message in a report."""
 _SHELLS = frozenset(
@@ -174,7 +174,7 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 
 
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
-    """Return the saved rules that decided on calls which this attempt ran or refused."""
+    """Return the saved rules whose answers this attempt's agent got."""
     given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
     rules = {
         record.event.number: record.event.rule

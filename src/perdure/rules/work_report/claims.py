@@ -13,7 +13,7 @@ from enum import StrEnum
 from perdure.patterns import late_pattern
 
 LOOKED_AT = 8000
-"""Number of characters at the end of a message that are searched."""
+"""Length of the end of a message that is searched for claims, in characters."""
 
 
 class WorkClaim(StrEnum):
@@ -79,9 +79,9 @@ _CLAIMS: tuple[tuple[WorkClaim, tuple[str, ...], re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Each claim with parts of words, and the pattern of sentences that make it. Every such sentence
-contains at least one of the parts, so they are searched first: most messages claim nothing, and the
-patterns take 5 ms to compile."""
+"""Each claim with fragments of words, and the pattern of sentences that make the claim. Every such
+sentence contains at least one of the fragments. The fragments are searched first, because most
+messages claim nothing, and the patterns take 5 ms to compile."""
 
 
 def claims_of(message: str) -> frozenset[WorkClaim]:
@@ -103,7 +103,7 @@ def claims_of(message: str) -> frozenset[WorkClaim]:
 
 def _possible(text: str) -> list[tuple[WorkClaim, re.Pattern[str]]]:
     """Return the claims that the text may make, with their patterns. A claim is possible if the
-    text contains one of its parts of words."""
+    text contains one of its word fragments (see `_CLAIMS`)."""
     return [
         (claim, pattern)
         for claim, letters, pattern in _CLAIMS

@@ -20,8 +20,9 @@ from perdure.patterns import late_pattern
 SHOWN = 300
 """Maximum number of characters of a command in a report."""
 REMEMBERED = 1000
-"""Maximum number of parsed commands that are cached. The same commands are parsed at the end of an
-attempt, for its report, and for a line shown to a person."""
+"""Maximum number of parsed commands that are cached. The cache helps because a command is parsed up
+to three times: at the end of the attempt, for the attempt's report, and for a line that is shown.
+"""
 _SHELL = late_pattern(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
 _ASSIGNMENT = late_pattern(r"[A-Za-z_]\w*=")
 _WRAPPERS = (
@@ -37,7 +38,7 @@ _STARTERS = frozenset(
     "sudo env time exec command nohup nice xvfb-run dotenv direnv timeout npx bunx pnpx pnpm yarn "
     "bundle uv poetry pdm hatch pipenv rye conda mise nix-shell".split()
 )
-"""First words of the commands that `_WRAPPERS` matches, except Python."""
+"""First words of the commands that a pattern in `_WRAPPERS` matches, except Python."""
 _RUNNER = late_pattern(
     r"(?:"
     r"(?:\S*/)?(?:pytest|py\.test|unittest|tox|nox|jest|vitest|mocha|ava|jasmine|karma|ctest|rspec|"
@@ -62,8 +63,8 @@ _OF_A_RUNNER = (
     *("phpunit", "pest", "behave", "cucumber", "bats", "busted", "prove", "trial"),
     *("npm", "yarn", "bun ", "cargo"),
 )
-"""Parts of words. Every command that `_RUNNER` matches contains at least one of them. They are
-searched first, because the pattern takes 2 ms to compile."""
+"""Fragments of words. Every command that `_RUNNER` matches contains at least one of them. They are
+searched first, because the pattern `_RUNNER` takes 2 ms to compile."""
 _NO_RUN = late_pattern(
     r" (?:--help|--version|-h|--collect-only|--co|--list(?:-tests)?|--listTests|--dry-run|-N|"
     r"--no-run|--fixtures|--markers)(?: |$)|^ g?make .*-[a-z]*n\b"
@@ -102,7 +103,7 @@ GIT_KEEPS = frozenset(
 
 
 class Ran(Struct, frozen=True):
-    """A shell line that contains a check. `own`: whether the exit code of the line is that of the
+    """A check in a shell line. `own`: whether the exit code of the whole line is that of the
     check."""
 
     command: str
@@ -171,7 +172,8 @@ def _pieces(script: str) -> list[tuple[str, list[str], str]]:
     lexer.commenters = ""
     try:
         tokens = list(lexer)
-    except ValueError:  # A quote is not closed, so the whole line is uncertain.
+    # A quote is not closed, so nothing in the line can be interpreted with certainty.
+    except ValueError:
         tokens = [*script.split(), ";", ":"]
     pieces: list[tuple[str, list[str], str]] = []
     before, words = "", list[str]()
@@ -193,7 +195,8 @@ def _pieces(script: str) -> list[tuple[str, list[str], str]]:
 
 
 def _bare(words: list[str]) -> str:
-    """Return the command without variable assignments and without programs that only start it."""
+    """Return the command without variable assignments at its beginning, and without programs such
+    as `env` that only start it."""
     while words and "=" in words[0] and _ASSIGNMENT.match(words[0]):
         words = words[1:]
     command = " ".join(words)

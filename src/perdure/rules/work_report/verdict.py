@@ -25,7 +25,7 @@ NEEDS_PERSON = frozenset(
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """The facts that the rules use in addition to the report's own fields."""
+    """Facts that the rules use in addition to the fields of the work report."""
 
     outcome: Outcome
     earlier: bool = False
@@ -35,7 +35,7 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...]]:
-    """Return the verdict, and the sentences that explain it."""
+    """Return the verdict, and the sentences that give the reasons for it."""
     outcome = facts.outcome
     ended = f"the attempt ended as {outcome.kind}"
     ended = f"{ended}: {outcome.detail}" if outcome.detail else ended

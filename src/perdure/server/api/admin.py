@@ -72,7 +72,8 @@ def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     if wanted not in {
         entry.id for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
     }:
-        # Purging is final, so it needs the full id and not only its beginning.
+        # Purging deletes data permanently, so the request must give the full id and not only its
+        # beginning.
         raise NotFound(
             f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash lists full ids"
         )

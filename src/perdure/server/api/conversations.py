@@ -31,8 +31,8 @@ from perdure.workspace.identity import is_remote
 
 
 def conversation_index(parts: Parts, only: tuple[str, ...] = ()) -> ConversationIndex:
-    """Return an index of the conversations of these agents, or of all agents. Raises AgentMissing
-    for an unknown agent."""
+    """Return an index of the conversations of the agents in `only`, or of all agents if it is
+    empty. Raises AgentMissing for an unknown agent."""
     found = {}
     for name in only or registry.names():
         try:
@@ -109,8 +109,8 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
     else:
         permissions = said.permissions
     if not asked.who.may_widen:
-        # A conversation without a run continues in the directory where it began, which may be any
-        # directory.
+        # A conversation without a run would continue in the directory where it began. That may be
+        # any directory, so it counts like the field `here`, which only an admin may set.
         if entry.run is None and not said.repo:
             here = "its own directory"
         else:

@@ -30,14 +30,15 @@ from perdure.server.problems import Problem
 HEARTBEAT_S = 15.0
 PAGE = 500
 BEGIN = b"retry: 2000\n\n"
-"""First bytes of a stream. They set the delay in milliseconds after which a browser reconnects."""
+"""First bytes of a stream. They tell a browser to reconnect 2,000 ms after the connection was lost.
+"""
 HEARTBEAT = b": still here\n\n"
 
 
 def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint of a stream of all runs, or of the run that the address names. Without
-    `Last-Event-ID` (or `?after=`), the stream of all runs begins with new records, and the stream
-    of one run with its first record."""
+    """Return the endpoint that streams the records of all runs, or of the run that the address
+    names. If the request has neither `Last-Event-ID` nor `?after=`, the stream of all runs begins
+    with new records, and the stream of one run with the run's first record."""
 
     async def streamed(request: Request) -> Response:
         ref = request.path_params.get("run", "")
@@ -112,7 +113,9 @@ async def _event_bytes(
             else:
                 yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable. The client will reconnect and miss no record.
+        # The database is unavailable. The client reconnects later and then gets the records that it
+        # missed.
+        return
     finally:
         parts.journal.leave(listener)
 

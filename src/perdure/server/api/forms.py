@@ -22,7 +22,7 @@ LARGEST = 2**53
 LINE = r"^[^\u0000-\u001f\u007f]*$"
 
 Line = Annotated[str, Meta(max_length=1000, pattern=LINE)]
-"""Text of one line without control characters."""
+"""Text in one line, without control characters."""
 Text = Annotated[str, Meta(max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Some = Annotated[str, Meta(min_length=1, max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
@@ -79,7 +79,7 @@ TYPES: dict[Any, Any] = {
 
 
 class Query(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A query without parameters."""
+    """A query without parameters. Base class of the other queries."""
 
 
 class Page(Query):
@@ -89,7 +89,7 @@ class Page(Query):
 
 
 class RunsQuery(Page):
-    """Selects runs."""
+    """Selects runs, in pages."""
 
     state: tuple[RunState, ...] = ()
     agent: Line = ""
@@ -100,7 +100,7 @@ class RunsQuery(Page):
 
 
 class RecordsQuery(Query):
-    """Selects records of a run's journal. `after` is the number of a record."""
+    """Selects records of a run's journal. `after` is the number of the last record to skip."""
 
     after: Count = 0
     limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
@@ -108,7 +108,7 @@ class RecordsQuery(Query):
 
 
 class RawQuery(Query):
-    """Selects the attempt whose output is returned."""
+    """Selects the attempt whose raw output is returned."""
 
     attempt: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
@@ -126,7 +126,7 @@ class SessionsQuery(Page):
 
 
 class StatsQuery(Query):
-    """Selects the attempts that are counted in the statistics."""
+    """Selects the attempts to count in the statistics."""
 
     agent: tuple[Line, ...] = ()
     scope: Line = ""
@@ -136,7 +136,8 @@ class StatsQuery(Query):
 
 
 class InboxQuery(Page):
-    """Selects deliveries by state and source. `before` is the number of a delivery."""
+    """Selects deliveries by state and source. `before` is a delivery's number; only deliveries with
+    smaller numbers are returned."""
 
     state: DeliveryState | None = None
     source: Line = ""
@@ -145,7 +146,8 @@ class InboxQuery(Page):
 
 class AuditQuery(Query):
     """Selects lines of the audit trail. `actor` is a part of the actor's name. `run` is a run's
-    name or id. `since` is a time in milliseconds since 1970. `after` is the number of a line."""
+    name or id. `since` is a time in milliseconds since 1970. `after` is a line's number; only lines
+    with greater numbers are returned."""
 
     since: Count = 0
     actor: Line = ""
@@ -167,13 +169,13 @@ class SweepQuery(Query):
 
 
 class Body(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A body without fields: an empty object."""
+    """A body without fields: an empty object. Base class of the other bodies."""
 
 
 class Retry(Body):
     """Continues a run. `agent` hands the run over to another agent. `attempts` is the number of
-    further attempts (default: one). All other given fields replace those of the task permanently.
-    """
+    further attempts (default: one). Every other given field permanently replaces the same field of
+    the task."""
 
     agent: Line = ""
     continuity: ContinuityPolicy | None = None
@@ -187,8 +189,8 @@ class Retry(Body):
 
 
 class Update(Body):
-    """Gives new instructions to the same conversation. Fields that are left out keep their
-    values."""
+    """Gives a run new instructions. Its conversation continues with them. Settings that are left
+    out keep their values."""
 
     prompt: Some
     on_denied: OnDenied | None = None
@@ -205,8 +207,8 @@ class MessageForm(Body):
 
 
 class RequestAnswerForm(Body):
-    """An answer to a request of an agent. `request` is its number; 0 means the only open
-    request."""
+    """An answer to a request of the run's agent. `request` is the request's number; 0 means the
+    only open request."""
 
     answer: AnswerKind
     words: Annotated[str, Meta(max_length=8000, pattern=r"^[^\u0000]*$")] = ""
@@ -214,8 +216,8 @@ class RequestAnswerForm(Body):
 
 
 class Fork(Body):
-    """A new run that begins with another run's conversation. It begins after turn `at`, at a
-    checkpoint, or at the conversation's end."""
+    """A new run that begins with a copy of another run's conversation. The copy ends after turn
+    `at`, at a checkpoint, or at the end of the conversation."""
 
     prompt: Text = ""
     at: Small = 0
@@ -279,26 +281,28 @@ class NewSession(Body):
 
 
 class ExtendedSession(Body):
-    """Restarts the lifetime of a conversation. `lifetime` changes its length."""
+    """Restarts the lifetime of a conversation. If `lifetime` is given, it becomes the new
+    length."""
 
     lifetime: Lifetime = ""
 
 
 class ClosedSession(Body):
-    """Closes a conversation. `cause` is the reason."""
+    """Closes a conversation. `cause` is the reason to record."""
 
     cause: Line = ""
 
 
 class PlanRetry(Body):
-    """Continues a plan. `task` limits this to one task; otherwise all failed or stopped tasks
-    continue."""
+    """Continues a plan. If `task` is given, only that task continues; otherwise all failed or
+    stopped tasks continue."""
 
     task: Line = ""
 
 
 class NewPlan(Body):
-    """A plan: the content of a plan file as a JSON object. Its name is its key."""
+    """A plan: the content of a plan file as a JSON object. The plan's name identifies it, so
+    sending the same plan again does not create a second one."""
 
     plan: dict[str, Any]
     repo: Annotated[

@@ -1,4 +1,4 @@
-"""The verb that tells a client its own identity."""
+"""The verb with which a client asks for its own identity, scope and limits."""
 
 from __future__ import annotations
 

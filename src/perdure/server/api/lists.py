@@ -44,8 +44,8 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def submit_plan(parts: Parts, asked: ApiCall) -> PlanReport:
-    """Store and start the given plan, and return its report. Raises Problem with 403 if the plan
-    needs the scope admin, PlanError, UsageError, Conflict."""
+    """Store and start the given plan, and return its report. Raises Problem with 403 if only an
+    admin may start such a plan. Also raises PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)

@@ -28,8 +28,9 @@ ABOUT = (
 )
 _NAMES = {kind.__name__: name for kind, name in shapes.RENAMED.items()}
 _NAME = re.compile(rf'"(#/components/schemas/|)(?:(\w+)Shape|({"|".join(_NAMES)}))"')
-"""Pattern of class names, and of references to them, that the document changes. A shape has the
-suffix `Shape` in the code if another class has its plain name; the document uses the plain name."""
+"""Pattern of the names that the document changes: class names in quotation marks, and references to
+classes. A class in `shapes.RENAMED` gets the name listed there. Other classes lose the suffix
+`Shape`, which they have in the code only because another class already uses the plain name."""
 OF_LIMITS = {
     Reach.RUN: "A token with limits gets 404 for a run outside of them.",
     Reach.LIST: "A token with limits sees what is inside of them.",
@@ -120,7 +121,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
 
 
 def _renamed(found: re.Match[str]) -> str:
-    """Return the replacement for a class name, or for a reference to it, in the document."""
+    """Return the name that replaces a class name, or a reference to a class, in the document."""
     return f'"{found[1]}{found[2] or _NAMES[found[3]]}"'
 
 

@@ -33,7 +33,7 @@ def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def answered(parts: Parts, asked: ApiCall) -> RunReport:
     """Store the answer to a request, wake the pools, and return the run's report. Raises Problem
-    with 403 if the answer allows a call and the client is not an admin."""
+    with 403 if the answer allows a tool call and the client is not an admin."""
     said = asked.body
     if said.answer is AnswerKind.ALLOW and not asked.who.may(TokenScope.ADMIN):
         raise Problem(

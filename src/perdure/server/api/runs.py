@@ -31,19 +31,20 @@ from perdure.server.problems import Problem
 from perdure.workspace.identity import is_remote
 
 COLUMNS = 100
-"""Width of a diff's summary, in columns."""
+"""Width of a diff's summary, in characters."""
 RAW_MOST = 16 * 1024 * 1024
-"""Maximum number of bytes that are returned of an agent's own output. The end of a longer output is
-returned."""
+"""Maximum number of bytes of an agent's raw output in an answer. If the output is longer, only its
+end is returned."""
 PATCH_MOST = 64 * 1024 * 1024
 """Maximum size of a patch in bytes. A patch is held in memory, so its size must be limited."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
-"""Fields of a task that only an admin may set. They run commands on the server, read the service's
-environment variables, or allow any directory."""
+"""Fields of a task that only an admin may set. They can run commands on the server, pass on the
+service's environment variables, or choose any directory."""
 OWN_LABELS = frozenset(
     labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
 )
-"""Labels in which perdure itself stores where a run came from and where to reply."""
+"""Labels that perdure itself sets on a run. They tell where the task came from and where to reply.
+"""
 LIMIT_OF = {
     "attempts": "attempts",
     "timeout_s": "timeout",
@@ -89,7 +90,7 @@ def submitted(parts: Parts, asked: ApiCall) -> RunReport:
 
 
 class Usual(Protocol):
-    """The settings and default values that `task_of` needs."""
+    """A source of the settings and default values that `task_of` needs."""
 
     @property
     def settings(self) -> Settings: ...
@@ -98,9 +99,9 @@ class Usual(Protocol):
 
 
 def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
-    """Return the task with the given fields. `given` has them as attributes; other fields come from
-    the settings of the service. Raises Problem with 403 if the task needs the scope admin, and
-    UsageError."""
+    """Return the task for a request. `given` has the request's fields as attributes; other fields
+    come from the settings of the service. Raises Problem with 403 if the client may not submit such
+    a task, and UsageError if the task is not valid."""
     settings = parts.settings
     said = {
         each: getattr(given, each)
@@ -137,7 +138,8 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
 
 
 def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
-    """Raise Problem if a task goes beyond the owner's settings. Only an admin may do that."""
+    """Raise Problem if the fields `said` of a task go beyond the owner's settings. Callers skip
+    this check for a client that may do so (`Principal.may_widen`)."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
     if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
         beyond.append("permissions: full")

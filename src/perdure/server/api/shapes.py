@@ -99,8 +99,8 @@ class Audit(Answer):
 
 
 class Records(Answer):
-    """A page of a run's journal. `next` is the `after` of the next page; null if there is none
-    yet."""
+    """A page of a run's journal. `next` is the `after` of the next page; null if the run has no
+    later records yet."""
 
     run: str
     records: list[Record]
@@ -113,7 +113,8 @@ class Checkpoints(Answer):
 
 
 class Restored(Answer):
-    """The result of a restore. `undo` is a checkpoint of the state before the restore."""
+    """The result of a restore. `undo` is a checkpoint of the state before the restore; null if
+    there is none."""
 
     run: str
     checkpoint: Checkpoint
@@ -122,8 +123,8 @@ class Restored(Answer):
 
 
 class Removed(Answer):
-    """The result of a removal. `trash` is the id of the trash entry with the workdir. `kept` is the
-    reason if the workdir was not moved."""
+    """The result of a removal. `trash` is the id of the trash entry that contains the workdir; null
+    if there is none. If the workdir was not moved to the trash, `kept` is the reason."""
 
     run: str
     id: str
@@ -277,7 +278,7 @@ class SweepRow(Shape):
 
 
 class Swept(Answer):
-    """The result of a sweep. `trouble` is the reason if nothing was removed."""
+    """The result of a sweep. `trouble` is the reason why nothing was removed; otherwise empty."""
 
     dry_run: bool
     trouble: str
@@ -321,7 +322,7 @@ class Purged(Answer):
 
 
 class ProblemDetails(Struct, kw_only=True):
-    """An error (RFC 9457). `detail` is the message, `hint` the advice."""
+    """An error (RFC 9457). `detail` is the error message. `hint` is advice on what to do."""
 
     type: str
     title: str
@@ -337,12 +338,12 @@ RENAMED: dict[type[Struct], str] = {
     PlanReport: "Plan",
     TaskOfPlan: "PlanTask",
 }
-"""Names in the document of reports whose class has a different name. They must not change, because
-clients use them."""
+"""Names of report classes in the OpenAPI document, where they differ from the class names. These
+names must not change, because clients use them."""
 
 
 def named(name: str) -> type[Struct]:
-    """Return the shape that has this name in the document."""
+    """Return the shape that has the name `name` in the OpenAPI document."""
     for kind, known in RENAMED.items():
         if known == name:
             return kind

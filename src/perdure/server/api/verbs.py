@@ -33,16 +33,17 @@ from perdure.server.problems import Problem
 BODY_MOST = 4 * 1024 * 1024
 BODY_S = 30.0
 AT_ONCE = 16
-"""Maximum number of requests in progress at once. Further requests wait."""
+"""Maximum number of requests in progress at the same time. Further requests wait."""
 WALKS_AT_ONCE = 1
-"""Maximum number of requests in progress at once that search the whole disk. They do not count
-toward `AT_ONCE`."""
+"""Maximum number of requests that search the whole disk at the same time. They do not count toward
+`AT_ONCE`."""
 PREFIX = "/api/v1"
 Row = TypeVar("Row")
 
 
 class ApiCall(Struct, frozen=True, kw_only=True):
-    """A validated request. `who` is the client. `at` has the parameters of the path."""
+    """A validated request. `who` is the client. `at` contains the parameters of the path, by
+    name."""
 
     who: Principal
     at: Mapping[str, str]
@@ -69,8 +70,8 @@ class Raw(Struct, frozen=True, kw_only=True):
 
 
 class Verb(Struct, frozen=True, kw_only=True):
-    """One method at one address. `does` runs in a thread, so it may wait for the store, git and the
-    disk."""
+    """One HTTP method at one path of the API. `does` carries out the request. It runs in a thread,
+    so it may wait for the store, git and the disk."""
 
     method: str
     path: str
@@ -78,20 +79,22 @@ class Verb(Struct, frozen=True, kw_only=True):
     """Description for the OpenAPI document, in one sentence."""
     does: Callable[[Parts, ApiCall], Any]
     answer: str = "object"
-    """Name of the answer's shape in `shapes`, or `text`."""
+    """Name of the class in `shapes` that describes the answer, or `text` if the answer is not JSON.
+    """
     scope: TokenScope = TokenScope.READ
     query: type[msgspec.Struct] = Query
     body: type[msgspec.Struct] | None = None
     status: int = 200
     walks: bool = False
-    """Whether the verb searches the whole disk."""
+    """Whether the verb searches the whole disk. Such requests are limited by `WALKS_AT_ONCE`."""
     reach: Reach | None = None
-    """How the verb keeps to the limits of a token. None means the default for its path
-    (`Reach.of`)."""
+    """How the verb enforces the repository and label limits of a token. None means the default for
+    its path (`Reach.of`)."""
 
     @property
     def within(self) -> Reach:
-        """Return how the verb keeps to the limits of a token."""
+        """Return how the verb enforces the limits of a token: `reach`, or the default for its
+        path."""
         return self.reach or Reach.of(self.path)
 
     @property
@@ -105,7 +108,7 @@ class Verb(Struct, frozen=True, kw_only=True):
 
 
 class ApiContext(Struct):
-    """Limits the number of requests in progress at once."""
+    """Limits the number of API requests in progress at the same time."""
 
     _limiter: CapacityLimiter | None = None
     _walks: CapacityLimiter | None = None
@@ -147,8 +150,8 @@ def endpoint(
 
 
 def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
-    """Carry out a request with the client as the actor, and with the store limited to what the
-    client may see."""
+    """Carry out a request and return its result. The client is recorded as the actor, and the store
+    is limited to the runs that the client may see."""
     with acting(asked.who.actor):
         if asked.who.limits:
             parts = replace(parts, store=store_of(parts.store, asked.who.limits))
@@ -171,7 +174,7 @@ def response_of(found: Any, status: int = 200) -> Response:
 def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # a file name is not valid Unicode
+    except UnicodeEncodeError:  # msgspec cannot encode a file name that is not valid Unicode.
         return json.dumps(builtins(value), ensure_ascii=True).encode()
 
 

@@ -80,7 +80,8 @@ def tell(visit: Visit) -> Response:
 
 
 def answer(visit: Visit) -> Response:
-    """Store the answer to a request of the run's agent. Only an admin may allow a call."""
+    """Store the user's answer to a request of the run's agent. Only an admin may allow a tool
+    call."""
     given = visit.given("answer")
     if given not in tuple(AnswerKind):
         raise UsageError("expected allow, deny or text as the answer", "use the buttons")
@@ -122,7 +123,7 @@ def stop(visit: Visit) -> Response:
 
 
 def ask_reset(visit: Visit) -> Response:
-    """Ask for confirmation of a reset, and show the result of a dry run."""
+    """Show a page that asks for confirmation of a reset. It contains the result of a dry run."""
     run = visit.desk.look.get(visit.named("name"))
     found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
     others = [each.name for each in found.runs if each.id != run.id]

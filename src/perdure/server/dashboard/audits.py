@@ -16,14 +16,15 @@ from perdure.server.dashboard.pages import HEADERS
 from perdure.server.dashboard.visits import Visit
 
 SPANS = {"1d": ("a day", 1), "7d": ("a week", 7), "30d": ("a month", 30), "all": ("all", 0)}
-"""The spans of time that the page offers: name and number of days (0: no limit), by key."""
+"""Spans of time that the page offers: name and number of days (0: no limit), by the value of the
+parameter `since`."""
 DAY_MS = 86_400_000
 PAGE = 200
 EXPORT_MOST = 10_000
 
 
 def audit(visit: Visit) -> Response:
-    """Show `/audit`: the lines of a span of time, oldest first, in pages."""
+    """Show `/audit`: the audit entries of the chosen span of time, oldest first, in pages."""
     span, actor, run = visit.asked("since") or "7d", visit.asked("actor"), visit.asked("run")
     store, problem = visit.desk.look, ""
     after = _after(visit)
@@ -77,7 +78,7 @@ def as_lines(visit: Visit) -> Response:
 
 
 def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
-    """Return the names of runs by their ids. Removed runs are left out."""
+    """Return the current names of runs, by the runs' ids. Removed runs are left out."""
     names = {}
     for run in runs:
         with suppress(NotFound):
@@ -86,8 +87,8 @@ def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
 
 
 def _since(span: str, now: int) -> int:
-    """Return the beginning of a span, in milliseconds since 1970. Raises UsageError for an unknown
-    span."""
+    """Return the time at which a span begins, in milliseconds since 1970. Raises UsageError for an
+    unknown span."""
     if span not in SPANS:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))
     days = SPANS[span][1]

@@ -30,13 +30,14 @@ GROUPS = {
     "succeeded": ("Done", 15),
     "cancelled": ("Stopped", 5),
 }
-"""The lists of the board in their order: title and maximum number of rows, by group."""
+"""Title of each list on the board and its maximum number of rows, by group of runs. The lists are
+shown in this order."""
 PAGE = 60
 NEWEST = (2**62, 2**62)
 
 
 def board(visit: Visit) -> Response:
-    """Show `/`: all lists, or one list in pages."""
+    """Show `/`: all lists, or a single list in pages."""
     group, words, agent = visit.asked("state"), visit.asked("q").strip(), visit.asked("agent")
     if group and group not in GROUPS:
         raise UsageError(f"There is no list {group!r}", ", ".join(GROUPS))
@@ -90,7 +91,8 @@ def _url(given: Mapping[str, str]) -> str:
 
 
 def _before(visit: Visit) -> tuple[int, int]:
-    """Return the position of the last row of the previous page, from the query."""
+    """Return the position of the last row on the previous page, from the parameter `before`. Return
+    `NEWEST` if the parameter is missing or invalid."""
     first, _, second = visit.asked("before").partition(".")
     fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
     if fits:
@@ -145,7 +147,8 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
-    """Return the most important fact about the run's current state."""
+    """Return the text beside a run in a list: the most important fact about the run's current
+    state."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)

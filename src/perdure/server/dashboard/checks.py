@@ -14,7 +14,7 @@ FRESH_S = 60.0
 
 
 def checks(visit: Visit) -> Response:
-    """Show `/checks`."""
+    """Show `/checks`: the results of `perdure doctor` and the settings."""
     found, under_way = visit.desk.measured.get(
         "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
     )

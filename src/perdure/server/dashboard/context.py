@@ -25,9 +25,9 @@ AT_ONCE = 12
 
 
 class PageContext(Struct, frozen=True, kw_only=True, dict=True):
-    """The shared services. `look` is a store that only reads. `seed` has the default values of a
+    """The shared services. `look` is a store that can only read. `seed` has the default values of a
     new task's fields. `checks` runs the checks of `perdure doctor`, which takes a while. `dispatch`
-    wakes the dispatcher when a delivery may be new."""
+    wakes the dispatcher; it is called when there may be a new delivery."""
 
     engine: Engine
     look: EngineStore
@@ -39,12 +39,12 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """Return the limit on pages that are made at once. It keeps slow pages from using all
-        threads, which webhooks and health checks need."""
+        """Return the limiter of how many pages are rendered at the same time. It keeps slow pages
+        from using all threads, which webhooks and health checks need too."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:
-        """Wake the pools, because there is work."""
+        """Wake the pools, because a run may be due."""
         ring(self.engine.state)
 
     def conversations(self) -> ConversationIndex:

@@ -11,7 +11,8 @@ from msgspec import Struct, field
 from perdure.rules.text import visible
 
 LINES = 4000
-"""Maximum number of lines of a patch on the page. The whole patch is available as a file."""
+"""Maximum number of lines of a patch that the page shows. The whole patch is available as a file.
+"""
 FILES = 500
 """Maximum number of files that the page names."""
 WIDE = 600
@@ -30,8 +31,8 @@ class ChangedFile(Struct):
 
 
 class Patch(Struct, frozen=True):
-    """A parsed patch. `left` is the number of lines that are not shown, `more` the number of files
-    that are not named."""
+    """A parsed patch. `left` is the number of lines that were cut off, `more` the number of files
+    that were left out."""
 
     files: tuple[ChangedFile, ...]
     left: int
@@ -87,8 +88,8 @@ def _lines(patch: bytes) -> Iterator[str]:
 
 
 def _name(line: str) -> str:
-    """Return the new name from a line `diff --git a/x b/x`. The result is preliminary: a `+++`
-    line, if there is one, is more reliable and replaces it."""
+    """Return the new file name from a line `diff --git a/x b/x`. The result is preliminary, because
+    such a line can be ambiguous. If a `+++` line follows, its file name is used instead."""
     return line.removeprefix("diff --git ").rpartition(" b/")[2] or line
 
 

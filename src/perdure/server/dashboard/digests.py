@@ -11,7 +11,7 @@ from perdure.errors import UsageError
 from perdure.server.dashboard.visits import Visit
 
 SPANS = {"8h": "8 hours", "1d": "a day", "yesterday": "yesterday", "7d": "a week"}
-"""Names of the spans of time that the page offers, by key."""
+"""Spans of time that the page offers: the name to show, by the value of the parameter `since`."""
 HOURS = {"8h": 8, "1d": 24, "7d": 7 * 24}
 GROUPS = (
     ("needs_you", "Needs you", "asking"),
@@ -21,7 +21,7 @@ GROUPS = (
     ("working", "Working", "running"),
 )
 SHOWN = 100
-"""Maximum number of runs of each group on the page."""
+"""Maximum number of runs that the page shows of each group."""
 
 
 def digests(visit: Visit) -> Response:
@@ -40,7 +40,7 @@ def digests(visit: Visit) -> Response:
 
 
 def _begin(span: str, now: int) -> int:
-    """Return the beginning of a span, in milliseconds since 1970."""
+    """Return the time at which a span begins, in milliseconds since 1970."""
     moment = datetime.fromtimestamp(now / 1000).astimezone()
     if span in HOURS:
         return now - HOURS[span] * 3_600_000

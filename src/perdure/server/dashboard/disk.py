@@ -53,7 +53,8 @@ def disk(visit: Visit) -> Response:
 
 
 def measure(visit: Visit) -> Response:
-    """Discard the measurements, so that the page makes new ones. Redirect to the page."""
+    """Discard the cached measurements, so that the page makes new ones. Return a redirect to the
+    page."""
     visit.desk.measured.forget("disk")
     visit.desk.measured.forget("sweep")
     return visit.to("/disk")
@@ -69,7 +70,7 @@ def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
-    """Return the number of bytes and the number of entries that the next sweep would remove."""
+    """Return the total size in bytes and the number of entries that the next sweep would remove."""
     taken = swept.taken if swept is not None else ()
     return sum(row.bytes for row in taken), len(taken)
 

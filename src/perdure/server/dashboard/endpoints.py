@@ -28,16 +28,16 @@ FIELDS_MOST = 32
 
 
 class Need(Struct, frozen=True):
-    """The requirements of a page: the user's scope, and how the page keeps to the limits of a
-    token."""
+    """The requirements of a page: the scope that the user needs, and how the page enforces the
+    limits of a token."""
 
     scope: TokenScope
     reach: Reach
 
 
 def read_route(desk: PageContext, path: str, answer: Answer, reach: Reach | None = None) -> Route:
-    """Return the route of a page that needs the scope `read`. The default of `reach` is `Reach.of`
-    its path."""
+    """Return the route of a page that needs the scope `read`. `reach` is how the page enforces the
+    limits of a token; None means the default for its path (`Reach.of`)."""
     need = Need(TokenScope.READ, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
@@ -100,7 +100,7 @@ def _respond(
 
 
 def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
-    """Return the visit for a request. Its store shows only what the user's token may see."""
+    """Return the visit for a request. Its store contains only what the user's token may see."""
     principal = authenticated(request, reach=Reach.NOTHING)
     if principal.limits:
         desk = replace(desk, look=store_of(desk.look, principal.limits))

@@ -25,7 +25,7 @@ VARYING = (
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
 )
 RUNS = 8
-"""Maximum number of runs that a group names."""
+"""Maximum number of runs that a group of failures names."""
 SUGGESTED = {
     **NEEDS_PERSON,
     OutcomeKind.RATE_LIMITED: (
@@ -59,12 +59,12 @@ SUGGESTED = {
     OutcomeKind.TRUNCATED: "the model's answer was cut off or empty; the run continues by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
-"""Advice by kind of outcome. Some kinds have none."""
+"""Advice by kind of outcome. Kinds that are not listed have none."""
 
 
 class Failure(Struct):
-    """A group of failed attempts. `resolved` is the number of its runs that have succeeded
-    since."""
+    """A group of failed attempts. `runs` has the state of the group's runs. `resolved` is the
+    number of runs that have succeeded since they failed."""
 
     id: str
     agent: str
@@ -82,7 +82,8 @@ class Failure(Struct):
 
 
 def normal(message: str) -> str:
-    """Return a message with its varying parts replaced by fixed words."""
+    """Return a message with its varying parts (numbers, ids, paths) replaced by placeholders such
+    as `<n>`."""
     text = one_line(message, 300)
     for pattern, word in VARYING:
         text = pattern.sub(word, text)
@@ -90,7 +91,8 @@ def normal(message: str) -> str:
 
 
 def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
-    """Return the groups, newest failure first. Attempts that a person stopped are not failures."""
+    """Return the attempts in groups, the group with the newest failure first. Attempts that a
+    person stopped do not count as failures."""
     groups: dict[str, Failure] = {}
     seen: dict[str, set[str]] = {}
     for each in failed:

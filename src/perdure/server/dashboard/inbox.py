@@ -16,7 +16,8 @@ from perdure.server.dashboard.visits import Visit
 PAGE = 100
 BODY = 100_000
 INDENTED_MOST = 1_000_000
-"""Maximum length in characters of a body that is indented. A longer one is shown unchanged."""
+"""Maximum length in characters of a delivery's body that is shown with indentation. A longer body
+is shown unchanged."""
 
 
 def inbox(visit: Visit) -> Response:

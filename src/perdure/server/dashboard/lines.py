@@ -35,7 +35,8 @@ class PageLine(Struct, frozen=True):
 
 
 def lines(records: Sequence[Record]) -> list[PageLine]:
-    """Return the lines for records. Records without interest for a person are left out."""
+    """Return the lines to show for these records. Records that do not interest a person get no
+    line."""
     return [
         PageLine(each.seq, each.at, _kind(each.event), text)
         for each in records

@@ -37,7 +37,7 @@ button's request, which is refused as coming from another site."""
 
 
 class Asked(Struct, frozen=True):
-    """A link, with its run and its request in their current state."""
+    """A signed link, with the run and the request that it names, in their current state."""
 
     link: AnswerLink
     run: TaskRun

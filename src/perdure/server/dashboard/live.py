@@ -83,7 +83,7 @@ def _stream(content: AsyncIterator[bytes]) -> Response:
 
 
 def _head() -> Response:
-    """Answer a HEAD request. This adds no listener."""
+    """Answer a HEAD request, without adding a listener."""
     return Response(media_type="text/event-stream", headers=HEADERS)
 
 
@@ -120,21 +120,22 @@ async def _event_bytes(
             after = missed[-1].seq
             yield _event(missed)
         async for told in new_records(listener, HEARTBEAT_S, known):
-            # The page may already show records that the journal sent only after this listener
-            # began.
+            # The page or the loop above may already have shown some of these records.
             if new := [each.record for each in told if each.record.seq > after]:
                 yield _event(new)
             elif not told:
                 yield HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable. The browser will reconnect and miss no record.
+        # The database is unavailable. The browser reconnects later and then gets the records that
+        # it missed.
+        return
     finally:
         journal.leave(listener)
 
 
 def _event(records: Sequence[Record]) -> bytes:
-    """Return the lines of records as one event, and after it the signal to reload the timeline. If
-    no record has a line, return only the signal."""
+    """Return the log lines for these records as one event, followed by a signal to reload the
+    timeline. If no record has a line, return only the signal."""
     text = part("log_lines.html", "lines", lines(records)).strip()
     if text:
         data = "".join(f"data: {line}\n" for line in text.split("\n"))
@@ -145,7 +146,7 @@ def _event(records: Sequence[Record]) -> bytes:
 
 
 async def _is_signed_in(desk: PageContext, principals: Principals, request: Request) -> bool:
-    """Return whether the client of a stream is still signed in."""
+    """Return whether the user who opened a stream is still signed in."""
     try:
         await to_thread.run_sync(
             principals.known, request.headers, address_of(request.scope), limiter=desk.limiter

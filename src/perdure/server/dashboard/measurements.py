@@ -13,12 +13,12 @@ from msgspec import Struct, field
 from perdure.errors import PerdureError
 
 FIRST_S = 1.5
-"""Maximum time in seconds that a page waits for the first measurement."""
+"""Maximum time in seconds that a page waits for a measurement that was never made before."""
 
 
 class Found(Struct, frozen=True):
-    """A measurement: its time (milliseconds since 1970), its duration in seconds, and its value. If
-    it failed, `problem` has the reason."""
+    """A cached measurement: the time when it was made (milliseconds since 1970), how long it took
+    in seconds, and the measured value. If it failed, `problem` has the reason."""
 
     at: int
     seconds: float
@@ -56,8 +56,8 @@ class Measured(Struct):
             return self._found.get(name), name in self._under_way
 
     def now(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> Any:
-        """Return the cached value. If it is older than `fresh_s` seconds, measure first, in this
-        thread. Raises the errors of `measure`."""
+        """Return the cached value. If there is none, or if it is older than `fresh_s` seconds,
+        measure in this thread and return the new value. Raises the errors of `measure`."""
         with self._lock:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:

@@ -39,15 +39,15 @@ COOKIE = "perdure_way"
 LASTS_S = 600
 USED_MOST = 4096
 AT_ONCE = 4
-"""Maximum number of requests that may wait for the provider at once."""
+"""Maximum number of requests that may wait for the provider at the same time."""
 CODE_MOST = 4096
 NEXT_MOST = 1000
 FAILED = "The sign-in did not work. The server's log has the reason."
 
 
 class SignInWay(msgspec.Struct, frozen=True, array_like=True):
-    """A sign-in in progress, as the cookie holds it. `at` is the time when it began, in seconds
-    since 1970."""
+    """A sign-in in progress, as the browser's cookie contains it. `at` is the time when the sign-in
+    began, in seconds since 1970."""
 
     state: str
     nonce: str
@@ -70,7 +70,7 @@ class SignIns(Struct):
 
     @property
     def name(self) -> str:
-        """Return the name of the provider for display."""
+        """Return the provider's name for display."""
         return self.provider.chosen.name or urlsplit(self.provider.chosen.issuer).netloc
 
     @property
@@ -87,8 +87,9 @@ class SignIns(Struct):
         return place, self._sealed(way)
 
     def end(self, way: SignInWay, code: str) -> str:
-        """Complete a sign-in with the provider's code. Return the person's new cookie; empty if no
-        rule of `[openid]` matches the person. Raises ProviderAway, StoreError."""
+        """Complete a sign-in with the code that the provider gave. Return the value of the person's
+        new cookie; empty if no rule of `[openid]` matches the person. Raises ProviderAway,
+        StoreError."""
         claims = self.provider.claims(code, self.back, way.verifier, way.nonce)
         rule = rule_for(claims, self.provider.chosen)
         name = person_of(claims)
@@ -106,8 +107,8 @@ class SignIns(Struct):
         return self.principals.sign_in_person(person)
 
     def way_of(self, cookie: str, state: str) -> SignInWay | None:
-        """Return the sign-in from a cookie if its signature and its state are valid and it is not
-        too old. A second call with the same state returns None."""
+        """Return the sign-in that a cookie contains. Return None if its signature or its state is
+        not valid, if it is too old, or if the state was used before."""
         body, _, seal = cookie.partition(".")
         if not hmac.compare_digest(self._seal(body).encode(), seal.encode("utf-8", "replace")):
             return None

@@ -109,8 +109,8 @@ PAGES.filters |= {
 
 
 class Static(StaticFiles):
-    """Serves scripts and styles. The browser caches a file with a version in its name. It asks each
-    time whether perdure's own files have changed."""
+    """Serves scripts and styles. A file with a version in its name is cached by the browser for a
+    year. For other files the browser asks the server each time whether they have changed."""
 
     def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
         answer = super().file_response(full_path, *rest, **more)
@@ -127,5 +127,5 @@ def page(
 
 
 def part(template: str, macro: str, *values: Any) -> str:
-    """Render one macro of a template and return its text."""
+    """Render one macro of a template and return the resulting HTML."""
     return str(getattr(PAGES.get_template(template).module, macro)(*values))

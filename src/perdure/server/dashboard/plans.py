@@ -35,13 +35,14 @@ def plan(visit: Visit) -> Response:
 
 
 def columns(tasks: Sequence[TaskOfPlan]) -> list[list[TaskOfPlan]]:
-    """Return the tasks in columns. Each task is in a column to the right of all tasks that it
-    needs."""
+    """Return the tasks in columns, from left to right. Each task is in a later column than all
+    tasks that it needs."""
     depth: dict[str, int] = {}
     left = list(tasks)
     while left:
         ready = [each for each in left if all(name in depth for name in each.needs)]
-        if not ready:  # Never happens, because a plan with a cycle is refused.
+        # This never happens, because a plan with a cycle is refused when it is submitted.
+        if not ready:
             ready = left
         for each in ready:
             depth[each.name] = 1 + max((depth.get(name, 0) for name in each.needs), default=0)

@@ -43,8 +43,8 @@ def failures(visit: Visit) -> Response:
 
 
 def continuity(visit: Visit) -> Response:
-    """Show `/continuity`: numbers and a table. On the page, `chart.js` draws the data of
-    `/continuity.json`."""
+    """Show `/continuity`: how often conversations were continued, as numbers and as a table. In the
+    browser, `chart.js` draws the data of `/continuity.json`."""
     span, since = _span(visit, "30d")
     whole, days = _measured(visit, span, since)
     return visit.page(
@@ -54,8 +54,8 @@ def continuity(visit: Visit) -> Response:
 
 def continuity_json(visit: Visit) -> Response:
     """Return `/continuity.json`: one list for each quantity, with one item for each day. The
-    quantities are the day (seconds since 1970), conversations to continue, conversations continued,
-    the rate, and the count of each fallback."""
+    quantities are the day (seconds since 1970), the number of conversations to continue, the number
+    that were continued, their ratio, and the number of fallbacks by cause."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
     causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
@@ -79,9 +79,9 @@ def continuity_json(visit: Visit) -> Response:
 def _measured(
     visit: Visit, span: str, since: int
 ) -> tuple[Statistics, list[tuple[int, Statistics]]]:
-    """Return the statistics of the whole span, and those of each day, oldest first. Days are days
-    of the server's clock. The result is cached for `FRESH_S` seconds, because every attempt must be
-    read."""
+    """Return the statistics of the whole span, and the statistics of each day with its beginning,
+    oldest first. A day begins and ends by the server's clock. The result is cached for `FRESH_S`
+    seconds, because every attempt of the span must be read."""
     found: tuple[Statistics, list[tuple[int, Statistics]]]
     found = visit.desk.measured.now(
         f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now
@@ -98,6 +98,7 @@ def _days(visit: Visit, since: int) -> tuple[Statistics, list[tuple[int, Statist
 
 
 def _day(ms: int) -> int:
-    """Return the beginning of a time's day, in milliseconds since 1970."""
+    """Return the beginning of the day that contains the time `ms`. Both times are in milliseconds
+    since 1970."""
     here = time.localtime(ms / 1000)
     return int(time.mktime((here.tm_year, here.tm_mon, here.tm_mday, 0, 0, 0, 0, 0, -1)) * 1000)

@@ -95,8 +95,8 @@ def do_resume(visit: Visit) -> Response:
 def _to_resume(visit: Visit) -> ConversationEntry:
     entry = visit.desk.conversations().find(visit.named("id"))
     if entry.run is None and not visit.principal.may_widen:
-        # A conversation without a run continues in the directory where it began, which may be any
-        # directory.
+        # A conversation without a run would continue in the directory where it began. That may be
+        # any directory, so it counts like the field `here`, which only an admin may set.
         refuse_widening({"here": "its own directory"}, visit.desk.settings)
     return entry
 

@@ -21,7 +21,7 @@ LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
 """Pattern of a path on this site. `//other` and `/\\other` do not match, because they lead to
 another site."""
 FORM_MOST = 8192
-"""Maximum size in bytes of a form without authentication."""
+"""Maximum size in bytes of a form from a user who is not signed in."""
 
 
 def routes(principals: Principals, public_url: str = "", provider: str = "") -> list[BaseRoute]:
@@ -68,7 +68,7 @@ def routes(principals: Principals, public_url: str = "", provider: str = "") -> 
 
 
 def set_cookie(answer: Response, cookie: str, request: Request, public_url: str) -> None:
-    """Set the sign-in cookie in an answer."""
+    """Set the cookie of a sign-in in an answer. `cookie` is its value."""
     answer.set_cookie(
         COOKIE,
         cookie,
@@ -80,20 +80,23 @@ def set_cookie(answer: Response, cookie: str, request: Request, public_url: str)
 
 
 def is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser uses https. It does if the request (or the proxy) says so, or if
-    the browser used the host of the public URL and that URL has https."""
+    """Return whether the browser uses https to reach the server. It does if the request (or the
+    proxy) says so. It also does if the request names the host of the public URL and that URL has
+    https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)
 
 
 def sign_in_page(next: str, sentence: str = "", status: int = 200, provider: str = "") -> Response:
-    """Return the page for signing in. `sentence` tells why the last try failed."""
+    """Return the page for signing in. `next` is the path to open afterwards. `sentence` is the
+    reason why the last try failed. `provider` is the name of the OpenID Connect provider; empty for
+    none."""
     return page("sign_in.html", status, next=local(next), sentence=sentence, provider=provider)
 
 
 def local(next: str) -> str:
-    """Return the path if it is on this site; otherwise the path of the board."""
+    """Return the path `next` if it is on this site; otherwise return the path of the board."""
     if LOCAL.fullmatch(next):
         return next
     return "/"

@@ -35,12 +35,13 @@ from perdure.server.dashboard.timelines import timeline
 from perdure.server.dashboard.visits import Visit
 
 TAIL = 120
-"""Number of records that the log beside the timeline shows at first."""
+"""Number of records that the log on the overview page shows at first."""
 PAGE = 600
 HISTORY = 100_000
 CHUNK = 1 << 16
 SHOWN_MOST = 8 * 1024 * 1024
-"""Maximum size in bytes of a patch on the page. A larger one is only available as a file."""
+"""Maximum size in bytes of a patch that the page shows. A larger patch is only available as a file.
+"""
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
@@ -50,7 +51,8 @@ def found(visit: Visit) -> TaskRun:
 
 
 def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
-    """Return the values for the header that all pages of a run share."""
+    """Return the values for the header that all pages of a run show. `tab` is the name of the
+    current page."""
     asks = any(each.type in {*ASKING, "open"} for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
@@ -105,7 +107,7 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
-    """Return the actions that the user may take on the run now."""
+    """Return the actions that the user may take on the run in its current state."""
     at_work = run.state in (RunState.RUNNING, RunState.QUEUED, RunState.PENDING)
     opened = any(each.type == "open" for each in run.conditions)
     can = set()
@@ -133,7 +135,8 @@ def overview(visit: Visit) -> Response:
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
     report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
-    # Read the end of the log separately: of a very long history, `records` has only the beginning.
+    # `records` has only the beginning of a very long journal, so the end of the log is read
+    # separately.
     tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html",
@@ -148,8 +151,8 @@ def overview(visit: Visit) -> Response:
 
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
-    """Return the command that opens the conversation in the agent's own program; empty if there is
-    no conversation."""
+    """Return the command with which a person opens the conversation in the agent's own program;
+    empty if there is no conversation."""
     if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None:
         return f"perdure open {run.name}"
     return ""
@@ -182,11 +185,11 @@ def log(visit: Visit) -> Response:
 
 
 def _earlier(before: Sequence[Record]) -> int | None:
-    """Return the parameter `after` that selects the previous page; None if there is no previous
-    page.
+    """Return the parameter `after` that selects the previous page of the log; None if the current
+    page is the first.
 
-    `before` has the records of the previous page. If there is a page before that, `before` begins
-    with that page's last record.
+    `before` has the records of the previous page. If that page is not the first, `before` begins
+    with one more record: the last record of the page before it.
     """
     if not before:
         return None

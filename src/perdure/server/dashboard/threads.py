@@ -1,5 +1,5 @@
-"""Prepares the thread of a run: its attempts in a row, with a mark that tells whether each
-continued the conversation of the one before. Pure."""
+"""Prepares the thread of a run for display: its attempts in a row. Between two attempts it shows
+whether the conversation was continued. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pip(Struct, frozen=True):
 
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
-    """Return the thread of these attempts, in order."""
+    """Return the thread of these attempts, in the given order."""
     return [
         Pip(
             each.number,
@@ -58,8 +58,8 @@ def tone_of(kind: OutcomeKind | None) -> str:
 
 
 def joint(attempt: Attempt) -> str:
-    """Return the connection to the previous attempt, from the receipt. Without a receipt, return it
-    from the planned continuation."""
+    """Return how an attempt is connected to the previous one, by its receipt. If it has no receipt
+    yet, its planned continuation decides."""
     if attempt.receipt is None:
         asked = attempt.continuation
         if asked is None:

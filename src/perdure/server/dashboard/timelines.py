@@ -40,13 +40,13 @@ BETWEEN = (
     SettingsChanged,
 )
 SOON_MS = 1500
-"""Minimum duration in milliseconds of a gap that is shown. A shorter gap is shown only if it has
-events."""
+"""Minimum duration in milliseconds of a gap that the timeline shows. A shorter gap is shown only if
+something happened in it."""
 
 
 class Gap(Struct, frozen=True):
-    """A time without an attempt. `kind` tells what the run waited for: `backoff` (a set time),
-    `person` (a person's decision) or `queue` (a free worker)."""
+    """A period in which no attempt was running. `kind` tells what the run waited for: `backoff` (a
+    set time), `person` (a person's decision) or `queue` (a free worker)."""
 
     kind: str
     milliseconds: int
@@ -54,8 +54,8 @@ class Gap(Struct, frozen=True):
 
 
 class Try(Struct, frozen=True):
-    """An attempt of the report, with the sentences of `perdure why` and the gap before the
-    attempt."""
+    """An attempt from the run's report. `whys` are its sentences from `perdure why`. `gap` is the
+    gap before the attempt."""
 
     report: AttemptOfRun
     whys: tuple[tuple[str, str], ...]
@@ -64,8 +64,9 @@ class Try(Struct, frozen=True):
 
 
 class Timeline(Struct, frozen=True):
-    """A timeline. `after` is the gap after the last attempt. `strip` draws the whole timeline as
-    sections of a line: (kind or tone, start, end), with positions from 0 to 1000."""
+    """The timeline of a run. `after` is the gap after the last attempt. `strip` contains the
+    sections of a line that represents the whole timeline: (kind or tone, start, end), with
+    positions from 0 to 1000."""
 
     tries: tuple[Try, ...]
     after: Gap | None
@@ -119,7 +120,8 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
 
 
 def _said_between(records: Sequence[Record], since: int) -> bool:
-    """Return whether the run has events after its last attempt, apart from its own end."""
+    """Return whether something happened outside of an attempt after the time `since`, apart from
+    the end of the run."""
     return any(
         each.at >= since
         and each.attempt == 0

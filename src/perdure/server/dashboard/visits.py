@@ -33,7 +33,8 @@ PLACES = (
     ("/audit", "Audit", "a"),
 )
 LIMITED_PLACES = frozenset({"/", "/digest", "/audit"})
-"""Sections for tokens with limits. The other sections are about the whole server."""
+"""Paths of the sections that a user with a limited token may open. The other sections are about the
+whole server."""
 TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
@@ -52,8 +53,8 @@ TOLD = {
     "replayed": "The delivery was processed again.",
     "measured": "Measured again.",
 }
-"""Messages after an action, by the value of the parameter `done`. A link can choose one of them,
-but cannot make the page show other text."""
+"""Messages that a page shows after an action, by the value of the parameter `done`. A link can
+choose one of these messages, but cannot make the page show other text."""
 
 
 class Visit(Struct, frozen=True, kw_only=True, dict=True):
@@ -84,20 +85,21 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Return whether the user may act with this scope. Only a browser with a sign-in may
-        act."""
+        """Return whether the user may do what needs this scope. A program's token does not suffice:
+        only a signed-in browser may act on the dashboard."""
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
-        """Return a parameter of the query; empty if it is missing."""
+        """Return a parameter of the query; empty if the query does not contain it."""
         return self.request.query_params.get(name, "")[:500]
 
     def given(self, name: str) -> str:
-        """Return a field of the form; empty if it is missing."""
+        """Return a field of the form; empty if the form does not contain it."""
         return self.form.get(name, "").replace("\r\n", "\n")
 
     def number(self, name: str) -> int:
-        """Return an integer field of the form; 0 if it is missing. Raises UsageError."""
+        """Return an integer field of the form; 0 if it is missing. Raises UsageError if it is not
+        an integer."""
         text = self.given(name).strip()
         if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
             raise UsageError(
@@ -112,8 +114,7 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def here(self) -> str:
-        """Return the path and query of the request, without the parameter that shows an action's
-        message."""
+        """Return the path and query of the request, without the parameter `done`."""
         rest = [
             (name, value)
             for name, value in self.request.query_params.multi_items()

@@ -42,8 +42,8 @@ class PostgresStore(SqlStore):
 def retry_transaction(
     method: Callable[Concatenate[SqlStore, P], R],
 ) -> Callable[Concatenate[SqlStore, P], R]:
-    """Wrap a method so that it is called again if its transaction was certainly not stored. After
-    `PATIENCE_S` seconds the wrapper raises StoreError."""
+    """Wrap a method of the store. If it is certain that its transaction was not stored, the wrapper
+    calls the method again. After `PATIENCE_S` seconds it raises StoreError."""
 
     @wraps(method)
     def tried(store: SqlStore, *args: P.args, **values: P.kwargs) -> R:

@@ -32,10 +32,10 @@ from perdure.store.postgres.translation import statements
 from perdure.store.queries import SQL
 
 PATIENCE_S = 30.0
-"""Maximum time for which a transaction is retried, in seconds."""
+"""Time in seconds after which a failed transaction is not retried any more."""
 CERTAIN_S = 120.0
-"""Maximum time to find out whether a COMMIT was stored, in seconds. After that the result remains
-unknown."""
+"""Maximum time in seconds to find out, after a lost connection, whether a COMMIT was stored. After
+that the result remains unknown."""
 
 LOCK = 0x70726472
 """Key of the advisory lock that all writers of this database use ("prdr")."""
@@ -164,8 +164,8 @@ class Postgres:
 
     @contextmanager
     def _rolled_back(self, line: PooledConnection) -> Iterator[None]:
-        """Roll back the transaction if the block raises. Closes the connection if the rollback
-        fails too."""
+        """Roll back the transaction if the block raises. If the rollback fails too, close the
+        connection."""
         try:
             yield
         except BaseException:

@@ -30,12 +30,13 @@ another language, they are not recognized, and the error is reported only after 
 
 
 class TransactionNotStored(StoreError):
-    """Nothing was stored, and the whole transaction may be retried. The message is shown if there
-    is no time left for a retry."""
+    """Raised if nothing was stored and the whole transaction may be retried. If no time is left for
+    a retry, a StoreError with the same message is raised instead."""
 
 
 def place_of(url: str) -> str:
-    """Return the address without password and options. Raises StoreError for an invalid address."""
+    """Return the address of the database without password and options, for messages. Raises
+    StoreError for an invalid address."""
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
@@ -49,8 +50,8 @@ def place_of(url: str) -> str:
 
 
 def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
-    """Return the error to raise for an error of psycopg. `lost`: the connection was lost as well,
-    before anything was stored."""
+    """Return the perdure error for an error of psycopg. If `lost` is true, the connection was lost
+    too, and it is certain that nothing was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
         return Conflict(f"Another process has already stored the same record: {said}", "perdure ls")

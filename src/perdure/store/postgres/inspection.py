@@ -26,8 +26,8 @@ SELECT current_setting('server_version') AS version,
 
 
 def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
-    """Check the database of a store. Yields findings: `ok`, `warn` or `bad`, and a sentence. Raises
-    StoreError."""
+    """Check the database of a store. Yields one finding per check: its state (`ok`, `warn` or
+    `bad`) and a sentence. Raises StoreError."""
     database = store._database
     assert isinstance(database, Postgres)
     with database.lines.lent() as line:

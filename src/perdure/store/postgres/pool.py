@@ -24,8 +24,8 @@ from perdure.store.postgres.errors import TransactionNotStored, place_of, unreac
 
 MOST = 5
 WAIT_S = 30.0
-"""Maximum wait of a transaction for a connection, in seconds. SETTINGS sets the same limit for
-database locks."""
+"""Maximum time in seconds that a transaction waits for a free connection. SETTINGS sets the same
+limit for locks in the database."""
 
 DEFAULTS: dict[str, Any] = {
     "application_name": "perdure",
@@ -54,7 +54,8 @@ middle of a transaction blocks the others for at most 10 s."""
 
 
 class PooledConnection(Struct, eq=False):
-    """A connection, with the id under which its commits are recorded (see `database.Postgres`)."""
+    """A connection to PostgreSQL. Its commits are recorded in `perdure_writers` under its `id` (see
+    `database`)."""
 
     connection: psycopg.Connection[DictRow]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -78,8 +79,8 @@ class ConnectionPool:
 
     @contextmanager
     def lent(self) -> Iterator[PooledConnection]:
-        """Lend a connection for one transaction. If the connection is not idle afterwards, it is
-        closed. Raises StoreError, TransactionNotStored."""
+        """Lend a connection for one transaction. The connection is closed afterwards if it is still
+        in a transaction. Raises StoreError, TransactionNotStored."""
         if not self._free.acquire(timeout=WAIT_S):
             raise StoreError(
                 f"All {MOST} connections to {self.place} have been in use for more than "
@@ -112,8 +113,8 @@ class ConnectionPool:
         return PooledConnection(connection)
 
     def made_in(self, patience_s: float) -> PooledConnection:
-        """Return a new connection. If a retry may help, it is retried for `patience_s` seconds.
-        Raises StoreError."""
+        """Return a new connection. After an error that may be temporary, try again for up to
+        `patience_s` seconds. Raises StoreError."""
         deadline, pause = time.monotonic() + patience_s, 0.05
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A cache of live sessions in front of the store, for callers that only display the answer and
+"""A cache of live sessions in front of the store, for callers that only display the session and
 never act on it. `wiring` opens it.
 
 The store's table is authoritative. Code that changes a conversation or its record, such as an
@@ -8,13 +8,13 @@ Redis, then the store), `redis` (the shared part: scripts, time limits, a circui
 `records` (the cached records, signed with the store's own secret, because other programs can write
 to Redis too).
 
-An answer may be outdated. While all processes reach Redis, it is outdated by moments. If a writer
-could not reach Redis, it is outdated by at most `records.SURE_S` seconds.
+A cached session may be outdated. While all processes reach Redis, this lasts only moments. If a
+process stored a session but could not reach Redis, it lasts at most `records.SURE_S` seconds.
 """
 
 from __future__ import annotations
 
-# `open` is called as `session_cache.open`.
+# The name hides the builtin `open`, because callers write `session_cache.open`.
 from perdure.store.session_cache.lookups import CachedLookups, open  # noqa: A004
 
 __all__ = ["CachedLookups", "open"]

@@ -21,10 +21,11 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.store.session_cache.records import SessionRecords
 
 TTL_S = 3600.0
-"""Time after which an unused record expires, in seconds. Every use starts it again."""
+"""Time after which an unused record in Redis expires, in seconds. Each use restarts this time."""
 MEMORY_S = 5.0
 SUBSCRIPTION_TIMEOUT_S = 3.0
-"""Maximum time since the last message from Redis for which memory is trusted, in seconds."""
+"""Time in seconds after the last message from Redis. When it is over, this process no longer trusts
+the sessions in its memory."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
 
@@ -46,7 +47,7 @@ class SharedCache(Protocol):
 
 
 class CachedLookups:
-    """The session cache of one process in front of one store. Threads may share it."""
+    """The session cache of one process for one store. Threads may share it."""
 
     def __init__(
         self,
@@ -54,8 +55,8 @@ class CachedLookups:
         far: SharedCache,
         hear: Callable[[LocalCache, threading.Event], None],
     ) -> None:
-        """Set up the cache. `hear` runs in a thread, follows the writes of other processes and
-        updates the memory, until its event is set."""
+        """Set up the cache. `hear` is run in a thread. It follows the writes of other processes and
+        updates the LocalCache, until the event that it gets is set."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = LocalCache()
         self._ended = threading.Event()
@@ -65,8 +66,8 @@ class CachedLookups:
     def session(
         self, key: SessionKey, ask: Callable[[SessionKey], Session | None]
     ) -> Session | None:
-        """Return the live session of a key, or None. If the cache does not have it, call `ask`,
-        which reads the store."""
+        """Return the live session of a key, or None. If the session is not in the cache, call
+        `ask`, which reads it from the store."""
         name = self._records.name(key)
         found = self._memory.get(name)
         if found is not None:
@@ -83,8 +84,9 @@ class CachedLookups:
         return found
 
     def stored(self, sessions: Sequence[Session]) -> None:
-        """Update the cache with sessions that were just committed. Retired sessions are stored too,
-        because they prevent an older record from being stored afterwards."""
+        """Update the cache with sessions that were just committed. Retired sessions are stored in
+        Redis too. Their higher revision prevents an older record of the session from being stored
+        later."""
         for session in sessions:
             name = self._records.name(session.key)
             self._memory.drop(name)
@@ -115,7 +117,7 @@ class CachedLookups:
 
     def _listen(self) -> None:
         """Start the subscription at the second lookup. A program that looks up only once does not
-        need the memory."""
+        need the sessions in memory, and so needs no subscription."""
         self._asked += 1
         if self._asked == 2:
             self._listener = threading.Thread(
@@ -138,7 +140,8 @@ class LocalCache:
         self._dropped = 0
 
     def get(self, name: str) -> Session | None:
-        """Return the session of a name; None if there is none, or if it is too old to trust."""
+        """Return the session of a name. Return None if it is not in memory, or too old to be
+        trusted."""
         now = time.monotonic()
         with self._turn:
             found = self._kept.get(name)
@@ -152,12 +155,13 @@ class LocalCache:
             return found[0]
 
     def mark(self) -> int:
-        """Return the number of names that were dropped so far. Read it before a lookup and pass it
-        to `put`, which detects by it that the session may have become outdated meanwhile."""
+        """Return the number of calls that dropped names so far. Read it before a lookup, and pass
+        it to `put`. If the number has changed by then, the session may be outdated, and `put` does
+        not keep it."""
         return self._dropped
 
     def put(self, name: str, session: Session, mark: int) -> None:
-        """Keep a live session, unless any name was dropped since `mark` was read."""
+        """Keep a live session in memory, unless any name was dropped since `mark` was read."""
         with self._turn:
             if mark != self._dropped or session.state is SessionState.RETIRED:
                 return
@@ -167,13 +171,14 @@ class LocalCache:
                 self._kept.popitem(last=False)
 
     def drop(self, name: str) -> None:
-        """Drop a name, because this process or another one has written its session."""
+        """Drop the session of a name, because this process or another one has written it to the
+        store."""
         with self._turn:
             self._dropped += 1
             self._kept.pop(name, None)
 
     def alive(self) -> None:
-        """Register that Redis has just sent a message."""
+        """Record the time at which Redis has sent a message, which is now."""
         self._heard = time.monotonic()
 
     def lost(self) -> None:

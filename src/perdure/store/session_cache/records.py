@@ -17,19 +17,20 @@ from perdure.model import Session, SessionKey
 LARGEST = 256 * 1024
 """Maximum size of a record that is fetched, in bytes. A session usually has a few hundred bytes."""
 SURE_S = 600.0
-"""Maximum age of a record since it was read from the store, in seconds. Use does not extend it."""
+"""Maximum time in seconds for which a record is used after it was read from the store. Using a
+record does not extend this time."""
 
 
 class SessionRecords(Struct, frozen=True):
-    """Names and encodes the sessions of one store in Redis."""
+    """The names and the encoding of one store's sessions in Redis."""
 
     store: str
     """Id of the store, which is part of each name because several stores may share one Redis."""
     secret: bytes
 
     def name(self, key: SessionKey) -> str:
-        """Return the key in Redis for a session's key. It is a hash, because agent and scope may
-        contain any characters."""
+        """Return the name in Redis of the session with this key. It is a hash, because agent and
+        scope may contain any characters."""
         told = f"{len(key.agent)}:{key.agent}{key.scope}".encode("utf-8", "surrogatepass")
         return f"perdure:{self.store}:session:{hashlib.sha256(told).hexdigest()[:32]}"
 

@@ -25,14 +25,13 @@ LIMIT_S = 0.25
 """Timeout for connecting, and for each answer, in seconds."""
 AWAY_S = 2.0
 AWAY_AT_MOST_S = 60.0
-"""Maximum time for which the circuit breaker skips Redis, in seconds. The time begins with AWAY_S
-and doubles with each failure."""
+"""Maximum time for which the circuit breaker skips Redis, in seconds. It skips Redis for AWAY_S
+seconds after the first failure, and twice as long after each further one."""
 FILLING_S = 2.0
-"""Time after an unsuccessful `get` during which the same caller may store the record with `fill`,
-in seconds."""
+"""Time in seconds that a caller has to store a record with `fill`, after its `get` found none."""
 MAX_PENDING = 100_000
-"""Maximum number of names in `_pending`. The outdated record of a name beyond this limit may be
-used for at most `records.SURE_S` seconds."""
+"""Maximum number of names in `_pending`. Beyond this limit, names are not added. The outdated
+record of such a name may be used for at most `records.SURE_S` seconds."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -48,9 +47,12 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {2, redis.call('GET', KEYS[1])}
 """
-"""Lua script of `get`. Returns 0 if there is no record; the last caller may then store one with
-`fill`. Returns 1 if the value is too large or of another type, and deletes it. Returns 2 and the
-record otherwise, and renews its time to live."""
+"""Lua script of `get`. It returns a list. Its first item is one of these numbers:
+
+- 0: there is no record; only the last caller that got this may store one with `fill`.
+- 1: the value was too large or of another type; it was deleted.
+- 2: the second item is the record; its time to live starts again.
+"""
 
 FILL = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
@@ -58,8 +60,8 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-"""Lua script of `fill`. Writes only if the name was not written or removed since `get` found no
-record. Otherwise the record that the caller read from the store may be outdated."""
+"""Lua script of `fill`. It stores nothing if the name was written or removed since `get` found no
+record. In that case the record that the caller read from the store may be outdated."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -142,8 +144,8 @@ class Redis:
 
     def put(self, name: str, revision: int, record: bytes) -> None:
         """Store a record that was written to the database, unless Redis has a newer one, and notify
-        other processes. If Redis cannot be reached, keep the name, so that its outdated record is
-        removed later."""
+        other processes. If Redis cannot be reached, add the name to `_pending`. The outdated record
+        in Redis is then removed later."""
         if len(record) > LARGEST:
             self.drop(name)
             return
@@ -158,12 +160,13 @@ class Redis:
             self._queue_removal(name)
 
     def drop(self, name: str) -> None:
-        """Remove a record, or keep its name for removal if Redis cannot be reached now."""
+        """Remove a record. If Redis cannot be reached now, add its name to `_pending` for a later
+        removal."""
         if self._ask(lambda: self._drop(keys=[name], args=[self._channel])) is None:
             self._queue_removal(name)
 
     def report_once(self, what: str) -> None:
-        """Report a problem, unless the same one was reported before."""
+        """Report a problem to the user, unless the same text was reported before."""
         if what not in self._told:
             self._told.add(what)
             self._tell(f"the session cache at {self.place}: {what}")
@@ -185,8 +188,8 @@ class Redis:
         self._client.close()
 
     def _queue_removal(self, name: str) -> None:
-        """Add a name whose record could not be written to `_pending`. The next request removes the
-        record from Redis. A thread does it if no request follows."""
+        """Add a name to `_pending`, because its record in Redis may be outdated. The next request
+        to Redis removes the record. If no request follows, a thread removes it."""
         with self._turn:
             if len(self._pending) < MAX_PENDING:
                 self._pending[name] = None
@@ -249,8 +252,8 @@ unreachable = (redis.RedisError, OSError, ValueError)
 
 
 def problem(url: str) -> str:
-    """Return the reason why Redis cannot be used at an address, as the name of the error; empty if
-    it can."""
+    """Return the reason why Redis cannot be used at an address, as the name of the error. Return an
+    empty string if Redis can be used."""
     client = redis.Redis.from_url(
         url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
     )

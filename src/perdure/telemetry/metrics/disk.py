@@ -16,7 +16,7 @@ from perdure.errors import PerdureError
 
 EVERY_S = 600.0
 REST = 50
-"""Minimum pause after a walk, as a multiple of the walk's duration."""
+"""Minimum pause after a walk over all files, as a multiple of the walk's duration."""
 
 
 class DiskMeasure(Struct, frozen=True):
@@ -30,7 +30,8 @@ class DiskMeasure(Struct, frozen=True):
 
 
 class DiskGauges:
-    """Provides the latest result to each scrape, without waiting for a walk. Thread-safe."""
+    """Provides the result of the latest walk to each scrape, without waiting for a new walk.
+    Thread-safe."""
 
     def __init__(self, walk: Callable[[], DiskUsage], every_s: float = EVERY_S) -> None:
         self._walk = walk
@@ -40,8 +41,8 @@ class DiskGauges:
         self._found: DiskMeasure | None = None
 
     def look(self) -> DiskMeasure | None:
-        """Return the latest result; None before the first walk has ended. If a walk is due, start
-        it in a thread."""
+        """Return the result of the latest walk; None if no walk has ended yet. If a new walk is
+        due, start it in a thread."""
         if time.monotonic() >= self._due and self._walking.acquire(blocking=False):
             threading.Thread(target=self._go, name="disk", daemon=True).start()
         return self._found

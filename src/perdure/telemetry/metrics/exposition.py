@@ -20,7 +20,8 @@ from perdure.telemetry.metrics.follower import AttemptTallies
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
-"""Maximum age of a result that is served again, in seconds. It limits the load by many scrapers."""
+"""Time in seconds for which metrics are kept and served again. It limits the load if many scrapers
+ask."""
 
 
 class MetricsPage:

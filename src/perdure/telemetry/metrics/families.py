@@ -136,8 +136,8 @@ def state_gauges(counts: Counts) -> Iterator[Metric]:
 def _by_role(
     roles: Mapping[tuple[str, RunState], int],
 ) -> list[tuple[tuple[str, RunState], int]]:
-    """Return the numbers of the first `ROLES_MOST` roles by name, and the sum of all others as
-    `other`. A store may contain the roles of many configurations."""
+    """Return the number for each of the first `ROLES_MOST` roles by name, and the sum of all other
+    roles as `other`. A store may contain the roles of many configurations."""
     known = sorted({role for role, _ in roles if agent_label(role) == role})[:ROLES_MOST]
     found = Counter({(role if role in known else "other", state): 0 for role, state in roles})
     for (role, state), number in roles.items():

@@ -20,15 +20,16 @@ READ_S = 2.0
 
 
 class AttemptTallies:
-    """Keeps tallies by agent. Not thread-safe."""
+    """Keeps the totals of the attempts that have ended, by agent. Not thread-safe."""
 
     def __init__(self, store: EngineStore) -> None:
         self._store = store
         self._newest = 0
         self._counted: dict[tuple[str, int], int] = {}
         self._cut: tuple[int, str, int] | None = None
-        """Position at which the last call ran out of time; None if it did not. The next call
-        continues exactly there, even if many attempts ended in the same millisecond."""
+        """Position in the list of ended attempts at which the last call ran out of time; None if it
+        read all of them. The next call continues exactly there, even if many attempts ended in the
+        same millisecond."""
         self.tallies: dict[str, MetricTally] = {}
         self.complete = False
         """Whether the tallies include all attempts since the store was created. Incomplete tallies
@@ -38,8 +39,9 @@ class AttemptTallies:
         """Add the attempts that have ended since the last call, for about `read_s` seconds at most.
         Raises StoreError."""
         until = time.monotonic() + read_s
-        # An end in the future was written by a host whose clock was wrong. It must not become the
-        # position to continue from, because attempts that end now sort before it.
+        # The clock of a host was wrong if it stored an end in the future. That end must not become
+        # the position from which the next call continues, because attempts that end now sort before
+        # it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
         after, self._cut = self._cut or (oldest, "", 0), None
         while True:

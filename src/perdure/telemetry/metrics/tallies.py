@@ -40,8 +40,8 @@ class MetricTally(Struct):
     verdicts: Counter[str] = field(default_factory=Counter)
     """Number of receipts of all attempts, by verdict."""
     resumes: Counter[str] = field(default_factory=Counter)
-    """Number of attempts that were to continue a conversation, by the verdict of their receipt. The
-    key is `none` for attempts without a receipt."""
+    """Number of attempts that were expected to continue a conversation, by the verdict of their
+    receipt. The key is `none` for attempts without a receipt."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     fresh_tokens: int = 0
     """Number of input tokens that did not come from the prompt cache."""
@@ -52,11 +52,11 @@ class MetricTally(Struct):
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     cold: int = 0
     """Number of successful attempts that began a conversation. The next field is the number of
-    tokens that they were charged for at the full price."""
+    tokens for which they were charged the full price."""
     cold_tokens: int = 0
     warm: int = 0
     """Number of successful attempts that continued a conversation. The next field is the number of
-    tokens that they were charged for at the full price."""
+    tokens for which they were charged the full price."""
     warm_tokens: int = 0
 
     def add(self, attempt: Attempt) -> None:
@@ -95,9 +95,9 @@ class MetricTally(Struct):
 
     @property
     def saved(self) -> int | None:
-        """Number of tokens that were saved by continuing conversations. Each continued attempt is
-        compared with the mean of the successful attempts that began one. None if there is nothing
-        to compare."""
+        """Number of tokens that were saved by continuing conversations. Attempts that continued a
+        conversation are compared with the mean of those that began one. Only successful attempts
+        count. None if there are none of either kind."""
         if self.cold and self.warm:
             return round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
         return None

@@ -40,8 +40,9 @@ class Tracer:
     def __init__(
         self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]
     ) -> None:
-        # The exporter logs every failed try, to standard error if logging is not configured. So its
-        # log is silenced here, and `tell` reports the problem once.
+        # The OpenTelemetry exporter logs every failed try. Without a logging configuration these
+        # messages go to standard error. So its log is silenced here, and `tell` reports the problem
+        # once.
         logging.getLogger(OTLPSpanExporter.__module__).addHandler(logging.NullHandler())
         named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
@@ -57,7 +58,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._send, name="traces", daemon=True)
         self._thread.start()
         self.store: PendingSpans | None = None
-        """The store; None until it is open."""
+        """The store from which runs and attempts are read. None until the store is open."""
         atexit.register(self.close)
 
     def __call__(self, record: Record) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Value = str | int | float | bool
 
 PROVIDERS = {"claude": "anthropic", "codex": "openai", "gemini": "gcp.gemini"}
-"""Providers of the agents' models. An agent that uses several providers has no entry."""
+"""Provider of each agent's models, by agent. Agents that use several providers have no entry."""
 MS = 1_000_000
 """Nanoseconds in a millisecond."""
 SCOPE = InstrumentationScope("perdure")

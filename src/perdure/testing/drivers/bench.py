@@ -57,8 +57,8 @@ class BenchRun(Struct, frozen=True):
 
 
 class Bench(Struct, frozen=True, kw_only=True):
-    """A driver, the environment of its CLI, the model server that the CLI uses, and the directory
-    in which it works."""
+    """The parts that a test of a driver needs: the driver, the environment of its CLI, the
+    rehearsal (the model server that the CLI uses), and the directory in which the CLI works."""
 
     driver: AgentDriver
     environ: Mapping[str, str]
@@ -77,8 +77,9 @@ class Bench(Struct, frozen=True, kw_only=True):
         transcript: str = "",
         **spec: object,
     ) -> Launch:
-        """Return a launch in the bench's directory. Without a continuation, it starts a new
-        conversation, with a chosen id if the CLI accepts one."""
+        """Return a launch whose working directory is the bench's. Without a continuation (`asked`),
+        it starts a new conversation. The id of this conversation is chosen here if the CLI accepts
+        one."""
         first = Continuation(
             kind=Start.FRESH,
             session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "",
@@ -113,7 +114,7 @@ class Bench(Struct, frozen=True, kw_only=True):
 
     def run_until(self, prompt: str, retries: int) -> BenchRun:
         """Run a CLI that would retry forever, stop it after `retries` retries, and return the
-        result. With 0, run it to its end."""
+        result. If `retries` is 0, run it to its end."""
         if not retries:
             return self.run(prompt)
         said: list[bytes] = []
@@ -205,7 +206,8 @@ class Bench(Struct, frozen=True, kw_only=True):
         return [prompt.text for prompt in self.driver.prompts(self.content(session_id))]
 
     def lose(self, session_id: str) -> None:
-        """Delete the conversation's file or, if the agent has an archive, the whole archive."""
+        """Delete the conversation's file. If the agent has an archive, delete the whole archive
+        instead."""
         path = (
             self.home
             if self.driver.archive is not None
@@ -216,7 +218,8 @@ class Bench(Struct, frozen=True, kw_only=True):
             each.unlink()
 
     def put_back(self, session_id: str, copy: Path) -> None:
-        """Restore the conversation from a copy, in the way that the driver defines."""
+        """Restore the conversation from a copy of its transcript. The driver defines where the file
+        is put, or which command restores it."""
         if self.driver.archive is None:
             place = self.driver.place(self.home, session_id, self.cwd, copy)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +233,7 @@ class Bench(Struct, frozen=True, kw_only=True):
             process.communicate(command.stdin, timeout=PATIENCE_S)
 
     def reached_the_model(self) -> str:
-        """Return the text of all messages in the last request to the model."""
+        """Return the text of all messages in the last request that the model server received."""
         return "\n".join(message.text for message in self.rehearsal.last.messages)
 
 
@@ -242,19 +245,20 @@ Make = Callable[..., Bench]
 
 
 class Suite:
-    """Base class of all parts of the suite: the fixture, and values that depend on the agent."""
+    """Base class of all parts of the suite. It has the fixture, and values that a subclass changes
+    if its agent needs others."""
 
     model = "some-model"
-    """Name of a model, in the agent's spelling."""
+    """Name of any model, as the agent's CLI expects it."""
 
     def unknown_id(self) -> str:
-        """Return an id that is valid for the agent but belongs to no conversation."""
+        """Return an id that has the agent's format but belongs to no conversation."""
         return str(uuid.uuid4())
 
     @pytest.fixture
     def bench(self) -> Make:
-        """Return a function that makes a bench whose model server plays a given script. Subclasses
-        must override it."""
+        """Return a function that takes a script and makes a bench whose model server plays it.
+        Subclasses must override this fixture."""
         raise NotImplementedError
 
     @staticmethod

@@ -1,5 +1,5 @@
 """Tests of how a conversation continues: by id, by path, as a fork, after a kill, and from a
-restored copy. Also tests that a second writer is noticed."""
+restored copy. Also tests that a second process that uses the conversation is noticed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from perdure.testing.drivers.bench import PATIENCE_S, Make, Suite, resume
 
 
 class GoingOn(Suite):
-    """Tests every way to continue a conversation. None may silently start a new one."""
+    """Tests every way to continue a conversation. None of them may silently start a new
+    conversation."""
 
     def test_a_resume_by_id_goes_on(self, bench: Make) -> None:
-        """A resume by id keeps the id, the model gets both turns, and nothing in the file is
-        changed except additions."""
+        """A resume by id keeps the id, and the model gets both turns. The transcript only grows:
+        what it contained before is not changed."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         before = stage.content(first.session_id)
@@ -41,7 +42,7 @@ class GoingOn(Suite):
         ]
 
     def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
-        """If the agent can resume from a file, the same conversation continues in the same file.
+        """If the agent can resume from a file, the same conversation continues in this file.
         Otherwise the driver raises ValueError."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
@@ -58,8 +59,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two"]
 
     def test_a_fork_leaves_its_parent_alone(self, bench: Make) -> None:
-        """A fork has a new id, the model gets the whole history, and the parent is byte-identical
-        afterwards."""
+        """A fork has a new id, and the model gets the whole history. The parent's transcript is
+        byte-identical afterwards."""
         stage = bench("say One.\n---\nsay Two.")
         if not stage.driver.abilities.fork:
             return
@@ -83,8 +84,8 @@ class GoingOn(Suite):
         assert stage.rehearsal.requests == []
 
     def test_a_kill_in_the_reply_is_a_failure_that_can_be_gone_on_from(self, bench: Make) -> None:
-        """After a kill, the outcome names SIGKILL, the transcript contains the prompt, and a resume
-        continues from it."""
+        """If the CLI is killed during a reply, the outcome names SIGKILL and the transcript
+        contains the prompt. A resume then continues the conversation."""
         stage = bench("say One.\n---\nsay Two is half\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         with stage.running("hello two", resume(first.session_id)) as process:
@@ -100,8 +101,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """A process that has the conversation open is reported as its writer, until the process is
-        killed."""
+        """A process that has the conversation open is reported as its writer. After this process
+        was killed, no writer is reported."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -113,8 +114,8 @@ class GoingOn(Suite):
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
 
     def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
-        """The CLI does not find a conversation whose transcript was deleted, and finds it again
-        after the copy is restored."""
+        """If a conversation's transcript was deleted, the CLI does not find the conversation. It
+        finds it again after the transcript was restored from a copy."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         copy = tmp_path / "main"

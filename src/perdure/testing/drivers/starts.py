@@ -24,15 +24,15 @@ AWKWARD = (
     ),
     "  two\n\nparagraphs, with ümläuts, 日本 and 🙂\n",
 )
-"""Prompts that a CLI might mistake for an option or a command."""
+"""Prompts with unusual characters, or that a CLI might mistake for an option or a command."""
 
 
 class StartSuite(Suite):
     """Tests of the first prompt of a conversation and of the launch options."""
 
     def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
-        """The id is the requested one, the driver finds the transcript with the prompt in it, and
-        the driver recognizes every line of the output."""
+        """The conversation has the requested id, if the CLI accepts one. The driver finds its
+        transcript, which contains the prompt, and recognizes every line of the CLI's output."""
         stage = bench("say Hello there.")
         launch = stage.launch("hello one")
         ran = stage.run("hello one", launch.continuation)
@@ -59,7 +59,7 @@ class StartSuite(Suite):
         assert len(started) == 1
 
     def test_reading_changes_nothing(self, bench: Make) -> None:
-        """With the permissions `read`, a command that would write a file leaves none."""
+        """With the permissions `read`, a command that tries to write a file does not create it."""
         stage = bench("run echo made > made.txt\n---\nsay Tried.")
         stage.run("make it", permissions=Permissions.READ)
         assert not (stage.cwd / "made.txt").exists()
@@ -78,8 +78,8 @@ class StartSuite(Suite):
         ).outcome.ok
 
     def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
-        """No prompt is taken for a command or an option, each prompt reaches the model, and the
-        transcript contains exactly these prompts."""
+        """The CLI takes no prompt for a command or an option. Each prompt reaches the model, and
+        the transcript contains exactly the prompts that were sent."""
         stage = bench("say Yes.")
         session = ""
         for prompt in AWKWARD:
@@ -90,8 +90,8 @@ class StartSuite(Suite):
         assert stage.prompts(session) == list(AWKWARD)
 
     def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
-        """The driver refuses an empty text, a name, an option or a path in place of an id, and
-        finds no file for it."""
+        """If it gets an empty text, a name, an option or a path in place of an id, the driver
+        refuses it and finds no file for it."""
         stage = bench("say Never.")
         for bad in (
             "",
@@ -111,8 +111,8 @@ class StartSuite(Suite):
                 stage.driver.place(stage.home, bad, stage.cwd, stage.cwd / "copy")
 
     def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
-        """The command for a person starts the agent's own program with this conversation and its
-        home. An invalid id is refused."""
+        """The command that a person types starts the agent's own program, in the same home and with
+        this conversation. An invalid id is refused."""
         stage = bench("say One.")
         launch = stage.launch("", resume(self.unknown_id()))
         command = stage.driver.interactive_command(launch)

@@ -1,5 +1,5 @@
-"""Tests of what the driver reads from conversations on disk: their list, messages, usage and fill,
-and whether they are complete."""
+"""Tests of what the driver reads from conversations on disk: their list, their messages, their
+usage, how much of the context window they fill, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class Transcripts(Suite):
         ]
 
     def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
-        """The total in the transcript equals the total that the CLI last reported. It is zero if
-        the CLI counts each launch separately."""
+        """If the CLI counts tokens over the whole conversation, the total in the transcript equals
+        the total that the CLI last reported. The total is zero if the CLI counts each launch
+        separately."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two", resume(first.session_id))
@@ -58,8 +59,9 @@ class Transcripts(Suite):
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
 
     def test_how_full_a_conversation_is_stands_in_its_transcript(self, bench: Make) -> None:
-        """The fill is the size of the newest request, including cached tokens. Invalid bytes never
-        make the driver raise."""
+        """The transcript shows how many tokens of the context window are in use: the size of the
+        newest request, including cached tokens. The driver never raises because of invalid bytes.
+        """
         stage = bench(
             "by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 "
             "out=9 cached=30000"
@@ -85,8 +87,9 @@ class Transcripts(Suite):
             stage.driver.fill(broken)
 
     def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
-        """If a launch can set the fill at which the conversation is compacted, the setting takes
-        effect. The file only grows, and the model gets the summary."""
+        """A launch may set the number of tokens at which the CLI compacts the conversation. If the
+        CLI supports this, the conversation is compacted there. The file only grows, and the model
+        gets the summary."""
         stage = bench(
             "summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage "
             "in=90000\n---\nsay Two."
@@ -113,8 +116,8 @@ class Transcripts(Suite):
         assert "The word was plum." in stage.reached_the_model()
 
     def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
-        """A transcript that the CLI wrote needs no repair, and the driver lists its file as the
-        first of the conversation's files. Invalid bytes never make the driver raise."""
+        """A transcript that the CLI wrote needs no repair. Its file is the first of the files that
+        the driver lists for the conversation. The driver never raises because of invalid bytes."""
         stage = bench("run echo one\n---\nsay One.\n---\nsay Two.")
         ran = stage.run("hello one")
         stage.run("hello two", resume(ran.session_id))

@@ -25,12 +25,12 @@ HOUR = 3_600_000
 
 
 class AccountSuite:
-    """Tests of `claim` with a seat (one of an account's slots), `park`, `unpark`, `parked`,
+    """Tests of `claim` with a `Seat` (one of the slots of an account), `park`, `unpark`, `parked`,
     `defer`, `seats_taken`, `seats_taken_under` and `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
-        """The number of running runs of an account is limited to its slots (`Seat.jobs`). A run
-        that ends frees its slot. Other accounts have their own slots."""
+        """An account can have only as many running runs as it has slots (`Seat.jobs`). A run that
+        ends frees its slot. Other accounts have their own slots."""
         runs = [submit(store) for _ in range(4)]
         two = replace(ONE, jobs=2)
         taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
@@ -44,8 +44,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """The number of runs is not limited if `jobs` is 0, or if a claim is made without a
-        seat."""
+        """If `jobs` is 0, or a claim is made without a `Seat`, the number of running runs is not
+        limited."""
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
@@ -54,8 +54,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S) is not None
 
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
-        """The number of running runs of a rule is limited to `rule_jobs`, whatever their accounts.
-        Runs of other rules are not counted."""
+        """A rule can have only `rule_jobs` running runs, even if they use different accounts. Runs
+        of other rules are not counted."""
         runs = [
             submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
         ]
@@ -74,8 +74,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
 
     def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
-        """No run of a parked account or a parked agent is claimed. Runs with another account or
-        agent are."""
+        """A run whose account or agent is parked is not claimed. The parking of another account or
+        agent has no effect on it."""
         run = submit(store)
         until = store.now() + HOUR
         for what in ("claude/1", "claude"):
@@ -92,7 +92,7 @@ class AccountSuite:
 
     def test_a_limit_of_one_model_holds_up_that_model(self, store: Store) -> None:
         """Parking an account for one model does not block runs with other models. `unpark` ends the
-        parking for every model."""
+        account's parkings for all models."""
         run, other = submit(store), submit(store)
         store.park(
             Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited")
@@ -106,8 +106,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is not None
 
     def test_a_parking_is_over_at_its_time(self, store: Store) -> None:
-        """A parking whose time is past blocks nothing and is not listed. A new parking replaces the
-        time of the old one."""
+        """After its end time, a parking blocks nothing and is not listed. If an account is parked
+        again, the new end time replaces the old one."""
         run = submit(store)
         store.park(Parking(what="claude/1", until=store.now() + HOUR, reason="later"))
         store.park(Parking(what="claude/1", until=store.now(), reason="now"))
@@ -115,8 +115,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, ONE) is not None
 
     def test_an_ending_parks(self, store: Store) -> None:
-        """If an attempt ends at a limit, its account is parked in the same transaction. A lost
-        claim parks nothing."""
+        """If an attempt ends because of a usage limit, its account is parked in the same
+        transaction. A worker that lost its claim cannot park an account in this way."""
         run = submit(store)
         claim = claimed(store, run)
         until = store.now() + HOUR

@@ -1,5 +1,5 @@
-"""Tests of runs that arrive from another machine. They are stored completely, in a final state, and
-continue like any other run."""
+"""Tests of runs that were moved here from another machine. They are stored completely, in a final
+state, and then continue like any other run."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class Arriving:
         assert told[3].event == given.event
 
     def test_nothing_claims_it_before_a_person_asks(self, store: Store) -> None:
-        """A run is not due when it arrives, but it is after a person's retry. Attempts are numbered
-        on from those of the other machine."""
+        """A run is not due when it arrives. It becomes due when a person retries it. The next
+        attempt's number follows the last number from the other machine."""
         run = store.take_in(arrival())
         assert store.claim("ann", LEASE_S) is None
         store.requeue(run.id, "asked for")
@@ -110,8 +110,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_one_that_waits_for_a_person_goes_on_after_the_answer(self, store: Store) -> None:
-        """A run's requests arrive with it. The run is not claimed before the last open request is
-        answered."""
+        """The open requests of an arriving run are stored with it. The run is not claimed before
+        the last one is answered."""
         given = arrival()
         asked = AgentRequest(
             run=given.run.id,
@@ -141,8 +141,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
-        """If the name or id of an arriving run is taken, Conflict is raised and nothing is
-        stored. A run that is not in a final state is refused as well."""
+        """If the name or id of an arriving run is taken, Conflict is raised. A run that is neither
+        final nor waiting for a person is refused as well. In both cases nothing is stored."""
         there = submit(store)
         given = arrival()
         for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):

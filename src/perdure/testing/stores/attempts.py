@@ -1,4 +1,4 @@
-"""Tests of the writes of an attempt, and of sessions."""
+"""Tests of what an attempt writes into the store, and of sessions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Performing:
 
     def test_the_start_is_stored_before_the_launch(self, store: Store) -> None:
         """`begin` stores the continuation, flags, version, session and workspace. A second `begin`
-        is refused."""
+        of the same attempt is refused."""
         run = submit(store)
         claim = claimed(store, run)
         session, moved = session_of(run, "s-1"), replace(place("elsewhere"), branch="b")
@@ -82,8 +82,8 @@ class Performing:
         assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
 
     def test_what_a_live_attempt_uses_is_stored(self, store: Store) -> None:
-        """`record` with a usage stores it only in the attempt, and may be repeated. The usage in
-        `finish` replaces it."""
+        """`record` with a usage changes only the attempt's usage, and may be called repeatedly. The
+        usage that is passed to `finish` replaces it."""
         run = submit(store)
         claim = claimed(store, run)
         for count in (10, 20):
@@ -139,8 +139,8 @@ class Performing:
         ]
 
     def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
-        """If one session cannot be stored, nothing of the call is stored: no events, other
-        sessions, outcome or state."""
+        """If one of the sessions cannot be stored, `finish` stores nothing at all: no events, no
+        other sessions, no outcome and no state."""
         run = submit(store)
         claim = claimed(store, run)
         live, fine, refused = (
@@ -161,8 +161,8 @@ class Performing:
         store.finish(claim, SUCCESS)
 
     def test_an_attempt_ends_once(self, store: Store) -> None:
-        """An attempt gets only one outcome: a second `finish` is refused, and AttemptEnded events
-        that a caller passes are not stored."""
+        """An attempt gets only one outcome. A second `finish` is refused. If the caller passes an
+        AttemptEnded event, the event is not stored."""
         run = submit(store)
         claim = claimed(store, run)
         store.record(claim, [AttemptEnded(outcome=FAILURE.outcome)])
@@ -177,8 +177,8 @@ class Performing:
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:
-        """After an attempt that ends as `queued`, the next claim is attempt 2. Both attempts are
-        kept."""
+        """If an attempt ends and its run is queued again, the next claim is attempt 2. The store
+        keeps both attempts."""
         run = submit(store)
         again = store.finish(claimed(store, run), AGAIN)
         assert (again.state, again.attempt, again.reason, again.finished) == (
@@ -192,8 +192,8 @@ class Performing:
         assert isinstance(store.history(run.id)[-2].event, RunQueued)
 
     def test_conditions_are_one_of_each_type(self, store: Store) -> None:
-        """A new condition replaces the old one of the same type. `needs_person` is removed when the
-        run continues or succeeds."""
+        """A new condition replaces the old one of the same type. The condition `needs_person` is
+        removed when the run continues or succeeds."""
         run = submit(store)
         asked, seen = (
             Condition(type="needs_person", message="log in", at=1),
@@ -215,8 +215,8 @@ class SessionSuite:
     """Tests of sessions, which are stored by agent and scope."""
 
     def test_one_live_conversation_per_key(self, store: Store) -> None:
-        """A second live session of a key is refused until the first is retired. The lineage has
-        both, oldest first."""
+        """A key can have only one live session: a second one is refused until the first is retired.
+        The lineage contains both, oldest first."""
         key = SessionKey("claude", "issue-7")
         first = Session(
             key=key,
@@ -242,7 +242,7 @@ class SessionSuite:
         assert list(store.lineage(key)) == [retired, second]
 
     def test_putting_again_replaces(self, store: Store) -> None:
-        """A session with the same key and id is replaced by the one stored last."""
+        """If a session is stored again under the same key and id, it replaces the stored one."""
         key = SessionKey("claude", "issue-7")
         session = Session(key=key, id="s-1", state=SessionState.PINNED, created=1, updated=1)
         store.put_session(session)
@@ -251,7 +251,8 @@ class SessionSuite:
         assert list(store.lineage(key)) == [newer]
 
     def test_agents_never_share(self, store: Store) -> None:
-        """Sessions of different agents are different, even with the same scope and id."""
+        """Two sessions of different agents are separate, even if they have the same scope and
+        id."""
         one = Session(
             key=SessionKey("claude", "x"), id="s", state=SessionState.PINNED, created=1, updated=1
         )
@@ -264,8 +265,9 @@ class SessionSuite:
         )
 
     def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
-        """Changing a session record is refused if it was changed after it was read, or if an
-        attempt is using it. Several records are stored together or not at all."""
+        """A changed session record is refused if another process changed the record after it was
+        read, or if an attempt is using the session. Several records are stored together or not at
+        all."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.put_session(session_of(run, "s-1"))
         read = store.session(SessionKey("claude", "talk"))
@@ -290,8 +292,8 @@ class SessionSuite:
             store.amend_sessions([replace(named, tasks=2)])
 
     def test_what_statistics_and_rebuilding_ask(self, store: Store) -> None:
-        """Attempts are found by the time at which they ended, and returned with their session keys.
-        The runs of a scope are returned oldest first, including removed ones."""
+        """Attempts are found by the time at which they ended, and are returned with their session
+        keys. The runs of a scope are returned oldest first, including runs that were removed."""
         first = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.finish(claimed(store, first), SUCCESS)
         store.remove(first.id)
@@ -313,8 +315,8 @@ class SessionSuite:
         assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
 
     def test_a_lookup_gives_the_live_one(self, store: Store) -> None:
-        """A lookup returns the live session, None after it was retired, and then its successor,
-        each without delay."""
+        """A lookup returns the live session. Once the session is retired, the lookup returns None
+        until another session is stored. Each change is visible immediately."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key, first = SessionKey("claude", "talk"), session_of(run, "s-1")
         assert store.look_up(key) is None
@@ -331,6 +333,6 @@ class SessionSuite:
             )
 
     def test_a_store_knows_itself(self, store: Store) -> None:
-        """The store's identity and its secret are created once and stay the same."""
+        """The store has an identity and a secret. They are created once and never change."""
         name, secret = store.identity()
         assert (name, secret) == store.identity() and len(name) >= 16 and len(secret) >= 32

@@ -1,4 +1,5 @@
-"""Tests of the board: its lists, their counts and pages, and failed attempts."""
+"""Tests of the board: its lists of runs, their counts and pages, and its list of failed
+attempts."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ class BoardSuite:
     `latest_word` and `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
-        """A run that needs a person is only on the list `asking`. A collision alone does not put a
-        run there. A removed run is on no list."""
+        """A run that needs a person is on the list `asking` and on no other. The condition
+        `collision` alone does not put a run there. A removed run is on no list."""
         ended = {}
         for name, how in (
             ("asks", ASKS),
@@ -73,8 +74,8 @@ class BoardSuite:
         assert len(marks) == 7 and ended["gone"].id in marks, "a removed run has marks too"
 
     def test_the_marks_of_a_run(self, store: Store) -> None:
-        """`run_properties` returns the repository and labels of each run. The limits of a token are
-        checked against them."""
+        """`run_properties` returns the repository and labels of each run. These are what the limits
+        of a token are checked against."""
         labels = {"team": "red", "x": 'a "quoted" b'}
         repo = "https://git.example.com/shop/web.git"
         run = submit(store, TaskSpec(prompt="x", repo=repo, labels=labels), name="one")
@@ -83,8 +84,8 @@ class BoardSuite:
         assert (found.repo, found.labels) == (repo, labels)
 
     def test_pages_have_all_and_nothing_twice(self, store: Store) -> None:
-        """Pages that each start after the previous page's last row together contain every run once,
-        with the latest change first."""
+        """Each page starts after the last row of the previous page. Together, the pages contain
+        every run once, with the latest change first."""
         names = [submit(store).name for _ in range(7)]
         found, place = [], (2**62, 2**62)
         while rows := store.board("queued", before=place, limit=3):
@@ -93,8 +94,8 @@ class BoardSuite:
         assert sorted(found) == sorted(names) and found == list(reversed(names))
 
     def test_words_are_words(self, store: Store) -> None:
-        """A search looks in the name, workdir, scope and first instructions, and ignores case. `%`
-        and `_` are ordinary characters."""
+        """A search looks in the run's name, workdir, scope and first instructions, and ignores
+        case. `%` and `_` are ordinary characters in it."""
         submit(
             store, TaskSpec(prompt="Make it 100% GREEN", scope="shop#7", agent="codex"), name="one"
         )
@@ -112,8 +113,8 @@ class BoardSuite:
         assert found("it") == ["one", "two"] and store.board_agents() == ["claude", "codex"]
 
     def test_a_row_tells_of_its_attempts(self, store: Store) -> None:
-        """A row has the run's first instructions and newest attempts. `latest_word` returns the
-        agent's last message or action."""
+        """A row contains the run's first instructions and newest attempts. `latest_word` returns
+        the last message or action of the run's agent."""
         run = submit(store, TaskSpec(prompt="first line\nmore"))
         store.finish(claimed(store, run), AGAIN)
         claim = claimed(store, run)

@@ -1,5 +1,5 @@
-"""Tests of checkpoints: only the holder of the claim adds one, numbers are unique in a workspace,
-and each can be removed separately."""
+"""Tests of checkpoints. Only the worker that holds the claim may add a checkpoint during an
+attempt. Numbers are unique in a workspace, and each checkpoint can be removed separately."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class CheckpointSuite:
     `restored`."""
 
     def test_a_checkpoint_is_kept_as_it_was_taken(self, store: Store) -> None:
-        """Checkpoints are returned complete and oldest first, and the journal has one record of
-        each."""
+        """Checkpoints are returned with all fields, oldest first. The journal has one record for
+        each of them."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.add_checkpoint(checkpoint(run), claim)
@@ -69,8 +69,8 @@ class CheckpointSuite:
         )
 
     def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
-        """A checkpoint from a worker that has lost the attempt, or after the attempt's end, is
-        refused and not stored."""
+        """A checkpoint is refused, and not stored, if its worker has lost the attempt or the
+        attempt has ended."""
         run = submit(store)
         late = claimed(store, run, "ann", LAPSED_S)
         store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
@@ -84,9 +84,9 @@ class CheckpointSuite:
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
-        """Adding a checkpoint without a claim raises Conflict while an attempt is running. It
-        succeeds before and after; a claimed attempt that has not begun does not count as running.
-        """
+        """Adding a checkpoint without a claim raises Conflict while an attempt is running. It is
+        allowed before and after the attempt. An attempt that was claimed but has not begun does not
+        count as running."""
         run = submit(store)
         store.add_checkpoint(checkpoint(run, attempt=0))
         claim = claimed(store, run)
@@ -99,8 +99,8 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(run.id)] == [1, 2, 3]
 
     def test_numbers_are_of_the_workspace(self, store: Store) -> None:
-        """Runs that share a workdir never share a checkpoint number. A number that is taken raises
-        Conflict."""
+        """Runs that share a workdir never have checkpoints with the same number. Adding a
+        checkpoint whose number is taken raises Conflict."""
         first, second = submit(store, where="shared"), submit(store, where="shared")
         assert store.next_checkpoint("shared") == 1
         store.add_checkpoint(checkpoint(first))
@@ -111,8 +111,8 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(first.id)] == [1]
 
     def test_what_is_forgotten_is_gone(self, store: Store) -> None:
-        """Only the named checkpoints of the run are removed, and removing them again is not an
-        error. The journal keeps its records of them."""
+        """`forget_checkpoints` removes only the given checkpoints of the run. Removing them again
+        is not an error. The journal keeps its records of them."""
         run = submit(store, where="shared")
         beside = submit(store, where="shared")
         for number in (1, 2, 3):

@@ -1,4 +1,5 @@
-"""Tests of which worker performs a run: claims, leases, adoption, and fencing."""
+"""Tests of which worker performs a run: claims, leases, adoption of attempts, and fencing of
+workers that lost their claim."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Claiming:
     """Tests of which runs a worker may claim."""
 
     def test_a_claim_is_the_next_attempt(self, store: Store) -> None:
-        """A claim makes the run running, counts the attempt, and stores a row for it before
-        anything is launched."""
+        """A claim changes the run's state to running, counts an attempt, and adds the attempt's
+        row. All of this is stored before anything is launched."""
         run = submit(store)
         claim = claimed(store, run)
         assert (claim.attempt, claim.worker, claim.run.state, claim.run.attempt) == (
@@ -52,8 +53,8 @@ class Claiming:
         assert store.claim("bob", LEASE_S, run.id) is None
 
     def test_the_oldest_due_run_comes_first(self, store: Store) -> None:
-        """A claim without a run's name takes the run that was due first, or the oldest of several;
-        None if no run is due."""
+        """A claim without a run's name takes the run that became due first. If several became due
+        at the same time, it takes the oldest. It returns None if no run is due."""
         first, second = submit(store), submit(store)
         waiting = submit(store)
         store.finish(
@@ -69,9 +70,9 @@ class Claiming:
         assert store.claim("ann", LEASE_S, "no such id") is None
 
     def test_what_is_due_is_listed_as_it_is_claimed(self, store: Store) -> None:
-        """Due runs are listed in the order in which they would be claimed. Runs that wait, are
-        running, or share a workdir or conversation with a running one are left out. Listing claims
-        nothing."""
+        """`due` lists runs in the order in which they would be claimed, and claims none of them.
+        Runs that wait for a later time, are running, or share a workdir or conversation with a
+        running one are left out."""
         first, beside, second = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -90,8 +91,8 @@ class Claiming:
         assert [run.id for run in store.due()] == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
-        """The second of two runs in one workspace waits until the first has ended. Other runs are
-        claimed before it."""
+        """If two runs share a workspace, the second waits until the first has ended. Meanwhile,
+        runs in other workspaces are claimed."""
         first, second, other = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -105,8 +106,8 @@ class Claiming:
         assert claimed(store, second, "bob").attempt == 1
 
     def test_one_writer_per_conversation(self, store: Store) -> None:
-        """Two runs of one agent and scope never run at the same time. With another agent, the scope
-        is a different conversation."""
+        """Two runs of one agent and scope never run at the same time. For another agent, the same
+        scope means a different conversation."""
         spec = TaskSpec(prompt="x", scope="issue-7")
         first, second, codex = (
             submit(store, spec),
@@ -120,7 +121,7 @@ class Claiming:
         claimed(store, second, "bob")
 
     def test_renewing_extends_the_lease(self, store: Store) -> None:
-        """`renew` extends the lease and returns whether a stop was requested."""
+        """`renew` extends the lease, and returns whether the run should be stopped."""
         run = submit(store)
         claim = claimed(store, run, lease_s=LAPSED_S)
         assert [lapsed.run.id for lapsed in store.lapsed()] == [run.id]
@@ -135,7 +136,7 @@ class Adopting:
 
     def test_a_lapsed_attempt_is_adopted_once(self, store: Store) -> None:
         """If two workers adopt the same attempt, only one succeeds. The attempt keeps its number,
-        and the old worker can no longer write."""
+        and its old worker can no longer write."""
         run = submit(store)
         old = claimed(store, run, lease_s=LAPSED_S)
         [seen] = store.lapsed()
@@ -150,8 +151,8 @@ class Adopting:
         assert store.finish(new, AGAIN).state is RunState.QUEUED
 
     def test_an_owner_that_renewed_is_not_robbed(self, store: Store) -> None:
-        """A worker that renewed its lease keeps the attempt, even if another worker had seen the
-        lease as expired."""
+        """A worker that renews its lease keeps the attempt. This holds even if another worker has
+        already seen the lease as expired."""
         claim = claimed(store, submit(store), lease_s=LAPSED_S)
         [seen] = store.lapsed()
         store.renew(claim, LEASE_S)
@@ -205,7 +206,8 @@ class Fencing:
         )
 
     def test_another_worker_is_not_the_holder(self, store: Store) -> None:
-        """A claim with the right run and attempt but another worker is not valid."""
+        """A worker cannot write with another worker's claim, even if the run and the attempt are
+        right."""
         claim = claimed(store, submit(store))
         with pytest.raises(LostLease):
             store.record(replace(claim, worker="bob"), [Said(text="me too")])

@@ -1,5 +1,5 @@
-"""Tests of the counts. Also tests that ended attempts can be read page by page without missing
-one."""
+"""Tests of the counts. Also tests that a caller that reads ended attempts page by page gets each of
+them."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ class CountSuite:
         }
 
     def test_who_waits_and_who_is_at_work(self, store: Store) -> None:
-        """Due runs are counted, with the time at which the oldest became due. Running runs are
-        counted too, and those whose lease has expired."""
+        """The counts contain the number of due runs and the time at which the oldest of them became
+        due. They also contain the number of running runs, and how many of those have an expired
+        lease."""
         waits = submit(store)
         later = submit(store)
         store.defer(later.id, store.now() + 3_600_000, "later")
@@ -80,8 +81,8 @@ class CountSuite:
         ) and 0 < at_work.lease_until <= found.at
 
     def test_who_needs_a_person(self, store: Store) -> None:
-        """Runs with the condition `needs_person` are counted until it is removed. A condition of
-        another type is not counted, even if its message contains that word."""
+        """A run is counted as long as it has the condition `needs_person`. A condition of another
+        type is not counted, even if its message contains the word `needs_person`."""
         asking, other = submit(store), submit(store)
         store.finish(claimed(store, asking), NEEDS_PERSON)
         lure = Condition(type="drift", message='[{"type":"needs_person"}]', at=2)
@@ -93,8 +94,8 @@ class CountSuite:
         assert store.counts().need_person == {}
 
     def test_sessions_deliveries_and_trouble(self, store: Store) -> None:
-        """Conversations are counted by agent and state, deliveries by source and state, and
-        problems by agent and kind."""
+        """Conversations are counted by agent and state, and deliveries by source and state. Events
+        about problems are counted by agent and kind."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run, session_of(run, "one")))
@@ -133,7 +134,8 @@ class CountSuite:
         assert (key.agent, attempt.outcome) == ("claude", SUCCESS.outcome)
 
     def test_the_newest_records(self, store: Store) -> None:
-        """`latest` returns the requested number of a run's newest records, oldest first."""
+        """`latest` returns the newest records of a run, as many as requested. The oldest of them
+        comes first."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.record(claim, [Said(text=f"{number}") for number in range(5)])
@@ -148,8 +150,8 @@ class CountSuite:
         )
 
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
-        """`attempt_records` returns perdure's own events of an attempt in order, without the
-        agent's messages and without other attempts."""
+        """`attempt_records` returns perdure's own events of one attempt in order. It returns
+        neither the agent's messages nor events of other attempts."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run))

@@ -1,5 +1,5 @@
-"""Tests of the inbox: every delivery is stored once, even if it is sent again, and waiting
-deliveries are never removed."""
+"""Tests of the inbox. A delivery is stored only once, even if it is sent again. Deliveries that
+wait are never removed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class InboxSuite:
 
     def test_a_delivery_is_kept_whole(self, store: Store) -> None:
         """A delivery is returned as it arrived, with body and intent. It is found by its number,
-        its id and a prefix of the id. Lists have the newest first."""
+        its id and a prefix of the id. A list of deliveries has the newest first."""
         first, second = arrived(), arrived(reading=DULL)
         accepted = store.accept([first, second])
         assert [each.new for each in accepted] == [True, True] and accepted[0].number < accepted[
@@ -93,8 +93,9 @@ class InboxSuite:
         )
 
     def test_once_by_id_and_by_body(self, store: Store) -> None:
-        """A delivery whose id or body is already known is counted but not stored again. Deliveries
-        of different sources are never the same."""
+        """If a delivery arrives whose id or body is already stored, the stored one's counter is
+        increased and nothing else is stored. Deliveries from different sources are always different
+        ones."""
         first = arrived("one", '{"a": 1}')
         (accepted,) = store.accept([first])
         again = store.accept([first, arrived("two", '{"a": 1}'), arrived("one", '{"a": 2}')])
@@ -105,13 +106,14 @@ class InboxSuite:
         assert len(store.inbox()) == 2
 
     def test_twice_in_one_transaction(self, store: Store) -> None:
-        """If a batch contains the same delivery twice, only the first is new."""
+        """If the same delivery is twice in one batch, only its first occurrence is stored as
+        new."""
         each = arrived()
         assert [accepted.new for accepted in store.accept([each, each])] == [True, False]
 
     def test_filters_and_pages(self, store: Store) -> None:
-        """Deliveries are filtered by state and by source, and paged downwards from a number.
-        Waiting deliveries are listed oldest first."""
+        """Deliveries can be filtered by state and by source. A page contains the deliveries with
+        lower numbers than a given one. Waiting deliveries are listed oldest first."""
         numbers = [
             each.number
             for each in store.accept(
@@ -129,7 +131,8 @@ class InboxSuite:
         assert [each.number for each in store.waiting_deliveries(2)] == numbers[:2]
 
     def test_settled_once(self, store: Store) -> None:
-        """A delivery is settled once. A second call returns false and changes nothing."""
+        """A delivery is settled only once. A second call of `settle_delivery` returns False and
+        changes nothing."""
         (accepted,) = store.accept([arrived()])
         assert store.settle_delivery(accepted.number, DeliveryState.HANDLED, "run a")
         assert not store.settle_delivery(accepted.number, DeliveryState.FAILED, "late")
@@ -138,9 +141,9 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_handled_with_its_run(self, store: Store) -> None:
-        """A run or new instructions are stored in the same transaction as the delivery that asks
-        for them. A delivery that is already settled adds neither. A known key always returns the
-        same run."""
+        """A delivery is settled in the same transaction that stores the run or the instructions
+        that it asks for. If it is already settled, neither is stored. If the run's key is known,
+        the existing run is returned."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
         run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
@@ -162,8 +165,8 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_several_in_one_update(self, store: Store) -> None:
-        """One update handles several deliveries. If one of them is already settled, none is handled
-        and nothing is added."""
+        """One update can settle several deliveries. If one of them is already settled, the update
+        settles none of them and stores no instructions."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
         assert store.update(run.id, "more", deliveries=numbers[:2]).context_version == 2
@@ -173,8 +176,8 @@ class InboxSuite:
         assert store.get(run.id).context_version == 2
 
     def test_why_it_waits(self, store: Store) -> None:
-        """`delay_delivery` sets the reason of a waiting delivery, and does not change a settled
-        one."""
+        """`delay_delivery` stores the reason why a delivery waits. It does not change a delivery
+        that is settled."""
         (accepted,) = store.accept([arrived()])
         store.delay_delivery(accepted.number, "the agent is running")
         assert store.waiting_deliveries()[0].reason == "the agent is running"
@@ -183,8 +186,8 @@ class InboxSuite:
         assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
-        """A replayed delivery waits again, with its new intent. Without an intent, it is
-        ignored."""
+        """A replayed delivery waits to be handled again, with its new intent. If the new reading of
+        it has no intent, the delivery is ignored."""
         first = arrived(reading=DULL)
         (accepted,) = store.accept([first])
         reading = arrived().reading
@@ -200,7 +203,7 @@ class InboxSuite:
             store.replay_delivery(10**9, DULL)
 
     def test_names_that_lead_nowhere(self, store: Store) -> None:
-        """An unknown number or id raises NotFound. A prefix that several ids share raises
+        """An unknown number or id raises NotFound. A prefix that fits several ids raises
         Conflict."""
         store.accept([arrived("same-1"), arrived("same-2")])
         for ref in ("", "999999999", "9" * 40, "none", "\u00b2", "same-3", "sam"):
@@ -211,8 +214,9 @@ class InboxSuite:
         assert store.delivery("same-1")[0].id == "same-1"
 
     def test_thinned_out(self, store: Store) -> None:
-        """Old settled deliveries first lose their body, then their row. Waiting and failed ones are
-        kept whole. A delivery without a body is still recognized when it is sent again."""
+        """First the body of an old settled delivery is deleted, later its row. Deliveries that wait
+        or have failed are kept with their bodies. A delivery without a body is still recognized
+        when it is sent again."""
         waits, failed, done = arrived(), arrived(), arrived()
         numbers = [each.number for each in store.accept([waits, failed, done])]
         store.settle_delivery(numbers[1], DeliveryState.FAILED, "no")

@@ -1,5 +1,5 @@
-"""Tests of a run that a person has opened: no attempt uses the run, its workdir or its
-conversation."""
+"""Tests of a run that a person has opened. No attempt uses this run, its workdir or its
+conversation until it is taken back."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Opening:
     """Tests of `open_run` and `take_back`."""
 
     def test_no_attempt_starts_while_a_person_has_it(self, store: Store) -> None:
-        """An open run that is queued is not claimed, neither by its name nor as the next due one.
-        After it is taken back, it can be claimed."""
+        """An open run that is queued is not claimed, neither by its name nor as the next due run.
+        Once it is taken back, it can be claimed."""
         run = submit(store)
         assert opened(store, run).conditions == (OPEN,)
         assert store.claim("ann", LEASE_S) is None
@@ -34,8 +34,7 @@ class Opening:
         assert claimed(store, run).attempt == 1
 
     def test_its_neighbours_wait_as_well(self, store: Store) -> None:
-        """While a run is open, other runs in the same workdir or conversation are not claimed
-        either."""
+        """While a run is open, no other run that shares its workdir or conversation is claimed."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, same_talk, same_place = (
             submit(store, shared, where="here"),
@@ -54,8 +53,8 @@ class Opening:
         assert claimed(store, other).attempt == 1
 
     def test_a_run_at_work_is_not_opened(self, store: Store) -> None:
-        """Opening raises Conflict and stores nothing if the run or a run in the same conversation
-        is running or open."""
+        """A run is not opened if it is running or open, or if another run with its conversation is.
+        In these cases Conflict is raised and nothing is stored."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, neighbour = submit(store, shared), submit(store, shared)
         claim = claimed(store, neighbour)
@@ -70,8 +69,8 @@ class Opening:
                 opened(store, each)
 
     def test_what_became_of_the_conversation_is_stored_with_it(self, store: Store) -> None:
-        """`take_back` stores the sessions and the event together. A second call only adds its
-        event."""
+        """`take_back` stores the sessions and its event together. If it is called again, it only
+        adds the event."""
         run = submit(store)
         opened(store, run)
         old, new = (
@@ -107,8 +106,8 @@ class Opening:
         assert store.run_of(SessionKey("claude", "silence")) is None
 
     def test_the_run_under_a_rule(self, store: Store) -> None:
-        """`run_under` returns the newest run of a rule and a scope, even if another agent has taken
-        it over. Removed runs are not found."""
+        """`run_under` returns the newest run of a rule and a scope. It finds the run even if the
+        run was handed over to another agent. It does not find removed runs."""
         submit(store, TaskSpec(prompt="x", scope="talk"))
         run = submit(store, TaskSpec(prompt="y", scope="talk", rule="dev"))
         store.reassign(run.id, replace(run.spec, agent="codex"))

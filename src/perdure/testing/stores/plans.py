@@ -1,5 +1,5 @@
-"""Tests of plans: they are stored as they were started, and only the holder of the lease writes
-them."""
+"""Tests of plans. A plan is stored as it was started, and only the worker that holds its lease can
+write it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _numbers = count(1)
 
 
 def plan_of(name: str = "") -> PlanRun:
-    """Return a plan of two tasks, of which the second needs the first."""
+    """Return a plan with two tasks. The second task needs the first."""
     number = next(_numbers)
     tasks = (
         PlanTask(name="a", prompt="Do a.", agent="claude"),
@@ -58,9 +58,8 @@ class PlanSuite:
         assert "shop" in missing.value.hint
 
     def test_one_worker_at_a_time(self, store: Store) -> None:
-        """A claim succeeds only if the plan's worker and lease are unchanged since the plan was
-        read. A slower worker therefore gets nothing, and a renewal of the lease defeats the claim
-        as well."""
+        """A worker reads a plan and then claims it. The claim fails if another worker has claimed
+        the plan in between, or if the lease was renewed in between."""
         seen = store.add_plan(plan_of())
         held = store.claim_plan(seen, "ann", LEASE_S)
         assert held is not None and held.worker == "ann" and held.lease_until > store.now()
@@ -73,8 +72,8 @@ class PlanSuite:
             store.renew_plan(held, LEASE_S)
 
     def test_only_the_holder_writes(self, store: Store) -> None:
-        """The state and the tasks of a plan are written only under its lease. A worker that lost
-        the lease is refused and none of its data is stored. Only the holder can release the lease.
+        """The state and the tasks of a plan are written only under its lease. If a worker lost the
+        lease, its writes are refused and nothing is stored. Only the holder can release the lease.
         """
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
@@ -94,8 +93,8 @@ class PlanSuite:
         assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
 
     def test_instructions_stand_with_what_is_known_of_them(self, store: Store) -> None:
-        """New instructions for runs of a plan are stored in one transaction with the plan or the
-        task. If the lease was lost, or a run does not exist, nothing changes."""
+        """New instructions for runs of a plan are stored in the same transaction as the plan or the
+        task. If the worker lost the lease, or if a run does not exist, nothing changes."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         one, two = submit(store), submit(store)
@@ -121,8 +120,8 @@ class PlanSuite:
         assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:
-        """Each task of a plan is returned once, as it was last stored, in the order in which the
-        tasks were first stored. Other plans' tasks are not included."""
+        """Each task of a plan is returned once, with its latest data. The tasks are in the order in
+        which they were first stored. Tasks of other plans are not returned."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         other = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None and other is not None

@@ -1,5 +1,6 @@
-"""Tests of postings, which describe a run on a forge. Each run that a delivery started has one. It
-is due when the run has changed, and held by one host at a time."""
+"""Tests of postings. A posting is perdure's record of the comment about a run on a forge. Each run
+that a delivery started has one. It is due when the run has changed, and only one host at a time may
+hold it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class PostingSuite:
     `hurry_posting` and `record_outside_attempt`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
-        """If a delivery started the run, its posting is due until the posting is stored, and due
+        """The posting of a run that a delivery started is due until it has been stored. It is due
         again after the run has changed. A run that a person started has no posting."""
         own, run = submit(store), delivered(store, 1)
         assert (
@@ -57,8 +58,8 @@ class PostingSuite:
         assert [each.comment for each in store.postings_due()] == ["7"]
 
     def test_what_waits(self, store: Store) -> None:
-        """A failed posting waits until its time, is listed as waiting, and can be made due at once.
-        A removed run has no postings."""
+        """A posting that failed waits until the time of its next try. It is listed as waiting, and
+        can be made due earlier. The posting of a removed run is not listed."""
         first, second = delivered(store, 1), delivered(store, 2)
         later = store.now() + 3_600_000
         for run, due in ((first, later), (second, 0)):
@@ -87,7 +88,7 @@ class PostingSuite:
         )
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
-        """A host that does not hold a posting cannot write it."""
+        """A host that does not hold a posting cannot write the posting."""
         run = delivered(store, 1)
         with pytest.raises(LostLease):
             store.put_posting(Posting(run=run.id, seen=1))
@@ -95,8 +96,8 @@ class PostingSuite:
         assert found is not None and found.seen == 0
 
     def test_told_beside_the_attempts(self, store: Store) -> None:
-        """`record_outside_attempt` adds events and a condition to a run in any state. A condition
-        replaces the one of the same type, and can be removed."""
+        """`record_outside_attempt` adds events and a condition to a run in any state. The condition
+        replaces one of the same type. A later call can remove it."""
         run = delivered(store, 1)
         store.record_outside_attempt(
             run.id,

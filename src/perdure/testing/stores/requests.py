@@ -1,5 +1,5 @@
-"""Tests of requests. They are stored with the end of an attempt, answered once, and superseded by
-everything that continues or ends their run without an answer."""
+"""Tests of requests. The requests of an agent are stored when its attempt ends. Each is answered
+once. A request without an answer is superseded when its run continues or ends."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def states(store: Store, run: TaskRun) -> list[RequestState]:
 
 
 class RequestSuite:
-    """Tests of `requests`, `open_requests`, `answer`, and of everything that supersedes a
+    """Tests of `requests`, `open_requests`, `answer`, and of the operations that supersede a
     request."""
 
     def test_a_run_waits_until_its_last_request_is_answered(self, store: Store) -> None:
-        """A run is not claimed before all of its requests are answered. It is due immediately after
-        the last answer."""
+        """A run is not claimed before all of its requests are answered. The last answer makes it
+        due immediately."""
         run = waiting(store, count=2)
         assert [each.type for each in run.conditions] == ["needs_input"]
         assert [each.number for each in store.open_requests()] == [1, 2]
@@ -84,8 +84,8 @@ class RequestSuite:
         assert claimed(store, run).attempt == 2
 
     def test_the_first_answer_counts(self, store: Store) -> None:
-        """A second answer is refused, and the error names the author of the first. An unknown
-        request raises NotFound."""
+        """A second answer to a request is refused. The error says who gave the first answer. An
+        unknown request raises NotFound."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         with pytest.raises(Conflict, match="answered already by ada: allow"):
@@ -109,7 +109,7 @@ class RequestSuite:
         assert won == [store.requests(run.id)[0].by]
 
     def test_an_expired_request_takes_no_answer(self, store: Store) -> None:
-        """An expired request cannot be answered, and its run becomes due without an answer."""
+        """A request that has expired cannot be answered. Its run becomes due without an answer."""
         run = waiting(store, lasts_ms=0)
         with pytest.raises(Conflict, match="has expired"):
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -131,9 +131,9 @@ class RequestSuite:
     def test_what_happens_to_the_run_supersedes_its_requests(
         self, store: Store, happens: Callable[[Store, TaskRun], object], keeps: bool, answered: bool
     ) -> None:
-        """After an update, retry, stop, reset or restore, no request is open, later answers are
-        refused, and the run no longer waits. An answer that no attempt got yet is kept only if the
-        run goes on in the same conversation."""
+        """After an update, retry, stop, reset or restore, the run has no open request and no longer
+        waits. Later answers are refused. An answer that was not yet given to an attempt is kept
+        only if the run continues in the same conversation."""
         run = waiting(store, count=2)
         if answered:
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -148,7 +148,8 @@ class RequestSuite:
         assert now.state is RunState.CANCELLED or now.run_after <= store.now()
 
     def test_an_attempt_is_given_an_answer(self, store: Store) -> None:
-        """When an attempt starts with an answer, the request records the number of that attempt."""
+        """When an attempt starts and gets an answer, the number of this attempt is stored in the
+        request."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         claim = claimed(store, run)

@@ -1,4 +1,4 @@
-"""Tests of how runs are added, found, and changed by a person."""
+"""Tests of how runs are added and found, and how a person changes them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Adding:
     """Tests of which runs may be added, and which are refused."""
 
     def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
-        """`add` returns a queued run with its first instructions, and `get` and `find` return the
+        """`add` returns a queued run with its first instructions. `get` and `find` then return the
         same run."""
         run = submit(store, TaskSpec(prompt="write it", attempts=5, labels={"a": "b"}))
         assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (
@@ -55,8 +55,8 @@ class Adding:
         assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
 
     def test_the_same_key_is_the_same_run(self, store: Store) -> None:
-        """Adding an equal spec with a known key returns the existing run, even while it is
-        running."""
+        """If a run is added whose key and spec equal those of an existing run, the existing run is
+        returned. This holds even while the existing run is running."""
         spec = TaskSpec(prompt="x", key="delivery-1", env={"A": "1"}, agent_args=("-v",))
         run = submit(store, spec)
         claimed(store, run)
@@ -64,7 +64,8 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_a_key_with_another_spec_is_refused(self, store: Store) -> None:
-        """A known key with another spec is refused. The error names the run and a next step."""
+        """A run is refused if its key is known and its spec is different. The error names the
+        existing run and a next step."""
         run = submit(store, TaskSpec(prompt="x", key="k"))
         with pytest.raises(Conflict, match=run.name) as refused:
             submit(store, TaskSpec(prompt="y", key="k"))
@@ -72,7 +73,8 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_the_same_key_means_the_same_files(self, store: Store) -> None:
-        """A known key with other files, or without files, is refused."""
+        """A run is refused if its key is known and it has other files than the existing run, or
+        none."""
         spec = TaskSpec(prompt="x", key="k")
         run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
         assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
@@ -85,15 +87,15 @@ class Adding:
                 store.add(spec, "feedc0de03", "wild-elk", place("p"), other)
 
     def test_a_taken_name_is_refused(self, store: Store) -> None:
-        """A name that another run has is refused."""
+        """A run is refused if another run already has its name."""
         submit(store, name="calm-owl")
         with pytest.raises(Conflict, match="calm-owl") as refused:
             submit(store, name="calm-owl")
         assert "perdure logs -f calm-owl" in refused.value.hint
 
     def test_a_workdir_or_conversation_at_work_is_refused(self, store: Store) -> None:
-        """While a run is running, no other run may be added to its workspace or scope. Afterwards
-        this is allowed."""
+        """While a run is running, no other run may be added to its workspace or scope. After the
+        run has ended, this is allowed."""
         run = submit(store, TaskSpec(prompt="x", scope="issue-7"), where="shared")
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name):
@@ -115,8 +117,8 @@ class FindSuite:
             assert store.get(ref) == run
 
     def test_no_such_run_is_told_with_near_names(self, store: Store) -> None:
-        """An unknown reference raises NotFound with similar names in the hint. A prefix of three
-        characters is too short."""
+        """An unknown reference raises NotFound, with similar names in the hint. A prefix of an id
+        must have more than three characters."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         with pytest.raises(NotFound) as missing:
             store.get("calm-owls")
@@ -126,7 +128,7 @@ class FindSuite:
                 store.get(ref)
 
     def test_an_ambiguous_beginning_is_refused(self, store: Store) -> None:
-        """A prefix that two ids share raises NotFound, and the hint lists both runs."""
+        """A prefix that fits two ids raises NotFound. The hint names both runs."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         store.add(TaskSpec(prompt="x"), "feedc0de02", "wild-elk", place("q"))
         with pytest.raises(NotFound) as unclear:
@@ -134,7 +136,7 @@ class FindSuite:
         assert "calm-owl" in unclear.value.hint and "wild-elk" in unclear.value.hint
 
     def test_lists_are_newest_first(self, store: Store) -> None:
-        """`find` filters by state and returns at most `limit` runs, the newest first."""
+        """`find` can filter by state. It returns at most `limit` runs, newest first."""
         runs = [submit(store) for _ in range(5)]
         done, stopped = runs[1], runs[3]
         store.finish(claimed(store, done), SUCCESS)
@@ -148,8 +150,7 @@ class FindSuite:
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
     def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
-        """`last_changed` returns at most `limit` runs, ordered by the time of their last change,
-        the latest first."""
+        """`last_changed` returns at most `limit` runs, the one that changed last first."""
         first, second, third = [submit(store) for _ in range(3)]
         store.request_cancel(first.id)
         found = store.last_changed()
@@ -164,8 +165,8 @@ class FindSuite:
         )
 
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
-        """All pages together contain every run once, newest first, even if runs are added
-        meanwhile. The list can be limited to one agent or scope."""
+        """The pages of a list together contain every run once, newest first, even if runs are added
+        between two pages. The list can be limited to one agent or scope."""
         runs = [
             submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
             for number in range(5)
@@ -185,8 +186,8 @@ class FindSuite:
         assert store.find(scope="nobody's") == [] and store.find(before=1) == []
 
     def test_the_journal_of_all_runs(self, store: Store) -> None:
-        """The records of all runs are returned in pages, in the order of their numbers. The newest
-        number is available separately."""
+        """The records of all runs are returned in pages, in the order of their numbers. A separate
+        method returns the newest number."""
         assert store.newest_record() == 0 and store.journal() == []
         runs = [submit(store) for _ in range(3)]
         store.request_cancel(runs[0].id)
@@ -207,8 +208,8 @@ class Persons:
     """Tests of what a person may request: update, retry, stop."""
 
     def test_new_instructions_reopen_a_final_run(self, store: Store) -> None:
-        """`update` adds instructions. A final run is queued and due again, with one more attempt
-        allowed."""
+        """`update` adds instructions. If the run was final, it is queued and due again, and one
+        more attempt is allowed."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         for state, end in ((2, SUCCESS), (3, FAILURE), (4, STOPPED)):
             store.finish(claimed(store, run), end)
@@ -230,7 +231,7 @@ class Persons:
         ]
 
     def test_files_stay_with_their_version(self, store: Store) -> None:
-        """Each version of the instructions keeps the task files that came with it, if any."""
+        """Each version of the instructions keeps the task files that were given with it."""
         run = store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"), FILES)
         store.update(run.id, "no files")
         store.update(run.id, "again", replace(FILES, on_edit=OnEdit.REPLACE))
@@ -241,8 +242,8 @@ class Persons:
         ]
 
     def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
-        """If instructions are added while an attempt is running, the run is queued after it, and
-        the next attempt gets the new version."""
+        """If instructions are added while an attempt is running, the run is queued again when the
+        attempt ends. The next attempt gets the new instructions."""
         for end in (SUCCESS, FAILURE):
             run = submit(store, TaskSpec(prompt="x", attempts=1))
             claim = claimed(store, run)
@@ -257,8 +258,9 @@ class Persons:
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
     def test_a_message_is_accepted_once(self, store: Store) -> None:
-        """A message with a known key and the same text is not added again; with another text it
-        raises Conflict. If the run has ended, the message becomes its new instructions."""
+        """If a message is sent again with the same key and text, it is not added again. With the
+        same key and another text, it raises Conflict. If the run has ended, the message becomes its
+        new instructions."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         claim = claimed(store, run)
         for _ in range(2):
@@ -273,8 +275,8 @@ class Persons:
         assert store.update(run.id, "use tabs", message="k1").context_version == 3
 
     def test_a_message_that_the_turn_took_needs_no_attempt(self, store: Store) -> None:
-        """If the running turn received a message, the attempt's context version increases, so no
-        further attempt is needed. The version never decreases."""
+        """If the running turn received a message, the version of the instructions that the attempt
+        has seen increases. No further attempt is then needed. This version never decreases."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         claim = claimed(store, run)
         store.update(run.id, "use tabs", message="k1")
@@ -286,8 +288,8 @@ class Persons:
         assert store.finish(claim, SUCCESS).state is RunState.SUCCEEDED
 
     def test_stopped_stays_stopped(self, store: Store) -> None:
-        """A cancelled attempt ends the run even if newer instructions were added. A requested stop
-        also takes precedence over a retry."""
+        """If an attempt is cancelled, its run ends, even if newer instructions were added. If a
+        stop was requested, the run ends even if the attempt's outcome would allow a retry."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.update(run.id, "and this")
@@ -298,8 +300,8 @@ class Persons:
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
 
     def test_a_retry_allows_one_more(self, store: Store) -> None:
-        """`requeue` makes a failed, cancelled or waiting run due now, with one more attempt
-        allowed."""
+        """`requeue` makes a failed, cancelled or waiting run due now. By default, one more attempt
+        is allowed."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         store.finish(claimed(store, run), FAILURE)
         again = store.requeue(run.id, "asked for")
@@ -319,7 +321,8 @@ class Persons:
         assert store.requeue(run.id, "asked for", 5).attempts_allowed == 9
 
     def test_a_retry_is_refused_while_running_and_after_success(self, store: Store) -> None:
-        """Requeueing a running or a successful run raises Conflict with a next step."""
+        """Requeueing a running or a successful run raises Conflict. The error's hint names a next
+        step."""
         run = submit(store)
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name) as running:
@@ -332,8 +335,8 @@ class Persons:
         assert (again.state, again.reason) == (RunState.QUEUED, "restored")
 
     def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
-        """A stop cancels a queued run at once, marks a running one to be stopped, and does not
-        change a final one. A second stop changes nothing."""
+        """A stop request cancels a queued run immediately. For a running run, the request is only
+        stored; a final run is not changed. A second request changes nothing."""
         queued, run = submit(store), submit(store)
         assert store.request_cancel(queued.id).state is RunState.CANCELLED
         assert store.get(queued.id).finished is not None
@@ -346,8 +349,8 @@ class Persons:
         assert not store.requeue(run.id, "after all").cancel_requested
 
     def test_a_removed_run_is_gone_from_the_list(self, store: Store) -> None:
-        """A removed run is not found by any reference, and cannot be changed. Its name and key are
-        free again. Its journal and attempts can still be read by its id."""
+        """No reference finds a removed run, and the run cannot be changed. Its name and key can be
+        used again. Its journal and attempts can still be read by its id."""
         run = submit(store, TaskSpec(prompt="x", key="order-1"), name="calm-owl")
         store.finish(claimed(store, run), SUCCESS)
         history = store.history(run.id)
@@ -369,8 +372,8 @@ class Persons:
         assert store.get("calm-owl").id == store.get("order-1").id == again.id
 
     def test_only_a_finished_run_is_removed(self, store: Store) -> None:
-        """Removing a run that waits or is running raises Conflict with a next step, and changes
-        nothing."""
+        """Removing a run that waits or is running raises Conflict and changes nothing. The error's
+        hint names a next step."""
         run = submit(store)
         with pytest.raises(Conflict, match=run.name):
             store.remove(run.id)
@@ -380,7 +383,8 @@ class Persons:
         assert "stop" in running.value.hint and store.get(run.id).state is RunState.RUNNING
 
     def test_unknown_runs_are_not_found(self, store: Store) -> None:
-        """For an unknown run, changes raise NotFound, and reads return nothing."""
+        """If a run is unknown, methods that change it raise NotFound, and methods that read about
+        it return nothing."""
         verbs: list[Callable[[], object]] = [
             lambda: store.requeue("nobody", ""),
             lambda: store.update("nobody", "x"),

@@ -1,4 +1,5 @@
-"""Sample data for the tests: runs, claims, sessions and endings, each made by one call."""
+"""Sample data for the store tests: functions that make a run, a claim, a session or an ending in
+one call."""
 
 from __future__ import annotations
 
@@ -55,18 +56,18 @@ class Store(
     RequestStore,
     Protocol,
 ):
-    """A store that implements all the store protocols."""
+    """Interface of a store that implements all the store protocols."""
 
 
 def place(name: str) -> Workspace:
-    """Return a workspace with this name; nothing is created on disk."""
+    """Return a workspace with this name. Nothing is created on disk."""
     return Workspace(id=name, path=f"/tmp/{name}", backend=Backend.TASK)
 
 
 def submit(
     store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = ""
 ) -> TaskRun:
-    """Add a run and return it. It gets its own workspace unless `where` names one."""
+    """Add a run and return it. It gets its own workspace, or the one that `where` names."""
     number = next(_numbers)
     return store.add(
         spec or TaskSpec(prompt="do it"),
@@ -84,14 +85,15 @@ def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float =
 
 
 def session_of(run: TaskRun, id: str, state: SessionState = SessionState.PINNED) -> Session:
-    """Return a session whose scope is the run's."""
+    """Return a session with this id for the run's agent and scope."""
     return Session(
         key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1
     )
 
 
 def begun(run: TaskRun, session: Session | None = None, where: Workspace | None = None) -> Begun:
-    """Return the value with which an attempt begins, stored before the agent is launched."""
+    """Return the value for `begin`: the data that is stored before an attempt's agent is
+    launched."""
     assert run.workspace is not None
     return Begun(
         continuation=Continuation(
@@ -115,7 +117,7 @@ def ending(
     reason: str = "",
     condition: Condition | None = None,
 ) -> Ending:
-    """Return a value for `finish` with this outcome and next state."""
+    """Return a value for `finish` with this outcome and the run's next state."""
     return Ending(
         outcome=Outcome(kind=kind),
         decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition),

@@ -1,5 +1,5 @@
-"""Tests of tokens and sign-ins. They are found by a digest, and are invalid once they are removed
-or have expired."""
+"""Tests of tokens, and of sign-ins in a browser. Both are found by a digest, and are invalid once
+they are removed or have expired."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class TokenSuite:
         )
 
     def test_a_token_keeps_its_limits(self, store: Store) -> None:
-        """A token, and a sign-in with it, have the limits with which the token was added."""
+        """A token keeps the limits with which it was added. A sign-in with the token has the same
+        limits."""
         wanted = Token(
             name="team", scope=TokenScope.ANSWER, created=0, repositories=("shop/*", "a/b"),
             labels=("team=red", "kind=*"),
@@ -54,7 +55,7 @@ class TokenSuite:
         assert store.signed_in(digest("cookie")) == made
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
-        """A second token with the same name or secret is refused, and the first one is not
+        """A second token with the same name or secret is refused. The first token is not
         changed."""
         first = store.add_token(token("ci"), digest("one"))
         for name, secret in (("ci", "two"), ("other", "one")):
@@ -63,8 +64,8 @@ class TokenSuite:
         assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
 
     def test_a_token_expires(self, store: Store) -> None:
-        """An expired token is still listed, but neither the token nor a sign-in with it is
-        valid."""
+        """After a token has expired, it is still listed. Neither the token nor a sign-in with it is
+        valid any more."""
         now = store.now()
         store.add_token(token("old", expires=now - 1), digest("old"))
         store.add_token(token("new", expires=now + 3_600_000), digest("new"))
@@ -73,8 +74,8 @@ class TokenSuite:
         assert store.token_of(digest("new")) is not None and len(store.tokens()) == 2
 
     def test_a_token_is_taken_away(self, store: Store) -> None:
-        """Neither a removed token nor a sign-in with it is valid, even if a new token gets the same
-        name. Removing it again raises NotFound."""
+        """After a token was removed, neither the token nor a sign-in with it is valid, even if a
+        new token gets the same name. Removing a token that does not exist raises NotFound."""
         store.add_token(token("ci"), digest("one"))
         store.sign_in("ci", digest("cookie"), LONG_S)
         store.remove_token("ci")
@@ -85,8 +86,8 @@ class TokenSuite:
             store.remove_token("ci")
 
     def test_a_sign_in_lasts(self, store: Store) -> None:
-        """A sign-in is valid until it expires or is signed out. Other sign-ins with the same token
-        are not affected."""
+        """A sign-in is valid until it expires or the person signs out. Other sign-ins with the same
+        token are not affected."""
         made = store.add_token(token("ci", TokenScope.ADMIN), digest("one"))
         for cookie in ("a", "b"):
             store.sign_in("ci", digest(cookie), LONG_S)
@@ -99,8 +100,8 @@ class TokenSuite:
 
     def test_a_person_signs_in_without_a_token(self, store: Store) -> None:
         """A person can sign in without a token. The sign-in has the person's scope and limits. It
-        ends when it expires, when it is signed out, or when all sign-ins of the person are ended.
-        """
+        ends when it expires, when the person signs out, or when all of the person's sign-ins are
+        ended."""
         person = Token(
             name="ada@example.com", scope=TokenScope.ANSWER, created=0, repositories=("shop/*",),
             labels=("team=red",), kind="openid",
@@ -118,7 +119,8 @@ class TokenSuite:
         assert store.sign_out_person(person.name) >= 2 and store.signed_in(digest("b")) is None
 
     def test_a_use_is_written_down(self, store: Store) -> None:
-        """The use of a token is recorded at most once an hour, and never for a removed token."""
+        """The time at which a token is used is stored at most once an hour. Recording the use of an
+        unknown token has no effect."""
         store.add_token(token("ci"), digest("one"))
         store.use_token("ci")
         used = store.tokens()[0].used

@@ -62,8 +62,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
     if not count:
         return None
-    # `git log` could run programs that a repository's settings name, so rev-list is used. It prints
-    # a line with the commit's id before each subject.
+    # `git log` could run programs that a repository's settings name, so rev-list is used. rev-list
+    # prints a line with the commit's id before each subject.
     said = repository.run(
         "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
     ).stdout
@@ -74,8 +74,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
 
 
 def is_followed(workspace: Workspace) -> bool:
-    """Return whether the base branch of the workspace can be looked up. This requires a repository
-    and an existing workdir."""
+    """Return whether new commits on the base branch can be looked up. This requires a backend with
+    a repository (`worktree` or `isolated`) and an existing workdir."""
     return (
         workspace.backend in (Backend.WORKTREE, Backend.ISOLATED) and Path(workspace.path).is_dir()
     )

@@ -65,12 +65,13 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class Applied(Struct, frozen=True, kw_only=True):
-    """The result of `apply`. If `refused` (path and reason) is not empty, nothing was changed."""
+    """The result of `apply`. `refused` lists files (path and reason) that prevented it. If
+    `refused` is not empty, nothing was changed."""
 
     top: str
     files: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
-    """Files that already had the run's content."""
+    """Files of the checkout that already had the content of the run's workdir."""
     commit: str = ""
     refused: tuple[tuple[str, str], ...] = ()
 
@@ -83,7 +84,8 @@ class Steps(Struct, frozen=True, kw_only=True):
     already: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     signs: dict[str, Sign | None] = field(default_factory=dict)
-    """Signature of each file when it was last inspected."""
+    """Inode, size and modification time of each file when it was last inspected; None if there was
+    no file."""
 
 
 def apply(
@@ -160,8 +162,8 @@ def _check(looker: Looker, base: str, message: Message | None) -> None:
 def _merge(
     made: ComparisonRepository, base: str, head: str, theirs: str
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Return the merged tree, and the conflicts by path. `base` serves as the merge base, whatever
-    the histories of the two sides are."""
+    """Return the merged tree, and the files with conflicts, each with the reason. `base` is used as
+    the merge base; the real histories of the two sides do not matter."""
     root = _commit_tree(made, f"{base}^{{tree}}")
     ours, other = _commit_tree(made, f"{head}^{{tree}}", root), _commit_tree(made, theirs, root)
     result = made.run(
@@ -175,8 +177,9 @@ def _merge(
 
 
 def reason_of(name: str, messages: list[str]) -> str:
-    """Return why a file is in conflict. Each of git's `messages` consists of the number of paths,
-    the paths, a short stable type, and a sentence (git-merge-tree(1))."""
+    """Return the reason why a file is in conflict, from the messages of git-merge-tree(1). Each
+    message in `messages` consists of the number of paths, the paths, a short stable type, and a
+    sentence."""
     at = 0
     while at < len(messages) and messages[at].isdecimal():
         count = int(messages[at])
@@ -215,8 +218,8 @@ def planned(
     before: Mapping[str, Entry],
     after: Mapping[str, Entry],
 ) -> Steps:
-    """Return the paths that the merge changes, in three groups: to be changed, already changed, and
-    refused because they contain other work."""
+    """Return the paths that the merge changes, in three groups: paths to change, paths that already
+    have the new content, and paths that are refused because they contain other work."""
     plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
     on_disk = made.entries(made.photograph(looker))
     for name, new in differing(before, after):
@@ -247,8 +250,8 @@ def planned(
 
 
 def _in_the_way(top: Path, name: str, plan: Steps) -> str:
-    """Return why a file cannot be created; empty if it can. Either an ignored file has that name,
-    or a parent path is not a directory."""
+    """Return the reason why a file cannot be created; empty if it can. There are two reasons: an
+    ignored file has the same name, or a parent path is not a directory."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
     if plan.steps[name][0] is None and os.path.lexists(top / name):
         below = any(step.startswith(f"{name}/") for step in gone)
@@ -284,7 +287,7 @@ def commit_of(
     made: ComparisonRepository, looker: Looker, tree: str, message: Message, *merged: str
 ) -> str:
     """Write the commit and all its objects into the user's repository, and return its id. Its
-    parents are HEAD and `merged`. No ref names it yet."""
+    parents are HEAD and the commits in `merged`. No ref names the new commit yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
     words = list(chain.from_iterable(("-p", parent) for parent in (looker.head, *merged)))
     commit = made.git.run(
@@ -304,8 +307,8 @@ def publish(
     commit: str,
     touched: Mapping[str, tuple[Entry | None, Entry | None]],
 ) -> None:
-    """Write the index, then move HEAD. If HEAD has moved meanwhile, restore the index and raise
-    GitFailed."""
+    """Write the index, then move HEAD to the commit. If another process has moved HEAD meanwhile,
+    restore the index and raise GitFailed."""
     _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
     try:
         looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
@@ -317,11 +320,12 @@ def publish(
 def _write_index(
     made: ComparisonRepository, looker: Looker, entries: Mapping[str, Entry | None]
 ) -> None:
-    """Set entries of the user's own index; None removes an entry.
+    """Set entries of the user's own index. None as the entry removes the path from the index.
 
-    The index is written through the view. When git writes an index, it reads files again whose
-    times are too close to the index's own (racily clean files). The user's configuration may name a
-    filter for them that an agent planted; the view's configuration names none.
+    The index is written through perdure's view of the workdir (see `view`). When git writes an
+    index, it reads files again whose times are too close to the index's own (racily clean files).
+    The user's configuration may name a filter for these files that an agent planted; the view's
+    configuration names none.
     """
     nothing = ("0", "0" * len(looker.head))
     # Removals come first, because a directory may replace a file.
@@ -341,7 +345,8 @@ def _write_index(
 
 @contextlib.contextmanager
 def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
-    """Put the files in place and run the block. If the block raises, restore the old files."""
+    """Put the files in place, then run the body of the `with` statement. If the body raises,
+    restore the old files."""
     top = looker.top
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
     undo: list[Callable[[], object]] = []
@@ -396,8 +401,9 @@ def _place(
     sign: Sign | None,
     undo: list[Callable[[], object]],
 ) -> None:
-    """Remove, replace or make one path. `aside`: where the old file is kept; `sign`: the signature
-    that the old file must have. Raises Conflict if the file has changed."""
+    """Remove, replace or make one path. `aside`: the path to which the old file is moved; None if
+    there is no old file. `sign`: the signature that the old file must have. Raises Conflict if the
+    file has changed."""
     path = top / name
     if aside is not None:
         if _sign(path) != sign:
@@ -435,15 +441,16 @@ def _bring_back(aside: Path, path: Path) -> None:
 
 
 def _leave_empty(directory: Path, top: Path) -> None:
-    """Remove the directory and its parents below `top` while they are empty, as git does."""
+    """Remove the directory if it is empty, then its parent, and so on, up to `top`. `top` itself is
+    kept. git does the same."""
     while directory != top and not any(directory.iterdir()):
         directory.rmdir()
         directory = directory.parent
 
 
 def _sign(path: Path) -> Sign | None:
-    """Return inode, size and modification time of a file, or None without one. If any of them
-    differs, the content counts as changed."""
+    """Return inode, size and modification time of a file; None if there is no file. If any of the
+    three differs later, the content counts as changed."""
     try:
         seen = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -42,8 +42,7 @@ MERGES_LOOKED_AT = 100
 
 
 class Joined(Struct, frozen=True, kw_only=True):
-    """The result of a merge: HEAD as it is now, and the files with conflicts, each with the
-    reason."""
+    """The result of a merge: the new HEAD, and the files with conflicts, each with the reason."""
 
     commit: str
     conflicts: tuple[tuple[str, str], ...] = ()
@@ -89,8 +88,8 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
 def changed(
     places: Places, workspace: Workspace, git: Git, began: str, head: str, most: int
 ) -> tuple[str, ...]:
-    """Return the names of the files that differ between two commits, at most the first `most`.
-    Compares trees only. Raises GitFailed."""
+    """Return the names of at most `most` files that differ between two commits. Compares trees
+    only. Raises GitFailed."""
 
     def look() -> bytes:
         with seen(places, workspace, git) as looker:

@@ -35,8 +35,8 @@ PLAIN = (
     ("core.multiPackIndex", "false"),
     ("pack.useBitmaps", "false"),
 )
-"""Settings that make git ignore cache files in the agent's objects directory. An agent could make
-those contradict the objects."""
+"""Settings that make git ignore cache files in the agent's objects directory. An agent could write
+cache files that contradict the objects."""
 _TIME_S = 1800.0
 
 
@@ -46,13 +46,14 @@ class Outgoing(Struct, frozen=True, kw_only=True):
     branch: str
     commit: str
     tip: str
-    """The branch's commit on the remote; empty where the remote has no such branch."""
+    """The commit that the branch has on the remote; empty where the remote has no such branch."""
     commits: int
-    """Number of commits that the remote does not have."""
+    """Number of commits of the branch that the remote does not have."""
     have: tuple[str, ...]
-    """Commits and tags of the remote that also exist in this repository."""
+    """Ids of the remote's commits and tags that also exist in the workdir's repository. A commit
+    counts as new if none of these reaches it."""
     git: Git
-    """Git on a repository that has all objects of the branch."""
+    """Git on a repository of perdure's own that has all objects of the branch."""
     source: RemoteSource
     scratch: Path
 
@@ -65,7 +66,8 @@ class Outgoing(Struct, frozen=True, kw_only=True):
         ).stdout
 
     def names(self) -> bytes:
-        """Return the names of new files and directories, one on each line. Untrusted bytes."""
+        """Return the names of the files and directories in the new commits, one on each line.
+        Untrusted bytes."""
         words = ("rev-list", "--objects", "--stdin")
         said = self.git.run(
             *words, stdin=_since(self.commit, self.have), cap=1 << 30, timeout_s=_TIME_S
@@ -128,8 +130,9 @@ def outgoing(
     git: Git,
     ready: AbstractContextManager[None],
 ) -> Iterator[Outgoing]:
-    """Yield the commits to push, compared with the remote's current state. `ready` holds the
-    workdir's lock: it is entered while the workdir is read and left before anything is pushed.
+    """Yield the commits to push, compared with the remote's current state. `ready` is a context
+    manager that holds the workdir's lock. It is entered while the workdir is read, and left before
+    anything is pushed.
 
     Raises UsageError for a workdir without a repository of its own, Diverged, GitFailed where the
     remote does not answer, and any error of `ready`.
@@ -174,8 +177,8 @@ def outgoing(
 
 
 def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
-    """Return a new repository of perdure's own. It contains the new objects and borrows all others
-    from the cache."""
+    """Return a new repository of perdure's own, in `directory`. It contains the new objects of
+    `commit` and borrows all others from the cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
     own = Git(
         cwd=directory,
@@ -217,8 +220,8 @@ def _since(commit: str, have: Sequence[str]) -> bytes:
 
 
 def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
-    """Return the commits and tags that exist in this repository. An agent may have dropped objects
-    that it borrowed."""
+    """Return those of the ids in `oids` whose objects exist in the repository of `git`. Some may be
+    missing, because an agent can drop objects that it borrowed."""
     said = git.run(
         "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
     ).stdout.decode()
@@ -232,8 +235,8 @@ def _is_behind(git: Git, tip: str, commit: str) -> bool:
 
 
 def _show(looker: Looker, branch: str, tip: str) -> None:
-    """Update the agent's remote-tracking ref, so that it can merge the remote's commits without a
-    network."""
+    """Update the remote-tracking ref in the agent's repository to `tip`. The agent can then merge
+    the remote's commits without a network."""
     with contextlib.suppress(GitFailed):
         looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
 
@@ -247,8 +250,8 @@ def _diverged(branch: str) -> Diverged:
 
 
 def _refused(error: GitFailed) -> GitFailed:
-    """Return an error that contains the remote's own message, if it sent one. git's last line does
-    not contain that message."""
+    """Return an error that contains the remote's own message, if the remote sent one. The last line
+    that git prints does not contain that message."""
     said = [
         line.removeprefix("remote:").strip()
         for line in error.stderr.split("\n")

@@ -46,11 +46,11 @@ def absent(top: Path, git: Git) -> list[str]:
 
 
 def _may_name_any(admin: Path) -> bool:
-    """Return whether the index may list a submodule or an attributes file. Reads the index file
+    """Return whether the index may list a submodule or an attributes file. The index file is read
     directly, which saves a git process in most workdirs.
 
-    Modes are four bytes in each entry (gitformat-index(5)). Names are stored in full up to version
-    3, unless entries are shared with another file.
+    Modes are four bytes in each entry (gitformat-index(5)). Up to version 3 of the format, names
+    are stored in full, unless the index shares entries with another file (a split index).
     """
     try:
         index = (admin / "index").read_bytes()
@@ -67,7 +67,8 @@ def _pointers(git: Git) -> list[str]:
     try:
         return _split(git.run(*words, good=(0, 1), cap=1 << 26).stdout)
     except GitFailed:
-        # A missing note must not prevent the start of the attempt.
+        # If the names cannot be found, there is no note. That must not prevent the start of the
+        # attempt.
         return []
 
 

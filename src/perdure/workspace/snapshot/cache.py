@@ -26,8 +26,8 @@ from perdure.workspace.snapshot.shelf import Shelf
 FORMAT = 1
 
 LISTED = 1000
-"""Maximum number of left-out names in `checkpoint.json`, and of names that changed while being
-read."""
+"""Maximum number of names in two lists of `checkpoint.json`: files that were left out, and files
+that changed while they were read."""
 
 
 class CapturedState(Struct):
@@ -42,11 +42,12 @@ class CapturedState(Struct):
     tree: str = ""
     branch: str = ""
     index: list[int] = field(default_factory=list)
-    """Signature of the workdir's own index file when it was last read."""
+    """Signature of the workdir's own index file at the time when it was last read (see
+    `index.signature`)."""
     top: str = ""
     commit: str = ""
     says: list[str] = field(default_factory=list)
-    """The tree of the commit, and its parents."""
+    """Ids of the checkpoint commit's tree and of its parents."""
     changed: int = 0
     untracked: int = 0
 
@@ -88,9 +89,9 @@ class CapturedState(Struct):
 
 
 def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
-    """Return the last `CapturedState` and copy its indexes into `aside`. Returns an empty
-    `CapturedState` if none can be used. Its objects may be gone by now: this is checked when the
-    checkpoint is published."""
+    """Return the last `CapturedState` and copy its indexes into the directory `aside`. Return an
+    empty `CapturedState` if the last one cannot be used. The objects that it names may have been
+    removed by now; this is checked when the checkpoint is published."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
@@ -107,7 +108,8 @@ def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
             shutil.copy2(
                 path,
                 aside / path.name,
-                # copy2 keeps the modification time, which git compares with those of the files.
+                # copy2 keeps the modification time of the index. git compares that time with the
+                # modification times of the files.
             )
     return known
 

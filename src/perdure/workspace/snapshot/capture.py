@@ -46,8 +46,8 @@ _T = TypeVar("_T")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    """Save the workdir under a ref (a full name). Raises WorkspaceError or GitFailed; then no ref
-    was written."""
+    """Save the workdir under the ref `ref` (a full name). If no ref was written, raises
+    WorkspaceError or GitFailed."""
     with in_words(shelf, "saved"):
         return again(shelf, lambda shelf: _save(shelf, ref, policy))
 
@@ -55,7 +55,7 @@ def save(shelf: Shelf, ref: str, policy: str) -> Saved:
 @contextlib.contextmanager
 def in_words(shelf: Shelf, what: str) -> Iterator[None]:
     """Turn errors of the file system, such as a full disk or missing permissions, into
-    WorkspaceError."""
+    WorkspaceError. Its text says that the workdir could not be `what`, such as "examined"."""
     try:
         yield
     except OSError as error:
@@ -86,9 +86,9 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
 
 
 def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """Run `look` and return its result. If git fails, discard the cached state and run it once
-    more. If git still fails, the workdir's own git directory is damaged: then run it for the files
-    only."""
+    """Run `look` and return its result. If git fails, discard the cached state and run `look` once
+    more. If git still fails, the workdir's own git directory is damaged. Then run `look` for the
+    files only, without that git directory."""
     try:
         return look(shelf)
     except GitFailed as error:
@@ -119,9 +119,9 @@ def captured_state(
 ) -> Iterator[tuple[CapturedState, Path]]:
     """Capture the workdir's current state. Yields the state, and the directory with its indexes.
 
-    The state's `commit` is the last checkpoint's commit, even if files have changed since. The
-    directory is removed afterwards unless the state was stored. `kept`: whether the caller intends
-    to store it.
+    The state's `commit` is the last checkpoint's commit, even if files have changed since. At the
+    end of the `with` statement the directory is removed, unless the state was stored. `kept`:
+    whether the caller intends to store the state.
     """
     looks = shelf.directory / "looks"
     looks.mkdir(exist_ok=True)
@@ -250,7 +250,7 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
 
 def _bring(shelf: Shelf, known: CapturedState, wanted: list[str]) -> None:
     """Copy the agent's objects that a checkpoint needs. perdure's own git only reads the agent's
-    repository, and runs nothing from it."""
+    repository, and runs no program that its settings name."""
     wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
     if unknown := set(missing(shelf, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
@@ -294,7 +294,7 @@ def _counted(shelf: Shelf, look: CapturedState) -> tuple[int, int]:
 
 
 def _commit(shelf: Shelf, look: CapturedState) -> None:
-    """Write the commit, unless it would equal the last commit."""
+    """Write the commit of the checkpoint, unless it would equal the last commit."""
     entries = [
         ("100644", "checkpoint.json", shelf.put("blob", look.about)),
         ("40000", "worktree", look.worktree),

@@ -106,9 +106,9 @@ class WorkdirCheckpoints:
     def unpack(
         self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1
     ) -> Saved:
-        """Import a pack as a checkpoint of this workdir and return it, as `save` would. Afterwards
-        `put_in_place` restores it. For the `here` backend in an empty directory, a shallow
-        repository is made first.
+        """Import a pack as a checkpoint of this workdir and return that checkpoint, as `save`
+        would. The caller then restores it with `put_in_place`. For the `here` backend in an empty
+        directory, a shallow repository is made first.
 
         Raises Conflict where the directory has files, or where the repository lacks the commit that
         the run began at. Raises WorkspaceError for a damaged pack.
@@ -125,9 +125,9 @@ class WorkdirCheckpoints:
         )
 
     def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
-        """Save the workdir durably as checkpoint `number`; changes nothing in it. `ignored`: the
-        ignored files to include (`small`, `all`, `none`). Raises WorkspaceError, GitFailed or
-        OSError; then there is no new checkpoint."""
+        """Save the workdir durably as checkpoint `number`. Changes nothing in the workdir.
+        `ignored`: the ignored files to include (`small`, `all`, `none`). If no checkpoint was made,
+        raises WorkspaceError, GitFailed or OSError."""
         with self._shelf(workspace) as shelf:
             return capture.save(shelf, shelf.ref(number), ignored)
 
@@ -144,8 +144,8 @@ class WorkdirCheckpoints:
             try:
                 return last, observe(shelf, last, against)
             except GitFailed:
-                # The commit of the beginning may be gone: its checkpoint was deleted, or the
-                # history is shallow.
+                # The commit that the attempt began with may be missing: its checkpoint was deleted,
+                # or the history is shallow.
                 return last, None
 
     def put_in_place(
@@ -207,9 +207,9 @@ class WorkdirCheckpoints:
             capture.keep_commits(shelf, commits)
 
     def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
-        """Return the new files of each of these checkpoints, in order. A checkpoint is compared
-        with the one before it, the first one with the workdir's beginning. The first list is empty
-        where the beginning is not known. The names are untrusted text."""
+        """Return the new files of each of these checkpoints, in order. Each checkpoint is compared
+        with the one before it. The first one is compared with the state in which the workdir began;
+        its list is empty where that state is not known. The names are untrusted text."""
         with self._shelf(workspace) as shelf:
             begun = shelf.pinned or workspace.base
             if begun:
@@ -237,8 +237,8 @@ class WorkdirCheckpoints:
         return refs.numbers(self._places, workspace, self._git())
 
     def forget(self, workspace: Workspace, *numbers: int) -> None:
-        """Delete checkpoints. git's own gc removes objects that no other checkpoint needs, weeks
-        later."""
+        """Delete checkpoints. Weeks later, git's own gc removes the objects that no other
+        checkpoint needs."""
         refs.forget(self._places, workspace, self._git(), numbers)
 
 

@@ -37,7 +37,8 @@ saved. `Shelf.most_files` limits the number of files."""
 
 class Listing:
     """Lists the changed and new names of one directory (see `findings.Piece`). `fresh`: directories
-    that the last capture did not have."""
+    that the last capture did not have. `suspects`: names that are left out if git ignores them,
+    each with the reason."""
 
     def __init__(
         self,
@@ -108,8 +109,8 @@ class Listing:
         return list(changed), split(others)
 
     def _still(self) -> bool:
-        """Return whether no directory has changed since the last capture, so that no name was added
-        or removed."""
+        """Return whether no directory has changed since the last capture. Then no name was added or
+        removed."""
         for directory, (changed, _, _) in self.piece.seen.items():
             try:
                 if (
@@ -124,8 +125,8 @@ class Listing:
         return bool(self.piece.seen) and self.piece.prefix in self.known.idle
 
     def _stirred(self) -> tuple[list[str], list[str]]:
-        """Return the same as `_listed`, for a directory in which only the content of files can have
-        changed. Files that the last capture did not save are inspected again."""
+        """Return the same two lists as `_listed`, for a directory in which only the content of
+        files can have changed. Files that the last capture did not save are inspected again."""
         said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         return split(said.stdout), self.known.idle.get(self.piece.prefix, [])
 
@@ -142,8 +143,8 @@ class Listing:
 
     def _walk(self, directory: str, *, sure: bool = False) -> None:
         """Add all files below a directory that is not in the index. A directory that a build
-        recreates is added to the suspects and not entered. With `sure`, `directory` itself is
-        always entered."""
+        recreates is added to `suspects` and not entered. With `sure`, `directory` itself is always
+        entered."""
         waiting = [(directory, sure)]
         while waiting:
             here, certain = waiting.pop()
@@ -213,7 +214,8 @@ class Listing:
                 continue
             link = stat.S_ISLNK(seen.st_mode)
             if stat.S_ISDIR(seen.st_mode):
-                # git lists nothing below a name that is a file in its index.
+                # The index has this name as a file, but it is a directory now. git lists nothing
+                # below such a name.
                 self._walk(name)
             if not (stat.S_ISREG(seen.st_mode) or link) or (
                 link and ODD_LINK.fullmatch(name.rpartition("/")[2])
@@ -224,7 +226,7 @@ class Listing:
         return leaving
 
     def _judge(self) -> None:
-        """Leave out the suspects that git ignores, and add the other suspects."""
+        """Decide on each name in `suspects`: leave it out if git ignores it, otherwise add it."""
         while self.suspects:
             asked, self.suspects = self.suspects, {}
             ignored = self._ignored(list(asked))
@@ -297,7 +299,8 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
         try:
             known[directory] = stat.S_ISDIR((root / directory).lstat().st_mode)
         except OSError:
-            known[directory] = True  # The file is gone; git detects that itself.
+            # The directory is gone. git itself reports that its files are gone.
+            known[directory] = True
     return known[directory]
 
 
@@ -307,4 +310,4 @@ def _rebuildable(root: Path, directory: str) -> bool:
     try:
         return read(root / directory / "CACHEDIR.TAG").startswith(CACHE_TAG)
     except OSError:
-        return False  # The directory is unreadable. That is reported when it is walked through.
+        return False  # The directory is unreadable. `_walk` reports that later.

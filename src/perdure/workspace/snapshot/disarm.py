@@ -5,7 +5,7 @@ git runs the programs that a repository's hooks and configuration name. So `file
 about each file of a checkpoint from another machine. Hooks are left out, except samples, which
 never run. A configuration with more than a plain clone's settings is renamed to `config.imported`
 and replaced by a plain one. Files that point git to another directory (`.git` as a file or a link,
-`commondir`) get that ending too. Each of these files is named in a note.
+`commondir`) also get the ending `.imported`. Each of these files is named in a note.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def kind(parts: Sequence[str]) -> str:
 
 
 def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
-    """Return a configuration reduced to its harmless settings. None if all of them are harmless, so
-    that the file can stay as it is."""
+    """Return a configuration reduced to its harmless settings. None if all of its settings are
+    harmless; the file then stays as it is."""
     if link or isinstance(content, Path) or len(content) > _LARGEST:
         return _written([])
     try:

@@ -16,14 +16,14 @@ ODD_LINK = late_pattern(r"\.gitmodules%*", re.IGNORECASE)
 
 
 def escape(part: str, link: bool = False) -> str:
-    """Return one part of a name in its encoded form, as it is stored in a tree."""
+    """Return one part of a path in its encoded form, as it is stored in a tree."""
     if ODD.fullmatch(part) or (link and ODD_LINK.fullmatch(part)):
         return part + "%"
     return part
 
 
 def unescape(name: str, link: bool = False) -> str:
-    """Return a whole name in its decoded form, as it is on disk."""
+    """Return a whole path in its decoded form, as it is on disk."""
     *above, last = name.split("/")
     ends = link and ODD_LINK.fullmatch(last) and last.endswith("%")
     return "/".join([*map(_plain, above), last[:-1] if ends else _plain(last)])

@@ -52,7 +52,8 @@ class Placer:
     def __init__(
         self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False
     ) -> None:
-        """Prepare to write. `outside`: whether the checkpoint came from another machine."""
+        """Prepare to write. `outside`: whether the checkpoint came from another machine, so that
+        repositories in it have to be made harmless (see `disarm`)."""
         self._outside = outside
         self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
         self._scratch = make_private(places.scratch)
@@ -62,8 +63,8 @@ class Placer:
     def place(
         self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
     ) -> None:
-        """Make the changes, then create the directories in `empty`. Remove the directories in
-        `no_longer` if they are empty. Raises WorkspaceError."""
+        """Make the changes in the workdir, then create the directories in `empty`. Remove the
+        directories in `no_longer` if they are empty. Raises WorkspaceError."""
         with self._told():
             self._place(changes, empty, no_longer)
 
@@ -155,8 +156,8 @@ class Placer:
     def _disarmed(
         self, parts: list[str], change: Change, content: bytes | Path
     ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
-        """Yield the harmless changes that replace this change to a file from another machine; see
-        `disarm`."""
+        """Yield the changes to make instead of this change to a file from another machine. They
+        make the file harmless; see `disarm`."""
         kind, name = disarm.kind(parts), "/".join(parts)
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
@@ -184,8 +185,8 @@ class Placer:
         return self._checked(unescape(name, mode == _LINK))
 
     def _checked(self, name: str) -> list[str]:
-        """Return the parts of a name. Empty if the name leads outside or into the workdir's own git
-        directory, because a tree is not trusted."""
+        """Return the parts of a path. Empty if the path leads outside or into the workdir's own git
+        directory: the names in a tree are not trusted."""
         parts = name.split("/")
         if self._shelf.broken and parts[0] == ".git":
             return []
@@ -242,7 +243,8 @@ class Placer:
         self._leave_empty(parts[:-1])
 
     def _leave_empty(self, parts: Sequence[str]) -> None:
-        """Remove the directory and its parents while they are empty, as git does."""
+        """Remove the directory if it is empty, then its parent, and so on up to the top. git does
+        the same."""
         for length in range(len(parts), 0, -1):
             try:
                 with self._open(parts[: length - 1], make=False) as fd:

@@ -16,16 +16,17 @@ special files with their kind."""
 
 class Piece(Struct):
     """A directory with its own git index: the whole workdir, or a directory that git cannot store,
-    such as `.git`. Has the findings of the last capture. `prefix` is its path in the whole tree,
-    empty or ending in a slash."""
+    such as `.git`. `seen` has the findings of the last capture. `prefix` is the directory's path in
+    the whole tree; it is empty or ends in a slash."""
 
     root: Path
     index: Path
     prefix: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
     begun: list[str] | None = None
-    """All names in the index, if it was just filled with names and ids only; otherwise None. git
-    then has no state of the files, and would report each as changed."""
+    """All names in the index, if the index was just filled from HEAD. Such an index has names and
+    ids, but no state of the files, so git would report every file as changed. None for any other
+    index."""
 
     @property
     def outer(self) -> str:
@@ -34,7 +35,7 @@ class Piece(Struct):
 
 
 class Findings(Struct):
-    """Results of a scan besides the files themselves. Names are as on disk, relative to the
+    """Results of a scan, apart from the content of the files. Names are as on disk, relative to the
     workdir."""
 
     empty: list[str] = field(default_factory=list)
@@ -44,16 +45,20 @@ class Findings(Struct):
     """Files that changed during every attempt to read them. The version that was read last is
     saved."""
     pieces: dict[str, dict[str, Seen]] = field(default_factory=dict)
-    """State of the directories of each piece, by its prefix. The next capture uses it."""
+    """State of each directory, by the prefix of the piece and the directory's name. The next
+    capture uses it to find directories that have changed."""
     umask: int = 0
-    """Umask of the process. Modes that follow from it are not recorded."""
+    """Umask of this process. A mode that follows from the umask is not recorded."""
     modes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Modes that do not follow from the umask (see the module `modes`), for each piece."""
+    """Modes that do not follow from the umask (see the module `modes`), by the prefix of the piece
+    and the name."""
     recent: dict[str, list[str]] = field(default_factory=dict)
-    """Files that were changed shortly before the capture, for each piece. The next capture checks
-    their modes again."""
+    """Names of files that were changed shortly before the capture, by the prefix of the piece. The
+    next capture checks their modes again."""
     trees: dict[str, str] = field(default_factory=dict)
     idle: dict[str, list[str]] = field(default_factory=dict)
-    """Names that exist but were not saved, including empty directories, for each piece."""
+    """Names that exist but were not saved, including empty directories, by the prefix of the piece.
+    """
     settled: list[str] = field(default_factory=list)
-    """Pieces whose index is newer than all their files."""
+    """Prefixes of the pieces whose index is newer than all their files. git need not read these
+    files again."""

@@ -4,7 +4,7 @@ progress such as a merge or a rebase.
 `capture` saves the two, and `restore` puts them back. perdure's own git reads only a copy of the
 index, and writes nothing into the original, which an agent may have changed. The entries of the
 index become a tree. Conflicts, intent-to-add entries and flags that hide changes are kept as text,
-because a tree cannot hold them. Of an operation in progress, the small state files are kept.
+because a tree cannot hold them. An operation in progress is kept as its small state files.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Staged(Struct):
     stages: list[list[str]] = field(default_factory=list)
     """Mode, id, stage and name of each side of a conflict."""
     intent: list[str] = field(default_factory=list)
-    """Entries without content (git add --intent-to-add)."""
+    """Names of entries without content, made by `git add --intent-to-add`."""
     assumed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 

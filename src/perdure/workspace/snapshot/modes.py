@@ -29,34 +29,37 @@ def kept(mode: int) -> int:
 
 
 def usual(mode: int, mask: int) -> int:
-    """Return the mode that a file of this kind gets under a umask."""
+    """Return the mode that a new file gets under the umask `mask`. `mode`: an st_mode that shows
+    whether the file is a directory, a program or another file."""
     return _most(mode) & ~mask
 
 
 def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
-    """Return the mode to set on a file. `mode`: an st_mode that gives the kind of the file;
-    `wanted`: the mode in the checkpoint; `mask`: the umask; `there`: the current mode."""
+    """Return the mode to set on a file. `mode`: an st_mode that shows whether the file is a
+    directory, a program or another file. `wanted`: the mode in the checkpoint; `mask`: the umask;
+    `there`: the current mode."""
     withheld = _most(mode) & ~wanted
     full = (0o777 if stat.S_ISDIR(mode) or mode & 0o100 else 0o666) & ~mask | there & 0o022
-    # A wide umask must not add permissions to a file whose mode withholds any.
+    # A umask that allows group or others to write must not add that permission to a file whose
+    # recorded mode withholds any.
     return full & ~(withheld | (0o022 if withheld else 0))
 
 
 class Rights(Struct, frozen=True):
-    """The recorded modes of a checkpoint, and the umask from which all other modes follow."""
+    """The modes that a checkpoint recorded. All other modes follow from its recorded `umask`."""
 
     noted: Mapping[str, int] = field(default_factory=dict)
     umask: int = 0o022
 
     def of(self, name: str, mode: int) -> int:
         """Return the recorded mode of a name, or the mode that follows from the recorded umask.
-        `name`: as on disk, with a slash at the end for a directory; `mode`: an st_mode that gives
-        the kind of the file."""
+        `name`: as on disk, with a slash at the end for a directory. `mode`: an st_mode that shows
+        whether the file is a directory, a program or another file."""
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
-        """Return the names whose current mode differs from the required one, with the required
-        mode. These rights and the umask `mask` determine the required mode."""
+        """Return the names whose current mode is wrong, each with the mode that it should have. The
+        right mode follows from the recorded modes and from `mask`, the current umask."""
         found = {}
         for name in names:
             try:

@@ -67,8 +67,9 @@ def pack(
     began: str = "",
     have: Sequence[str] = (),
 ) -> Iterator[Packed]:
-    """Yield the checkpoint as a pack, in a file that is removed afterwards. `without`: names to
-    leave out, as on disk. A directory is left out with everything below it.
+    """Yield the checkpoint as a pack. The pack's file is removed at the end of the `with`
+    statement. `without`: names to leave out, as on disk. A directory is left out with everything
+    below it.
 
     `began`: the commit at which history is cut (default: where the workdir began). `have`:
     checkpoints that the receiver already has; unknown ones are skipped.
@@ -177,8 +178,8 @@ def _without(
 
 
 def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) -> None:
-    """Make an empty shallow repository in an empty or missing directory. Raises Conflict if the
-    directory has files."""
+    """Make an empty shallow repository in `path`, which must be empty or missing. Raises Conflict
+    if the directory has files."""
     if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
@@ -241,8 +242,8 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
 
 
 def send(source: Shelf, target: Shelf, commit: str) -> None:
-    """Copy a checkpoint from one workdir's objects directory to another's, if they are not the
-    same."""
+    """Copy a checkpoint from one workdir's objects directory to another's. Does nothing if both
+    workdirs use the same directory."""
     if source.kept == target.kept:
         return
     if source.form != target.form:
@@ -258,8 +259,8 @@ def send(source: Shelf, target: Shelf, commit: str) -> None:
 
 
 def bring(source: Shelf, target: Shelf, commit: str) -> None:
-    """Copy a commit, with its history, from one workdir's repository to another's, if they are not
-    the same.
+    """Copy a commit, with its history, from one workdir's repository to another's. Does nothing if
+    both workdirs share one repository.
 
     Only objects are copied, as packs that perdure makes. Configuration, hooks and refs of both
     repositories are not used. Raises NotFound where the source does not have the commit,

@@ -50,8 +50,9 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
 
 
 def standing(repository: Git) -> tuple[str, str, str, str]:
-    """Return (HEAD, its tree, the branch, the hash algorithm of object ids). HEAD and tree are
-    empty before the first commit. The tree is also empty if HEAD was read without starting git."""
+    """Return the commit of HEAD, its tree's id, the branch, and the hash algorithm of object ids.
+    Commit and tree are empty before the first commit. The tree is also empty if HEAD was read
+    without starting git."""
     if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
         return known[0], "", known[1], "sha1"
     asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
@@ -76,8 +77,8 @@ def standing(repository: Git) -> tuple[str, str, str, str]:
 
 
 def common_of(workspace: Workspace) -> Path | None:
-    """Return the repository of a worktree, if it exists. This works even if the worktree's link to
-    it is broken."""
+    """Return the repository that a worktree belongs to, if it exists. This works even if the
+    worktree's link to the repository is broken."""
     if workspace.backend is not Backend.WORKTREE:
         return None
     common = common_directory(workspace.repo)

@@ -1,8 +1,8 @@
-"""Writes, lists and deletes the refs that name a workdir's checkpoints. A git process that is
-killed meanwhile does not block later ones.
+"""Writes, lists and deletes the refs that name a workdir's checkpoints. If git is killed while it
+does this, later git processes are not blocked.
 
 A writer holds the lock of the checkpoint repository, and every git that it starts inherits this
-lock. So a git lock file found beside one of these refs belongs to no running process.
+lock. So a git lock file found next to one of these refs belongs to no running process.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ index."""
 
 
 def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
-    """Write or delete refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME COMMIT`,
-    `delete NAME`. Raises GitFailed.
+    """Write or delete refs, all of them or none. Each order is `update NAME COMMIT [OLD]`, `verify
+    NAME COMMIT` or `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    A mark file in the directory `shelf` exists meanwhile. A mark file that is found later shows
-    that a deletion was killed. Then a lock of the packed refs that is not older than the mark is
-    removed.
+    During a deletion, a mark file exists in the directory `shelf`. If a mark file is found later, a
+    deletion was killed. Then a lock of the packed refs is removed, unless it is older than the mark
+    file.
     """
     assert refs.git_dir is not None
     mark = shelf / "deleting"

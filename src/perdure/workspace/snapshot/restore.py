@@ -44,8 +44,8 @@ _OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 
 class RestoredWorkdir(Struct, frozen=True, kw_only=True):
-    """The result of a restore. `rescue` is the saved previous state. It is None if nothing differed
-    or there was nothing to save."""
+    """The result of a restore. `rescue` is the saved previous state; None if nothing differed or
+    there was nothing to save."""
 
     rescue: Saved | None
     files: int = 0
@@ -190,8 +190,8 @@ def _put_in_place(
 
 
 def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
-    """Return an empty state if the directory has no files, commits, index or operation in progress,
-    so that there is nothing to save. None for any other directory."""
+    """Return an empty state if there is nothing to save: the directory has no files, commits, index
+    or operation in progress. Return None for any other directory."""
     admin = None if shelf.broken else shelf.admin
     if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
         return None
@@ -275,8 +275,9 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """Return the differences, except those of the workdir's own git directory. Its files were saved
-    as ordinary files while git could not use the directory."""
+    """Return the differences between two trees, but no removal of a file in the workdir's own git
+    directory. Only a checkpoint that was taken while git could not use that directory contains its
+    files."""
     found = changes(shelf, before, after)
     own = shelf.broken or shelf.admin is not None
     return [
@@ -287,8 +288,8 @@ def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
 
 
 def _callers() -> set[int]:
-    """Return the ids of this process and its ancestors. One of them may be a shell in the
-    directory, from which the restore was requested."""
+    """Return the ids of this process and its ancestors. One of them may be a shell that requested
+    the restore and has its current directory in the workdir."""
     found, pid = set[int](), os.getpid()
     while pid > 0 and pid not in found:
         found.add(pid)
@@ -354,8 +355,8 @@ def _stand(
 
 
 def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
-    """Copy the objects that HEAD and the index need into the agent's own repository, if checkpoints
-    are kept outside of it."""
+    """Copy the objects that HEAD and the index need into the agent's own repository. Does nothing
+    for a workdir whose repository does not belong to an agent."""
     if shelf.lent is None or shelf.repository is None:
         return
     asked = [
@@ -373,7 +374,8 @@ def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> N
     """Copy objects from the checkpoint repository to the agent's own repository. `known`: commits
     that the agent's repository may have already."""
     assert shelf.lent is not None and shelf.repository is not None
-    # Exclude objects that both sides have: the agent may have committed since its last checkpoint.
+    # Exclude objects that both repositories have: the agent may have committed since its last
+    # checkpoint.
     there = [
         oid
         for oid in known
@@ -399,9 +401,9 @@ def _move_head(
     wanted: WorkdirCheckpoint,
     branch: str,
 ) -> list[str]:
-    """Move HEAD and the branch. Only the workdir's own branch and the one that is checked out there
-    are ever moved, because other branches may belong to somebody else. Returns notes for a person.
-    """
+    """Move HEAD and the branch. Only two branches are ever moved: the workdir's own branch, and the
+    branch that is checked out there. Other branches may belong to somebody else. Returns notes for
+    a person."""
     assert shelf.repository is not None
     git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
     if not branch:

@@ -104,8 +104,9 @@ class _Scan:
             tree = before
         else:
             tree = self._git("write-tree").text
-        # With grafts, the final tree has more entries than this one. No commit contains this tree,
-        # so gc may have removed it by the next capture.
+        # Grafts are entries that git cannot store under their own name; `_grafted` adds them to the
+        # tree. Then no commit contains the tree without them, so gc may have removed it by the next
+        # capture.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes
@@ -210,8 +211,8 @@ class _Scan:
             return int(os.fstat(probe.fileno()).st_mtime)
 
     def _settle(self, clock: int) -> bool:
-        """Set the modification time of the index to the second in which this capture began
-        (`clock`), if the index is older. Return whether the time was set.
+        """Set the modification time of the index to `clock`, the second in which this capture
+        began, if the index is older. Return whether the time was set.
 
         git reads a file again unless the file is older than the index, in whole seconds. This
         capture found every such file unchanged. A file that is changed later gets a time of that
@@ -224,7 +225,7 @@ class _Scan:
 
     def _directories(self, started: int) -> list[str]:
         """Search each directory that changed since the last capture for entries that git does not
-        list. Return the names that git cannot store."""
+        list. Return the names that git cannot store, such as `.git`."""
         seen, odd = self.piece.seen, list[str]()
         for name in [name for name in self.modes if ODD.fullmatch(name.rpartition("/")[2])]:
             del self.modes[name]
@@ -294,8 +295,8 @@ class _Scan:
         )
 
     def _grafts(self, odd: list[str]) -> list[tuple[str, str, str]]:
-        """Return (mode, id, name in the tree) of everything that git cannot store under its own
-        name."""
+        """Return (mode, id, name in the tree) of each of the names in `odd`, which git cannot store
+        under their own name."""
         grafts = []
         for name in odd:
             path = self.piece.root / name
@@ -368,8 +369,8 @@ class _Scan:
 
 
 def _sign(path: str) -> tuple[int, ...] | None:
-    # This is called for every file several times, and joining with pathlib would take most of the
-    # time.
+    # This function is called several times for every file. Joining with pathlib would take most of
+    # its time.
     try:
         seen = os.lstat(path)
     except OSError:
@@ -383,7 +384,9 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # A parent directory is unreadable.
+        # A parent directory is unreadable, so it is not known whether the path exists. It counts as
+        # existing.
+        return True
     return True
 
 

@@ -45,8 +45,8 @@ from perdure.workspace.snapshot.position import common_of, place_of, standing
 from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
 
 MOST_FILES = 200_000
-"""Maximum number of files in a directory without git. A larger directory is not saved, because it
-may be a whole disk."""
+"""Maximum number of files in a directory without git. A directory with more files is not saved,
+because it may be a whole disk."""
 
 _CAP = 1 << 30
 FATAL = 128
@@ -59,8 +59,9 @@ _SETTINGS = (
     ("transfer.fsckObjects", "false"),
     ("core.untrackedCache", "false"),
 )
-"""Settings for all git calls. Names that equal `.git` only on other file systems count as ordinary
-names. git does not flush files itself: everything is flushed once, before a ref is written."""
+"""Settings for all git calls. A name that only another file system confuses with `.git` counts as
+an ordinary name. git does not flush files itself: everything is flushed once, before a ref is
+written."""
 
 
 class Shelf(Struct, frozen=True, kw_only=True):
@@ -99,14 +100,15 @@ class Shelf(Struct, frozen=True, kw_only=True):
     restored."""
 
     def without_git(self) -> Shelf:
-        """Return a copy for files only, for a workdir whose git directory cannot be used."""
+        """Return a copy that saves and restores only files, for a workdir whose git directory
+        cannot be used."""
         return replace(
             self, repository=None, admin=None, lent=None, head="", branch="", broken=True
         )
 
     @property
     def tree(self) -> str:
-        """Return the tree of HEAD; empty before the first commit. Raises GitFailed."""
+        """Return the id of HEAD's tree; empty before the first commit. Raises GitFailed."""
         if not self.head or self.repository is None:
             return ""
         if self.head not in self.trees:
@@ -149,7 +151,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
         return self.shared or self.objects
 
     def looking_at(self, root: Path) -> Shelf:
-        """Return a copy whose files are those of the directory `root`."""
+        """Return a copy that reads the files of the directory `root` instead of the workdir's."""
         return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
 
     def ref(self, number: int) -> str:
@@ -170,8 +172,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
         return oid
 
     def take_in(self, pack: IO[bytes]) -> None:
-        """Import a pack after git has checked each object and each link in a quarantine directory.
-        Raises GitFailed for a damaged pack; then nothing was imported."""
+        """Import a pack. git first checks each object and each link between objects in a quarantine
+        directory. Raises GitFailed for a damaged pack, from which nothing is imported."""
         quarantine = self.kept / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
         (quarantine / "pack").mkdir(parents=True, mode=0o700)
         env = {
@@ -235,8 +237,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy into `kept`, the directory of this workdir's checkpoints, one pack with all objects
-        that the revisions in `source` reach. Raises GitFailed.
+        """Copy objects from `source` into `kept`, the directory of this workdir's checkpoints, as
+        one pack. The pack has every object that the revisions need. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY and renames it to its final
         path (2.39, builtin/pack-objects.c). The rename fails if the two are on different file
@@ -261,7 +263,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
             shutil.rmtree(stage, ignore_errors=True)
 
     def commit(self, revision: str) -> str:
-        """Return the id of a commit if it exists here; otherwise an empty string."""
+        """Return the id of the commit that `revision` names; empty if there is no such commit
+        here."""
         return self.run(
             "rev-parse",
             "--verify",
@@ -467,8 +470,8 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
 
 
 def _agree(path: Path, text: str) -> None:
-    """Write this text to a file unless the file has it already. The write is not made durable by
-    itself: the file is checked each time the checkpoint repository is opened."""
+    """Write this text to a file, unless the file has it already. The write need not be durable,
+    because the file is checked each time the checkpoint repository is opened."""
     if read(path) != text:
         put(path, text)
 

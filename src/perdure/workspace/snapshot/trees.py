@@ -14,8 +14,8 @@ from perdure.workspace.snapshot.shelf import Shelf, split
 
 
 class Change(Struct, frozen=True):
-    """The difference of one name between two trees. `state`: A, D, M or T, as in git. A missing
-    side has the mode `000000`."""
+    """The difference of one name between two trees. `state` is git's letter: A (added), D
+    (deleted), M (modified) or T (other type). A missing side has the mode `000000`."""
 
     old_mode: str
     mode: str
@@ -54,8 +54,8 @@ def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
 
 
 def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
-    """Return id and content of each named object; None for a missing object. One git process reads
-    them all.
+    """Return id and content of each named object, in order; None for a missing object. One git
+    process reads them all.
 
     Raises GitFailed.
     """
@@ -77,7 +77,8 @@ def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
 
 
 def entries(tree: bytes, form: str) -> dict[str, str]:
-    """Return the ids of a tree's entries, by name. `tree` is the content of the tree object."""
+    """Return the ids of the entries in a tree, by name. `tree` is the content of the tree object.
+    `form` is the hash algorithm of object ids."""
     found: dict[str, str] = {}
     length, place = (32 if form == "sha256" else 20), 0
     while place < len(tree):

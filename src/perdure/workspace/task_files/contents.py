@@ -23,7 +23,7 @@ class Contents:
         self.directory = state / "given"
 
     def path(self, sha256: str) -> Path:
-        """Return the path of the content, whether or not it exists."""
+        """Return the path at which the content is stored, even if it is not stored yet."""
         return self.directory / sha256[:2] / sha256
 
     def put(self, content: bytes) -> str:

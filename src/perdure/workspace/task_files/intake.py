@@ -22,9 +22,10 @@ LARGEST = 16 << 20
 MOST = 10_000
 TOGETHER = 256 << 20
 SOME = 5
-"""Maximum number of names in a sentence."""
+"""Maximum number of left-out files that a message to the person names."""
 LONGEST_NAME = 1000
-"""Maximum length of a name, in bytes. It leaves room for the path of the file's backup."""
+"""Maximum length of a task file's name, in bytes. It leaves room for the path of the file's backup.
+"""
 
 
 class FileRequest(Struct, frozen=True, kw_only=True):
@@ -36,16 +37,17 @@ class FileRequest(Struct, frozen=True, kw_only=True):
     context: str = ""
     on_edit: OnEdit = OnEdit.MERGE
     whole: bool = False
-    """Whether these files replace all earlier task files of the run. `context` always does so."""
+    """Whether these files replace all earlier task files of the run. Files from `context` always
+    replace them."""
     tell: Callable[[str], None] = lambda text: None
-    """Function that is called with a sentence about the files that were left out."""
+    """Function that is called with a sentence for the person about files that were left out."""
 
 
 class _Source(Struct, frozen=True):
     path: Path
     name: str
     flags: int
-    """Flags for opening the file. They forbid links for files below DIR."""
+    """Flags for opening the file. For a file below DIR, they refuse a link."""
 
 
 def take(contents: Contents, asked: FileRequest) -> Given:

@@ -24,8 +24,8 @@ MOST_CONFLICTS = 127
 def merged(
     own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
 ) -> tuple[bytes, int] | None:
-    """Return the merged bytes and the number of conflicts in them; None if a file is binary or too
-    large."""
+    """Return the merged bytes and the number of conflicts in them. None if one of the files is
+    binary or too large."""
     sides = (own, base, given)
     if any(len(side) > LARGEST or b"\0" in side for side in sides):
         return None

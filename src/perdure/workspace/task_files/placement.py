@@ -48,7 +48,7 @@ from perdure.workspace.task_files.merge import merged
 from perdure.workspace.task_files.workdir import TaskFileWorkdir
 
 A_RECORD = 50
-"""Maximum number of files named in one event."""
+"""Maximum number of files that one journal event names."""
 _WRITES = (FileAction.WRITTEN, FileAction.REPLACED, FileAction.MERGED, FileAction.CONFLICT)
 NOT_HERE = "its content is missing on this machine"
 NO_TEXT = "the versions cannot be merged: they are not text, or too large"
@@ -64,7 +64,8 @@ class FilePlace(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     token: str
     fresh: bool = False
-    """Whether the workdir was newly made, so that files placed earlier are gone."""
+    """Whether the workdir was newly made, so that it has none of the files that were placed
+    earlier."""
 
 
 def place(
@@ -207,7 +208,7 @@ def _completed(
 
 
 class _Backups:
-    """Backups of a workdir's task files, sorted by version and name in one directory."""
+    """Backups of a workdir's task files. Each version of the instructions has its own directory."""
 
     def __init__(self, directory: Path, workdir: TaskFileWorkdir) -> None:
         self._directory, self._workdir = directory, workdir
@@ -229,8 +230,8 @@ class _Backups:
         return str(saved)
 
     def copy(self, name: str, file: BinaryIO) -> Path:
-        """Copy an open file. An existing copy with other bytes stays, and the new copy gets another
-        path."""
+        """Copy an open file and return the copy's path. If a copy with other bytes exists already,
+        it stays, and the new copy gets another path."""
         file.seek(0)
         content = file.read()
         place, number = self._directory / name, 0
@@ -241,8 +242,8 @@ class _Backups:
 
 
 def _is_at(place: Path, content: bytes) -> bool:
-    """Write the content to a new file. Return False if there is already something else at this
-    path; True if the file has exactly this content."""
+    """Write the content to the path `place` if there is no file yet. Return whether a file with
+    exactly this content is there now. Anything else at this path stays."""
     try:
         if place.is_file():
             return place.read_bytes() == content

@@ -17,7 +17,8 @@ from perdure.workspace.task_files.contents import Contents
 
 NAMES = 10
 DIFFERED = 256 << 10
-"""Maximum size of a version whose difference to another is shown in the prompt, in bytes."""
+"""Maximum size of a version of a task file, in bytes, up to which the prompt shows what changed in
+it. No differences are shown for a larger version."""
 DIFF_LINES = 40
 DIFF_WIDTH = 200
 _LEAD = {
@@ -93,8 +94,8 @@ def _sentence(change: FileChange, contents: Contents) -> str:
 
 
 def _difference(change: FileChange, contents: Contents) -> str:
-    """Return the difference between the two versions that the person gave; empty if there is
-    nothing to show."""
+    """Return the text that shows how the person's new version differs from the one before; empty if
+    there is nothing to show."""
     if not change.base or change.base == change.given:
         return ""
     sides = [contents.get(digest_of(each)) for each in (change.base, change.given)]

@@ -38,8 +38,9 @@ class TaskFileWorkdir:
         self._written: set[tuple[str, ...]] = set()
 
     def mark(self, name: str) -> str:
-        """Return the digest of the file's content, with `+x` if the file is executable (see
-        `rules.placement`). Empty without a file. Raises OSError for a file that cannot be read."""
+        """Return the file's mark: the digest of its content, with `+x` if the file is executable
+        (see `rules.placement`). Empty if there is no file. Raises OSError for a file that cannot be
+        read."""
         try:
             with self.opened(name) as file:
                 if file is not None:
@@ -68,12 +69,12 @@ class TaskFileWorkdir:
         token: str,
         rescue: Callable[[BinaryIO], None],
     ) -> bool:
-        """Replace the file if its digest (see `mark`) is `before`. Return whether the file now has
-        the digest `after`; False means that nothing was written.
+        """Replace the file, if its mark (see `mark`) is `before`. Return whether the file now has
+        the mark `after`; False means that nothing was written.
 
         `token` identifies this write, so that the remains of an interrupted write are recognized
-        and removed. `rescue` is called with the replaced file if another process wrote to it at
-        that very moment. Raises OSError.
+        and removed. `rescue` is called with the replaced file if another process wrote to it during
+        the replacement. Raises OSError.
         """
         try:
             *above, last = _parts(name)
@@ -173,8 +174,8 @@ def _mark(file: BinaryIO) -> str:
 
 
 def _clear(fd: int, fresh: str, content: bytes) -> bool:
-    """Remove the temporary file that an interrupted run of the same write left. Return False if
-    something else has that name."""
+    """Remove the temporary file that an earlier, interrupted try of the same write left. Return
+    False if something else has its name."""
     try:
         file = _open(fd, fresh)
     except Odd:
@@ -210,8 +211,9 @@ def _fill(
 
 
 def _rights(before: int, executable: bool) -> int:
-    """Return the mode for a file that replaces another. Read and write permissions are kept. If the
-    new file is executable, everybody who may read it may also execute it."""
+    """Return the mode for a file that replaces another one with the mode `before`. Read and write
+    permissions are kept. If the new file is executable, everybody who may read it may also execute
+    it."""
     if not executable:
         return before & 0o666
     if before & 0o100:

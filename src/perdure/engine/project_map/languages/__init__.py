@@ -1,5 +1,5 @@
-"""Finds the language of a file, and its outline. Called by `project` and `parser`. Pure, except
-that it loads grammars.
+"""Determines the language of a file, and outlines the file. Called by `project` and `parser`. Pure,
+except that it loads grammars.
 
 The parsers are tree-sitter's, from the extra `map`. They can also read files with syntax errors.
 The code here does not recurse over a file's tree, but the parser itself has no limit of memory or
@@ -27,8 +27,8 @@ LANGUAGES: dict[str, tuple[str, str, str]] = {
     "rust": ("tree_sitter_rust", "language", "rust"),
     "java": ("tree_sitter_java", "language", "java"),
 }
-"""For each language: the package and the function of its grammar, and the module in this package
-that reads its trees."""
+"""Three names for each language: the package of its grammar, the function in that package that
+returns the grammar, and the module of this package that reads its trees."""
 
 ENDINGS: dict[str, str] = {
     **dict.fromkeys(("py", "pyi"), "python"),
@@ -49,8 +49,8 @@ def language_of(name: str) -> str:
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
-    """Return what the file exports and imports; None if the language's grammar is not installed.
-    Never raises because of the content."""
+    """Return what the file exports and imports; None if the language's grammar is not installed. No
+    content of a file makes this function raise."""
     made = _made(language)
     if made is None:
         return None
@@ -71,5 +71,5 @@ def _made(language: str) -> tuple[Callable[[], Parser], Callable[[Node], Outline
     except ImportError:
         return None
     reader: Any = import_module(f"perdure.engine.project_map.languages.{room}")
-    # A parser is not thread-safe and is cheap to create, so each call gets its own.
+    # A parser is not thread-safe, but it is cheap to create, so each call creates one.
     return lambda: Parser(grammar), reader.outline

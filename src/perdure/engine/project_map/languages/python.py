@@ -1,5 +1,5 @@
-"""Outlines Python files and stubs. Exported are the names in `__all__` or, without it, all
-top-level names that do not begin with an underscore."""
+"""Outlines Python files and stubs. A file exports the names in `__all__`. Without `__all__`, it
+exports all top-level names that do not begin with an underscore."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _imported(node: Node) -> str:
 
 
 def _all(node: Node) -> list[str]:
-    """Return the names in an assignment or addition to `__all__`."""
+    """Return the names in a statement that assigns or adds to `__all__`."""
     for assigned in children(node, 3):
         if (
             assigned.type in ("assignment", "augmented_assignment")

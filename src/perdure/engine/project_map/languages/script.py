@@ -1,5 +1,5 @@
-"""Outlines JavaScript and TypeScript files: the exports of a module, including CommonJS. For a file
-without exports, its declarations are listed."""
+"""Outlines JavaScript and TypeScript files: the exports of a module, including CommonJS. If a file
+has no exports, its declarations are listed instead."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def outline(root: Node) -> Outline:
 
 
 def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
-    """Return the symbols that an `export` statement declares, and the names that it lists, as
-    (local, exported)."""
+    """Return the symbols that an `export` statement declares, and pairs (local name, exported name)
+    for the names that it lists."""
     declared = node.child_by_field_name("declaration")
     value = node.child_by_field_name("value")
     if declared is not None:
@@ -112,8 +112,8 @@ def _symbols(node: Node) -> Iterator[Symbol]:
 
 
 def _variable(node: Node) -> str:
-    """Return the text of a variable: its name with its type, or the signature if its value is a
-    function."""
+    """Return a variable's declaration as text: its name with its type, or with the signature if its
+    value is a function."""
     name, said, value = (
         field(node, "name"),
         node.child_by_field_name("type"),
@@ -166,7 +166,7 @@ def _imports(node: Node) -> Iterator[Import]:
 
 
 def _required(value: Node) -> str:
-    """Return the module that a `require("...")` call names; empty for any other node."""
+    """Return the name of the module in a `require("...")` call; empty for any other node."""
     arguments = value.child_by_field_name("arguments")
     if (
         value.type != "call_expression"
@@ -188,8 +188,8 @@ def _imported(node: Node) -> Iterator[str]:
 
 
 def _common(node: Node) -> Iterator[tuple[str, str]]:
-    """Yield (local, exported) names of a CommonJS export: `module.exports = {a, b}` or `exports.a =
-    ...`."""
+    """Yield pairs (local name, exported name) for a CommonJS export: `module.exports = {a, b}` or
+    `exports.a = ...`."""
     for assigned in children(node, 1):
         left, right = assigned.child_by_field_name("left"), assigned.child_by_field_name("right")
         if assigned.type != "assignment_expression" or left is None or right is None:

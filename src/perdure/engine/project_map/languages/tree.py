@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 MOST_NODES = 5_000
-"""Maximum number of declarations read from a file or a class."""
+"""Maximum number of child nodes that are read of a file or a class."""
 MOST_TOKENS = 400
 WIDTH = 200
 _STRINGS = (
@@ -28,12 +28,12 @@ _STRINGS = (
 )
 _QUOTES = ("'", '"', "`")
 _PLAIN = re.compile(r"[\w.\[\]|,/@*-]{0,60}")
-"""Pattern of a string that is kept in a signature: the name of a type or a module, but not a
-sentence."""
+"""Pattern of strings that a signature may contain. It matches names of types and modules, but no
+sentences."""
 
 
 def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
-    """Yield the named child nodes, at most `most`."""
+    """Yield the first `most` named child nodes."""
     cursor = node.walk()
     there = cursor.goto_first_child()
     while there and most:
@@ -45,8 +45,8 @@ def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
 
 
 def unfolded(node: Node, *through: str) -> Iterator[Node]:
-    """Yield the child nodes in order. A node of one of the kinds `through`, or an ERROR node, is
-    replaced by its own children."""
+    """Yield the child nodes in order. A node of a type in `through`, or a node for a syntax error,
+    is replaced by its own children."""
     waiting = [children(node)]
     left = MOST_NODES
     while waiting and left:
@@ -68,17 +68,18 @@ def word(node: Node | None) -> str:
 
 
 def field(node: Node, name: str) -> str:
-    """Return the text of a node's field; empty if the node does not have it."""
+    """Return the text of the node's field `name`; empty if the node has no such field."""
     return word(node.child_by_field_name(name))
 
 
 def kinds(node: Node) -> set[str]:
-    """Return the kinds of a node's children, including tokens such as keywords."""
+    """Return the types of a node's first 40 children, including tokens such as keywords."""
     return {child.type for child in node.children[:40]}
 
 
 def unquoted(node: Node | None) -> str:
-    """Return the value of a string literal without escapes; empty for any other node."""
+    """Return the text of a string literal without its quotes; empty for any other node. Escapes are
+    not decoded."""
     text = word(node)
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"`":
         return text[1:-1]
@@ -86,8 +87,8 @@ def unquoted(node: Node | None) -> str:
 
 
 def one_line(*nodes: Node, before: Node | None = None) -> str:
-    """Return the source of the nodes as one line, without comments and without strings that are
-    longer than a name. The line ends before the node `before`."""
+    """Return the source text of the nodes as one line, without comments and without strings that
+    are longer than a name. If `before` is given, the line ends where this node begins."""
     parts = list(
         chain.from_iterable(
             _pieces(node, before.start_byte if before is not None else node.end_byte)
