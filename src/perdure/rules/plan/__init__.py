@@ -15,8 +15,8 @@ from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
 class PlanError(ConfigError):
-    """Raised if a plan cannot be run. `problems` lists everything that is wrong with it, each
-    problem with its line."""
+    """A plan cannot be run; `problems` lists everything that is wrong with it, each problem with
+    its line."""
 
 
 class Forking(StrEnum):
