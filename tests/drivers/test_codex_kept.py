@@ -131,7 +131,7 @@ def test_no_prompt_goes_into_another_thread() -> None:
     """A server that resumes another thread than requested gets no prompt."""
     code, lines, err = carry_out("another", "hello", thread="one")
     assert (code, lines) == (1, [])
-    assert "not two" in err
+    assert "and two was opened" in err
 
 
 def test_only_its_own_thread_and_turn_count() -> None:

@@ -391,8 +391,8 @@ def _learnt(
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
-    """Return the status with the receipts and conversations of earlier attempts. Some attempts
-    ended without a result of their own; the `result` of a later attempt contains these facts.
+    """Return the status, completed with the receipts and conversations of earlier attempts that
+    ended without a result of their own. They are taken from the `result` of a later attempt.
     Outcomes are not changed."""
     if result is not None:
         before = {each.number: each for each in result.earlier}

@@ -54,7 +54,7 @@ class CutCost(Struct, frozen=True):
     charged: float
     """Best estimate of the cost. The attempt's `Usage` already contains it."""
     most: float
-    """Estimate of the cost, in case the reply was long."""
+    """Upper estimate of the cost: what it would be if the reply was long."""
 
 
 class ReplyCosts(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,5 @@
-"""Decides which channels get a notice about an event, and writes the notices, from lines of the
-audit trail. Pure."""
+"""Reads lines of the audit trail, decides which channels get a notice about each event, and writes
+the notices. Pure."""
 
 from __future__ import annotations
 

@@ -164,8 +164,8 @@ class Journal:
             self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """Return the rows that may be sent now. They end at the first gap in the numbers for which
-        the reader still waits."""
+        """Return the rows that may be sent now: all rows before the first gap in the numbers that
+        the reader is still waiting to see filled."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue

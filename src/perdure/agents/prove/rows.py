@@ -49,7 +49,7 @@ _ROWS = (
     ProveRow("id-before-answer", "The id is known before the model's first answer.", _always),
     ProveRow(
         "resume",
-        "A resume by id comes back with the same id, and the whole history reaches the model.",
+        "A resume by id returns the same id, and the whole history reaches the model.",
         _always,
     ),
     ProveRow(
@@ -75,7 +75,7 @@ _ROWS = (
     ),
     ProveRow(
         "unknown-session",
-        "A resume of an unknown id reports an error, and never starts fresh.",
+        "A resume of an unknown id reports an error, and never starts a new conversation.",
         _always,
     ),
     ProveRow(
@@ -122,7 +122,7 @@ _ROWS = (
     ),
     ProveRow(
         "moved-home",
-        "A resume works after the agent's home was moved, with all that is in it.",
+        "A resume works after the agent's home was moved with everything in it.",
         _never,
     ),
     ProveRow(
@@ -142,7 +142,7 @@ _ROWS = (
         "usage-limit", "A usage limit has its own outcome, with the time at which it ends.", _never
     ),
     ProveRow("model-on-resume", "A resume that names a model uses that model.", _always),
-    ProveRow("model-kept", "A resume that names no model uses the one of before.", _never),
+    ProveRow("model-kept", "A resume that names no model uses the previous one.", _never),
     ProveRow(
         "edit-allowed",
         "At the level `edit` a command changes the workdir without a question.",
@@ -154,7 +154,7 @@ _ROWS = (
         _always,
     ),
     ProveRow(
-        "permissions-kept", "A resume that names no permissions keeps those of before.", _never
+        "permissions-kept", "A resume that names no permissions keeps the previous ones.", _never
     ),
     ProveRow(
         "prompts",

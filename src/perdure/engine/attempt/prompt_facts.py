@@ -285,8 +285,9 @@ def _drift(seen: DriftSeen, starting: StartingState) -> str:
 
 
 def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> str:
-    """Return a text about the task files that changed in this attempt, or in a version of the
-    instructions that the conversation lacks. For each file, only the last change is included."""
+    """Return a text about the task files that changed: those changed in this attempt, and those
+    changed by a version of the instructions that the conversation has not received. For each file,
+    only the last change is included."""
     gone = retired(records)
     made = [
         (number, change) for number, change in changes_of(records) if change.version not in gone

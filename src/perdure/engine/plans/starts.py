@@ -138,8 +138,8 @@ def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
 
 
 def _map(map_when: MapWhen, stand: TaskStatus) -> str:
-    """Return the value of `map` for a task whose plan does not set it. It is `always` if the task's
-    files come from another conversation and the setting is not off; else empty."""
+    """Return the value of `map` for a task whose plan does not set `map`: `always` if the task
+    starts with files from another conversation and `map_when` is not off; else empty."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
     if strange and map_when is not MapWhen.OFF:

@@ -233,9 +233,9 @@ class Reconciler:
     def _later_events(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
-        """Yield deliveries for later events of the issues and pull requests of the rule's newest
-        runs. These are closing and reopening, and also comments if the forge does not list its
-        failed deliveries."""
+        """Yield a delivery for each later event of an issue or pull request of the rule's newest
+        runs. Closing and reopening are always included. Comments are included only if the forge
+        does not list its failed deliveries."""
         known, heard = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)

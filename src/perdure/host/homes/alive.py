@@ -31,7 +31,7 @@ def require_unused(home: Home, folder: Folder, places: Sequence[Path]) -> None:
 
 
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
-    """Yield a sentence for each live process that uses a home, which says how the process uses it.
+    """For each live process that uses a home, yield a sentence that says how it uses the home.
     `places`: all paths by which the home can be reached."""
     tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
     for pid in system.pids():

@@ -25,7 +25,7 @@ def retired(records: Iterable[Record]) -> frozenset[int]:
 
 
 def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Context]:
-    """Return the versions that are in effect, oldest first."""
+    """Return the versions of the instructions that are in effect, oldest first."""
     gone = retired(records)
     return [context for context in contexts if context.version not in gone]
 
