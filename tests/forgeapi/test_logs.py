@@ -71,7 +71,9 @@ def test_no_more_logs_than_a_few(small: SmallForge) -> None:
     with closing(connect(small.kind, small.url, token())) as forge:  # type: ignore[attr-defined]
         found = forge.failed_checks(REPOSITORY, COMMIT)
     assert len(found) == 9 and sum(bool(each.log) for each in found) == 5
-    assert {each.note for each in found if not each.log} == {"Its log was not read: at most 5 logs are."}
+    assert {each.note for each in found if not each.log} == {
+        "Its log was not read: at most 5 logs are."
+    }
 
 
 @contextmanager
