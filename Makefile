@@ -53,7 +53,7 @@ test-image: tools install agents ## the tests on the container image, built with
 kubernetes: tools install ## the control plane (and kwok) from their Go modules, once a version, into ~/.cache/perdure-tests
 	$(BIN)/python -m tests.servers.kubernetes.build
 
-check: install ## format, lint, types, import floors, docs
+check: install ## format, lint, types, import floors, docs, subjects of new commits
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -61,6 +61,8 @@ check: install ## format, lint, types, import floors, docs
 	$(BIN)/python docs/check.py
 	$(BIN)/python -m pytest -q tests/pure/test_plain_code.py
 	$(BIN)/zensical build --strict
+	@! git log --since="2026-11-23 17:00 +0000" --no-merges --format='%h %s' 2>/dev/null | grep -E '^[0-9a-f]+ ([^A-Z]|.{73}|.*\.$$)' \
+	  || { echo "The subject of a commit begins with a capital, has no full stop and at most 72 characters: reword these commits."; exit 1; }
 
 docs: install ## the documents as a site, below site/
 	$(BIN)/python docs/generate.py
