@@ -161,7 +161,7 @@ GUESSES = {
     "restart": "perdure retry NAME, or perdure reset NAME to start over",
     "rerun": "perdure retry NAME",
     "start": "perdure run PROMPT",
-    "checkout": "perdure apply NAME, or cd to perdure path NAME",
+    "checkout": 'perdure apply NAME, or cd "$(perdure path NAME)"',
     "merge": "perdure apply NAME",
     "push": "perdure move NAME --to STORE",
     "pull": "perdure move NAME --from STORE",
