@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -169,3 +171,38 @@ def test_every_verb_with_a_run_of_another_host(hosts: Pair) -> None:
     gone = two.perdure("rm", "--force", "task")
     assert gone.code == 0 and f"it is{place}" in gone.out, gone
     assert Path(before["workspace"]["path"], "one.txt").read_text() == "one\n"
+
+
+def test_new_instructions_wait_for_the_host(hosts: Pair) -> None:
+    """`update` on another host stores the instructions once and says so, with exit code 75. The
+    run's own host continues with them in the same conversation."""
+    script = "by history\nsay It is done.\n---\nsay That too.\n"
+    one, two, _ = hosts(script)
+    assert one.perdure("run", "--name", "task", "Do it.").code == 0
+    updated = two.perdure("update", "task", "That too.")
+    assert updated.code == 75 and "the new instructions are stored" in updated.err, updated.err
+    assert f"perdure retry task, on {one.show()['host']}" in updated.err
+    assert [each["text"] for each in one.show()["contexts"]] == ["Do it.", "That too."]
+    assert one.perdure("work", "--once").code == 0
+    last = one.show()["attempts"][-1]
+    assert (last["result"], last["receipt"]["verdict"]) == ("That too.", "native")
+    later = two.perdure("update", "task", "--detach", "And this.")
+    assert (later.code, later.out) == (0, "task\n") and "are stored" in later.err
+
+
+def test_a_key_on_another_host_cancels_nothing(hosts: Pair) -> None:
+    """A run that is queued for its own host is refused on another host under the same key, and
+    stays queued. A command cancels only a run that it made itself."""
+    one, two, _ = hosts("say It is done.\n")
+    submit = (
+        "import sys, perdure\n"
+        "with perdure.open(cwd=sys.argv[1]) as runner:\n"
+        "    runner.submit('Do it.', name='task', key='nightly')\n"
+    )
+    command = [sys.executable, "-c", submit, str(one.repo)]
+    subprocess.run(command, cwd=one.repo, env=one.environ, check=True)
+    words = ("run", "--repo", str(one.repo), "--name", "task", "--key", "nightly", "Do it.")
+    refused = two.perdure(*words)
+    assert refused.code == 6 and "cannot continue here" in refused.err, refused.err
+    assert one.show()["state"] == "queued"
+    assert one.perdure(*words).code == 0

@@ -74,12 +74,14 @@ def submit(
     deliveries: Sequence[int] = (),
     *,
     include_changes: bool = False,
+    run_id: str = "",
 ) -> TaskRun:
     """Accept a task, with its files, and return its run. If a run with the same key, spec and files
     exists, return it.
 
     `deliveries`: numbers of the webhook deliveries that asked for the task. `include_changes`: fill
-    the new workdir with the uncommitted changes of the checkout at `spec.repo`.
+    the new workdir with the uncommitted changes of the checkout at `spec.repo`. `run_id`: id of the
+    run if it is new, from which a caller sees whether it is.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
@@ -107,7 +109,8 @@ def submit(
                 if include_changes
                 else nullcontext()
             ):
-                return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
+                new = run_id or uuid.uuid4().hex
+                return engine.store.add(spec, new, name, workspace, given, deliveries)
         except Conflict as conflict:
             # If a suggested name happens to be taken, another one is tried. Every other conflict is
             # raised.

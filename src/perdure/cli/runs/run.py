@@ -157,6 +157,7 @@ def following(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verb(arguments: argparse.Namespace) -> int:
+    import uuid
     from pathlib import Path
 
     from perdure.cli.compose import settings
@@ -164,6 +165,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     spec = spec_of(arguments, chosen, Path.cwd())
+    made = uuid.uuid4().hex
 
     def submit(engine: Any) -> TaskRun:
         from perdure.engine import service
@@ -171,7 +173,12 @@ def run_verb(arguments: argparse.Namespace) -> int:
         if not arguments.detach:
             service.check_reachable(engine.workspaces, spec)
         run = service.submit(
-            engine, spec, Path.cwd(), files_of(arguments), include_changes=arguments.include_changes
+            engine,
+            spec,
+            Path.cwd(),
+            files_of(arguments),
+            include_changes=arguments.include_changes,
+            run_id=made,
         )
         if not arguments.include_changes and not arguments.quiet:
             tell_left_out(engine, run)
@@ -179,7 +186,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
             return service.retry(engine, run.id)
         return run
 
-    return start_and_follow(arguments, chosen, submit, new=True)
+    return start_and_follow(arguments, chosen, submit, new=True, made=made)
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
@@ -294,13 +301,16 @@ def start_and_follow(
     begin: Callable[[Any], TaskRun],
     new: bool = False,
     updated: bool = False,
+    made: str = "",
 ) -> int:
     """Start the run. Then supervise it to its end, or leave it to a supervisor in the background.
     Return the exit code.
 
     - `begin`: starts the run with the engine.
     - `new`: if true, the run is cancelled if its first attempt cannot start.
-    - `updated`: if true, the run has new instructions.
+    - `updated`: if true, the run has new instructions. If they wait for another host, return 75.
+    - `made`: id that the run has if `begin` made it. An older run with the same key has another id,
+      and is not cancelled. Empty if `begin` always makes a run.
     """
     from contextlib import nullcontext
 
@@ -325,7 +335,12 @@ def start_and_follow(
                 progress.print_line(
                     f"attempt {run.attempt} is running: the new instructions start when it ends"
                 )
-        if arguments.detach and run.state is RunState.QUEUED:
+        away = ""
+        if updated and run.state is RunState.QUEUED:
+            away = engine.unavailable_reason(run)
+        if away:
+            print_waits_for_host(run, away)
+        elif arguments.detach and run.state is RunState.QUEUED:
             detach(chosen, run)
         elif run.state is RunState.RUNNING and not arguments.detach:
             run = follow(engine, run.id, progress or (lambda record: None))
@@ -339,7 +354,7 @@ def start_and_follow(
                     # that supervisor executes it; the result is the same.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
-                    if new and now.attempt == 0:
+                    if new and now.attempt == 0 and made in ("", now.id):
                         engine.store.request_cancel(run.id)
                     raise
         # Imported after the agent has ended, so that the import does not delay the agent's start.
@@ -360,7 +375,7 @@ def start_and_follow(
         print(run.name)
     else:
         print_result(report, shown=progress is not None)
-    if progress:
+    if progress and not away:
         progress.conclude(report, changes)
     elif not arguments.detach:
         say_summary(report, changes)
@@ -369,6 +384,12 @@ def start_and_follow(
     if progress and not arguments.json and _asks(run):
         return answered_here(chosen, run, code)
     return code
+
+
+def print_waits_for_host(run: TaskRun, reason: str) -> None:
+    """Print on standard error that new instructions are stored and wait for the run's host."""
+    print(f"{run.name}: the new instructions are stored, but {reason}", file=sys.stderr)
+    print(f"  perdure retry {run.name}, on {run.host_name}; perdure work does it too", file=sys.stderr)
 
 
 def _asks(run: TaskRun) -> bool:
