@@ -164,6 +164,32 @@ def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
     assert ended["run"].code == 7
 
 
+def test_without_home_the_account_s_home_is_used(one: Stage) -> None:
+    """Without HOME, as in a service of systemd, the command and the library keep settings and state
+    in the account's home directory, where the agents keep their conversations too."""
+    environ = {name: value for name, value in one.environ.items() if name != "HOME"}
+    account = (
+        "import pwd, sys\n"
+        "from types import SimpleNamespace\n"
+        "home = sys.argv.pop(1)\n"
+        "pwd.getpwuid = lambda number: SimpleNamespace(pw_dir=home, pw_name='ada')\n"
+    )
+    command = account + "from perdure.cli.main import main\nsys.exit(main())\n"
+    library = (
+        account + "import perdure\nwith perdure.open() as runner: print(runner.get('task').state)"
+    )
+    for words in ((command, one.home, "ls"), (command, one.home, "doctor"), (library, one.home)):
+        done = subprocess.run(
+            [sys.executable, "-c", *map(str, words)],
+            cwd=one.repo,
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "succeeded" in done.stdout or str(one.state) in done.stdout, done.stdout
+
+
 def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
     """If the conversation could not be saved, the task is refused with one sentence before anything
     is made. With a home it runs."""

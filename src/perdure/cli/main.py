@@ -186,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Collect garbage less often. Imported modules are never freed, and repeated collections took 7
     # % of the time of a start.
     gc.set_threshold(50_000, 20, 20)
+    if not os.environ.get("HOME"):
+        _set_home()
     if argv is not None:
         words = list(argv)
         return _guarded(lambda: _perform(words))
@@ -196,6 +198,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(_leave, ended)
     ended.append(_guarded(lambda: _perform(words)))
     return ended[0]
+
+
+def _set_home() -> None:
+    """Set HOME to the home directory of the account, if there is one. A service of systemd or a
+    container may have no HOME. The agents then use the account's directory, and perdure's state and
+    settings and git's belong there too."""
+    from perdure.config.home import user_home
+
+    home = user_home(os.environ)
+    if home.parent != home:
+        os.environ["HOME"] = str(home)
 
 
 def _leave(ended: list[int]) -> None:

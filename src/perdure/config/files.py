@@ -18,6 +18,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.config import Settings
+from perdure.config.home import user_home
 from perdure.config.passwords import SECRET
 from perdure.config.values import READERS
 from perdure.errors import ConfigError
@@ -65,7 +66,7 @@ LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeou
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     """Return the settings from all sources except flags. Raises ConfigError with the problems of
     all sources."""
-    home = Path(environ.get("HOME") or "/")
+    home = user_home(environ)
     problems: list[str] = []
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -118,7 +119,7 @@ def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
 
 def user_settings(environ: Mapping[str, str]) -> Path:
     """Return the path of the user's settings file, whether or not it exists."""
-    home = Path(environ.get("HOME") or "/")
+    home = user_home(environ)
     return _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
 
 
