@@ -18,18 +18,20 @@ async def main(repository: str, prompts: list[str]) -> int:
 
     async with perdure.connect(cwd=repository) as runner:
 
-        async def work(number: int, prompt: str) -> perdure.RunResult:
+        async def work(prompt: str) -> perdure.RunResult:
             async with places:
-                run = await runner.submit(prompt, name=f"task-{number}", timeout="1h")
-                # A task that is cancelled stops its agent in good order; a retry continues it.
+                run = await runner.submit(prompt, timeout="1h")
+                # A task that is canceled stops its agent cleanly; a retry continues it.
                 async with asyncio.timeout(2 * 3600):
                     return await runner.follow(run.name)
 
-        working = [work(number, prompt) for number, prompt in enumerate(prompts, 1)]
-        runs = await asyncio.gather(*working)
+        # If one of them fails, the group cancels the others.
+        async with asyncio.TaskGroup() as group:
+            working = [group.create_task(work(prompt)) for prompt in prompts]
 
+    runs = [task.result() for task in working]
     for run in runs:
-        print(f"{run.name:10} {run.state:10} {run.branch:20} {run.result}")
+        print(f"{run.name:16} {run.state:10} {run.branch:24} {run.result}")
     return 0 if all(run.ok for run in runs) else 1
 
 

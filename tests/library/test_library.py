@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -305,6 +306,32 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
     one.nothing_survives()
     assert one.show(name)["state"] == "cancelled"
     assert one.perdure("retry", name).code == 0
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_closing_waits_for_what_works(stage: Callable[[str], Stage], events: bool) -> None:
+    """Closing the runner stops what another thread or task works on, and the end of the attempt is
+    stored. No error of a closed database reaches the program."""
+    one = stage("by history\nhang\nsay Hello.\n")
+    words: dict[str, Any] = {"agent": "claude", "repo": str(one.repo), "permissions": "full"}
+
+    async def program() -> perdure.RunResult:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            run = await runner.submit("Say hello.", **words)
+            working = asyncio.create_task(runner.follow(run.id))
+            await asyncio.to_thread(one.rehearsal.wait_for, 1)
+        return await working
+
+    if events:
+        ended = asyncio.run(program())
+    else:
+        with ThreadPoolExecutor(1) as threads:
+            with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+                working = threads.submit(runner.run, "Say hello.", **words)
+                one.rehearsal.wait_for(1)
+            ended = working.result()
+    assert one.show(ended.name)["state"] == ended.state == "cancelled"
+    one.nothing_survives()
 
 
 def test_many_that_work_hold_up_nothing() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,9 @@ class Runner:
         self._settings = settings
         self._cwd = cwd
         self._stop = threading.Event()
+        self._working: set[int] = set()
+        """Ids of the threads that perform attempts."""
+        self._idle = threading.Condition()
         self._engine = replace(
             open_engine(settings, environ, observers, actor=local_person()),
             stopping=self._stop.is_set,
@@ -112,11 +116,32 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """Stop running attempts gracefully, and close the store."""
+        """Stop running attempts gracefully, wait until they have ended, and close the store."""
         self._stop.set()
+        here = {threading.get_ident()}
+        with self._idle:
+            # An observer or a signal handler may close the runner in the thread that performs the
+            # attempt. That thread cannot wait for itself.
+            self._idle.wait_for(lambda: self._working <= here)
         if self._engine.warm is not None:
             self._engine.warm.close()
         self._engine.store.close()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Perform attempts in the `with` block. `close` waits for the end of the block."""
+        thread = threading.get_ident()
+        if thread in self._working:
+            yield
+            return
+        with self._idle:
+            self._working.add(thread)
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._working.discard(thread)
+                self._idle.notify_all()
 
     @property
     def settings(self) -> Settings:
@@ -179,13 +204,14 @@ class Runner:
     def follow(self, ref: str) -> RunResult:
         """Run the attempts of a run until it is final, and return it. If a pool already performs
         the run, wait for it. Raises Conflict if another run uses its workdir or conversation."""
-        run_id = self._engine.store.get(ref).id
-        try:
-            return self._seen(drive(self._engine, run_id))
-        except Conflict:
-            if self._engine.store.get(run_id).state is not RunState.RUNNING:
-                raise
-            return self._seen(watch(self._engine, run_id, lambda record: None))
+        with self._at_work():
+            run_id = self._engine.store.get(ref).id
+            try:
+                return self._seen(drive(self._engine, run_id))
+            except Conflict:
+                if self._engine.store.get(run_id).state is not RunState.RUNNING:
+                    raise
+                return self._seen(watch(self._engine, run_id, lambda record: None))
 
     def run(
         self,
@@ -701,9 +727,9 @@ class Runner:
 
     def _plan_run(self, engine: Engine, file: PathText, jobs: int) -> PlanRun:
         path = (self._cwd / file).absolute()
-        return plans.run(
-            engine, read_plan(path, self._settings), seed_of(self._settings, self._cwd), path, jobs
-        )
+        plan, seed = read_plan(path, self._settings), seed_of(self._settings, self._cwd)
+        with self._at_work():
+            return plans.run(engine, plan, seed, path, jobs)
 
     def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
         """Retry the failed tasks of a plan, or only `task`, and return the plan. Raises NotFound,
@@ -711,7 +737,8 @@ class Runner:
         return self._plan_retry(self._engine, name, task, jobs)
 
     def _plan_retry(self, engine: Engine, name: str, task: str, jobs: int) -> PlanRun:
-        return plans.retry(engine, name, task, jobs)
+        with self._at_work():
+            return plans.retry(engine, name, task, jobs)
 
     def plan_report(self, name: str) -> dict[str, Any]:
         """Return the object that `perdure plan show NAME --json` prints. Raises NotFound."""

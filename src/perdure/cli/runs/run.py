@@ -389,7 +389,9 @@ def start_and_follow(
 def print_waits_for_host(run: TaskRun, reason: str) -> None:
     """Print on standard error that new instructions are stored and wait for the run's host."""
     print(f"{run.name}: the new instructions are stored, but {reason}", file=sys.stderr)
-    print(f"  perdure retry {run.name}, on {run.host_name}; perdure work does it too", file=sys.stderr)
+    print(
+        f"  perdure retry {run.name}, on {run.host_name}; perdure work does it too", file=sys.stderr
+    )
 
 
 def _asks(run: TaskRun) -> bool:
