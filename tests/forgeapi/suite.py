@@ -112,10 +112,13 @@ class ForgeSuite:
         assert found.text.replace("\r\n", "\n").strip() == HOSTILE.strip()
         assert (set(found.labels), found.assignees) == ({"agent", "bug"}, ("dev-bot",))
         assert found.created and found.updated >= found.created and str(number) in found.url
+        assert found.closed == 0
         place.end(found.ref)
-        assert not place.forge.issue(found.ref).open
+        ended = place.forge.issue(found.ref)
+        assert not ended.open and found.created <= ended.closed <= ended.updated
         place.reopen(found.ref)
-        assert place.forge.issue(found.ref).open
+        again = place.forge.issue(found.ref)
+        assert again.open and again.closed == 0
 
     def test_what_is_not_there_is_not_found(self, place: Place) -> None:
         """A repository that does not exist, or whose name is invalid, raises NotFound."""
@@ -243,7 +246,7 @@ class ForgeSuite:
         number = place.pull("ben", "Merge me", "ben/one")
         place.end(IssueRef(place.repository, number, True), merged=True)
         found = place.forge.pull(place.repository, number)
-        assert found.merged and not found.open
+        assert found.merged and not found.open and found.created <= found.closed
 
     def test_reviews_and_their_lines(self, place: Place) -> None:
         """A review is among the comments of a pull request with its verdict, and its comments on

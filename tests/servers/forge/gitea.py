@@ -63,6 +63,7 @@ def issue(asked: Asked, name: str, found: Item) -> dict[str, Any]:
         "id": found.number, "number": found.number, "title": found.title, "body": found.text, "user": user(asked, found.author),
         "state": "open" if found.open else "closed", "labels": [{"name": label} for label in found.labels],
         "assignees": [user(asked, login) for login in found.assignees] or None, "created_at": time(found.created),
+        "closed_at": time(found.closed) if found.closed else None,
         "updated_at": time(found.updated), "html_url": f"{asked.url}/{name}/{'pulls' if found.head else 'issues'}/{found.number}",
         "pull_request": {"merged": found.merged, "merged_at": None, "draft": found.draft} if found.head else None,
     }  # fmt: skip

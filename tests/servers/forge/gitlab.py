@@ -57,12 +57,14 @@ def thing(asked: Asked, name: str, found: Item) -> dict[str, Any]:
         "confidential": found.confidential,
         "author": user(asked, found.author), "labels": found.labels, "assignees": [user(asked, each) for each in found.assignees],
         "created_at": time(found.created), "updated_at": time(found.updated),
+        "closed_at": time(found.closed) if found.closed and not found.merged else None,
         "web_url": f"{asked.url}/{name}/-/{'merge_requests' if found.head else 'issues'}/{found.number}",
     }  # fmt: skip
     if not found.head:
         return one
     branches = repository(asked, name).branches()
     return one | {
+        "merged_at": time(found.closed) if found.merged else None,
         "source_branch": found.head, "target_branch": found.base, "sha": branches.get(found.head), "draft": found.draft,
         "source_project_id": 1, "target_project_id": 1, "reviewers": [user(asked, each) for each in found.reviewers],
         "diff_refs": {"base_sha": branches.get(found.base), "head_sha": branches.get(found.head)},

@@ -43,6 +43,7 @@ class Item:
     created: int
     updated: int
     open: bool = True
+    closed: int = 0
     confidential: bool = False
     merged: bool = False
     draft: bool = False
@@ -242,8 +243,9 @@ class State:
     def end(self, name: str, number: int, *, merged: bool = False) -> None:
         item = self.repositories[name].items[number]
         item.open, item.merged, item.updated = False, merged, self.tick()
+        item.closed = item.updated
 
     def reopen(self, name: str, number: int, by: str = "ada") -> None:
         item = self.repositories[name].items[number]
         item.chosen.append(("reopen", "", by))
-        item.open, item.updated = True, self.tick()
+        item.open, item.closed, item.updated = True, 0, self.tick()

@@ -306,6 +306,7 @@ def issue(repository: str, found: Payload) -> Issue:
         assignees=_names(found, "assignees", "login"),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
+        closed=found.time("closed_at"),
         url=found.url("html_url"),
     )
 
@@ -322,6 +323,7 @@ def pull(repository: str, found: Payload) -> Pull:
         assignees=_names(found, "assignees", "login"),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
+        closed=found.time("closed_at") or found.time("merged_at"),
         url=found.url("html_url"),
         merged=found.yes("merged") or bool(found.time("merged_at")),
         draft=found.yes("draft"),

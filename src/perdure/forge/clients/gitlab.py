@@ -424,6 +424,7 @@ def issue(repository: str, found: Payload) -> Issue:
         assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
+        closed=found.time("closed_at"),
         url=found.url("web_url"),
         confidential=found.yes("confidential"),
     )
@@ -441,6 +442,7 @@ def pull(repository: str, found: Payload, head_repository: str) -> Pull:
         assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
         created=found.time("created_at"),
         updated=found.time("updated_at"),
+        closed=found.time("closed_at") or found.time("merged_at"),
         url=found.url("web_url"),
         merged=found.name("state") == "merged",
         draft=found.yes("draft"),

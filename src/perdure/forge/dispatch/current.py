@@ -36,9 +36,9 @@ Answer = tuple[Intent | str, Sequence[Rule]]
 OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
 
-def current(api: ForgeApi, intent: Intent) -> Intent | str:
-    """Return the intent updated to the present state, or the reason why it is obsolete. Raises
-    ForgeError."""
+def current(api: ForgeApi, intent: Intent, *, closed: bool = False) -> Intent | str:
+    """Return the intent updated to the present state, or the reason why it is obsolete. With
+    `closed`, it is not obsolete only because the issue is closed. Raises ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
         there = api.branch(intent.repository, intent.branch)
         if there is None:
@@ -58,11 +58,11 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
         if intent.kind in OVER:
             return intent
         return f"{intent.repository}#{intent.number} no longer exists"
-    return _now(intent, found, pull)
+    return _now(intent, found, pull, closed=closed)
 
 
-def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
-    if found.open is (intent.kind in OVER):
+def _now(intent: Intent, found: Issue, pull: Pull | None, *, closed: bool) -> Intent | str:
+    if found.open is (intent.kind in OVER) and not closed:
         state = "open" if found.open else "closed"
         return f"{found.ref} is now {state}"
     if intent.kind in OVER and pull is not None:
@@ -131,21 +131,22 @@ class Current:
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
-        self._kept: dict[tuple[int, tuple[str, ...] | None], tuple[float, Answer]] = {}
+        self._kept: dict[tuple[int, tuple[str, ...] | None, bool], tuple[float, Answer]] = {}
         self._waits: dict[tuple[str, ...], _Wait] = {}
 
     def of(
-        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]
+        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], *, closed: bool = False
     ) -> tuple[Intent | str, Sequence[Rule]]:
         """Ask the forge. Return the intent updated to the present state, and the rules that work
         for its author. If the intent is obsolete, return the reason in its place. If there is no
-        client and no rule needs one, return all rules. Raises ForgeUnavailable or ForgeDenied if
-        the delivery has to wait."""
+        client and no rule needs one, return all rules. For `closed` see `current`. Raises
+        ForgeUnavailable or ForgeDenied if the delivery has to wait."""
         return self._once(
             delivery,
             intent,
             tuple(rule.name for rule in rules),
-            lambda: self._asked(delivery, intent, rules),
+            lambda: self._asked(delivery, intent, rules, closed=closed),
+            closed=closed,
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
@@ -209,8 +210,10 @@ class Current:
         intent: Intent,
         what: tuple[str, ...] | None,
         ask: Callable[[], Answer],
+        *,
+        closed: bool = False,
     ) -> Answer:
-        now, key = time.monotonic(), (delivery.number, what)
+        now, key = time.monotonic(), (delivery.number, what, closed)
         self._kept = {key: kept for key, kept in self._kept.items() if now < kept[0]}
         if key not in self._kept:
             self._kept[key] = (now + KEPT_S, self._guarded(delivery, intent, ask))
@@ -249,12 +252,12 @@ class Current:
         return found
 
     def _asked(
-        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]
+        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], *, closed: bool
     ) -> tuple[Intent | str, Sequence[Rule]]:
         speakers = [
             api for rule in rules if (api := self._forge(delivery.source, rule.name)) is not None
         ]
-        found = current(speakers[0], intent) if speakers else intent
+        found = current(speakers[0], intent, closed=closed) if speakers else intent
         if isinstance(found, str):
             return found, ()
         if speakers:

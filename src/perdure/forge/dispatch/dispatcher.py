@@ -43,7 +43,9 @@ from perdure.forge.dispatch.selection import (
     takes_from,
     title_of,
 )
+from perdure.forge.dispatch.unread import UnreadComments, unread_comments, unread_reason
 from perdure.forge.dispatch.withdrawal import (
+    SPOKEN,
     WITHDRAWN,
     ignored_reason,
     is_given_again,
@@ -95,6 +97,7 @@ class Dispatcher:
         self._current = Current(forge)
         self._checks = Checks(engine, self._current)
         self._replies = RequestReplies(engine, self._current)
+        self._unread = UnreadComments(engine, self._current, rules)
         self._prompts = Prompts(rules)
         self._held: set[str] = set()
         self._later: dict[int, float] = {}
@@ -223,7 +226,7 @@ class Dispatcher:
             )
         if intent is not None and isinstance(choice, RuleChoice):
             wanting = [rule for rule in rules if takes_from(rule, delivery) and wants(rule, intent)]
-            now, able = self._current.of(delivery, intent, wanting)
+            now, able = self._present(delivery, intent, choice, wanting)
             if isinstance(now, Intent):
                 choice = choose(able, delivery, now, self._run_of)
             else:
@@ -232,7 +235,7 @@ class Dispatcher:
                 choice = f"as of now, {choice}"
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, RuleChoice):
-            over = self._closed_reason(delivery, choice, news) or overtaken(
+            over = self._closed_reason(delivery, intent, choice, news) or overtaken(
                 self._engine.store, delivery, intent
             )
             choice = over or self._is_off(delivery, intent, choice) or choice
@@ -273,6 +276,25 @@ class Dispatcher:
             return False
         news.setdefault(choice.run.id, []).append((delivery, intent))
         return False
+
+    def _present(
+        self, delivery: Delivery, intent: Intent, choice: RuleChoice, rules: Sequence[Rule]
+    ) -> tuple[Intent | str, Sequence[Rule]]:
+        """Ask the forge, as `Current.of` does. If the issue of an existing run is closed, its
+        author is told that a comment from before the closing was not read. A later comment that
+        mentions the agent continues the run."""
+        now, able = self._current.of(delivery, intent, rules)
+        if isinstance(now, Intent) or choice.run is None or intent.kind not in SPOKEN:
+            return now, able
+        found, able = self._current.of(delivery, intent, [choice.rule], closed=True)
+        if isinstance(found, str) or not able:
+            return found, ()
+        if self._unread.is_before_end(delivery, found, choice.rule):
+            self._unread.reply([(delivery, found)], choice.rule)
+            return unread_reason(choice.run), ()
+        if choice.trigger == "mentioned":
+            return found, able
+        return now, ()
 
     def _ask_a_person(self, run: TaskRun, why: str) -> None:
         """Set the condition `needs_person`, unless the run already has it with this message. Every
@@ -388,9 +410,12 @@ class Dispatcher:
         restore_workdir(self._engine, run)
         moved = self._base_changes(run)
         rule = self._rule_of(run)
-        before = missed_comments(
-            self._engine.store, run, sorted({delivery.source for delivery in deliveries})
-        )
+        sources = sorted({delivery.source for delivery in deliveries})
+        before = [
+            *missed_comments(self._engine.store, run, sources),
+            *unread_comments(self._engine.store, run, sources),
+        ]
+        before.sort(key=lambda each: each[0].number)
         shown, failed = self._checks.report(rule, run, merged([*before, *told]))
         text = self._prompts.delta(rule, shown, moved)
         try:
@@ -433,7 +458,7 @@ class Dispatcher:
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
         """Clean up the runs of an issue whose work is over. Events that still wait for these runs
-        are ignored."""
+        are kept for the case that they continue."""
         found = [
             (rule, run)
             for rule in self._rules
@@ -457,10 +482,8 @@ class Dispatcher:
                     f"{run.name} is running; it closed the issue itself",
                     f"perdure logs -f {run.name}",
                 )
-            for each, _ in news.pop(run.id, []):
-                self._settle(
-                    each, DeliveryState.IGNORED, f"{run.name} has been {_ended(intent)} since"
-                )
+            self._unread.keep(news.pop(run.id, []), rule, run)
+            self._unread.reply_about_queued(delivery.source, rule, run)
             run = end(self._engine, run)
             if run.state not in FINAL:
                 raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
@@ -473,7 +496,11 @@ class Dispatcher:
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
 
     def _closed_reason(
-        self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]
+        self,
+        delivery: Delivery,
+        intent: Intent,
+        choice: RuleChoice,
+        news: Mapping[str, object],
     ) -> str:
         """Return why a delivery does not continue a run that was cleaned up; empty if it does.
         Comments, reviews and CI results (`QUIET`) do not continue such a run. There are two
@@ -483,6 +510,8 @@ class Dispatcher:
             return ""
         asked = self._current.knows(delivery, choice.rule)
         if not asked and is_cleaned_up(self._engine.store, choice.run):
+            if self._unread.is_before_end(delivery, intent, choice.rule):
+                return unread_reason(choice.run)
             return f"{choice.run.name} has ended and was cleaned up"
         return ""
 

@@ -29,6 +29,7 @@ from perdure.model.forge.rules import OWN_MARK, Rule
 from perdure.model.forge.sources import Source
 from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, Issue, IssueRef, Pull
 from perdure.protocols import ForgeApi
+from perdure.rules.lifecycle import FINAL
 
 AT_FIRST_MS = 3 * 86_400_000
 """Maximum age of the failed deliveries that the first search includes, in milliseconds. GitHub
@@ -289,6 +290,10 @@ class Reconciler:
             # The pull request was merged or closed before this attempt began. The attempt began
             # because the issue was reopened, so the merging or closing is not reported again.
             return
+        if not issue.open and self._is_continued(run, issue.closed):
+            # A person continued the run after the closing, by a comment or by a command. When it is
+            # over, it is cleaned up.
+            return
         if not issue.open and not over:
             yield _thing(
                 source, kind, IntentKind.MERGED if merged else IntentKind.CLOSED, issue, "", which
@@ -301,6 +306,14 @@ class Reconciler:
             yield _thing(source, kind, IntentKind.REOPENED, issue, author, which)
         elif issue.open and not for_issue:
             yield from self._given_or_taken(forge, source, kind, rule, run, issue)
+
+    def _is_continued(self, run: TaskRun, closed: int) -> bool:
+        """Return whether a run that is not over was given its work after its issue was closed."""
+        if not closed or run.state in FINAL:
+            return False
+        given = [each.at for each in self._engine.store.contexts(run.id)[-1:]]
+        given += [each.started for each in self._engine.store.attempts(run.id)[-1:]]
+        return closed < max(given, default=0)
 
     def _given_or_taken(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue

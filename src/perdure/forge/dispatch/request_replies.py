@@ -66,7 +66,7 @@ class RequestReplies:
         or ForgeError if the comment has to wait."""
         if intent.kind not in COMMENTS or not (said := answer_in(intent.text)):
             return None
-        if _is_program(intent.author, rules):
+        if is_program(intent.author, rules):
             if said.command:
                 return ReplyResult(DeliveryState.IGNORED, "only a person can answer a request")
             return None
@@ -233,7 +233,7 @@ def refusal(
     return "\n".join((head, "", "Open requests:", "", *lines))
 
 
-def _is_program(author: str, rules: Sequence[Rule]) -> bool:
+def is_program(author: str, rules: Sequence[Rule]) -> bool:
     """Return whether the author is an agent's login or a bot. GitHub's bots are named `NAME[bot]`,
     and GitLab's access tokens write as `project_1_bot_…`."""
     logins = {rule.login.casefold() for rule in rules if rule.login}

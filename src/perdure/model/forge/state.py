@@ -95,6 +95,8 @@ class Issue(Struct, frozen=True, kw_only=True):
     url: str
     confidential: bool = False
     """Whether only members may read the issue."""
+    closed: int = 0
+    """Time at which it was closed, or merged; 0 while it is open."""
 
 
 class Pull(Issue, frozen=True, kw_only=True):
