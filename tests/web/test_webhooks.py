@@ -85,6 +85,10 @@ def test_what_is_refused(serving: Serving) -> None:
         (415, "/webhooks/hub", body, form, "POST"),
         (415, "/webhooks/hub", body, good | {"content-encoding": "gzip"}, "POST"),
         (404, "/webhooks/none", body, good, "POST"),
+        (404, "/webhook/hub", body, good, "POST"),
+        (404, "/webhooks", body, good, "POST"),
+        (401, "/webhooks", body, {"content-type": "application/json"}, "POST"),
+        (401, "/webhooks", body, good | {"authorization": "Bearer prd_wrong"}, "POST"),
         (401, "/", b"", {}, "GET"),
         (405, "/webhooks/hub", b"", {}, "GET"),
         (405, "/healthz", b"", {}, "POST"),
@@ -190,3 +194,13 @@ def test_secrets_stay_secret(serving: Serving) -> None:
             and SIGNING.encode() not in found
             and SIGNING[6:].encode() not in found
         )
+
+
+def test_no_agent_is_configured(serving: Serving) -> None:
+    """Without a rule, deliveries stay received, and the inbox says why."""
+    serving.deliver("hub", id="unattended")
+    said = serving.perdure("inbox")
+    assert said.returncode == 0 and said.stdout.rstrip().endswith(
+        "No [agents.NAME] is configured, so nothing works on what is received."
+    )
+    assert "configured" not in serving.perdure("inbox", "--state", "failed").stdout

@@ -122,7 +122,7 @@ class KnownHost:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or found[1].lower() not in self.names:
-            sentence = "unknown host name: add it to the setting serve_hosts"
+            sentence = "unknown host name: add it to hosts of [serve] (the setting serve_hosts)"
             await answer(421, sentence)(scope, receive, send)
             return
 

@@ -29,6 +29,8 @@ FORM_SECRET = "x-form-secret"
 LOOKS_MOST = 8
 """Maximum number of tokens that are looked up in the store at the same time."""
 SAFE = frozenset({"GET", "HEAD"})
+WEBHOOK_HEADERS = ("x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event")
+"""Headers by which the webhooks of the forges are recognized."""
 
 
 class Guard:
@@ -48,6 +50,7 @@ class Guard:
             if scope["method"] not in SAFE and not path.startswith(OWN_CHECKS):
                 refuse_other_sites(headers)
             if path not in OPEN and not path.startswith(OPEN_BELOW):
+                refuse_misaddressed_webhook(scope["method"], headers)
                 found = await self._principal(scope, headers)
                 if scope["method"] not in SAFE and path.startswith(API):
                     refuse_forged(found, headers)
@@ -103,6 +106,20 @@ class Guard:
 def address_of(scope: Scope) -> str:
     """Return the network address of the client; empty if it is unknown."""
     return (scope.get("client") or ("", 0))[0]
+
+
+def refuse_misaddressed_webhook(method: str, headers: Headers) -> None:
+    """Raise Problem if a forge sends a webhook to an address that takes none, for example
+    `/webhook/shop`. "Invalid token" would send people to look for the mistake in the secret."""
+    if method in SAFE or not any(name in headers for name in WEBHOOK_HEADERS):
+        return
+    if "authorization" not in headers:
+        raise Problem(
+            404,
+            "No webhook has this address",
+            "on the forge, let the address end with /webhooks/NAME, with a NAME of the "
+            "configuration",
+        )
 
 
 def refuse_other_sites(headers: Headers) -> None:

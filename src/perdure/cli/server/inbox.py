@@ -74,7 +74,8 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
         return _post_now(arguments)
     from perdure.model.forge.deliveries import DeliveryState
 
-    store = open_to_read(settings())
+    chosen = settings()
+    store = open_to_read(chosen)
     state = DeliveryState(arguments.state) if arguments.state else None
     found = store.inbox(state, arguments.source, arguments.limit, arguments.before)
     waiting = store.postings_waiting()
@@ -92,6 +93,8 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
     )
     if not found and sys.stdout.isatty():
         print("no deliveries yet; perdure serve receives them")
+    if not chosen.agents and any(each.state is DeliveryState.RECEIVED for each in found):
+        print("\nNo [agents.NAME] is configured, so nothing works on what is received.")
     if waiting:
         print("\nReports to the forge that have not arrived (perdure inbox tell RUN tries now):")
         table(
