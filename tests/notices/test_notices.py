@@ -213,9 +213,10 @@ def test_a_webhook_is_signed(hook: Hook, secret: str) -> None:
     hook.status = 302
     with pytest.raises(NoticeRefused, match="one answered 302"):
         send(channel, notice())
-    Path(secret).write_text("whsec_é")
-    with pytest.raises(NoticeRefused, match="not a signing secret"):
-        send(channel, notice())
+    for wrong in ("whsec_é", "whsec_", "", "a plain password", "whsec_YWJj", SECRET[6:]):
+        Path(secret).write_text(wrong)
+        with pytest.raises(NoticeRefused, match="not a signing secret"):
+            send(channel, notice())
     Path(secret).unlink()
     with pytest.raises(NoticeRefused, match="is missing"):
         send(channel, notice())

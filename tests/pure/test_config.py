@@ -192,6 +192,25 @@ def test_sources_in_a_table_and_in_words(place: Place) -> None:
             place.load(PERDURE_WEBHOOKS=wrong)
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ('[openid]\nissuer = "id"\nclient_secret = "hunter2"\n', "client_secret"),
+        ('[notify.a]\nurl = "https://example.com"\npassword = "hunter2"\n', "password"),
+        ('[webhooks.a]\nsecret = "hunter2"\n', "secret"),
+        ('[agents.a]\ntoken = "hunter2"\n', "token"),
+    ],
+)
+def test_an_error_in_a_table_does_not_repeat_it(place: Place, table: str, named: str) -> None:
+    """A secret that somebody wrote into the configuration, where it does not belong, is not
+    printed."""
+    place.user_file.write_text(table)
+    with pytest.raises(ConfigError) as found:
+        place.load()
+    (problem,) = found.value.problems
+    assert f"no setting {named!r}" in problem and "hunter2" not in problem
+
+
 def test_a_table_is_a_prefix(place: Place) -> None:
     """`[gc]` with `trash` is `gc_trash`. Its problems name the line in the table, and a project may
     not set it."""

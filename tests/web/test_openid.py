@@ -388,3 +388,23 @@ def test_the_claims_of_a_person() -> None:
     assert rule_for(claims, chosen) is rules[0]
     assert rule_for(claims | {"sub": "u-8"}, chosen) is rules[1]
     assert rule_for(claims | {"sub": "x"}, chosen) is None
+
+
+def test_the_provider_refuses_the_code(tmp_path: Path) -> None:
+    """The message for the log has the provider's error code, and for a wrong secret what to check.
+    Nothing else of the answer is repeated."""
+    with providing() as port:
+        direct = Direct(port, tmp_path / "secret")
+        for said, logged in (
+            ({"error": "invalid_client"}, ": invalid_client; check client_id and the secret"),
+            ({"error": "invalid_grant", "error_description": "hunter2"}, ": invalid_grant"),
+            ({"error": "hunter2 <b>"}, ""),
+            ({"error": ["x"]}, ""),
+            ([], ""),
+        ):
+            direct.lie(status=401, token=said)
+            with pytest.raises(ProviderAway) as found:
+                direct.claims()
+            message = str(found.value)
+            assert message.startswith(f"127.0.0.1 answered 401{logged}")
+            assert "hunter2" not in message

@@ -23,6 +23,9 @@ from perdure.config.passwords import SECRET
 from perdure.config.values import READERS
 from perdure.errors import ConfigError
 
+NESTED = frozenset({"webhooks", "agents", "notify", "openid"})
+"""Tables whose errors name the wrong setting themselves. The whole table is not repeated, because
+it is long, and because people put secrets there by mistake."""
 PROJECT_FILE = "perdure.toml"
 TABLES = ("gc", "disk", "serve")
 """Tables of a settings file whose name becomes a prefix: `trash` in `[gc]` is the setting
@@ -189,7 +192,7 @@ def _near(key: str) -> str:
 
 
 def _not(key: str, value: Any) -> str:
-    if key in SECRET:
+    if key in SECRET or key in NESTED:
         return ""
     return f", not {value!r}"
 

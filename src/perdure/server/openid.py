@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import ssl
 import threading
 import time
@@ -192,7 +193,7 @@ class Provider(Struct):
         finally:
             connection.close()
         if status != 200 or len(content) > ANSWER_MOST:
-            raise ProviderAway(f"{host} answered {status} with {len(content)} bytes")
+            raise ProviderAway(f"{host} answered {status}{_error_code(content)}")
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -277,3 +278,18 @@ def _is_for_signatures(key: object) -> bool:
     """Return whether a key of the provider is a public key for signatures. A symmetric key is
     refused, because anybody can read the provider's keys."""
     return isinstance(key, dict) and key.get("kty") != "oct" and key.get("use", "sig") == "sig"
+
+
+def _error_code(content: bytes) -> str:
+    """Return the error code in an answer of the provider (RFC 6749, section 5.2), for a message. A
+    wrong secret is `invalid_client`. Empty if the answer has none."""
+    try:
+        found = json.loads(content[:ANSWER_MOST])
+    except (ValueError, RecursionError):
+        return ""
+    code = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(code, str) or not re.fullmatch(r"[a-z_]{1,60}", code):
+        return ""
+    if code == "invalid_client":
+        return f": {code}; check client_id and the secret of [openid]"
+    return f": {code}"

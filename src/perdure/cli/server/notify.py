@@ -43,6 +43,8 @@ def notify_arguments(parser: argparse.ArgumentParser) -> None:
 def notify_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     if arguments.what == "test":
+        if not arguments.channel:
+            raise UsageError("missing argument CHANNEL", "perdure notify test CHANNEL")
         return _test(chosen, arguments.channel)
     if arguments.channel:
         raise UsageError("ls takes no channel", "perdure notify test CHANNEL")

@@ -7,6 +7,7 @@ same `Message-ID`, so a receiver can recognize them. Services of Apprise have no
 
 from __future__ import annotations
 
+import base64
 import http.client
 import smtplib
 import ssl
@@ -26,6 +27,9 @@ from perdure.rules.text import one_line
 
 TIMEOUT_S = 30.0
 SECRET_MOST = 65_536
+SIGNING = "whsec_"
+KEY_LEAST = 16
+"""Minimum length of the key of a signing secret, in bytes."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -57,6 +61,18 @@ def secret_of(channel: Channel) -> str:
         raise NoticeRefused(f"The secret in {channel.secret_file} is not text") from error
 
 
+def is_signing_secret(secret: str) -> bool:
+    """Return whether a text is a secret of Standard Webhooks. Their library also accepts a text
+    without the prefix, and skips characters that are not base64: most of a plain password would
+    then not be part of the key."""
+    if not secret.startswith(SIGNING):
+        return False
+    try:
+        return len(base64.b64decode(secret.removeprefix(SIGNING), validate=True)) >= KEY_LEAST
+    except ValueError:
+        return False
+
+
 def missing(channel: Channel) -> str:
     """Return the name of the library that the channel needs but that is not installed; empty if
     nothing is missing."""
@@ -75,12 +91,13 @@ def missing(channel: Channel) -> str:
 def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     from standardwebhooks.webhooks import Webhook
 
-    try:
-        signer = Webhook(secret_of(channel))
-    except (ValueError, RuntimeError, KeyError) as error:
+    secret = secret_of(channel)
+    if not is_signing_secret(secret):
         raise NoticeRefused(
-            f"The secret in {channel.secret_file} is not a signing secret (whsec_ and base64)"
-        ) from error
+            f"The secret in {channel.secret_file} is not a signing secret (whsec_ and base64 of at "
+            f"least {KEY_LEAST} bytes)"
+        )
+    signer = Webhook(secret)
     # The method `sign` treats every time as UTC, even if the time has another time zone.
     now = datetime.now(UTC).replace(microsecond=0)
     headers = {
