@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.runs.demo import KEYS, PACKAGES
+from perdure.agents import registry
+from perdure.agents.rehearsal import Rehearsal
+from perdure.agents.shared.logins import missing
+from perdure.cli.runs.demo import KEYS, PACKAGES, Scene
 from perdure.errors import AgentMissing
 from perdure.host.process import npm
 from tests.journeys.stage import PATIENCE_S, TOP, native
@@ -68,6 +71,21 @@ def test_without_what_it_needs_it_says_so(tmp_path: Path) -> None:
         done = demo(tmp_path, "--agent", agent, "--real", **program)
         assert done.returncode == 2 and key in done.stderr, done.stderr
     assert not list((tmp_path / "t").iterdir())
+
+
+@pytest.mark.parametrize("agent", KEYS)
+def test_the_real_demo_gives_the_agent_its_key(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent gets the key that the demo asks for, that is a key which the agent itself reads. It
+    does not get the user's own home of the agent."""
+    monkeypatch.setenv(KEYS[agent], "a key")
+    monkeypatch.setenv("CODEX_HOME", "/home/ada/.codex")
+    environ = Scene(tmp_path, agent, "/usr/bin/true", True).environ(Rehearsal("say Hello."))
+    assert environ[KEYS[agent]] == "a key" and "CODEX_HOME" not in environ
+    driver = registry.load(agent)
+    said = "Not logged in" if agent == "codex" else ""
+    assert missing(agent, driver.home(environ), environ, 1, said) is None
 
 
 def test_what_it_installs_is_what_the_tests_run() -> None:

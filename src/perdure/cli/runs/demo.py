@@ -36,7 +36,8 @@ PACKAGES = {
 }
 """For each agent, its npm package and the path of the native program in that package. A package is
 installed only if no agent is installed."""
-KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
+KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY"}
+"""For each agent, the variable with its key. Codex 0.169.0 does not read OPENAI_API_KEY."""
 OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS_SANDBOX")
 """Environment variables of the user that are passed to the agent."""
 FILES = {
@@ -151,7 +152,7 @@ class Scene(Struct, frozen=True):
         }
         if not self.real:
             return environ | rehearsal.environ(self.agent, home=home / f".{self.agent}")
-        keys = ("ANTHROPIC_", "OPENAI_")
+        keys = ("ANTHROPIC_", "OPENAI_", "CODEX_API_KEY")
         return environ | {name: os.environ[name] for name in os.environ if name.startswith(keys)}
 
     def build(self, environ: Mapping[str, str]) -> None:
