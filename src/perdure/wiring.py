@@ -145,7 +145,7 @@ def open_engine(
             hosts=hosts_of(chosen, guarded),
             relay=relay,
             transports=transports,
-            empty=warm.end_in,
+            end_waiting_agents=warm.end_in,
         ),
         warm=warm,
         driver=registry.load,

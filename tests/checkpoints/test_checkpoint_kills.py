@@ -190,7 +190,7 @@ def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
         rows += bench.look()
         newest = bench.engine.store.checkpoints("r1")[-1]
         fd = bench.engine.workspaces.lock(workspace, "the test")
-        bench.engine.workspaces.checkpoints.put_in_place(workspace, newest.workdir.commit)
+        bench.engine.workspaces.checkpoints.restore(workspace, newest.workdir.commit)
         os.close(fd)
         bench.engine.copies.put_back(
             bench.driver, ID, bench.home, place, newest.conversation, exactly=True

@@ -224,7 +224,7 @@ def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.Mo
         raise Killed
 
     with monkeypatch.context() as broken, pytest.raises(Killed):
-        broken.setattr(WorkdirCheckpoints, "put_in_place", killed)
+        broken.setattr(WorkdirCheckpoints, "restore", killed)
         office.told(REOPENED)
     assert top.exists() and not (top / "made.txt").exists()
     office.dispatcher.round()

@@ -177,7 +177,7 @@ def open_engine(top: Path) -> Engine:
     """Open an engine as any verb does, with the password for fetching."""
     environ = environment(top)
     engine = wiring.open_engine(load(environ, top), environ, secrets=[TOKEN, PASSWORD])
-    engine.workspaces.ask_also(lambda url: ("x-access-token", PASSWORD))
+    engine.workspaces.add_credentials(lambda url: ("x-access-token", PASSWORD))
     return engine
 
 

@@ -502,7 +502,9 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
     longer, that is a conflict."""
     run = bench.worked(bench.dispatched())
     assert run.workspace is not None
-    held = bench.engine.workspaces.lock(run.workspace, "perdure publish", at_work=True, brief=True)
+    held = bench.engine.workspaces.lock(
+        run.workspace, "perdure publish", keep_waiting_agents=True, brief=True
+    )
     with ThreadPoolExecutor(1) as beside:
         waiting = beside.submit(_locked, bench.engine, run.workspace)
         assert not waiting.done()

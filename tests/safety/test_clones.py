@@ -31,9 +31,9 @@ def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
         file.write(f"{tenant.repo / '.git/objects'}\n")
     (top / ".git/refs/heads/one").write_text(f"{secret}\n")
     with pytest.raises(WorkspaceError, match=r"Not all objects|info/alternates was changed"):
-        yard.workspaces.checkpoints.carry(source, target)
+        yard.workspaces.checkpoints.copy_state(source, target)
     with pytest.raises(WorkspaceError, match=r"Not all objects|info/alternates was changed"):
-        yard.workspaces.checkpoints.bring(source, target, secret)
+        yard.workspaces.checkpoints.copy_commit(source, target, secret)
     assert (
         "fatal" in yard.complaint("cat-file", "-p", secret, cwd=place)
         and not (place / "secret").exists()
@@ -72,11 +72,11 @@ def test_nothing_of_an_agents_git_directory_goes_along(yard: Yard) -> None:
         script.chmod(0o755)
     fired.unlink(missing_ok=True)
     head = yard.workspaces.commit(source, "claude", "Theirs")
-    yard.workspaces.checkpoints.bring(source, target, head)
+    yard.workspaces.checkpoints.copy_commit(source, target, head)
     yard.workspaces.merge(target, "claude", head, "Merge one")
     yard.workspaces.changed(source, yard.git("rev-parse", "main"), head, 9)
     third, there = made(yard, "isolated", branch="three")
-    yard.workspaces.checkpoints.carry(source, third)
+    yard.workspaces.checkpoints.copy_state(source, third)
     assert not fired.exists()
     for git_directory in (place / ".git", there / ".git"):
         assert "evil" not in (git_directory / "config").read_text()

@@ -34,7 +34,7 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
         (place.top / "src/file3.txt").write_text("agent\n")
         yard.workspaces.checkpoints.save(workspace, 2)
         yard.workspaces.checkpoints.drift(workspace, first.commit)
-        yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
+        yard.workspaces.checkpoints.restore(workspace, first.commit)
     assert not place.canary.exists()
     vector.spring(place)
     assert place.canary.exists(), "the fixture could not have fired"
@@ -51,7 +51,7 @@ def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
     place.canary.unlink(missing_ok=True)
     first = yard.workspaces.checkpoints.save(workspace, 1)
     (place.top / "README").write_text("agent\n")
-    assert yard.workspaces.checkpoints.put_in_place(workspace, first.commit).differs == ()
+    assert yard.workspaces.checkpoints.restore(workspace, first.commit).differs == ()
     assert not place.canary.exists()
 
 
@@ -103,7 +103,7 @@ def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) ->
     with yard.workspaces.checkpoints.pack(source, saved.commit) as packed:
         other.checkpoints.unpack(target, packed.file, packed.facts)
     for _ in range(2):
-        restored = other.checkpoints.put_in_place(target, packed.facts.commit)
+        restored = other.checkpoints.restore(target, packed.facts.commit)
         assert sorted(note.split(" ")[0] for note in restored.notes) == [
             "'armed/.git/config'",
             "'armed/.git/hooks/post-checkout'",

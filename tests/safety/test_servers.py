@@ -14,7 +14,7 @@ from perdure.errors import GitFailed, PerdureError
 from perdure.model import Workspace
 from perdure.workspace import Prepared, Workspaces
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.locks import held
+from perdure.workspace.locks import hold_lock
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
 from tests.workspace.yard import Yard
 
@@ -88,7 +88,7 @@ def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
             )
             for workspace in plans
         ]
-        with held(lock):
+        with hold_lock(lock):
             for thread in threads:
                 thread.start()
             opened = Path("/proc/self/fd")

@@ -60,21 +60,21 @@ def full(top: Path, backend: str) -> None:
     for step in range(1, 100):
         _mount(top, f"remount,size={_used_kb(top) + step * STEP // 4}k")
         try:
-            yard.workspaces.checkpoints.put_in_place(workspace, second.commit)
+            yard.workspaces.checkpoints.restore(workspace, second.commit)
             break
         except PerdureError as error:
             failed += 1
             _is_told(error)
     assert failed, "the disk was never full"
     _mount(top, f"remount,size={_used_kb(top)}k")
-    for look in (yard.workspaces.checkpoints.drift, yard.workspaces.checkpoints.put_in_place):
+    for look in (yard.workspaces.checkpoints.drift, yard.workspaces.checkpoints.restore):
         with pytest.raises(PerdureError) as told:
             look(workspace, last.commit)
         _is_told(told.value)
     _mount(top, "remount,size=512m")
-    assert yard.workspaces.checkpoints.put_in_place(workspace, second.commit).differs == ()
+    assert yard.workspaces.checkpoints.restore(workspace, second.commit).differs == ()
     assert marks(path) == files
-    yard.workspaces.checkpoints.put_in_place(workspace, last.commit)
+    yard.workspaces.checkpoints.restore(workspace, last.commit)
     assert (path / "README").read_text() == "now\n"
     print(f"{failed} restores failed and were told")
 
@@ -118,7 +118,7 @@ def unreadable(top: Path, backend: str) -> None:
     assert "worktree/open.txt" in listed
     assert "worktree/known/file" in listed
     (path / "open.txt").unlink()
-    yard.workspaces.checkpoints.put_in_place(workspace, second.commit)
+    yard.workspaces.checkpoints.restore(workspace, second.commit)
     assert (path / "open.txt").read_text() == "open\n"
     for name in shut:
         (path / name).chmod(0o755 if (path / name).is_dir() else 0o644)
@@ -126,7 +126,7 @@ def unreadable(top: Path, backend: str) -> None:
         "changed\n", "closed\n", "known\n", "closed\n",
     ]  # fmt: skip
     assert yard.workspaces.checkpoints.save(workspace, 3).left_out == ()
-    yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
+    yard.workspaces.checkpoints.restore(workspace, first.commit)
     assert (path / "known.txt").read_text() == "known\n"
 
 

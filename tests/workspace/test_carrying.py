@@ -63,11 +63,11 @@ def test_every_kind_of_change_is_carried(yard: Yard) -> None:
     yard.git("add", "staged", cwd=top)
     admin = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=top))
     before = marks(top), marks(admin)
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert (marks(top), marks(admin)) == before
     assert marks(Path(target.path)) == before[0]
     assert yard.git("diff", "--cached", "--name-only", cwd=target.path) == "staged"
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert marks(Path(target.path)) == before[0]
     assert yard.git("diff", "--cached", "--name-only", cwd=target.path) == "staged"
 
@@ -84,7 +84,7 @@ def test_a_directory_takes_a_links_place_and_the_other_way_round(yard: Yard) -> 
     (top / "src").rmdir()
     (top / "src").symlink_to("/nonexistent/elsewhere")
     before = (to / "src/file1.txt").read_text()
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert before == "1\n" * 20
     assert marks(to) == marks(top)
     assert stat.S_ISLNK((to / "src").lstat().st_mode) and not (to / "shortcut").is_symlink()
@@ -98,7 +98,7 @@ def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
     yard.git("init", "-q", cwd=top / "inner")
     (top / "inner/own.txt").write_text("own")
     os.mkfifo(top / "pipe")
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert (to / "inner/own.txt").read_text() == "own"
     assert (to / "inner/.git/HEAD").read_text() == (
         top / "inner/.git/HEAD"
@@ -118,7 +118,7 @@ def test_no_filter_of_the_repository_takes_part(yard: Yard, filtered: str) -> No
     )
     (top / "README").write_bytes(b"one\ntwo\r\nthree\n")
     mark.unlink(missing_ok=True)
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert (to / "README").read_bytes() == b"one\ntwo\r\nthree\n"
     assert not mark.exists()
 
@@ -133,7 +133,7 @@ def test_a_task_without_git_is_carried_whole(yard: Yard) -> None:
     (top / "deep/.hidden").write_text("x")
     (top / "link").symlink_to("deep")
     before = marks(top)
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert marks(Path(target.path)) == before == marks(top)
 
 
@@ -146,7 +146,7 @@ def test_a_directory_of_the_users_own_can_be_the_source(yard: Yard) -> None:
     index = (yard.repo / ".git/index").read_bytes()
     target = yard.plan("worktree", branch="fork", base=yard.git("rev-parse", "HEAD"))
     yard.workspaces.prepare(target, "claude")
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert marks(Path(target.path)) == marks(yard.repo)
     assert (yard.repo / ".git/index").read_bytes() == index
     assert (

@@ -34,7 +34,7 @@ def test_a_clone_is_carried_into_another(yard: Yard) -> None:
         yard.git("rev-parse", "HEAD", cwd=top),
         yard.git("status", "--porcelain", cwd=top),
     )
-    restored = yard.workspaces.checkpoints.carry(source, target)
+    restored = yard.workspaces.checkpoints.copy_state(source, target)
     assert restored.differs == ()
     for here in (top, place):
         assert (
@@ -55,7 +55,7 @@ def test_commits_of_clones_are_merged(yard: Yard) -> None:
     (place / "ours").write_text("ours\n")
     theirs = yard.workspaces.commit(source, "claude", "Theirs")
     for _ in range(2):
-        yard.workspaces.checkpoints.bring(source, target, theirs)
+        yard.workspaces.checkpoints.copy_commit(source, target, theirs)
         joined = yard.workspaces.merge(target, "claude", theirs, "Merge one")
         assert joined.conflicts == ()
     assert (place / "theirs").read_text() == "theirs\n" and (place / "ours").exists()
@@ -63,13 +63,13 @@ def test_commits_of_clones_are_merged(yard: Yard) -> None:
     assert yard.workspaces.changed(target, theirs, joined.commit, 9) == ("ours",)
     yard.git("fsck", "--no-dangling", "--no-progress", cwd=place)
     with pytest.raises(NotFound, match="is not in"):
-        yard.workspaces.checkpoints.bring(source, target, "1" * 40)
+        yard.workspaces.checkpoints.copy_commit(source, target, "1" * 40)
 
 
 def test_a_branch_of_the_repository_is_known(yard: Yard) -> None:
     """The branches of a clone's repository are known from the last fetch; before any fetch, none is
     known."""
-    assert yard.workspaces.taken(yard.plan("isolated", branch="one"), ["main"]) == []
+    assert yard.workspaces.existing_branches(yard.plan("isolated", branch="one"), ["main"]) == []
     source, *_ = clones(yard)
-    assert yard.workspaces.taken(source, ["main", "one", "nothing"]) == ["main"]
+    assert yard.workspaces.existing_branches(source, ["main", "one", "nothing"]) == ["main"]
     assert yard.workspaces.resolve(source) == yard.git("rev-parse", "main")

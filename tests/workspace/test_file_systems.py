@@ -35,7 +35,7 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
     wanted = marks(top)
     (top / "README").write_text("after\n")
     (top / "new.txt").unlink()
-    restored = workspaces.checkpoints.put_in_place(workspace, second.commit)
+    restored = workspaces.checkpoints.restore(workspace, second.commit)
     assert marks(top) == wanted and restored.differs == ()
     assert first.commit != second.commit and workspaces.checkpoints.list_saved(workspace) == {
         1: first.commit,
@@ -79,10 +79,10 @@ def test_a_workdir_grows_from_a_checkpoint(yard: Yard, elsewhere: Path, backend:
     (top / "README").write_text("theirs\n")
     saved = workspaces.checkpoints.save(workspace, 1)
     other, place = made(yard, workspaces, backend, branch="other")
-    workspaces.checkpoints.grow(workspace, saved.commit, other)
+    workspaces.checkpoints.copy_checkpoint(workspace, saved.commit, other)
     assert (place / "README").read_text() == "theirs\n"
     (place / "README").write_text("ours\n")
     with workspaces.checkpoints.pack(workspace, saved.commit) as packed:
         workspaces.checkpoints.unpack(other, packed.file, packed.facts, 9)
-    workspaces.checkpoints.put_in_place(other, saved.commit)
+    workspaces.checkpoints.restore(other, saved.commit)
     assert (place / "README").read_text() == "theirs\n"

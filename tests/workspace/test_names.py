@@ -86,9 +86,9 @@ def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
     worked(yard, mine)
     with pytest.raises(WorkspaceError, match="belongs to another task"):
         yard.workspaces.lock(other)
-    chosen = names.choose(Places(yard.root), mine.repo, "one", other.id)
+    chosen = names.choose_directory(Places(yard.root), mine.repo, "one", other.id)
     assert chosen.name == f"repo--one-{other.id[:12]}"
-    assert names.choose(Places(yard.root), mine.repo, "one", mine.id) == Path(mine.path)
+    assert names.choose_directory(Places(yard.root), mine.repo, "one", mine.id) == Path(mine.path)
 
 
 def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_pushed_with_its_own_password(far: SharedCache) -> None:
             "",
             1,
         )
-        assert b"one.txt" in found.told() and b"second" not in found.told()
+        assert b"one.txt" in found.raw_commits() and b"second" not in found.raw_commits()
         found.push()
     assert far.there() == head and far.http.users == {"dev-bot"}
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:

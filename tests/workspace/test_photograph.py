@@ -120,12 +120,12 @@ def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
     assert marks(top) == before
     wreck(top)
     after = marks(top)
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert marks(top) == before
     assert (restored.differs, restored.notes) == ((), ())
     assert yard.git("log", "-1", "--format=%s", cwd=top / "nested") == "nested"
     assert restored.rescue is not None
-    yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit)
+    yard.workspaces.checkpoints.restore(workspace, restored.rescue.commit)
     assert marks(top) == after
 
 
@@ -143,7 +143,7 @@ def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Pa
         == ""
     )
     wreck(top)
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert marks(top) == before
 
 
@@ -165,7 +165,7 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
     }
     assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ("README",)
     assert yard.workspaces.checkpoints.drift(workspace, third.commit) == ()
-    yard.workspaces.checkpoints.forget(workspace, 1, 2)
+    yard.workspaces.checkpoints.delete(workspace, 1, 2)
     assert yard.workspaces.checkpoints.list_saved(workspace) == {3: third.commit}
 
 
@@ -226,7 +226,7 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
     (top / "src/file9.txt").write_text("moved on\n")
     yard.git("add", "--all", cwd=top)
     yard.git("commit", "-q", "-m", "moved on", cwd=top)
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (standing(), marks(top)) == (before, files)
     assert yard.git("fsck", "--no-dangling", cwd=top) == ""
     assert yard.git("log", "-1", "--format=%s", "elsewhere", cwd=top) == "moved on"
@@ -254,7 +254,7 @@ def test_a_pack_makes_a_shallow_repository_elsewhere(
     with yard.workspaces.checkpoints.pack(workspace, saved.commit, ["secret.env"]) as packed:
         other.checkpoints.unpack(there, packed.file, packed.facts)
         assert packed.kept == ()
-        restored = other.checkpoints.put_in_place(there, packed.facts.commit)
+        restored = other.checkpoints.restore(there, packed.facts.commit)
     assert restored.differs == ()
     assert marks(Path(there.path)) == {
         name: mark for name, mark in files.items() if name != "secret.env"
@@ -285,12 +285,12 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
         if backend in REPOSITORIES
         else made(yard, "task", task="t2")
     )
-    yard.workspaces.checkpoints.grow(source, saved.commit, target)
+    yard.workspaces.checkpoints.copy_checkpoint(source, saved.commit, target)
     assert (marks(to), marks(top)) == (then, now)
     if backend in REPOSITORIES:
         assert yard.git("symbolic-ref", "HEAD", cwd=to) == "refs/heads/fork"
         assert yard.git("diff", "--cached", "--name-only", cwd=to) == "src/file1.txt"
-    yard.workspaces.checkpoints.carry(source, target)
+    yard.workspaces.checkpoints.copy_state(source, target)
     assert (marks(to), marks(top)) == (now, now)
 
 
@@ -319,11 +319,11 @@ def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
     checkpoints.save(workspace, 2)
-    restored = checkpoints.put_in_place(workspace, then.commit)
+    restored = checkpoints.restore(workspace, then.commit)
     assert (top / "new.txt").read_text() == "then\n" and restored.differs == ()
     assert not any(map(os.path.lexists, left))
     (next(yard.root.rglob(f"shelves/{workspace.id}.git")) / "deleting").touch()
     (keeper / "packed-refs.lock").touch()
     left[1].touch()
-    checkpoints.forget(workspace, 2)
+    checkpoints.delete(workspace, 2)
     assert list(checkpoints.list_saved(workspace)) == [1]

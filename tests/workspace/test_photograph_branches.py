@@ -57,7 +57,7 @@ def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
     saved = yard.workspaces.checkpoints.save(workspace, 2)
     assert first.commit != saved.commit == yard.workspaces.checkpoints.save(workspace, 3).commit
     forget(yard, top)
-    assert yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).notes == ()
+    assert yard.workspaces.checkpoints.restore(workspace, saved.commit).notes == ()
     assert said(yard, top) == before
     assert yard.git("show", "side/idea:idea", cwd=top) == "an idea"
     yard.git("stash", "pop", "-q", cwd=top)
@@ -74,7 +74,7 @@ def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -
         lock = top / f".git/refs/{name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
-    notes = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).notes
+    notes = yard.workspaces.checkpoints.restore(workspace, saved.commit).notes
     assert [note for note in notes if "lock" not in note] == []
     assert said(yard, top) == before
 
@@ -90,7 +90,7 @@ def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
     yard.git("branch", "side/idea", "work", cwd=top)
     (top / "README").write_text("another\n")
     yard.git("stash", "push", "-q", cwd=top)
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert len(restored.notes) == 2
     assert yard.git("rev-parse", "side/idea", cwd=top) == yard.git("rev-parse", "work", cwd=top)
     assert len(yard.git("stash", "list", cwd=top).split("\n")) == 1
@@ -111,7 +111,7 @@ def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
     there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
     with yard.workspaces.checkpoints.pack(workspace, saved.commit) as packed:
         other.checkpoints.unpack(there, packed.file, packed.facts)
-    restored = other.checkpoints.put_in_place(there, packed.facts.commit)
+    restored = other.checkpoints.restore(there, packed.facts.commit)
     assert (restored.differs, restored.notes) == ((), ())
     assert said(yard, tmp_path / "landed") == before
 
@@ -154,9 +154,9 @@ def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damag
         assert [name for name, _ in saved.left_out] == [".git"]
     (top / "README").unlink()
     (top / "new").write_text("other\n")
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert marks(top) == files | {"later": ("file", b"later\n")}
     assert restored.differs == ()
     if damage != "objects" or backend == "isolated":
-        yard.workspaces.checkpoints.put_in_place(workspace, whole.commit)
+        yard.workspaces.checkpoints.restore(workspace, whole.commit)
         assert marks(top) == files

@@ -38,7 +38,7 @@ print("begun", flush=True)
 if what == "save":
     workspaces.checkpoints.save(workspace, 3)
 else:
-    workspaces.checkpoints.put_in_place(workspace, commit)
+    workspaces.checkpoints.restore(workspace, commit)
 """
 
 
@@ -102,7 +102,7 @@ class Case:
 
     def check(self) -> list[str]:
         """Restore once, and return what is wrong then; empty if everything is right."""
-        restored = self.yard.workspaces.checkpoints.put_in_place(self.workspace, self.first.commit)
+        restored = self.yard.workspaces.checkpoints.restore(self.workspace, self.first.commit)
         kept = self.yard.git(
             "--git-dir",
             self.second.git_dir,

@@ -73,10 +73,10 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
         "vault/deep/",
         "vault/deep/key",
     }
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (modes(top), restored.differs, restored.notes) == (KEPT, (), ())
     assert restored.rescue is not None
-    again = yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit)
+    again = yard.workspaces.checkpoints.restore(workspace, restored.rescue.commit)
     assert stat.S_IMODE((top / "tool").stat().st_mode) == 0o755
     assert again.differs == ()
 
@@ -90,7 +90,7 @@ def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
     second = yard.workspaces.checkpoints.save(workspace, 2)
     assert first.commit != second.commit
     assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ("src/file1.txt",)
-    yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
+    yard.workspaces.checkpoints.restore(workspace, first.commit)
     assert stat.S_IMODE((top / "src/file1.txt").stat().st_mode) == 0o644
     (top / "src/file1.txt").chmod(0o666)
     assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ()
@@ -107,7 +107,7 @@ def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
     there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
     with yard.workspaces.checkpoints.pack(workspace, saved.commit) as packed:
         other.checkpoints.unpack(there, packed.file, packed.facts)
-    assert other.checkpoints.put_in_place(there, packed.facts.commit).differs == ()
+    assert other.checkpoints.restore(there, packed.facts.commit).differs == ()
     assert modes(Path(there.path)) == KEPT | {"README": 0o640}
 
 
@@ -149,12 +149,12 @@ def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) ->
     forged = yard.git("--git-dir", saved.git_dir, "commit-tree", "-m", "x", tree, env=USER)
     if "777" in said:
         (top / "README").unlink()
-        yard.workspaces.checkpoints.put_in_place(workspace, forged)
+        yard.workspaces.checkpoints.restore(workspace, forged)
         assert [stat.S_IMODE((top / name).stat().st_mode) for name in ("README", "src")] == [
             0o644,
             0o755,
         ]
     else:
         with pytest.raises(WorkspaceError, match="damaged"):
-            yard.workspaces.checkpoints.put_in_place(workspace, forged)
+            yard.workspaces.checkpoints.restore(workspace, forged)
     assert stat.S_IMODE(outside.stat().st_mode) == 0o600

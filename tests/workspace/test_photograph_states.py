@@ -70,7 +70,7 @@ def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -
     yard.git("branch", "-D", "side", cwd=top)
     yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
     yard.git("gc", "--quiet", "--prune=now", cwd=top)
-    assert yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).differs == ()
+    assert yard.workspaces.checkpoints.restore(workspace, saved.commit).differs == ()
     assert marks(top) == files
     assert yard.git("ls-files", "--stage", cwd=top) == before[2]
     (top / "README").write_text("both\n")
@@ -92,7 +92,7 @@ def test_before_the_first_commit(yard: Yard) -> None:
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert (saved.head, saved.branch, saved.untracked) == ("", "trunk", 1)
     yard.git("commit", "-qam", "first", cwd=top)
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert standing(yard, top) == before
     assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == [
         "perdure: checkpoint",
@@ -120,7 +120,7 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
             (top / "a").unlink()
         if file:
             (top / "b").write_text("a file alone\n")
-        yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+        yard.workspaces.checkpoints.restore(workspace, saved.commit)
         assert standing(yard, top) == before
         return len(show(yard, saved, "for-each-ref", "refs/perdure/rescue").split("\n"))
 
@@ -150,7 +150,7 @@ def test_a_detached_head(yard: Yard, backend: str) -> None:
     yard.git("checkout", "-q", "work", cwd=top)
     yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
     yard.git("gc", "--quiet", "--prune=now", cwd=top)
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (
         yard.git("status", "--porcelain=v2", "--branch", cwd=top),
         yard.git("for-each-ref", "refs/heads", cwd=top),
@@ -184,7 +184,7 @@ def test_a_submodule_with_files(yard: Yard) -> None:
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     for path in (top / "lib/lib.c", top / "lib/new", top / "lib/.git"):
         path.unlink()
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (standing(yard, top), marks(top)) == (before, files)
 
 
@@ -244,7 +244,7 @@ def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
     (top / "place").unlink()
     (top / "place/node_modules").mkdir(parents=True)
     (top / "place/node_modules/deep.js").write_text("moved\n")
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (top / "place").read_text() == "a file\n"
     assert (top / "node_modules/m.js").read_text() == "left\n"
     assert [
@@ -329,7 +329,7 @@ def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     with subprocess.Popen(["sleep", "60"], cwd=top) as sleeper:
         with pytest.raises(Conflict, match=str(sleeper.pid)):
-            yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+            yard.workspaces.checkpoints.restore(workspace, saved.commit)
         sleeper.kill()
 
 
@@ -425,7 +425,7 @@ def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
         tree(("100644", "checkpoint.json", about), ("40000", "worktree", worktree)),
         env=USER,
     )
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, forged)
+    restored = yard.workspaces.checkpoints.restore(workspace, forged)
     assert not list(yard.top.rglob("escaped"))
     assert len(restored.notes) == 2
 
@@ -458,5 +458,5 @@ def test_a_split_index_and_other_ids(yard: Yard) -> None:
     assert len(saved.commit) == 64
     (top / "a").unlink()
     yard.git("add", "--all", cwd=top)
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (standing(yard, top), marks(top)) == (before, files)

@@ -28,7 +28,7 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
     (top / "deep/place").unlink()
     (top / "deep/place/node_modules").mkdir(parents=True)
     (top / "deep/place/node_modules/work.js").write_text("nowhere else\n")
-    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
     (entry,) = trash.entries(yard.workspaces.trash)
     with pytest.raises(Conflict, match="exists again"):
         trash.restore(entry)
@@ -49,7 +49,7 @@ def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
     assert (entry / "half").read_text() == "nowhere else\n"
     work = yard.top / "work"
     work.write_text("work\n")
-    put = trash.put(yard.workspaces.trash, "known", [("work", work)], {"unsaved": []})
+    put = trash.move_to_trash(yard.workspaces.trash, "known", [("work", work)], {"unsaved": []})
     (put / "beside").write_text("put here by hand\n")
     assert trash.restore(trash.find([yard.workspaces.trash], put.name)) == [work]
     assert work.read_text() == "work\n" and (put / "beside").read_text() == "put here by hand\n"
@@ -72,10 +72,10 @@ def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Pa
         check=True,
     )
     os.mkfifo(elsewhere / "place/pipe")
-    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.restore(workspace, saved.commit)
     assert (elsewhere / "place").read_text() == "a file\n" and restored.differs == ()
     assert len(list(yard.workspaces.trash.glob("*/in-the-way/pipe"))) == 1
-    yard.workspaces.checkpoints.put_in_place(
+    yard.workspaces.checkpoints.restore(
         workspace, restored.rescue.commit if restored.rescue else ""
     )
     assert (elsewhere / "place/bare.git/HEAD").is_file()
@@ -102,9 +102,9 @@ def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -
     sys.addaudithook(write)
     try:
         with pytest.raises(WorkspaceError, match="changed while it was copied"):
-            trash.put(yard.workspaces.trash, "one", [("workdir", top)], {"unsaved": []})
+            trash.move_to_trash(yard.workspaces.trash, "one", [("workdir", top)], {"unsaved": []})
     finally:
         at_work = False
     there = (top / "growing").read_bytes()
-    entry = trash.put(yard.workspaces.trash, "two", [("workdir", top)], {"unsaved": []})
+    entry = trash.move_to_trash(yard.workspaces.trash, "two", [("workdir", top)], {"unsaved": []})
     assert (entry / "workdir/growing").read_bytes() == there and not list(elsewhere.iterdir())

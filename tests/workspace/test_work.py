@@ -10,7 +10,7 @@ import pytest
 from perdure.model import Saved
 from perdure.model.events import WorkSeen
 from perdure.model.work import FILES, NAME
-from perdure.workspace import Against
+from perdure.workspace import AttemptBaseline
 from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 
@@ -39,7 +39,7 @@ class Bench:
         self, before: Saved | None = None, foreign: frozenset[str] = frozenset()
     ) -> tuple[Saved, WorkSeen]:
         self.number += 1
-        against = Against(
+        against = AttemptBaseline(
             number=self.number - 1,
             commit=before.commit if before is not None else "",
             head=before.head if before is not None else "",
@@ -169,7 +169,7 @@ def test_what_it_began_with_may_be_gone(yard: Yard) -> None:
     """If git cannot compare, the checkpoint is still taken, and nothing is reported."""
     bench = Bench(yard, "worktree")
     bench.launch()
-    against = Against(number=7, commit="1" * 40, head="2" * 40, since=bench.launched)
+    against = AttemptBaseline(number=7, commit="1" * 40, head="2" * 40, since=bench.launched)
     saved, seen = yard.workspaces.checkpoints.save_last(bench.workspace, 1, against)
     assert saved.commit
     assert seen is None

@@ -118,7 +118,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
             told = None
         else:
             told = restore_transcript(engine, run, driver, home, checkpoint)
-        engine.workspaces.checkpoints.put_in_place(
+        engine.workspaces.checkpoints.restore(
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except (PerdureError, OSError):

@@ -156,7 +156,7 @@ def _with_changes(
         workspaces.prepare(workspace, spec.agent)
         try:
             source = workspaces.plan_here(Path(spec.repo))
-            workspaces.checkpoints.carry(source, workspace, ignored="none")
+            workspaces.checkpoints.copy_state(source, workspace, ignored="none")
             yield
         except BaseException:
             workspaces.trash_workdir(

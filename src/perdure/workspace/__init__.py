@@ -12,12 +12,11 @@ git call, `view` inspects and rescues, `changes` compares, `apply` merges change
 `join` commits and merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash`
 manages its entries, `contents` lists everything below the root.
 
-The package `snapshot` makes checkpoints. `shelf` is the git directory that stores them, `trees`
-reads and writes git trees in it, and `refs` names each checkpoint. `capture` saves a workdir:
-`scan` reads its files, `index` its git index, and `cache` keeps the state of unchanged files.
-`restore` and `files` restore a workdir, `pack` exports and imports checkpoints, and `work` reports
-the changes of an attempt. docs/reference/trust.md says what each backend protects from.
-"""
+The package `snapshot` makes checkpoints. `checkpoint_repository` is the git directory that stores
+them, `trees` reads and writes git trees in it, and `refs` names each checkpoint. `capture` saves a
+workdir: `scan` reads its files, `index` its git index, and `cache` keeps the state of unchanged
+files. `restore` and `files` restore a workdir, `pack` exports and imports checkpoints, and `work`
+reports the changes of an attempt. docs/reference/trust.md says what each backend protects from."""
 
 from __future__ import annotations
 
@@ -37,54 +36,54 @@ from perdure.host.git.ssh import OWN, Ssh
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import layout, locks, names, worktree
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
-from perdure.workspace.snapshot import shelf as shelves
+from perdure.workspace.snapshot import checkpoint_repository
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 
 if TYPE_CHECKING:
     from perdure.workspace.askpass import Credentials
-    from perdure.workspace.contents import Thing
-    from perdure.workspace.merge.ahead import Ahead
+    from perdure.workspace.contents import RootItem
+    from perdure.workspace.merge.ahead import NewBaseCommits
     from perdure.workspace.merge.apply import Applied
-    from perdure.workspace.merge.join import Joined
+    from perdure.workspace.merge.join import MergedCommit
     from perdure.workspace.merge.push import Outgoing
-    from perdure.workspace.removal import Proof
+    from perdure.workspace.removal import RemovalCheck
+    from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
     from perdure.workspace.snapshot.pack import Packed, PackedFacts
     from perdure.workspace.snapshot.restore import RestoredWorkdir
-    from perdure.workspace.snapshot.shelf import Shelf
     from perdure.workspace.transport import RemoteSource
     from perdure.workspace.view import WorkdirState
-    from perdure.workspace.work import Against
+    from perdure.workspace.work import AttemptBaseline
 
 __all__ = [
-    "Against",
-    "Ahead",
     "Applied",
+    "AttemptBaseline",
     "Credentials",
-    "Joined",
+    "MergedCommit",
+    "NewBaseCommits",
     "Outgoing",
     "Packed",
     "PackedFacts",
     "Prepared",
-    "Proof",
+    "RemovalCheck",
     "RestoredWorkdir",
-    "Thing",
+    "RootItem",
     "WorkdirState",
     "Workspaces",
 ]
 
 
-_ROOMS = {
-    "Against": "work",
-    "Ahead": "merge.ahead",
+_SUBMODULES = {
+    "AttemptBaseline": "work",
+    "NewBaseCommits": "merge.ahead",
     "Applied": "merge.apply",
     "Credentials": "askpass",
-    "Joined": "merge.join",
+    "MergedCommit": "merge.join",
     "Outgoing": "merge.push",
     "Packed": "snapshot.pack",
     "PackedFacts": "snapshot.pack",
-    "Proof": "removal",
+    "RemovalCheck": "removal",
     "RestoredWorkdir": "snapshot.restore",
-    "Thing": "contents",
+    "RootItem": "contents",
     "WorkdirState": "view",
 }
 """Submodule that defines each of these public names. `__getattr__` imports the submodule on first
@@ -95,11 +94,11 @@ PATCH_BYTES = 1 << 30
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_SUBMODULES[name]}"), name)
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
@@ -122,9 +121,8 @@ class Workspaces:
     for ssh. `hosts`: the servers that may be fetched from. `relay` returns the address on this
     machine through which all repositories are fetched, or an empty string. `most_files`: the
     maximum number of files in a directory without git; a directory with more files gets no
-    checkpoints. `empty` ends agents that only wait in a workdir for their next turn; it is called
-    with the workdir's lock held, and may raise Conflict.
-    """
+    checkpoints. `end_waiting_agents` ends agents that only wait in a workdir for their next turn;
+    it is called with the workdir's lock held, and may raise Conflict."""
 
     def __init__(
         self,
@@ -138,8 +136,8 @@ class Workspaces:
         ssh: Ssh = OWN,
         hosts: Hosts = ANYWHERE,
         relay: Callable[[], str] = str,
-        most_files: int = shelves.MOST_FILES,
-        empty: Callable[[Workspace], None] = lambda _: None,
+        most_files: int = checkpoint_repository.MOST_FILES,
+        end_waiting_agents: Callable[[Workspace], None] = lambda _: None,
     ) -> None:
         self._places = Places(root.resolve())
         self._environ = os.environ if environ is None else environ
@@ -151,10 +149,12 @@ class Workspaces:
         self._hosts = hosts
         self._relay = relay
         self._most_files = most_files
-        self._empty = empty
-        self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
+        self._end_waiting_agents = end_waiting_agents
+        self.checkpoints = WorkdirCheckpoints(
+            self._places, self._git_at_root, self._open_checkpoint_repository
+        )
 
-    def ask_also(self, credentials: Credentials) -> None:
+    def add_credentials(self, credentials: Credentials) -> None:
         """Add credentials that are used where the ones added earlier return nothing."""
         before = self._credentials
         self._credentials = lambda url: (
@@ -198,7 +198,7 @@ class Workspaces:
         nothing."""
         return layout.plan_new(path)
 
-    def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
+    def existing_branches(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
         """Return those of `branches` that already exist in the repository. For an isolated workdir,
         only fetched branches are known. Changes nothing."""
         if workspace.backend is Backend.WORKTREE:
@@ -219,32 +219,36 @@ class Workspaces:
     def resolve(self, workspace: Workspace) -> str:
         """Return the commit that the workdir began at, or would begin at now. For an isolated
         workdir this fetches. Raises NotFound, GitFailed."""
-        from perdure.workspace.clone_cache import find, opened
+        from perdure.workspace.clone_cache import open_cache, resolve_base
 
         if workspace.backend is not Backend.ISOLATED:
             return workspace.base
         self._ready()
         source = self._source(workspace.repo)
-        with opened(self._places, source, self._git()) as (cache, fault):
-            return find(self._places, source, cache, workspace.base, fault)
+        with open_cache(self._places, source, self._git()) as (cache, fault):
+            return resolve_base(self._places, source, cache, workspace.base, fault)
 
     def lock(
-        self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False
+        self,
+        workspace: Workspace,
+        holder: str = "",
+        *,
+        keep_waiting_agents: bool = False,
+        brief: bool = False,
     ) -> int:
         """Take the exclusive lock on a workspace and return its file descriptor (close-on-exec).
         The caller passes the descriptor to the process that keeps the lock.
 
         `holder` names the lock's owner in the error that the next caller gets. `brief` marks a lock
         that is held only for a moment. Agents that wait in the workdir for their next turn are
-        ended, unless `at_work` is set. Raises InUse while the lock is held, WorkspaceError where
-        the workdir's name belongs to another task.
-        """
+        ended, unless `keep_waiting_agents` is set. Raises InUse while the lock is held,
+        WorkspaceError where the workdir's name belongs to another task."""
         self._ready()
         names.claim(self._places, workspace)
-        fd = locks.take(self._places, workspace, holder, brief=brief)
+        fd = locks.lock_workspace(self._places, workspace, holder, brief=brief)
         try:
-            if not at_work:
-                self._empty(workspace)
+            if not keep_waiting_agents:
+                self._end_waiting_agents(workspace)
         except BaseException:
             os.close(fd)
             raise
@@ -411,7 +415,7 @@ class Workspaces:
         self._ready()
         return join.changed(self._places, workspace, self._git(), began, head, most)
 
-    def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
+    def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> MergedCommit:
         """Merge a commit of the same repository into the workdir's HEAD, as the agent. Conflicts
         stay marked in the files. The caller holds the workdir's lock. Raises the errors of
         `commit`, and WorkspaceError where a file cannot be put in place."""
@@ -463,10 +467,14 @@ class Workspaces:
         while not above.is_dir():
             above = above.parent
         with tempfile.TemporaryDirectory(dir=above, prefix=".perdure-doctor-") as scratch:
-            shelves.try_hand_over(Path(scratch), repository, Git(cwd=above, environ=self._environ))
+            checkpoint_repository.check_can_store(
+                Path(scratch), repository, Git(cwd=above, environ=self._environ)
+            )
         return str(repository)
 
-    def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
+    def _open_checkpoint_repository(
+        self, workspace: Workspace
+    ) -> AbstractContextManager[CheckpointRepository]:
         self._ready()
         if workspace.backend is Backend.ISOLATED:
             cache = self._places.cache(self._source(workspace.repo).id)
@@ -476,7 +484,7 @@ class Workspaces:
             pinned = self._pinned(workspace)
         else:
             pinned = workspace.base
-        return shelves.shelf(
+        return checkpoint_repository.open_checkpoint_repository(
             self._places,
             workspace,
             self._git(),
@@ -496,12 +504,12 @@ class Workspaces:
 
         self._ready()
         return removal.unsaved(
-            self._places, workspace, self._git(), lambda: self._elsewhere(workspace)
+            self._places, workspace, self._git(), lambda: self._upstream_repository(workspace)
         )
 
-    def prove(
+    def check_removal(
         self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small"
-    ) -> Proof:
+    ) -> RemovalCheck:
         """Find the content that would be lost if the workdir were removed. `checkpoint` and
         `commit` identify a kept checkpoint, whose content counts as saved. `ignored`: which ignored
         files checkpoints include (see `WorkdirCheckpoints.save`). Never raises."""
@@ -509,21 +517,23 @@ class Workspaces:
 
         self._ready()
         git = self._git()
-        alone = removal.prove(self._places, workspace, git, lambda: self._elsewhere(workspace))
+        alone = removal.check_removal(
+            self._places, workspace, git, lambda: self._upstream_repository(workspace)
+        )
         if alone.saved or not commit:
             return alone
         try:
-            held = self.checkpoints.held(workspace, checkpoint, commit, ignored=ignored)
+            held = self.checkpoints.coverage(workspace, checkpoint, commit, ignored=ignored)
         except (PerdureError, OSError):
             return alone
         if held is None:
             return alone
-        found = removal.prove(
-            self._places, workspace, git, lambda: self._elsewhere(workspace), held
+        found = removal.check_removal(
+            self._places, workspace, git, lambda: self._upstream_repository(workspace), held
         )
         return replace(found, checkpoint=checkpoint)
 
-    def take_back(self, workspace: Workspace, run: str) -> bool:
+    def restore_from_trash(self, workspace: Workspace, run: str) -> bool:
         """Move the workdir back from the trash, if this run's clean-up moved it there. Return
         whether it was moved back. If something else is at its original path, it stays in the trash.
         The caller holds the workdir's lock. Raises WorkspaceError."""
@@ -545,7 +555,7 @@ class Workspaces:
         trash.restore(entry)
         return True
 
-    def ahead(self, workspace: Workspace, base: str, since: str = "") -> Ahead | None:
+    def ahead(self, workspace: Workspace, base: str, since: str = "") -> NewBaseCommits | None:
         """Return the new commits on the branch that the work is based on, counted from the commit
         `since` (default: from the beginning of the work). None if there are no new commits.
 
@@ -562,15 +572,15 @@ class Workspaces:
             source = None
         return ahead(self._places, workspace, source, self._git(), base, since)
 
-    def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
+    def keep_remote_ref(self, workspace: Workspace, ref: str) -> None:
         """Fetch a ref from the remote into the clone cache and keep it there, so that its commits
         count as saved. Does nothing for a local repository. Raises NotFound where the remote has no
         such ref, and GitFailed."""
-        from perdure.workspace.clone_cache import fetched
+        from perdure.workspace.clone_cache import fetch_ref
 
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
             self._ready()
-            fetched(
+            fetch_ref(
                 self._places,
                 self._source(workspace.repo),
                 self._git(),
@@ -596,7 +606,7 @@ class Workspaces:
         about = {"why": why, "verb": "import", "unsaved": []}
         if workspace.backend is not Backend.HERE:
             return removal.trash_workdir(self._places, workspace, self._git(), about)
-        return removal.move(self._places, workspace, Path(workspace.path), about, None)
+        return removal.move_workdir(self._places, workspace, Path(workspace.path), about, None)
 
     def flush(self, workspace: Workspace) -> None:
         """Make everything that was written in the workdir durable. If an outcome is reported after
@@ -618,22 +628,22 @@ class Workspaces:
         `trash`)."""
         return self._places.trash("")
 
-    def contents(self) -> list[Thing]:
+    def contents(self) -> list[RootItem]:
         """Return everything below the root, recognized or not. Raises WorkspaceError where a
         directory cannot be listed."""
         from perdure.workspace import contents
 
         return list(contents.contents(self._places))
 
-    def root_mark(self, fresh: str) -> str:
+    def root_volume_id(self, fresh: str) -> str:
         """Return the id of the root's volume, which is stored in a file. If there is no such file,
         store `fresh` as the id."""
         from perdure.workspace import contents
 
         self._ready()
-        return contents.root_mark(self._places, fresh)
+        return contents.root_volume_id(self._places, fresh)
 
-    def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
+    def move_to_trash(self, thing: RootItem, about: Mapping[str, Any]) -> Path:
         """Move an item of `contents` into the trash, and return its new path. Workdirs are
         excluded: see `trash_workdir`. Raises Conflict while the item is in use, WorkspaceError."""
         from perdure.workspace import trash
@@ -644,8 +654,8 @@ class Workspaces:
             "cache": thing.id,
             "scratch": f"{thing.id}.making" if thing.id else "",
         }
-        with locks.held(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
-            return trash.put(
+        with locks.hold_lock(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
+            return trash.move_to_trash(
                 self.trash,
                 thing.id or thing.kind,
                 [(thing.kind, thing.path)],
@@ -661,11 +671,11 @@ class Workspaces:
             )
         return workspace.base
 
-    def _elsewhere(self, workspace: Workspace) -> Git:
+    def _upstream_repository(self, workspace: Workspace) -> Git:
         """Return git for the repository in which an isolated workdir's commits count as saved. For
         a local repository, this is the repository itself. For a remote repository it is the cache,
         which is fetched first."""
-        from perdure.workspace.clone_cache import opened
+        from perdure.workspace.clone_cache import open_cache
 
         git = self._git()
         if not is_remote(workspace.repo):
@@ -676,7 +686,7 @@ class Workspaces:
                     "Restore it, or mount its volume.",
                 )
             return git.at(common, common)
-        with opened(self._places, self._source(workspace.repo), git) as (cache, trouble):
+        with open_cache(self._places, self._source(workspace.repo), git) as (cache, trouble):
             if trouble is not None:
                 raise trouble
             return git.at(cache.cwd, cache.git_dir)

@@ -1,6 +1,6 @@
 """Makes perdure's own bare repositories, through which it inspects workdirs.
 
-`view` and `snapshot.shelf` call it once for each workdir.
+`view` and `snapshot.checkpoint_repository` call it once for each workdir.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from perdure.errors import GitFailed
 from perdure.host.git import Git
 from perdure.model import Backend
 from perdure.patterns import late_pattern
-from perdure.workspace.snapshot.shelf import FATAL, Shelf
+from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository
 
-MOST = 500
+MAX_BRANCHES = 500
 """Maximum number of refs that are saved from one workdir. Also the maximum number of stashes."""
 
 _NAME = late_pattern(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
@@ -39,35 +39,35 @@ class Branches(Struct):
     """SHA-256 of the list of refs that git printed. If it is the same the next time, no ref has
     changed."""
     more: int = 0
-    """Number of refs that were not saved because there were more than `MOST`."""
+    """Number of refs that were not saved because there were more than `MAX_BRANCHES`."""
 
     @property
     def commits(self) -> list[str]:
         return list(dict.fromkeys([*self.refs.values(), *(oid for oid, _ in self.stashes)]))
 
 
-def gather(shelf: Shelf, known: Branches) -> Branches:
+def collect_branches(repo: CheckpointRepository, known: Branches) -> Branches:
     """Return the refs (without HEAD) and stashes of a repository that belongs to an agent. Empty
     for a repository of the user's. Returns `known`, the result of the last capture, if no ref has
     changed. Raises GitFailed."""
-    if shelf.lent is None or shelf.repository is None:
+    if repo.agent_objects is None or repo.repository is None:
         return Branches()
-    said = shelf.repository.run(
+    said = repo.repository.run(
         "for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes", "refs/stash"
     ).stdout
     says = hashlib.sha256(said).hexdigest()
     if says == known.says:
         return known
-    if shelf.borrowed is not None:
-        fetched = shelf.borrowed.refs("refs/tags")
+    if repo.cache_git is not None:
+        fetched = repo.cache_git.refs("refs/tags")
     else:
         fetched = {}
     found = Branches(says=says)
     for oid, commit, name in _commits(said.decode("utf-8", "surrogateescape")):
         if name == "refs/stash":
-            found.stashes = _stashes(shelf.repository)
+            found.stashes = _stashes(repo.repository)
         elif fetched.get(name) != oid and _NAME.fullmatch(name):
-            if len(found.refs) < MOST:
+            if len(found.refs) < MAX_BRANCHES:
                 found.refs[name] = commit
             else:
                 found.more += 1
@@ -92,7 +92,7 @@ def _stashes(repository: Git) -> list[list[str]]:
         "--no-show-signature",
         "--no-decorate",
         "--format=%H %gs",
-        f"--max-count={MOST}",
+        f"--max-count={MAX_BRANCHES}",
         "refs/stash",
         "--",
     )
@@ -122,11 +122,13 @@ def read(said: Any) -> Branches:
     return Branches(refs=refs, stashes=stashes)
 
 
-def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
+def restore_branches(
+    repo: CheckpointRepository, backend: Backend, wanted: Branches, branch: str
+) -> list[str]:
     """Recreate missing branches, tags and stashes, and return notes for a person. The caller
     handles `branch` itself. Nothing is recreated for a worktree of the user's own repository,
     because its branches belong to the user. The checkpoint still has the commits."""
-    assert shelf.repository is not None
+    assert repo.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
     if backend is Backend.WORKTREE:
         what = [
@@ -139,51 +141,51 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
                 f"{', '.join(what)}."
             ]
         return []
-    said = shelf.repository.run(
+    said = repo.repository.run(
         "for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes"
     ).stdout
     there = {name: commit for _, commit, name in _commits(said.decode("utf-8", "surrogateescape"))}
     notes = []
     for name in names:
         oid = wanted.refs[name]
-        if there.get(name) == oid or not shelf.repository.commit(oid):
+        if there.get(name) == oid or not repo.repository.commit(oid):
             continue
-        if name not in there and _made(shelf.repository, name, oid):
+        if name not in there and _create_ref(repo.repository, name, oid):
             continue
         if (
             name in there
-            and shelf.repository.run(
+            and repo.repository.run(
                 "merge-base", "--is-ancestor", oid, there[name], good=(0, 1, FATAL)
             ).code
             == 0
         ):
             continue
-        beside = f"refs/perdure/rescue/{shelf.id}/{oid}"
-        shelf.repository.set_ref(beside, oid, f"perdure: {name} at a checkpoint")
+        beside = f"refs/perdure/rescue/{repo.id}/{oid}"
+        repo.repository.set_ref(beside, oid, f"perdure: {name} at a checkpoint")
         notes.append(f"{name} was not changed; its state at the checkpoint is {beside}.")
-    if wanted.stashes and (missing := _put_stashes(shelf.repository, wanted.stashes)):
+    if wanted.stashes and (missing := _put_stashes(repo.repository, wanted.stashes)):
         notes.append(
-            f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/, because the "
+            f"{missing} stashes are kept under refs/perdure/rescue/{repo.id}/, because the "
             f"repository has others now."
         )
         for oid, text in wanted.stashes:
-            shelf.repository.set_ref(
-                f"refs/perdure/rescue/{shelf.id}/{oid}", oid, f"perdure: stash: {text}"
+            repo.repository.set_ref(
+                f"refs/perdure/rescue/{repo.id}/{oid}", oid, f"perdure: stash: {text}"
             )
     return notes
 
 
-def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """Return the refs that `put_back` may write. If git is killed while it writes a ref, it leaves
-    a lock file beside the ref. The caller removes these lock files."""
+def written_refs(repo: CheckpointRepository, wanted: Branches) -> list[str]:
+    """Return the refs that `restore_branches` may write. If git is killed while it writes a ref, it
+    leaves a lock file beside the ref. The caller removes these lock files."""
     return [
         *wanted.refs,
         "refs/stash",
-        *(f"refs/perdure/rescue/{shelf.id}/{oid}" for oid in wanted.commits),
+        *(f"refs/perdure/rescue/{repo.id}/{oid}" for oid in wanted.commits),
     ]
 
 
-def _made(repository: Git, name: str, oid: str) -> bool:
+def _create_ref(repository: Git, name: str, oid: str) -> bool:
     try:
         repository.set_ref(name, oid, "perdure: restore", new=True)
     except GitFailed:

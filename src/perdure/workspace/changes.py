@@ -23,10 +23,10 @@ from perdure.errors import GitSaidTooMuch, UsageError
 from perdure.host.git import Git, GitResult
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import alternate, is_real_directory, make_private, write
-from perdure.workspace.view import Looker, again, files, looking_alone
+from perdure.workspace.locks import is_real_directory, make_private, quote_alternate, write
+from perdure.workspace.view import WorkdirGit, files, open_through_view, retry_with_new_view
 
-PLAIN = (
+DIFF_OPTIONS = (
     "--no-ext-diff",
     "--no-textconv",
     "--no-color",
@@ -35,7 +35,7 @@ PLAIN = (
     "--dst-prefix=b/",
     "-M",
 )
-LARGEST = 1 << 30
+MAX_PATCH_BYTES = 1 << 30
 
 Entry = tuple[str, str]
 """Mode and object id of one path in a tree."""
@@ -57,13 +57,13 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         *args: str,
         stdin: bytes = b"",
         good: tuple[int, ...] = (0,),
-        looker: Looker | None = None,
+        workdir_git: WorkdirGit | None = None,
         index: str = "index",
-        cap: int = LARGEST,
+        cap: int = MAX_PATCH_BYTES,
     ) -> GitResult:
-        """Run git in this repository. With `looker`, git reads the files of that workdir. Raises
-        GitFailed if the output has more than `cap` bytes; the output is never cut off."""
-        git = self.git if looker is None else looker.eye
+        """Run git in this repository. With `workdir_git`, git reads the files of that workdir.
+        Raises GitFailed if the output has more than `cap` bytes; the output is never cut off."""
+        git = self.git if workdir_git is None else workdir_git.inspector
         own = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
             "GIT_INDEX_FILE": str(self.directory / index),
@@ -77,15 +77,15 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         """Return the entry (mode and object id) of every file in a tree, by path."""
         return entries(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout)
 
-    def photograph(self, looker: Looker) -> str:
+    def write_workdir_tree(self, workdir_git: WorkdirGit) -> str:
         """Write the workdir's tracked and untracked files as a tree; return its id."""
-        self.stage(looker)
+        self.stage(workdir_git)
         return self.run("write-tree").text
 
-    def stage(self, looker: Looker) -> None:
+    def stage(self, workdir_git: WorkdirGit) -> None:
         """Put the workdir's tracked and untracked files into the index."""
-        status = looker.status()
-        view = looker.eye.git_dir
+        status = workdir_git.status()
+        view = workdir_git.inspector.git_dir
         assert view is not None
         shutil.copy2(
             view / "index",
@@ -95,7 +95,7 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         )
         names = list(status.changed)
         for name in status.untracked:
-            path = looker.top / name
+            path = workdir_git.top / name
             names += (
                 [f"{name.rstrip('/')}/{below}" for below in files(path)]
                 if is_real_directory(path)
@@ -111,7 +111,7 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
                 "-z",
                 "--stdin",
                 stdin=listed,
-                looker=looker,
+                workdir_git=workdir_git,
             )
 
 
@@ -129,21 +129,21 @@ def entries(out: bytes) -> dict[str, Entry]:
 
 @contextlib.contextmanager
 def comparison_repository(
-    places: Places, looker: Looker, *borrowed: Path
+    places: Places, workdir_git: WorkdirGit, *borrowed: Path
 ) -> Iterator[ComparisonRepository]:
     """Yield a comparison repository that borrows the objects of the workdir and of the additional
     object stores."""
-    view = looker.eye.git_dir
+    view = workdir_git.inspector.git_dir
     assert view is not None
     with tempfile.TemporaryDirectory(dir=make_private(places.scratch), prefix="desk-") as made:
         directory = Path(made)
         (directory / "objects/info").mkdir(parents=True)
         write(
             directory / "objects/info/alternates",
-            "".join(f"{alternate(path)}\n" for path in (view / "objects", *borrowed)),
+            "".join(f"{quote_alternate(path)}\n" for path in (view / "objects", *borrowed)),
         )
         yield ComparisonRepository(
-            directory=directory, git=replace(looker.eye, cwd=view, work_tree=None)
+            directory=directory, git=replace(workdir_git.inspector, cwd=view, work_tree=None)
         )
 
 
@@ -151,13 +151,13 @@ class CapturedTree(Struct, frozen=True, kw_only=True):
     """A run's current files, stored in the index of a comparison repository, with the commit to
     compare them with."""
 
-    desk: ComparisonRepository
+    repository: ComparisonRepository
     base: str
     """Merge base of HEAD and the commit that the run began at; HEAD if that commit is unknown."""
 
     def tree(self) -> str:
         """Write the files as a tree; return its id."""
-        return self.desk.run("write-tree").text
+        return self.repository.run("write-tree").text
 
 
 @contextlib.contextmanager
@@ -166,20 +166,20 @@ def captured_tree(
 ) -> Iterator[CapturedTree]:
     """Yield the run's current files, with the commit to compare them with. `pinned` is the commit
     that the run began at. Raises UsageError for a workdir without git."""
-    with looking_alone(places, workspace, git) as looker:
-        if looker is None:
+    with open_through_view(places, workspace, git) as workdir_git:
+        if workdir_git is None:
             raise UsageError(
                 f"{workspace.path} is not in a git repository, so there is nothing to compare it "
                 "with.",
                 "Inspect the directory itself.",
             )
-        with comparison_repository(places, looker) as made:
-            common = looker.head
-            if pinned not in ("", looker.head):
-                asked = made.run("merge-base", pinned, looker.head, good=(0, 1)).text
+        with comparison_repository(places, workdir_git) as made:
+            common = workdir_git.head
+            if pinned not in ("", workdir_git.head):
+                asked = made.run("merge-base", pinned, workdir_git.head, good=(0, 1)).text
                 common = asked.partition("\n")[0]
-            made.stage(looker)
-            yield CapturedTree(desk=made, base=common or pinned)
+            made.stage(workdir_git)
+            yield CapturedTree(repository=made, base=common or pinned)
 
 
 def diff(
@@ -190,14 +190,14 @@ def diff(
     *,
     stat: int = 0,
     binary: bool = False,
-    most: int = LARGEST,
+    most: int = MAX_PATCH_BYTES,
 ) -> bytes:
     """Return the changes as a patch in git's format. `stat`: return a summary of this width in
     columns instead. `binary`: return a patch that git apply accepts for binary files too. Raises
     UsageError if the patch has more than `most` bytes."""
 
-    def look() -> bytes:
-        with captured_tree(places, workspace, git, pinned) as seen:
+    def make_patch() -> bytes:
+        with captured_tree(places, workspace, git, pinned) as captured:
             form: tuple[str, ...]
             if stat:
                 form = (f"--stat={stat}",)
@@ -206,11 +206,11 @@ def diff(
             else:
                 form = ()
             try:
-                asked = ("diff", "--cached", *PLAIN, *form, seen.base, "--")
-                return seen.desk.run(*asked, cap=most).stdout
+                asked = ("diff", "--cached", *DIFF_OPTIONS, *form, captured.base, "--")
+                return captured.repository.run(*asked, cap=most).stdout
             except GitSaidTooMuch:
                 raise UsageError(
                     f"The patch has more than {most:,} bytes", f"git diff, in {workspace.path}"
                 ) from None
 
-    return again(places, workspace, look, alone=True)
+    return retry_with_new_view(places, workspace, make_patch, alone=True)

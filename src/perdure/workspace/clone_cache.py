@@ -23,8 +23,8 @@ from pathlib import Path
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.host.git import Git, unreachable
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.locks import held, make_private, read, sync, write
-from perdure.workspace.transport import RemoteSource, absent
+from perdure.workspace.locks import hold_lock, make_private, read, sync, write
+from perdure.workspace.transport import RemoteSource, repository_is_missing
 
 REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 HEAD = "refs/perdure/head"
@@ -39,7 +39,7 @@ old history (pallets/flask: zeroPaddedFilemode). Errors in paths must never be l
 
 
 @contextlib.contextmanager
-def opened(
+def open_cache(
     places: Places, source: RemoteSource, git: Git
 ) -> Iterator[tuple[Git, GitFailed | None]]:
     """Lock the cache, create it if necessary, and fetch. Yields the cache and None. If the server
@@ -68,7 +68,7 @@ def opened(
         yield cache, fault
 
 
-def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> None:
+def fetch_ref(places: Places, source: RemoteSource, git: Git, refspec: str) -> None:
     """Fetch one more ref into the cache."""
     with _locked(places, source, git) as cache:
         _fetch(places, source, cache, (refspec,))
@@ -80,11 +80,11 @@ def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
     use, and remains after a failure or a kill. The next caller that finds the mark file removes
     what a killed git left."""
     mark = places.making(source.id)
-    with held(places.lock(source.id), timeout_s=3600.0) as fd:
+    with hold_lock(places.lock(source.id), timeout_s=3600.0) as fd:
         if mark.exists():
             _sweep(places.cache(source.id))
         write(mark, source.url)
-        yield _made(
+        yield _make_cache(
             places,
             source,
             Git(
@@ -98,7 +98,7 @@ def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
         mark.unlink(missing_ok=True)
 
 
-def find(
+def resolve_base(
     places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
 ) -> str:
     """Return the commit that `base` names: a branch, a tag or a full id. An empty `base` means the
@@ -128,7 +128,7 @@ def find(
     )
 
 
-def _made(places: Places, source: RemoteSource, git: Git) -> Git:
+def _make_cache(places: Places, source: RemoteSource, git: Git) -> Git:
     directory = places.cache(source.id)
     if not directory.is_dir():
         stage = directory.with_suffix(".stage")
@@ -190,6 +190,6 @@ def _fetch(places: Places, source: RemoteSource, cache: Git, refspecs: tuple[str
             cache, scratch, "fetch", *options, *operands, settings=settings, timeout_s=3600.0
         )
     except GitFailed as error:
-        if absent(error):
+        if repository_is_missing(error):
             raise source.not_found() from error
         raise

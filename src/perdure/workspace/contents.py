@@ -21,10 +21,10 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, read, write
 
 _ID = late_pattern(r"[a-z2-7]{26}")
-OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
+OWN_DIRECTORIES = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
 
 
-class Thing(Struct, frozen=True, kw_only=True):
+class RootItem(Struct, frozen=True, kw_only=True):
     """One item below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or `unknown`.
     `id` is the id of the workspace or of the cache."""
 
@@ -38,7 +38,7 @@ class Thing(Struct, frozen=True, kw_only=True):
     """Reason why the item must be kept, however old it is; empty if there is none."""
 
 
-def root_mark(places: Places, fresh: str) -> str:
+def root_volume_id(places: Places, fresh: str) -> str:
     """Return the id of the root's volume, which is stored in a file. If there is no such file,
     store `fresh` as the id. A caller that gets another id than the last time knows that the volume
     is not mounted, or that another one is mounted instead."""
@@ -48,7 +48,7 @@ def root_mark(places: Places, fresh: str) -> str:
     return read(mark).strip()
 
 
-def contents(places: Places) -> Iterator[Thing]:
+def contents(places: Places) -> Iterator[RootItem]:
     """Yield every item that perdure made below the root, and all other items in its directories.
     Raises WorkspaceError if a directory cannot be listed."""
     try:
@@ -60,34 +60,34 @@ def contents(places: Places) -> Iterator[Thing]:
         ) from error
 
 
-def _contents(places: Places) -> Iterator[Thing]:
+def _contents(places: Places) -> Iterator[RootItem]:
     own = places.own
     if not own.is_dir():
         return
     yield from (
-        Thing(kind="unknown", path=path)
+        RootItem(kind="unknown", path=path)
         for path in own.iterdir()
-        if path.name not in OWN | {"root-id", places.git.name}
+        if path.name not in OWN_DIRECTORIES | {"root-id", places.git.name}
     )
     for path in _entries(own / "work"):
         if path.name.startswith(".stage-") and _ID.fullmatch(path.name.removeprefix(".stage-")):
-            yield Thing(
+            yield RootItem(
                 kind="scratch", path=path, id=path.name.removeprefix(".stage-"), used=newest(path)
             )
         else:
-            yield _named("workdir", path, read(places.owner(path.name)) or path.name)
+            yield _item("workdir", path, read(places.owner(path.name)) or path.name)
     for kind, folder in (("view", "views"), ("shelf", "shelves")):
         yield from (
-            _named(kind, path, path.name.removesuffix(".git")) for path in _entries(own / folder)
+            _item(kind, path, path.name.removesuffix(".git")) for path in _entries(own / folder)
         )
     borrowed = _borrowed(places)
     for path in _entries(own / "repos"):
         if path.name.endswith(".stage"):
-            yield Thing(
+            yield RootItem(
                 kind="scratch", path=path, id=path.name.removesuffix(".stage"), used=newest(path)
             )
             continue
-        thing = _named("cache", path, path.name.removesuffix(".git"))
+        thing = _item("cache", path, path.name.removesuffix(".git"))
         used = max(_time(path), _time(places.lock(thing.id).with_suffix(".finished")))
         by = next(
             (
@@ -97,7 +97,7 @@ def _contents(places: Places) -> Iterator[Thing]:
             ),
             "",
         )
-        yield Thing(
+        yield RootItem(
             kind=thing.kind,
             path=path,
             id=thing.id,
@@ -105,7 +105,7 @@ def _contents(places: Places) -> Iterator[Thing]:
             keep=f"{by} borrows from it" if by else "",
         )
     yield from (
-        Thing(kind="scratch", path=path, used=newest(path)) for path in _entries(own / "tmp")
+        RootItem(kind="scratch", path=path, used=newest(path)) for path in _entries(own / "tmp")
     )
     for service in places.root.iterdir():
         for task in (
@@ -113,13 +113,13 @@ def _contents(places: Places) -> Iterator[Thing]:
             if service != own and is_real_directory(service / ".task")
             else ()
         ):
-            yield Thing(kind="workdir", path=task, used=_time(task))
+            yield RootItem(kind="workdir", path=task, used=_time(task))
 
 
-def _named(kind: str, path: Path, name: str) -> Thing:
+def _item(kind: str, path: Path, name: str) -> RootItem:
     known = _ID.fullmatch(name) and is_real_directory(path)
     keep = "it is a link, not a directory" if path.is_symlink() else ""
-    return Thing(
+    return RootItem(
         kind=kind if known else "unknown",
         path=path,
         id=name if known else "",

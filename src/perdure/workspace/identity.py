@@ -74,7 +74,7 @@ class Places(Struct, frozen=True):
         to an agent."""
         return self.own / "views" / f"{workspace}.git"
 
-    def shelf(self, workspace: str) -> Path:
+    def checkpoint_repository(self, workspace: str) -> Path:
         """Return perdure's own git directory for the checkpoints of a workdir."""
         return self.own / "shelves" / f"{workspace}.git"
 

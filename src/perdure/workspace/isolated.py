@@ -19,11 +19,11 @@ from perdure.model import Workspace
 from perdure.workspace import clone_cache as caches
 from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.locks import (
-    alternate,
     flush,
-    held,
+    hold_lock,
     is_real_directory,
     make_private,
+    quote_alternate,
     read,
     sync,
     write,
@@ -39,7 +39,7 @@ def prepare(
     path = Path(workspace.path)
     if _is_workdir(path):
         return False, []
-    with held(places.lock(f"{workspace.id}.making"), timeout_s=3600.0) as fd:
+    with hold_lock(places.lock(f"{workspace.id}.making"), timeout_s=3600.0) as fd:
         if _is_workdir(path):
             return False, []
         git = Git(
@@ -50,12 +50,12 @@ def prepare(
             memory=git.memory,
         )
         notes: list[str] = []
-        with caches.opened(places, source, git) as (cache, fault):
+        with caches.open_cache(places, source, git) as (cache, fault):
             oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")
             if oid:
                 notes.append(f"The branch {workspace.branch} existed already and is used as it is.")
             else:
-                oid = caches.find(places, source, cache, workspace.base, fault)
+                oid = caches.resolve_base(places, source, cache, workspace.base, fault)
             if fault:
                 notes.append(
                     f"{source.url} could not be reached: this starts from the commit fetched "
@@ -82,7 +82,7 @@ def check_objects(objects: Path, cache: Path) -> None:
     """
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
-    if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
+    if linked is not None or borrowed not in ("", f"{quote_alternate(cache)}\n"):
         if linked is not None:
             what = f"{linked} is a link"
         else:
@@ -140,7 +140,7 @@ def _build(
     own = stage / ".git"
     made = git.at(stage, own, stage)
     (own / "objects/info").mkdir(exist_ok=True)
-    write(own / "objects/info/alternates", f"{alternate(cache / 'objects')}\n")
+    write(own / "objects/info/alternates", f"{quote_alternate(cache / 'objects')}\n")
     write(own / "packed-refs", packed)
     for key, value in (
         ("remote.origin.url", source.url),

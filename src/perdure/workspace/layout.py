@@ -63,7 +63,7 @@ def plan(
         key = parse_remote(spec.repo, transports)
         hosts.check(key.url)
         return _of_repository(places, spec, Backend.ISOLATED, key.url, key.key, branch, base)
-    return _on_this_machine(places, spec, cwd, branch, base, environ)
+    return _plan_local(places, spec, cwd, branch, base, environ)
 
 
 def plan_here(path: Path) -> Workspace:
@@ -86,7 +86,7 @@ def _of_repository(
     identity = identify("workspace", key, check_name("agent", spec.agent), branch)
     return Workspace(
         id=identity,
-        path=str(names.choose(places, key, branch, identity)),
+        path=str(names.choose_directory(places, key, branch, identity)),
         backend=backend,
         repo=repo,
         branch=branch,
@@ -101,7 +101,7 @@ def _of_service(places: Places, service: str, task: str) -> Workspace:
     return Workspace(id=identify("task", service, task), path=str(path), backend=Backend.TASK)
 
 
-def _on_this_machine(
+def _plan_local(
     places: Places, spec: TaskSpec, cwd: Path, branch: str, base: str, environ: Mapping[str, str]
 ) -> Workspace:
     start = (cwd / Path(spec.repo).expanduser()).resolve()
@@ -210,12 +210,12 @@ def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
     if not directory.is_dir():
         return
     for entry in directory.iterdir():
-        if entry.name != name and _folded(entry.name) == _folded(name):
+        if entry.name != name and _case_folded(entry.name) == _case_folded(name):
             raise UsageError(
                 f"The {kind} {name!r} looks like {entry.name!r}, which already exists.",
                 f"Use {entry.name!r}, or another name.",
             )
 
 
-def _folded(name: str) -> str:
+def _case_folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()

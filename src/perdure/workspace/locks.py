@@ -23,7 +23,7 @@ from perdure.host.system.files import flush as flush
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 
-MOMENT_S = 2.0
+BRIEF_WAIT_S = 2.0
 
 
 def make_private(directory: Path) -> Path:
@@ -44,16 +44,18 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
     return directory
 
 
-def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
+def lock_workspace(
+    places: Places, workspace: Workspace, holder: str, *, brief: bool = False
+) -> int:
     """Take the workspace's lock without waiting for its holder, and return its descriptor. Raises
     InUse with a description of the holder.
 
-    The lock is tried for a short time (`MOMENT_S`), because a child of another thread or of a
+    The lock is tried for a short time (`BRIEF_WAIT_S`), because a child of another thread or of a
     killed supervisor holds the parent's descriptors between fork and exec. On a busy machine, such
     a child held the lock for up to a third of a second.
     """
     fd = _open(places.lock(workspace.id))
-    if not _lock(fd, MOMENT_S):
+    if not _lock(fd, BRIEF_WAIT_S):
         known, is_brief = _holder(fd)
         os.close(fd)
         raise InUse(
@@ -70,7 +72,7 @@ def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = Fal
 
 
 @contextlib.contextmanager
-def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
+def hold_lock(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
     """Wait for the lock on the file `lock`, and yield its descriptor. Raises Conflict if the lock
     is not free after `timeout_s` seconds."""
     fd = _open(lock)
@@ -115,7 +117,7 @@ def write(path: Path, text: str) -> None:
     sync(path.parent)
 
 
-def put(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a small file atomically, but not durably. After a power cut the file may be empty or
     missing, so its reader has to check its content. Raises OSError."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -165,7 +167,7 @@ def flush_each(*directories: Path) -> None:
         flush(directory)
 
 
-def alternate(objects: Path) -> str:
+def quote_alternate(objects: Path) -> str:
     """Return the line that names this directory in a file `objects/info/alternates`. A path with
     unprintable characters is quoted; git 2.11 and newer can read the quoted form."""
     text = str(objects)
@@ -222,7 +224,7 @@ def git_works_in(path: Path) -> bool:
     return False
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     """Return whether a process exists. Does not read /proc, which may hide processes of other users
     (`hidepid`)."""
     try:
@@ -242,7 +244,7 @@ def _holder(fd: int) -> tuple[str, bool]:
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])
     except (ValueError, KeyError, TypeError):
         return "", False
-    lives = _lives(pid)
+    lives = _is_alive(pid)
     alive = "" if lives else ", which has ended, but its agent still runs"
     words = (
         f" by {name or 'perdure'} (process {pid}{alive}; since "

@@ -15,14 +15,14 @@ from pathlib import Path
 from perdure.errors import WorkspaceError
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, workdir_name
-from perdure.workspace.locks import held, make_private, read, write
+from perdure.workspace.locks import hold_lock, make_private, read, write
 
 _CHARS = (6, 12, 26)
 """Lengths of the hash in a name, in characters. A longer hash is used only where another task owns
 the shorter name."""
 
 
-def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
+def choose_directory(places: Places, repo: str, branch: str, identity: str) -> Path:
     """Return the path of a workdir. Changes nothing. Raises WorkspaceError if no name is free."""
     # Look for the lock before the claims. A claim is durable before its workdir is locked. A lock
     # without a claim was therefore taken by perdure 0.1, which named workdirs by the whole
@@ -54,7 +54,7 @@ def claim(places: Places, workspace: Workspace) -> None:
     if path.name != identity and not _owner(places, path.name):
         file = places.owner(path.name)
         make_private(file.parent)
-        with held(places.lock("names")):
+        with hold_lock(places.lock("names")):
             if not _owner(places, path.name):
                 try:
                     write(file, identity)

@@ -1,12 +1,11 @@
 """Moves workdirs to the trash, and proves which of their content is saved elsewhere.
 
-`prove` reports what would be lost, in sentences. Content that cannot be checked counts as lost. A
-checkpoint counts only for content that is byte for byte the same now (`HeldFiles`). Build output
-that git ignores may go to the trash. If it is not saved elsewhere, it stays there until a person
-purges it. `trash_workdir` moves and never deletes. It renames the directory and moves git's admin
-directory of a worktree into the same entry. Commits that only that worktree's reflog has are saved
-under a rescue ref.
-"""
+`check_removal` reports what would be lost, in sentences. Content that cannot be checked counts as
+lost. A checkpoint counts only for content that is byte for byte the same now
+(`CheckpointCoverage`). Build output that git ignores may go to the trash. If it is not saved
+elsewhere, it stays there until a person purges it. `trash_workdir` moves and never deletes. It
+renames the directory and moves git's admin directory of a worktree into the same entry. Commits
+that only that worktree's reflog has are saved under a rescue ref."""
 
 from __future__ import annotations
 
@@ -31,12 +30,12 @@ from perdure.patterns import late_pattern
 from perdure.workspace import trash
 from perdure.workspace.changes import comparison_repository, entries
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import held, is_real_directory, read, read_all
+from perdure.workspace.locks import hold_lock, is_real_directory, read, read_all
 from perdure.workspace.snapshot.differences import CACHE_TAG, REBUILDABLE
-from perdure.workspace.view import Looker, again, looking_alone
+from perdure.workspace.view import WorkdirGit, open_through_view, retry_with_new_view
 from perdure.workspace.worktree import (
     LOCKED,
-    admins,
+    admin_directories,
     common_directory,
     git_directory,
     repository_lock,
@@ -45,7 +44,7 @@ from perdure.workspace.worktree import (
 NAMED = 5
 TIPS = 20
 """Maximum number of branches, newest first, that are searched for a workdir's uncommitted files."""
-OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
+PERMANENT_REFS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
 """Options of rev-list for the refs that remain when a workdir is removed. A worktree's own HEAD
 does not remain. Checkpoints are left out because they expire separately."""
 
@@ -60,15 +59,15 @@ kinds of directories."""
 _OID = late_pattern(r"[0-9a-f]{40,64}")
 
 
-class HeldFiles(Struct, frozen=True, kw_only=True):
+class CheckpointCoverage(Struct, frozen=True, kw_only=True):
     """The part of a workdir's current content that a checkpoint also holds. Names are relative to
     the workdir, as on disk."""
 
     number: int
     commit: str
-    keepers: tuple[Git, ...]
+    repositories: tuple[Git, ...]
     """The repositories that hold the checkpoint."""
-    apart: tuple[str, ...] = ()
+    differing_files: tuple[str, ...] = ()
     """Files whose current content is not in the checkpoint, and files that exist only in the
     checkpoint."""
     left_out: tuple[tuple[str, str], ...] = ()
@@ -80,28 +79,28 @@ class HeldFiles(Struct, frozen=True, kw_only=True):
     def has(self, oid: str) -> bool:
         """Return whether the checkpoint contains the commit."""
         words = ("merge-base", "--is-ancestor", oid, self.commit)
-        return any(keeper.run(*words, good=(0, 1, 128)).code == 0 for keeper in self.keepers)
+        return any(keeper.run(*words, good=(0, 1, 128)).code == 0 for keeper in self.repositories)
 
-    def differing(self) -> frozenset[str]:
-        """Return the names in `apart` and all directories above them."""
+    def differing_paths(self) -> frozenset[str]:
+        """Return the names in `differing_files` and all directories above them."""
         found = set[str]()
-        for name in self.apart:
+        for name in self.differing_files:
             while name and name not in found:
                 found.add(name)
                 name = name.rpartition("/")[0]
         return frozenset(found)
 
 
-class Proof(Struct, frozen=True, kw_only=True):
+class RemovalCheck(Struct, frozen=True, kw_only=True):
     """Result of the check for content that would be lost with a workdir. The texts are sentences
     for a person."""
 
     lost: tuple[str, ...] = ()
     """Content that is not known to be saved elsewhere. A workdir with such content is not removed.
     """
-    built: tuple[str, ...] = ()
+    build_output: tuple[str, ...] = ()
     """Build output that is saved nowhere else: it stays in the trash until a person purges it."""
-    logged: tuple[str, ...] = ()
+    reflog_commits: tuple[str, ...] = ()
     """Commits that only the reflog of an isolated workdir has. They have to be saved before the
     workdir is removed."""
     checkpoint: int = 0
@@ -111,7 +110,7 @@ class Proof(Struct, frozen=True, kw_only=True):
     @property
     def saved(self) -> bool:
         """Return whether nothing would be lost with the workdir, not even build output."""
-        return not (self.lost or self.built or self.logged)
+        return not (self.lost or self.build_output or self.reflog_commits)
 
 
 def unsaved(
@@ -119,67 +118,73 @@ def unsaved(
 ) -> list[str]:
     """Return a sentence for each part of the workdir that is saved nowhere else. A copy in a
     checkpoint does not count as saved. Empty if everything is saved. Never raises."""
-    found = prove(places, workspace, git, elsewhere)
-    return [*found.lost, *found.built]
+    found = check_removal(places, workspace, git, elsewhere)
+    return [*found.lost, *found.build_output]
 
 
-def prove(
+def check_removal(
     places: Places,
     workspace: Workspace,
     git: Git,
     elsewhere: Callable[[], Git],
-    held: HeldFiles | None = None,
-) -> Proof:
+    coverage: CheckpointCoverage | None = None,
+) -> RemovalCheck:
     """Find the content of the workdir that is not proven to be saved elsewhere. Never raises.
-    `elsewhere` returns the repository that must contain the commits of an isolated workdir. `held`:
-    the content of a checkpoint that counts as a copy."""
+    `elsewhere` returns the repository that must contain the commits of an isolated workdir.
+    `coverage`: the content of a checkpoint that counts as a copy."""
     path = Path(workspace.path)
     if path.is_symlink():
-        return Proof(lost=("it is a link, not a directory",))
+        return RemovalCheck(lost=("it is a link, not a directory",))
     if not os.path.lexists(path):
-        return Proof(lost=tuple(_unmounted(workspace, path)))
-    busy = tuple(f"process {pid} works in it" for pid in inside(path))
+        return RemovalCheck(lost=tuple(_unmounted(workspace, path)))
+    busy = tuple(f"process {pid} works in it" for pid in processes_inside(path))
     try:
         if workspace.backend is Backend.TASK:
-            found = _prove_plain(path, held)
+            found = _check_plain_directory(path, coverage)
         else:
-            found = again(
+            found = retry_with_new_view(
                 places,
                 workspace,
-                lambda: _prove(places, workspace, git, elsewhere, held),
+                lambda: _check_repository(places, workspace, git, elsewhere, coverage),
                 alone=True,
             )
     except (PerdureError, OSError) as error:
-        found = Proof(lost=(f"its contents cannot be read: {error}",))
+        found = RemovalCheck(lost=(f"its contents cannot be read: {error}",))
     return replace(found, lost=(*busy, *found.lost))
 
 
-def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
+def _check_plain_directory(path: Path, coverage: CheckpointCoverage | None) -> RemovalCheck:
     """Find the unsaved files of a directory without a repository. Only a checkpoint can have a copy
     of them."""
-    if held is None:
-        found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
-        return Proof(lost=(f"it has no repository, and has {_named(found)}",) if found else ())
-    left, built = _judge_left_out(path, held)
-    if held.apart:
-        lost = [f"checkpoint {held.number} does not have {_named(held.apart)}"]
+    if coverage is None:
+        found = [name for _, name in zip(range(NAMED + 1), _all_files(path), strict=False)]
+        return RemovalCheck(
+            lost=(f"it has no repository, and has {_join_names(found)}",) if found else ()
+        )
+    left, built = _check_left_out(path, coverage)
+    if coverage.differing_files:
+        lost = [
+            f"checkpoint {coverage.number} does not have {_join_names(coverage.differing_files)}"
+        ]
     else:
         lost = []
-    return Proof(lost=(*lost, *left), built=tuple(built))
+    return RemovalCheck(lost=(*lost, *left), build_output=tuple(built))
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
     """Return a sentence that asks to check the volume, if the directory is missing but git still
     lists it as a worktree. Either the directory was removed manually, or its volume is not mounted.
     Empty in all other cases."""
-    if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
+    if workspace.backend is Backend.WORKTREE and admin_directories(
+        common_directory(workspace.repo), path
+    ):
         return [
             "its directory is missing, but git still lists it: check whether its volume is mounted"
         ]
     return []
 
 
-def _everything(top: Path) -> Iterator[str]:
+def _all_files(top: Path) -> Iterator[str]:
     """Yield the names of all files, including git's own files; directories are not listed. Raises
     OSError for a directory that cannot be read, because its content is unknown."""
     for directory, folders, names in os.walk(top, onerror=_raise):
@@ -193,75 +198,81 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _prove(
+def _check_repository(
     places: Places,
     workspace: Workspace,
     git: Git,
     elsewhere: Callable[[], Git],
-    held: HeldFiles | None,
-) -> Proof:
-    with looking_alone(places, workspace, git) as looker:
-        if looker is None:
-            return Proof(lost=("it is no longer in a git repository",))
+    coverage: CheckpointCoverage | None,
+) -> RemovalCheck:
+    with open_through_view(places, workspace, git) as workdir_git:
+        if workdir_git is None:
+            return RemovalCheck(lost=("it is no longer in a git repository",))
         lost, logged = [], list[str]()
-        if looker.in_progress:
-            lost.append(f"a {looker.in_progress} is in progress")
-        if (reason := read(looker.git_dir / "locked").strip()) and reason != LOCKED:
+        if workdir_git.in_progress:
+            lost.append(f"a {workdir_git.in_progress} is in progress")
+        if (reason := read(workdir_git.git_dir / "locked").strip()) and reason != LOCKED:
             lost.append(f"it is locked: {reason[:80]}")
-        lost += _uncommitted(places, looker, workspace, elsewhere, held)
-        ignored, built = _judge_ignored(looker, held)
+        lost += _uncommitted(places, workdir_git, workspace, elsewhere, coverage)
+        ignored, built = _check_ignored(workdir_git, coverage)
         lost += ignored
-        if filled := [name for name in _submodules(looker) if any((looker.top / name).iterdir())]:
-            lost.append(f"submodules with files: {_named(filled)}")
+        if filled := [
+            name for name in _submodules(workdir_git) if any((workdir_git.top / name).iterdir())
+        ]:
+            lost.append(f"submodules with files: {_join_names(filled)}")
         if workspace.backend is Backend.ISOLATED:
-            refs, logged = _unsaved_refs(looker, elsewhere, held)
+            refs, logged = _unsaved_refs(workdir_git, elsewhere, coverage)
             lost += refs
         else:
-            lost += _unsaved_heads(looker, _common(looker, workspace), held)
-        return Proof(lost=tuple(lost), built=tuple(built), logged=tuple(logged))
+            lost += _unsaved_heads(workdir_git, _main_repository(workdir_git, workspace), coverage)
+        return RemovalCheck(
+            lost=tuple(lost), build_output=tuple(built), reflog_commits=tuple(logged)
+        )
 
 
 def _uncommitted(
     places: Places,
-    looker: Looker,
+    workdir_git: WorkdirGit,
     workspace: Workspace,
     elsewhere: Callable[[], Git],
-    held: HeldFiles | None,
+    coverage: CheckpointCoverage | None,
 ) -> Iterator[str]:
     """Yield a sentence for each change that is neither committed nor in the checkpoint."""
-    status = looker.status()
+    status = workdir_git.status()
     changed, untracked = status.changed, status.untracked
-    if held is not None:
-        differing = held.differing()
+    if coverage is not None:
+        differing = coverage.differing_paths()
         changed = tuple(name for name in changed if name.rstrip("/") in differing)
         untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
-        if not held.staged:
-            yield f"what is staged is not in checkpoint {held.number}"
+        if not coverage.staged:
+            yield f"what is staged is not in checkpoint {coverage.number}"
     # git lists a nested repository as a directory. Besides its files, such a repository has its own
     # history, which no commit of this repository contains.
     nested = any(name.endswith("/") for name in untracked)
     if not (changed or untracked) or (
-        not nested and _exists_elsewhere(places, looker, workspace, elsewhere)
+        not nested and _exists_elsewhere(places, workdir_git, workspace, elsewhere)
     ):
         return
-    if held is not None:
-        since = f", and not in checkpoint {held.number}"
+    if coverage is not None:
+        since = f", and not in checkpoint {coverage.number}"
     else:
         since = ""
     if changed:
-        yield f"changes that are not committed{since}: {_named(changed)}"
+        yield f"changes that are not committed{since}: {_join_names(changed)}"
     if untracked:
-        yield f"untracked files{since}: {_named(untracked)}"
+        yield f"untracked files{since}: {_join_names(untracked)}"
 
 
-def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], list[str]]:
+def _check_ignored(
+    workdir_git: WorkdirGit, coverage: CheckpointCoverage | None
+) -> tuple[list[str], list[str]]:
     """Return sentences on ignored files that are saved nowhere else, in two lists: files that
     prevent the removal of the workdir, and build output."""
-    names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
+    names = [name for name in _ignored(workdir_git) if not _rebuildable(workdir_git.top, name)]
     lost, built = list[str](), list[str]()
-    if held is not None:
-        lost, built = _judge_left_out(looker.top, held)
-        differing = held.differing()
+    if coverage is not None:
+        lost, built = _check_left_out(workdir_git.top, coverage)
+        differing = coverage.differing_paths()
         # If an ignored directory differs, name the files in it. They tell a person more than the
         # directory's name.
         inner = [name for name in names if name.rstrip("/") in differing]
@@ -269,46 +280,54 @@ def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], l
             {name for name in inner if not name.endswith("/")},
             tuple(name for name in inner if name.endswith("/")),
         )
-        names = [name for name in held.apart if name in files or name.startswith(folders)]
-    output = [name for name in names if _is_output(looker.top, name)]
+        names = [
+            name for name in coverage.differing_files if name in files or name.startswith(folders)
+        ]
+    output = [name for name in names if _is_output(workdir_git.top, name)]
     if rest := [name for name in names if name not in output]:
-        lost.append(f"ignored files: {_named(rest)}")
+        lost.append(f"ignored files: {_join_names(rest)}")
     if output:
-        built.append(f"ignored build output: {_named(output)}")
+        built.append(f"ignored build output: {_join_names(output)}")
     return lost, built
 
 
-def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
+def _check_left_out(top: Path, coverage: CheckpointCoverage) -> tuple[list[str], list[str]]:
     """Return sentences on files and directories that checkpoints never include, in two lists: those
     that prevent the removal of the workdir, and build output. A pipe or a socket holds no data, so
     it is skipped."""
     lost, built = list[str](), list[str]()
-    for name, why in held.left_out:
+    for name, why in coverage.left_out:
         if why in NO_WORK - {BUILT_AGAIN} or _rebuildable(top, name):
             continue
         kind = built if _is_output(top, name) else lost
         kind.append(f"{name} ({why})")
     return (
-        [f"checkpoint {held.number} does not have {_named(lost)}"] if lost else [],
-        [f"checkpoint {held.number} does not have {_named(built)}"] if built else [],
+        [f"checkpoint {coverage.number} does not have {_join_names(lost)}"] if lost else [],
+        [f"checkpoint {coverage.number} does not have {_join_names(built)}"] if built else [],
     )
 
 
-def _unsaved_heads(looker: Looker, common: Git, held: HeldFiles | None) -> Iterator[str]:
+def _unsaved_heads(
+    workdir_git: WorkdirGit, common: Git, coverage: CheckpointCoverage | None
+) -> Iterator[str]:
     """Yield a sentence for each commit of a worktree that no branch of its repository has."""
-    if not looker.branch and _only_here(common, looker.head) and not _has(held, looker.head):
-        yield f"commits on a detached HEAD ({looker.head[:12]}) that no branch has"
-    for name, oid in looker.repository.refs("refs/worktree").items():
-        if _only_here(common, oid) and not _has(held, oid):
+    if (
+        not workdir_git.branch
+        and _is_unsaved(common, workdir_git.head)
+        and not _has(coverage, workdir_git.head)
+    ):
+        yield f"commits on a detached HEAD ({workdir_git.head[:12]}) that no branch has"
+    for name, oid in workdir_git.repository.refs("refs/worktree").items():
+        if _is_unsaved(common, oid) and not _has(coverage, oid):
             yield f"commits on {name} ({oid[:12]}) that no branch has"
 
 
-def _has(held: HeldFiles | None, oid: str) -> bool:
-    return held is not None and held.has(oid)
+def _has(coverage: CheckpointCoverage | None, oid: str) -> bool:
+    return coverage is not None and coverage.has(oid)
 
 
 def _exists_elsewhere(
-    places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
+    places: Places, workdir_git: WorkdirGit, workspace: Workspace, elsewhere: Callable[[], Git]
 ) -> bool:
     """Return whether a single commit of the repository contains all uncommitted changes, file by
     file. `apply --commit` makes such a commit, for example. Only the newest `TIPS` branches are
@@ -316,7 +335,7 @@ def _exists_elsewhere(
     if workspace.backend is Backend.ISOLATED:
         repository = elsewhere()
     else:
-        repository = _common(looker, workspace)
+        repository = _main_repository(workdir_git, workspace)
     refs = repository.run(
         "for-each-ref",
         "--sort=-committerdate",
@@ -325,8 +344,11 @@ def _exists_elsewhere(
         "refs/heads",
         "refs/remotes",
     )
-    with comparison_repository(places, looker) as made:
-        before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
+    with comparison_repository(places, workdir_git) as made:
+        before, now = (
+            made.entries(f"{workdir_git.head}^{{tree}}"),
+            made.entries(made.write_workdir_tree(workdir_git)),
+        )
     wanted = {
         name: now.get(name)
         for name in before.keys() | now.keys()
@@ -340,7 +362,7 @@ def _exists_elsewhere(
 
 
 def _unsaved_refs(
-    looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
+    workdir_git: WorkdirGit, elsewhere: Callable[[], Git], coverage: CheckpointCoverage | None
 ) -> tuple[list[str], list[str]]:
     """Return two lists. The first has sentences on commits of an isolated workdir (its HEAD, refs
     and stashes) that are saved nowhere else. The second has the ids of commits that only the reflog
@@ -350,33 +372,33 @@ def _unsaved_refs(
     reported in the first list and the second is empty. The other repository is asked only for
     commits that the checkpoint lacks.
     """
-    tips = {"HEAD": looker.head, **looker.repository.refs("refs")}
-    stashes = _OID.findall(read(looker.git_dir / "logs/refs/stash"))
+    tips = {"HEAD": workdir_git.head, **workdir_git.repository.refs("refs")}
+    stashes = _OID.findall(read(workdir_git.git_dir / "logs/refs/stash"))
     tips |= {f"a stash ({oid[:12]})": oid for oid in stashes if oid.strip("0")}
-    known = {oid for oid in set(tips.values()) if _has(held, oid)}
+    known = {oid for oid in set(tips.values()) if _has(coverage, oid)}
     earlier = [
         oid
-        for oid in _logged(looker.git_dir)
-        if oid not in known and looker.repository.commit(oid) and not _has(held, oid)
+        for oid in _commits_in_reflog(workdir_git.git_dir)
+        if oid not in known and workdir_git.repository.commit(oid) and not _has(coverage, oid)
     ]
     asked = {name: oid for name, oid in tips.items() if oid not in known}
     if not (asked or earlier):
         return [], []
-    if held is not None and not asked:
+    if coverage is not None and not asked:
         return [], earlier
     repository, missing = elsewhere(), dict[str, list[str]]()
     for name, oid in asked.items():
-        if _only_here(repository, oid):
+        if _is_unsaved(repository, oid):
             missing.setdefault(oid, []).append(name.removeprefix("refs/heads/"))
     logged = []
     for oid in earlier:
         if (
             oid in missing
-            or not _only_here(repository, oid)
-            or _below(looker.repository, oid, missing)
+            or not _is_unsaved(repository, oid)
+            or _is_ancestor(workdir_git.repository, oid, missing)
         ):
             continue
-        if held is not None:
+        if coverage is not None:
             logged.append(oid)
         else:
             missing.setdefault(oid, []).append("an earlier HEAD")
@@ -387,7 +409,7 @@ def _unsaved_refs(
     return sentences, logged
 
 
-def _logged(admin: Path) -> list[str]:
+def _commits_in_reflog(admin: Path) -> list[str]:
     """Return the commits that HEAD has named according to its reflog, newest first."""
     tips = [
         line.split(" ", 2)[1]
@@ -397,7 +419,7 @@ def _logged(admin: Path) -> list[str]:
     return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
 
 
-def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
+def _is_ancestor(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
     """Return whether this commit is an ancestor of one of the commits in `tips`."""
     return any(
         repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
@@ -405,26 +427,28 @@ def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
     )
 
 
-def _only_here(repository: Git, oid: str) -> bool:
+def _is_unsaved(repository: Git, oid: str) -> bool:
     """Return whether the commit is not saved in this repository. A commit is saved if a permanent
-    ref (see `OTHERS`) reaches it."""
+    ref (see `PERMANENT_REFS`) reaches it."""
     if not repository.commit(oid):
         return True
-    return repository.run("rev-list", "--max-count=1", oid, "--not", *OTHERS).stdout != b""
+    return repository.run("rev-list", "--max-count=1", oid, "--not", *PERMANENT_REFS).stdout != b""
 
 
-def _ignored(looker: Looker) -> list[str]:
-    found = looker.eye.run(
+def _ignored(workdir_git: WorkdirGit) -> list[str]:
+    found = workdir_git.inspector.run(
         "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"
     ).stdout
     return [name for name in os.fsdecode(found).split("\0") if name]
 
 
-def _submodules(looker: Looker) -> Iterator[str]:
-    for line in os.fsdecode(looker.eye.run("ls-files", "-z", "--stage").stdout).split("\0"):
+def _submodules(workdir_git: WorkdirGit) -> Iterator[str]:
+    for line in os.fsdecode(workdir_git.inspector.run("ls-files", "-z", "--stage").stdout).split(
+        "\0"
+    ):
         if line.startswith("160000 "):
             name = line.partition("\t")[2]
-            if is_real_directory(looker.top / name):
+            if is_real_directory(workdir_git.top / name):
                 yield name
 
 
@@ -458,7 +482,7 @@ def _has_repository(path: Path) -> bool:
     )
 
 
-def inside(path: Path) -> list[int]:
+def processes_inside(path: Path) -> list[int]:
     """Return the processes whose current directory is at or below the path. They would lose their
     directory if it were removed."""
     found = []
@@ -469,7 +493,7 @@ def inside(path: Path) -> list[int]:
     return found
 
 
-def _named(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
@@ -485,11 +509,11 @@ def trash_workdir(
         raise UsageError(f"{workspace.path} is your own directory and is not removed.")
     path = Path(workspace.path)
     if workspace.backend is not Backend.WORKTREE:
-        return move(places, workspace, path, about, None)
+        return move_workdir(places, workspace, path, about, None)
     common = common_directory(workspace.repo)
     if not common.is_dir():
-        return move(places, workspace, path, about, None)
-    with held(repository_lock(places, workspace.repo)) as fd:
+        return move_workdir(places, workspace, path, about, None)
+    with hold_lock(repository_lock(places, workspace.repo)) as fd:
         git = Git(
             cwd=common,
             git_dir=common,
@@ -499,14 +523,14 @@ def trash_workdir(
             memory=git.memory,
         )
         known = git_directory(path)
-        for admin in [known] if known is not None else admins(common, path):
+        for admin in [known] if known is not None else admin_directories(common, path):
             _keep_reflog(git, admin, workspace)
-        return move(
+        return move_workdir(
             places,
             workspace,
             path,
             about,
-            lambda: [known] if known is not None else admins(common, path),
+            lambda: [known] if known is not None else admin_directories(common, path),
         )
 
 
@@ -515,8 +539,10 @@ def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
     rescue refs. The newest commits are saved first. They may contain the older ones, so few refs
     are needed."""
     head = read(admin / "HEAD").strip()
-    for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
-        if git.commit(oid) and _only_here(git, oid):
+    for oid in dict.fromkeys(
+        [*([head] if _OID.fullmatch(head) else []), *_commits_in_reflog(admin)]
+    ):
+        if git.commit(oid) and _is_unsaved(git, oid):
             git.set_ref(
                 f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}",
                 oid,
@@ -524,7 +550,7 @@ def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
             )
 
 
-def move(
+def move_workdir(
     places: Places,
     workspace: Workspace,
     path: Path,
@@ -547,9 +573,9 @@ def move(
         "repo": workspace.repo,
         "branch": workspace.branch,
     }
-    return trash.put(places.trash(""), workspace.id, leftovers, said)
+    return trash.move_to_trash(places.trash(""), workspace.id, leftovers, said)
 
 
-def _common(looker: Looker, workspace: Workspace) -> Git:
+def _main_repository(workdir_git: WorkdirGit, workspace: Workspace) -> Git:
     common = common_directory(workspace.repo)
-    return looker.repository.at(common, common)
+    return workdir_git.repository.at(common, common)

@@ -16,7 +16,7 @@ from perdure.host.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.snapshot.differences import REBUILDABLE
-from perdure.workspace.view import again, seen
+from perdure.workspace.view import open_workdir_git, retry_with_new_view
 
 MOST = 200_000
 
@@ -25,25 +25,25 @@ def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
     """Return the files' names relative to the workdir, in no particular order. The names are
     untrusted text. A listed file may have been removed, or may be a link. Raises WorkspaceError,
     GitFailed."""
-    return again(places, workspace, lambda: _sources(places, workspace, git))
+    return retry_with_new_view(places, workspace, lambda: _sources(places, workspace, git))
 
 
 def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
     path = Path(workspace.path)
-    with seen(places, workspace, git) as looker:
-        if looker is None:
-            return list(itertools.islice(_walked(path), MOST))
-        listed = looker.eye.run(
+    with open_workdir_git(places, workspace, git) as workdir_git:
+        if workdir_git is None:
+            return list(itertools.islice(_files_below(path), MOST))
+        listed = workdir_git.inspector.run(
             "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"
         ).stdout
-        inner = os.path.relpath(path.resolve(), looker.top.resolve())
+        inner = os.path.relpath(path.resolve(), workdir_git.top.resolve())
     names = [name for name in os.fsdecode(listed).split("\0") if name and not name.endswith("/")]
     if inner == ".":
         return names
     return [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
 
 
-def _walked(top: Path) -> Iterator[str]:
+def _files_below(top: Path) -> Iterator[str]:
     for directory, folders, names in os.walk(top):
         folders[:] = sorted(
             name for name in folders if name not in REBUILDABLE and not name.startswith(".")

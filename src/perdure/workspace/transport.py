@@ -29,7 +29,7 @@ _REACH_S = 60.0
 """Timeout for a server's first answer, in seconds. A person waits for that answer."""
 
 
-def absent(error: GitFailed) -> bool:
+def repository_is_missing(error: GitFailed) -> bool:
     """Return whether the server reported that the repository does not exist."""
     return (
         re.search(
@@ -85,14 +85,14 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
         if self.credentials is not None and self.scheme != "ssh" and not self.relay:
             login = self.credentials(self.url)
         try:
-            return self._once(git, scratch, words, told, login, timeout_s)
+            return self._run_once(git, scratch, words, told, login, timeout_s)
         except GitFailed as error:
             if login is not None or self.helpers is None or not wants_login(error):
                 raise
             login = self.helpers(self.url)
             if login is None:
                 raise
-        return self._once(git, scratch, words, told, login, timeout_s)
+        return self._run_once(git, scratch, words, told, login, timeout_s)
 
     def reach(self, git: Git, scratch: Path) -> None:
         """Ask the server whether the repository exists. Raises NotFound if it does not, and
@@ -110,7 +110,7 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
                 timeout_s=_REACH_S,
             )
         except GitFailed as error:
-            if absent(error):
+            if repository_is_missing(error):
                 raise self.not_found() from error
             cause = str(error).partition(" failed in ")[2].partition(": ")[2] or str(error)
             raise WorkspaceError(f"{self.url} cannot be reached: {cause}", error.hint) from error
@@ -141,7 +141,7 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
             certificates = []
         return [*certificates, *self.hosts.settings(self.url, environ)]
 
-    def _once(
+    def _run_once(
         self,
         git: Git,
         scratch: Path,
@@ -156,12 +156,12 @@ class RemoteSource(Struct, frozen=True, kw_only=True):
             else:
                 asking = {}
             if self.relay:
-                return self._relayed(git, words, told, timeout_s)
+                return self._run_through_relay(git, words, told, timeout_s)
             return git.run(
                 *words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s
             )
 
-    def _relayed(
+    def _run_through_relay(
         self,
         git: Git,
         words: tuple[str, ...],

@@ -1,9 +1,9 @@
 """Manages the trash: removed files and directories, one entry for each removal, with a description
 and the original paths.
 
-`removal` calls `put` for workdirs, and the sweeper calls it for everything else. `perdure trash`
-calls `entries` and `restore`. The sweeper calls `purge` after the grace period. Nothing else in
-perdure deletes what an agent made. An entry is a directory with `about.json` and the parts that
+`removal` calls `move_to_trash` for workdirs, and the sweeper calls it for everything else. `perdure
+trash` calls `entries` and `restore`. The sweeper calls `purge` after the grace period. Nothing else
+in perdure deletes what an agent made. An entry is a directory with `about.json` and the parts that
 were moved into it. A part is moved completely, by a rename, or not at all, with an error.
 
 The contents were written by an agent. So a purge follows no link and enters no other volume. It
@@ -31,7 +31,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"
-CLEAN_UPS = ("gc", "clean-up")
+CLEANUP_VERBS = ("gc", "clean-up")
 """Values of an entry's `verb` for workdirs that were removed when their work was finished. Such a
 workdir is restored automatically when the work is continued."""
 SETTLED_MS = 60_000
@@ -70,7 +70,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         }
 
 
-def put(
+def move_to_trash(
     directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]
 ) -> Path:
     """Move each part into a new entry; return the entry's directory. Raises WorkspaceError where a
@@ -170,7 +170,7 @@ def is_cleaned(entry: Entry, path: str, run: str) -> bool:
     about, there = entry.about, os.path.lexists(entry.path / "workdir")
     return (
         there
-        and about.get("verb") in CLEAN_UPS
+        and about.get("verb") in CLEANUP_VERBS
         and about.get("path") == path
         and run in (about.get("runs") or [])
     )
@@ -259,7 +259,7 @@ def restore(entry: Entry) -> list[Path]:
     return back
 
 
-def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
+def purge_obstacle(entry: Entry, inside: Sequence[int] = ()) -> str:
     """Return the reason why an entry must not be deleted now, as a clause; empty if it may be
     deleted. `inside`: processes whose current directory is in the entry."""
     if inside:
@@ -305,7 +305,7 @@ def purge(entry: Entry) -> None:
         ) from error
 
 
-def purge_rests(directory: Path) -> None:
+def finish_purges(directory: Path) -> None:
     """Finish the deletions of entries that were interrupted by a kill."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):

@@ -30,7 +30,14 @@ from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitStatus, on_disk
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import alternate, held, is_real_directory, make_private, put, read
+from perdure.workspace.locks import (
+    hold_lock,
+    is_real_directory,
+    make_private,
+    quote_alternate,
+    read,
+    write_atomically,
+)
 from perdure.workspace.worktree import common_directory, git_directory
 
 _T = TypeVar("_T")
@@ -67,57 +74,57 @@ class WorkdirState(Struct, frozen=True, kw_only=True):
 def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
     """Return the workdir's state. Raises WorkspaceError or GitFailed where the state cannot be
     read; it is never guessed."""
-    return again(places, workspace, lambda: _state(places, workspace, git))
+    return retry_with_new_view(places, workspace, lambda: _state(places, workspace, git))
 
 
 def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
-    with seen(places, workspace, git) as looker:
-        if looker is None:
+    with open_workdir_git(places, workspace, git) as workdir_git:
+        if workdir_git is None:
             found = tuple(itertools.islice(files(Path(workspace.path)), COUNTED))
             return WorkdirState(untracked=len(found), paths=found[:SHOWN])
-        status = looker.status()
+        status = workdir_git.status()
     return WorkdirState(
-        head=looker.head,
-        branch=looker.branch,
+        head=workdir_git.head,
+        branch=workdir_git.branch,
         changed=len(status.changed),
         untracked=len(status.untracked),
         paths=(status.changed + status.untracked)[:SHOWN],
-        in_progress=looker.in_progress,
+        in_progress=workdir_git.in_progress,
     )
 
 
 def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     """Save all tracked and untracked files as a commit and return its ref. The workdir, its index
     and HEAD are not changed."""
-    return again(places, workspace, lambda: _rescue(places, workspace, why, git))
+    return retry_with_new_view(places, workspace, lambda: _rescue(places, workspace, why, git))
 
 
 def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
-    with seen(places, workspace, git) as looker:
-        if looker is None:
+    with open_workdir_git(places, workspace, git) as workdir_git:
+        if workdir_git is None:
             raise WorkspaceError(
                 f"{workspace.path} is not in a git repository, so its changes cannot be saved.",
                 "Copy the directory.",
             )
-        listed = looker.eye.run(
+        listed = workdir_git.inspector.run(
             "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"
         ).stdout
         with tempfile.TemporaryFile(dir=make_private(places.scratch)) as stream:
-            _stream(
+            _write_import_stream(
                 stream,
                 ref,
                 why,
-                looker.head,
-                looker.top,
+                workdir_git.head,
+                workdir_git.top,
                 sorted(name for name in os.fsdecode(listed).split("\0") if name),
             )
             stream.seek(0)
-            if looker.own:
-                objects = {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")}
+            if workdir_git.has_view:
+                objects = {"GIT_OBJECT_DIRECTORY": str(workdir_git.git_dir / "objects")}
             else:
                 objects = {}
-            looker.eye.run(
+            workdir_git.inspector.run(
                 "fast-import",
                 "--quiet",
                 "--date-format=raw",
@@ -125,55 +132,57 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
                 env=objects,
                 timeout_s=1800.0,
             )
-        if looker.own:
-            looker.repository.set_ref(ref, looker.eye.commit(ref), f"perdure: {why}")
+        if workdir_git.has_view:
+            workdir_git.repository.set_ref(
+                ref, workdir_git.inspector.commit(ref), f"perdure: {why}"
+            )
     return ref
 
 
-def again(
-    places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False
+def retry_with_new_view(
+    places: Places, workspace: Workspace, action: Callable[[], _T], *, alone: bool = False
 ) -> _T:
-    """Run `look` and return its result. If git fails with the view, discard the view and run `look`
-    once more."""
+    """Call `action` and return its result. If git fails with the view, discard the view and call
+    `action` once more."""
     try:
-        return look()
+        return action()
     except GitFailed:
         if workspace.backend is not Backend.ISOLATED and not alone:
             raise
-        with held(_lock(places, workspace)):
+        with hold_lock(_lock(places, workspace)):
             shutil.rmtree(places.view(workspace.id), ignore_errors=True)
-        return look()
+        return action()
 
 
-def heal(places: Places, workspace: Workspace, git: Git) -> None:
+def repair_view(places: Places, workspace: Workspace, git: Git) -> None:
     """Check that the workdir can be inspected through its view. If the view is damaged, make a new
     one."""
 
-    def look() -> None:
-        with looking_alone(places, workspace, git) as looker:
-            if looker is not None:
+    def check() -> None:
+        with open_through_view(places, workspace, git) as workdir_git:
+            if workdir_git is not None:
                 # This git call reads the settings and the index, so it fails if the view is
                 # damaged. It lists no files.
-                looker.eye.run("ls-files", "--", ".git")
+                workdir_git.inspector.run("ls-files", "--", ".git")
 
-    again(places, workspace, look, alone=True)
+    retry_with_new_view(places, workspace, check, alone=True)
 
 
-class Looker(Struct, frozen=True, kw_only=True):
-    """Git access to a workdir. `repository` runs on the workdir's own git directory. `eye` is the
-    git that inspects the files: through a view if `own` is set, else on the workdir's own git
-    directory."""
+class WorkdirGit(Struct, frozen=True, kw_only=True):
+    """Git access to a workdir. `repository` runs on the workdir's own git directory. `inspector` is
+    the git that inspects the files: through a view if `has_view` is set, else on the workdir's own
+    git directory."""
 
     repository: Git
-    eye: Git
-    own: bool
+    inspector: Git
+    has_view: bool
     top: Path
     git_dir: Path
     head: str
     branch: str
 
     def status(self) -> GitStatus:
-        return self.eye.status(write_index=self.own)
+        return self.inspector.status(write_index=self.has_view)
 
     @property
     def in_progress(self) -> str:
@@ -185,7 +194,7 @@ class Looker(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
+def open_workdir_git(places: Places, workspace: Workspace, git: Git) -> Iterator[WorkdirGit | None]:
     """Yield git access to the workdir: through a view if its git directory belongs to an agent,
     else directly. Yields None for a workdir without git. Raises WorkspaceError where the workdir is
     missing."""
@@ -196,8 +205,8 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
             "Try: perdure restore NAME, which recreates it from its last checkpoint.",
         )
     if workspace.backend is Backend.ISOLATED:
-        with _view(places, workspace, git) as looker:
-            yield looker
+        with _view(places, workspace, git) as workdir_git:
+            yield workdir_git
         return
     if workspace.backend is Backend.TASK:
         yield None
@@ -223,21 +232,29 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
     if known is None:
         known = inside.head() if inside.commit("HEAD") else ("", "")
     head, branch = known
-    yield Looker(
-        repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch
+    yield WorkdirGit(
+        repository=inside,
+        inspector=inside,
+        has_view=False,
+        top=top,
+        git_dir=admin,
+        head=head,
+        branch=branch,
     )
 
 
 @contextlib.contextmanager
-def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
+def open_through_view(
+    places: Places, workspace: Workspace, git: Git
+) -> Iterator[WorkdirGit | None]:
     """Yield git access to the workdir through a view, whatever its backend is. So no filter or
     setting of the workdir's repository is used. Yields None for a workdir without git. Raises
     WorkspaceError before the first commit."""
-    with seen(places, workspace, git) as looker:
-        if looker is None or looker.own:
-            yield looker
+    with open_workdir_git(places, workspace, git) as workdir_git:
+        if workdir_git is None or workdir_git.has_view:
+            yield workdir_git
             return
-        if not looker.head:
+        if not workdir_git.head:
             raise WorkspaceError(
                 f"{workspace.path} has no commit yet.",
                 "Make a first commit: git commit --allow-empty",
@@ -246,13 +263,13 @@ def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Lo
             common = common_directory(workspace.repo)
         else:
             asked = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-            common = Path(looker.repository.run(*asked).text)
-        with _through(places, workspace, git, looker, common / "objects") as through:
+            common = Path(workdir_git.repository.run(*asked).text)
+        with _with_view(places, workspace, git, workdir_git, common / "objects") as through:
             yield through
 
 
 @contextlib.contextmanager
-def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
+def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[WorkdirGit]:
     path = Path(workspace.path)
     admin = path / ".git"
     if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
@@ -262,28 +279,28 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
         )
     repository = git.at(path, admin, path)
     head, branch = repository.head()
-    direct = Looker(
+    direct = WorkdirGit(
         repository=repository,
-        eye=repository,
-        own=False,
+        inspector=repository,
+        has_view=False,
         top=path,
         git_dir=admin,
         head=head,
         branch=branch,
     )
-    with _through(places, workspace, git, direct, admin / "objects") as through:
+    with _with_view(places, workspace, git, direct, admin / "objects") as through:
         yield through
 
 
 @contextlib.contextmanager
-def _through(
-    places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path
-) -> Iterator[Looker]:
+def _with_view(
+    places: Places, workspace: Workspace, git: Git, direct: WorkdirGit, objects: Path
+) -> Iterator[WorkdirGit]:
     """Yield git access to the same workdir through its view. The view borrows the objects in
     `objects`."""
     directory, top = places.view(workspace.id), direct.top
-    with held(_lock(places, workspace)) as fd:
-        eye = Git(
+    with hold_lock(_lock(places, workspace)) as fd:
+        inspector = Git(
             cwd=top,
             git_dir=directory,
             work_tree=top,
@@ -292,15 +309,15 @@ def _through(
             environ=git.environ,
             memory=git.memory,
         )
-        _turn(eye, directory, objects, direct.head)
-        yield replace(direct, eye=eye, own=True)
+        _update_view(inspector, directory, objects, direct.head)
+        yield replace(direct, inspector=inspector, has_view=True)
 
 
 def _lock(places: Places, workspace: Workspace) -> Path:
     return places.lock(f"{workspace.id}.view")
 
 
-def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
+def _update_view(inspector: Git, directory: Path, objects: Path, head: str) -> None:
     """Point the view at a commit. The index of the view keeps the state of unchanged files, so that
     the next inspection reads few files. The view need not be durable: git refuses a damaged view,
     and it is then made again."""
@@ -310,19 +327,21 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
         form = "sha256" if len(head) == 64 else "sha1"
         from perdure.workspace.bare import make_bare
 
-        make_bare(eye, directory, form)
-        put(directory / "objects/info/alternates", f"{alternate(objects)}\n")
-        put(directory / "made", "")
+        make_bare(inspector, directory, form)
+        write_atomically(directory / "objects/info/alternates", f"{quote_alternate(objects)}\n")
+        write_atomically(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
         # A file may have been changed at the last inspection and committed since. The view's index
         # still has its old content. Without -i, git refuses the merge because such a file is not
         # "up to date" (2.39).
-        eye.run("read-tree", "-i", "-m", head)
-        put(directory / "HEAD", f"{head}\n")
+        inspector.run("read-tree", "-i", "-m", head)
+        write_atomically(directory / "HEAD", f"{head}\n")
 
 
-def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed: list[str]) -> None:
+def _write_import_stream(
+    stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed: list[str]
+) -> None:
     message = f"perdure: {why}\n".encode("utf-8", "surrogateescape")
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
     stream.write(
@@ -333,13 +352,13 @@ def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed:
         path = top / name
         if is_real_directory(path):
             for below in files(path):
-                _file(stream, path / below, f"{name.rstrip('/')}/{below}")
+                _write_file(stream, path / below, f"{name.rstrip('/')}/{below}")
         else:
-            _file(stream, path, name)
+            _write_file(stream, path, name)
     stream.write(b"\n")
 
 
-def _file(stream: IO[bytes], path: Path, name: str) -> None:
+def _write_file(stream: IO[bytes], path: Path, name: str) -> None:
     """Write one file or link in fast-import's format. A special file, or one that is gone, is
     skipped."""
     quoted = (

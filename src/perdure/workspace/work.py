@@ -21,8 +21,8 @@ from perdure.model import Saved
 from perdure.model.events import WorkSeen
 from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
 from perdure.workspace.locks import is_real_directory, read
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 from perdure.workspace.snapshot.escapes import unescape
-from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000
@@ -38,7 +38,7 @@ _LINK = "160000"
 _STATES = {"A": "added", "D": "deleted"}
 
 
-class Against(Struct, frozen=True, kw_only=True):
+class AttemptBaseline(Struct, frozen=True, kw_only=True):
     """The state in which an attempt began, which its last checkpoint is compared with. `commit` is
     the commit of a checkpoint; empty if the workdir had none."""
 
@@ -61,19 +61,19 @@ class _Base(Struct, frozen=True, kw_only=True):
     """Whether all differences were caused by the attempt, except those in `foreign` files."""
 
 
-def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
+def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) -> WorkSeen:
     """Compare a checkpoint with the state at the beginning of its attempt. Return the changes.
     Raises GitFailed."""
     began = _began(against)
-    base, commits = _base(shelf, saved, against, began)
+    base, commits = _base(repo, saved, against, began)
     unchanged = base.tree == f"{saved.head}^{{tree}}" and not (saved.changed or saved.untracked)
     if unchanged:
         files = []
     else:
-        files = _files(shelf, base, f"{saved.commit}:worktree")
-    files = [each for each in files if _is_new(shelf, base, against, began, each)]
+        files = _files(repo, base, f"{saved.commit}:worktree")
+    files = [each for each in files if _is_new(repo, base, against, began, each)]
     if saved.untracked and saved.head:
-        ignored = _ignored(shelf, [each.name for each in files if each.state == "added"])
+        ignored = _ignored(repo, [each.name for each in files if each.state == "added"])
         files = [each for each in files if each.name not in ignored]
     return WorkSeen(
         against=base.words,
@@ -83,12 +83,12 @@ def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
         lines_removed=sum(each.removed or 0 for each in files),
         commits=tuple(commits[:COMMITS]),
         commit_count=len(commits),
-        pushed=_is_on_a_remote(shelf, saved.head) if commits else None,
+        pushed=_is_on_a_remote(repo, saved.head) if commits else None,
         uncommitted=saved.changed + saved.untracked if saved.head else 0,
     )
 
 
-def _began(against: Against) -> os.stat_result | None:
+def _began(against: AttemptBaseline) -> os.stat_result | None:
     try:
         if against.since is not None:
             return against.since.stat()
@@ -98,30 +98,30 @@ def _began(against: Against) -> os.stat_result | None:
 
 
 def _base(
-    shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
+    repo: CheckpointRepository, saved: Saved, against: AttemptBaseline, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
     """Return two things: the commit or tree to compare the workdir with, and the commits that were
     made since the attempt began, newest first."""
     if against.commit:
         words = f"checkpoint {against.number}"
         base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)
-    elif shelf.pinned:
-        words = f"commit {shelf.pinned[:12]}"
-        base = _Base(tree=f"{shelf.pinned}^{{tree}}", head=shelf.pinned, words=words)
+    elif repo.pinned:
+        words = f"commit {repo.pinned[:12]}"
+        base = _Base(tree=f"{repo.pinned}^{{tree}}", head=repo.pinned, words=words)
     elif saved.head:
-        return _by_time(shelf, saved, began)
+        return _base_by_time(repo, saved, began)
     else:
         base = _Base(
-            tree=_EMPTY_TREE[shelf.form], head="", words="the start of the attempt", exact=False
+            tree=_EMPTY_TREE[repo.form], head="", words="the start of the attempt", exact=False
         )
     if saved.head in ("", base.head):
         return base, []
     spans = [saved.head, *([f"^{base.head}"] if base.head else [])]
-    return base, [commit for commit, _, _ in _log(shelf, *spans)]
+    return base, [commit for commit, _, _ in _log(repo, *spans)]
 
 
-def _by_time(
-    shelf: Shelf, saved: Saved, began: os.stat_result | None
+def _base_by_time(
+    repo: CheckpointRepository, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
     """Return two things, judged by commit time: the commit to compare the workdir with, and the
     commits that were made since the attempt began. Used in a directory of the user's, where HEAD
@@ -129,32 +129,32 @@ def _by_time(
     since = began.st_mtime if began is not None else 0.0
     # Commit times have a resolution of one second: a commit in the second of the launch counts as
     # older than the launch.
-    found = [each for each in _log(shelf, saved.head) if began is not None and each[1] > since]
+    found = [each for each in _log(repo, saved.head) if began is not None and each[1] > since]
     if not found:
         base = _Base(
             tree=f"{saved.head}^{{tree}}", head=saved.head, words="the last commit", exact=False
         )
         return base, []
     parent = found[-1][2]
-    tree = f"{parent}^{{tree}}" if parent else _EMPTY_TREE[shelf.form]
+    tree = f"{parent}^{{tree}}" if parent else _EMPTY_TREE[repo.form]
     words = f"commit {parent[:12]}" if parent else "an empty repository"
     base = _Base(tree=tree, head=parent, words=words, exact=False)
     return base, [commit for commit, _, _ in found]
 
 
-def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
+def _log(repo: CheckpointRepository, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     """Return the commits in these ranges, newest first, each with its time and first parent.
 
     Uses `rev-list` and not `log`, which reads settings that run programs (log.showSignature).
     """
-    said = shelf.run(
+    said = repo.run(
         "rev-list",
         "--topo-order",
         f"--max-count={MOST_COMMITS}",
         "--format=%H %ct %P|%s",
         *spans,
         "--",
-        lent=True,
+        with_agent_objects=True,
     )
     found = []
     for line in os.fsdecode(said.stdout).split("\n"):
@@ -170,21 +170,21 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     return found
 
 
-def _files(shelf: Shelf, base: _Base, tree: str) -> list[FileOfWork]:
+def _files(repo: CheckpointRepository, base: _Base, tree: str) -> list[FileOfWork]:
     if base.tree == tree:
         return []
     try:
-        return list(_compared(shelf, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
+        return list(_compared(repo, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
     except GitFailed:
         # If counting lines times out, only the names are listed, which hardly ever times out.
-        return list(_compared(shelf, base.tree, tree, "--raw"))
+        return list(_compared(repo, base.tree, tree, "--raw"))
 
 
 def _compared(
-    shelf: Shelf, before: str, after: str, *what: str, timeout_s: float = 1800.0
+    repo: CheckpointRepository, before: str, after: str, *what: str, timeout_s: float = 1800.0
 ) -> Iterator[FileOfWork]:
     words = ("diff-tree", "-r", "-z", *what, "--no-renames", "--no-ext-diff", "--no-textconv")
-    said = shelf.run(*words, before, after, "--", lent=True, timeout_s=timeout_s)
+    said = repo.run(*words, before, after, "--", with_agent_objects=True, timeout_s=timeout_s)
     states: dict[str, str] = {}
     counts: dict[str, tuple[int | None, int | None]] = {}
     parts = iter(os.fsdecode(said.stdout).split("\0"))
@@ -209,7 +209,11 @@ def _count(text: str) -> int | None:
 
 
 def _is_new(
-    shelf: Shelf, base: _Base, against: Against, began: os.stat_result | None, file: FileOfWork
+    repo: CheckpointRepository,
+    base: _Base,
+    against: AttemptBaseline,
+    began: os.stat_result | None,
+    file: FileOfWork,
 ) -> bool:
     """Return whether the attempt can have caused the difference. A file whose inode has not changed
     since the launch was not changed by the attempt."""
@@ -217,7 +221,7 @@ def _is_new(
     if not suspect or began is None or file.state == "deleted":
         return True
     try:
-        seen = os.lstat(shelf.top / file.name)
+        seen = os.lstat(repo.top / file.name)
     except OSError:
         return True
     # Two file systems may use different clocks, so a time on one cannot be compared with a time on
@@ -225,19 +229,19 @@ def _is_new(
     return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
 
 
-def _ignored(shelf: Shelf, names: list[str]) -> set[str]:
+def _ignored(repo: CheckpointRepository, names: list[str]) -> set[str]:
     if not names:
         return set()
     # The leading `./` keeps git from reading a name as a pattern.
     asked = joined([f"./{name}" for name in names])
-    said = shelf.run("check-ignore", "-z", "--stdin", "--no-index", stdin=asked, good=(0, 1))
+    said = repo.run("check-ignore", "-z", "--stdin", "--no-index", stdin=asked, good=(0, 1))
     return {name.removeprefix("./") for name in split(said.stdout)}
 
 
-def _is_on_a_remote(shelf: Shelf, head: str) -> bool:
+def _is_on_a_remote(repo: CheckpointRepository, head: str) -> bool:
     """Return whether a remote-tracking branch points to HEAD, as it does after a push. Reads the
     refs without starting git and follows no links."""
-    store = shelf.shared or shelf.lent
+    store = repo.user_objects or repo.agent_objects
     waiting = [store.parent / "refs/remotes"] if store is not None else []
     looked = 0
     while waiting and looked < MOST_REFS:

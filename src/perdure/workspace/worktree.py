@@ -27,7 +27,7 @@ from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
 from perdure.workspace.locks import (
     flush_each,
-    held,
+    hold_lock,
     is_real_directory,
     make_private,
     read,
@@ -41,20 +41,20 @@ LOCKED = "perdure: a task's workdir"
 def git_directory(path: Path) -> Path | None:
     """Return the admin directory that the file `path/.git` names, if that directory names `path` in
     turn; else None."""
-    admin = _pointed_to(path)
-    if admin and _points_to(admin) == path / ".git":
+    admin = _git_directory_of_link(path)
+    if admin and _workdir_of_admin(admin) == path / ".git":
         return admin
     return None
 
 
-def _pointed_to(path: Path) -> Path | None:
+def _git_directory_of_link(path: Path) -> Path | None:
     pointer = read(path / ".git")
     if not pointer.startswith("gitdir: "):
         return None
     return Path(os.path.normpath(path / pointer.removeprefix("gitdir: ").rstrip("\n")))
 
 
-def _points_to(admin: Path) -> Path | None:
+def _workdir_of_admin(admin: Path) -> Path | None:
     """Return the `.git` file that an admin directory names. git may have written its path as a
     relative one."""
     back = read(admin / "gitdir").rstrip("\n")
@@ -119,7 +119,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
         )
     # If perdure is killed, a git process that it started may live on. That process still holds this
     # lock.
-    with held(places.lock(f"{workspace.id}.making")) as own:
+    with hold_lock(places.lock(f"{workspace.id}.making")) as own:
         git = Git(
             cwd=common,
             git_dir=common,
@@ -128,7 +128,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             environ=git.environ,
             memory=git.memory,
         )
-        with held(repository_lock(places, workspace.repo)) as shared:
+        with hold_lock(repository_lock(places, workspace.repo)) as shared:
             created, notes = _register(
                 places, workspace, replace(git, keep=(*git.keep, shared)), common
             )
@@ -153,12 +153,12 @@ def _register(
     cut_off = mark.exists()
     if not cut_off and git_directory(path) is not None:
         return False, []
-    if not cut_off and _link_again(git, common, workspace):
+    if not cut_off and _relink(git, common, workspace):
         return False, [
             f"git had lost this worktree. It is linked again, on {workspace.branch}: {_KEPT}"
         ]
     if not cut_off:
-        _refuse_strange(path, workspace)
+        _require_own_worktree(path, workspace)
     notes = _recover(places, workspace, git, common, cut_off)
     if notes is None:
         flush_each(path, common)
@@ -173,7 +173,7 @@ def _register(
 _KEPT = "all files are unchanged; what was staged, and a merge or rebase in progress, is lost."
 
 
-def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
+def _relink(git: Git, common: Path, workspace: Workspace) -> bool:
     """Recreate a lost admin directory of a worktree if that is safe. Return whether it was
     recreated. It is safe if the `.git` file still names that directory, and the branch exists and
     is checked out nowhere.
@@ -182,7 +182,7 @@ def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
     after a kill, git never uses a half-made directory.
     """
     path, full = Path(workspace.path), f"refs/heads/{workspace.branch}"
-    admin = _pointed_to(path)
+    admin = _git_directory_of_link(path)
     if (
         admin is None
         or path.is_symlink()
@@ -220,7 +220,7 @@ def _staged(common: Path, workspace: Workspace) -> Path:
     return stage
 
 
-def _refuse_strange(path: Path, workspace: Workspace) -> None:
+def _require_own_worktree(path: Path, workspace: Workspace) -> None:
     """Raise WorkspaceError if there are files at the path that perdure did not make. Such files
     have neither a mark file nor a link to the repository. They are kept."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
@@ -251,7 +251,7 @@ def _recover(
     if cut_off and _is_whole(git, path, workspace):
         return None
     notes = []
-    for admin in admins(common, path):
+    for admin in admin_directories(common, path):
         notes += _save_head(git, admin, workspace)
         if moved := _discard(places, workspace.id, admin, "admin"):
             notes.append(f"git's record of an earlier worktree was kept in {moved}.")
@@ -273,14 +273,14 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
     return status.branch == workspace.branch and not status.changed and not status.untracked
 
 
-def admins(common: Path, path: Path) -> list[Path]:
+def admin_directories(common: Path, path: Path) -> list[Path]:
     """Return the admin directories that belong to the workdir `path`. A kill can leave an admin
     directory without a `gitdir` file; it is recognized by its name."""
     if not (common / "worktrees").is_dir():
         return []
     found = []
     for admin in (common / "worktrees").iterdir():
-        target = _points_to(admin)
+        target = _workdir_of_admin(admin)
         if target == path / ".git" or (target is None and admin.name == path.name):
             found.append(admin)
     return found
@@ -318,7 +318,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     if on_disk.has_usual_worktrees(common) and not os.path.lexists(admin):
         if not start:
             _begin_branch(workspace, git, full)
-        _enlist(workspace, common, admin, path)
+        _register_worktree(workspace, common, admin, path)
     else:
         _create_by_git(workspace, git, path, start)
     if start:
@@ -331,10 +331,10 @@ def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:
     except GitFailed as error:
         if git.commit(workspace.base):
             raise
-        raise _gone(workspace) from error
+        raise _missing_error(workspace) from error
 
 
-def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
+def _register_worktree(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
     """Register the worktree as `git worktree add --no-checkout` does, without starting the three
     processes that git starts."""
     stage = _staged(common, workspace)
@@ -352,7 +352,7 @@ def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> No
     full = f"refs/heads/{workspace.branch}"
     oid = start or git.commit(workspace.base)
     if not oid:
-        raise _gone(workspace)
+        raise _missing_error(workspace)
     words = ("--detach", "--no-checkout", "--lock", "--reason", LOCKED, "--", str(path), oid)
     git.run("worktree", "add", *words, timeout_s=1800.0)
     sync(path.parent)
@@ -363,7 +363,7 @@ def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> No
     )
 
 
-def _gone(workspace: Workspace) -> WorkspaceError:
+def _missing_error(workspace: Workspace) -> WorkspaceError:
     return WorkspaceError(
         f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base."
     )

@@ -136,7 +136,7 @@ def _serve(
         held = [*clients.held(), *chain.from_iterable(secrets.values()), *_of_openid(chosen)]
         engine = open_pool(chosen, signals, guarded=True, secrets=held)
         stack.callback(engine.store.close)
-        engine.workspaces.ask_also(clients.login_at)
+        engine.workspaces.add_credentials(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
         if chosen.notify:
             stack.enter_context(notifier(engine, chosen))

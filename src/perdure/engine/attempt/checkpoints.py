@@ -51,7 +51,7 @@ from perdure.workspace import Workspaces
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    from perdure.workspace import Against
+    from perdure.workspace import AttemptBaseline
 
 SETTLES_S = 0.3
 """Delay before a checkpoint, in seconds. An agent writes its transcript slightly later than its
@@ -224,10 +224,10 @@ def _save(
     )
 
 
-def comparison_base(store: RunStore, opened: LiveAttempt) -> Against:
+def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
     """Return the state with which the attempt's changes are compared. It is the newest checkpoint
     of an earlier attempt, or the checkpoint that was restored after that attempt."""
-    from perdure.workspace import Against
+    from perdure.workspace import AttemptBaseline
 
     run, number = opened.claim.run, opened.attempt.number
     records = store.history(run.id, limit=HISTORY)
@@ -246,7 +246,7 @@ def comparison_base(store: RunStore, opened: LiveAttempt) -> Against:
     first = min((each.number for each in own), default=1)
     if found is None and first > 1:
         found = _of_others(store, opened)
-    return Against(
+    return AttemptBaseline(
         number=found.number if found is not None else 0,
         commit=found.workdir.commit if found is not None else "",
         head=found.workdir.head if found is not None else "",
@@ -375,6 +375,6 @@ def forget(
     Raises PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
-        engine.workspaces.checkpoints.forget(
+        engine.workspaces.checkpoints.delete(
             workspace, *(checkpoint.number for checkpoint in checkpoints)
         )

@@ -55,7 +55,7 @@ def _locked(engine: Engine, place: Workspace) -> int:
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:
-            return engine.workspaces.lock(place, at_work=True)
+            return engine.workspaces.lock(place, keep_waiting_agents=True)
         except InUse as use:
             if not use.brief or time.monotonic() >= end:
                 raise

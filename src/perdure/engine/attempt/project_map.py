@@ -109,7 +109,7 @@ def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[s
         # only the last is compared.
         ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
-            added = workspaces.checkpoints.added(workspace, [commit for _, commit, _ in ends])
+            added = workspaces.checkpoints.new_files(workspace, [commit for _, commit, _ in ends])
         except (PerdureError, OSError):
             # The workdir or its checkpoints were deleted, so the origin of its files is unknown.
             continue

@@ -299,9 +299,9 @@ def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> 
     }
     if not news:
         return ""
-    from perdure.workspace.task_files import Contents, told
+    from perdure.workspace.task_files import Contents, files_note
 
-    return told(tuple(news.values()), Contents(state))
+    return files_note(tuple(news.values()), Contents(state))
 
 
 def _check(
@@ -322,10 +322,10 @@ def _check(
         for attempt in ended
         if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
     ]
-    told = any(
+    files_note = any(
         attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
     )
-    if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told:
+    if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not files_note:
         return last.event
     return None
 
@@ -393,14 +393,14 @@ def _newest_delivered(
             if kept_prompt_fingerprint(attempt) in heard
         ]
         return max([*known, live.context_version if came else 0])
-    told = [
+    files_note = [
         a.context_version
         for a in ended
         if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
     ]
     # If no other run shares the conversation, the version in the session's record counts too. A
     # person may have used the conversation since it was recorded.
-    return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
+    return max([*files_note, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     write(mark, f"{checkpoint.number}\n")
     engine.workspaces.prepare(place, run.spec.agent)
     try:
-        engine.workspaces.checkpoints.put_in_place(
+        engine.workspaces.checkpoints.restore(
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except NotFound:
@@ -124,7 +124,7 @@ def restore_from_trash(engine: Engine, run: TaskRun) -> bool:
 
 
 def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
-    if not engine.workspaces.take_back(place, run.id):
+    if not engine.workspaces.restore_from_trash(place, run.id):
         return False
     engine.store.record_outside_attempt(run.id, [BroughtBack(place=place.path)])
     _mark(engine.state, run).unlink(missing_ok=True)

@@ -309,7 +309,7 @@ def _make(
     try:
         engine.workspaces.prepare(target, spec.agent)
         try:
-            if target.backend is Backend.ISOLATED and engine.workspaces.taken(
+            if target.backend is Backend.ISOLATED and engine.workspaces.existing_branches(
                 target, [target.branch]
             ):
                 raise Conflict(
@@ -317,11 +317,11 @@ def _make(
                     "choose another --branch or --name",
                 )
             if checkpoint is None:
-                engine.workspaces.checkpoints.carry(
+                engine.workspaces.checkpoints.copy_state(
                     source, target, ignored=engine.checkpoint_ignored
                 )
             else:
-                engine.workspaces.checkpoints.grow(
+                engine.workspaces.checkpoints.copy_checkpoint(
                     source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored
                 )
             return engine.store.add(spec, run_id, name, target, given)

@@ -121,7 +121,9 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     stands = [TaskStatus(task=task, strand=strands[task.name]) for task in plan.tasks]
     specs = [spec_of(fresh, stand) for stand in stands]
     place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
-    if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
+    if taken := engine.workspaces.existing_branches(
+        place, dict.fromkeys(spec.branch for spec in specs)
+    ):
         raise Conflict(
             f"{place.repo} already has a branch {taken[0]}, from another plan {plan.name}; this "
             "one would continue from it",

@@ -72,7 +72,9 @@ def start(
     ):
         made = engine.workspaces.prepare(place, spec.agent)
         began = made.head
-        if place.backend is Backend.ISOLATED and engine.workspaces.taken(place, [place.branch]):
+        if place.backend is Backend.ISOLATED and engine.workspaces.existing_branches(
+            place, [place.branch]
+        ):
             raise Conflict(
                 f"{place.repo} already has a branch {place.branch}",
                 "give this plan another name, or rename that branch",
@@ -184,7 +186,7 @@ def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) ->
     known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
     kept = known.get(end.checkpoint)
     if kept is not None:
-        engine.workspaces.checkpoints.grow(
+        engine.workspaces.checkpoints.copy_checkpoint(
             there, kept.workdir.commit, place, ignored=engine.checkpoint_ignored
         )
         return end.commit
@@ -192,7 +194,7 @@ def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) ->
         return end.commit
     # If there is no checkpoint, the commit is fetched and merged. There is none if this task was
     # added to the plan after `source` was done.
-    engine.workspaces.checkpoints.bring(there, place, end.commit)
+    engine.workspaces.checkpoints.copy_commit(there, place, end.commit)
     return engine.workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
     ).commit
@@ -213,7 +215,7 @@ def merged(
         assert other.end is not None
         text = f"Merge {name} of the plan {plan.name}\n"
         if place.backend is Backend.ISOLATED:
-            workspaces.checkpoints.bring(workdir_of(other), place, other.end.commit)
+            workspaces.checkpoints.copy_commit(workdir_of(other), place, other.end.commit)
         joined = workspaces.merge(place, agent, other.end.commit, text)
         head, conflicts = joined.commit, conflicts | dict(joined.conflicts)
     return head, tuple(conflicts.items())
@@ -263,7 +265,7 @@ def workdir_locked(
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            fd = workspaces.lock(place, holder, at_work=looks)
+            fd = workspaces.lock(place, holder, keep_waiting_agents=looks)
             break
         except Conflict:
             if time.monotonic() >= end or stopping():

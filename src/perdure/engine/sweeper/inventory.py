@@ -24,7 +24,7 @@ from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
 from perdure.protocols import PlacedRun, PlanStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlanState
-from perdure.workspace import Thing, Workspaces, trash
+from perdure.workspace import RootItem, Workspaces, trash
 from perdure.workspace.contents import newest
 
 Plans = Mapping[str, str]
@@ -90,7 +90,9 @@ def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
     return ""
 
 
-def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
+def _below_root(
+    things: Sequence[RootItem], runs: Sequence[PlacedRun], plans: Plans
+) -> Iterator[Row]:
     by_id: dict[str, list[PlacedRun]] = {}
     by_path: dict[str, list[PlacedRun]] = {}
     for run in runs:
@@ -126,7 +128,7 @@ def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun], plans: Plans
             )
 
 
-def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
+def _workdir(thing: RootItem, runs: list[PlacedRun], plans: Plans) -> Row:
     if not runs:
         why = "no run of this store has ever worked in it"
         return Row(
@@ -149,7 +151,7 @@ def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
     )
 
 
-def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
+def _view(thing: RootItem, runs: list[PlacedRun]) -> Row:
     keep = ""
     if not runs:
         keep = "no run of this store has ever worked in its workdir"

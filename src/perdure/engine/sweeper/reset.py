@@ -27,7 +27,7 @@ from perdure.model import RESET, Backend, RunState, Workspace
 from perdure.protocols import PlacedRun, RunStore
 from perdure.workspace import Workspaces, trash
 from perdure.workspace.identity import local_path
-from perdure.workspace.removal import inside
+from perdure.workspace.removal import processes_inside
 
 _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 """Pattern of a repository's name on a forge: `owner/name`."""
@@ -300,7 +300,7 @@ def purge(workspaces: Workspaces, state: Path, name: str) -> trash.Entry:
     """Delete an entry of the trash permanently, whatever it contains, and return it. Must be called
     only at a person's request. Raises Conflict while a process works in it."""
     entry = trash.find(trashes(workspaces, state), name)
-    if pids := inside(entry.path):
+    if pids := processes_inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")
     trash.purge(entry)
     return entry

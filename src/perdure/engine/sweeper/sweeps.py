@@ -45,9 +45,9 @@ from perdure.host.process.identity import boot_id
 from perdure.model import UNSAVED, Checkpoint, Workspace
 from perdure.model.events import WorkdirSwept
 from perdure.protocols import RunStore
-from perdure.workspace import Proof, Thing, Workspaces, trash
+from perdure.workspace import RemovalCheck, RootItem, Workspaces, trash
 from perdure.workspace.locks import make_private, write
-from perdure.workspace.removal import inside
+from perdure.workspace.removal import processes_inside
 
 DAY_S = 86_400.0
 SETTLE_S = 3600.0
@@ -139,7 +139,7 @@ def sweep(
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
             for directory in trashes(engine.workspaces, engine.state):
-                trash.purge_rests(directory)
+                trash.finish_purges(directory)
             rows = [_done(engine, row, now.wall) for row in rows]
             _remember(engine.workspaces, engine.state, now, trouble)
         return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)
@@ -180,7 +180,7 @@ def _last(record: dict[str, object]) -> Moment | None:
 def _trouble(engine: Engine, now: Moment) -> str:
     record = _record(engine.state)
     known = record.get("root_mark")
-    if known and known != engine.workspaces.root_mark(""):
+    if known and known != engine.workspaces.root_volume_id(""):
         return (
             f"{engine.workspaces.root} is not the same volume as at the last sweep: check that it "
             f"is mounted"
@@ -208,7 +208,7 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
     if trouble and not unconfirmed:
         return
     first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
-    mark = workspaces.root_mark(uuid.uuid4().hex)
+    mark = workspaces.root_volume_id(uuid.uuid4().hex)
     kept = {}
     if unconfirmed:
         kept["unconfirmed"] = now.boot if first else record.get("unconfirmed")
@@ -228,8 +228,8 @@ def _proven(engine: Engine, row: Row) -> Row:
             return _judged(row, _prove(engine, workspace))
         if row.cls is Class.TRASH:
             entry = trash.find(trashes(engine.workspaces, engine.state), row.key)
-            if why := _unproven(engine.store, engine.workspaces, entry) or trash.trouble(
-                entry, inside(entry.path)
+            if why := _unproven(engine.store, engine.workspaces, entry) or trash.purge_obstacle(
+                entry, processes_inside(entry.path)
             ):
                 return replace(row, verdict=SweepVerdict.KEEP, why=why)
         elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
@@ -241,18 +241,18 @@ def _proven(engine: Engine, row: Row) -> Row:
     return replace(row, bytes=size_of(Path(row.path)))
 
 
-def _prove(engine: Engine, workspace: Workspace) -> Proof:
+def _prove(engine: Engine, workspace: Workspace) -> RemovalCheck:
     """Check whether anything would be lost if the workdir were removed now, and return the proof.
     Changes that are in the newest checkpoint count as saved."""
     last = last_of(engine.store, workspace)
     if last is None:
-        return engine.workspaces.prove(workspace)
-    return engine.workspaces.prove(
+        return engine.workspaces.check_removal(workspace)
+    return engine.workspaces.check_removal(
         workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored
     )
 
 
-def _judged(row: Row, proof: Proof) -> Row:
+def _judged(row: Row, proof: RemovalCheck) -> Row:
     if proof.lost:
         return replace(
             row,
@@ -262,8 +262,8 @@ def _judged(row: Row, proof: Proof) -> Row:
     notes = [row.why]
     if proof.checkpoint:
         notes.append(f"checkpoint {proof.checkpoint} keeps its changes, which are in no repository")
-    if proof.built:
-        notes.append(f"it stays in the trash until you purge it: {'; '.join(proof.built)}")
+    if proof.build_output:
+        notes.append(f"it stays in the trash until you purge it: {'; '.join(proof.build_output)}")
     return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
 
 
@@ -357,7 +357,7 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
         return None
     if path.is_relative_to(engine.state):
         kind = "copies" if row.cls is Class.COPIES else "logs"
-        return trash.put(
+        return trash.move_to_trash(
             engine.state / "trash",
             row.key if kind == "logs" else path.name,
             [(kind, path)],
@@ -368,10 +368,12 @@ def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
     )
     if thing is None:
         raise Conflict(f"{path} is in use now")
-    return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
+    return engine.workspaces.move_to_trash(RootItem(kind=thing.kind, path=path, id=thing.id), about)
 
 
-def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
+def _last_checkpoint(
+    engine: Engine, workspace: Workspace, proof: RemovalCheck
+) -> Checkpoint | None:
     """Take a last checkpoint of a workdir before it is removed, and return it. The sweeper keeps
     this checkpoint as long as its run is on the list.
 
@@ -383,8 +385,8 @@ def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Chec
     if last is None:
         return None
     try:
-        if proof.logged:
-            engine.workspaces.checkpoints.keep_commits(workspace, proof.logged)
+        if proof.reflog_commits:
+            engine.workspaces.checkpoints.keep_commits(workspace, proof.reflog_commits)
         return save_before_cleanup(engine, workspace, last)
     except (PerdureError, OSError):
         if proof.checkpoint:
@@ -405,7 +407,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
         if proof.lost:
             raise Conflict(f"it is not saved elsewhere any more: {'; '.join(proof.lost)}")
         kept = _last_checkpoint(engine, workspace, proof)
-        said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
+        said = {**about, "unsaved": list(proof.build_output), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:
             said["checkpoint"] = {
                 "run": kept.run,

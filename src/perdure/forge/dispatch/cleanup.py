@@ -27,7 +27,7 @@ from perdure.model.forge.deliveries import Forge
 from perdure.model.forge.rules import Rule
 from perdure.protocols import RunStore
 from perdure.rules.lifecycle import FINAL
-from perdure.workspace import Proof, Workspaces
+from perdure.workspace import RemovalCheck, Workspaces
 
 VERB = CLEAN_UP
 KEPT = UNSAVED
@@ -71,8 +71,8 @@ def clean(
         proof = _prove(engine.workspaces, engine.checkpoint_ignored, place, pull, forge, checkpoint)
         if proof.lost:
             return _kept(engine.store, run, why, proof.lost)
-        if proof.logged:
-            engine.workspaces.checkpoints.keep_commits(place, proof.logged)
+        if proof.reflog_commits:
+            engine.workspaces.checkpoints.keep_commits(place, proof.reflog_commits)
         checkpoint = checkpoint or checkpoints.save_current(engine, run, place, VERB)
         number = checkpoint.number if checkpoint is not None else 0
         if rule.archive == "capsule" and number:
@@ -91,7 +91,7 @@ def clean(
             "runs": [each.id for each in beside],
             "why": why,
         }
-        about["unsaved"] = list(proof.built)
+        about["unsaved"] = list(proof.build_output)
         if checkpoint is not None and proof.checkpoint:
             about["checkpoint"] = {
                 "run": run.id,
@@ -122,20 +122,20 @@ def _prove(
     pull: int,
     forge: Forge | None,
     checkpoint: Checkpoint | None,
-) -> Proof:
+) -> RemovalCheck:
     """Check that the workdir's content is saved elsewhere, and return the result. After a squash
     merge, no branch contains the run's commits, but the forge keeps them under the ref of the pull
     request. So that ref is fetched if needed."""
-    if pull and forge and not workspaces.prove(place).saved:
+    if pull and forge and not workspaces.check_removal(place).saved:
         if forge is Forge.GITLAB:
             ref = f"refs/merge-requests/{pull}/head"
         else:
             ref = f"refs/pull/{pull}/head"
         with suppress(PerdureError):
-            workspaces.keep_of_remote(place, ref)
+            workspaces.keep_remote_ref(place, ref)
     if checkpoint is None:
-        return workspaces.prove(place)
-    return workspaces.prove(
+        return workspaces.check_removal(place)
+    return workspaces.check_removal(
         place, checkpoint.number, checkpoint.workdir.commit, ignored=checkpoint_ignored
     )
 

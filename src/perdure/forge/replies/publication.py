@@ -85,7 +85,9 @@ class _BranchAdvanced(Exception):
 def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
     """Commit the whole content of the workdir, and hold the workdir's lock during the block. An
     attempt that begins meanwhile waits. Raises _BranchAdvanced if the run has continued."""
-    fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
+    fd = engine.workspaces.lock(
+        place, f"perdure publish {run.name}", keep_waiting_agents=True, brief=True
+    )
     try:
         now = engine.store.get(run.id)
         if now.state is not RunState.SUCCEEDED or now.attempt != run.attempt:
@@ -118,7 +120,7 @@ def _search(found: Outgoing, redactor: Redactor) -> None:
     and for a file that is too large to be searched."""
     scan = Scan(redactor)
     large = blobs.search(found.git, found.commit, found.have, scan, called=str)
-    scan.look("a commit's message or author", found.told())
+    scan.look("a commit's message or author", found.raw_commits())
     scan.look("a file's name", found.names())
     if scan.findings:
         raise HeldBack(

@@ -82,7 +82,7 @@ def start(
     except OSError as error:
         if error.errno != errno.E2BIG:
             raise
-        return _stillborn(directory, command.argv[0], error)
+        return _record_failed_start(directory, command.argv[0], error)
     finally:
         os.close(launch_fd)
     known = stat(pid)
@@ -238,7 +238,7 @@ def spawn(
             os.close(fd)
 
 
-def _stillborn(directory: Path, program: str, error: OSError) -> Process:
+def _record_failed_start(directory: Path, program: str, error: OSError) -> Process:
     write(directory / "stderr", f"perdure: cannot start {program}: {error.strerror}\n".encode())
     end = {
         "code": 126,

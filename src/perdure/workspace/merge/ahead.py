@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from perdure.host.git import Git
 from perdure.model import Backend, Workspace
-from perdure.workspace.clone_cache import find, opened
+from perdure.workspace.clone_cache import open_cache, resolve_base
 from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.transport import RemoteSource
 from perdure.workspace.worktree import common_directory
@@ -19,7 +19,7 @@ NAMED = 20
 """Maximum number of commits whose subjects are returned, newest first."""
 
 
-class Ahead(Struct, frozen=True, kw_only=True):
+class NewBaseCommits(Struct, frozen=True, kw_only=True):
     """The new commits of a base branch: their number, and the `commit` that the branch is at now.
     `subjects` are the first lines of the newest messages, which are untrusted text."""
 
@@ -35,7 +35,7 @@ def ahead(
     git: Git,
     base: str,
     since: str,
-) -> Ahead | None:
+) -> NewBaseCommits | None:
     """Return the new commits of the base branch since the commit `since` (empty: since the work
     began). None if there are none, or if `base` is a commit and not a branch. Raises NotFound where
     the branch is gone, GitFailed where it cannot be fetched."""
@@ -49,14 +49,14 @@ def ahead(
             since or workspace.base,
             repository.commit(f"refs/heads/{base}") if base else "",
         )
-    with opened(places, source, git) as (cache, fault):
+    with open_cache(places, source, git) as (cache, fault):
         if fault is not None:
             raise fault
         began = since or cache.commit(f"refs/perdure/pin/{workspace.id}")
-        return _counted(cache, began, find(places, source, cache, base, None))
+        return _counted(cache, began, resolve_base(places, source, cache, base, None))
 
 
-def _counted(repository: Git, since: str, now: str) -> Ahead | None:
+def _counted(repository: Git, since: str, now: str) -> NewBaseCommits | None:
     if not now or not since or not repository.commit(since):
         return None
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
@@ -68,7 +68,7 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
         "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
     ).stdout
     lines = said.decode("utf-8", "replace").split("\n")[1::2]
-    return Ahead(
+    return NewBaseCommits(
         commit=now, commits=count, subjects=tuple(line[:200] for line in lines if line.strip())
     )
 

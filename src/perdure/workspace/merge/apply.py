@@ -35,7 +35,7 @@ from perdure.workspace.changes import (
 )
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory
-from perdure.workspace.view import Looker, heal, looking_alone
+from perdure.workspace.view import WorkdirGit, open_through_view, repair_view
 
 SUBMODULE = "160000"
 STAGE = ".perdure-apply-"
@@ -76,7 +76,7 @@ class Applied(Struct, frozen=True, kw_only=True):
     refused: tuple[tuple[str, str], ...] = ()
 
 
-class Steps(Struct, frozen=True, kw_only=True):
+class MergePlan(Struct, frozen=True, kw_only=True):
     """The paths that a merge changes. `steps` has the old and the new entry of each path; None
     means that there is no file."""
 
@@ -102,59 +102,62 @@ def apply(
     Raises UsageError or NotFound where there is nothing to compare, Conflict if the checkout
     changes meanwhile, WorkspaceError.
     """
-    heal(places, workspace, git)
-    heal(places, here, git)
+    repair_view(places, workspace, git)
+    repair_view(places, here, git)
     with (
         captured_tree(places, workspace, git, pinned) as theirs,
-        looking_alone(places, here, git) as looker,
+        open_through_view(places, here, git) as workdir_git,
     ):
-        if looker is None:
+        if workdir_git is None:
             raise NotFound(
                 f"{here.path} is not in a git repository.",
                 "Go to your checkout, or name it with --to.",
             )
-        _check(looker, theirs.base, message)
-        with comparison_repository(places, looker, theirs.desk.objects) as made:
-            merged, refused = _merge(made, theirs.base, looker.head, theirs.tree())
-            before = made.entries(f"{looker.head}^{{tree}}")
+        _check(workdir_git, theirs.base, message)
+        with comparison_repository(places, workdir_git, theirs.repository.objects) as made:
+            merged, refused = _merge(made, theirs.base, workdir_git.head, theirs.tree())
+            before = made.entries(f"{workdir_git.head}^{{tree}}")
             if not refused:
-                plan = planned(made, looker, before, made.entries(merged))
+                plan = plan_changes(made, workdir_git, before, made.entries(merged))
             else:
-                plan = Steps(refused=refused)
+                plan = MergePlan(refused=refused)
             if message is not None and not plan.refused:
                 plan.refused.extend(
                     (name, "it is staged in the index")
-                    for name in staged(looker)
+                    for name in staged_paths(workdir_git)
                     if name in plan.steps
                 )
             if plan.refused:
-                return Applied(top=str(looker.top), refused=tuple(plan.refused))
+                return Applied(top=str(workdir_git.top), refused=tuple(plan.refused))
             if message is not None and (plan.steps or plan.already):
-                commit = commit_of(made, looker, merged, message)
+                commit = commit_of(made, workdir_git, merged, message)
             else:
                 commit = ""
-            with placed(made, looker, merged, plan):
+            with files_in_place(made, workdir_git, merged, plan):
                 if commit:
                     touched = {
                         name: (before.get(name), after)
                         for name, after in differing(before, made.entries(merged))
                     }
-                    publish(made, looker, commit, touched)
+                    publish(made, workdir_git, commit, touched)
     return Applied(
-        top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit
+        top=str(workdir_git.top),
+        files=tuple(plan.steps),
+        already=tuple(plan.already),
+        commit=commit,
     )
 
 
-def _check(looker: Looker, base: str, message: Message | None) -> None:
-    if not looker.repository.commit(base):
+def _check(workdir_git: WorkdirGit, base: str, message: Message | None) -> None:
+    if not workdir_git.repository.commit(base):
         raise UsageError(
-            f"{looker.top} is another repository: it lacks the commit {base[:12]} that the run "
-            "began at.",
+            f"{workdir_git.top} is another repository: it lacks the commit {base[:12]} that the "
+            "run began at.",
             "Use --to, or fetch first.",
         )
-    if message is not None and looker.in_progress:
+    if message is not None and workdir_git.in_progress:
         raise Conflict(
-            f"A {looker.in_progress} is in progress in {looker.top}.",
+            f"A {workdir_git.in_progress} is in progress in {workdir_git.top}.",
             "End it first, or leave --commit out.",
         )
 
@@ -212,24 +215,28 @@ def differing(
             yield name, after.get(name)
 
 
-def planned(
+def plan_changes(
     made: ComparisonRepository,
-    looker: Looker,
+    workdir_git: WorkdirGit,
     before: Mapping[str, Entry],
     after: Mapping[str, Entry],
-) -> Steps:
+) -> MergePlan:
     """Return the paths that the merge changes, in three groups: paths to change, paths that already
     have the new content, and paths that are refused because they contain other work."""
-    plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
-    on_disk = made.entries(made.photograph(looker))
+    plan = MergePlan(
+        signs={
+            name: _file_signature(workdir_git.top / name) for name, _ in differing(before, after)
+        }
+    )
+    on_disk = made.entries(made.write_workdir_tree(workdir_git))
     for name, new in differing(before, after):
         old, now = before.get(name), on_disk.get(name)
         if SUBMODULE in ((old or new or ("", ""))[0], (new or old or ("", ""))[0]):
             plan.refused.append((name, "it is a submodule"))
         elif now == new and (
             new is not None
-            or not os.path.lexists(looker.top / name)
-            or is_real_directory(looker.top / name)
+            or not os.path.lexists(workdir_git.top / name)
+            or is_real_directory(workdir_git.top / name)
         ):
             plan.already.append(name)
         elif now != old:
@@ -244,12 +251,12 @@ def planned(
         else:
             plan.steps[name] = (old, new)
     for name in [name for name, (_, new) in plan.steps.items() if new is not None]:
-        if there := _in_the_way(looker.top, name, plan):
+        if there := _obstacle(workdir_git.top, name, plan):
             plan.refused.append((name, there))
     return plan
 
 
-def _in_the_way(top: Path, name: str, plan: Steps) -> str:
+def _obstacle(top: Path, name: str, plan: MergePlan) -> str:
     """Return the reason why a file cannot be created; empty if it can. There are two reasons: an
     ignored file has the same name, or a parent path is not a directory."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
@@ -267,58 +274,60 @@ def _in_the_way(top: Path, name: str, plan: Steps) -> str:
     return ""
 
 
-def staged(looker: Looker) -> set[str]:
+def staged_paths(workdir_git: WorkdirGit) -> set[str]:
     """Return the paths whose entry in the user's index differs from the last commit. Reads no file
     of the workdir."""
-    found = looker.repository.run(
+    found = workdir_git.repository.run(
         "diff-index",
         "--cached",
         "--name-only",
         "--no-renames",
         "--ignore-submodules=all",
         "-z",
-        looker.head,
+        workdir_git.head,
         "--",
     )
     return {name for name in os.fsdecode(found.stdout).split("\0") if name}
 
 
 def commit_of(
-    made: ComparisonRepository, looker: Looker, tree: str, message: Message, *merged: str
+    made: ComparisonRepository, workdir_git: WorkdirGit, tree: str, message: Message, *merged: str
 ) -> str:
     """Write the commit and all its objects into the user's repository, and return its id. Its
     parents are HEAD and the commits in `merged`. No ref names the new commit yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
-    words = list(chain.from_iterable(("-p", parent) for parent in (looker.head, *merged)))
+    words = list(chain.from_iterable(("-p", parent) for parent in (workdir_git.head, *merged)))
     commit = made.git.run(
         "commit-tree", *words, "-F", "-", tree, stdin=message.text.encode(), env=own
     ).text
-    there = "".join(f"^{parent}\n" for parent in (looker.head, *merged))
+    there = "".join(f"^{parent}\n" for parent in (workdir_git.head, *merged))
     pack = made.run(
         "pack-objects", "--revs", "--stdout", "-q", stdin=f"{commit}\n{there}".encode()
     ).stdout
-    looker.repository.run("unpack-objects", "-q", stdin=pack)
+    workdir_git.repository.run("unpack-objects", "-q", stdin=pack)
     return commit
 
 
 def publish(
     made: ComparisonRepository,
-    looker: Looker,
+    workdir_git: WorkdirGit,
     commit: str,
     touched: Mapping[str, tuple[Entry | None, Entry | None]],
 ) -> None:
     """Write the index, then move HEAD to the commit. If another process has moved HEAD meanwhile,
     restore the index and raise GitFailed."""
-    _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
+    _write_index(made, workdir_git, {name: new for name, (_, new) in touched.items()})
     try:
-        looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
+        workdir_git.repository.run(
+            "update-ref", "-m", "perdure apply", "HEAD", commit, workdir_git.head
+        )
     except BaseException:
-        _write_index(made, looker, {name: old for name, (old, _) in touched.items()})
+        _write_index(made, workdir_git, {name: old for name, (old, _) in touched.items()})
         raise
 
 
 def _write_index(
-    made: ComparisonRepository, looker: Looker, entries: Mapping[str, Entry | None]
+    made: ComparisonRepository, workdir_git: WorkdirGit, entries: Mapping[str, Entry | None]
 ) -> None:
     """Set entries of the user's own index. None as the entry removes the path from the index.
 
@@ -327,7 +336,7 @@ def _write_index(
     The user's configuration may name a filter for these files that an agent planted; the view's
     configuration names none.
     """
-    nothing = ("0", "0" * len(looker.head))
+    nothing = ("0", "0" * len(workdir_git.head))
     # Removals come first, because a directory may replace a file.
     ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
     lines = b"".join(
@@ -338,16 +347,18 @@ def _write_index(
         "-z",
         "--index-info",
         stdin=lines,
-        looker=looker,
-        index=str(looker.git_dir / "index"),
+        workdir_git=workdir_git,
+        index=str(workdir_git.git_dir / "index"),
     )
 
 
 @contextlib.contextmanager
-def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
+def files_in_place(
+    made: ComparisonRepository, workdir_git: WorkdirGit, tree: str, plan: MergePlan
+) -> Iterator[None]:
     """Put the files in place, then run the body of the `with` statement. If the body raises,
     restore the old files."""
-    top = looker.top
+    top = workdir_git.top
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
     undo: list[Callable[[], object]] = []
     try:
@@ -362,7 +373,7 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
             "-z",
             "--stdin",
             stdin=listed,
-            looker=looker,
+            workdir_git=workdir_git,
             index="merged",
         )
         (stage / "old").mkdir()
@@ -371,7 +382,7 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
             sorted(plan.steps.items(), key=lambda step: (step[1][1] is not None, step[0]))
         ):
             fresh = stage / "new" / name if new is not None else None
-            _place(
+            _replace_file(
                 top,
                 name,
                 stage / "old" / str(number) if old is not None else None,
@@ -393,7 +404,7 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
     shutil.rmtree(stage, ignore_errors=True)
 
 
-def _place(
+def _replace_file(
     top: Path,
     name: str,
     aside: Path | None,
@@ -406,18 +417,18 @@ def _place(
     file has changed."""
     path = top / name
     if aside is not None:
-        if _sign(path) != sign:
-            raise _meanwhile(path)
+        if _file_signature(path) != sign:
+            raise _changed_meanwhile(path)
         if fresh is None:
             path.rename(aside)
-            undo.append(lambda: _bring_back(aside, path))
+            undo.append(lambda: _restore_file(aside, path))
             _leave_empty(path.parent, top)
         else:
             os.link(path, aside, follow_symlinks=False)
             fresh.rename(path)
             undo.append(lambda: aside.rename(path))
-        if _sign(aside) != sign:
-            raise _meanwhile(path)
+        if _file_signature(aside) != sign:
+            raise _changed_meanwhile(path)
     elif fresh is not None:
         for parent in reversed(
             [
@@ -431,11 +442,11 @@ def _place(
         try:
             os.link(fresh, path, follow_symlinks=False)
         except FileExistsError:
-            raise _meanwhile(path) from None
+            raise _changed_meanwhile(path) from None
         undo.append(path.unlink)
 
 
-def _bring_back(aside: Path, path: Path) -> None:
+def _restore_file(aside: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     os.link(aside, path, follow_symlinks=False)
 
@@ -448,7 +459,7 @@ def _leave_empty(directory: Path, top: Path) -> None:
         directory = directory.parent
 
 
-def _sign(path: Path) -> Sign | None:
+def _file_signature(path: Path) -> Sign | None:
     """Return inode, size and modification time of a file; None if there is no file. If any of the
     three differs later, the content counts as changed."""
     try:
@@ -458,7 +469,7 @@ def _sign(path: Path) -> Sign | None:
     return seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
-def _meanwhile(path: Path) -> Conflict:
+def _changed_meanwhile(path: Path) -> Conflict:
     return Conflict(
         f"Another program changed {path} meanwhile, so nothing was applied.",
         "Try again when no program writes there.",

@@ -29,19 +29,24 @@ from perdure.workspace.merge.apply import (
     Message,
     commit_of,
     differing,
-    placed,
-    planned,
+    files_in_place,
+    plan_changes,
     publish,
     reason_of,
-    staged,
+    staged_paths,
 )
 from perdure.workspace.trash import discard
-from perdure.workspace.view import Looker, again, looking_alone, seen
+from perdure.workspace.view import (
+    WorkdirGit,
+    open_through_view,
+    open_workdir_git,
+    retry_with_new_view,
+)
 
-MERGES_LOOKED_AT = 100
+MAX_MERGES_SEARCHED = 100
 
 
-class Joined(Struct, frozen=True, kw_only=True):
+class MergedCommit(Struct, frozen=True, kw_only=True):
     """The result of a merge: the new HEAD, and the files with conflicts, each with the reason."""
 
     commit: str
@@ -56,28 +61,32 @@ def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> 
     """
 
     def look() -> str:
-        with looking_alone(places, workspace, git) as looker:
-            ready = _ready(looker, workspace)
+        with open_through_view(places, workspace, git) as workdir_git:
+            ready = _require_mergeable(workdir_git, workspace)
             head = _commit(places, ready, message)
-            _bring_along(ready, workspace.branch, head)
+            _fast_forward_branch(ready, workspace.branch, head)
             return head
 
-    return again(places, workspace, look, alone=True)
+    return retry_with_new_view(places, workspace, look, alone=True)
 
 
-def merge(places: Places, workspace: Workspace, git: Git, other: str, message: Message) -> Joined:
+def merge(
+    places: Places, workspace: Workspace, git: Git, other: str, message: Message
+) -> MergedCommit:
     """Merge a commit of the same repository into HEAD. Uncommitted changes are committed first. The
     caller holds the lock. Raises the errors of `commit`, and WorkspaceError where a merged file
     cannot be put in place."""
 
-    def look() -> Joined:
-        with looking_alone(places, workspace, git) as looker:
-            return _merge(places, workspace, _ready(looker, workspace), other, message)
+    def look() -> MergedCommit:
+        with open_through_view(places, workspace, git) as workdir_git:
+            return _merge(
+                places, workspace, _require_mergeable(workdir_git, workspace), other, message
+            )
 
     left = list(Path(workspace.path).glob(f"{STAGE}*"))
     if not left:
         commit(places, workspace, git, message)
-    joined = again(places, workspace, look, alone=True)
+    joined = retry_with_new_view(places, workspace, look, alone=True)
     # Remains of a merge that was killed while it put files in place. All their content is in
     # commits.
     for number, stage in enumerate(left):
@@ -92,59 +101,61 @@ def changed(
     only. Raises GitFailed."""
 
     def look() -> bytes:
-        with seen(places, workspace, git) as looker:
-            if looker is None:
+        with open_workdir_git(places, workspace, git) as workdir_git:
+            if workdir_git is None:
                 return b""
-            return looker.eye.run(
+            return workdir_git.inspector.run(
                 "diff-tree", "-r", "-z", "--name-only", "--no-renames", began, head
             ).stdout
 
-    names = again(places, workspace, look)
+    names = retry_with_new_view(places, workspace, look)
     return tuple(os.fsdecode(name) for name in names.split(b"\0")[:most] if name)
 
 
-def _ready(looker: Looker | None, workspace: Workspace) -> Looker:
-    if looker is None:
+def _require_mergeable(workdir_git: WorkdirGit | None, workspace: Workspace) -> WorkdirGit:
+    if workdir_git is None:
         raise UsageError(
             f"{workspace.path} is not in a git repository.",
             "A plan needs one: git init, and a first commit.",
         )
-    if looker.in_progress:
+    if workdir_git.in_progress:
         raise Conflict(
-            f"A {looker.in_progress} is in progress in {workspace.path}.",
+            f"A {workdir_git.in_progress} is in progress in {workspace.path}.",
             "End it there, then try again.",
         )
-    return looker
+    return workdir_git
 
 
-def _commit(places: Places, looker: Looker, message: Message) -> str:
-    with comparison_repository(places, looker) as made:
-        tree = made.photograph(looker)
-        before, after = made.entries(f"{looker.head}^{{tree}}"), made.entries(tree)
+def _commit(places: Places, workdir_git: WorkdirGit, message: Message) -> str:
+    with comparison_repository(places, workdir_git) as made:
+        tree = made.write_workdir_tree(workdir_git)
+        before, after = made.entries(f"{workdir_git.head}^{{tree}}"), made.entries(tree)
         changed = dict(differing(before, after))
         if not changed:
-            return looker.head
-        oid = commit_of(made, looker, tree, message)
+            return workdir_git.head
+        oid = commit_of(made, workdir_git, tree, message)
         publish(
             made,
-            looker,
+            workdir_git,
             oid,
-            _touched(before, changed | {name: after.get(name) for name in staged(looker)}),
+            _changed_entries(
+                before, changed | {name: after.get(name) for name in staged_paths(workdir_git)}
+            ),
         )
         return oid
 
 
-def _bring_along(looker: Looker, branch: str, head: str) -> None:
+def _fast_forward_branch(workdir_git: WorkdirGit, branch: str, head: str) -> None:
     """Move the workdir's branch forward to HEAD, because the result of the task is read from that
     branch. The agent may have switched to another branch or to a detached HEAD.
 
     The branch is only fast-forwarded, and never while it is checked out anywhere. Otherwise it is
     not moved.
     """
-    git, full = looker.repository, f"refs/heads/{branch}"
+    git, full = workdir_git.repository, f"refs/heads/{branch}"
     if (
         not branch
-        or looker.branch == branch
+        or workdir_git.branch == branch
         or any(worktree.branch == full for worktree in git.worktrees())
     ):
         return
@@ -161,7 +172,7 @@ def _bring_along(looker: Looker, branch: str, head: str) -> None:
         )
 
 
-def _touched(
+def _changed_entries(
     before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str] | None]
 ) -> dict[str, tuple[_Side, _Side]]:
     return {name: (before.get(name), new) for name, new in after.items()}
@@ -171,24 +182,28 @@ _Side = tuple[str, str] | None
 
 
 def _merge(
-    places: Places, workspace: Workspace, looker: Looker, other: str, message: Message
-) -> Joined:
-    with comparison_repository(places, looker) as made:
-        if not made.run("merge-base", "--is-ancestor", other, looker.head, good=(0, 1)).code:
-            return Joined(commit=looker.head, conflicts=_conflicts_of(made, looker.head, other))
-        tree, conflicts = _merged(made, looker.head, other)
-        before, after = made.entries(f"{looker.head}^{{tree}}"), made.entries(tree)
-        steps = planned(made, looker, before, after)
+    places: Places, workspace: Workspace, workdir_git: WorkdirGit, other: str, message: Message
+) -> MergedCommit:
+    with comparison_repository(places, workdir_git) as made:
+        if not made.run("merge-base", "--is-ancestor", other, workdir_git.head, good=(0, 1)).code:
+            return MergedCommit(
+                commit=workdir_git.head, conflicts=_conflicts_of(made, workdir_git.head, other)
+            )
+        tree, conflicts = _merged(made, workdir_git.head, other)
+        before, after = made.entries(f"{workdir_git.head}^{{tree}}"), made.entries(tree)
+        steps = plan_changes(made, workdir_git, before, after)
         if steps.refused:
             told = "; ".join(f"{name}: {reason}" for name, reason in steps.refused[:10])
             raise WorkspaceError(
                 f"The merge into {workspace.path} cannot be applied: {told}",
                 "Move those files away, then try again.",
             )
-        oid = commit_of(made, looker, tree, message, other)
-        with placed(made, looker, tree, steps):
-            publish(made, looker, oid, _touched(before, dict(differing(before, after))))
-        return Joined(commit=oid, conflicts=conflicts)
+        oid = commit_of(made, workdir_git, tree, message, other)
+        with files_in_place(made, workdir_git, tree, steps):
+            publish(
+                made, workdir_git, oid, _changed_entries(before, dict(differing(before, after)))
+            )
+        return MergedCommit(commit=oid, conflicts=conflicts)
 
 
 def _merged(
@@ -215,7 +230,7 @@ def _conflicts_of(made: ComparisonRepository, head: str, other: str) -> tuple[tu
         "--first-parent",
         "--min-parents=2",
         "--parents",
-        f"--max-count={MERGES_LOOKED_AT}",
+        f"--max-count={MAX_MERGES_SEARCHED}",
         head,
     ).text
     for line in told.splitlines():

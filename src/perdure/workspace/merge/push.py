@@ -23,12 +23,12 @@ from msgspec import Struct
 from perdure.errors import Diverged, GitFailed, UsageError
 from perdure.host.git import Git, GitResult
 from perdure.model import Backend, Workspace
-from perdure.workspace.clone_cache import opened
+from perdure.workspace.clone_cache import open_cache
 from perdure.workspace.identity import Places
 from perdure.workspace.isolated import check_objects
-from perdure.workspace.locks import alternate, make_private, write
+from perdure.workspace.locks import make_private, quote_alternate, write
 from perdure.workspace.transport import RemoteSource
-from perdure.workspace.view import Looker, heal, looking_alone
+from perdure.workspace.view import WorkdirGit, open_through_view, repair_view
 
 PLAIN = (
     ("core.commitGraph", "false"),
@@ -57,7 +57,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
     source: RemoteSource
     scratch: Path
 
-    def told(self) -> bytes:
+    def raw_commits(self) -> bytes:
         """Return the new commits in git's raw format, with authors, times and messages. Untrusted
         bytes."""
         words = ("rev-list", "--format=raw", "--stdin")
@@ -86,7 +86,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
             "--receive-pack=git-receive-pack",
         )
         try:
-            self._ask(
+            self._run_on_remote(
                 "push",
                 *options,
                 "--",
@@ -104,7 +104,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
     def default_branch(self) -> str:
         """Return the branch that the remote's HEAD names; empty if HEAD names no branch. Raises
         GitFailed."""
-        said = self._ask(
+        said = self._run_on_remote(
             "ls-remote",
             "--symref",
             "--upload-pack=git-upload-pack",
@@ -117,7 +117,7 @@ class Outgoing(Struct, frozen=True, kw_only=True):
             return found[1]
         return ""
 
-    def _ask(self, *words: str) -> GitResult:
+    def _run_on_remote(self, *words: str) -> GitResult:
         """Run one git command against the remote, and return its result."""
         return self.source.call(self.git, self.scratch, *words, timeout_s=_TIME_S)
 
@@ -143,7 +143,7 @@ def outgoing(
             f"{workspace.repo}.",
             "Use the branch in that repository.",
         )
-    with opened(places, source, git) as (cache, fault):
+    with open_cache(places, source, git) as (cache, fault):
         if fault is not None:
             raise fault
         there = cache.refs("refs/remotes/origin", "refs/tags")
@@ -154,13 +154,16 @@ def outgoing(
         directory = Path(made)
         with ready:
             check_objects(Path(workspace.path) / ".git/objects", objects)
-            with _looking(places, workspace, git) as looker:
-                commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
-                have = _here(looker.eye, list(dict.fromkeys(there.values())))
-                if tip and (tip not in have or not _is_behind(looker.eye, tip, commit)):
-                    _show(looker, workspace.branch, tip)
+            with _open_repaired_view(places, workspace, git) as workdir_git:
+                commit = (
+                    workdir_git.repository.commit(f"refs/heads/{workspace.branch}")
+                    or workdir_git.head
+                )
+                have = _existing_here(workdir_git.inspector, list(dict.fromkeys(there.values())))
+                if tip and (tip not in have or not _is_behind(workdir_git.inspector, tip, commit)):
+                    _update_tracking_ref(workdir_git, workspace.branch, tip)
                     raise _diverged(workspace.branch)
-                own = _taken_out(looker.eye, directory, commit, have, objects)
+                own = _copy_new_objects(workdir_git.inspector, directory, commit, have, objects)
         counted = own.run(
             "rev-list", "--count", "--stdin", stdin=_since(commit, have), timeout_s=_TIME_S
         )
@@ -176,24 +179,26 @@ def outgoing(
         )
 
 
-def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
+def _copy_new_objects(
+    inspector: Git, directory: Path, commit: str, have: Sequence[str], cache: Path
+) -> Git:
     """Return a new repository of perdure's own, in `directory`. It contains the new objects of
     `commit` and borrows all others from the cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
     own = Git(
         cwd=directory,
         git_dir=directory,
-        ceiling=eye.ceiling,
+        ceiling=inspector.ceiling,
         keep=(),
-        environ=eye.environ,
-        memory=eye.memory,
+        environ=inspector.environ,
+        memory=inspector.memory,
     )
     own.at(directory.parent).run(
         "init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory)
     )
     (directory / "objects/pack").mkdir(exist_ok=True)
     (directory / "objects/info").mkdir(exist_ok=True)
-    write(directory / "objects/info/alternates", f"{alternate(cache)}\n")
+    write(directory / "objects/info/alternates", f"{quote_alternate(cache)}\n")
     words = (
         "pack-objects",
         "-q",
@@ -203,23 +208,23 @@ def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cach
         "--non-empty",
         str(directory / "objects/pack/pack"),
     )
-    eye.run(*words, stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
+    inspector.run(*words, stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
     return own
 
 
 @contextlib.contextmanager
-def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
-    heal(places, workspace, git)
-    with looking_alone(places, workspace, git) as looker:
-        assert looker is not None
-        yield looker
+def _open_repaired_view(places: Places, workspace: Workspace, git: Git) -> Iterator[WorkdirGit]:
+    repair_view(places, workspace, git)
+    with open_through_view(places, workspace, git) as workdir_git:
+        assert workdir_git is not None
+        yield workdir_git
 
 
 def _since(commit: str, have: Sequence[str]) -> bytes:
     return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
 
 
-def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
+def _existing_here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
     """Return those of the ids in `oids` whose objects exist in the repository of `git`. Some may be
     missing, because an agent can drop objects that it borrowed."""
     said = git.run(
@@ -234,11 +239,11 @@ def _is_behind(git: Git, tip: str, commit: str) -> bool:
     )
 
 
-def _show(looker: Looker, branch: str, tip: str) -> None:
+def _update_tracking_ref(workdir_git: WorkdirGit, branch: str, tip: str) -> None:
     """Update the remote-tracking ref in the agent's repository to `tip`. The agent can then merge
     the remote's commits without a network."""
     with contextlib.suppress(GitFailed):
-        looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
+        workdir_git.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
 
 
 def _diverged(branch: str) -> Diverged:

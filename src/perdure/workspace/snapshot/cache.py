@@ -1,10 +1,10 @@
 """Caches the state of a workdir between two captures, so that unchanged files are not read again.
 
 `capture` reads the workdir and describes the result in a `CapturedState`. The last `CapturedState`
-of each workdir is kept in its checkpoint repository (`Shelf`). It consists of `look.json` and git
-indexes with the state of each file, in a directory named by the commit's id. The cache only saves
-time. A `CapturedState` that cannot be read, or that belongs to another directory, is ignored.
-"""
+of each workdir is kept in its checkpoint repository (`CheckpointRepository`). It consists of
+`look.json` and git indexes with the state of each file, in a directory named by the commit's id.
+The cache only saves time. A `CapturedState` that cannot be read, or that belongs to another
+directory, is ignored."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.snapshot.findings import Findings, Piece
 from perdure.workspace.snapshot.index import Staged
-from perdure.workspace.snapshot.shelf import Shelf
 
 FORMAT = 1
 
@@ -88,17 +88,19 @@ class CapturedState(Struct):
         return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
 
 
-def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
-    """Return the last `CapturedState` and copy its indexes into the directory `aside`. Return an
-    empty `CapturedState` if the last one cannot be used. The objects that it names may have been
-    removed by now; this is checked when the checkpoint is published."""
-    place = next((path.parent for path in looks.glob("*/look.json")), looks)
+def load_state(
+    repo: CheckpointRepository, cache_directory: Path, new_directory: Path
+) -> CapturedState:
+    """Return the last `CapturedState` and copy its indexes into the directory `new_directory`.
+    Return an empty `CapturedState` if the last one cannot be used. The objects that it names may
+    have been removed by now; this is checked when the checkpoint is published."""
+    place = next((path.parent for path in cache_directory.glob("*/look.json")), cache_directory)
     try:
         known = _read(place / "look.json")
     except (OSError, ValueError, KeyError, TypeError):
         return CapturedState()
     if (
-        known.top != str(shelf.top)
+        known.top != str(repo.top)
         or known.commit != place.name
         or known.found.umask != modes.umask()
     ):
@@ -107,51 +109,51 @@ def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
         if path.name == "index" or path.name.startswith("piece-"):
             shutil.copy2(
                 path,
-                aside / path.name,
+                new_directory / path.name,
                 # copy2 keeps the modification time of the index. git compares that time with the
                 # modification times of the files.
             )
     return known
 
 
-def store_state(shelf: Shelf, look: CapturedState, aside: Path) -> None:
+def store_state(repo: CheckpointRepository, state: CapturedState, new_directory: Path) -> None:
     """Move the `CapturedState` and its indexes to a directory named by the commit's id, and remove
     earlier ones."""
-    looks = shelf.directory / "looks"
+    cache_directory = repo.directory / "looks"
     for name in ("user-index", "user-index.read"):
-        (aside / name).unlink(missing_ok=True)
-    (aside / "look.json").write_bytes(_written(look))
-    place = looks / look.commit
+        (new_directory / name).unlink(missing_ok=True)
+    (new_directory / "look.json").write_bytes(_written(state))
+    place = cache_directory / state.commit
     if place.exists():
-        shutil.rmtree(looks / "old", ignore_errors=True)
-        place.rename(looks / "old")
-    aside.rename(place)
-    for other in looks.iterdir():
-        if other != place and other.name != look.commit:
+        shutil.rmtree(cache_directory / "old", ignore_errors=True)
+        place.rename(cache_directory / "old")
+    new_directory.rename(place)
+    for other in cache_directory.iterdir():
+        if other != place and other.name != state.commit:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _written(look: CapturedState) -> bytes:
+def _written(state: CapturedState) -> bytes:
     found = {
-        "left_out": look.found.left_out,
-        "empty": look.found.empty,
-        "pieces": look.found.pieces,
-        "trees": look.found.trees,
-        "umask": look.found.umask,
-        "modes": look.found.modes,
-        "recent": look.found.recent,
-        "settled": look.found.settled,
-        "idle": look.found.idle,
+        "left_out": state.found.left_out,
+        "empty": state.found.empty,
+        "pieces": state.found.pieces,
+        "trees": state.found.trees,
+        "umask": state.found.umask,
+        "modes": state.found.modes,
+        "recent": state.found.recent,
+        "settled": state.found.settled,
+        "idle": state.found.idle,
     }
-    staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
+    staged = {"tree": state.staged.tree, **staging.to_json(state.staged)}
     ours = {
-        "refs": look.branches.refs,
-        "stashes": look.branches.stashes,
-        "says": look.branches.says,
-        "more": look.branches.more,
+        "refs": state.branches.refs,
+        "stashes": state.branches.stashes,
+        "says": state.branches.says,
+        "more": state.branches.more,
     }
     own = {
-        key: getattr(look, key)
+        key: getattr(state, key)
         for key in (
             "worktree",
             "head",

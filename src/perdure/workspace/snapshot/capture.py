@@ -36,24 +36,24 @@ from perdure.workspace import branches
 from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
+from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
 from perdure.workspace.snapshot.escapes import escape
 from perdure.workspace.snapshot.findings import Piece
 from perdure.workspace.snapshot.scan import scan
-from perdure.workspace.snapshot.shelf import FATAL, Shelf, split
 from perdure.workspace.snapshot.trees import changes, missing, tree_of
 
 _T = TypeVar("_T")
 
 
-def save(shelf: Shelf, ref: str, policy: str) -> Saved:
+def save(repo: CheckpointRepository, ref: str, policy: str) -> Saved:
     """Save the workdir under the ref `ref` (a full name). If no ref was written, raises
     WorkspaceError or GitFailed."""
-    with in_words(shelf, "saved"):
-        return again(shelf, lambda shelf: _save(shelf, ref, policy))
+    with report_disk_errors(repo, "saved"):
+        return retry_without_cache(repo, lambda repo: _save(repo, ref, policy))
 
 
 @contextlib.contextmanager
-def in_words(shelf: Shelf, what: str) -> Iterator[None]:
+def report_disk_errors(repo: CheckpointRepository, what: str) -> Iterator[None]:
     """Turn errors of the file system, such as a full disk or missing permissions, into
     WorkspaceError. Its text says that the workdir could not be `what`, such as "examined"."""
     try:
@@ -61,47 +61,49 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
     except OSError as error:
         file = f" ({error.filename})" if error.filename else ""
         raise WorkspaceError(
-            f"{shelf.top} could not be {what}: {error.strerror or error}{file}.",
+            f"{repo.top} could not be {what}: {error.strerror or error}{file}.",
             "Nothing is lost. Free some space or check its permissions, then try again.",
         ) from error
 
 
-def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    with captured_state(shelf, policy, kept=True) as (look, aside):
-        known = look.commit
-        _commit(shelf, look)
-        store_state(shelf, look, aside)
-        shelf.publish(ref, look.commit, last=known)
+def _save(repo: CheckpointRepository, ref: str, policy: str) -> Saved:
+    with captured_state(repo, policy, kept=True) as (state, new_directory):
+        known = state.commit
+        _commit(repo, state)
+        store_state(repo, state, new_directory)
+        repo.publish(ref, state.commit, last=known)
     return Saved(
-        commit=look.commit,
+        commit=state.commit,
         ref=ref,
-        git_dir=str(shelf.refs.git_dir),
-        head=look.head,
-        branch=look.branch,
-        changed=look.changed,
-        untracked=look.untracked,
-        left_out=tuple(look.found.left_out[:LISTED]),
-        unsteady=tuple(look.found.unsteady[:LISTED]),
+        git_dir=str(repo.refs.git_dir),
+        head=state.head,
+        branch=state.branch,
+        changed=state.changed,
+        untracked=state.untracked,
+        left_out=tuple(state.found.left_out[:LISTED]),
+        unsteady=tuple(state.found.unsteady[:LISTED]),
     )
 
 
-def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """Run `look` and return its result. If git fails, discard the cached state and run `look` once
-    more. If git still fails, the workdir's own git directory is damaged. Then run `look` for the
-    files only, without that git directory."""
+def retry_without_cache(
+    repo: CheckpointRepository, action: Callable[[CheckpointRepository], _T]
+) -> _T:
+    """Call `action` and return its result. If git fails, discard the cached state and call `action`
+    once more. If git still fails, the workdir's own git directory is damaged. Then call `action`
+    for the files only, without that git directory."""
     try:
-        return look(shelf)
+        return action(repo)
     except GitFailed as error:
-        if _is_full(error) or not ((shelf.directory / "looks").exists() or shelf.admin):
+        if _is_full(error) or not ((repo.directory / "looks").exists() or repo.admin):
             raise
-        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
+        shutil.rmtree(repo.directory / "looks", ignore_errors=True)
     try:
-        return look(shelf)
+        return action(repo)
     except GitFailed as error:
-        if shelf.admin is None or error.code != FATAL or _is_full(error):
+        if repo.admin is None or error.code != FATAL or _is_full(error):
             raise
-        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
-    return look(shelf.without_git())
+        shutil.rmtree(repo.directory / "looks", ignore_errors=True)
+    return action(repo.without_git())
 
 
 _FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
@@ -115,7 +117,7 @@ def _is_full(error: GitFailed) -> bool:
 
 @contextlib.contextmanager
 def captured_state(
-    shelf: Shelf, policy: str, *, kept: bool = False
+    repo: CheckpointRepository, policy: str, *, kept: bool = False
 ) -> Iterator[tuple[CapturedState, Path]]:
     """Capture the workdir's current state. Yields the state, and the directory with its indexes.
 
@@ -123,95 +125,102 @@ def captured_state(
     end of the `with` statement the directory is removed, unless the state was stored. `kept`:
     whether the caller intends to store the state.
     """
-    looks = shelf.directory / "looks"
-    looks.mkdir(exist_ok=True)
-    aside = looks / "next"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    cache_directory = repo.directory / "looks"
+    cache_directory.mkdir(exist_ok=True)
+    new_directory = cache_directory / "next"
+    shutil.rmtree(new_directory, ignore_errors=True)
+    new_directory.mkdir()
     try:
-        known = load_state(shelf, looks, aside)
-        yield _capture_state(shelf, aside, known, policy, kept=kept), aside
+        known = load_state(repo, cache_directory, new_directory)
+        yield _capture_state(repo, new_directory, known, policy, kept=kept), new_directory
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(new_directory, ignore_errors=True)
 
 
 def _capture_state(
-    shelf: Shelf, aside: Path, known: CapturedState, policy: str, *, kept: bool
+    repo: CheckpointRepository,
+    new_directory: Path,
+    known: CapturedState,
+    policy: str,
+    *,
+    kept: bool,
 ) -> CapturedState:
     if known.head and known.tree:
-        shelf.trees.setdefault(known.head, known.tree)
-    look = CapturedState(
-        head=shelf.head,
-        tree=shelf.tree,
-        branch=shelf.branch,
-        top=str(shelf.top),
+        repo.trees.setdefault(known.head, known.tree)
+    state = CapturedState(
+        head=repo.head,
+        tree=repo.tree,
+        branch=repo.branch,
+        top=str(repo.top),
         commit=known.commit,
         says=known.says,
     )
     copy = None
-    if shelf.broken:
-        look.found.left_out.append(
+    if repo.broken:
+        state.found.left_out.append(
             (
                 ".git",
                 "git cannot use it: this checkpoint has only files, not HEAD, index and branches",
             )
         )
-    look.branches = branches.gather(shelf, known.branches)
-    if look.branches.more:
-        look.found.left_out.append(
+    state.branches = branches.collect_branches(repo, known.branches)
+    if state.branches.more:
+        state.found.left_out.append(
             (
                 ".git/refs",
-                f"{look.branches.more} branches and tags exceed the limit and are not kept",
+                f"{state.branches.more} branches and tags exceed the limit and are not kept",
             )
         )
-    if shelf.admin is not None:
-        look.index = staging.signature(shelf.admin / "index")
-        look.operation = staging.operation(shelf.admin)
-        if look.index and look.index == known.index and known.head == look.head:
-            look.staged = known.staged
+    if repo.admin is not None:
+        state.index = staging.signature(repo.admin / "index")
+        state.operation = staging.operation(repo.admin)
+        if state.index and state.index == known.index and known.head == state.head:
+            state.staged = known.staged
         else:
-            copy = staging.copied(shelf.admin, aside / "user-index")
+            copy = staging.copied(repo.admin, new_directory / "user-index")
             if copy is not None:
-                shutil.copy2(copy, aside / "user-index.read")
-    if shelf.lent is not None and (look.head, look.index, look.branches.says) != (
+                shutil.copy2(copy, new_directory / "user-index.read")
+    if repo.agent_objects is not None and (state.head, state.index, state.branches.says) != (
         known.head,
         known.index,
         known.branches.says,
     ):
-        _bring(shelf, known, [look.head, *staging.commits(look.operation), *look.branches.commits])
+        _copy_agent_objects(
+            repo, known, [state.head, *staging.commits(state.operation), *state.branches.commits]
+        )
     begun = None
-    if not (aside / "index").exists():
-        begun = _begin(shelf, aside / "index")
+    if not (new_directory / "index").exists():
+        begun = _fill_first_index(repo, new_directory / "index")
     seen = dict(known.found.pieces.get("", {}))
-    piece = Piece(root=shelf.top, index=aside / "index", seen=seen, begun=begun)
-    look.worktree = scan(shelf, piece, known.found, look.found, policy, copy, kept=kept)
+    piece = Piece(root=repo.top, index=new_directory / "index", seen=seen, begun=begun)
+    state.worktree = scan(repo, piece, known.found, state.found, policy, copy, kept=kept)
     if copy is not None:
-        look.staged = staging.staged(shelf, aside / "user-index.read")
-        if shelf.lent is not None:
+        state.staged = staging.staged(repo, new_directory / "user-index.read")
+        if repo.agent_objects is not None:
             # The tree is in the checkpoint repository already, but its objects may be only in the
             # agent's own repository.
-            base = look.tree or shelf.put("tree", b"")
+            base = state.tree or repo.write_object("tree", b"")
             named = [
                 change.new
-                for change in changes(shelf, base, look.staged.tree)
+                for change in changes(repo, base, state.staged.tree)
                 if change.mode not in ("000000", "160000")
             ]
-            _bring(shelf, known, [*named, *look.staged.objects])
-    if (look.worktree, look.head) == (known.worktree, known.head):
-        look.changed, look.untracked = known.changed, known.untracked
+            _copy_agent_objects(repo, known, [*named, *state.staged.objects])
+    if (state.worktree, state.head) == (known.worktree, known.head):
+        state.changed, state.untracked = known.changed, known.untracked
     else:
-        look.changed, look.untracked = _counted(shelf, look)
-    return look
+        state.changed, state.untracked = _count_changes(repo, state)
+    return state
 
 
-def _begin(shelf: Shelf, index: Path) -> list[str]:
+def _fill_first_index(repo: CheckpointRepository, index: Path) -> list[str]:
     """Fill the first index of a workdir from HEAD, so that few files are new; return the names in
     it. Entries that git refuses in an index are skipped."""
     names: list[str] = []
-    if not shelf.tree:
+    if not repo.tree:
         return names
     lines = []
-    for line in split(shelf.run("ls-tree", "-r", "-z", "--full-tree", shelf.tree).stdout):
+    for line in split(repo.run("ls-tree", "-r", "-z", "--full-tree", repo.tree).stdout):
         facts, _, name = line.partition("\t")
         mode, kind, oid = facts.split(" ")
         parts = name.split("/")
@@ -220,108 +229,108 @@ def _begin(shelf: Shelf, index: Path) -> list[str]:
         ):
             names.append(name)
             lines.append(f"{mode} {oid}\t{name}\0")
-    shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
+    repo.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
     return names
 
 
-def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
+def keep_commits(repo: CheckpointRepository, commits: Sequence[str]) -> None:
     """Keep commits of the agent's own repository beside the checkpoints, under rescue refs. The
     order of `commits` is newest first: they may contain the older ones, so few refs are needed.
 
     Raises WorkspaceError where a commit is missing or incomplete, GitFailed.
     """
-    with in_words(shelf, "saved"):
-        _bring(shelf, CapturedState(head=shelf.head), list(commits))
-        if absent := missing(shelf, list(commits)):
+    with report_disk_errors(repo, "saved"):
+        _copy_agent_objects(repo, CapturedState(head=repo.head), list(commits))
+        if absent := missing(repo, list(commits)):
             raise WorkspaceError(
-                f"The commit {absent[0][:12]} of {shelf.top} could not be saved.",
+                f"The commit {absent[0][:12]} of {repo.top} could not be saved.",
                 "Check it with git fsck.",
             )
         kept: list[str] = []
         for oid in commits:
             below = any(
-                shelf.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0
+                repo.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0
                 for other in kept
             )
             kept += [] if below else [oid]
-        flush(shelf.objects)
-        shelf.order(*(f"update refs/perdure/rescue/{shelf.id}/{oid} {oid}" for oid in kept))
+        flush(repo.objects)
+        repo.update_refs(*(f"update refs/perdure/rescue/{repo.id}/{oid} {oid}" for oid in kept))
 
 
-def _bring(shelf: Shelf, known: CapturedState, wanted: list[str]) -> None:
+def _copy_agent_objects(
+    repo: CheckpointRepository, known: CapturedState, wanted: list[str]
+) -> None:
     """Copy the agent's objects that a checkpoint needs. perdure's own git only reads the agent's
     repository, and runs no program that its settings name."""
-    wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
-    if unknown := set(missing(shelf, wanted, lent=True)):
+    wanted = missing(repo, [oid for oid in dict.fromkeys(wanted) if oid])
+    if unknown := set(missing(repo, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
     if not wanted:
         return
-    there = [oid for oid in dict.fromkeys((known.head, shelf.pinned)) if oid and shelf.commit(oid)]
+    there = [oid for oid in dict.fromkeys((known.head, repo.pinned)) if oid and repo.commit_id(oid)]
     asked = "".join(f"{line}\n" for line in [*wanted, "--not", *there])
-    packs = shelf.objects / "pack"
+    packs = repo.objects / "pack"
     packs.mkdir(exist_ok=True)
-    shelf.run(
+    repo.run(
         "pack-objects",
         "-q",
         "--revs",
         "--non-empty",
         str(packs / "pack"),
         stdin=asked.encode(),
-        lent=True,
+        with_agent_objects=True,
     )
 
 
-def copy_commit(shelf: Shelf, commit: str) -> None:
+def copy_commit(repo: CheckpointRepository, commit: str) -> None:
     """Copy a commit with its history from the agent's repository to the checkpoint repository,
     unless it is there already. Raises NotFound."""
-    if shelf.lent is not None:
-        _bring(shelf, CapturedState(), [commit])
-    if not shelf.commit(commit):
+    if repo.agent_objects is not None:
+        _copy_agent_objects(repo, CapturedState(), [commit])
+    if not repo.commit_id(commit):
         raise NotFound(
-            f"The commit {commit[:12]} is not in {shelf.top} any more.",
+            f"The commit {commit[:12]} is not in {repo.top} any more.",
             "Inspect that repository: the agent may have removed it.",
         )
 
 
-def _counted(shelf: Shelf, look: CapturedState) -> tuple[int, int]:
-    base = look.tree or shelf.put("tree", b"")
+def _count_changes(repo: CheckpointRepository, state: CapturedState) -> tuple[int, int]:
+    base = state.tree or repo.write_object("tree", b"")
     states = [
         change.state
-        for change in changes(shelf, base, look.worktree)
+        for change in changes(repo, base, state.worktree)
         if "160000" not in (change.old_mode, change.mode)
     ]
     return len(states) - states.count("A"), states.count("A")
 
 
-def _commit(shelf: Shelf, look: CapturedState) -> None:
+def _commit(repo: CheckpointRepository, state: CapturedState) -> None:
     """Write the commit of the checkpoint, unless it would equal the last commit."""
     entries = [
-        ("100644", "checkpoint.json", shelf.put("blob", look.about)),
-        ("40000", "worktree", look.worktree),
+        ("100644", "checkpoint.json", repo.write_object("blob", state.about)),
+        ("40000", "worktree", state.worktree),
     ]
-    if look.staged.tree and look.staged.tree != look.tree:
-        entries.append(("40000", "index", look.staged.tree))
-    if stages := look.staged.objects:
-        entries.append(
-            ("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages]))
-        )
-    tree = tree_of(shelf, entries)
+    if state.staged.tree and state.staged.tree != state.tree:
+        entries.append(("40000", "index", state.staged.tree))
+    if stages := state.staged.objects:
+        entries.append(("40000", "stages", tree_of(repo, [("100644", oid, oid) for oid in stages])))
+    tree = tree_of(repo, entries)
     also = list(
         dict.fromkeys(
             oid
-            for oid in [*staging.commits(look.operation), *look.branches.commits]
-            if oid != look.head
+            for oid in [*staging.commits(state.operation), *state.branches.commits]
+            if oid != state.head
         )
     )
-    absent = set(missing(shelf, also))
-    parents = [oid for oid in (look.head, *also) if oid and oid not in absent]
+    absent = set(missing(repo, also))
+    parents = [oid for oid in (state.head, *also) if oid and oid not in absent]
     says = [tree, *parents]
-    if look.commit and look.says == says:
+    if state.commit and state.says == says:
         return
-    look.says = says
+    state.says = says
     lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
-    look.commit = shelf.put(
+    state.commit = repo.write_object(
         "commit",
         "\n".join(
             [*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]

@@ -1,7 +1,7 @@
 """Saves, restores, compares, deletes, exports and imports the checkpoints of workdirs.
 
 `Workspaces.checkpoints` is an instance of `WorkdirCheckpoints`. Every method locks and opens the
-workdir's checkpoint repository (`shelf`) and calls `capture`, `restore` or `pack`.
+workdir's checkpoint repository (`checkpoint_repository`) and calls `capture`, `restore` or `pack`.
 """
 
 from __future__ import annotations
@@ -18,68 +18,70 @@ from perdure.model import Backend, Saved, Workspace
 from perdure.model.events import WorkSeen
 from perdure.workspace.identity import Places
 from perdure.workspace.snapshot import capture, refs
-from perdure.workspace.snapshot.shelf import Shelf
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.snapshot.trees import changes
 
 if TYPE_CHECKING:
-    from perdure.workspace.removal import HeldFiles
+    from perdure.workspace.removal import CheckpointCoverage
     from perdure.workspace.snapshot.pack import Packed, PackedFacts
     from perdure.workspace.snapshot.restore import RestoredWorkdir
-    from perdure.workspace.work import Against
+    from perdure.workspace.work import AttemptBaseline
 
 
 class WorkdirCheckpoints:
     """Checkpoints of all workdirs below a root. `git` makes the root if necessary, and returns git
-    for it. `shelf` opens the checkpoint repository of a workdir."""
+    for it. `open_repository` opens the checkpoint repository of a workdir."""
 
     def __init__(
         self,
         places: Places,
         git: Callable[[], Git],
-        shelf: Callable[[Workspace], AbstractContextManager[Shelf]],
+        open_repository: Callable[[Workspace], AbstractContextManager[CheckpointRepository]],
     ) -> None:
-        self._places, self._git, self._shelf = places, git, shelf
+        self._places, self._git, self._open = places, git, open_repository
 
-    def carry(
+    def copy_state(
         self, source: Workspace, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Copy the source's current state (files, staged and unstaged) to the target, on the
         target's own branch. The source is only read. The target must hold no work yet. Raises the
-        errors of `put_in_place`."""
-        with self._shelf(source) as shelf:
+        errors of `restore`."""
+        with self._open(source) as repo:
             ref = f"refs/perdure/fork/{target.id}"
-            commit = capture.save(shelf, ref, ignored).commit
+            commit = capture.save(repo, ref, ignored).commit
             try:
-                return self._grow(shelf, commit, target, ignored)
+                return self._grow(repo, commit, target, ignored)
             finally:
-                shelf.order(f"delete {ref}")
+                repo.update_refs(f"delete {ref}")
 
-    def grow(
+    def copy_checkpoint(
         self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Copy one of the source's checkpoints to the target's workdir, on the target's own branch.
-        The source is only read. Raises the errors of `put_in_place`."""
-        with self._shelf(source) as shelf:
-            return self._grow(shelf, commit, target, ignored)
+        The source is only read. Raises the errors of `restore`."""
+        with self._open(source) as repo:
+            return self._grow(repo, commit, target, ignored)
 
-    def bring(self, source: Workspace, target: Workspace, commit: str) -> None:
+    def copy_commit(self, source: Workspace, target: Workspace, commit: str) -> None:
         """Copy a commit from one isolated workdir's repository to another's. Does nothing for
         worktrees of one repository, which share it already. The source is only read. Raises
         NotFound if the source does not have the commit, and WorkspaceError."""
         from perdure.workspace.snapshot import pack
 
         if source.id != target.id and target.backend is Backend.ISOLATED:
-            with self._shelf(source) as shelf, self._shelf(target) as other:
-                _check_own(shelf)
-                pack.bring(shelf, other, commit)
+            with self._open(source) as repo, self._open(target) as other:
+                _check_own(repo)
+                pack.transfer_commit(repo, other, commit)
 
-    def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> RestoredWorkdir:
+    def _grow(
+        self, repo: CheckpointRepository, commit: str, target: Workspace, ignored: str
+    ) -> RestoredWorkdir:
         from perdure.workspace.snapshot import pack, restore
 
-        _check_own(shelf)
-        with self._shelf(target) as other:
-            pack.send(shelf, other, commit)
-            return restore.put_in_place(
+        _check_own(repo)
+        with self._open(target) as other:
+            pack.transfer_checkpoint(repo, other, commit)
+            return restore.restore_workdir(
                 self._places, target, other, commit, ignored, branch=target.branch
             )
 
@@ -98,8 +100,8 @@ class WorkdirCheckpoints:
         from perdure.workspace.snapshot import pack
 
         with (
-            self._shelf(workspace) as shelf,
-            pack.pack(self._places, shelf, commit, without, began=began, have=have) as packed,
+            self._open(workspace) as repo,
+            pack.pack(self._places, repo, commit, without, began=began, have=have) as packed,
         ):
             yield packed
 
@@ -107,7 +109,7 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1
     ) -> Saved:
         """Import a pack as a checkpoint of this workdir and return that checkpoint, as `save`
-        would. The caller then restores it with `put_in_place`. For the `here` backend in an empty
+        would. The caller then restores it with `restore`. For the `here` backend in an empty
         directory, a shallow repository is made first.
 
         Raises Conflict where the directory has files, or where the repository lacks the commit that
@@ -116,10 +118,12 @@ class WorkdirCheckpoints:
         from perdure.workspace.snapshot import pack
 
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
-            pack.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
-        with self._shelf(workspace) as shelf:
-            pack.unpack(shelf, file, packed.commit, packed.shallow, number)
-            ref, git_dir = shelf.ref(number), str(shelf.refs.git_dir)
+            pack.make_shallow_repository(
+                self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head
+            )
+        with self._open(workspace) as repo:
+            pack.unpack(repo, file, packed.commit, packed.shallow, number)
+            ref, git_dir = repo.ref(number), str(repo.refs.git_dir)
         return Saved(
             commit=packed.commit, ref=ref, git_dir=git_dir, head=packed.head, branch=packed.branch
         )
@@ -128,27 +132,27 @@ class WorkdirCheckpoints:
         """Save the workdir durably as checkpoint `number`. Changes nothing in the workdir.
         `ignored`: the ignored files to include (`small`, `all`, `none`). If no checkpoint was made,
         raises WorkspaceError, GitFailed or OSError."""
-        with self._shelf(workspace) as shelf:
-            return capture.save(shelf, shelf.ref(number), ignored)
+        with self._open(workspace) as repo:
+            return capture.save(repo, repo.ref(number), ignored)
 
     def save_last(
-        self, workspace: Workspace, number: int, against: Against, *, ignored: str = "small"
+        self, workspace: Workspace, number: int, against: AttemptBaseline, *, ignored: str = "small"
     ) -> tuple[Saved, WorkSeen | None]:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
         with its state at the beginning of the attempt. Returns the checkpoint and the comparison;
         the comparison is None where git cannot compare the two states."""
         from perdure.workspace.work import observe
 
-        with self._shelf(workspace) as shelf:
-            last = capture.save(shelf, shelf.ref(number), ignored)
+        with self._open(workspace) as repo:
+            last = capture.save(repo, repo.ref(number), ignored)
             try:
-                return last, observe(shelf, last, against)
+                return last, observe(repo, last, against)
             except GitFailed:
                 # The commit that the attempt began with may be missing: its checkpoint was deleted,
                 # or the history is shallow.
                 return last, None
 
-    def put_in_place(
+    def restore(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Restore the workdir to a checkpoint (a commit that `save` returned): files, index, HEAD
@@ -159,8 +163,8 @@ class WorkdirCheckpoints:
         """
         from perdure.workspace.snapshot import restore
 
-        with self._shelf(workspace) as shelf:
-            return restore.put_in_place(self._places, workspace, shelf, commit, ignored)
+        with self._open(workspace) as repo:
+            return restore.restore_workdir(self._places, workspace, repo, commit, ignored)
 
     def drift(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
@@ -169,28 +173,28 @@ class WorkdirCheckpoints:
         text. Writes no ref."""
         from perdure.workspace.snapshot import restore
 
-        with self._shelf(workspace) as shelf:
-            return restore.drift(shelf, commit, ignored)
+        with self._open(workspace) as repo:
+            return restore.drift(repo, commit, ignored)
 
-    def held(
+    def coverage(
         self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small"
-    ) -> HeldFiles | None:
+    ) -> CheckpointCoverage | None:
         """Compare the workdir's current content with checkpoint `number`, and return the part that
         the checkpoint has. None where the checkpoint is missing or incomplete. Raises
         WorkspaceError, GitFailed."""
-        from perdure.workspace.removal import HeldFiles
+        from perdure.workspace.removal import CheckpointCoverage
         from perdure.workspace.snapshot import restore
 
-        found = refs.holders(self._places, workspace, self._git(), number, commit)
+        found = refs.complete_repositories(self._places, workspace, self._git(), number, commit)
         if not found:
             return None
-        with self._shelf(workspace) as shelf:
-            now = restore.compare(shelf, commit, ignored)
-        return HeldFiles(
+        with self._open(workspace) as repo:
+            now = restore.compare(repo, commit, ignored)
+        return CheckpointCoverage(
             number=number,
             commit=commit,
-            keepers=tuple(found),
-            apart=now.apart,
+            repositories=tuple(found),
+            differing_files=now.differing,
             left_out=now.left_out,
             staged=now.staged,
         )
@@ -198,24 +202,26 @@ class WorkdirCheckpoints:
     def is_kept(self, workspace: Workspace, number: int, commit: str) -> bool:
         """Return whether a checkpoint exists with all its content, even if its workdir is gone.
         Raises GitFailed."""
-        return bool(refs.holders(self._places, workspace, self._git(), number, commit))
+        return bool(
+            refs.complete_repositories(self._places, workspace, self._git(), number, commit)
+        )
 
     def keep_commits(self, workspace: Workspace, commits: Sequence[str]) -> None:
         """Save commits that only the reflog of an isolated workdir has. Raises WorkspaceError,
         GitFailed."""
-        with self._shelf(workspace) as shelf:
-            capture.keep_commits(shelf, commits)
+        with self._open(workspace) as repo:
+            capture.keep_commits(repo, commits)
 
-    def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
+    def new_files(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
         """Return the new files of each of these checkpoints, in order. Each checkpoint is compared
         with the one before it. The first one is compared with the state in which the workdir began;
         its list is empty where that state is not known. The names are untrusted text."""
-        with self._shelf(workspace) as shelf:
-            begun = shelf.pinned or workspace.base
+        with self._open(workspace) as repo:
+            begun = repo.pinned or workspace.base
             if begun:
                 before = f"{begun}^{{tree}}"
             elif workspace.backend is Backend.TASK:
-                before = shelf.put("tree", b"")
+                before = repo.write_object("tree", b"")
             else:
                 before = ""
             found = []
@@ -224,7 +230,7 @@ class WorkdirCheckpoints:
                 found.append(
                     [
                         change.name
-                        for change in changes(shelf, before or after, after)
+                        for change in changes(repo, before or after, after)
                         if change.state == "A"
                     ]
                 )
@@ -234,18 +240,22 @@ class WorkdirCheckpoints:
     def list_saved(self, workspace: Workspace) -> dict[int, str]:
         """Return the commits of a workdir's checkpoints, by checkpoint number. The workdir itself
         may be gone."""
-        return refs.numbers(self._places, workspace, self._git())
+        return refs.commits_by_number(self._places, workspace, self._git())
 
-    def forget(self, workspace: Workspace, *numbers: int) -> None:
+    def delete(self, workspace: Workspace, *numbers: int) -> None:
         """Delete checkpoints. Weeks later, git's own gc removes the objects that no other
         checkpoint needs."""
-        refs.forget(self._places, workspace, self._git(), numbers)
+        refs.delete_refs(self._places, workspace, self._git(), numbers)
 
 
-def _check_own(shelf: Shelf) -> None:
+def _check_own(repo: CheckpointRepository) -> None:
     """Raise WorkspaceError if an agent's repository borrows objects from anywhere but the cache,
     because those objects would be copied into another workdir."""
     from perdure.workspace.isolated import check_objects
 
-    if shelf.lent is not None and shelf.borrowed is not None and shelf.borrowed.git_dir is not None:
-        check_objects(shelf.lent, shelf.borrowed.git_dir / "objects")
+    if (
+        repo.agent_objects is not None
+        and repo.cache_git is not None
+        and repo.cache_git.git_dir is not None
+    ):
+        check_objects(repo.agent_objects, repo.cache_git.git_dir / "objects")

@@ -18,9 +18,9 @@ from perdure.errors import WorkspaceError
 from perdure.host.git import GitResult
 from perdure.model.checkpoints import BUILT_AGAIN
 from perdure.workspace.locks import read
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 from perdure.workspace.snapshot.escapes import ODD, ODD_LINK
 from perdure.workspace.snapshot.findings import Findings, Piece
-from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 REBUILDABLE = frozenset(
     """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -32,7 +32,7 @@ CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 LARGE = 10 << 20
 MOST_BYTES = 8 << 30
 """Maximum total size of the files in a directory without git, in bytes. A larger directory is not
-saved. `Shelf.most_files` limits the number of files."""
+saved. `CheckpointRepository.most_files` limits the number of files."""
 
 
 class Listing:
@@ -42,22 +42,22 @@ class Listing:
 
     def __init__(
         self,
-        shelf: Shelf,
+        repo: CheckpointRepository,
         piece: Piece,
         known: Findings,
         found: Findings,
         policy: str,
         user_index: Path | None,
     ) -> None:
-        self.shelf, self.piece, self.known, self.found, self.policy, self.user_index = (
-            shelf,
+        self.repo, self.piece, self.known, self.found, self.policy, self.user_index = (
+            repo,
             piece,
             known,
             found,
             policy,
             user_index,
         )
-        self.eye = shelf.looking_at(piece.root)
+        self.inspector = repo.for_directory(piece.root)
         self.outer = piece.outer
         self.whole = not piece.prefix
         self.count = self.bytes = 0
@@ -69,10 +69,10 @@ class Listing:
     def run(self) -> tuple[list[str], list[str]]:
         """Return (names to add to the index or update in it, names to remove from it). Raises
         WorkspaceError, GitFailed."""
-        if self._still():
-            changed, others = self._stirred()
+        if self._is_unchanged():
+            changed, others = self._list_changed_contents()
         else:
-            changed, others = self._listed()
+            changed, others = self._list_all()
         if not self.piece.seen:
             names = self.piece.begun
             if names is None:
@@ -80,9 +80,9 @@ class Listing:
             changed_dirs = set(chain.from_iterable(above(name) for name in names))
             self.fresh |= {"", *changed_dirs}
         for name in others:
-            self._other(name)
+            self._add_untracked(name)
         gone = self._changed(changed)
-        self._judge()
+        self._leave_out_unwanted()
         return [*self.new, *(name for name in changed if name not in gone)], gone
 
     def idle(self) -> list[str]:
@@ -95,20 +95,20 @@ class Listing:
         ]
 
     def _git(self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,)) -> GitResult:
-        return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
+        return self.inspector.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
-    def _listed(self) -> tuple[list[str], list[str]]:
+    def _list_all(self) -> tuple[list[str], list[str]]:
         """Return (names whose file differs from the index or is gone, names that are not in the
         index)."""
         # diff-files is used and not ls-files, because it also names a file whose mode or time alone
         # has changed.
         changed = self.piece.begun
         if changed is None:
-            changed = self._stirred()[0]
+            changed = self._list_changed_contents()[0]
         others = self._git("ls-files", "-z", "--others", "--directory").stdout
         return list(changed), split(others)
 
-    def _still(self) -> bool:
+    def _is_unchanged(self) -> bool:
         """Return whether no directory has changed since the last capture. Then no name was added or
         removed."""
         for directory, (changed, _, _) in self.piece.seen.items():
@@ -124,13 +124,13 @@ class Listing:
                 return False
         return bool(self.piece.seen) and self.piece.prefix in self.known.idle
 
-    def _stirred(self) -> tuple[list[str], list[str]]:
-        """Return the same two lists as `_listed`, for a directory in which only the content of
+    def _list_changed_contents(self) -> tuple[list[str], list[str]]:
+        """Return the same two lists as `_list_all`, for a directory in which only the content of
         files can have changed. Files that the last capture did not save are inspected again."""
         said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         return split(said.stdout), self.known.idle.get(self.piece.prefix, [])
 
-    def _other(self, name: str) -> None:
+    def _add_untracked(self, name: str) -> None:
         parts = name.rstrip("/").split("/")
         if any(ODD.fullmatch(part) for part in parts) or (self.whole and name == ".git/"):
             return
@@ -167,7 +167,7 @@ class Listing:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                self._leave(f"{here}/", f"it cannot be read: {error.strerror}")
+                self._leave_out(f"{here}/", f"it cannot be read: {error.strerror}")
                 continue
             if not taken:
                 self.found.empty.append(self.outer + here)
@@ -189,11 +189,11 @@ class Listing:
                 else f"it is ignored, and larger than {LARGE >> 20} MiB"
             )
         self.count, self.bytes = self.count + 1, self.bytes + seen.st_size
-        if self.shelf.admin is None and (
-            self.count > self.shelf.most_files or self.bytes > MOST_BYTES
+        if self.repo.admin is None and (
+            self.count > self.repo.most_files or self.bytes > MOST_BYTES
         ):
             raise WorkspaceError(
-                f"{self.shelf.top} holds more than {self.shelf.most_files:,} files or "
+                f"{self.repo.top} holds more than {self.repo.most_files:,} files or "
                 f"{MOST_BYTES >> 30} GiB, too much to save without git.",
                 "Work in a git repository, or in a smaller directory.",
             )
@@ -225,7 +225,7 @@ class Listing:
                 self.suspects[name] = f"it is ignored, and larger than {LARGE >> 20} MiB"
         return leaving
 
-    def _judge(self) -> None:
+    def _leave_out_unwanted(self) -> None:
         """Decide on each name in `suspects`: leave it out if git ignores it, otherwise add it."""
         while self.suspects:
             asked, self.suspects = self.suspects, {}
@@ -233,7 +233,7 @@ class Listing:
             for name, why in asked.items():
                 if name in ignored:
                     self.new.pop(name, None)
-                    self._leave(name, why)
+                    self._leave_out(name, why)
                 elif name.endswith("/"):
                     self._walk(name.rstrip("/"), sure=True)
                 elif name not in self.new:
@@ -243,7 +243,7 @@ class Listing:
     def _ignored(self, names: list[str]) -> set[str]:
         # Without git there is no list of ignored names. So a name that a build recreates counts as
         # ignored.
-        built = {name for name in names if self.shelf.admin is None and name.endswith("/")}
+        built = {name for name in names if self.repo.admin is None and name.endswith("/")}
         asked = [name for name in names if name not in built]
         if not asked:
             return built
@@ -265,25 +265,36 @@ class Listing:
     def _tracked(self, names: list[str]) -> set[str]:
         """Return the names that the workdir's own repository tracks, even if it ignores them."""
         found = set[str]()
-        if self.shelf.tree:
+        if self.repo.tree:
             found.update(
                 split(
-                    self.eye.run(
-                        "ls-tree", "-z", "--name-only", self.shelf.tree, "--", *names, lent=True
+                    self.inspector.run(
+                        "ls-tree",
+                        "-z",
+                        "--name-only",
+                        self.repo.tree,
+                        "--",
+                        *names,
+                        with_agent_objects=True,
                     ).stdout
                 )
             )
         if self.user_index is not None:
             found.update(
                 split(
-                    self.eye.run(
-                        "ls-files", "-z", "--", *names, index=self.user_index, lent=True
+                    self.inspector.run(
+                        "ls-files",
+                        "-z",
+                        "--",
+                        *names,
+                        index=self.user_index,
+                        with_agent_objects=True,
                     ).stdout
                 )
             )
         return found
 
-    def _leave(self, name: str, why: str) -> None:
+    def _leave_out(self, name: str, why: str) -> None:
         self.found.left_out.append((self.outer + name, why))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from perdure.errors import GitFailed
 from perdure.patterns import late_pattern
-from perdure.workspace.snapshot.shelf import Shelf
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 
 ASIDE = ".imported"
 _LARGEST = 1 << 20
@@ -54,13 +54,13 @@ def kind(parts: Sequence[str]) -> str:
     return ""
 
 
-def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
+def plain(repo: CheckpointRepository, content: bytes | Path, link: bool) -> bytes | None:
     """Return a configuration reduced to its harmless settings. None if all of its settings are
     harmless; the file then stays as it is."""
     if link or isinstance(content, Path) or len(content) > _LARGEST:
         return _written([])
     try:
-        said = shelf.run(
+        said = repo.run(
             "config", "--file", "-", "--no-includes", "--null", "--list", stdin=content
         ).stdout
     except GitFailed:

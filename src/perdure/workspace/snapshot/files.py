@@ -32,9 +32,9 @@ from perdure.workspace import trash
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
 from perdure.workspace.snapshot import disarm
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.snapshot.escapes import unescape
 from perdure.workspace.snapshot.modes import Rights, given, kept, umask
-from perdure.workspace.snapshot.shelf import Shelf
 from perdure.workspace.snapshot.trees import Change
 
 _NOTHING = "000000"
@@ -50,12 +50,12 @@ class Placer:
     written."""
 
     def __init__(
-        self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False
+        self, places: Places, repo: CheckpointRepository, rights: Rights, *, outside: bool = False
     ) -> None:
         """Prepare to write. `outside`: whether the checkpoint came from another machine, so that
         repositories in it have to be made harmless (see `disarm`)."""
         self._outside = outside
-        self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
+        self._places, self._shelf, self._rights, self._umask = places, repo, rights, umask()
         self._scratch = make_private(places.scratch)
         self._made: dict[str, None] = {}
         self.notes: list[str] = []
@@ -332,7 +332,7 @@ class Placer:
             "why": f"in the way of a restore of {self._shelf.top}",
             "parts": {"in-the-way": str(place)},
         }
-        target = trash.put(
+        target = trash.move_to_trash(
             self._places.trash(""),
             self._shelf.id,
             [("in-the-way", path_in(fd, place.parent, aside))],
@@ -367,7 +367,7 @@ class Placer:
             if size > _AT_ONCE:
                 made = (
                     self._scratch
-                    / self._shelf.looking_at(self._scratch).run("unpack-file", change.new).text
+                    / self._shelf.for_directory(self._scratch).run("unpack-file", change.new).text
                 )
                 try:
                     yield change, made

@@ -22,7 +22,7 @@ from msgspec import Struct, field
 from perdure.errors import Conflict
 from perdure.patterns import late_pattern
 from perdure.workspace.locks import is_real_directory, sync
-from perdure.workspace.snapshot.shelf import Shelf, joined, split
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 
 _SINGLE = (
     "MERGE_HEAD",
@@ -106,12 +106,14 @@ def _copy(source: Path, target: Path) -> bool:
     return True
 
 
-def staged(shelf: Shelf, copy: Path) -> Staged:
+def staged(repo: CheckpointRepository, copy: Path) -> Staged:
     """Return the content of a copy of the workdir's index. Reading changes the copy, so it cannot
     be used again."""
     found, announced = Staged(), False
-    empty = shelf.put("blob", b"")
-    for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
+    empty = repo.write_object("blob", b"")
+    for line in split(
+        repo.run("ls-files", "-z", "-v", "--stage", index=copy, with_agent_objects=True).stdout
+    ):
         tag, mode, rest = line.split(" ", 2)
         ids, _, name = rest.partition("\t")
         oid, _, stage = ids.partition(" ")
@@ -125,16 +127,16 @@ def staged(shelf: Shelf, copy: Path) -> Staged:
             found.skipped.append(name)
     if found.stages:
         names = list(dict.fromkeys(name for _, _, _, name in found.stages))
-        shelf.run(
+        repo.run(
             "update-index",
             "--force-remove",
             "-z",
             "--stdin",
             index=copy,
             stdin=joined(names),
-            lent=True,
+            with_agent_objects=True,
         )
-    found.tree = shelf.run("write-tree", "--missing-ok", index=copy, lent=True).text
+    found.tree = repo.run("write-tree", "--missing-ok", index=copy, with_agent_objects=True).text
     if announced:
         asked = (
             "diff-index",
@@ -145,30 +147,32 @@ def staged(shelf: Shelf, copy: Path) -> Staged:
             "--ignore-submodules=all",
             "-z",
         )
-        found.intent = split(shelf.run(*asked, found.tree, "--", index=copy, lent=True).stdout)
+        found.intent = split(
+            repo.run(*asked, found.tree, "--", index=copy, with_agent_objects=True).stdout
+        )
     return found
 
 
-def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
+def put_staged(repo: CheckpointRepository, wanted: Staged, tree: str, scratch: Path) -> None:
     """Write the workdir's index from this tree and the conflicts and flags in `wanted`. Raises
     Conflict while a git process is running in the workdir."""
-    assert shelf.admin is not None
+    assert repo.admin is not None
     fresh = scratch / f"index-{secrets.token_hex(6)}"
     if tree:
-        shelf.run("read-tree", tree, index=fresh)
+        repo.run("read-tree", tree, index=fresh)
     if wanted.stages:
         lines = "".join(
             f"{mode} {oid} {stage}\t{name}\0" for mode, oid, stage, name in wanted.stages
         )
-        shelf.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
+        repo.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
     if wanted.intent:
         there = [
             name
             for name in wanted.intent
-            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()
+            if (repo.top / name).is_file() and not (repo.top / name).is_symlink()
         ]
         if there:
-            shelf.run(
+            repo.run(
                 "add",
                 "--force",
                 "--intent-to-add",
@@ -177,16 +181,16 @@ def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
                 index=fresh,
                 stdin=joined(there),
             )
-    shelf.run("update-index", "-q", "--refresh", index=fresh, good=(0, 1))
+    repo.run("update-index", "-q", "--refresh", index=fresh, good=(0, 1))
     for flag, names in (
         ("--assume-unchanged", wanted.assumed),
         ("--skip-worktree", wanted.skipped),
     ):
         if names:
-            shelf.run("update-index", flag, "-z", "--stdin", index=fresh, stdin=joined(names))
+            repo.run("update-index", flag, "-z", "--stdin", index=fresh, stdin=joined(names))
     content = fresh.read_bytes() if fresh.exists() else b""
     fresh.unlink(missing_ok=True)
-    _exchange(shelf.admin, "index", content)
+    _exchange(repo.admin, "index", content)
 
 
 def _exchange(admin: Path, name: str, content: bytes) -> None:

@@ -25,9 +25,9 @@ from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 from perdure.workspace.snapshot.escapes import unescape
-from perdure.workspace.snapshot.restore import lend_objects, load
-from perdure.workspace.snapshot.shelf import Shelf, joined, split
+from perdure.workspace.snapshot.restore import copy_to_agent_repository, load
 from perdure.workspace.snapshot.trees import commit_of, tree_of
 
 _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -60,7 +60,7 @@ class Packed(Struct, frozen=True, kw_only=True):
 @contextlib.contextmanager
 def pack(
     places: Places,
-    shelf: Shelf,
+    repo: CheckpointRepository,
     commit: str,
     without: Sequence[str],
     *,
@@ -74,16 +74,16 @@ def pack(
     `began`: the commit at which history is cut (default: where the workdir began). `have`:
     checkpoints that the receiver already has; unknown ones are skipped.
     """
-    checkpoint = load(shelf, commit)
+    checkpoint = load(repo, commit)
     scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
     scratch.mkdir(mode=0o700)
     try:
         kept: tuple[str, ...] = ()
         oid = checkpoint.commit
         if without:
-            oid, kept = _without(shelf, oid, checkpoint.head, without, scratch)
-        shallow = _cut(shelf, oid, began or shelf.pinned)
-        known = [each for each in have if shelf.commit(each)]
+            oid, kept = _without(repo, oid, checkpoint.head, without, scratch)
+        shallow = _cut(repo, oid, began or repo.pinned)
+        known = [each for each in have if repo.commit_id(each)]
         asked = "".join(f"--shallow {edge}\n" for edge in shallow) + "\n".join(
             [oid, "--not", *known, ""]
         )
@@ -95,46 +95,46 @@ def pack(
             "--compression=1",
             str(scratch / "pack"),
         )
-        name = shelf.run(*words, stdin=asked.encode()).text
+        name = repo.run(*words, stdin=asked.encode()).text
         with (scratch / f"pack-{name}.pack").open("rb") as file:
             facts = PackedFacts(
                 commit=oid,
                 shallow=tuple(shallow),
                 head=checkpoint.head,
                 branch=checkpoint.branch,
-                form=shelf.form,
+                form=repo.form,
             )
             yield Packed(facts=facts, kept=kept, file=file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
+def _cut(repo: CheckpointRepository, commit: str, began: str) -> list[str]:
     """Return the commits at which history is cut: the commit that the run began at, and commits
     with a parent older than it."""
-    base = began if began and shelf.commit(began) else ""
+    base = began if began and repo.commit_id(began) else ""
     if base:
-        before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split()
+        before = repo.run("rev-parse", f"{base}^@", good=(0, 128)).text.split()
     else:
         before = []
     parents = {}
-    for line in shelf.run("rev-list", "--parents", commit, "--not", *before).text.split("\n"):
+    for line in repo.run("rev-list", "--parents", commit, "--not", *before).text.split("\n"):
         oid, *above = line.split(" ")
         parents[oid] = above
     return [oid for oid, above in parents.items() if any(parent not in parents for parent in above)]
 
 
 def _without(
-    shelf: Shelf, commit: str, head: str, names: Sequence[str], scratch: Path
+    repo: CheckpointRepository, commit: str, head: str, names: Sequence[str], scratch: Path
 ) -> tuple[str, tuple[str, ...]]:
     """Return the checkpoint's commit without some files, and the names of those files that are in
     HEAD."""
-    entries, parents = commit_of(shelf, commit)
+    entries, parents = commit_of(repo, commit)
     wanted = [name.rstrip("/") for name in names]
 
     def chosen(tree: str) -> list[tuple[str, str]]:
         found = []
-        for line in split(shelf.run("ls-tree", "-r", "-z", tree).stdout):
+        for line in split(repo.run("ls-tree", "-r", "-z", tree).stdout):
             facts, _, name = line.partition("\t")
             plain = unescape(name, facts.startswith(_LINK))
             if any(plain == one or plain.startswith(f"{one}/") for one in wanted):
@@ -145,8 +145,8 @@ def _without(
     for part in ("worktree", "index"):
         if part in entries and (here := chosen(entries[part][1])):
             index = scratch / part
-            shelf.run("read-tree", entries[part][1], index=index)
-            shelf.run(
+            repo.run("read-tree", entries[part][1], index=index)
+            repo.run(
                 "update-index",
                 "--force-remove",
                 "-z",
@@ -154,15 +154,15 @@ def _without(
                 index=index,
                 stdin=joined([name for name, _ in here]),
             )
-            entries[part] = ("40000", shelf.run("write-tree", "--missing-ok", index=index).text)
+            entries[part] = ("40000", repo.run("write-tree", "--missing-ok", index=index).text)
             gone |= dict.fromkeys(plain for _, plain in here)
-    about = json.loads(shelf.run("cat-file", "blob", entries["checkpoint.json"][1]).stdout)
+    about = json.loads(repo.run("cat-file", "blob", entries["checkpoint.json"][1]).stdout)
     about["left_out"] += [[name, "it was left out of the capsule"] for name in gone]
     entries["checkpoint.json"] = (
         "100644",
-        shelf.put("blob", json.dumps(about, indent=1, sort_keys=True).encode("ascii")),
+        repo.write_object("blob", json.dumps(about, indent=1, sort_keys=True).encode("ascii")),
     )
-    made = tree_of(shelf, [(mode, name, oid) for name, (mode, oid) in entries.items()])
+    made = tree_of(repo, [(mode, name, oid) for name, (mode, oid) in entries.items()])
     who = "perdure <perdure@perdure.invalid> 0 +0000"
     lines = [
         f"tree {made}",
@@ -172,12 +172,14 @@ def _without(
         "",
         "perdure: checkpoint\n",
     ]
-    return shelf.put("commit", "\n".join(lines).encode()), tuple(
+    return repo.write_object("commit", "\n".join(lines).encode()), tuple(
         plain for _, plain in chosen(head)
     ) if head else ()
 
 
-def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) -> None:
+def make_shallow_repository(
+    git: Git, path: Path, form: str, shallow: Sequence[str], head: str
+) -> None:
     """Make an empty shallow repository in `path`, which must be empty or missing. Raises Conflict
     if the directory has files."""
     if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
@@ -209,56 +211,62 @@ def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) ->
     sync(path)
 
 
-def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], number: int) -> None:
+def unpack(
+    repo: CheckpointRepository, file: IO[bytes], commit: str, shallow: Sequence[str], number: int
+) -> None:
     """Import a pack as a checkpoint of this workdir. Raises Conflict if the repository lacks the
     commits at which the pack's history is cut, and WorkspaceError."""
     if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
         )
-    if (shelf.directory / "shallow").exists():
-        known = (shelf.directory / "shallow").read_text().split()
+    if (repo.directory / "shallow").exists():
+        known = (repo.directory / "shallow").read_text().split()
     else:
         known = []
-    if lacking := [oid for oid in shallow if oid not in known and not shelf.commit(oid)]:
-        if shelf.repository is not None:
+    if lacking := [oid for oid in shallow if oid not in known and not repo.commit_id(oid)]:
+        if repo.repository is not None:
             raise Conflict(
-                f"{shelf.top} lacks the commit {lacking[0][:12]} that the run began at.",
+                f"{repo.top} lacks the commit {lacking[0][:12]} that the run began at.",
                 "Fetch it first, or use an empty directory.",
             )
-        write(shelf.directory / "shallow", "".join(f"{oid}\n" for oid in [*known, *lacking]))
+        write(repo.directory / "shallow", "".join(f"{oid}\n" for oid in [*known, *lacking]))
     try:
-        shelf.take_in(file)
-        shelf.run("rev-list", "--objects", "--quiet", commit)
+        repo.import_pack(file)
+        repo.run("rev-list", "--objects", "--quiet", commit)
     except GitFailed as error:
         raise WorkspaceError(
             f"The pack is damaged or incomplete: {error}", "Ask for a new capsule."
         ) from error
-    load(shelf, commit)
-    flush(shelf.kept)
-    shelf.mark_outside(commit, str(number))
-    shelf.order(f"update {shelf.ref(number)} {commit}")
-    shelf.let_go()
+    load(repo, commit)
+    flush(repo.checkpoint_objects)
+    repo.mark_outside(commit, str(number))
+    repo.update_refs(f"update {repo.ref(number)} {commit}")
+    repo.release_packs()
 
 
-def send(source: Shelf, target: Shelf, commit: str) -> None:
+def transfer_checkpoint(
+    source: CheckpointRepository, target: CheckpointRepository, commit: str
+) -> None:
     """Copy a checkpoint from one workdir's objects directory to another's. Does nothing if both
     workdirs use the same directory."""
-    if source.kept == target.kept:
+    if source.checkpoint_objects == target.checkpoint_objects:
         return
     if source.form != target.form:
         raise WorkspaceError(
             f"{source.top} and {target.top} use different kinds of object ids.",
             "Use a capsule: perdure export",
         )
-    if not target.commit(commit):
-        there = [oid for oid in (target.head, target.pinned) if oid and source.commit(oid)]
+    if not target.commit_id(commit):
+        there = [oid for oid in (target.head, target.pinned) if oid and source.commit_id(oid)]
         target.receive(source, [commit, *(f"^{oid}" for oid in there)])
     if source.is_outside(commit):
         target.mark_outside(commit, commit)
 
 
-def bring(source: Shelf, target: Shelf, commit: str) -> None:
+def transfer_commit(
+    source: CheckpointRepository, target: CheckpointRepository, commit: str
+) -> None:
     """Copy a commit, with its history, from one workdir's repository to another's. Does nothing if
     both workdirs share one repository.
 
@@ -266,9 +274,9 @@ def bring(source: Shelf, target: Shelf, commit: str) -> None:
     repositories are not used. Raises NotFound where the source does not have the commit,
     WorkspaceError.
     """
-    if source.kept == target.kept:
+    if source.checkpoint_objects == target.checkpoint_objects:
         return
-    if target.repository is None or target.lent is None or source.form != target.form:
+    if target.repository is None or target.agent_objects is None or source.form != target.form:
         raise WorkspaceError(
             f"{target.top} cannot import a commit of {source.top}.", "Check its git directory."
         )
@@ -277,8 +285,8 @@ def bring(source: Shelf, target: Shelf, commit: str) -> None:
         source,
         [
             commit,
-            *(f"^{oid}" for oid in (target.head, target.pinned) if oid and source.commit(oid)),
+            *(f"^{oid}" for oid in (target.head, target.pinned) if oid and source.commit_id(oid)),
         ],
     )
     if not target.repository.commit(commit):
-        lend_objects(target, [commit], (target.head, target.pinned))
+        copy_to_agent_repository(target, [commit], (target.head, target.pinned))

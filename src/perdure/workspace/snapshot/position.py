@@ -1,8 +1,7 @@
 """Finds a workdir's files, its git directory, its repository, and its HEAD.
 
-`shelf` uses it to open a workdir's checkpoint repository. `refs` uses it to find the repositories
-that hold the refs of checkpoints.
-"""
+`checkpoint_repository` uses it to open a workdir's checkpoint repository. `refs` uses it to find
+the repositories that hold the refs of checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from perdure.workspace.locks import is_real_directory
 from perdure.workspace.worktree import common_directory, git_directory
 
 
-def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
+def locate_git(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
     """Return (top directory of the files, git directory of the workdir, git directory of the whole
     repository); None for a workdir without git. Raises WorkspaceError for a lost git directory."""
     match workspace.backend:
@@ -49,7 +48,7 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
             return Path(top), Path(found.text), Path(common)
 
 
-def standing(repository: Git) -> tuple[str, str, str, str]:
+def read_head(repository: Git) -> tuple[str, str, str, str]:
     """Return the commit of HEAD, its tree's id, the branch, and the hash algorithm of object ids.
     Commit and tree are empty before the first commit. The tree is also empty if HEAD was read
     without starting git."""

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from perdure.host.git import Git
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import git_works_in, held
-from perdure.workspace.snapshot.position import place_of
+from perdure.workspace.locks import git_works_in, hold_lock
+from perdure.workspace.snapshot.position import locate_git
 from perdure.workspace.worktree import common_directory
 
 REFS = "refs/perdure/checkpoints"
@@ -30,17 +30,16 @@ LAST = "refs/perdure/last"
 index."""
 
 
-def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
+def update_refs(refs: Git, directory: Path, orders: Sequence[str]) -> None:
     """Write or delete refs, all of them or none. Each order is `update NAME COMMIT [OLD]`, `verify
     NAME COMMIT` or `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    During a deletion, a mark file exists in the directory `shelf`. If a mark file is found later, a
-    deletion was killed. Then a lock of the packed refs is removed, unless it is older than the mark
-    file.
-    """
+    During a deletion, a mark file exists in `directory`. If a mark file is found
+    later, a deletion was killed. Then a lock of the packed refs is removed, unless it is older than
+    the mark file."""
     assert refs.git_dir is not None
-    mark = shelf / "deleting"
+    mark = directory / "deleting"
     for line in orders:
         (refs.git_dir / f"{line.split()[1]}.lock").unlink(missing_ok=True)
     packed = refs.git_dir / "packed-refs.lock"
@@ -49,7 +48,7 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
             git_works_in(tree.path) for tree in refs.worktrees()
         ):
             packed.unlink()
-    if deletes := shelf.is_dir() and any(line.startswith("delete ") for line in orders):
+    if deletes := directory.is_dir() and any(line.startswith("delete ") for line in orders):
         mark.touch()
     try:
         refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
@@ -58,12 +57,12 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
             mark.unlink(missing_ok=True)
 
 
-def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
+def repositories_of(places: Places, workspace: Workspace, git: Git) -> list[Git]:
     """Return every repository that may hold refs of this workdir's checkpoints, even if the workdir
     is gone."""
     found = []
-    if (places.shelf(workspace.id) / "made").exists():
-        found.append(git.at(places.root, places.shelf(workspace.id)))
+    if (places.checkpoint_repository(workspace.id) / "made").exists():
+        found.append(git.at(places.root, places.checkpoint_repository(workspace.id)))
     if (
         workspace.backend is Backend.WORKTREE
         and (common := common_directory(workspace.repo)).is_dir()
@@ -72,19 +71,19 @@ def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
     if (
         workspace.backend is Backend.HERE
         and Path(workspace.path).is_dir()
-        and (place := place_of(workspace, Path(workspace.path), git))
+        and (place := locate_git(workspace, Path(workspace.path), git))
     ):
         found.append(git.at(place[2], place[2]))
     return found
 
 
-def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
+def commits_by_number(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
     """Return the commits of the checkpoints by number, in ascending order."""
     below = f"{REFS}/{workspace.id}"
     found = [
         (name.rpartition("/")[2], oid)
         for name, oid in chain.from_iterable(
-            keeper.refs(below).items() for keeper in keepers(places, workspace, git)
+            keeper.refs(below).items() for keeper in repositories_of(places, workspace, git)
         )
     ]
     return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
@@ -101,22 +100,24 @@ def is_whole(keeper: Git, commit: str) -> bool:
     return files.code == 0 and all(keeper.commit(oid) for oid in (commit, *parents))
 
 
-def holders(places: Places, workspace: Workspace, git: Git, number: int, commit: str) -> list[Git]:
+def complete_repositories(
+    places: Places, workspace: Workspace, git: Git, number: int, commit: str
+) -> list[Git]:
     """Return the repositories that have the checkpoint's ref and its complete content."""
     name = f"{REFS}/{workspace.id}/{number}"
     found = [
         keeper
-        for keeper in keepers(places, workspace, git)
+        for keeper in repositories_of(places, workspace, git)
         if keeper.refs(name).get(name) == commit
     ]
     return [keeper for keeper in found if is_whole(keeper, commit)]
 
 
-def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
+def delete_refs(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
     """Delete the refs of these checkpoints. In a git directory of perdure's own, run git's
     automatic gc too."""
-    with held(places.lock(f"{workspace.id}.shelf")) as fd:
-        for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
+    with hold_lock(places.lock(f"{workspace.id}.shelf")) as fd:
+        for keeper in repositories_of(places, workspace, replace(git, keep=(*git.keep, fd))):
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
             names = [
                 f"{kind}/{workspace.id}/{number}"
@@ -124,7 +125,11 @@ def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int])
             ]
             gone = [name for name in names if name in there]
             if gone:
-                order(keeper, places.shelf(workspace.id), [f"delete {name}" for name in gone])
-            if keeper.git_dir == places.shelf(workspace.id):
+                update_refs(
+                    keeper,
+                    places.checkpoint_repository(workspace.id),
+                    [f"delete {name}" for name in gone],
+                )
+            if keeper.git_dir == places.checkpoint_repository(workspace.id):
                 settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
                 keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)

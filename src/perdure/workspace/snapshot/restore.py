@@ -1,7 +1,7 @@
 """Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, and an operation in
 progress.
 
-`Checkpoints.put_in_place` calls it and holds the workdir's lock. The current state is saved first
+`Checkpoints.restore` calls it and holds the workdir's lock. The current state is saved first
 under a rescue ref, so a restore can be undone by another one. Only differences are written. A
 restore can be killed at any moment: the next call saves what it finds and completes the restore,
 and the first rescue ref still has the original state. A file that the checkpoint left out (see
@@ -33,11 +33,16 @@ from perdure.workspace.locks import clear_locks, flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot import modes
 from perdure.workspace.snapshot.cache import FORMAT
-from perdure.workspace.snapshot.capture import again, captured_state, in_words, save
+from perdure.workspace.snapshot.capture import (
+    captured_state,
+    report_disk_errors,
+    retry_without_cache,
+    save,
+)
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
 from perdure.workspace.snapshot.escapes import unescape
 from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.modes import Rights
-from perdure.workspace.snapshot.shelf import Shelf
 from perdure.workspace.snapshot.trees import Change, changes, entries, missing, objects
 
 _OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
@@ -72,14 +77,14 @@ class WorkdirCheckpoint(Struct, frozen=True, kw_only=True):
     rights: Rights = field(default_factory=Rights)
 
 
-def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
+def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
     """Return a checkpoint's content. Raises NotFound if it is missing, WorkspaceError if it is
     damaged or is no checkpoint."""
     named = (f"{commit}^{{commit}}", f"{commit}^{{tree}}", f"{commit}:checkpoint.json")
-    found, tree, about = objects(shelf, *named)
+    found, tree, about = objects(repo, *named)
     if found is None:
         raise NotFound(
-            f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME"
+            f"There is no checkpoint {commit[:12]} of {repo.top}.", "See: perdure checkpoints NAME"
         )
     oid = found[0]
     if tree is None or about is None:
@@ -88,7 +93,7 @@ def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
             "See: perdure checkpoints NAME",
         )
     try:
-        parts = entries(tree[1], shelf.form)
+        parts = entries(tree[1], repo.form)
         said: dict[str, Any] = json.loads(about[1])
         if said["format"] != FORMAT:
             raise WorkspaceError(
@@ -131,10 +136,10 @@ def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
         ) from error
 
 
-def put_in_place(
+def restore_workdir(
     places: Places,
     workspace: Workspace,
-    shelf: Shelf,
+    repo: CheckpointRepository,
     commit: str,
     policy: str,
     *,
@@ -145,76 +150,83 @@ def put_in_place(
 
     Raises NotFound, Conflict while a process works in the workdir, WorkspaceError, GitFailed.
     """
-    with in_words(shelf, "restored"):
-        return _put_in_place(places, workspace, shelf, commit, policy, branch)
+    with report_disk_errors(repo, "restored"):
+        return _restore_workdir(places, workspace, repo, commit, policy, branch)
 
 
-def _put_in_place(
-    places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str
+def _restore_workdir(
+    places: Places,
+    workspace: Workspace,
+    repo: CheckpointRepository,
+    commit: str,
+    policy: str,
+    branch: str,
 ) -> RestoredWorkdir:
-    from perdure.workspace.removal import inside
+    from perdure.workspace.removal import processes_inside
     from perdure.workspace.snapshot.files import Placer
 
-    wanted = load(shelf, commit)
-    if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
+    wanted = load(repo, commit)
+    if working := [pid for pid in processes_inside(repo.top) if pid not in _own_process_ids()]:
         raise Conflict(
-            f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end."
+            f"Process {working[0]} works in {repo.top}.", "Stop it first, or wait for it to end."
         )
-    before, now = None, _nothing(shelf)
+    before, now = None, _empty_state(repo)
     if now is None:
-        before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
-        now = load(shelf, before.commit)
+        before = save(repo, f"refs/perdure/rescue/{repo.id}/{time.time_ns()}", policy)
+        now = load(repo, before.commit)
     branch = branch or wanted.branch
     noted = {**now.rights.noted, **wanted.rights.noted}
-    if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
+    if _is_same_state(now, wanted, branch) and not wanted.rights.misfits(
+        repo.top, noted, modes.umask()
+    ):
         if before is not None:
-            shelf.order(f"delete {before.ref}")
+            repo.update_refs(f"delete {before.ref}")
         return RestoredWorkdir(rescue=None)
-    placer = Placer(places, shelf, wanted.rights, outside=shelf.is_outside(wanted.commit))
+    placer = Placer(places, repo, wanted.rights, outside=repo.is_outside(wanted.commit))
     placer.open_up([name for name in now.rights.noted if name.endswith("/")])
-    differing = _apart(shelf, now.worktree, wanted.worktree)
+    differing = _differences(repo, now.worktree, wanted.worktree)
     placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
     placer.fit(noted)
     notes = placer.notes
-    if shelf.broken:
-        notes.append(f"git cannot use {shelf.top}/.git: only the files were restored.")
-    if shelf.admin is not None:
-        notes += _stand(workspace, shelf, now, wanted, branch)
-    flush(shelf.top)
+    if repo.broken:
+        notes.append(f"git cannot use {repo.top}/.git: only the files were restored.")
+    if repo.admin is not None:
+        notes += _restore_head_and_index(workspace, repo, now, wanted, branch)
+    flush(repo.top)
     return RestoredWorkdir(
         rescue=before,
         files=len(differing),
         notes=tuple(notes),
-        differs=drift(shelf, commit, policy),
+        differs=drift(repo, commit, policy),
     )
 
 
-def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
+def _empty_state(repo: CheckpointRepository) -> WorkdirCheckpoint | None:
     """Return an empty state if there is nothing to save: the directory has no files, commits, index
     or operation in progress. Return None for any other directory."""
-    admin = None if shelf.broken else shelf.admin
-    if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
+    admin = None if repo.broken else repo.admin
+    if repo.head or any(path.name != ".git" or admin is None for path in repo.top.iterdir()):
         return None
     if admin is not None and ((admin / "index").exists() or staging.operation(admin)):
         return None
     return WorkdirCheckpoint(
-        commit="", worktree=shelf.put("tree", b""), index="", head="", branch=shelf.branch
+        commit="", worktree=repo.write_object("tree", b""), index="", head="", branch=repo.branch
     )
 
 
-def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
+def drift(repo: CheckpointRepository, commit: str, policy: str) -> tuple[str, ...]:
     """Return the names of files that differ from a checkpoint. Writes no ref. Raises
     WorkspaceError, GitFailed."""
-    wanted = load(shelf, commit)
+    wanted = load(repo, commit)
 
-    def look(shelf: Shelf) -> tuple[str, ...]:
-        with captured_state(shelf, policy) as (now, _):
-            differing = _apart(shelf, now.worktree, wanted.worktree)
+    def capture_and_compare(repo: CheckpointRepository) -> tuple[str, ...]:
+        with captured_state(repo, policy) as (now, _):
+            differing = _differences(repo, now.worktree, wanted.worktree)
             names = [
                 unescape(change.name, "120000" in (change.mode, change.old_mode))
                 for change in differing
             ]
-            if names and shelf.is_outside(wanted.commit):
+            if names and repo.is_outside(wanted.commit):
                 from perdure.workspace.snapshot import disarm
 
                 names = [
@@ -227,20 +239,20 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
                     [
                         *names,
                         *wanted.rights.misfits(
-                            shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask()
+                            repo.top, {**wanted.rights.noted, **now.modes}, modes.umask()
                         ),
                     ]
                 )
             )
 
-    with in_words(shelf, "examined"):
-        return again(shelf, look)
+    with report_disk_errors(repo, "examined"):
+        return retry_without_cache(repo, capture_and_compare)
 
 
 class Compared(Struct, frozen=True, kw_only=True):
     """A workdir's current state compared with a checkpoint. Names are as on disk."""
 
-    apart: tuple[str, ...]
+    differing: tuple[str, ...]
     """Files that differ, are new or are gone, and files that another process is writing now."""
     left_out: tuple[tuple[str, str], ...]
     """Files and directories that a checkpoint would leave out now, each with the reason. A
@@ -249,17 +261,17 @@ class Compared(Struct, frozen=True, kw_only=True):
     """Whether all staged content is in the checkpoint or in HEAD."""
 
 
-def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
+def compare(repo: CheckpointRepository, commit: str, policy: str) -> Compared:
     """Compare the workdir with a checkpoint, by content alone. Writes no ref. Raises NotFound,
     WorkspaceError, GitFailed."""
-    wanted = load(shelf, commit)
+    wanted = load(repo, commit)
     index = wanted.index or (
-        shelf.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else ""
+        repo.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else ""
     )
 
-    def look(shelf: Shelf) -> Compared:
-        with captured_state(shelf, policy) as (now, _):
-            changed = _apart(shelf, now.worktree, wanted.worktree)
+    def capture_and_compare(repo: CheckpointRepository) -> Compared:
+        with captured_state(repo, policy) as (now, _):
+            changed = _differences(repo, now.worktree, wanted.worktree)
             names = [
                 unescape(change.name, "120000" in (change.mode, change.old_mode))
                 for change in changed
@@ -268,18 +280,18 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
                 wanted.staged.objects
             )
             apart = tuple(dict.fromkeys([*names, *now.found.unsteady]))
-            return Compared(apart=apart, left_out=tuple(now.found.left_out), staged=staged)
+            return Compared(differing=apart, left_out=tuple(now.found.left_out), staged=staged)
 
-    with in_words(shelf, "examined"):
-        return again(shelf, look)
+    with report_disk_errors(repo, "examined"):
+        return retry_without_cache(repo, capture_and_compare)
 
 
-def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
+def _differences(repo: CheckpointRepository, before: str, after: str) -> list[Change]:
     """Return the differences between two trees, but no removal of a file in the workdir's own git
     directory. Only a checkpoint that was taken while git could not use that directory contains its
     files."""
-    found = changes(shelf, before, after)
-    own = shelf.broken or shelf.admin is not None
+    found = changes(repo, before, after)
+    own = repo.broken or repo.admin is not None
     return [
         change
         for change in found
@@ -287,7 +299,7 @@ def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
     ]
 
 
-def _callers() -> set[int]:
+def _own_process_ids() -> set[int]:
     """Return the ids of this process and its ancestors. One of them may be a shell that requested
     the restore and has its current directory in the workdir."""
     found, pid = set[int](), os.getpid()
@@ -298,7 +310,7 @@ def _callers() -> set[int]:
     return found
 
 
-def _same(now: WorkdirCheckpoint, wanted: WorkdirCheckpoint, branch: str) -> bool:
+def _is_same_state(now: WorkdirCheckpoint, wanted: WorkdirCheckpoint, branch: str) -> bool:
     def essence(of: WorkdirCheckpoint, branch: str) -> tuple[object, ...]:
         return (
             of.worktree,
@@ -316,87 +328,89 @@ def _same(now: WorkdirCheckpoint, wanted: WorkdirCheckpoint, branch: str) -> boo
     return there and essence(now, now.branch) == essence(wanted, branch)
 
 
-def _stand(
+def _restore_head_and_index(
     workspace: Workspace,
-    shelf: Shelf,
+    repo: CheckpointRepository,
     now: WorkdirCheckpoint,
     wanted: WorkdirCheckpoint,
     branch: str,
 ) -> list[str]:
     """Restore HEAD and branch first, then the operation in progress, then the index. The old HEAD
     is not lost, because it is the parent of the rescue commit. Returns notes for a person."""
-    assert shelf.repository is not None and shelf.admin is not None
+    assert repo.repository is not None and repo.admin is not None
     if not wanted.head and not wanted.branch:
         return [
             "The checkpoint was made without a usable git directory: HEAD, index and branches stay "
             "as they are."
         ]
-    if shelf.shared is not None:
-        common = shelf.shared.parent
+    if repo.user_objects is not None:
+        common = repo.user_objects.parent
     else:
-        common = shelf.admin
+        common = repo.admin
     own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
     if workspace.backend is not Backend.WORKTREE:
-        own += [common / f"{name}.lock" for name in branches.written(shelf, wanted.branches)]
-    notes = clear_locks(shelf.top, shelf.admin / "index.lock", shelf.admin / "HEAD.lock", *own)
-    lend(shelf, wanted)
-    if wanted.head and not shelf.repository.commit(wanted.head):
+        own += [common / f"{name}.lock" for name in branches.written_refs(repo, wanted.branches)]
+    notes = clear_locks(repo.top, repo.admin / "index.lock", repo.admin / "HEAD.lock", *own)
+    copy_restored_objects(repo, wanted)
+    if wanted.head and not repo.repository.commit(wanted.head):
         return [
             f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay "
             "as they are."
         ]
     if (now.head, now.branch) != (wanted.head, branch):
-        notes += _move_head(workspace, shelf, now, wanted, branch)
-    notes += branches.put_back(shelf, workspace.backend, wanted.branches, branch)
-    staging.put_operation(shelf.admin, wanted.operation)
+        notes += _move_head(workspace, repo, now, wanted, branch)
+    notes += branches.restore_branches(repo, workspace.backend, wanted.branches, branch)
+    staging.put_operation(repo.admin, wanted.operation)
     tree = wanted.index or (f"{wanted.head}^{{tree}}" if wanted.head else "")
-    staging.put_staged(shelf, wanted.staged, tree, shelf.directory)
+    staging.put_staged(repo, wanted.staged, tree, repo.directory)
     return notes
 
 
-def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
+def copy_restored_objects(repo: CheckpointRepository, wanted: WorkdirCheckpoint) -> None:
     """Copy the objects that HEAD and the index need into the agent's own repository. Does nothing
     for a workdir whose repository does not belong to an agent."""
-    if shelf.lent is None or shelf.repository is None:
+    if repo.agent_objects is None or repo.repository is None:
         return
     asked = [
         oid
         for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits)
         if oid
     ]
-    absent = set(missing(shelf, asked))
-    needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
+    absent = set(missing(repo, asked))
+    needed = [oid for oid in asked if oid not in absent and not repo.repository.commit(oid)]
     needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
-    lend_objects(shelf, needed, (wanted.head, shelf.pinned))
+    copy_to_agent_repository(repo, needed, (wanted.head, repo.pinned))
 
 
-def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> None:
+def copy_to_agent_repository(
+    repo: CheckpointRepository, needed: Sequence[str], known: Sequence[str]
+) -> None:
     """Copy objects from the checkpoint repository to the agent's own repository. `known`: commits
     that the agent's repository may have already."""
-    assert shelf.lent is not None and shelf.repository is not None
+    assert repo.agent_objects is not None and repo.repository is not None
     # Exclude objects that both repositories have: the agent may have committed since its last
     # checkpoint.
     there = [
         oid
         for oid in known
-        if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)
+        if oid and oid not in needed and repo.repository.commit(oid) and repo.commit_id(oid)
     ]
     if needed:
         words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
-        (shelf.lent / "pack").mkdir(exist_ok=True)
-        shelf.run(
+        (repo.agent_objects / "pack").mkdir(exist_ok=True)
+        repo.run(
             "pack-objects",
             "-q",
             "--revs",
             "--non-empty",
-            str(shelf.lent / "pack/pack"),
+            str(repo.agent_objects / "pack/pack"),
             stdin=words.encode(),
         )
 
 
 def _move_head(
     workspace: Workspace,
-    shelf: Shelf,
+    repo: CheckpointRepository,
     now: WorkdirCheckpoint,
     wanted: WorkdirCheckpoint,
     branch: str,
@@ -404,8 +418,8 @@ def _move_head(
     """Move HEAD and the branch. Only two branches are ever moved: the workdir's own branch, and the
     branch that is checked out there. Other branches may belong to somebody else. Returns notes for
     a person."""
-    assert shelf.repository is not None
-    git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
+    assert repo.repository is not None
+    git, full, why = repo.repository, f"refs/heads/{branch}", "perdure: restore"
     if not branch:
         git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
         return []
@@ -421,7 +435,7 @@ def _move_head(
             ]
         if tip and tip != now.head:
             git.set_ref(
-                f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}",
+                f"refs/perdure/rescue/{repo.id}/{time.time_ns()}",
                 tip,
                 f"perdure: {branch} before a restore",
             )
@@ -431,7 +445,7 @@ def _move_head(
             git.run("update-ref", "-m", why, "-d", full, tip)
     if branch != now.branch:
         for other in git.worktrees():
-            if other.branch == full and other.path != shelf.top:
+            if other.branch == full and other.path != repo.top:
                 git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
                 return [f"The branch {branch} is checked out in {other.path}: HEAD is detached."]
         git.run("symbolic-ref", "-m", why, "HEAD", full)

@@ -2,11 +2,10 @@
 
 `capture` calls `scan` with an index of perdure's own. The index has each file's state at the last
 capture, so unchanged files are not read. git compares and reads files, with conversions off (see
-`shelf`), and `differences` decides what to save. This module reads files again that changed while
-they were being read, and records modes. It also adds to the tree what git never stores. A directory
-called `.git` becomes a separate piece with its own index, under a name that git accepts (see
-`escapes`).
-"""
+`checkpoint_repository`), and `differences` decides what to save. This module reads files again that
+changed while they were being read, and records modes. It also adds to the tree what git never
+stores. A directory called `.git` becomes a separate piece with its own index, under a name that git
+accepts (see `escapes`)."""
 
 from __future__ import annotations
 
@@ -21,10 +20,10 @@ from perdure.errors import GitFailed
 from perdure.host.git import GitResult
 from perdure.workspace.identity import identify
 from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined
 from perdure.workspace.snapshot.differences import LARGE, Listing, above
 from perdure.workspace.snapshot.escapes import ODD, ODD_LINK, escape
 from perdure.workspace.snapshot.findings import Findings, Piece, Seen
-from perdure.workspace.snapshot.shelf import Shelf, joined
 
 _TRIES = 3
 _RACY_NS = 2_000_000_000
@@ -37,7 +36,7 @@ _KINDS = {
 
 
 def scan(
-    shelf: Shelf,
+    repo: CheckpointRepository,
     piece: Piece,
     known: Findings,
     found: Findings,
@@ -54,13 +53,13 @@ def scan(
     capture uses this index. Raises WorkspaceError for a directory without git that is too large,
     GitFailed.
     """
-    return _Scan(shelf, piece, known, found, policy, user_index, kept).run()
+    return _Scan(repo, piece, known, found, policy, user_index, kept).run()
 
 
 class _Scan:
     def __init__(
         self,
-        shelf: Shelf,
+        repo: CheckpointRepository,
         piece: Piece,
         known: Findings,
         found: Findings,
@@ -69,15 +68,15 @@ class _Scan:
         kept: bool,
     ) -> None:
         self.kept = kept
-        self.shelf, self.piece, self.known, self.found, self.policy, self.user_index = (
-            shelf,
+        self.repo, self.piece, self.known, self.found, self.policy, self.user_index = (
+            repo,
             piece,
             known,
             found,
             policy,
             user_index,
         )
-        self.eye = shelf.looking_at(piece.root)
+        self.inspector = repo.for_directory(piece.root)
         self.outer = piece.outer
         self.whole = not piece.prefix
         self.fresh: set[str] = set()
@@ -88,7 +87,7 @@ class _Scan:
         clock = 0 if settled or not self.kept else self._clock()
         started, listing = (
             time.time_ns(),
-            Listing(self.shelf, self.piece, self.known, self.found, self.policy, self.user_index),
+            Listing(self.repo, self.piece, self.known, self.found, self.policy, self.user_index),
         )
         names, gone = listing.run()
         self.fresh = listing.fresh
@@ -115,7 +114,7 @@ class _Scan:
         return tree
 
     def _git(self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,)) -> GitResult:
-        return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
+        return self.inspector.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
     def _take(self, names: list[str], gone: list[str]) -> bool:
         """Update the index for these names. Return whether any name was updated or removed."""
@@ -195,12 +194,12 @@ class _Scan:
         self._git("hash-object", "-w", "--stdin", stdin=os.urandom(16))
         if (content := _content(path)) is not None:
             mode = "100755" if os.access(path, os.X_OK) else "100644"
-            line = f"{mode} {self.shelf.put('blob', content)}\t{name}\0"
+            line = f"{mode} {self.repo.write_object('blob', content)}\t{name}\0"
             self._git(
                 "update-index", "--add", "--replace", "-z", "--index-info", stdin=os.fsencode(line)
             )
         elif _is_there(path):
-            self._leave(name, "it could not be read")
+            self._leave_out(name, "it could not be read")
 
     def _clock(self) -> int:
         """Return the current time in whole seconds, by the clock of the file system that stores the
@@ -254,11 +253,13 @@ class _Scan:
                     if isinstance(error, PermissionError) and all(
                         name != self.outer + below for name, _ in self.found.left_out
                     ):
-                        self._leave(below, "it cannot be read: the version saved before is kept")
+                        self._leave_out(
+                            below, "it cannot be read: the version saved before is kept"
+                        )
                 seen[directory] = known
             odd += [below + name for name in known[1]]
             for name, kind in known[2]:
-                self._leave(below + name, f"it is {kind}")
+                self._leave_out(below + name, f"it is {kind}")
         return odd
 
     def _look_into(self, path: str, there: os.stat_result, started: int) -> Seen:
@@ -272,8 +273,8 @@ class _Scan:
                     if not (
                         self.whole
                         and name == ".git"
-                        and self.shelf.admin is not None
-                        and path == str(self.shelf.top)
+                        and self.repo.admin is not None
+                        and path == str(self.repo.top)
                     ):
                         odd.append(name)
                 elif not (
@@ -321,50 +322,48 @@ class _Scan:
                 grafts.append(
                     (
                         "040000",
-                        scan(
-                            self.shelf, inner, self.known, self.found, "all", None, kept=self.kept
-                        ),
+                        scan(self.repo, inner, self.known, self.found, "all", None, kept=self.kept),
                         place,
                     )
                 )
             elif link:
                 grafts.append(
-                    ("120000", self.shelf.put("blob", os.fsencode(path.readlink())), place)
+                    ("120000", self.repo.write_object("blob", os.fsencode(path.readlink())), place)
                 )
             elif stat.S_ISREG(seen.st_mode):
                 if (content := _content(path)) is None:
-                    self._leave(name, "it cannot be read")
+                    self._leave_out(name, "it cannot be read")
                 else:
                     self._note(name, seen.st_mode)
                     grafts.append(
                         (
                             "100755" if seen.st_mode & 0o100 else "100644",
-                            self.shelf.put("blob", content),
+                            self.repo.write_object("blob", content),
                             place,
                         )
                     )
             else:
-                self._leave(name, f"it is {_KINDS.get(stat.S_IFMT(seen.st_mode), 'special')}")
+                self._leave_out(name, f"it is {_KINDS.get(stat.S_IFMT(seen.st_mode), 'special')}")
         return grafts
 
     def _grafted(self, tree: str, grafts: list[tuple[str, str, str]]) -> str:
         index = self.piece.index.with_name(f"{self.piece.index.name}.whole")
-        self.eye.run("read-tree", tree, index=index)
+        self.inspector.run("read-tree", tree, index=index)
         lines = "".join(
             f"{mode} {oid}\t{place}\0" for mode, oid, place in grafts if mode != "040000"
         )
         if lines:
-            self.eye.run(
+            self.inspector.run(
                 "update-index", "-z", "--index-info", index=index, stdin=os.fsencode(lines)
             )
         for mode, oid, place in grafts:
             if mode == "040000":
-                self.eye.run("read-tree", f"--prefix={place}/", oid, index=index)
-        whole = self.eye.run("write-tree", index=index).text
+                self.inspector.run("read-tree", f"--prefix={place}/", oid, index=index)
+        whole = self.inspector.run("write-tree", index=index).text
         index.unlink()
         return whole
 
-    def _leave(self, name: str, why: str) -> None:
+    def _leave_out(self, name: str, why: str) -> None:
         self.found.left_out.append((self.outer + name, why))
 
 

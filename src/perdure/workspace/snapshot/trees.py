@@ -1,5 +1,5 @@
-"""Writes, reads and compares trees and commits in a checkpoint repository (`shelf`), and finds
-missing objects.
+"""Writes, reads and compares trees and commits in a checkpoint repository
+(`checkpoint_repository`), and finds missing objects.
 
 `capture` makes checkpoints with it; `restore`, `files` and `pack` read them.
 """
@@ -10,7 +10,7 @@ import os
 
 from msgspec import Struct
 
-from perdure.workspace.snapshot.shelf import Shelf, split
+from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, split
 
 
 class Change(Struct, frozen=True):
@@ -26,12 +26,12 @@ class Change(Struct, frozen=True):
     """Name as in the tree, which may be encoded (see `escapes`)."""
 
 
-def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
+def changes(repo: CheckpointRepository, before: str, after: str) -> list[Change]:
     """Return the differences between two trees, file by file."""
     if before == after:
         return []
     said = split(
-        shelf.run(
+        repo.run(
             "diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--"
         ).stdout
     )
@@ -42,25 +42,28 @@ def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
     return found
 
 
-def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
+def missing(repo: CheckpointRepository, ids: list[str], *, lent: bool = False) -> list[str]:
     """Return the ids of missing objects. An object is missing if the checkpoint repository does not
     have it. With `lent`, the agent's repository is searched too."""
     if not ids:
         return []
-    said = shelf.run(
-        "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent
+    said = repo.run(
+        "cat-file",
+        "--batch-check",
+        stdin="".join(f"{oid}\n" for oid in ids).encode(),
+        with_agent_objects=lent,
     ).text
     return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
 
 
-def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
+def objects(repo: CheckpointRepository, *names: str) -> list[tuple[str, bytes] | None]:
     """Return id and content of each named object, in order; None for a missing object. One git
     process reads them all.
 
     Raises GitFailed.
     """
     asked = "".join(f"{name}\n" for name in names)
-    said = shelf.run("cat-file", "--batch", stdin=os.fsencode(asked)).stdout
+    said = repo.run("cat-file", "--batch", stdin=os.fsencode(asked)).stdout
     found: list[tuple[str, bytes] | None] = []
     place = 0
     for _ in names:
@@ -89,19 +92,21 @@ def entries(tree: bytes, form: str) -> dict[str, str]:
     return found
 
 
-def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def commit_of(
+    repo: CheckpointRepository, commit: str
+) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """Return a checkpoint's entries (mode and id by name) and its parents."""
     entries = {}
-    for line in split(shelf.run("ls-tree", "-z", commit).stdout):
+    for line in split(repo.run("ls-tree", "-z", commit).stdout):
         facts, _, name = line.partition("\t")
         mode, _, oid = facts.split(" ")
         entries[name] = (mode.lstrip("0"), oid)
-    return entries, shelf.run("rev-parse", f"{commit}^@").text.split()
+    return entries, repo.run("rev-parse", f"{commit}^@").text.split()
 
 
-def tree_of(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
+def tree_of(repo: CheckpointRepository, entries: list[tuple[str, str, str]]) -> str:
     ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
-    return shelf.put(
+    return repo.write_object(
         "tree",
         b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered),
     )

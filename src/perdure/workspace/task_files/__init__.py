@@ -18,6 +18,15 @@ from __future__ import annotations
 from perdure.workspace.task_files.contents import Contents
 from perdure.workspace.task_files.intake import LARGEST, FileRequest, check_name, take
 from perdure.workspace.task_files.placement import FilePlace, place
-from perdure.workspace.task_files.prompt_note import told
+from perdure.workspace.task_files.prompt_note import files_note
 
-__all__ = ["LARGEST", "Contents", "FilePlace", "FileRequest", "check_name", "place", "take", "told"]
+__all__ = [
+    "LARGEST",
+    "Contents",
+    "FilePlace",
+    "FileRequest",
+    "check_name",
+    "files_note",
+    "place",
+    "take",
+]

@@ -21,7 +21,7 @@ MOST_CONFLICTS = 127
 """Highest number of conflicts that git's exit code can report."""
 
 
-def merged(
+def merge_texts(
     own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
 ) -> tuple[bytes, int] | None:
     """Return the merged bytes and the number of conflicts in them. None if one of the files is

@@ -44,7 +44,7 @@ from perdure.rules.placement import (
 )
 from perdure.workspace.task_files.contents import Contents, write
 from perdure.workspace.task_files.intake import check_name
-from perdure.workspace.task_files.merge import merged
+from perdure.workspace.task_files.merge import merge_texts
 from perdure.workspace.task_files.workdir import TaskFileWorkdir
 
 A_RECORD = 50
@@ -115,7 +115,7 @@ def _planned(
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
     for name, asked in sorted(files.items()):
-        base, there = now.marks.get(check_name(name), ""), workdir.mark(name)
+        base, there = now.marks.get(check_name(name), ""), workdir.file_mark(name)
         step = action(asked, base, there, fresh=at.fresh)
         if step is not None:
             bare = FileChange(
@@ -167,7 +167,7 @@ def _merged(at: FilePlace, folder: _Backups, bare: FileChange) -> FileChange:
         "as it was given before",
         f"as given with version {bare.version}",
     )
-    joined = merged(Path(backup).read_bytes(), base, given, labels, at.environ)
+    joined = merge_texts(Path(backup).read_bytes(), base, given, labels, at.environ)
     if joined is None:
         return replace(bare, action=FileAction.CONFLICT, backup=backup, why=NO_TEXT)
     content, conflicts = joined

@@ -27,7 +27,7 @@ _LEAD = {
 }
 
 
-def told(changes: Sequence[FileChange], contents: Contents) -> str:
+def files_note(changes: Sequence[FileChange], contents: Contents) -> str:
     """Return the paragraph on task files; empty where there is nothing to report."""
     by_action: dict[FileAction, list[FileChange]] = {}
     for change in changes:

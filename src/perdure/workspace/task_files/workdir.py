@@ -2,10 +2,9 @@
 there.
 
 `placement` uses it. Directories are opened one by one and no link is followed. So no name leads
-outside of the workdir. Anything that is not a regular file or directory raises `Odd` and stays as
-it is. A file is written beside its final path, made durable, and renamed in one step, only if the
-workdir still has the expected content. A file with other content is never overwritten.
-"""
+outside of the workdir. Anything that is not a regular file or directory raises `UnexpectedFile` and
+stays as it is. A file is written beside its final path, made durable, and renamed in one step, only
+if the workdir still has the expected content. A file with other content is never overwritten."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from typing import BinaryIO
 from perdure.rules.placement import ODD, mark_of
 
 LARGEST = 256 << 20
-"""Maximum size of a file that is read, in bytes. A larger file raises `Odd`."""
+"""Maximum size of a file that is read, in bytes. A larger file raises `UnexpectedFile`."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Odd(Exception):
+class UnexpectedFile(Exception):
     """Raised if something that is not a regular file or directory is at a path."""
 
 
@@ -37,7 +36,7 @@ class TaskFileWorkdir:
         self._top = top
         self._written: set[tuple[str, ...]] = set()
 
-    def mark(self, name: str) -> str:
+    def file_mark(self, name: str) -> str:
         """Return the file's mark: the digest of its content, with `+x` if the file is executable
         (see `rules.placement`). Empty if there is no file. Raises OSError for a file that cannot be
         read."""
@@ -46,7 +45,7 @@ class TaskFileWorkdir:
                 if file is not None:
                     return _mark(file)
                 return ""
-        except Odd:
+        except UnexpectedFile:
             return ODD
 
     @contextlib.contextmanager
@@ -100,7 +99,7 @@ class TaskFileWorkdir:
                     return False
                 if old is not None and _mark(old) != before:
                     rescue(old)
-        except Odd:
+        except UnexpectedFile:
             return False
         self._written.add(tuple(above))
         return True
@@ -110,7 +109,7 @@ class TaskFileWorkdir:
         for above in self._written:
             for length in range(len(above) + 1):
                 with (
-                    contextlib.suppress(Odd, FileNotFoundError),
+                    contextlib.suppress(UnexpectedFile, FileNotFoundError),
                     self._directory(above[:length], make=False) as fd,
                 ):
                     os.fsync(fd)
@@ -131,7 +130,7 @@ class TaskFileWorkdir:
                 except FileNotFoundError:
                     raise
                 except OSError as error:  # a link, a file, or a directory without permission
-                    raise Odd from error
+                    raise UnexpectedFile from error
                 os.close(fd)
                 fd = below
             yield fd
@@ -144,7 +143,7 @@ def _parts(name: str) -> list[str]:
     The name may come from a journal of another machine, which is not trusted."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
-        raise Odd
+        raise UnexpectedFile
     return parts
 
 
@@ -153,15 +152,15 @@ def _open(fd: int, name: str) -> BinaryIO | None:
     try:
         found = os.lstat(name, dir_fd=fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
-            raise Odd
+            raise UnexpectedFile
         file = os.fdopen(os.open(name, _FILE, dir_fd=fd), "rb")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Odd from error
+        raise UnexpectedFile from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise Odd
+        raise UnexpectedFile
     return file
 
 
@@ -178,7 +177,7 @@ def _clear(fd: int, fresh: str, content: bytes) -> bool:
     False if something else has its name."""
     try:
         file = _open(fd, fresh)
-    except Odd:
+    except UnexpectedFile:
         return False
     if file is None:
         return True

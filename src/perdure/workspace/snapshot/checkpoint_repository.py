@@ -1,12 +1,11 @@
 """Stores a workdir's checkpoints in a git directory, and inspects the workdir without trusting it.
 
-Each workdir has such a git directory of perdure's own, beside its view: its checkpoint repository,
-called shelf in the code. It holds what git needs to read the workdir: an index, and attributes that
-turn off every conversion of content. For a workdir without a repository, or with a repository that
-belongs to its agent, it also holds the objects and refs of the checkpoints. For a workdir of the
-user's own repository, objects and refs are stored in that repository, so that its gc keeps what a
-checkpoint needs. The objects are moved there as a pack, which gc does not touch until a ref names
-its content.
+Each workdir has such a git directory of perdure's own, beside its view: its checkpoint repository.
+It holds what git needs to read the workdir: an index, and attributes that turn off every conversion
+of content. For a workdir without a repository, or with a repository that belongs to its agent, it
+also holds the objects and refs of the checkpoints. For a workdir of the user's own repository,
+objects and refs are stored in that repository, so that its gc keeps what a checkpoint needs. The
+objects are moved there as a pack, which gc does not touch until a ref names its content.
 
 `capture`, `restore` and `pack` use this module, under one lock for each workdir.
 """
@@ -32,17 +31,17 @@ from perdure.model import Backend, Workspace
 from perdure.workspace.bare import is_whole, make_bare
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import (
-    alternate,
     flush_each,
-    held,
+    hold_lock,
     make_private,
-    put,
+    quote_alternate,
     read,
     sync,
     write,
+    write_atomically,
 )
-from perdure.workspace.snapshot.position import common_of, place_of, standing
-from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
+from perdure.workspace.snapshot.position import common_of, locate_git, read_head
+from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, update_refs
 
 MOST_FILES = 200_000
 """Maximum number of files in a directory without git. A directory with more files is not saved,
@@ -64,7 +63,7 @@ an ordinary name. git does not flush files itself: everything is flushed once, b
 written."""
 
 
-class Shelf(Struct, frozen=True, kw_only=True):
+class CheckpointRepository(Struct, frozen=True, kw_only=True):
     """A workdir with the git directory of its checkpoints. Without git in the workdir, `repository`
     and `admin` are None, and `head` and `branch` are empty."""
 
@@ -73,25 +72,25 @@ class Shelf(Struct, frozen=True, kw_only=True):
     directory: Path
     objects: Path
     """Directory that objects are written to."""
-    eye: Git
+    inspector: Git
     """Git that reads the workdir's files through a git directory of perdure's own."""
     refs: Git
     """Git on the repository whose refs name the checkpoints."""
     form: str
-    shared: Path | None = None
+    user_objects: Path | None = None
     """Objects directory of the user's own repository, if the checkpoints are kept in that
     repository."""
     repository: Git | None = None
     admin: Path | None = None
     """The workdir's own git directory, with HEAD, index and operation in progress."""
-    lent: Path | None = None
+    agent_objects: Path | None = None
     """Objects directory of the agent's repository. It is read when a checkpoint's history is
     copied, but never listed as an alternate."""
     head: str = ""
     branch: str = ""
     pinned: str = ""
     most_files: int = MOST_FILES
-    borrowed: Git | None = None
+    cache_git: Git | None = None
     """Git on the cache that an isolated workdir borrows objects from."""
     trees: dict[str, str] = field(default_factory=dict)
     """Cached ids of trees, by commit."""
@@ -99,11 +98,11 @@ class Shelf(Struct, frozen=True, kw_only=True):
     """Whether the workdir has a git directory that git cannot use. Then only files can be saved and
     restored."""
 
-    def without_git(self) -> Shelf:
+    def without_git(self) -> CheckpointRepository:
         """Return a copy that saves and restores only files, for a workdir whose git directory
         cannot be used."""
         return replace(
-            self, repository=None, admin=None, lent=None, head="", branch="", broken=True
+            self, repository=None, admin=None, agent_objects=None, head="", branch="", broken=True
         )
 
     @property
@@ -122,7 +121,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
         index: Path | None = None,
         stdin: bytes = b"",
         good: tuple[int, ...] = (0,),
-        lent: bool = False,
+        with_agent_objects: bool = False,
         timeout_s: float = 1800.0,
     ) -> GitResult:
         """Run git in the checkpoint repository. `index`: the index to use; `lent`: whether git may
@@ -133,9 +132,9 @@ class Shelf(Struct, frozen=True, kw_only=True):
         }
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
-        if lent and self.lent is not None:
-            env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = alternate(self.lent)
-        return self.eye.run(
+        if with_agent_objects and self.agent_objects is not None:
+            env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = quote_alternate(self.agent_objects)
+        return self.inspector.run(
             *args,
             stdin=stdin,
             good=good,
@@ -146,18 +145,18 @@ class Shelf(Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def kept(self) -> Path:
+    def checkpoint_objects(self) -> Path:
         """Return the objects directory in which the checkpoints are stored."""
-        return self.shared or self.objects
+        return self.user_objects or self.objects
 
-    def looking_at(self, root: Path) -> Shelf:
+    def for_directory(self, root: Path) -> CheckpointRepository:
         """Return a copy that reads the files of the directory `root` instead of the workdir's."""
-        return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
+        return replace(self, top=root, inspector=replace(self.inspector, cwd=root, work_tree=root))
 
     def ref(self, number: int) -> str:
         return f"{REFS}/{self.id}/{number}"
 
-    def put(self, kind: str, content: bytes) -> str:
+    def write_object(self, kind: str, content: bytes) -> str:
         """Write one small loose object without starting a process; return its id."""
         whole = f"{kind} {len(content)}\0".encode() + content
         oid = hashlib.new(self.form, whole).hexdigest()
@@ -171,17 +170,17 @@ class Shelf(Struct, frozen=True, kw_only=True):
             fresh.replace(place)
         return oid
 
-    def take_in(self, pack: IO[bytes]) -> None:
+    def import_pack(self, pack: IO[bytes]) -> None:
         """Import a pack. git first checks each object and each link between objects in a quarantine
         directory. Raises GitFailed for a damaged pack, from which nothing is imported."""
-        quarantine = self.kept / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
+        quarantine = self.checkpoint_objects / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
         (quarantine / "pack").mkdir(parents=True, mode=0o700)
         env = {
             "GIT_OBJECT_DIRECTORY": str(quarantine),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate(self.kept),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": quote_alternate(self.checkpoint_objects),
         }
         try:
-            self.eye.run(
+            self.inspector.run(
                 "index-pack",
                 "--stdin",
                 "--strict",
@@ -190,42 +189,42 @@ class Shelf(Struct, frozen=True, kw_only=True):
                 settings=_SETTINGS,
                 timeout_s=3600.0,
             )
-            self._settle(quarantine / "pack")
+            self._install_pack(quarantine / "pack")
         finally:
             shutil.rmtree(quarantine, ignore_errors=True)
 
-    def _settle(self, packed: Path) -> None:
+    def _install_pack(self, packed: Path) -> None:
         """Move a pack to the directory where checkpoints are stored. A `.keep` file makes gc leave
         the pack alone; `let_go` removes that file when a ref names the pack's content."""
-        place = self.kept / "pack"
+        place = self.checkpoint_objects / "pack"
         place.mkdir(exist_ok=True)
         # Move the pack's index last: git sees a pack as soon as its index exists.
         for path in sorted(packed.iterdir(), key=lambda path: path.suffix == ".idx"):
-            if path.suffix == ".pack" and self.shared is not None:
-                path.with_suffix(".keep").write_text(self._mark)
+            if path.suffix == ".pack" and self.user_objects is not None:
+                path.with_suffix(".keep").write_text(self._keep_text)
                 path.with_suffix(".keep").replace(place / path.with_suffix(".keep").name)
             path.replace(place / path.name)
 
     @property
-    def _mark(self) -> str:
+    def _keep_text(self) -> str:
         return f"perdure {self.id}\n"
 
-    def let_go(self) -> None:
+    def release_packs(self) -> None:
         """Let gc handle this workdir's packs again, because a ref names their content now."""
-        for path in (self.kept / "pack").glob("pack-*.keep"):
-            if read(path) == self._mark:
+        for path in (self.checkpoint_objects / "pack").glob("pack-*.keep"):
+            if read(path) == self._keep_text:
                 path.unlink(missing_ok=True)
 
     def drop_packs(self) -> None:
         """Remove this workdir's packs that are still protected from gc, because no ref names their
         content."""
-        for path in (self.kept / "pack").glob("pack-*.keep"):
-            if read(path) == self._mark:
+        for path in (self.checkpoint_objects / "pack").glob("pack-*.keep"):
+            if read(path) == self._keep_text:
                 # Remove the pack's index first: without it git does not see the pack.
                 for suffix in (".idx", ".rev", ".pack", ".keep"):
                     path.with_suffix(suffix).unlink(missing_ok=True)
 
-    def _hand_over(self, commit: str, last: str) -> None:
+    def _copy_to_user_repository(self, commit: str, last: str) -> None:
         """Copy the new objects of a commit into the user's repository, as one pack. Raises
         GitFailed if an object is gone by now.
 
@@ -236,7 +235,9 @@ class Shelf(Struct, frozen=True, kw_only=True):
         there += [f"^{self.head}", f"^{self.head}^{{tree}}"] if self.head else []
         self.receive(self, [commit, *there], "--window=0")
 
-    def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
+    def receive(
+        self, source: CheckpointRepository, revisions: Sequence[str], *options: str
+    ) -> None:
         """Copy objects from `source` into `kept`, the directory of this workdir's checkpoints, as
         one pack. The pack has every object that the revisions need. Raises GitFailed.
 
@@ -245,24 +246,24 @@ class Shelf(Struct, frozen=True, kw_only=True):
         systems, as perdure's git directory and the user's repository may be. So for this call
         GIT_OBJECT_DIRECTORY is a directory next to the final path.
         """
-        stage = self.kept / f"incoming-{secrets.token_hex(6)}"
+        stage = self.checkpoint_objects / f"incoming-{secrets.token_hex(6)}"
         stage.mkdir(mode=0o700)
         (stage / "pack").mkdir()
         env = {
             "GIT_OBJECT_DIRECTORY": str(stage),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(
-                map(alternate, (source.objects, source.kept))
+                map(quote_alternate, (source.objects, source.checkpoint_objects))
             ),
         }
         words = ("pack-objects", "-q", "--revs", "--non-empty", *options, str(stage / "pack/pack"))
         stdin = "".join(f"{line}\n" for line in revisions).encode()
         try:
-            source.eye.run(*words, stdin=stdin, env=env, settings=_SETTINGS, timeout_s=1800.0)
-            self._settle(stage / "pack")
+            source.inspector.run(*words, stdin=stdin, env=env, settings=_SETTINGS, timeout_s=1800.0)
+            self._install_pack(stage / "pack")
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
-    def commit(self, revision: str) -> str:
+    def commit_id(self, revision: str) -> str:
         """Return the id of the commit that `revision` names; empty if there is no such commit
         here."""
         return self.run(
@@ -281,24 +282,24 @@ class Shelf(Struct, frozen=True, kw_only=True):
         )
 
     def mark_outside(self, commit: str, name: str) -> None:
-        self.order(f"update {OUTSIDE}/{self.id}/{name} {commit}")
+        self.update_refs(f"update {OUTSIDE}/{self.id}/{name} {commit}")
 
-    def order(self, *orders: str) -> None:
+    def update_refs(self, *orders: str) -> None:
         """Write or delete refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME
         COMMIT`, `delete NAME`. The caller holds the lock, so no other process writes these refs.
         Raises GitFailed."""
-        order(self.refs, self.directory, orders)
+        update_refs(self.refs, self.directory, orders)
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Make the objects durable and set a ref to the commit. The ref is durable too when this
         returns. `last`: the commit that this one was made from. Raises GitFailed if that commit is
         no longer kept, because its objects may be gone."""
         if commit != last:
-            if self.shared is not None:
-                self._hand_over(commit, last)
+            if self.user_objects is not None:
+                self._copy_to_user_repository(commit, last)
             # The indexes that `capture` made are in perdure's git directory. The objects may be on
             # another file system.
-            flush_each(self.kept, self.directory)
+            flush_each(self.checkpoint_objects, self.directory)
         kept = f"{LAST}/{self.id}"
         orders = [
             f"update {name} {commit}",
@@ -306,9 +307,9 @@ class Shelf(Struct, frozen=True, kw_only=True):
             if commit == last
             else f"update {kept} {commit} {last}".rstrip(),
         ]
-        self.order(*orders)
-        if self.shared is not None and commit != last:
-            self.let_go()
+        self.update_refs(*orders)
+        if self.user_objects is not None and commit != last:
+            self.release_packs()
             for loose in self.objects.glob("[0-9a-f][0-9a-f]"):
                 shutil.rmtree(loose, ignore_errors=True)
         assert self.refs.git_dir is not None
@@ -319,7 +320,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def shelf(
+def open_checkpoint_repository(
     places: Places,
     workspace: Workspace,
     git: Git,
@@ -327,7 +328,7 @@ def shelf(
     cache: Path | None = None,
     pinned: str = "",
     most_files: int = MOST_FILES,
-) -> Iterator[Shelf]:
+) -> Iterator[CheckpointRepository]:
     """Yield the workdir with its checkpoint repository, locked. `cache`: the clone cache that an
     isolated workdir borrows from; `pinned`: the commit that the workdir began at.
 
@@ -340,7 +341,7 @@ def shelf(
             f"The workdir {path} does not exist.",
             "Try: perdure restore NAME, which recreates it from its last checkpoint.",
         )
-    with held(places.lock(f"{workspace.id}.shelf")) as fd:
+    with hold_lock(places.lock(f"{workspace.id}.shelf")) as fd:
         git = Git(
             cwd=path,
             ceiling=places.root,
@@ -348,17 +349,20 @@ def shelf(
             environ=git.environ,
             memory=git.memory,
         )
-        directory, isolated = places.shelf(workspace.id), workspace.backend is Backend.ISOLATED
+        directory, isolated = (
+            places.checkpoint_repository(workspace.id),
+            workspace.backend is Backend.ISOLATED,
+        )
         place, repository, broken = None, None, False
         head, tree, branch, form = "", "", "", "sha1"
         try:
-            if place := place_of(workspace, path, git):
+            if place := locate_git(workspace, path, git):
                 repository = git.at(
                     place[0],
                     place[1] if workspace.backend is Backend.HERE else path / ".git",
                     place[0],
                 )
-                head, tree, branch, form = standing(repository)
+                head, tree, branch, form = read_head(repository)
         except (WorkspaceError, GitFailed) as error:
             if workspace.backend is Backend.HERE or (
                 isinstance(error, GitFailed) and error.code != FATAL
@@ -377,7 +381,7 @@ def shelf(
             lender = cache
         _make(git, directory, form, lender, common)
         top, admin = place[:2] if place else (path, None)
-        eye = Git(
+        inspector = Git(
             cwd=top,
             git_dir=directory,
             work_tree=top,
@@ -386,29 +390,31 @@ def shelf(
             environ=git.environ,
             memory=git.memory,
         )
-        yield Shelf(
+        yield CheckpointRepository(
             id=workspace.id,
             top=top,
             directory=directory,
             objects=directory / "objects",
-            eye=eye,
-            shared=None if own or common is None else common / "objects",
+            inspector=inspector,
+            user_objects=None if own or common is None else common / "objects",
             form=form,
             repository=repository,
             admin=admin,
-            refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
-            lent=admin / "objects" if own and admin is not None else None,
+            refs=inspector.at(directory, directory)
+            if own or common is None
+            else git.at(common, common),
+            agent_objects=admin / "objects" if own and admin is not None else None,
             head=head,
             trees={head: tree} if tree else {},
             branch=branch,
             pinned=pinned,
             most_files=most_files,
-            borrowed=git.at(places.root, cache) if cache is not None else None,
+            cache_git=git.at(places.root, cache) if cache is not None else None,
             broken=broken,
         )
 
 
-def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
+def check_can_store(scratch: Path, repository: Path, git: Git) -> None:
     """Test whether checkpoints of worktrees can be stored in a repository. Copies a small object
     from the directory `scratch` into it and removes the object again.
 
@@ -418,31 +424,32 @@ def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
     form = there.run("rev-parse", "--show-object-format").text
     directory = scratch / "shelf.git"
     _make(git, directory, form, None, repository)
-    shelf = Shelf(
+    repo = CheckpointRepository(
         id=f"doctor-{secrets.token_hex(6)}",
         top=scratch,
         directory=directory,
         objects=directory / "objects",
-        eye=git.at(directory, directory),
+        inspector=git.at(directory, directory),
         refs=there,
         form=form,
-        shared=repository / "objects",
+        user_objects=repository / "objects",
     )
-    tree = shelf.put(
-        "tree", b"100644 probe\0" + bytes.fromhex(shelf.put("blob", secrets.token_bytes(16)))
+    tree = repo.write_object(
+        "tree",
+        b"100644 probe\0" + bytes.fromhex(repo.write_object("blob", secrets.token_bytes(16))),
     )
     who = "perdure <perdure@perdure.invalid> 0 +0000"
     try:
-        shelf.receive(
-            shelf,
+        repo.receive(
+            repo,
             [
-                shelf.put(
+                repo.write_object(
                     "commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nprobe\n".encode()
                 )
             ],
         )
     finally:
-        shelf.drop_packs()
+        repo.drop_packs()
 
 
 def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
@@ -459,21 +466,23 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
             f"directory {directory} another format.",
             "Move that directory away and try again.",
         )
-    _agree(directory / "info/attributes", _ATTRIBUTES)
-    _agree(
+    _write_if_changed(directory / "info/attributes", _ATTRIBUTES)
+    _write_if_changed(
         directory / "objects/info/alternates",
-        f"{alternate(cache / 'objects')}\n" if cache is not None else "",
+        f"{quote_alternate(cache / 'objects')}\n" if cache is not None else "",
     )
     if common is not None and (shallow := read(common / "shallow")):
-        _agree(directory / "shallow", shallow)
-    _agree(directory / "info/exclude", read(common / "info/exclude") if common is not None else "")
+        _write_if_changed(directory / "shallow", shallow)
+    _write_if_changed(
+        directory / "info/exclude", read(common / "info/exclude") if common is not None else ""
+    )
 
 
-def _agree(path: Path, text: str) -> None:
+def _write_if_changed(path: Path, text: str) -> None:
     """Write this text to a file, unless the file has it already. The write need not be durable,
     because the file is checked each time the checkpoint repository is opened."""
     if read(path) != text:
-        put(path, text)
+        write_atomically(path, text)
 
 
 def split(out: bytes) -> list[str]:
