@@ -125,6 +125,11 @@ SETTINGS = {
     ),
     "serve_public_url": "the address of the dashboard, such as `https://perdure.example.com`: for links in comments on a forge and in messages",
     "serve_proxies": "addresses and networks of the reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted",
+    "serve_push_contact": (
+        "your mail address, which push services see; set it to let people [add their browsers](../how-to/notify.md#in-a-browser); "
+        "empty: they cannot"
+    ),
+    "serve_push_hosts": "the only push services to which messages are sent, as `host` or `host:port`; empty: any with a public address",
     "serve_hosts": "host names under which `perdure serve` answers, besides those of loopback; in the variable separated by spaces",
     "agents": (
         "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and for which people; "

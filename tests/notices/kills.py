@@ -1,5 +1,6 @@
 """A campaign: the sender of notices is killed repeatedly, at random moments and at the moment when
-the other side has a message. Each notice arrives, and duplicates have the same id.
+the other side has a message. Each notice arrives, and duplicates have the same id. A browser gets
+each push message once, because a duplicate replaces the first one.
 
 make notify-kills N=200
 """
@@ -15,21 +16,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from perdure import store as stores
+from perdure.engine.notices.push import PushSender
 from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState
 from perdure.model.notices import NoticeState
 from perdure.protocols import Ending
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import claimed, submit
+from tests.notices.pushing import PushService, subscribe
 from tests.notices.receivers import SECRET, Hook, Post
 from tests.patience import PATIENCE_S
 
 CONFIG = """
+[serve]
+push_contact = "ops@example.com"
+push_hosts = ["{push}"]
 [notify.hook]
 url = "{hook}"
 secret_file = "{home}/secret"
@@ -57,17 +64,23 @@ class Scene:
 
     def __init__(self, home: Path) -> None:
         self.home, self.hook, self.post = home, Hook(), Post()
+        self.push = PushService(home)
         self.state = home / "state"
         (home / "secret").write_text(SECRET)
         config = home / ".config/perdure/config.toml"
         config.parent.mkdir(parents=True)
-        config.write_text(CONFIG.format(hook=self.hook.url, post=self.post.url, home=home))
+        config.write_text(
+            CONFIG.format(hook=self.hook.url, post=self.post.url, home=home, push=self.push.host)
+        )
         self.environ = {
             "PATH": os.environ["PATH"], "HOME": str(home), "PERDURE_STATE": str(self.state), "PERDURE_DISK_BALLAST": "0",
-            "PERDURE_ROOT": str(home / "root"),
+            "PERDURE_ROOT": str(home / "root"), "SSL_CERT_FILE": str(self.push.file),
         }  # fmt: skip
         self.store: SqlStore = stores.open(self.state / "perdure.db")
         self.store.put_notices(None, 0, ())
+        key = PushSender(state=self.state, contact="ops@example.com").server_key()
+        subscribe(self.store, key, self.push, events=["done", "failed", "needs_you"])
+        self.arrived: Counter[str] = Counter()
         self.process: subprocess.Popen[str] | None = None
         self.ended = 0
 
@@ -94,7 +107,7 @@ class Scene:
 
     def is_told(self) -> bool:
         found = self.store.notices(10_000)
-        return len(found) == 2 * self.ended and all(
+        return len(found) == 3 * self.ended and all(
             each.state is NoticeState.SENT for each in found
         )
 
@@ -113,13 +126,26 @@ class Scene:
         assert set(self.hook.seen) == ids and len(ids) == self.ended
         mails = {f"<{each.id}@example.com>" for each in self.store.notices(10_000) if each.channel == "post"}  # fmt: skip
         assert set(self.post.seen) == mails and len(mails) == self.ended
+        self.take()
+        pushed = {
+            each.id for each in self.store.notices(10_000) if each.channel.startswith("push:")
+        }
+        assert set(self.arrived) == pushed and len(pushed) == self.ended and not self.push.wrong
+        assert max(self.arrived.values()) == 1, "a browser that is offline gets a message once"
         return {
+            "push messages posted twice": sum(many - 1 for many in self.push.topics.values()),
+            "push messages shown twice": sum(many - 1 for many in self.arrived.values()),
             "webhooks twice": sum(many - 1 for many in self.hook.seen.values()),
             "mails twice": sum(many - 1 for many in self.post.seen.values()),
         }
 
+    def take(self) -> None:
+        """Let the browser be online for a moment."""
+        self.arrived.update(each["id"] for each in self.push.delivered())
+
     def close(self) -> None:
         self.kill()
+        self.push.close()
         self.hook.close()
         self.post.close()
         self.store.close()
@@ -133,7 +159,7 @@ def scene() -> Iterator[Scene]:
 
 def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
     """Kill the sender once: after a random time, when the webhook has the message, before or after
-    its answer, or when the mail server has it."""
+    its answer, or when the mail server or the push service has it."""
     if moment == "any time":
         found.start()
         assert found.process is not None and found.process.stdout is not None
@@ -151,18 +177,22 @@ def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
 
     if moment == "mail":
         found.post.taken = now
+    elif moment.startswith("push"):
+        setattr(found.push, moment.split()[1], now)
     else:
         setattr(found.hook, moment, now)
     found.start()
     assert over.wait(PATIENCE_S)
     found.hook.before = found.hook.after = lambda number: None
     found.post.taken = lambda: None
+    found.push.before = found.push.after = lambda: None
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = random.Random(sys.argv[2] if len(sys.argv) > 2 else 1)
-    kills: dict[str, Any] = {"any time": 0, "before": 0, "after": 0, "mail": 0}
+    moments = ("any time", "before", "after", "mail", "push before", "push after")
+    kills: dict[str, Any] = dict.fromkeys(moments, 0)
     with scene() as found:
         for _ in range(count):
             found.end_runs(2)

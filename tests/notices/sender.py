@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+from perdure.cli.runs.pool import devices_of
 from perdure.config.files import load
 from perdure.engine.notices import Notifier
 from perdure.engine.notices import notifier as module
@@ -18,7 +19,9 @@ def main() -> None:
     module.LOOK_S = 0.01
     settings = load(os.environ, Path("/"))
     engine = open_engine(settings, os.environ)
-    with Notifier(engine, settings.notify, lambda line: print(line, file=sys.stderr)):
+    devices = devices_of(engine, settings)
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    with Notifier(engine, settings.notify, say, devices=devices):
         print("ready", flush=True)
         threading.Event().wait()
 

@@ -11,9 +11,11 @@ def test_a_sender_that_is_killed() -> None:
     """After a kill before or after the answer, that message comes again with its id. The others
     come once."""
     with scene() as found:
-        for moment in ("before", "after", "mail", "any time"):
+        for moment in ("before", "after", "mail", "push before", "push after", "any time"):
             found.end_runs(2)
             kill_at(found, moment, random.Random(7))
         found.tell_all()
         doubled = found.check()
-        assert 1 <= doubled["webhooks twice"] <= 4 and 1 <= doubled["mails twice"] <= 4
+        assert 1 <= doubled["webhooks twice"] <= 6 and 1 <= doubled["mails twice"] <= 6
+        assert 1 <= doubled["push messages posted twice"] <= 6
+        assert doubled["push messages shown twice"] == 0

@@ -142,6 +142,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "serve_public_url": "https://perdure.example.com",
         "serve_proxies": "127.0.0.1 10.0.0.0/8",
         "serve_hosts": "a.example b.example",
+        "serve_push_contact": "ada@example.com",
+        "serve_push_hosts": "push.example.com 127.0.0.1:8443",
         "clone_hosts": "git.example.com 10.0.0.5:3000",
         "agents": (
             '{"dev": {"agent": "codex", "authors": ["ada"], "clone": "/srv/{repository}", '

@@ -211,6 +211,13 @@ def _servers(value: Any) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
 
 
+def _mail(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"[A-Za-z0-9._%+=-]{1,64}@[A-Za-z0-9.-]{1,190}", text):
+        raise ValueError("expected a mail address such as ada@example.com")
+    return text
+
+
 def _page(value: Any) -> str:
     text = _text(value).rstrip("/")
     if text and not re.fullmatch(
@@ -327,6 +334,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "serve_reconcile": _seconds,
     "serve_proxies": _networks,
     "serve_hosts": _hosts,
+    "serve_push_contact": _mail,
+    "serve_push_hosts": _servers,
     "clone_hosts": _servers,
     "webhooks": _sources,
     "agents": _rules,

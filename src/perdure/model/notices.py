@@ -48,6 +48,9 @@ class ChannelKind(StrEnum):
     MAIL = "mail"
     SERVICE = "service"
     """A service that the library Apprise supports: chat, push, text messages."""
+    PUSH = "push"
+    """A person's browser, by Web Push. Such a channel is not configured: the person adds it on the
+    dashboard."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +84,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
             ChannelKind.WEBHOOK: self.url,
             ChannelKind.MAIL: ", ".join(self.recipients),
             ChannelKind.SERVICE: f"addresses in {self.secret_file}",
+            ChannelKind.PUSH: "a browser",
         }
         return f"{self.name} ({self.kind}, {where[self.kind]})"
 
@@ -194,7 +198,7 @@ WHERE = {
     "service_file": ChannelKind.SERVICE,
 }
 """Kind of a channel, by the setting that selects it."""
-ALSO = {
+ALSO: dict[ChannelKind, tuple[str, ...]] = {
     ChannelKind.WEBHOOK: ("secret_file",),
     ChannelKind.MAIL: ("password_file", "from", "to"),
     ChannelKind.SERVICE: (),
@@ -214,7 +218,21 @@ def _channel(name: str, table: object) -> Channel:
     known = (kinds[0], *ALSO[kind], *COMMON)
     if unknown := [key for key in table if key not in known]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(known)}")
-    found = Channel(
+    return msgspec.structs.replace(_common(name, kind, table), **_place(name, kind, table))
+
+
+def device_channel(name: str, endpoint: str, wishes: object) -> Channel:
+    """Return the channel of a person's browser. `wishes` is a table with some of `events`,
+    `labels`, `roles` and `quiet`. Raises ValueError."""
+    if not isinstance(wishes, Mapping):
+        raise ValueError("expected a table with events, labels, roles and quiet")
+    found = _common(name, ChannelKind.PUSH, {**wishes, "links": False})
+    return msgspec.structs.replace(found, url=endpoint)
+
+
+def _common(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> Channel:
+    """Return a channel with the settings that all kinds have. Raises ValueError."""
+    return Channel(
         name=name,
         kind=kind,
         events=_events(name, table.get("events")),
@@ -223,7 +241,6 @@ def _channel(name: str, table: object) -> Channel:
         links=_links(name, table.get("links", False)),
         quiet=_quiet(name, table.get("quiet", "")),
     )
-    return msgspec.structs.replace(found, **_place(name, kind, table))
 
 
 def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
 from perdure.protocols.stores import (
     AuditStore,
+    DeviceStore,
     InboxStore,
     NoticeStore,
     PlanStore,
@@ -56,6 +57,7 @@ __all__ = [
     "ContinuesSilently",
     "CountingStore",
     "Counts",
+    "DeviceStore",
     "Ending",
     "FailedAttempt",
     "Folder",

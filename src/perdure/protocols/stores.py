@@ -1,5 +1,5 @@
 """The interfaces of the other parts of a store: conversations, plans, the inbox, postings, notices,
-the audit trail, tokens and requests."""
+devices, the audit trail, tokens and requests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun, Token
 
 if TYPE_CHECKING:
+    from perdure.model.devices import PushDevice
     from perdure.model.events import AnyEvent
     from perdure.model.forge.deliveries import (
         Accepted,
@@ -269,6 +270,30 @@ class NoticeStore(Protocol):
         ...
 
 
+class DeviceStore(Protocol):
+    """Stores the browsers that get push messages. A browser is removed with its token, when its
+    person signs out in it, and when it expires."""
+
+    def put_device(self, device: PushDevice) -> None:
+        """Add a browser, or change what its person chose. `added` is set by the store. A browser
+        with the same endpoint that belongs to another person is removed. Raises Conflict if the
+        sign-in has ended, or if the person has too many browsers already."""
+        ...
+
+    def renew_device(self, device: PushDevice) -> bool:
+        """Store the sign-in, the limits and the expiry of a browser that is known. Returns False if
+        it is not known or has expired."""
+        ...
+
+    def devices(self) -> Sequence[PushDevice]:
+        """Return the browsers of all people that have not expired, oldest first."""
+        ...
+
+    def remove_device(self, device: str) -> bool:
+        """Remove a browser, given by its id. Returns False if it is not known."""
+        ...
+
+
 class AuditStore(Protocol):
     """Reads the audit trail: a line for each change of a run's state, and for each action of a
     person or program, in a chain of hashes."""
@@ -338,7 +363,8 @@ class TokenStore(Protocol):
         ...
 
     def sign_out_person(self, person: str) -> int:
-        """End all sign-ins of a person. Returns the number of ended sign-ins."""
+        """End all sign-ins of a person, and remove the person's devices. Returns the number of
+        both."""
         ...
 
     def sign_out(self, sha256: str) -> None:

@@ -7,9 +7,11 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from itertools import chain
+from urllib.parse import quote
 
 from perdure.model import OutcomeKind, RunState, TaskRun, Usage
 from perdure.model.codec import encode
+from perdure.model.devices import PushMessage
 from perdure.model.events import AnyEvent, RunFinished, RunQueued
 from perdure.model.notices import (
     Channel,
@@ -26,6 +28,8 @@ from perdure.rules.text import clean, dollars, one_line
 
 LONG_MS = 5 * 60_000
 """Minimum wait of a queued run, in ms, about which people get a notice."""
+TITLE_MOST, SENTENCE_MOST = 100, 300
+"""Maximum lengths of the title and the sentence of a push message, in characters."""
 KINDS = ("run_finished", "run_queued", "person_needed")
 """Kinds of audit lines that may become notices."""
 WORDS = {
@@ -150,6 +154,26 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
         *chain.from_iterable(map(_links_of, body.data.answers)),
     ]
     return "\n".join(clean(line) for line in lines if line)
+
+
+def push_of(notice: Notice, body: NoticeBody) -> bytes:
+    """Return the JSON of a push message: what happened in one sentence, and the path of the page.
+    It has no address of a forge, no cost and no links, and is shorter than 3 kB."""
+    run = body.data.run
+    sentence = f"{worker_of(run.role, run.agent)} {WORDS[notice.event]}"
+    if body.data.message:
+        sentence = f"{sentence}: {body.data.message}"
+    path = f"/runs/{quote(run.name, safe='')}"
+    if not notice.line:  # A test message is about no run.
+        path = "/notify"
+    message = PushMessage(
+        id=notice.id,
+        title=one_line(run.title or run.name, TITLE_MOST),
+        text=one_line(sentence, SENTENCE_MOST),
+        path=path,
+        tag=run.name,
+    )
+    return encode(message).encode()
 
 
 def _links_of(answer: NoticeAnswer) -> list[str]:

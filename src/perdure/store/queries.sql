@@ -728,3 +728,41 @@ WHERE id = :id AND holder = :holder AND state = 'waiting' RETURNING id;
 
 -- name: thin_notices
 DELETE FROM notices WHERE state <> 'waiting' AND updated < :before RETURNING id;
+
+-- name: is_signed_in
+SELECT sha256 FROM sign_ins WHERE sha256 = :sha256 AND expires > :now
+UNION ALL SELECT sha256 FROM openid_sign_ins WHERE sha256 = :sha256 AND expires > :now;
+
+-- name: other_devices
+SELECT id FROM push_devices WHERE person = :person AND id <> :id;
+
+-- name: drop_endpoint
+-- The browser is somebody else's now.
+DELETE FROM push_devices WHERE endpoint = :endpoint AND id <> :id;
+
+-- name: put_device
+INSERT INTO push_devices
+  (id, person, sign_in, name, endpoint, public_key, auth, server_key, wishes, repositories, labels, added, expires)
+VALUES (:id, :person, :sign_in, :name, :endpoint, :public_key, :auth, :server_key, :wishes, :repositories, :labels, :now, :expires)
+ON CONFLICT (id) DO UPDATE SET sign_in = excluded.sign_in, name = excluded.name, public_key = excluded.public_key,
+  auth = excluded.auth, server_key = excluded.server_key, wishes = excluded.wishes, repositories = excluded.repositories,
+  labels = excluded.labels, expires = excluded.expires;
+
+-- name: renew_device
+UPDATE push_devices SET sign_in = :sign_in, repositories = :repositories, labels = :labels, expires = :expires
+WHERE id = :id AND expires > :now RETURNING id;
+
+-- name: devices
+SELECT * FROM push_devices WHERE expires > :now ORDER BY ordinal;
+
+-- name: remove_device
+DELETE FROM push_devices WHERE id = :id RETURNING name;
+
+-- name: forget_devices
+DELETE FROM push_devices WHERE expires <= :now;
+
+-- name: forget_devices_of
+DELETE FROM push_devices WHERE person = :person RETURNING id;
+
+-- name: forget_device_signed_in
+DELETE FROM push_devices WHERE sign_in = :sha256;

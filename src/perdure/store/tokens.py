@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, NotFound
 from perdure.host.actors import actor
 from perdure.model import Token, TokenScope
-from perdure.store.notices import Notices
+from perdure.store.devices import StoredDevices
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000
@@ -19,7 +19,7 @@ USED_EVERY_MS = 3_600_000
 therefore cause no write."""
 
 
-class StoredTokens(Notices):
+class StoredTokens(StoredDevices):
     """Adds the methods of `TokenStore` to the store."""
 
     def add_token(self, token: Token, sha256: str) -> Token:
@@ -39,9 +39,10 @@ class StoredTokens(Notices):
                     f"A token named {token.name!r} already exists",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # Remove sign-ins of an earlier token with this name. A sign-in remains if it was made
+            # Remove sign-ins and devices of an earlier token with this name. They remain if made
             # at the moment when that token was removed.
             write.do("sign_out_token", token=token.name)
+            write.all("forget_devices_of", person=actor("token", token.name))
             write.audit_action("token_added", _named(token))
             return _token_of(row)
 
@@ -61,6 +62,7 @@ class StoredTokens(Notices):
             if row is None:
                 raise NotFound(f"There is no token {name!r}", "perdure token ls")
             write.do("sign_out_token", token=name)
+            write.all("forget_devices_of", person=actor("token", name))
             write.audit_action("token_removed", name)
             return _token_of(row)
 
@@ -109,10 +111,12 @@ class StoredTokens(Notices):
         with self._write() as write:
             write.do("sign_out", sha256=sha256)
             write.do("sign_out_person", sha256=sha256)
+            write.do("forget_device_signed_in", sha256=sha256)
 
     def sign_out_person(self, person: str) -> int:
         with self._write() as write:
             ended = len(write.all("sign_out_everywhere", person=person))
+            ended += len(write.all("forget_devices_of", person=actor("openid", person)))
             if ended:
                 write.audit_action("signed_out", person)
             return ended

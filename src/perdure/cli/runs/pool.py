@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.engine.attempt import Engine
     from perdure.engine.notices import Notifier
+    from perdure.engine.notices.devices import Devices
 
 TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
@@ -160,11 +161,12 @@ def open_pool(
 def notifier(engine: Engine, chosen: Settings) -> Notifier:
     """Return the notifier for the runs of this pool. Raises ConfigError if a channel needs a
     library that is not installed."""
-    from perdure.cli.server.notify import check_libraries
+    from perdure.cli.server.notify import check_libraries, check_push_libraries
     from perdure.engine.notices import Notifier
     from perdure.engine.notices.links import linking
 
     check_libraries(chosen.notify)
+    check_push_libraries(chosen)
     public = chosen.serve_public_url
     return Notifier(
         engine,
@@ -172,7 +174,26 @@ def notifier(engine: Engine, chosen: Settings) -> Notifier:
         say,
         lambda name: f"{public}/runs/{name}" if public else "",
         linked=linking(engine, public),
+        devices=devices_of(engine, chosen),
     )
+
+
+def notifies(chosen: Settings) -> bool:
+    """Return whether a pool has to send messages to people."""
+    return bool(chosen.notify or chosen.serve_push_contact)
+
+
+def devices_of(engine: Engine, chosen: Settings) -> Devices | None:
+    """Return the browsers that people have added, None if push messages are off. Raises StoreError
+    if the key that signs messages cannot be used."""
+    if not chosen.serve_push_contact:
+        return None
+    from perdure.engine.notices.devices import Devices
+    from perdure.engine.notices.push import sender_of
+
+    sender = sender_of(chosen)
+    sender.server_key()  # Creates the key, or fails now and not when the first message is sent.
+    return Devices(engine.store, sender)
 
 
 def work_verb(arguments: argparse.Namespace) -> int:
@@ -192,7 +213,7 @@ def work_verb(arguments: argparse.Namespace) -> int:
     engine = open_pool(chosen, signals)
     with ExitStack() as stack:
         stack.enter_context(Housekeeping(engine, chosen, say))
-        if chosen.notify:
+        if notifies(chosen):
             stack.enter_context(notifier(engine, chosen))
         done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: signals.draining)
     write_stderr(f"perdure: {done} attempt(s) done")

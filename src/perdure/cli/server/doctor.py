@@ -96,6 +96,29 @@ def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
             yield "notify", "bad", f"notify.{channel.name}: {problem}"
         else:
             yield "notify", "ok", f"notify.{channel}"
+    if chosen.serve_push_contact:
+        yield _push(chosen)
+
+
+def _push(chosen: Settings) -> tuple[str, str, str]:
+    """Check that push messages can be sent, and that browsers allow people to ask for them."""
+    from perdure.engine.notices.push import KEY, missing, sender_of
+
+    if absent := missing():
+        return "push", "bad", f"{', '.join(absent)} is missing: {install_command('push')}"
+    try:
+        if (chosen.state / KEY).exists():
+            sender_of(chosen).server_key()
+    except PerdureError as error:
+        return "push", "bad", str(error)
+    if not chosen.serve_public_url.startswith("https://"):
+        return (
+            "push",
+            "warn",
+            "browsers get push messages only from https addresses and from localhost, and "
+            "serve_public_url is not https",
+        )
+    return "push", "ok", f"push messages to browsers; contact {chosen.serve_push_contact}"
 
 
 def _has_credentials(chosen: Settings) -> bool:
@@ -172,5 +195,6 @@ def wanted(chosen: Settings) -> bool:
         chosen.webhooks
         or chosen.agents
         or chosen.notify
-        or chosen.origin.keys() & {"serve_listen", "serve_hosts", "serve_public_url"}
+        or chosen.origin.keys()
+        & {"serve_listen", "serve_hosts", "serve_public_url", "serve_push_contact"}
     )

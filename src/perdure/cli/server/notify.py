@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import sys
-import time
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.parser import limit_of
@@ -14,9 +12,8 @@ from perdure.cli.runs.ls import table
 from perdure.cli.text import age, clean, one_line
 from perdure.config import Settings
 from perdure.errors import ConfigError, NotFound, UsageError
-from perdure.model import RunState, TaskRun, TaskSpec, Usage
 from perdure.model.codec import decode, plain
-from perdure.model.notices import Channel, Notice, NoticeBody, NoticeEvent
+from perdure.model.notices import Channel, Notice, NoticeBody
 
 
 def notify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,34 +93,25 @@ def check_libraries(channels: tuple[Channel, ...]) -> None:
         raise ConfigError(problems, install_command("notify"))
 
 
+def check_push_libraries(chosen: Settings) -> None:
+    """Raise ConfigError if push messages are configured, but their libraries are not installed."""
+    from perdure.engine.notices.push import missing
+    from perdure.host.extras import install_command
+
+    if chosen.serve_push_contact and (absent := missing()):
+        problem = f"serve_push_contact is set, and {', '.join(absent)} is not installed"
+        raise ConfigError([problem], install_command("push"))
+
+
 def _test(chosen: Settings, name: str) -> int:
     from perdure.engine.notices.senders import send
-    from perdure.rules.notification import body_of
+    from perdure.engine.notices.trial import trial_notice
 
     found = [channel for channel in chosen.notify if channel.name == name]
     if not found:
         names = ", ".join(channel.name for channel in chosen.notify) or "none is configured"
         raise NotFound(f"There is no channel {name!r}", f"One of: {names}")
     check_libraries((found[0],))
-    now = int(time.time() * 1000)
-    run = TaskRun(
-        id="test",
-        name="test",
-        spec=TaskSpec(prompt="This is a test of perdure notify."),
-        state=RunState.SUCCEEDED,
-        created=now,
-        updated=now,
-    )
-    body = body_of(NoticeEvent.DONE, None, run, Usage(), now, chosen.serve_public_url)
-    notice = Notice(
-        id=f"ntc_test_{secrets.token_hex(8)}",
-        channel=name,
-        line=0,
-        event=NoticeEvent.DONE,
-        run=run.id,
-        at=now,
-        body=body,
-    )
-    send(found[0], notice)
+    send(found[0], trial_notice(name, chosen.serve_public_url))
     print(f"{clean(name)} accepted the test message")
     return 0

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from perdure.cli.compose import open_to_read, settings
-from perdure.cli.runs.pool import StopSignals, notifier, open_pool, say
+from perdure.cli.runs.pool import StopSignals, notifier, notifies, open_pool, say
 from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
 from perdure.host.secrecy import wipe_variables
@@ -138,7 +138,7 @@ def _serve(
         stack.callback(engine.store.close)
         engine.workspaces.add_credentials(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
-        if chosen.notify:
+        if notifies(chosen):
             stack.enter_context(notifier(engine, chosen))
         if chosen.agents:
             _posting(stack, engine, chosen, clients)

@@ -37,6 +37,7 @@ from perdure.protocols import (
     AuditStore,
     BoardStore,
     CountingStore,
+    DeviceStore,
     InboxStore,
     NoticeStore,
     PlanStore,
@@ -109,6 +110,7 @@ class EngineStore(
     PostingStore,
     TokenStore,
     NoticeStore,
+    DeviceStore,
     AuditStore,
     CountingStore,
     BoardStore,
@@ -116,7 +118,7 @@ class EngineStore(
     Protocol,
 ):
     """The interface of the whole store: runs, sessions, plans, the inbox, postings, tokens,
-    notices, the audit trail, counts, the board and requests."""
+    notices, devices, the audit trail, counts, the board and requests."""
 
 
 def _keep_on() -> bool:

@@ -6,13 +6,12 @@ host sends the notices and another host serves the links, both need the same key
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from perdure.engine.attempt import Engine
+from perdure.engine.notices.keys import key_in
 from perdure.errors import PerdureError, StoreError
 from perdure.model.codec import decode, encode
 from perdure.model.notices import Channel, Notice, NoticeAnswer, NoticeBody, NoticeEvent
@@ -32,37 +31,12 @@ CALL_MOST = 300
 def link_key(state: Path, *, make: bool = False) -> bytes:
     """Return the key that signs links. If there is none, create it if `make` is set, else return
     empty bytes. Raises StoreError."""
-    path = state / KEY
-    try:
-        if not path.exists() and not make:
-            return b""
-        if not path.exists():
-            _make(path)
-        if path.stat().st_mode & 0o077:
-            raise StoreError(f"{path} can be read by others", f"chmod 600 {path}")
-        found = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"The key {path} cannot be used: {error.strerror}") from error
-    if len(found) != KEY_BYTES:
-        raise StoreError(f"The key {path} is damaged", "remove it; older links become invalid")
+    found = key_in(state / KEY, (lambda: secrets.token_bytes(KEY_BYTES)) if make else None)
+    if found and len(found) != KEY_BYTES:
+        raise StoreError(
+            f"The key {state / KEY} is damaged", "remove it; older links become invalid"
+        )
     return found
-
-
-def _make(path: Path) -> None:
-    """Create the key file atomically. Two processes that create it at the same time then use the
-    same key."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{KEY}.{secrets.token_hex(6)}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # Another process created the key first. Its key is used.
-            os.link(fresh, path)
-    finally:
-        fresh.unlink()
 
 
 def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Notice]:

@@ -16,10 +16,13 @@ from types import TracebackType
 import msgspec
 
 from perdure.engine.attempt import Engine
+from perdure.engine.notices.devices import Devices, channels_for
+from perdure.engine.notices.push import DeviceGone
 from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import NotFound, PerdureError
 from perdure.host.rounds import OneOfHost, Rounds
 from perdure.model import TaskRun, Usage
+from perdure.model.devices import PREFIX, PushDevice
 from perdure.model.events import AnyEvent
 from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
 from perdure.rules import notification
@@ -32,6 +35,8 @@ LEASE_S = 120.0
 AGAIN_S, LONGEST_S = 10.0, 3600.0
 """Pause after the first failed try to send a notice, and longest pause between two tries, in
 seconds."""
+REST_S = 60.0
+"""Time in seconds for which a browser is not tried again after its server failed."""
 WEEK_MS = 7 * 86_400_000
 """Age in milliseconds. A notice of this age is no longer sent, and a line of the audit trail of
 this age is ignored."""
@@ -43,7 +48,8 @@ Page = Callable[[str], str]
 class Notifier:
     """Sends notices to people while it is used as a context manager (`with`). `page` returns the
     address of a run's page. `say` is called with a line of text if a channel fails. `linked` adds
-    links to a notice. `deliver` sends a notice, or raises NoticeRefused."""
+    links to a notice. `deliver` sends a notice, or raises NoticeRefused. `devices` are the browsers
+    that people have added, None if push messages are off."""
 
     def __init__(
         self,
@@ -53,9 +59,11 @@ class Notifier:
         page: Page = lambda name: "",
         deliver: Callable[[Channel, Notice], None] = send,
         linked: Callable[[Channel, Notice], Notice] = lambda channel, notice: notice,
+        devices: Devices | None = None,
     ) -> None:
         self._engine, self._channels, self._say, self._page = engine, tuple(channels), say, page
-        self._deliver, self._linked = deliver, linked
+        self._deliver, self._linked, self._devices = deliver, linked, devices
+        self._resting: dict[str, float] = {}
         self._by_name = {channel.name: channel for channel in channels}
         self._store = engine.store
         self._identity = ""
@@ -96,7 +104,8 @@ class Notifier:
         StoreError."""
         while self._follow():
             pass
-        for notice in self._store.notices_due():
+        # Browsers last, because their servers may be slow.
+        for notice in sorted(self._store.notices_due(), key=_is_to_device):
             self._one(notice)
         if time.monotonic() - self._thinned > 3600 or not self._thinned:
             self._thinned = time.monotonic()
@@ -118,13 +127,14 @@ class Notifier:
             return False
         since = self._store.now() - WEEK_MS
         found: list[Notice] = []
+        devices = self._devices.all() if self._devices is not None else ()
         for line in lines:
             if line.run and line.at >= since and line.kind in notification.KINDS:
-                found += self._notices_of(line)
+                found += self._notices_of(line, devices)
         self._store.put_notices(seen, lines[-1].number, found)
         return len(lines) == PAGE
 
-    def _notices_of(self, line: AuditLine) -> Iterator[Notice]:
+    def _notices_of(self, line: AuditLine, devices: Sequence[PushDevice]) -> Iterator[Notice]:
         try:
             run = self._store.get(line.run)
         except NotFound:
@@ -136,7 +146,8 @@ class Notifier:
         if event is None:
             return
         body = ""
-        for channel in notification.chosen(self._channels, event, run):
+        channels = (*self._channels, *channels_for(devices, run, line.at))
+        for channel in notification.chosen(channels, event, run):
             body = body or self._body(event, cause, run, line)
             yield Notice(
                 id=notification.id_of(self._store_id(), channel.name, line.number),
@@ -179,6 +190,9 @@ class Notifier:
         notice = self._store.hold_notice(due.id, LEASE_S)
         if notice is None:
             return
+        if _is_to_device(notice) and self._devices is not None:
+            self._to_device(self._devices, notice)
+            return
         channel = self._by_name.get(notice.channel)
         if channel is None:
             self._settle(notice, NoticeState.GIVEN_UP, "the channel is no longer configured")
@@ -189,6 +203,23 @@ class Notifier:
             self._settle(notice, NoticeState.SENT, str(error))
             self._tell(str(error))
         except NoticeRefused as error:
+            self._later(notice, str(error))
+        else:
+            self._settle(notice, NoticeState.SENT, "")
+
+    def _to_device(self, devices: Devices, notice: Notice) -> None:
+        """Send a notice to a browser. A browser whose server has just failed rests for a while,
+        because anybody who is signed in may have added a server that is slow."""
+        if time.monotonic() < self._resting.get(notice.channel, 0.0):
+            self._later(notice, f"{notice.channel} has just failed")
+            return
+        self._resting.pop(notice.channel, None)
+        try:
+            devices.send(notice)
+        except DeviceGone as error:
+            self._settle(notice, NoticeState.GIVEN_UP, str(error))
+        except NoticeRefused as error:
+            self._resting[notice.channel] = time.monotonic() + REST_S
             self._later(notice, str(error))
         else:
             self._settle(notice, NoticeState.SENT, "")
@@ -214,3 +245,7 @@ class Notifier:
             self._said = line
             with suppress(PerdureError):
                 self._say(line)
+
+
+def _is_to_device(notice: Notice) -> bool:
+    return notice.channel.startswith(PREFIX)

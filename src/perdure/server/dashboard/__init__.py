@@ -4,7 +4,7 @@
 - `endpoints`: from an address to a page. `pages`: templates, which clean and escape all values.
 - `sign_in`, `openid_sign_in`: signing in and out. `links`: the page of a signed link.
 - `board`, `digests`, `tasks`, `sessions`, `plans`: pages about runs and conversations.
-- `records`, `disk`, `inbox`, `checks`, `audits`: the other pages.
+- `records`, `disk`, `inbox`, `checks`, `audits`: the other pages. `devices`: push messages.
 - `actions`, `confirmation`: the actions, and the pages that ask for confirmation.
 - `live`: updates of an open page. `measurements`: slow measurements, cached.
 - `threads`, `timelines`, `lines`, `diffs`, `fingerprints`: pure functions that prepare data.
@@ -29,6 +29,7 @@ from perdure.server.dashboard import (
     audits,
     board,
     checks,
+    devices,
     digests,
     disk,
     inbox,
@@ -81,6 +82,11 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/runs/{name}/restore/{number}", dispatch, actions.do_restore, actions.ask_restore),
         act("/runs/{name}/reset", admin, actions.do_reset, actions.ask_reset, Reach.WHOLE),
         act("/runs/{name}/remove", admin, actions.remove, actions.ask_remove),
+        look("/notify", devices.devices, Reach.NOTHING),
+        act("/notify/add", TokenScope.READ, devices.add, reach=Reach.NOTHING),
+        act("/notify/renew", TokenScope.READ, devices.renew, reach=Reach.NOTHING),
+        act("/notify/{id}/remove", TokenScope.READ, devices.remove, reach=Reach.NOTHING),
+        act("/notify/{id}/test", TokenScope.READ, devices.test, reach=Reach.NOTHING),
         look("/digest", digests.digests, Reach.LIST),
         look("/sessions", sessions.sessions),
         look("/sessions/{id}", sessions.session),

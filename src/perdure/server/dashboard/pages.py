@@ -24,8 +24,10 @@ from perdure.rules.text import age, clean, clock, filled, one_line, tokens
 HERE = Path(__file__).parent
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "manifest-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+WORKER = "push-worker.js"
+"""Name of the script that shows push messages when no page is open."""
 HEADERS = {
     "content-security-policy": CSP,
     "referrer-policy": "same-origin",
@@ -115,6 +117,10 @@ class Static(StaticFiles):
     def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
         answer = super().file_response(full_path, *rest, **more)
         kept = any(letter.isdigit() for letter in Path(full_path).name)
+        if Path(full_path).name == WORKER:
+            # A worker in this directory may receive messages for all pages. It loads nothing.
+            answer.headers["service-worker-allowed"] = "/"
+            answer.headers["content-security-policy"] = "default-src 'none'"
         answer.headers["cache-control"] = "max-age=31536000, immutable" if kept else "no-cache"
         return answer
 

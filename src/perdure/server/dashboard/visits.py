@@ -52,6 +52,9 @@ TOLD = {
     ),
     "replayed": "The delivery was processed again.",
     "measured": "Measured again.",
+    "device_added": "This device gets messages now.",
+    "device_removed": "The device gets no more messages.",
+    "device_tested": "The push service accepted the test message.",
 }
 """Messages that a page shows after an action, by the value of the parameter `done`. A link can
 choose one of these messages, but cannot make the page show other text."""
@@ -73,6 +76,11 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         if self.principal.limits:
             return tuple(each for each in PLACES if each[0] in LIMITED_PLACES)
         return PLACES
+
+    @property
+    def may_be_notified(self) -> bool:
+        """Return whether the user can add the browser, to get messages in it."""
+        return bool(self.csrf and self.desk.settings.serve_push_contact)
 
     @property
     def name(self) -> str:
