@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo dist test test-spread test-user test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills request-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-user test-slow test-forge gitea test-kubernetes kubernetes test-image images krew check install agents agents-latest versions kills budget-kills request-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,9 +46,15 @@ test-kubernetes: tools install agents ## the tests on a real Kubernetes control 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python -m pytest -n $(CLUSTERS) --dist loadfile -m kubernetes
 
-test-image: tools install agents ## the tests on the container image, built with buildah on a Debian of debootstrap; as root
+test-image: tools install agents ## the tests on both container images, built with buildah on a Debian of debootstrap; as root
 	$(BIN)/python -m tests.servers.image.build
 	$(BIN)/python -m pytest -m image tests/image
+
+images: install ## both images, built and pushed: REGISTRY=registry.example.com/team BASE=docker.io/library/debian:trixie-slim@sha256:... (ENGINE=buildah, PLATFORMS=linux/amd64)
+	$(BIN)/python packaging/images.py --registry "$(REGISTRY)" --base "$(BASE)" $(if $(ENGINE),--engine $(ENGINE)) $(if $(PLATFORMS),--platforms $(PLATFORMS))
+
+krew: install ## kubectl perdure as one program for this machine, below dist/krew; ADDRESS=https://...: Krew's manifest of all archives there
+	$(BIN)/python packaging/krew.py $(if $(ADDRESS),manifest "$(ADDRESS)",build)
 
 kubernetes: tools install ## the control plane (and kwok) from their Go modules, once a version, into ~/.cache/perdure-tests
 	$(BIN)/python -m tests.servers.kubernetes.build

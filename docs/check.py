@@ -46,7 +46,7 @@ HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 MACHINE = re.compile(
     # The image's user has its home at /home/perdure in every container.
-    r"(?<![\w.~$}/-])/(?!home/perdure/)(?:"
+    r"(?<![\w.~$}/-])/(?!home/perdure\b)(?:"
     + "|".join(("root", "work", "home", "Users", "workspace", "workspaces"))
     + r")/[\w.-]+"
 )

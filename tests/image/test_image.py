@@ -144,9 +144,9 @@ def test_a_service_killed_with_its_agent_goes_on_in_a_new_container(
     """A webhook starts Claude Code, and the container is killed in the middle of a reply. A new one
     on the same volume continues the same conversation, with the receipt `native`. In a second shell
     `claude --resume` shows all of it."""
-    repository = _repository(directory)
+    own = repository(directory)
     mounts = {
-        "/srv/repository": repository,
+        "/srv/repository": own,
         "/run/hook-secret": _owned(directory / "secret", payloads.SECRET),
         "/home/perdure/.config/perdure/config.toml": _owned(directory / "config.toml", CONFIG),
     }
@@ -215,13 +215,13 @@ def _owned(path: Path, text: str) -> Path:
     return path
 
 
-def _repository(directory: Path) -> Path:
-    """Make a repository with one commit that belongs to the image's user."""
+def repository(directory: Path, user: int = USER) -> Path:
+    """Make a repository with one commit that belongs to the container's user."""
     path = directory / "repository"
     path.mkdir()
     (path / "greet.py").write_text("def greet():\n    return 'Hello'\n")
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", *identity, *words], cwd=path, check=True)
-    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(path)], check=True)
+    subprocess.run(["chown", "-R", f"{user}:{user}", str(path)], check=True)
     return path

@@ -58,6 +58,8 @@ class Server:
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.cut = 0
         self.port = 0
+        self.forbidden: set[str] = set()
+        """Accesses that a review denies, such as `create jobs`."""
 
     async def start(self) -> web.AppRunner:
         app = web.Application()
@@ -177,6 +179,8 @@ class Server:
             rest[1] if len(rest) > 1 else "",
             rest[2] if len(rest) > 2 else "",
         )
+        if kind == "selfsubjectaccessreviews":
+            return await self._review(request)
         if kind not in KINDS.get(group, {}):
             return _status(404, f"no {kind}")
         if request.query.get("watch"):
@@ -188,6 +192,13 @@ class Server:
         if request.method != "GET":
             self.after(request.method, request.path)
         return answer
+
+    async def _review(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        asked = body["spec"]["resourceAttributes"]
+        resource = "/".join(each for each in (asked["resource"], asked.get("subresource")) if each)
+        body["status"] = {"allowed": f"{asked['verb']} {resource}" not in self.forbidden}
+        return web.json_response(body, status=201)
 
     async def _do(
         self, request: web.Request, kind: str, namespace: str, name: str, part: str

@@ -32,6 +32,18 @@ def test_the_chart_has_perdures_version() -> None:
     assert chart["version"] == chart["appVersion"] == perdure.__version__
 
 
+def test_the_operator_and_the_attempts_have_an_image_each() -> None:
+    """The operator runs the small image, and tells the attempts the one with the agents."""
+    (container,) = (
+        container
+        for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8"))
+        if each and each["kind"] == "Deployment"
+        for container in each["spec"]["template"]["spec"]["containers"]
+    )
+    assert container["image"] == f"perdure-operator:{perdure.__version__}"
+    assert f"--image=perdure:{perdure.__version__}" in container["args"]
+
+
 def test_every_value_has_its_place_in_the_schema() -> None:
     """A misspelt value is refused by Helm, and none of the defaults is."""
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))

@@ -118,6 +118,60 @@ def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str
         chart.validate_schema(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "operator", "attempts"),
+    [
+        ({}, "perdure-operator:0.1.0", "perdure:0.1.0"),
+        (
+            {"image": {"registry": "r.example.com/team", "tag": "1"}},
+            "r.example.com/team/perdure-operator:1",
+            "r.example.com/team/perdure:1",
+        ),
+        ({"image": {"repository": "r/one", "tag": "1"}}, "r/one:1", "r/one:1"),
+        (
+            {"image": {"registry": "r"}, "operator": {"image": "a:1"}, "attempts": {"image": "b"}},
+            "a:1",
+            "b",
+        ),
+    ],
+)
+def test_the_images_of_the_operator_and_of_the_attempts(
+    values: dict[str, Any], operator: str, attempts: str
+) -> None:
+    """Both are found by the registry. One repository names one image for both, as in the first
+    charts. Each has a value of its own."""
+    found = list(objects(rendered(values)))
+    (deployment,) = (each for each in found if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == operator
+    assert f"--image={attempts}" in container["args"]
+    (pod,) = (each for each in found if each["kind"] == "Pod")
+    assert {each["image"] for each in pod["spec"]["containers"]} == {operator}
+
+
+def test_the_test_may_reach_the_probes_where_policies_hold() -> None:
+    """The pod of `helm test` is selected by the operator's policy, and the policy lets it in also
+    where only some may scrape. The Deployment does not select it."""
+    found = list(objects(rendered({"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}})))
+    (pod,) = (each for each in found if each["kind"] == "Pod")
+    (deployment,) = (each for each in found if each["kind"] == "Deployment")
+    labels = pod["metadata"]["labels"]
+    selected = deployment["spec"]["selector"]["matchLabels"]
+    assert not selected.items() <= labels.items()
+    (policy,) = (
+        each["spec"]
+        for each in found
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "perdure"
+    )
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    peer = policy["ingress"][0]["from"][-1]["podSelector"]["matchLabels"]
+    assert peer.items() <= labels.items()
+    assert policy["egress"][0]["to"][0]["podSelector"]["matchLabels"] == selected
+    (check,) = (each for each in pod["spec"]["containers"] if each["name"] == "operator")
+    asked = dict(each.split("=") for each in check["args"][0].removeprefix("--check=").split(","))
+    assert asked == selected
+
+
 def test_the_pod_monitor_selects_the_operator() -> None:
     """The optional PodMonitor points at the port and the labels that the Deployment has."""
     found = {

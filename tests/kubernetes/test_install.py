@@ -120,10 +120,12 @@ def test_helm_installs_an_operator_that_works(
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert used - granted == set()
+    assert used - granted == {EVERYBODYS}
     assert granted - used <= SELDOM
 
 
+EVERYBODYS = ("create", "selfsubjectaccessreviews")
+"""Request of the pod of `helm test`. The role `system:basic-user` allows it to every account."""
 SELDOM = {
     *(
         ("list", "events"),

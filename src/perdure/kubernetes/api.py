@@ -52,6 +52,9 @@ _KINDS = {
     ACCOUNT: ("", "v1", "ServiceAccount"),
 }
 _NAMESPACE = create_global_resource("", "v1", "Namespace", "namespaces")
+_REVIEW = create_global_resource(
+    "authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"
+)
 TIMEOUT_S = 15.0
 TRIES = 4
 AGENT = "perdure-operator"
@@ -103,6 +106,17 @@ class Api:
         except Refused as error:
             return error.code == 404
         return bool(body["metadata"].get("deletionTimestamp"))
+
+    async def is_allowed(self, namespace: str, verb: str, group: str, resource: str) -> bool:
+        """Return whether the account may do something in a namespace, or, if it is empty, in all.
+        `resource` may name a part, such as `pods/log`."""
+        name, _, part = resource.partition("/")
+        what = {"namespace": namespace, "verb": verb, "group": group, "resource": name}
+        if part:
+            what["subresource"] = part
+        review = _REVIEW.from_dict({"spec": {"resourceAttributes": what}})
+        answer = await self._send("create", "reviews", lambda: self._client.create(review))
+        return bool((answer.get("status") or {}).get("allowed"))
 
     async def items(
         self, kind: str, namespace: str, labels: dict[str, Any] | None = None, fields: str = ""

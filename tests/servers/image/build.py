@@ -1,4 +1,4 @@
-"""Builds the container image: `python -m tests.servers.image.build`, or `make test-image`.
+"""Builds the container images: `python -m tests.servers.image.build`, or `make test-image`.
 
 buildah (a Debian package) reads the Containerfile; with `--isolation chroot` it needs no container
 engine. The base image, which no package registry has, is made by debootstrap. The mirrors, proxies
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,26 @@ from tests.servers import golang
 
 TOP = Path(__file__).parents[3]
 RELEASE = "trixie"
-BASE = f"localhost/debian:{RELEASE}"
+OLDER = "bookworm"
+BASE = "localhost/debian:"
 NAME = "localhost/perdure:test"
+OPERATOR = "localhost/perdure-operator:test"
+SOURCE = "https://git.example.com/team/perdure"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
 PACKAGES = ("buildah", "debootstrap")
+LEFT_OUT = tuple(f"/usr/share/{name}" for name in ("doc", "info", "lintian", "locale", "man"))
+"""Directories that are empty in Debian's slim images (debuerreotype's list of exclusions)."""
+TEAM = "localhost/team:test"
+"""An image of a team: another Debian than perdure's, with a tool and a user of its own."""
+TEAM_RECIPE = f"""FROM {BASE}{OLDER}
+RUN apt-get update && apt-get install --no-install-recommends --yes ca-certificates git python3 python3-venv \\
+    && printf '#!/bin/sh\\necho made by team-tool\\n' > /usr/local/bin/team-tool && chmod 755 /usr/local/bin/team-tool \\
+    && useradd --uid 1000 --create-home builder
+USER builder
+"""
+INJECTED = "localhost/team-perdure:test"
+GUIDE = TOP / "docs/how-to/containers.md"
+LABELED = (f"--build-arg=SOURCE={SOURCE}", f"--build-arg=REVISION={REVISION}")
 MIRROR = "PERDURE_TEST_DEBIAN"
 """Variable that names Debian's mirror, for a machine whose own apt uses another distribution."""
 LENT = "/run/machine"
@@ -57,27 +75,50 @@ def buildah(*words: str) -> str:
 
 
 def build() -> None:
-    """Build the image from this checkout."""
+    """Build both images from this checkout."""
     if os.geteuid() != 0:
         raise SystemExit("only root can build the image: debootstrap and buildah need mounts")
     with golang.alone():
         _install()
         store().mkdir(parents=True, exist_ok=True)
-        _make_base()
-        with _lent() as lent:
-            buildah(
-                "build",
-                "--isolation=chroot",
-                "--layers",
-                "--pull-never",
-                f"--build-arg=BASE={BASE}",
-                f"--volume={lent}:{LENT}:ro",
-                f"--volume={lent / 'pip.conf'}:/etc/pip.conf:ro",
-                f"--volume={lent / 'npmrc'}:/root/.npmrc:ro",
-                f"--tag={NAME}",
-                f"--file={TOP / 'Containerfile'}",
-                str(TOP),
-            )
+        for release in (RELEASE, OLDER):
+            _make_base(release)
+        for name, target in ((OPERATOR, ["--target=operator"]), (NAME, [])):
+            build_file(TOP / "Containerfile", TOP, name, *target, *LABELED)
+        _build_team()
+
+
+def _build_team() -> None:
+    """Build the image of a team, and the same with perdure, by the recipe of the guide."""
+    (recipe,) = re.findall(r"```dockerfile\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    for named, here in (("perdure", NAME), ("team/toolchain", TEAM)):
+        line = f"FROM registry.example.com/{named}"
+        assert line in recipe, line
+        recipe = re.sub(f"^{line}(?= |$)", f"FROM {here}", recipe, flags=re.MULTILINE)
+    with tempfile.TemporaryDirectory(prefix="team-") as scratch:
+        for name, text in ((TEAM, TEAM_RECIPE), (INJECTED, recipe)):
+            path = Path(scratch) / "Containerfile"
+            path.write_text(text)
+            build_file(path, Path(scratch), name)
+
+
+def build_file(recipe: Path, directory: Path, name: str, *words: str) -> None:
+    """Build an image from any recipe that takes its base as the argument BASE."""
+    with _lent() as lent:
+        buildah(
+            "build",
+            "--isolation=chroot",
+            "--layers",
+            "--pull-never",
+            f"--build-arg=BASE={BASE}{RELEASE}",
+            f"--volume={lent}:{LENT}:ro",
+            f"--volume={lent / 'pip.conf'}:/etc/pip.conf:ro",
+            f"--volume={lent / 'npmrc'}:/root/.npmrc:ro",
+            f"--tag={name}",
+            f"--file={recipe}",
+            *words,
+            str(directory),
+        )
 
 
 def _install() -> None:
@@ -89,24 +130,39 @@ def _install() -> None:
         subprocess.run(install, env=environ, check=True)
 
 
-def _make_base() -> None:
-    if BASE in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+def _make_base(release: str) -> None:
+    name = f"{BASE}{release}"
+    if name in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
         return
     with tempfile.TemporaryDirectory(prefix="base-", dir=store().parent) as scratch:
         root = Path(scratch) / "root"
         subprocess.run(
             # A base of a registry has no certificates. Without these here, the machine's own could
             # not be lent: their installation would replace a file that is mounted.
-            ["debootstrap", "--variant=minbase", RELEASE, str(root), _mirror()],
+            ["debootstrap", "--variant=minbase", release, str(root), _mirror()],
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        _slim(root)
         (root / "etc/apt/apt.conf.d/machine").write_text(_apt_configuration())
         archive = Path(scratch) / "base.tar"
         subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
         recipe = Path(scratch) / "Containerfile"
         recipe.write_text("FROM scratch\nADD base.tar /\n")
-        buildah("build", "--isolation=chroot", f"--tag={BASE}", f"--file={recipe}", scratch)
+        buildah("build", "--isolation=chroot", f"--tag={name}", f"--file={recipe}", scratch)
+
+
+def _slim(root: Path) -> None:
+    """Leave out what Debian's slim images leave out: documents, manuals, translations, lists."""
+    patterns = "".join(f"path-exclude {place}/*\n" for place in LEFT_OUT)
+    kept = "path-include /usr/share/locale/locale.alias\n"
+    (root / "etc/dpkg/dpkg.cfg.d/docker").write_text(patterns + kept)
+    for place in (*LEFT_OUT, "/var/lib/apt/lists", "/var/cache/apt"):
+        for found in (root / place[1:]).glob("*"):
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            elif found.name != "locale.alias":
+                found.unlink()
 
 
 def _mirror() -> str:
@@ -173,4 +229,4 @@ def _npm_options() -> dict[str, str]:
 
 if __name__ == "__main__":
     build()
-    print(f"built {NAME}")
+    print(f"built {OPERATOR}, {NAME} and {INJECTED}")

@@ -24,26 +24,28 @@ from tests.servers.image.build import NAME, buildah
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts")
 
 
-def configuration() -> dict[str, Any]:
-    """Return the image's configuration: Entrypoint, Cmd, Env, User, WorkingDir, StopSignal."""
-    found: dict[str, Any] = json.loads(buildah("inspect", "--type=image", NAME))["OCIv1"]["config"]
+def configuration(name: str = NAME) -> dict[str, Any]:
+    """Return an image's configuration: Entrypoint, Cmd, Env, User, WorkingDir, Labels, StopSignal."""
+    found: dict[str, Any] = json.loads(buildah("inspect", "--type=image", name))["OCIv1"]["config"]
     return found
 
 
 @dataclass
 class ImageContainer:
     """One container. `volume` is mounted at /data, `mounts` are further directories by their path
-    inside, and `environ` is what `docker run -e` gives."""
+    inside, `environ` is what `docker run -e` gives, and `as_user` what `docker run -u` gives."""
 
     volume: Path
     log: Path
     environ: dict[str, str] = field(default_factory=dict)
     mounts: dict[str, Path] = field(default_factory=dict)
+    of: str = NAME
+    as_user: str = ""
 
     def __post_init__(self) -> None:
-        self.image = configuration()
-        self.user, _, self.group = self.image["User"].partition(":")
-        self.name = buildah("from", "--pull-never", NAME).strip()
+        self.image = configuration(self.of)
+        self.user, _, self.group = (self.as_user or self.image["User"]).partition(":")
+        self.name = buildah("from", "--pull-never", self.of).strip()
         self.root = Path(buildah("mount", self.name).strip())
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +59,7 @@ class ImageContainer:
                     str(self.root),
                     *self._command(self.image["WorkingDir"]),
                     *self.image["Entrypoint"],
-                    *(command or self.image["Cmd"]),
+                    *(command or self.image.get("Cmd", ())),
                 ]
             ),
         ]
@@ -134,7 +136,7 @@ class ImageContainer:
     def stop(self) -> int:
         """End it as `docker stop` does. Return its exit code."""
         assert self.process is not None
-        number = getattr(signal, self.image["StopSignal"])
+        number = getattr(signal, self.image.get("StopSignal", "SIGTERM"))
         os.kill(self.first, number)
         code = self.process.wait(PATIENCE_S)
         self.process = None

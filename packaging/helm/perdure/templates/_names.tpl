@@ -16,8 +16,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
+{{- /* An image of the release by its name: below image.registry, or image.repository for all. */ -}}
 {{- define "perdure.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- $values := .root.Values.image -}}
+{{- $registry := ternary "" (printf "%s/" (trimSuffix "/" $values.registry)) (empty $values.registry) -}}
+{{ $values.repository | default (printf "%s%s" $registry .name) }}:{{ $values.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- define "perdure.operator.image" -}}
+{{ .Values.operator.image | default (include "perdure.image" (dict "root" . "name" "perdure-operator")) }}
+{{- end -}}
+{{- define "perdure.attempts.image" -}}
+{{ .Values.attempts.image | default (include "perdure.image" (dict "root" . "name" "perdure")) }}
 {{- end -}}
 {{- define "perdure.account" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "perdure.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end -}}
@@ -71,4 +80,45 @@ egress:
   {{- with $policy.attempts.egress }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
+{{- /* Of the operator, and of the check that `helm test` makes: the same flags need the same rights. */ -}}
+{{- define "perdure.arguments" -}}
+{{- if .Values.clusterWide }}
+- --all-namespaces
+{{- else }}
+- --namespace={{ .Release.Namespace }}
+{{- end }}
+- --port={{ .Values.metrics.port }}
+- --log-format={{ .Values.operator.logFormat }}
+- --image={{ include "perdure.attempts.image" . }}
+{{- with include "perdure.attempt.account" . }}
+- --service-account={{ . }}
+{{- end }}
+- {{ printf "--defaults=%s" (include "perdure.defaults" .) | quote }}
+{{- range .Values.attempts.repositories.httpHosts }}
+- --http-host={{ . }}
+{{- end }}
+{{- range .Values.attempts.repositories.sshHosts }}
+- --ssh-host={{ . }}
+{{- end }}
+{{- if .Values.clusterWide }}
+{{- if .Values.attempts.serviceAccount.create }}
+- --make-service-account
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+- {{ printf "--network-policy=%s" (include "perdure.attempts.policy" . | fromYaml | toJson) | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.operator.readLogs }}
+- --read-logs
+{{- end }}
+{{- end -}}
+{{- define "perdure.test.limits" -}}
+resources:
+  requests: {cpu: 50m, memory: 128Mi}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
 {{- end -}}

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.cli.runs.pool import say
-from perdure.errors import UsageError
+from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
 from perdure.model.durations import duration
 from perdure.rules.text import write_stderr
+
+if TYPE_CHECKING:
+    from perdure.kubernetes.operator import Options
 
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -104,6 +108,12 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
             "maximum wait of an attempt for something that only a person can fix (default: 30m); "
             "the wait for a quota, for space on a node or for another writer has no limit"
         ),
+    )
+    parser.add_argument(
+        "--check",
+        default="",
+        metavar="LABELS",
+        help="check this account's rights and the probes of the operator's pods with LABELS; exit",
     )
     parser.add_argument(
         "--log-format",
@@ -194,8 +204,32 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         patience_s=arguments.patience,
         silent_limit_s=arguments.deaf,
     )
+    if arguments.check:
+        return _check(options, own, arguments.check)
     operate(options, _log(arguments.log_format, "info"), _log(arguments.log_format, "warning"))
     return 0
+
+
+def _check(options: Options, own: str, selector: str) -> int:
+    """Check an installed operator. Return the exit code."""
+    from perdure.kubernetes.api import Api, Away
+    from perdure.kubernetes.installation import check
+    from perdure.kubernetes.operator import connection
+
+    async def run() -> bool:
+        config = connection()
+        api = Api(config)
+        try:
+            return await check(api, options, own, selector, print)
+        except Away as error:
+            raise PerdureError(
+                f"the API server at {config.cluster.server} does not answer: {error}",
+                "check the address and the network",
+            ) from error
+        finally:
+            await api.close()
+
+    return 0 if asyncio.run(run()) else 1
 
 
 def _log(form: str, level: str) -> Callable[[str], None]:
