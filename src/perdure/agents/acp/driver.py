@@ -322,7 +322,7 @@ class AcpDriver:
         """
         if self.native.name != "gemini":
             return ""
-        return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
+        return gemini_files.chat_of_this_minute(launch.continuation.session_id)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return acp_events.parse(line)

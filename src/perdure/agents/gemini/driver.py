@@ -23,13 +23,18 @@ Permissions:
 - `full` is the CLI's mode `yolo`.
 
 The workdir is trusted, as if a person had started the CLI there.
+
+Without a terminal, the CLI denies every call that needs a permission. An attempt that is given
+people's answers to such calls is therefore run by `gemini_bridge`, over the Agent Client Protocol.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.agents.gemini import events as gemini_events
 from perdure.agents.gemini import loads, outcome
@@ -37,6 +42,7 @@ from perdure.agents.gemini import transcript as gemini_files
 from perdure.agents.shared import programs, refusals, retention
 from perdure.agents.shared.ids import checked
 from perdure.config.home import user_home
+from perdure.host import system
 from perdure.model import (
     Command,
     Conversation,
@@ -50,9 +56,11 @@ from perdure.model import (
     Reply,
     Rung,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent
+from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage
 
 if TYPE_CHECKING:
@@ -66,6 +74,7 @@ MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
 KEEP = Path(__file__).with_name("gemini_keep.mjs")
 READ = Path(__file__).with_name("gemini_read.toml")
+BRIDGE = Path(__file__).with_name("gemini_bridge.py")
 
 _PERMISSIONS = {
     Permissions.READ: ("--approval-mode=default", f"--admin-policy={READ}"),
@@ -161,17 +170,19 @@ class GeminiDriver:
 
     def command(self, launch: Launch) -> Command:
         """Return the command line, with the prompt on stdin, so that no part of it is read as a
-        flag. Raise ValueError for an invalid id, or for a fork of a conversation that does not
+        flag. If the launch carries people's answers to requests, return the bridge's command
+        instead. Raise ValueError for an invalid id, or for a fork of a conversation that does not
         exist."""
-        argv = [
-            launch.program.path,
-            *launch.spec.agent_args,
-            "--output-format=stream-json",
-            *_conversation(launch),
-        ]
-        argv += _PERMISSIONS[launch.spec.permissions]
+        conversation = _conversation(launch)
+        level = list(_PERMISSIONS[launch.spec.permissions])
         if launch.spec.model:
-            argv.append(f"--model={launch.spec.model}")
+            level.append(f"--model={launch.spec.model}")
+        given = [launch.program.path, *launch.spec.agent_args]
+        if _is_bridged(launch):
+            order = {**_order(launch), "command": [*given, "--acp", *level]}
+            argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order)]
+        else:
+            argv = [*given, "--output-format=stream-json", *conversation, *level]
         return Command(
             argv=tuple(argv),
             stdin=gemini_files.sent(launch.prompt).encode(),
@@ -236,6 +247,12 @@ class GeminiDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        return spec.permissions is not Permissions.READ
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        return gemini_events.denied_calls(output)
+
     def interactive_command(self, launch: Launch) -> Command:
         """Return the command that opens the conversation in the interactive program. Like the
         command of an attempt, it loads the script that switches off the CLI's clean-up."""
@@ -282,6 +299,33 @@ def _conversation(launch: Launch) -> list[str]:
             return [f"--session-file={parent}"]
         case _:
             raise ValueError(f"Gemini CLI has no continuation {asked.kind} by {asked.rung}")
+
+
+def _is_bridged(launch: Launch) -> bool:
+    """Return whether the launch is run by `gemini_bridge`. Over its protocol, the CLI cannot fork a
+    conversation. It also runs none of the user's hooks for tools, and these must not be skipped."""
+    return (
+        launch.answers
+        and bool(launch.requests)
+        and launch.continuation.kind is not Start.FORK
+        and not gemini_files.has_tool_hooks(Path(launch.home), Path(launch.cwd))
+    )
+
+
+def _order(launch: Launch) -> dict[str, Any]:
+    """Return the order for `gemini_bridge`, a JSON object, without the CLI's command. It tells
+    which conversation to use, and where the directory of requests is."""
+    resumes = launch.continuation.kind is Start.RESUME
+    session = launch.continuation.session_id if resumes else ""
+    return {
+        "cwd": launch.cwd,
+        "session": session,
+        "home": launch.home,
+        "hold": gemini_files.chat_of_this_minute(session),
+        "model": launch.spec.model,
+        "requests": launch.requests,
+        "portable": system.IS_PORTABLE,
+    }
 
 
 DRIVER = GeminiDriver()

@@ -7,6 +7,7 @@ a failure, even if the result after it reports success; a warning is not a failu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.model.requests import OpenCall
 from perdure.patterns import late_pattern
 
 SUMMARY = 500
@@ -42,12 +44,20 @@ _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_works
 _ASKS = "ask_user"
 _BARRED = late_pattern(
     "Path not in workspace|"
+    # A call for which the CLI would ask at a terminal, as for `rm -rf` at the level `edit`.
+    "Tool execution for .{1,99} requires user confirmation|"
     # Tools that the permissions level removes. Only real tools are listed, because a call of a tool
     # that never existed is not a denial.
     r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
     r"found"
 )
 """Pattern of the first words in the error for a call that was not allowed."""
+_ASKABLE = late_pattern(
+    r"Tool execution denied by policy\.|Tool execution for .{1,99} requires user confirmation|"
+    r"This call needs a permission that nobody has given\."
+)
+"""Pattern of the first words in the error for a call that a person can allow. The first two are the
+CLI's own words, the last ones those of `gemini_bridge`."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
@@ -98,6 +108,31 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return _result(found)
         case _:
             return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def denied_calls(output: bytes) -> list[OpenCall]:
+    """Return the calls in the output that the CLI or the bridge denied, and that a person can
+    allow."""
+    made: dict[str, dict[str, Any]] = {}
+    found = []
+    for line in output.split(b"\n"):
+        each = json_lines.read(line) if b'"tool_' in line else None
+        key = json_lines.text(json_lines.part(each, "tool_id"), SUMMARY)
+        if each and each.get("type") == "tool_use" and isinstance(each.get("parameters"), dict):
+            made[key] = each
+        elif key in made and _ASKABLE.match(json_lines.text(json_lines.part(each, "output"))):
+            found.append(_open_call(made[key]))
+    return found
+
+
+def _open_call(used: dict[str, Any]) -> OpenCall:
+    given = used["parameters"]
+    return OpenCall(
+        call=json_lines.text(used.get("tool_id"), SUMMARY),
+        tool=json_lines.text(used.get("tool_name"), SUMMARY),
+        input=json.dumps(given, ensure_ascii=False).encode("utf-8", "replace").decode(),
+        summary=main_argument(given, _ARGUMENTS),
+    )
 
 
 def _finish(reason: str) -> Sequence[AgentEvent]:

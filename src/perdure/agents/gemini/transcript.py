@@ -63,6 +63,33 @@ def transcript(home: Path, session_id: str) -> Path | None:
     return max(found, key=_rank, default=None)
 
 
+def chat_of_this_minute(session_id: str) -> str:
+    """Return the pattern (for `strftime`, then `glob`) of a chat file that began in the current
+    minute. While there is such a file, the conversation must not be loaded over ACP: Gemini CLI
+    0.61.0 would empty the file."""
+    return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{session_id[:8]}.jsonl"
+
+
+def has_tool_hooks(home: Path, cwd: Path) -> bool:
+    """Return whether the user, an extension, the workdir or the machine has settings with hooks for
+    tools. A setting that is only mentioned there counts too."""
+    named = (os.environ.get(f"GEMINI_CLI_SYSTEM_{each}_PATH") for each in ("SETTINGS", "DEFAULTS"))
+    places = [
+        home / "settings.json",
+        cwd / ".gemini" / "settings.json",
+        *home.glob("extensions/*/hooks/hooks.json"),
+        *(Path(each) for each in named if each),
+        Path("/etc/gemini-cli/settings.json"),
+        Path("/etc/gemini-cli/system-defaults.json"),
+    ]
+    for place in places:
+        with suppress(OSError):
+            content = place.read_bytes()
+            if b'"BeforeTool"' in content or b'"AfterTool"' in content:
+                return True
+    return False
+
+
 def remains(home: Path, session_id: str) -> Sequence[Path]:
     """Return the conversation's files, first the one that the CLI would resume. Files whose first
     line has no id are included. The empty files that each resume leaves behind are not."""
@@ -355,6 +382,9 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     for pid in system.pids():
         with suppress(OSError):
             words = system.command(pid).split(b"\0")
+            if _is_bridge(words, session_id, home):
+                found.append(pid)
+                continue
             if not any(word.rpartition(b"/")[2] in (b"gemini", b"gemini.js") for word in words[:6]):
                 continue
             named = any(word == wanted and before in _FLAGS for before, word in pairwise(words))
@@ -363,6 +393,14 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
             ):
                 found.append(pid)
     return sorted(found)
+
+
+def _is_bridge(words: Sequence[bytes], session_id: str, home: Path) -> bool:
+    """Return whether this is the command line of a `gemini_bridge` on the conversation."""
+    if len(words) < 5 or not words[3].endswith(b"/gemini_bridge.py"):
+        return False
+    order = json_lines.read(words[4]) or {}
+    return order.get("session") == session_id and order.get("home") == str(home)
 
 
 def _same_home(pid: int, home: Path) -> bool:

@@ -25,7 +25,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -38,7 +37,6 @@ from urllib.parse import quote, urlencode
 if TYPE_CHECKING:
     from perdure.agents.shared.server_guard import ServerGuard
 
-PR_SET_PDEATHSIG = 1
 LISTENS = "opencode server listening on http://127.0.0.1:"
 END_S = 3.0
 """Time limit for the server to exit after it was sent SIGTERM, in seconds."""
@@ -57,15 +55,6 @@ class ServeFailed(Exception):
     print."""
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this new process (the server) as soon as its parent ends."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def guard(server: int) -> ServerGuard:
     """Start and return a child process that kills the server when the bridge is gone. It replaces
     `die_with` on systems other than Linux."""
@@ -82,6 +71,8 @@ class OpenCodeServer:
         self.where = urlencode({"directory": order["cwd"]})
         word = base64.b64encode(f"opencode:{password}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
+        from perdure.agents.shared.server_guard import die_with
+
         following = None if order["portable"] else partial(die_with, os.getpid())
         self.process = subprocess.Popen(
             order["command"],

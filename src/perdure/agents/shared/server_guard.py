@@ -1,5 +1,6 @@
-"""Ends an agent's server when the program that started it is gone. Used by `codex_bridge` and
-`opencode_bridge` on systems other than Linux. On Linux the bridges use prctl(2) instead.
+"""Ends an agent's server when the program that started it is gone. Used by `codex_bridge`,
+`opencode_bridge` and `gemini_bridge`: `ServerGuard` on systems other than Linux, `die_with` (which
+uses prctl(2)) on Linux. `codex_bridge` has its own `die_with`, because it imports nothing there.
 
 It uses only the standard library, because the bridges run with `python -I -S`.
 """
@@ -9,6 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this new process (the server) as soon as its parent ends."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class ServerGuard:

@@ -1,0 +1,400 @@
+"""Runs one turn of `gemini --acp` and prints the turn in the format of `gemini --output-format
+stream-json`.
+
+`GeminiDriver` starts this program by its path with `python -I -S`, for an attempt that is given
+people's answers to requests. Without a terminal, Gemini CLI denies every call that needs a
+permission. Over the Agent Client Protocol it asks its client. The program uses only the standard
+library and small modules of perdure. Its only argument is the order: a JSON object written by
+`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment,
+with `gemini_calls.mjs` loaded, which prints the arguments of the calls. Written against 0.61.0.
+
+Guarantees:
+
+- A prompt is only sent to the requested conversation. Its replay is never printed.
+- A call that needs a permission runs if a person has allowed exactly this call. The approval is
+  then used up.
+- Every other call that needs a permission is refused, and the turn continues, as without a
+  terminal.
+- The CLI is killed when this process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.agents.shared.server_guard import ServerGuard
+
+CHUNK = 1 << 18
+QUIET_S = 0.5
+"""Duration of silence after which a replay counts as complete, in seconds. The CLI sends a part of
+the replay after its response to `session/load`."""
+END_S = 2.0
+"""Time limit for the CLI to exit, in seconds. It applies twice: after the CLI's input was closed,
+and again after SIGTERM."""
+AUTH_REQUIRED = -32000
+EXIT_AUTH = 41
+EXIT_INPUT = 42
+"""Exit code of the CLI if it cannot resume a conversation. EXIT_AUTH is its code for a missing
+login."""
+UNNAMED = re.compile(r"(.+)__(?:\1|synth_.+)_\d+_(\d+)")
+"""Pattern of the id that the CLI gives to a call if the service gave it none: the name of the tool,
+then the time, then the number of the call in its answer."""
+REFUSED = "This call needs a permission that nobody has given."
+STOPS = {
+    "max_turn_requests": "the maximum number of session turns was reached",
+    "max_tokens": "the next request exceeds the context of the model",
+}
+
+
+class AcpFailed(Exception):
+    """Raised if the CLI refused a request. `code`: the exit code of this program."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CliEnded(Exception):
+    """Raised if the CLI ended before it had answered."""
+
+
+def say(kind: str, **fields: Any) -> None:
+    """Print one line in the format of the CLI and flush it."""
+    sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class AcpProcess:
+    """The process of `gemini --acp`, and its messages."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        from perdure.agents.shared.server_guard import ServerGuard, die_with
+
+        portable = order["portable"]
+        self.process = subprocess.Popen(
+            order["command"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=order["cwd"],
+            preexec_fn=None if portable else partial(die_with, os.getpid()),
+        )
+        self.guard: ServerGuard | None = ServerGuard(self.process.pid) if portable else None
+        assert self.process.stdout is not None
+        self.out = self.process.stdout.fileno()
+        self.rest = b""
+        self.sent = 0
+
+    def send(self, **message: Any) -> None:
+        assert self.process.stdin is not None
+        line = json.dumps({"jsonrpc": "2.0", **message}) + "\n"
+        try:
+            self.process.stdin.write(line.encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise CliEnded from None
+
+    def ask(self, method: str, params: dict[str, Any]) -> int:
+        """Send a request. Return its id."""
+        self.sent += 1
+        self.send(id=self.sent, method=method, params=params)
+        return self.sent
+
+    def read(self, wait_s: float | None = None) -> dict[str, Any] | None:
+        """Return the next message, or a line of `gemini_calls.mjs`. None if there is none within
+        `wait_s`. Raise CliEnded if the CLI has ended."""
+        while True:
+            line, found, self.rest = self.rest.partition(b"\n")
+            if found:
+                with contextlib.suppress(ValueError):
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        return message
+                continue
+            self.rest = line
+            if not select.select([self.out], [], [], wait_s)[0]:
+                return None
+            piece = os.read(self.out, CHUNK)
+            if not piece:
+                raise CliEnded
+            self.rest += piece
+
+    def response(self, request: int) -> dict[str, Any]:
+        """Return the result of a request that was sent. Other messages are dropped. Raise
+        AcpFailed if the CLI refused the request."""
+        while True:
+            message = self.read()
+            if message and message.get("id") == request and "method" not in message:
+                return result(message)
+
+    def end(self) -> int:
+        """End the CLI, and return its exit code."""
+        if self.guard is not None:
+            self.guard.release()
+            self.guard = None
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        for last_word in (self.process.terminate, self.process.kill):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(END_S)
+            last_word()
+        return self.process.wait()
+
+
+def result(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the result in a response. Raise AcpFailed if the response is an error."""
+    error = message.get("error")
+    if error is None:
+        return message.get("result") or {}
+    data = error.get("data")
+    details = data.get("details") or data.get("message") if isinstance(data, dict) else data
+    words = ": ".join(str(each) for each in (error.get("message"), details) if each)
+    raise AcpFailed(words, EXIT_AUTH if error.get("code") == AUTH_REQUIRED else 1)
+
+
+class ReportedCalls:
+    """The calls in the model's answers that the CLI has not begun yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[str, dict[str, Any]]] = []
+        """Id and arguments of each call. If the service gave no id, it is the tool's name and the
+        number of the call in its answer."""
+        self.unnamed = 0
+
+    def add(self, answer: dict[str, Any]) -> None:
+        """Store the calls in a piece of an answer."""
+        for call in answer["calls"]:
+            key = f"{call['name']}__{call['id']}"
+            if call["id"].startswith(f"{call['name']}__"):
+                key = call["id"]
+            elif not call["id"]:
+                key = f"{call['name']} {self.unnamed}"
+                self.unnamed += 1
+            self.waiting.append((key, call))
+        if answer["reason"]:
+            self.unnamed = 0
+
+    def take(self, call_id: str) -> dict[str, Any] | None:
+        """Return and remove the call with this id. None if it was not reported, or if several
+        different calls may be meant: a subagent's calls have the same numbers."""
+        unnamed = UNNAMED.fullmatch(call_id)
+        keys = {call_id, f"{unnamed[1]} {unnamed[2]}"} if unnamed else {call_id}
+        found = [each for each in self.waiting if each[0] in keys]
+        if not found:
+            return None
+        self.waiting.remove(found[0])
+        if any(call["args"] != found[0][1]["args"] for _, call in found):
+            return None
+        return found[0][1]
+
+
+def agrees(call: dict[str, Any], told: dict[str, Any]) -> bool:
+    """Return whether the CLI's permission request may be about this call. It shows a command as its
+    title, and the change of a file as the old and the new text."""
+    given = call["args"]
+    if told.get("kind") == "execute":
+        return bool(told.get("title") == given.get("command"))
+    for change in told.get("content") or []:
+        if change.get("type") == "diff":
+            same = Path(change["path"]).name == Path(str(given.get("file_path"))).name
+            return same and given.get("content", change["newText"]) == change["newText"]
+    return True
+
+
+class AcpTurn:
+    """One turn of one conversation."""
+
+    def __init__(self, cli: AcpProcess, order: dict[str, Any]) -> None:
+        self.cli, self.order = cli, order
+        self.calls = ReportedCalls()
+        self.begun: set[str] = set()
+        self.answers = 0
+        self.said = self.called = False
+        """Whether the last answer has words or calls, and whether it has calls."""
+        self.reason = ""
+        """Why the last answer ended; empty if it broke off."""
+        self.stats = {"input_tokens": 0, "output_tokens": 0, "cached": 0}
+
+    def open_conversation(self) -> str:
+        """Load the conversation that the order names, or create one. Return its id. Raise AcpFailed
+        if the conversation cannot be loaded."""
+        cli, session = self.cli, self.order["session"]
+        cli.response(cli.ask("initialize", {"protocolVersion": 1, "clientCapabilities": {}}))
+        where = {"cwd": self.order["cwd"], "mcpServers": []}
+        if not session:
+            return str(cli.response(cli.ask("session/new", where))["sessionId"])
+        self.wait_for_next_minute()
+        try:
+            cli.response(cli.ask("session/load", {**where, "sessionId": session}))
+        except AcpFailed as error:
+            code = error.code if error.code != 1 else EXIT_INPUT
+            raise AcpFailed(f"Error resuming session: {error}", code) from None
+        while cli.read(QUIET_S) is not None:
+            pass
+        return str(session)
+
+    def wait_for_next_minute(self) -> None:
+        """Wait while the conversation has a file of this minute: the CLI would empty that file."""
+        home, hold = Path(self.order["home"]), self.order["hold"]
+        while any(home.glob(time.strftime(hold, time.gmtime()))):
+            time.sleep(0.2)
+
+    def run(self, prompt: str) -> int:
+        """Run the turn and return the exit code."""
+        session = self.open_conversation()
+        say("init", session_id=session, model=self.order["model"])
+        content = [{"type": "text", "text": prompt}]
+        request = self.cli.ask("session/prompt", {"sessionId": session, "prompt": content})
+        say("message", role="user", content="")
+        while True:
+            message = self.cli.read() or {}
+            if message.get("type") == "perdure_answer":
+                self.note(message)
+            elif message.get("method") == "session/request_permission":
+                self.answer(message["id"], message["params"])
+            elif message.get("method") == "session/update":
+                self.print_update(message["params"]["update"])
+            elif message.get("id") == request and "method" not in message:
+                return self.print_end(message)
+
+    def note(self, answer: dict[str, Any]) -> None:
+        """Store what `gemini_calls.mjs` reports of a piece of an answer."""
+        if self.reason or not self.answers:
+            self.answers += 1
+            self.said = self.called = False
+        self.calls.add(answer)
+        self.called = self.called or bool(answer["calls"])
+        self.said = self.said or self.called or answer["said"]
+        self.reason = answer["reason"]
+        names = {
+            "input_tokens": "promptTokenCount",
+            "output_tokens": "candidatesTokenCount",
+            "cached": "cachedContentTokenCount",
+        }
+        for own, name in names.items():
+            self.stats[own] += answer["usage"].get(name) or 0
+
+    def answer(self, request: Any, asked: dict[str, Any]) -> None:
+        """Answer a permission request of the CLI."""
+        told = asked["toolCall"]
+        call = self.begin(told)
+        if call is not None and agrees(call, told) and self.is_allowed(call):
+            self.reply(request, asked, "allow_once")
+            return
+        self.print_result(told["toolCallId"], error=("permission_denied", REFUSED))
+        self.reply(request, asked, "reject_once")
+
+    def reply(self, request: Any, asked: dict[str, Any], wanted: str) -> None:
+        for option in asked["options"]:
+            if option["kind"] == wanted:
+                chosen = {"outcome": "selected", "optionId": option["optionId"]}
+                self.cli.send(id=request, result={"outcome": chosen})
+                return
+        self.cli.send(id=request, result={"outcome": {"outcome": "cancelled"}})
+
+    def is_allowed(self, call: dict[str, Any]) -> bool:
+        from perdure.agents.shared.answers import digest, use
+
+        return use(self.order["requests"], digest(call["name"], call["args"]))
+
+    def begin(self, told: dict[str, Any]) -> dict[str, Any] | None:
+        """Print the call that the CLI begins or asks for, unless it was printed already. Return the
+        call as the model made it; None if that is not known."""
+        key = told["toolCallId"]
+        if key in self.begun:
+            return None
+        self.begun.add(key)
+        call = self.calls.take(key)
+        if call is None:
+            say("tool_use", tool_name=key.partition("__")[0], tool_id=key)
+        else:
+            say("tool_use", tool_name=call["name"], tool_id=key, parameters=call["args"])
+        return call
+
+    def print_update(self, update: dict[str, Any]) -> None:
+        kind = update["sessionUpdate"]
+        if kind == "agent_message_chunk":
+            say("message", role="assistant", content=update["content"].get("text"), delta=True)
+        elif kind in ("tool_call", "tool_call_update"):
+            self.begin(update)
+            words = [(each.get("content") or {}).get("text") for each in update.get("content", [])]
+            text = "\n".join(each for each in words if each)
+            if update.get("status") == "completed":
+                self.print_result(update["toolCallId"], output=text)
+            elif update.get("status") == "failed":
+                denied = text.endswith("denied by policy.")
+                kind = "policy_violation" if denied else "execution_failed"
+                self.print_result(update["toolCallId"], error=(kind, text))
+
+    def print_result(
+        self, key: str, *, output: str = "", error: tuple[str, str] = ("", "")
+    ) -> None:
+        kind, words = error
+        if kind:
+            told = {"type": kind, "message": words}
+            say("tool_result", tool_id=key, status="error", output=words, error=told)
+        else:
+            say("tool_result", tool_id=key, status="success", output=output)
+
+    def print_end(self, message: dict[str, Any]) -> int:
+        """Print the result of the turn, and return the exit code."""
+        try:
+            failure = self.failure(result(message).get("stopReason"))
+        except AcpFailed as error:
+            failure = str(error)
+        if self.reason:
+            say("perdure_finish", reason=self.reason)
+        if failure:
+            told = {"type": "Error", "message": failure}
+            say("result", status="error", error=told, stats=self.stats)
+        else:
+            say("result", status="success", stats=self.stats)
+        return int(bool(failure))
+
+    def failure(self, stop: Any) -> str:
+        """Return why the turn failed; empty if it was completed. Over ACP, the CLI ends a turn as
+        completed if the model's answer was empty or broke off."""
+        if stop != "end_turn":
+            return STOPS.get(stop, f"the turn ended with the reason {stop!r}")
+        if self.called or (self.answers and not self.reason):
+            # The answer after the calls is missing, or the last answer has no end.
+            return "Model stream ended without a finish reason."
+        if self.answers and not self.said and self.reason == "STOP":
+            return "The model returned an empty response."
+        return ""
+
+
+def main(order: dict[str, Any]) -> int:
+    sys.path.append(str(Path(__file__).parents[3]))
+    prompt = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
+    calls = Path(__file__).with_name("gemini_calls.mjs").as_uri()
+    os.environ["NODE_OPTIONS"] = f"{os.environ.get('NODE_OPTIONS', '')} --import={calls}".strip()
+    try:
+        cli = AcpProcess(order)
+    except OSError as error:
+        sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
+        return 126
+    try:
+        return AcpTurn(cli, order).run(prompt)
+    except AcpFailed as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+    except CliEnded:
+        return max(cli.end(), 1)
+    finally:
+        cli.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,31 @@
+// Loaded into `gemini --acp` by gemini_bridge.py. Gemini CLI 0.61.0 asks for a permission over ACP without the arguments of the call,
+// and reports neither the tokens of cached input nor why an answer ended. So all of this is read from the service's answers, and
+// printed as a line of its own as soon as the CLI parses a piece of an answer: always before the CLI can ask for a call in it. The
+// API's client parses pieces by `Response.json`, the client for a Google account by `JSON.parse`; the former may use the latter.
+const write = process.stdout.write.bind(process.stdout);
+const known = new WeakSet();
+
+function report(value) {
+  const candidate = (value?.response ?? value)?.candidates?.[0];
+  if (!candidate || typeof candidate !== "object" || known.has(candidate)) return value;
+  known.add(candidate);
+  const parts = Array.isArray(candidate.content?.parts) ? candidate.content.parts : [];
+  const calls = [];
+  for (const { functionCall: call } of parts) if (call) calls.push({ id: call.id ?? "", name: call.name ?? "", args: call.args ?? {} });
+  const said = parts.some((part) => part.text && !part.thought);
+  const reason = candidate.finishReason ?? "";
+  const usage = reason ? ((value.response ?? value).usageMetadata ?? {}) : {};
+  if (calls.length || said || reason) write(`${JSON.stringify({ type: "perdure_answer", calls, said, reason, usage })}\n`);
+  return value;
+}
+
+const parse = JSON.parse;
+JSON.parse = (...given) => report(parse(...given));
+const json = Response.prototype.json;
+Response.prototype.json = async function () {
+  return report(await json.call(this));
+};
+
+const left = (process.env.NODE_OPTIONS ?? "").split(" ").filter((word) => word !== `--import=${import.meta.url}`).join(" ");
+if (left) process.env.NODE_OPTIONS = left;
+else delete process.env.NODE_OPTIONS;

@@ -1,0 +1,107 @@
+"""Requests of Gemini CLI. Without a terminal the CLI denies a call that needs a permission. The
+attempt that is given a person's answer runs the CLI over its protocol, where it asks; exactly the
+call that was shown runs, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.rules.requests import digest
+from tests.journeys.stage import Stage
+from tests.journeys.test_endings import call
+from tests.journeys.test_requests import requests
+from tests.journeys.test_requests import run as begin
+
+MakeStage = Callable[..., Stage]
+GEMINI = pytest.mark.parametrize("agent", ["gemini"], indirect=True)
+SLOW = pytest.mark.parametrize(
+    "agent", [pytest.param("gemini", marks=pytest.mark.slow)], indirect=True
+)
+"""An answer in the minute of the question waits for the next minute, so most journeys are slow."""
+pytestmark = pytest.mark.journey
+STOPS = "say I cannot do that without the call. I stop here.\n"
+
+
+def run(stage: Stage, *words: str) -> dict[str, Any]:
+    return begin(stage, "--agent", "gemini", *words)
+
+
+def write(name: str, content: str = "all:\n\techo ran\n") -> str:
+    """Return a call that needs a permission, if the file builds a project."""
+    return call("write_file", file_path=name, content=content)
+
+
+def results(stage: Stage) -> list[str]:
+    """Return the results of calls that the model was shown last."""
+    return [each.text for each in stage.rehearsal.last.messages if each.role == "tool_result"]
+
+
+def workdir(report: dict[str, Any]) -> Path:
+    return Path(report["workspace"]["path"])
+
+
+@GEMINI
+def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, agent: str) -> None:
+    """The run waits without a process. After the approval exactly this call runs, once: the same
+    call a second time, and another one in the same answer, are asked for again."""
+    make, other = write("Makefile"), write("package.json", "{}\n")
+    here = stage("---\n".join([make, STOPS, other + make, make, STOPS]))
+    report = run(here)
+    here.nothing_survives()
+    assert report["state"] == "queued"
+    (request,) = requests(here)
+    assert (request["state"], request["tool"], request["parked"]) == ("open", "write_file", False)
+    shown = json.loads(request["payload"])
+    assert shown == {"file_path": "Makefile", "content": "all:\n\techo ran\n"}
+    assert request["sha256"] == digest("write_file", shown)
+    assert not (workdir(report) / "Makefile").exists()
+    assert here.perdure("work", "--once").code == 0 and len(here.show()["attempts"]) == 1
+
+    done = here.perdure("approve", "task")
+    assert done.code == 3, done.err
+    here.nothing_survives()
+    assert (workdir(report) / "Makefile").read_text() == shown["content"]
+    assert not (workdir(report) / "package.json").exists()
+    prompts = [each.text for each in here.rehearsal.last.messages if each.role == "user"]
+    assert "allowed this call" in prompts[-1]
+    refused, ran, again = results(here)[-3:]
+    assert "Successfully created and wrote to new file" in ran
+    assert "canceled by the user" in refused and "canceled by the user" in again
+    attempt = here.show()["attempts"][-1]
+    assert attempt["receipt"]["verdict"] == "native"
+    first, second, third = requests(here)
+    assert (first["answer"], first["given"]) == ("allow", 2)
+    assert {second["state"], third["state"]} == {"open"}
+    assert {second["sha256"], third["sha256"]} == {
+        first["sha256"],
+        digest("write_file", {"file_path": "package.json", "content": "{}\n"}),
+    }
+
+
+@SLOW
+def test_a_refusal_is_told_and_the_call_does_not_run(stage: MakeStage, agent: str) -> None:
+    """perdure is killed while the agent works, and the agent asks alone. The model reads the words
+    of the refusal, and the refused call does not run when the model makes it again."""
+    here = stage(f"hold {{flag}}\n{write('setup.py')}---\n".replace("{flag}", "go"))
+    assert here
+
+
+@SLOW
+def test_a_dangerous_command_runs_once_after_the_approval(stage: MakeStage, agent: str) -> None:
+    """At the level `edit` the CLI would ask about `rm -rf`. With another conversation in between,
+    the approval is for the very command."""
+    remove, other = (call("run_shell_command", command=f"rm -rf {each}") for each in ("a", "b"))
+    here = stage("---\n".join([remove, STOPS, other, remove, "say Ok.\n"]))
+    report = run(here)
+    (request,) = requests(here)
+    assert (request["tool"], request["summary"]) == ("run_shell_command", "rm -rf a")
+    for each in ("a", "b"):
+        (workdir(report) / each).mkdir()
+    assert here.perdure("approve", "task").code == 3
+    assert not (workdir(report) / "a").exists() and (workdir(report) / "b").exists()
+    assert [each["summary"] for each in requests(here)] == ["rm -rf a", "rm -rf b"]
