@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from perdure.agents.codex import codex_bridge
+from perdure.agents.gemini import gemini_bridge
 from perdure.agents.opencode import opencode_bridge
 from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import native
@@ -25,6 +26,7 @@ ORDERS = {
         ["serve", "--hostname=127.0.0.1", "--port=0"],
         {"session": "", "fork": False, "title": "t"},
     ),
+    "gemini": (gemini_bridge, ["--acp", "--skip-trust"], {"session": "", "home": "", "hold": ""}),
 }
 
 
@@ -59,7 +61,7 @@ def test_a_killed_bridge_leaves_no_server(
         )
         try:
             assert started.stdin is not None
-            if agent == "opencode":  # its server starts when the prompt is read
+            if agent != "codex":  # its server starts when the prompt is read
                 started.stdin.write(b"Write a file.")
                 started.stdin.close()
             server = until(lambda: server_of(started.pid, command))
@@ -75,6 +77,7 @@ def test_a_killed_bridge_leaves_no_server(
 def server_of(bridge: int, command: list[str]) -> int:
     """Return the process id of the server below the bridge; 0 if it has not started."""
     for each in psutil.Process(bridge).children(recursive=True):
-        if each.cmdline()[: len(command)] == command:
+        # The script of Gemini CLI comes after the words of node.
+        if each.cmdline()[-len(command) :] == command:
             return each.pid
     return 0

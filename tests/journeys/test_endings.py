@@ -380,6 +380,10 @@ GEMINI = {
         call("write_file", file_path="/etc/perdure-of-a-test.txt", content="x") + STOPS,
         **asks("1 call was denied: write_file /etc/perdure", events=("tool_denied",)),
     ),
+    "denied: the CLI would ask at a terminal": Ending(
+        call("run_shell_command", command="rm -rf old") + STOPS,
+        **waits("run_shell_command rm -rf old", events=("tool_denied",)),
+    ),
     "denied by the level of permissions": Ending(
         f"run echo x > out.txt\n{STOPS}",
         words=("--permissions", "read"),

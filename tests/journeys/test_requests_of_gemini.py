@@ -84,17 +84,113 @@ def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, a
 
 
 @SLOW
-def test_a_refusal_is_told_and_the_call_does_not_run(stage: MakeStage, agent: str) -> None:
+def test_a_refusal_is_told_and_the_call_does_not_run(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
     """perdure is killed while the agent works, and the agent asks alone. The model reads the words
     of the refusal, and the refused call does not run when the model makes it again."""
-    here = stage(f"hold {{flag}}\n{write('setup.py')}---\n".replace("{flag}", "go"))
-    assert here
+    flag, setup = tmp_path / "go", write("setup.py", "import this\n")
+    here = stage(f"hold {flag}\n{setup}---\n{STOPS}---\n{setup}---\nsay Then without.\n")
+    words = ["--repo", str(here.repo), "--name", "task", "--agent", agent, "--attempts", "2"]
+    started = here.start("run", *words, "Do the task.")
+    here.attempt_directory(1)
+    started.kill()
+    here.finish(started)
+    assert requests(here) == []
+    flag.touch()
+
+    def taken_over() -> list[dict[str, Any]]:
+        here.perdure("work", "--once")
+        return requests(here)
+
+    (request,) = here.until(taken_over, "the request is stored")
+    assert json.loads(request["payload"])["content"] == "import this\n"
+    done = here.perdure("deny", "task", "--why", "use pyproject.toml")
+    assert done.code == 0, done.err
+    prompts = [each.text for each in here.rehearsal.last.messages if each.role == "user"]
+    assert "refused this call (use pyproject.toml)" in prompts[-1]
+    assert "canceled by the user" in results(here)[-1]
+    report = here.show()
+    assert not (workdir(report) / "setup.py").exists()
+    assert report["state"] == "succeeded"
+    assert report["attempts"][-1]["receipt"]["verdict"] == "native"
+
+
+@SLOW
+def test_a_kill_during_an_approved_call_asks_again(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The approval is used up when the call begins. After the loss of everything the model makes
+    the call again: it does not run a second time, and a person is asked."""
+    file, flag = tmp_path / "ran", tmp_path / "go"
+    command = f"rm -rf old; echo ran >> {file}; until [ -e {flag} ]; do sleep 0.1; done"
+    remove = call("run_shell_command", command=command)
+    here = stage("---\n".join([remove, STOPS, remove, remove, STOPS]))
+    run(here)
+    started = here.start("approve", "task")
+    here.until(file.exists, "the approved call runs")
+    here.lose_machine(started)
+
+    def asked_again() -> bool:
+        here.perdure("work", "--once")
+        return len(requests(here)) == 2
+
+    here.until(asked_again, "the call is asked for again")
+    assert file.read_text() == "ran\n"
+    first, second = requests(here)
+    assert (first["answer"], first["sha256"]) == ("allow", second["sha256"])
+    assert second["state"] == "open"
+
+
+@SLOW
+def test_a_person_allows_an_edit_of_a_build_file_at_the_level_full(
+    stage: MakeStage, agent: str
+) -> None:
+    """No level of permissions allows such an edit, but a person can."""
+    edit = call(
+        "replace", file_path="package.json", old_string="{}", new_string="[]", instruction="change"
+    )
+    here = stage(
+        "---\n".join(
+            [
+                call("run_shell_command", command="echo {} > package.json") + edit,
+                STOPS,
+                edit,
+                "say Ok.\n",
+            ]
+        )
+    )
+    report = run(here, "--permissions", "full")
+    (request,) = requests(here)
+    assert request["tool"] == "replace"
+    assert here.perdure("approve", "task").code == 0
+    report = here.show()
+    assert (workdir(report) / "package.json").read_text() == "[]\n"
+    attempt = report["attempts"][-1]
+    assert attempt["receipt"]["verdict"] == "native"
+    assert attempt["usage"]["output"] > 0
+
+
+@GEMINI
+def test_hooks_of_the_user_are_not_skipped(stage: MakeStage, agent: str) -> None:
+    """Over its protocol the CLI runs no hooks for tools. With such a hook the approval cannot be
+    used, and nobody is asked a second time."""
+    make = write("Makefile")
+    here = stage("---\n".join([make, STOPS, make, STOPS]))
+    settings = here.agent_home / ".gemini" / "settings.json"
+    hook = {"hooks": [{"type": "command", "command": "true"}]}
+    known = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**known, "hooks": {"BeforeTool": [hook]}}))
+    report = run(here)
+    assert [each["state"] for each in requests(here)] == ["open"]
+    assert here.perdure("approve", "task").code == 3
+    assert not (workdir(report) / "Makefile").exists()
+    assert [each["state"] for each in requests(here)] == ["answered"]
 
 
 @SLOW
 def test_a_dangerous_command_runs_once_after_the_approval(stage: MakeStage, agent: str) -> None:
-    """At the level `edit` the CLI would ask about `rm -rf`. With another conversation in between,
-    the approval is for the very command."""
+    """At the level `edit` the CLI would ask about `rm -rf`. The approval is for this command alone."""
     remove, other = (call("run_shell_command", command=f"rm -rf {each}") for each in ("a", "b"))
     here = stage("---\n".join([remove, STOPS, other, remove, "say Ok.\n"]))
     report = run(here)
