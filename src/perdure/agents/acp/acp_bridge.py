@@ -77,6 +77,8 @@ OVER_S = (2.0, 1.0)
 shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
+REJECTED = "This call needs a permission that nobody has given."
+"""Unknown option with which a permission request is answered, so that the request fails."""
 LOOKING = ("read", "search", "think")
 
 
@@ -229,6 +231,7 @@ class AcpClient(TurnPrinter):
         self.cwd = Path(order["cwd"]).resolve()
         self.allow: str = order["allow"]
         self.requests: str = order.get("requests", "")
+        self.keeps_rejected: bool = order.get("keeps_rejected", True)
         self.approved: set[str] = set()
         """Calls of this turn that a person has allowed, each as its id and its digest."""
         self.refused = False
@@ -285,6 +288,12 @@ class AcpClient(TurnPrinter):
             input=given,
             granted=bool(granted and chosen),
         )
+        if not granted and not self.keeps_rejected:
+            # Gemini CLI 0.61.0 forgets a rejected call, but not its result. A call whose request
+            # fails stays in the conversation, and the model reads the unknown option.
+            return RequestPermissionResponse(
+                outcome=AllowedOutcome(outcome="selected", option_id=REJECTED)
+            )
         if chosen is None:
             return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
         return RequestPermissionResponse(

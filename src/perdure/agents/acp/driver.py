@@ -103,6 +103,9 @@ class KnownAgent(Struct, frozen=True):
     """Value of the bridge's option `allow` for each permissions level."""
     fork: bool = False
     retries: int = 0
+    keeps_rejected: bool = True
+    """Whether a call that the client rejects stays in the conversation. If it does not, its result
+    is kept without the call."""
     notices: bool = False
     """Whether the agent's warnings and errors arrive as messages of the model. Unlike real answers,
     they have no message id."""
@@ -122,7 +125,7 @@ KNOWN = {
         notices=True,
     ),
     "opencode": KnownAgent(words=("acp",), fork=True, retries=5),
-    "gemini": KnownAgent(words=("--acp",)),
+    "gemini": KnownAgent(words=("--acp",), keeps_rejected=False),
     "claude": KnownAgent(
         command="claude-agent-acp",
         install="npm install -g @agentclientprotocol/claude-agent-acp (it needs Node 22)",
@@ -271,6 +274,7 @@ class AcpDriver:
             "allow": self.known.allow[level],
             "model": "" if self.native.name == "gemini" else launch.spec.model,
             "notices": self.known.notices,
+            "keeps_rejected": self.known.keeps_rejected,
             "again": bool(self.known.retries),
             "home": launch.home,
             "hold": self._hold(launch) if goes_on else "",
@@ -285,7 +289,8 @@ class AcpDriver:
         """Return the native driver's command for a new conversation. Over ACP, the agents need the
         same environment variables as on the command line. Gemini CLI also accepts the same flags.
         """
-        return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
+        fresh = replace(launch, continuation=Continuation(kind=Start.FRESH), answers=False)
+        return self.native.command(fresh)
 
     def _checked(self, session_id: str, launch: Launch) -> str:
         """Return the conversation's id. Raise ValueError if the native driver does not accept the

@@ -199,6 +199,14 @@ class ReportedCalls:
         return found[0][1]
 
 
+def option_of(options: list[dict[str, Any]]) -> str:
+    """Return the id of the option that allows a call once. Raise AcpFailed if there is none."""
+    for option in options:
+        if option["kind"] == "allow_once":
+            return str(option["optionId"])
+    raise AcpFailed("the CLI does not let its client allow a call once", 1)
+
+
 def agrees(call: dict[str, Any], told: dict[str, Any]) -> bool:
     """Return whether the CLI's permission request may be about this call. It shows a command as its
     title, and the change of a file as the old and the new text."""
@@ -219,6 +227,8 @@ class AcpTurn:
         self.cli, self.order = cli, order
         self.calls = ReportedCalls()
         self.begun: set[str] = set()
+        self.refused: set[str] = set()
+        """Ids of the calls that the CLI asked for, and that may not run."""
         self.answers = 0
         self.said = self.called = False
         """Whether the last answer has words or calls, and whether it has calls."""
@@ -286,27 +296,32 @@ class AcpTurn:
             self.stats[own] += answer["usage"].get(name) or 0
 
     def answer(self, request: Any, asked: dict[str, Any]) -> None:
-        """Answer a permission request of the CLI."""
+        """Answer a permission request of the CLI. The CLI forgets a call that its client rejects,
+        and keeps a result without a call, which its service refuses later. If the request fails,
+        the CLI keeps the call, and the model reads the words of the failure. They are a text and no
+        object, because the CLI makes them a text by `String`."""
         told = asked["toolCall"]
         call = self.begin(told)
-        if call is not None and agrees(call, told) and self.is_allowed(call):
-            self.reply(request, asked, "allow_once")
-            return
-        self.print_result(told["toolCallId"], error=("permission_denied", REFUSED))
-        self.reply(request, asked, "reject_once")
+        words = self.refusal(call, told)
+        if words is None:
+            chosen = {"outcome": "selected", "optionId": option_of(asked["options"])}
+            self.cli.send(id=request, result={"outcome": chosen})
+        else:
+            self.refused.add(told["toolCallId"])
+            self.cli.send(id=request, error=words)
 
-    def reply(self, request: Any, asked: dict[str, Any], wanted: str) -> None:
-        for option in asked["options"]:
-            if option["kind"] == wanted:
-                chosen = {"outcome": "selected", "optionId": option["optionId"]}
-                self.cli.send(id=request, result={"outcome": chosen})
-                return
-        self.cli.send(id=request, result={"outcome": {"outcome": "cancelled"}})
+    def refusal(self, call: dict[str, Any] | None, told: dict[str, Any]) -> str | None:
+        """Return why the call may not run. None if a person has allowed it; the approval is then
+        used up."""
+        from perdure.agents.shared.answers import digest, refusal, use
 
-    def is_allowed(self, call: dict[str, Any]) -> bool:
-        from perdure.agents.shared.answers import digest, use
-
-        return use(self.order["requests"], digest(call["name"], call["args"]))
+        if call is None or not agrees(call, told):
+            return REFUSED
+        key = digest(call["name"], call["args"])
+        if use(self.order["requests"], key):
+            return None
+        words = refusal(self.order["requests"], key)
+        return REFUSED if words is None else f"A person refused this call: {words}"
 
     def begin(self, told: dict[str, Any]) -> dict[str, Any] | None:
         """Print the call that the CLI begins or asks for, unless it was printed already. Return the
@@ -333,9 +348,15 @@ class AcpTurn:
             if update.get("status") == "completed":
                 self.print_result(update["toolCallId"], output=text)
             elif update.get("status") == "failed":
-                denied = text.endswith("denied by policy.")
-                kind = "policy_violation" if denied else "execution_failed"
-                self.print_result(update["toolCallId"], error=(kind, text))
+                self.print_result(update["toolCallId"], error=(self.kind_of(update, text), text))
+
+    def kind_of(self, update: dict[str, Any], text: str) -> str:
+        """Return the type of the error that ended a call."""
+        if update["toolCallId"] in self.refused:
+            return "permission_denied"
+        if text.endswith("denied by policy."):
+            return "policy_violation"
+        return "execution_failed"
 
     def print_result(
         self, key: str, *, output: str = "", error: tuple[str, str] = ("", "")
