@@ -9,6 +9,7 @@ the service worker as the browser would.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -206,23 +207,30 @@ def test_the_worker_trusts_no_message(
 def test_a_browser_stays_while_it_is_used(
     pushing: tuple[Serving, PushService, str], store: SqlStore, look: Callable[..., Looking]
 ) -> None:
-    """Any page keeps the browser for another month. A browser that asks nobody may be refused."""
+    """Any page keeps the browser for another month, and says if it is not known any more. A browser
+    may refuse messages."""
     serving, service, token = pushing
     window = look(serving, token)
     page = opened(window, service)
-    page.click("text=Notify me on this device")
+    with page.expect_response("**/notify/renew"):  # By the page that follows.
+        page.click("text=Notify me on this device")
     expect(page.locator(".devices li")).to_have_count(1)
     before = store.devices()[0].expires
     with page.expect_response("**/notify/renew") as renewed:
         page.evaluate("sessionStorage.removeItem(Object.keys(sessionStorage).find((each) => each.startsWith('perdure push')))")  # fmt: skip
         page.goto("/")
-    assert renewed.value.status == 204
+    assert renewed.value.json() == {"known": True}
     assert store.devices()[0].expires > before
     page = window.open("/notify")
     window.context.clear_permissions()
     page.click("text=Change this device")
     expect(page.locator("#push-said")).to_contain_text("does not allow messages")
+    # The server forgets it: the bell of every page says so.
     store.remove_device(store.devices()[0].id)
+    window.context.grant_permissions(["notifications"], origin=window.base)
+    page.evaluate("sessionStorage.removeItem(Object.keys(sessionStorage).find((each) => each.startsWith('perdure push')))")  # fmt: skip
+    page.goto("/")
+    expect(page.locator(".bell.lost")).to_have_text(re.compile("gets no messages any more"))
 
 
 def test_the_form_is_checked(pushing: tuple[Serving, PushService, str], store: SqlStore) -> None:
@@ -265,7 +273,7 @@ def test_the_form_is_checked(pushing: tuple[Serving, PushService, str], store: S
         assert door.ask("GET", path)[0] == 405
     assert len(store.devices()) == 1
     renewing = urlencode({**csrf, "endpoint": service.endpoint})
-    assert other.ask("POST", "/notify/renew", renewing)[0] == 404
+    assert other.ask("POST", "/notify/renew", renewing)[2] == '{"known":false}'
     service.status = 410
     mine = urlencode({"csrf": good["csrf"]})
     status, _, said = door.ask("POST", f"/notify/{device.id}/test", mine)

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from perdure.engine.notices.devices import Devices
 from perdure.engine.notices.push import PushSender, sender_of
@@ -98,10 +98,10 @@ def add(visit: Visit) -> Response:
 
 
 def renew(visit: Visit) -> Response:
-    """Keep the browser for another time, because its person uses the dashboard. Answers 404 for a
-    browser that is not known."""
+    """Keep the browser for another time, because its person uses the dashboard. Answers whether
+    the browser is known."""
     known = visit.desk.engine.store.renew_device(_device(visit))
-    return Response(status_code=204 if known else 404, headers=HEADERS)
+    return JSONResponse({"known": known}, headers=HEADERS)
 
 
 def remove(visit: Visit) -> Response:

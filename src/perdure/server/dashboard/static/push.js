@@ -35,14 +35,24 @@
     form.submit();
   };
 
-  // Once in a while the server hears that this browser is still used; a browser that is not gets no messages after a month.
+  // Once in a while the server hears that this browser is still used; a browser that is not gets no messages after a month. A browser may
+  // have changed its subscription by itself, or the server may have removed it: the bell says so, as no message would come any more.
+  const lost = () => {
+    const bell = document.querySelector(".bell");
+    const said = "this device gets no messages any more: open, and add it again";
+    bell.classList.add("lost");
+    bell.title = said;
+    bell.querySelector(".unseen").textContent = said;
+  };
   const renew = async () => {
     const mark = `perdure push ${csrf}`;
     if (!csrf || sessionStorage.getItem(mark) || Notification.permission !== "granted") return;
     const found = await registered();
     if (!found) return;
-    sessionStorage.setItem(mark, "yes");
-    await fetch("/notify/renew", { method: "POST", body: new URLSearchParams({ csrf, endpoint: found.endpoint }) });
+    const answer = await fetch("/notify/renew", { method: "POST", body: new URLSearchParams({ csrf, endpoint: found.endpoint }) });
+    if (!answer.ok) return;
+    if ((await answer.json()).known) sessionStorage.setItem(mark, "yes");
+    else lost();
   };
 
   const show = async () => {
