@@ -93,7 +93,7 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's (RECORD=FILE: kept, and gone on from)
 	$(BIN)/python -m tests.journeys.budget_kills $(N) $(if $(RECORD),--record $(RECORD))
 
-request-kills: install agents ## N random kills between a question to a person, the answer and the call (N=100), over Claude Code and Codex (RECORD=FILE: kept, and gone on from)
+request-kills: install agents ## N random kills between a question to a person, the answer and the call (N=100), over Claude Code, Codex, OpenCode and ACP (RECORD=FILE: kept, and gone on from)
 	$(BIN)/python -m tests.journeys.request_kills $(or $(N),100) $(if $(RECORD),--record $(RECORD))
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept; PERDURE_HOST=portable: as on other systems than Linux)

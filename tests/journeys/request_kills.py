@@ -1,5 +1,6 @@
 """Whether an answer of a person has its effect exactly once while everything is killed: random kills
-between question, answer and call, over Claude Code and Codex. `make request-kills N=100`.
+between question, answer and call, over Claude Code, Codex, OpenCode, and both of those over ACP.
+`make request-kills N=100`.
 
 One trial: a task of three calls that count on a server on the loopback, each of which has to be
 allowed. The person allows the first and the third, and refuses the second. At a random moment of
@@ -35,13 +36,14 @@ from typing import TYPE_CHECKING, Any
 from perdure.agents.rehearsal import PlannedReply, Rehearsal, parse
 from tests.journeys.kills import VICTIMS, strike
 from tests.journeys.stage import Stage
+from tests.journeys.test_endings import acp_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from perdure.agents.rehearsal.conversation import ScriptedConversation
 
-AGENTS = ("claude", "codex")
+AGENTS = ("claude", "codex", "opencode", "acp-codex", "acp-opencode")
 MOMENTS = ("start", "request", "used")
 REFUSED = 1
 """The step that the person refuses."""
@@ -50,7 +52,7 @@ STEPS = 3
 KILLS = 5
 """At most, in one trial."""
 LATEST_S = 1.0
-LONGEST_S = 400.0
+LONGEST_S = 900.0
 """Time limit of one trial: a run that was lost several times waits before its next attempt."""
 
 
@@ -99,9 +101,10 @@ class Target:
         class Counting(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hits[int(self.path.rpartition("-")[2])] += 1
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b"counted\n")
+                with suppress(OSError):  # the caller was killed, and its call was counted
+                    self.send_response(200)
+                    self.end_headers()
+                    self.wfile.write(b"counted\n")
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
@@ -150,8 +153,14 @@ class CarefulModel:
             return self._cue("say I cannot go on without this call.")
         if self.agent == "claude":
             return self._cue(f"call mcp__count__hit {json.dumps({'url': url})}")
+        if self.agent.endswith("opencode"):
+            # Its commands need a permission only in a directory outside of the workdir.
+            given = {"command": f"curl -sS {url}", "description": "count", "workdir": "/var/tmp"}
+            return self._cue(f"call bash {json.dumps(given)}")
         given = {"cmd": f"curl -sS {url}"}
-        if "allowed this call" in since[0].text and url in since[0].text:
+        allowed = "allowed this call" in since[0].text and url in since[0].text
+        # Over ACP a person is asked only about a call that asks to run without the sandbox.
+        if allowed or self.agent == "acp-codex":
             given |= {"sandbox_permissions": "require_escalated", "justification": "allowed"}
         return self._cue(f"call exec_command {json.dumps(given)}")
 
@@ -181,7 +190,8 @@ def trial(seed: int, agent: str) -> Trial:
     dice, result, target = random.Random(seed), Trial(seed, agent), Target()
     directory = Path(tempfile.mkdtemp(prefix="pr"))
     with target.serving(), Rehearsal(CarefulModel(target, agent)) as rehearsal:
-        stage = Stage(directory, agent, rehearsal)
+        extra = {"PERDURE_ACP_CODEX": acp_command()} if agent == "acp-codex" else {}
+        stage = Stage(directory, agent.removeprefix("acp-"), rehearsal, extra=extra)
         try:
             _play(stage, result, dice)
             _judge(stage, result, target)
@@ -195,7 +205,7 @@ def trial(seed: int, agent: str) -> Trial:
 
 
 def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
-    begin = ["run", "--name", "task", "--agent", stage.agent, "--attempts", "40"]
+    begin = ["run", "--name", "task", "--agent", result.agent, "--attempts", "40"]
     if stage.agent == "claude":
         counter, servers = stage.directory / "counter.py", stage.directory / "servers.json"
         counter.write_text(COUNTER)
@@ -309,7 +319,7 @@ def campaign(
 def table(trials: list[Trial]) -> str:
     """The sums, and every failed trial with its seed."""
     lines = [
-        f"{'':8}{'runs':>6}{'kills':>7}{'attempts':>10}{'requests':>10}{'allowed':>9}{'lost':>6}"
+        f"{'':14}{'runs':>6}{'kills':>7}{'attempts':>10}{'requests':>10}{'allowed':>9}{'lost':>6}"
         f"{'wrong':>7}"
     ]
     for agent in sorted({t.agent for t in trials}):
@@ -318,7 +328,7 @@ def table(trials: list[Trial]) -> str:
         more = [sum(getattr(t, name) for t in mine) for name in ("allowed", "lost")]
         kills, wrong = sum(len(t.kills) for t in mine), sum(bool(t.wrong) for t in mine)
         lines.append(
-            f"{agent:8}{len(mine):>6}{kills:>7}{counts[0]:>10}{counts[1]:>10}{more[0]:>9}"
+            f"{agent:14}{len(mine):>6}{kills:>7}{counts[0]:>10}{counts[1]:>10}{more[0]:>9}"
             f"{more[1]:>6}{wrong:>7}"
         )
     lines.append(f"{sum(len(t.kills) for t in trials)} kills")

@@ -19,6 +19,7 @@ from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import begin, in_second_tool, manifests
 from tests.journeys.stage import Stage
 from tests.journeys.test_every_verb import MORE_WORDS, tried, verbs_of_a_run
+from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
 from tests.servers.postgres import Server
 
 SCRIPT = """by history
@@ -206,3 +207,23 @@ def test_a_key_on_another_host_cancels_nothing(hosts: Pair) -> None:
     assert refused.code == 6 and "cannot continue here" in refused.err, refused.err
     assert one.show()["state"] == "queued"
     assert one.perdure(*words).code == 0
+
+
+@pytest.mark.parametrize("agent", ["codex"])
+def test_an_answer_of_another_host(hosts: Pair, tmp_path: Path) -> None:
+    """An agent asks on one host, and its process is gone. A person answers on the other host, which
+    has neither the workdir nor the conversation. The call runs where the run is, once."""
+    file = OUTSIDE / tmp_path.name
+    one, two, _ = hosts("---\n".join([command(file), STOPS, escalated(file), "say Done.\n"]))
+    try:
+        assert one.perdure("run", "--agent", "codex", "--name", "task", "Do it.").code == 3
+        one.nothing_survives()
+        done = two.perdure("approve", "task")
+        assert not file.exists() and (done.code, done.err) == (0, "")
+        assert one.perdure("work", "--once").code == 0
+        assert file.read_text() == "ran\n"
+        assert two.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+        late = two.perdure("deny", "task", "--request", "1")
+        assert (late.code, "was answered already" in late.err) == (6, True)
+    finally:
+        file.unlink(missing_ok=True)
