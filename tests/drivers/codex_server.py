@@ -41,6 +41,11 @@ def turn(scene: str) -> None:
             params={"threadId": "one", "command": "rm -rf /"},
         )
         say("refused" if "error" in json.loads(sys.stdin.readline()) else "granted")
+    if scene in ("keeps", "refuses"):
+        steer = json.loads(sys.stdin.readline())
+        error = {"code": -32600, "message": "no active turn to steer"}
+        send(id=steer["id"], **({"error": error} if scene == "refuses" else {"result": {}}))
+        say(steer["params"]["input"][0]["text"])
     if scene == "crowd":
         say("A word of another thread.", "two")
         tell("turn/completed", "two", turn={"id": "other", "status": "completed"})

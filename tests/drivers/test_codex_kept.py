@@ -89,7 +89,9 @@ class TestKept(DriverConformance):
         assert "Two." in stage.reached_the_model()
 
 
-def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[dict[str, Any]], str]:
+def carry_out(
+    scene: str, *prompts: str, thread: str = "", messages: str = ""
+) -> tuple[int, list[dict[str, Any]], str]:
     """Run the bridge with the small server. Return its exit code, its lines and its stderr."""
     order = {
         "command": [sys.executable, str(SERVER), scene],
@@ -98,7 +100,8 @@ def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[di
         "model": "",
         "version": "1",
     }
-    lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+    given = [{"prompt": prompt, "messages": messages} for prompt in prompts]
+    lines = "".join(json.dumps(each) + "\n" for each in given)
     argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order)]
     done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=PATIENCE_S)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
@@ -116,6 +119,31 @@ def test_what_the_server_asks_for_is_refused() -> None:
     """No person is there to allow a command. The server gets an error, as it does from `exec`."""
     code, lines, _ = carry_out("asks", "hello")
     assert (code, said(lines)) == (0, ["refused", "The answer."])
+
+
+def messages_in(directory: Path) -> str:
+    """Place two messages to the running turn."""
+    for version in (2, 3):
+        (directory / f"{version}.json").write_text(json.dumps(f"message {version}"))
+    (directory / "armed").touch()
+    return str(directory)
+
+
+def test_a_message_that_a_turn_left_behind_reaches_no_other_turn(tmp_path: Path) -> None:
+    """The server accepts a message, and its turn ends without it. The process gets no other turn,
+    in which the message would appear besides the one in the next prompt."""
+    (tmp_path / "taken-3").touch()
+    code, lines, _ = carry_out("keeps", "hello", "again", messages=messages_in(tmp_path))
+    assert (code, said(lines)) == (0, ["message 2", "The answer."])
+    assert (tmp_path / "taken-2").read_text() == "turn"
+
+
+def test_no_message_overtakes_a_refused_one(tmp_path: Path) -> None:
+    """The server refuses a message, as it does at the end of a turn. The later message is not
+    passed on either, and the process goes on with the next turn."""
+    code, lines, _ = carry_out("refuses", "hello", messages=messages_in(tmp_path))
+    assert (code, said(lines)) == (0, ["message 2", "The answer."])
+    assert not (tmp_path / "taken-3").exists()
 
 
 @pytest.mark.parametrize("scene", ["wider", "asking", "strange"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ import pytest
 
 import perdure
 from perdure.agents.rehearsal.server import Request
+from perdure.model.events import AgentLaunched
 from tests.journeys.stage import Stage
+from tests.journeys.test_requests import requests
+from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
 CLAUDE = pytest.mark.parametrize("agent", ["claude"], indirect=True)
 BOTH = pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+CODEX = pytest.mark.parametrize("agent", ["codex"], indirect=True)
+KEPT = {"PERDURE_WARM": "on"}
+"""Lets Codex run by its app server, which takes messages into the running turn."""
+INTO_TURN = pytest.mark.parametrize(
+    ("agent", "extra"), [("claude", {}), ("codex", KEPT)], indirect=["agent"]
+)
 
 WAITS = "run until test -e go; do sleep 0.05; done; echo one > one.txt\n"
 LATER = "run until test -e later; do sleep 0.05; done; echo two > two.txt\n"
@@ -75,15 +85,19 @@ def kinds(stage: Stage) -> list[tuple[int, str, Any]]:
     ]
 
 
-@CLAUDE
-def test_a_message_reaches_the_model_within_the_running_turn(stage: MakeStage, agent: str) -> None:
+@INTO_TURN
+def test_a_message_reaches_the_model_within_the_running_turn(
+    stage: MakeStage, agent: str, extra: dict[str, str]
+) -> None:
     """Told while a tool runs: the model has it with the result of that tool, in the same attempt,
     once. The journal and every report say when it was told, delivered and received."""
-    here = stage(TWO_TOOLS)
+    here = stage(TWO_TOOLS, extra=extra)
     started = begun(here)
     words = tell(here, "Use tabs\x1b[31m, not spaces.", "--key", "k1")
     assert "message 2 goes into the running turn" in words
     assert "accepted before" in tell(here, "Use tabs\x1b[31m, not spaces.", "--key", "k1")
+    if agent == "codex":
+        here.until(lambda: here.show()["messages"][0]["delivered"], "Codex has accepted it")
     (here.state and workdir(here) / "go").touch()
     here.rehearsal.wait_for(2)
     here.until(lambda: here.show()["messages"][0]["received"], "the message is received")
@@ -136,7 +150,7 @@ def test_a_message_before_the_end_of_a_turn_goes_on_with_it(
     assert len(here.rehearsal.requests) == 2
 
 
-@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+@CODEX
 def test_a_message_is_in_the_next_prompt_if_no_turn_takes_it(stage: MakeStage, agent: str) -> None:
     """`codex exec` takes nothing into its turn: perdure goes on in the same conversation as soon as
     the turn has ended."""
@@ -193,14 +207,18 @@ def test_a_message_survives_the_death_of_everything(stage: MakeStage, agent: str
     here.nothing_survives()
 
 
-@CLAUDE
-def test_a_message_that_the_turn_has_is_not_told_again(stage: MakeStage, agent: str) -> None:
+@INTO_TURN
+def test_a_message_that_the_turn_has_is_not_told_again(
+    stage: MakeStage, agent: str, extra: dict[str, str]
+) -> None:
     """Everything is killed after the model has the message: the conversation that goes on has it,
     and the next prompt does not repeat it."""
-    here = stage(TWO_TOOLS)
+    here = stage(TWO_TOOLS, extra=extra)
     started = begun(here)
     place = workdir(here)
     tell(here, "Use tabs.")
+    if agent == "codex":
+        here.until(lambda: here.show()["messages"][0]["delivered"], "Codex has accepted it")
     (place / "go").touch()
     here.rehearsal.wait_for(2)
     in_tool(here, 2)
@@ -215,6 +233,112 @@ def test_a_message_that_the_turn_has_is_not_told_again(stage: MakeStage, agent: 
     assert report["attempts"][-1]["receipt"]["verdict"] == "native"
     assert [each["attempt"] for each in report["messages"]] == [1]
     assert report["messages"][0]["received"]
+
+
+@CODEX
+def test_a_message_that_codex_accepted_survives_the_death_of_everything(
+    stage: MakeStage, agent: str
+) -> None:
+    """Codex keeps an accepted message in its memory until the tool has ended. When everything is
+    killed before that, the next prompt has the message, once."""
+    here = stage(ONE_TOOL, extra=KEPT)
+    started = begun(here)
+    place = workdir(here)
+    tell(here, "Use tabs.")
+    here.until(lambda: here.show()["messages"][0]["delivered"], "Codex has accepted it")
+    here.lose_machine(started)
+    (place / "go").touch()
+    done = here.perdure("retry", "task")
+    assert done.code == 0, done.err
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    (message,) = here.show()["messages"]
+    assert (message["how"], message["attempt"], message["received"] > 0) == ("prompt", 2, True)
+    assert here.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+    here.nothing_survives()
+
+
+@CODEX
+def test_codex_has_a_message_although_perdure_is_dead(stage: MakeStage, agent: str) -> None:
+    """perdure is killed and a message is stored: the agent's turn takes it without perdure, and
+    the next perdure sees in the conversation that the model has it."""
+    here = stage(TWO_TOOLS, extra=KEPT)
+    started = begun(here)
+    place = workdir(here)
+    started.kill()
+    here.finish(started)
+    tell(here, "Use tabs.")
+    here.until((here.attempt_directory(1) / "messages/taken-2").exists, "Codex has accepted it")
+    (place / "go").touch()
+    here.rehearsal.wait_for(2)
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    (place / "later").touch()
+    done = here.perdure("retry", "task")
+    assert done.code == 0, done.err
+    report = here.show()
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    assert [each["how"] for each in report["messages"]] == ["turn"]
+    assert report["messages"][0]["received"] and len(report["attempts"]) == 1
+
+
+@CODEX
+def test_a_kept_codex_takes_a_message_into_each_turn(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """Two tasks of one process get a message while the model answers, each in its own turn. A
+    message does not count as a prompt of another program, so the process is kept and the receipt is
+    native."""
+    script = [f"hold {tmp_path / name}\nsay Task {name} is done.\n" for name in ("one", "two")]
+    here = stage("by history\n" + "---\n".join(script), extra=KEPT)
+
+    def both() -> list[int]:
+        with perdure.open(cwd=here.repo, environ=here.environ) as runner:
+            for name in ("one", "two"):
+                fields = {"scope": "plan:p/main", "branch": "perdure/p-main"}
+                runner.run(f"Do {name}.", name=name, agent=agent, permissions="full", **fields)
+            records = [record.event for name in ("one", "two") for record in runner.history(name)]
+        return [event.turn for event in records if isinstance(event, AgentLaunched)]
+
+    with ThreadPoolExecutor() as pool:
+        turns = pool.submit(both)
+        for number, name in enumerate(("one", "two")):
+            here.rehearsal.wait_for(2 * number + 1)
+            done = here.perdure("tell", name, f"Say {name}.")
+            assert "goes into the running turn" in done.err
+            here.until(
+                lambda name=name: here.show(name)["messages"][0]["received"], "the model has it"
+            )
+            (tmp_path / name).touch()
+        assert turns.result() == [1, 2]
+    for name in ("one", "two"):
+        report = here.show(name)
+        assert shown_to_model(here.rehearsal.last, f"Say {name}.") == 1
+        assert (report["state"], len(report["attempts"])) == ("succeeded", 1)
+        assert [each["how"] for each in report["messages"]] == ["turn"]
+    assert report["attempts"][0]["receipt"]["verdict"] == "native"
+    here.nothing_survives()
+
+
+@CODEX
+def test_an_attempt_with_answers_takes_a_message_into_its_turn(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The attempt that is given a person's answer runs by the app server, although no agent is
+    kept. A call that was refused before the message came still becomes a request."""
+    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
+    here = stage("---\n".join([command(file), STOPS, escalated(other), WAITS, STOPS]))
+    words = ("run", "--repo", str(here.repo), "--agent", agent, "--name", "task", "Do it.")
+    assert here.perdure(*words).code == 3
+    started = here.start("approve", "task")
+    here.rehearsal.wait_for(4)
+    assert "goes into the running turn" in tell(here, "Use tabs.")
+    here.until(lambda: here.show()["messages"][0]["delivered"], "Codex has accepted it")
+    (workdir(here) / "go").touch()
+    assert here.finish(started).code == 3
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    report = here.show()
+    assert (len(report["attempts"]), report["messages"][0]["how"]) == (2, "turn")
+    asked = [each for each in requests(here) if each["state"] == "open"]
+    assert [str(other) in each["payload"] for each in asked] == [True]
 
 
 @CLAUDE

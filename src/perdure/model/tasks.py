@@ -111,6 +111,10 @@ class Given(Struct, frozen=True):
 NOTHING_GIVEN = Given()
 
 
+MESSAGE_START = "The user sent a new message while you were working (message "
+"""Beginning of the text with which a running turn gets a message. No prompt begins with it."""
+
+
 class Context(Struct, frozen=True):
     """One version of the instructions of a run. Version 1 is the prompt; each update appends
     one."""

@@ -15,6 +15,7 @@ import msgspec
 from perdure.model import Context
 from perdure.model.events import MessageDelivered, MessageReceived, Record
 from perdure.model.messages import MessageState
+from perdure.model.tasks import MESSAGE_START
 
 LONGEST = 64 * 1024
 """Maximum length of a message, in bytes of UTF-8. `perdure update` accepts longer instructions."""
@@ -48,7 +49,7 @@ def words(context: Context) -> str:
     """Return a message as the text that a running turn gets. It includes the version number, which
     makes it different from every other message of the run."""
     return (
-        f"The user sent a new message while you were working (message {context.version}):\n"
+        f"{MESSAGE_START}{context.version}):\n"
         f"{context.text}\n\nAddress it as you continue this turn."
     )
 

@@ -2,9 +2,10 @@
 the format of `codex exec --json`.
 
 `CodexWarm` starts this program by its path with `python -I -S`, so it uses only the standard
-library. It imports small modules of perdure if the order names a directory of requests, and on
-systems other than Linux. Its only argument is the order: a JSON object written by
-`CodexWarm.bridged`. An input line is `{"prompt": ...}`. The server inherits this process's
+library. It imports small modules of perdure for people's answers and messages, and on systems other
+than Linux. Its only argument is the order: a JSON object written by `CodexWarm.bridged`. An input
+line is `{"prompt": ..., "messages": ...}`; `messages` is the attempt's directory for messages to
+the running turn (`perdure.engine.attempt.message_places`). The server inherits this process's
 environment and directory. Written against 0.169.0, whose `exec` is itself a client of an app server
 in the same process.
 
@@ -16,6 +17,9 @@ Guarantees:
 - Every request of the server is refused, as `exec` refuses it. Exception: with a directory of
   requests, the server asks before it runs a command without the sandbox. A command that a person
   has allowed then runs once.
+- A message is passed to the running turn at most once: it is marked as taken before.
+- If the server accepted a message and the turn ended without it, the program ends, so that the
+  message cannot appear in a later turn.
 - When the end of a turn is printed, no terminal of the turn is running in the background.
 - If the server refuses a request, the program prints the same message as `exec` on stderr and exits
   with code 1.
@@ -58,6 +62,8 @@ TICKS_S = 0.03
 """Pause between the start of the MCP servers and the first output line of the bridge, in seconds.
 The pause is longer than the resolution of process start times. So a comparison of times proves that
 a server started before that line."""
+LOOK_S = 0.2
+"""Interval between two checks for messages to the running turn, in seconds."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",
@@ -95,10 +101,17 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
+def find_perdure() -> None:
+    """Let modules of perdure be imported."""
+    root = str(Path(__file__).parents[3])
+    if root not in sys.path:
+        sys.path.append(root)
+
+
 def is_allowed(directory: str, told: dict[str, Any]) -> bool:
     """Return whether a person allowed the command of this approval request, and mark the approval
     as used."""
-    sys.path.append(str(Path(__file__).parents[3]))
+    find_perdure()
     from perdure.agents.codex.requests import asked_by_server
     from perdure.agents.shared.answers import digest, use
 
@@ -140,7 +153,7 @@ def die_with(parent: int) -> None:
 def guard(server: int) -> ServerGuard:
     """Start and return a child process that kills the server when the bridge is gone. It replaces
     `die_with` on systems other than Linux."""
-    sys.path.append(str(Path(__file__).parents[3]))
+    find_perdure()
     from perdure.agents.shared.server_guard import ServerGuard
 
     return ServerGuard(server)
@@ -237,8 +250,13 @@ class Thread:
         self.turn_id = ""
         self.ended: dict[str, Any] = {}
         self.policy = "on-request" if server.requests else "never"
-        self.has_unrequested_turn = False
-        """Whether the server has begun a turn on its own."""
+        self.is_strange = False
+        """Whether the server must not get another turn: it has begun a turn on its own, or still
+        holds a message to a turn that is over."""
+        self.messages = ""
+        """The turn's directory of messages; empty if it takes none."""
+        self.steered: set[str] = set()
+        """Ids of the messages that the server has accepted and not added to the turn yet."""
 
     def open(self) -> None:
         """Resume or begin the thread and wait for the user's MCP servers. The request names no
@@ -311,11 +329,12 @@ class Thread:
         ]
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
-    def turn(self, prompt: str) -> bool:
-        """Run one turn. Return whether it was completed. Raise ServerRefused or ServerEnded."""
+    def turn(self, prompt: str, messages: str = "") -> bool:
+        """Run one turn. `messages`: the turn's directory of messages. Return whether the turn was
+        completed. Raise ServerRefused or ServerEnded."""
         if not self.id:
             self.open()
-        self.error, self.ended = "", {}
+        self.error, self.ended, self.messages = "", {}, messages
         say("thread.started", thread_id=self.id)
         given = {"type": "text", "text": prompt, "text_elements": []}
         began = self.server.call(
@@ -327,11 +346,14 @@ class Thread:
         )
         self.turn_id = began["turn"]["id"]
         while not self.ended:
-            if not self.server.news:
+            if not self.server.news and self.is_told():
                 self.server.read()
             self.process_notifications()
+            if not self.ended:
+                self.pass_messages()
         self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
         self.process_notifications()
+        self.is_strange = self.is_strange or bool(self.steered)
         if self.ended.get("status") == "completed":
             used = {
                 snake(name): count for name, count in self.usage.items() if name != "totalTokens"
@@ -346,6 +368,35 @@ class Thread:
         say("turn.failed", error={"message": words})
         return False
 
+    def is_told(self) -> bool:
+        """Wait for the server. Return False when it is time to look for messages."""
+        wait_s = LOOK_S if self.messages else None
+        return bool(select.select([self.server.lines.fd], [], [], wait_s)[0])
+
+    def pass_messages(self) -> None:
+        """Pass new messages to the running turn, in order. If the server refuses one, for example
+        because the turn has just ended, the next prompt contains it and all later ones."""
+        if not self.messages or not Path(self.messages, "armed").exists():
+            return
+        find_perdure()
+        from perdure.agents.shared.turn_messages import take_new
+
+        for number, text in take_new(self.messages):
+            key = f"perdure-message-{number}"
+            self.steered.add(key)
+            try:
+                self.server.call(
+                    "turn/steer",
+                    threadId=self.id,
+                    expectedTurnId=self.turn_id,
+                    clientUserMessageId=key,
+                    input=[{"type": "text", "text": text, "text_elements": []}],
+                )
+            except ServerRefused:
+                self.steered.discard(key)
+                self.messages = ""
+                return
+
     def process_notifications(self) -> None:
         """Process the notifications that the server has sent about this thread."""
         news, self.server.news = self.server.news, []
@@ -359,7 +410,9 @@ class Thread:
             case "turn/started" if (told.get("turn") or {}).get("id") == self.turn_id:
                 say("turn.started")
             case "turn/started":
-                self.has_unrequested_turn = True
+                self.is_strange = True
+            case "item/completed" if (item := told.get("item") or {}).get("type") == "userMessage":
+                self.steered.discard(str(item.get("clientId")))
             case "item/started" | "item/completed" if (item := told.get("item") or {}).get(
                 "type"
             ) in TOLD:
@@ -397,9 +450,10 @@ def serve(thread: Thread) -> int:
     poll.register(prompts.fd, select.POLLIN)
     poll.register(server.lines.fd, select.POLLIN)
     waiting: list[bytes] = []
-    while not thread.has_unrequested_turn and (prompts.open or waiting):
+    while not thread.is_strange and (prompts.open or waiting):
         if waiting:
-            good = thread.turn(json.loads(waiting.pop(0))["prompt"])
+            given = json.loads(waiting.pop(0))
+            good = thread.turn(given["prompt"], given.get("messages", ""))
             continue
         ready = {fd for fd, _ in poll.poll()}
         if server.lines.fd in ready:

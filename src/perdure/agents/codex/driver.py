@@ -218,6 +218,9 @@ class CodexDriver:
     def messages_of(self, transcript: bytes) -> Sequence[SpokenMessage]:
         return tuple(codex_files.spoken(transcript))
 
+    def messages(self, content: bytes) -> Sequence[str]:
+        return tuple(codex_files.messages(content))
+
     def parent(self, transcript: bytes) -> str:
         return codex_files.parent(transcript)
 

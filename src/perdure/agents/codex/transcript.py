@@ -18,6 +18,7 @@ from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
+from perdure.model.tasks import MESSAGE_START
 from perdure.patterns import late_pattern
 from perdure.protocols import OpenRequest, Prompt, SpokenMessage
 
@@ -143,8 +144,8 @@ def place(home: Path, session_id: str, copy: Path) -> Path:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts of people and programs, in order. User messages that Codex itself wrote and
-    unreadable lines are skipped."""
+    """Yield the prompts of people and programs, in order. User messages that Codex itself wrote,
+    messages to a running turn, and unreadable lines are skipped."""
     for line in content.split(b"\n"):
         if (
             b'"user"' in line
@@ -156,8 +157,17 @@ def prompts(content: bytes) -> Iterator[Prompt]:
                 json_lines.part(message, "type") == "message"
                 and json_lines.part(message, "role") == "user"
                 and (words := prompt_of(message))
+                and not words.startswith(MESSAGE_START)
             ):
                 yield Prompt(words)
+
+
+def messages(content: bytes) -> Iterator[str]:
+    """Yield the messages that running turns got by `turn/steer`. The CLI writes such a message as
+    it writes a prompt, before the request to the model that contains it (0.169.0)."""
+    for each in spoken(content):
+        if not each.by_agent and each.text.startswith(MESSAGE_START):
+            yield each.text
 
 
 def prompt_of(message: Any) -> str:

@@ -16,6 +16,7 @@ from perdure.agents.codex.transcript import prompt_of
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question, sandboxed
 from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
+from perdure.model.tasks import MESSAGE_START
 from perdure.patterns import late_pattern
 
 SUMMARY = 500
@@ -58,8 +59,10 @@ def unprinted(content: bytes) -> list[AgentEvent]:
         if not isinstance(item, dict):
             continue
         match item.get("type"):
-            case "message" if item.get("role") == "user" and prompt_of(item):
-                found, calls = [], {}
+            case "message" if item.get("role") == "user" and (words := prompt_of(item)):
+                # A message to the running turn is no new prompt.
+                if not words.startswith(MESSAGE_START):
+                    found, calls = [], {}
             case "function_call" | "custom_tool_call":
                 calls[json_lines.text(item.get("call_id"), SUMMARY)] = item
             case "function_call_output" | "custom_tool_call_output":

@@ -84,7 +84,8 @@ class CodexWarm:
             "schema": json.loads(LAST_WORD.read_text("utf-8")) if launch.last_word else None,
         }
         argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
-        return Command(argv=argv, stdin=json.dumps({"prompt": launch.prompt}).encode() + b"\n")
+        line = json.dumps({"prompt": launch.prompt, "messages": launch.messages})
+        return Command(argv=argv, stdin=line.encode() + b"\n", takes_messages=True)
 
     def update_status(self, line: bytes, so_far: TurnStatus) -> TurnStatus:
         found = json_lines.read(line) if b'"turn.' in line else None

@@ -147,6 +147,7 @@ def _next_turn(
             opened.driver, opened.launch, opened.env, idle.session_id
         )
         if command is not None and like == idle.like:
+            _make_messages_directory(opened.launch, command)
             timeout_s = opened.claim.run.spec.timeout_s
             served = idle.kept.turn(
                 opened.directory, stdin=command.stdin, deadline_s=timeout_s, lock_fd=opened.lock_fd
@@ -194,6 +195,7 @@ def _first_turn(
     if command is None:
         return None
     opened.notes = command.notes
+    _make_messages_directory(opened.launch, command)
     idle = warm.start(_with_defaults(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(
@@ -209,12 +211,7 @@ def _start_single_turn(
     assert opened.launch is not None
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
-    told = opened.launch.messages
-    # In the arguments the path is part of a JSON text, which escapes characters outside ASCII. So
-    # the arguments are searched for the escaped path.
-    if told and any(json.dumps(told)[1:-1] in argument for argument in command.argv):
-        # The directory exists only for turns that take messages.
-        Path(told).mkdir(exist_ok=True, mode=0o700)
+    _make_messages_directory(opened.launch, command)
     return process.start(
         _with_defaults(command, opened.env),
         directory=opened.directory,
@@ -226,6 +223,16 @@ def _start_single_turn(
         lock_fd=opened.lock_fd,
         leftover=leftover_policy(on_leftover, opened.claim.run),
     )
+
+
+def _make_messages_directory(launch: Launch, command: Command) -> None:
+    """Make the attempt's directory of messages if this command takes messages into its turn."""
+    told = launch.messages
+    # In Claude Code's arguments the path is part of a JSON text, which escapes characters outside
+    # ASCII. So the arguments are searched for the escaped path.
+    in_arguments = any(json.dumps(told)[1:-1] in argument for argument in command.argv)
+    if told and (command.takes_messages or in_arguments):
+        Path(told).mkdir(exist_ok=True, mode=0o700)
 
 
 def _with_defaults(command: Command, own: dict[str, str]) -> Command:
