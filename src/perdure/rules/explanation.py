@@ -64,10 +64,11 @@ def explained(attempt: AttemptOfRun, previous: AttemptOfRun | None) -> Iterator[
         kept = f"; turn {attempt.turn} of its process, which was kept warm"
     else:
         kept = ""
-    yield (
-        "program",
-        f"{attempt.agent_version or 'version unknown'}; {_flags(attempt.flags)}{kept}",
-    )
+    version = attempt.agent_version or "version unknown"
+    flags = _flags(attempt.flags)
+    if flags:
+        flags = f"; {flags}"
+    yield "program", f"{version}{flags}{kept}"
     if given := attempt.map:
         about = (
             f"about {tokens(given.tokens)} tokens, {given.files} file(s), {given.left} left out "

@@ -27,7 +27,7 @@ from perdure.engine.plans.creation import begin, find, take_changes
 from perdure.engine.plans.follower import await_run, follow_run
 from perdure.engine.plans.shutdown import keep_end
 from perdure.engine.plans.starts import start
-from perdure.engine.plans.status import TaskStatus, blocked, ready, task_statuses
+from perdure.engine.plans.status import GIVEN, TaskStatus, blocked, ready, task_statuses
 from perdure.engine.sessions import plan_scope
 from perdure.engine.worker import MARGIN
 from perdure.errors import Conflict, LostLease, NotFound
@@ -36,8 +36,6 @@ from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
-GIVEN = "(api)"
-"""Text that a plan has instead of a file name if it was received over the API."""
 BEATS = 4
 """Number of times that the lease is renewed within its duration."""
 

@@ -9,7 +9,14 @@ from typing import Final
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.budget import spent
-from perdure.engine.plans.status import TaskStatus, blocked, dependencies, task_statuses
+from perdure.engine.plans.status import (
+    GIVEN,
+    TaskStatus,
+    blocked,
+    can_continue,
+    dependencies,
+    task_statuses,
+)
 from perdure.host import process
 from perdure.host.process import Probe
 from perdure.model import NOWHERE, Attempt, Host, RunState, TaskRun, Usage
@@ -38,7 +45,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
         schema_version=SCHEMA_VERSION,
         id=plan.id,
         name=plan.name,
-        state=state_of(store, plan, probe.host if probe is not None else NOWHERE),
+        state=state_of(store, plan, stands, probe.host if probe is not None else NOWHERE),
         reason=plan.reason,
         file=plan.file,
         repo=plan.seed.repo,
@@ -79,9 +86,11 @@ def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
     return result
 
 
-def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
-    """Return the state of the plan as one word: `running`, `succeeded`, `failed`, or `stopped` if
-    no process drives it."""
+def state_of(
+    store: EngineStore, plan: PlanRun, stands: Mapping[str, TaskStatus], host: Host
+) -> str:
+    """Return the state of the plan as one word: `running`, `succeeded`, `failed`, `queued` if
+    `perdure serve` will start or continue it, or `stopped` if no process drives it."""
     if plan.state is not PlanState.OPEN:
         return str(plan.state)
     if plan.worker:
@@ -90,6 +99,8 @@ def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
         alive = False
     if alive or (alive is None and plan.lease_until >= store.now()):
         return "running"
+    if plan.file == GIVEN and not plan.stopped and can_continue(stands):
+        return "queued"
     return "stopped"
 
 
@@ -98,7 +109,7 @@ def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfLis
     stands = task_statuses(store, plan)
     return PlanOfList(
         name=plan.name,
-        state=state_of(store, plan, host),
+        state=state_of(store, plan, stands, host),
         tasks=len(stands),
         done=sum(stand.end is not None for stand in stands.values()),
         file=plan.file,

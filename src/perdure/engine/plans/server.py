@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.creation import begin
-from perdure.engine.plans.driver import GIVEN, claimed, know_failed, queue_again, resume
-from perdure.engine.plans.status import ready, task_statuses
+from perdure.engine.plans.driver import claimed, know_failed, queue_again, resume
+from perdure.engine.plans.status import GIVEN, can_continue, task_statuses
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
 from perdure.host.rounds import Rounds
@@ -187,10 +187,7 @@ class PlanDriver:
                 or self._is_held(plan)
             ):
                 continue
-            stands = task_statuses(self._engine.store, plan)
-            if any(True for _ in ready(stands)) or all(
-                stand.end is not None for stand in stands.values()
-            ):
+            if can_continue(task_statuses(self._engine.store, plan)):
                 found.append(plan)
         return found
 

@@ -12,6 +12,9 @@ from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
+GIVEN = "(api)"
+"""Text that a plan has instead of a file name if it was received over the API."""
+
 
 class TaskStatus(Struct, frozen=True, kw_only=True):
     """The present state of one task. `run` is None before the task begins, and also after a person
@@ -84,6 +87,12 @@ def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
             seen.add(name)
             left += dependencies(stands[name])
     return ""
+
+
+def can_continue(stands: Mapping[str, TaskStatus]) -> bool:
+    """Return whether something remains to be done without a person: a task can begin or continue,
+    or all tasks are done and only the end of the plan is left."""
+    return any(True for _ in ready(stands)) or all(each.end is not None for each in stands.values())
 
 
 def ready(stands: Mapping[str, TaskStatus]) -> Iterator[TaskStatus]:
