@@ -316,6 +316,21 @@ def test_doctor_warns_of_a_small_volume(one: Stage, monkeypatch: pytest.MonkeyPa
     assert f"warn  workdirs     {one.home}" in checked.out and ", only " in checked.out, checked.out
 
 
+def test_new_instructions_on_a_full_disk_are_given_once(
+    one: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If an update is stored but its attempt cannot start, the message says so and names the
+    command that continues, so that nobody gives the instructions twice."""
+    with monkeypatch.context() as full:
+        full.setitem(one.environ, "PERDURE_DISK_REFUSE", "99%")
+        full.setitem(one.environ, "PERDURE_DISK_REFUSE_BYTES", "900 TB")
+        refused = one.perdure("update", "task", "Again.")
+    assert refused.code == 7 and "nearly full" in refused.err, refused.err
+    assert "are stored; perdure retry task continues with them" in refused.err
+    assert one.perdure("retry", "task").code == 0
+    assert [each["version"] for each in one.show("task")["contexts"]][-1] == 2
+
+
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
     """A caller that waits for a run by URL is told that its server is unreachable; nothing is
     stored, retried or left behind."""

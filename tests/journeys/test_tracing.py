@@ -64,3 +64,19 @@ def test_two_processes_tell_of_one_run() -> None:
         "native",
     ]
     assert b"quicksilver" not in collector.raw
+
+
+def test_a_command_says_that_its_traces_are_lost() -> None:
+    """If no collector listens, the run succeeds, and the command says before its end that the
+    traces are lost. It does not wait as long as the exporter tries."""
+    directory = Path(tempfile.mkdtemp(prefix="px"))
+    address = "http://127.0.0.1:9"
+    rehearsal = Rehearsal(TALK).start()
+    one = Stage(directory, "claude", rehearsal, {"OTEL_EXPORTER_OTLP_ENDPOINT": address})
+    try:
+        done = one.perdure("run", "--permissions", "full", "--name", "task", prompt="Write it down")
+    finally:
+        one.close()
+        rehearsal.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    assert done.code == 0 and done.err.count("traces are lost") == 1, done.err

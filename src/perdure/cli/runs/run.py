@@ -356,6 +356,14 @@ def start_and_follow(
                 else:
                     if new and now.attempt == 0 and made in ("", now.id):
                         engine.store.request_cancel(run.id)
+                    if updated and now.state is RunState.QUEUED:
+                        # Without this line a person would repeat the update, and so give the
+                        # instructions twice.
+                        print(
+                            f"{now.name}: the new instructions are stored; perdure retry "
+                            f"{now.name} continues with them",
+                            file=sys.stderr,
+                        )
                     raise
         # Imported after the agent has ended, so that the import does not delay the agent's start.
         from perdure.cli.runs.summary import changes_of, say_summary

@@ -85,6 +85,10 @@ class Tracer:
         except queue.Full:
             self._lost()
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
+        if self._thread.is_alive():
+            # The thread would report the failure only after OTEL_EXPORTER_OTLP_TIMEOUT, and a
+            # command has ended by then.
+            self._lost()
 
     def _send(self) -> None:
         while (first := self._waiting.get()) is not None:
