@@ -196,24 +196,38 @@ def test_the_operator_of_the_image_completes_a_task(make: Make, tmp_path: Path) 
     play(fails(0), story)
 
 
-@pytest.mark.parametrize("user", [10001, BUILDER])
+@pytest.mark.parametrize(
+    ("user", "home", "agent"),
+    [
+        (10001, "/home/perdure", "claude"),
+        (BUILDER, "/home/builder", "claude"),
+        (BUILDER, "/home/builder", "codex"),
+    ],
+)
 def test_a_teams_image_with_perdure_performs_an_attempt(
-    make: Make, tmp_path: Path, user: int
+    make: Make, tmp_path: Path, user: int, home: str, agent: str
 ) -> None:
-    """On an older Debian with another Python, as the user that pods have and as the team's own,
-    Claude Code works with a tool that only the team's image has."""
-    home = {10001: "/home/perdure", BUILDER: "/home/builder"}[user]
+    """On an older Debian with another Python and without Node, as the user that pods have and as
+    the team's own, the agent works with a tool that only the team's image has."""
     with Rehearsal(SCRIPT) as rehearsal:
-        environ = {**rehearsal.environ("claude"), "HOME": home}
-        (tmp_path / "share").mkdir()
-        own = repository(tmp_path / "share", user)
+        environ = {**rehearsal.environ(agent), "HOME": home}
+        own = repository(tmp_path, user)
         container = make(INJECTED, user, environ=environ, mounts={"/srv/repository": own}).start(
             "sleep", "infinity"
         )
+        container.wait(
+            lambda: container.execute("test", "-L", f"{home}/.codex").returncode == 0,
+            "the homes are linked",
+        )
+        if agent == "codex":
+            linked = container.execute("readlink", "-f", f"{home}/.codex").stdout.strip()
+            place = container.volume / Path(linked).relative_to("/data")
+            rehearsal.write_codex_home(place)
+            shutil.chown(place / "config.toml", user, user)
         release = container.execute("sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME")
         assert release.stdout == "bookworm\n"
         done = container.execute(
-            *("perdure", "run", "--agent", "claude", "--permissions", "full"),
+            *("perdure", "run", "--agent", agent, "--permissions", "full"),
             *("--repo", "/srv/repository", "--name", "make", "Make it"),
         )
         assert done.returncode == 0, done.stdout + done.stderr + container.said()
@@ -221,5 +235,3 @@ def test_a_teams_image_with_perdure_performs_an_attempt(
         assert report["state"] == "succeeded"
         made = container.execute("cat", "made.txt", directory=report["workspace"]["path"])
         assert made.stdout == "made by team-tool\n"
-        for agent in ("codex", "opencode"):
-            assert container.execute(agent, "--version", directory="/tmp").returncode == 0, agent
