@@ -30,10 +30,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from perdure.agents.shared.server_guard import ServerGuard
+from typing import Any
 
 CHUNK = 1 << 18
 QUIET_S = 0.5
@@ -81,15 +78,20 @@ class AcpProcess:
     def __init__(self, order: dict[str, Any]) -> None:
         from perdure.agents.shared.server_guard import ServerGuard, die_with
 
-        portable = order["portable"]
-        self.process = subprocess.Popen(
-            order["command"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=order["cwd"],
-            preexec_fn=None if portable else partial(die_with, os.getpid()),
-        )
-        self.guard: ServerGuard | None = ServerGuard(self.process.pid) if portable else None
+        self.guard = ServerGuard() if order["portable"] else None
+        following = self.guard.adopt if self.guard else partial(die_with, os.getpid())
+        try:
+            self.process = subprocess.Popen(
+                order["command"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=order["cwd"],
+                preexec_fn=following,
+            )
+        except OSError:
+            if self.guard is not None:
+                self.guard.release()
+            raise
         assert self.process.stdout is not None
         self.out = self.process.stdout.fileno()
         self.rest = b""

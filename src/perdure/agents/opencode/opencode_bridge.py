@@ -31,11 +31,8 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
-
-if TYPE_CHECKING:
-    from perdure.agents.shared.server_guard import ServerGuard
 
 LISTENS = "opencode server listening on http://127.0.0.1:"
 END_S = 3.0
@@ -55,14 +52,6 @@ class ServeFailed(Exception):
     print."""
 
 
-def guard(server: int) -> ServerGuard:
-    """Start and return a child process that kills the server when the bridge is gone. It replaces
-    `die_with` on systems other than Linux."""
-    from perdure.agents.shared.server_guard import ServerGuard
-
-    return ServerGuard(server)
-
-
 class OpenCodeServer:
     """The process of `opencode serve`, and its HTTP API."""
 
@@ -71,18 +60,23 @@ class OpenCodeServer:
         self.where = urlencode({"directory": order["cwd"]})
         word = base64.b64encode(f"opencode:{password}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
-        from perdure.agents.shared.server_guard import die_with
+        from perdure.agents.shared.server_guard import ServerGuard, die_with
 
-        following = None if order["portable"] else partial(die_with, os.getpid())
-        self.process = subprocess.Popen(
-            order["command"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            cwd=order["cwd"],
-            env={**os.environ, "OPENCODE_SERVER_PASSWORD": password},
-            preexec_fn=following,
-        )
-        self.guard = guard(self.process.pid) if order["portable"] else None
+        self.guard = ServerGuard() if order["portable"] else None
+        following = self.guard.adopt if self.guard else partial(die_with, os.getpid())
+        try:
+            self.process = subprocess.Popen(
+                order["command"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                cwd=order["cwd"],
+                env={**os.environ, "OPENCODE_SERVER_PASSWORD": password},
+                preexec_fn=following,
+            )
+        except OSError:
+            if self.guard is not None:
+                self.guard.release()
+            raise
         self.port = self.find_port()
 
     def find_port(self) -> int:

@@ -25,19 +25,29 @@ def die_with(parent: int) -> None:
 
 class ServerGuard:
     """A child process that waits until this process is gone and then kills a server with SIGKILL.
-    The child also holds the pipes to the server open. Otherwise the server would notice that its
-    client is gone before it is killed."""
 
-    def __init__(self, server: int) -> None:
+    If it is created with the id of the server, the child also holds the pipes to the server open.
+    Otherwise the server would notice that its client is gone before it is killed. If it is created
+    before the server, the server's process must call `adopt` before it runs the server's program.
+    Then the server cannot be left behind, whenever this process is killed."""
+
+    def __init__(self, server: int = 0) -> None:
         waiting, self._releasing = os.pipe()
         self._child = os.fork()
         if self._child == 0:
             os.close(self._releasing)
-            if not os.read(waiting, 1):
+            told = b"%d " % server if server else b""
+            while piece := os.read(waiting, 64):
+                told += piece
+            if told and not told.endswith(b"."):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(server, signal.SIGKILL)
+                    os.kill(int(told), signal.SIGKILL)
             os._exit(0)
         os.close(waiting)
+
+    def adopt(self) -> None:
+        """Let the child process guard the calling process. For `preexec_fn`."""
+        os.write(self._releasing, b"%d " % os.getpid())
 
     def release(self) -> None:
         """End the child process, but not the server. Call it once, before the server ends."""
