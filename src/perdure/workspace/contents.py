@@ -8,7 +8,6 @@ processes could hold the same lock.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.errors import WorkspaceError
+from perdure.host.system.files import walk
 from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, read, write
@@ -164,7 +164,7 @@ def newest(path: Path) -> int:
     """Return the newest modification time of anything at or below the path, in ms."""
     found = _time(path)
     if is_real_directory(path):
-        for directory, _, names in os.walk(path):
+        for directory, _, names in walk(path):
             for each in (Path(directory), *(Path(directory, name) for name in names)):
                 with suppress(OSError):
                     found = max(found, _time(each))

@@ -8,13 +8,13 @@ complete. An interrupted stage directory never contains anybody's work, and is r
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
 from perdure.host.git import Git
+from perdure.host.system.files import walk
 from perdure.model import Workspace
 from perdure.workspace import clone_cache as caches
 from perdure.workspace.identity import Places, is_oid
@@ -94,7 +94,7 @@ def check_objects(objects: Path, cache: Path) -> None:
 
 
 def _entries(objects: Path) -> Iterator[Path]:
-    for directory, folders, files in os.walk(objects):
+    for directory, folders, files in walk(objects):
         yield from (Path(directory, name) for name in (*folders, *files))
 
 

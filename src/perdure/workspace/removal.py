@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from perdure.errors import PerdureError, UsageError
 from perdure.host import system
 from perdure.host.git import Git
+from perdure.host.system.files import walk
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.patterns import late_pattern
@@ -187,7 +188,7 @@ def _unmounted(workspace: Workspace, path: Path) -> list[str]:
 def _all_files(top: Path) -> Iterator[str]:
     """Yield the names of all files, including git's own files; directories are not listed. Raises
     OSError for a directory that cannot be read, because its content is unknown."""
-    for directory, folders, names in os.walk(top, onerror=_raise):
+    for directory, folders, names in walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
         yield from (
             str(Path(directory, name).relative_to(top)) for name in sorted({*names, *linked})
@@ -478,7 +479,7 @@ def _has_repository(path: Path) -> bool:
         ".git" in folders
         or ".git" in names
         or ("HEAD" in names and {"objects", "refs"} <= set(folders))
-        for _, folders, names in os.walk(path, onerror=_raise)
+        for _, folders, names in walk(path, onerror=_raise)
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.host.git import Git
+from perdure.host.system.files import walk
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.snapshot.differences import REBUILDABLE
@@ -44,7 +45,7 @@ def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
 
 
 def _files_below(top: Path) -> Iterator[str]:
-    for directory, folders, names in os.walk(top):
+    for directory, folders, names in walk(top):
         folders[:] = sorted(
             name for name in folders if name not in REBUILDABLE and not name.startswith(".")
         )

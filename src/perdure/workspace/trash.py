@@ -27,6 +27,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.host.system.files import remove_tree
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
 
@@ -122,9 +123,10 @@ def _copy_over(path: Path, target: Path) -> None:
     before = _signature(path)
     # The copy first gets a temporary name, so that an interrupted copy does not look complete.
     staged = target.with_name(f"{target.name}.part")
-    shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(
-        path
-    ) else _copy_one(str(path), str(staged))
+    if is_real_directory(path):
+        _copy_tree(path, staged)
+    else:
+        _copy_one(str(path), str(staged))
     flush(target.parent)
     if _signature(path) != before:
         raise OSError(errno.EBUSY, "it changed while it was copied", str(path))
@@ -135,7 +137,16 @@ def _copy_over(path: Path, target: Path) -> None:
     # The copy is complete by now, so nothing is lost if part of the original cannot be deleted. The
     # original's new name shows that it is not a workdir.
     with suppress(OSError):
-        shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
+        remove_tree(gone) if is_real_directory(gone) else gone.unlink()
+
+
+def _copy_tree(path: Path, target: Path) -> None:
+    """Copy a directory. Raises OSError, also if directories are nested too deeply for a copy."""
+    try:
+        shutil.copytree(path, target, symlinks=True, copy_function=_copy_one)
+    except RecursionError:
+        reason = "it has too many levels of directories"
+        raise OSError(errno.ENAMETOOLONG, reason, str(path)) from None
 
 
 def _copy_one(source: str, target: str) -> None:
@@ -284,12 +295,14 @@ def purge_obstacle(entry: Entry, inside: Sequence[int] = ()) -> str:
 def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield everything below a directory, without following links. Raises OSError for a directory
     that cannot be read."""
-    with os.scandir(top) as found:
-        for each in found:
-            status = each.stat(follow_symlinks=False)
-            yield Path(each.path), status
-            if stat.S_ISDIR(status.st_mode):
-                yield from _walk(Path(each.path))
+    waiting = [str(top)]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for each in found:
+                status = each.stat(follow_symlinks=False)
+                yield Path(each.path), status
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(each.path)
 
 
 def purge(entry: Entry) -> None:
@@ -298,7 +311,7 @@ def purge(entry: Entry) -> None:
     try:
         entry.path.rename(doomed)
         sync(doomed.parent)
-        _delete(doomed)
+        remove_tree(doomed)
     except OSError as error:
         raise WorkspaceError(
             f"{entry.path} cannot be deleted: {error}", "check the owners of the files in it"
@@ -309,18 +322,7 @@ def finish_purges(directory: Path) -> None:
     """Finish the deletions of entries that were interrupted by a kill."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):
-            _delete(doomed)
-
-
-def _delete(doomed: Path) -> None:
-    """Delete everything at the path, unreadable directories included. Links are deleted, but not
-    the files that they point to."""
-    doomed.chmod(0o700)
-    for directory, folders, _ in os.walk(doomed):
-        for path in (Path(directory, name) for name in folders):
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(doomed)
+            remove_tree(doomed)
 
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:

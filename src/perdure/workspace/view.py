@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitStatus, on_disk
+from perdure.host.system.files import walk
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import (
@@ -400,7 +401,7 @@ def _write_file(stream: IO[bytes], path: Path, name: str) -> None:
 def files(top: Path) -> Iterator[str]:
     """Yield all files and links below a directory, as sorted relative paths. Git directories are
     skipped; links are never followed."""
-    for directory, folders, names in os.walk(top):
+    for directory, folders, names in walk(top):
         here = Path(directory)
         linked = [folder for folder in folders if (here / folder).is_symlink()]
         folders[:] = sorted(set(folders) - {".git", *linked})

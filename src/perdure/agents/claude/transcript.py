@@ -17,6 +17,7 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
+from perdure.host.system.files import read_file
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, SpokenMessage
 
@@ -359,7 +360,7 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     found = []
     for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
         try:
-            entry = json_lines.read(path.read_bytes()) or {}
+            entry = json_lines.read(read_file(path)) or {}
         except OSError:
             continue
         pid = json_lines.whole(entry.get("pid"))

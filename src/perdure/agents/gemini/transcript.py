@@ -26,6 +26,7 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
+from perdure.host.system.files import open_file, read_file
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.patterns import late_pattern
 from perdure.protocols import Prompt, SpokenMessage
@@ -103,7 +104,7 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
 
 def _id_of(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return json_lines.text(json_lines.part(json_lines.read(file.readline()), "sessionId"))
     except OSError:
         return ""
@@ -111,7 +112,7 @@ def _id_of(path: Path) -> str:
 
 def _rank(path: Path) -> tuple[bool, float, str]:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         begun = b'"type":"gemini"' in content or any(True for _ in prompts(content))
         return begun, path.stat().st_mtime, path.name
     except OSError:
@@ -142,7 +143,7 @@ def project(home: Path, cwd: Path) -> str:
     file system."""
     root = str(cwd.resolve())
     try:
-        known = json_lines.part(json_lines.read((home / "projects.json").read_bytes()), "projects")
+        known = json_lines.part(json_lines.read(read_file(home / "projects.json")), "projects")
     except OSError:
         known = None
     names = known if isinstance(known, dict) else {}
@@ -171,7 +172,7 @@ def project(home: Path, cwd: Path) -> str:
 def _owner(home: Path, name: str) -> str:
     """Return the directory to which a project name belongs; empty if the name is free."""
     try:
-        return (home / "tmp" / name / ".project_root").read_text(encoding="utf-8").strip()
+        return read_file(home / "tmp" / name / ".project_root").decode().strip()
     except (OSError, ValueError):
         return ""
 

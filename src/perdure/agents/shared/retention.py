@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.host.system.files import read_file
 from perdure.protocols import Retention
 
 DAYS = 30.0
@@ -51,7 +52,7 @@ def _settings(home: Path) -> dict[str, Any]:
     try:
         path = home / "settings.json"
         if path.stat().st_size <= _LARGEST:
-            return json_lines.read(path.read_bytes()) or {}
+            return json_lines.read(read_file(path)) or {}
         return {}
     except OSError:
         return {}

@@ -41,6 +41,7 @@ from perdure.agents.transcripts.copy_file import (
 )
 from perdure.errors import WorkspaceError
 from perdure.host.redaction import NO_SECRETS, Redactor
+from perdure.host.system.files import regular_files
 from perdure.model import CopyPart
 from perdure.protocols import AgentDriver, Archive
 
@@ -459,7 +460,7 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
     yield CopyPart(session_id, MAIN, main.size, main.kept)
     there = [
         str(path.relative_to(directory))
-        for path in _regular_files(directory / BESIDE)
+        for path in regular_files(directory / BESIDE)
         if UNUSABLE not in path.name
     ]
     for name in sorted(there):
@@ -504,20 +505,7 @@ def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path
     moved aside are left out."""
     found = [
         file
-        for file in chain.from_iterable(_regular_files(source) for source in sources)
+        for file in chain.from_iterable(regular_files(source) for source in sources)
         if UNUSABLE not in file.name
     ]
     return {f"{BESIDE}/{file.relative_to(top)}": file for file in found}
-
-
-def _regular_files(top: Path) -> Iterator[Path]:
-    """Yield the regular files below a directory of the agent. Symbolic links are skipped, because
-    they may lead to any file. Special files are skipped, because reading them may block forever."""
-    if top.is_symlink():
-        return
-    for folder, _, names in os.walk(top, followlinks=False):
-        yield from (
-            file
-            for name in names
-            if (file := Path(folder, name)).is_file() and not file.is_symlink()
-        )

@@ -25,6 +25,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from perdure.host.redaction import Redactor
+from perdure.host.system.files import open_file
 from perdure.patterns import late_pattern
 
 CHUNK = 1 << 20
@@ -79,7 +80,7 @@ def append_new(
     - `replace`: if the source no longer begins with the copy, move the copy aside (with `aside` in
       its new name) and begin a new one. Without `replace`, raise CopyDiverged.
     """
-    with _opened(source, follow=lines) as file:
+    with open_file(source, follow=lines) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy):
             if known.source == seen:
@@ -99,7 +100,7 @@ def append_new(
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
     """Return whether the source begins with the content of the copy. A secret in the source counts
     as equal to the asterisks that replace it in the copy. Raise OSError."""
-    with _opened(source, follow=True) as file:
+    with open_file(source, follow=True) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy) and known.source == seen:
             return True
@@ -332,18 +333,6 @@ def sync(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _opened(path: Path, *, follow: bool) -> BinaryIO:
-    """Open a regular file of the agent for reading. Raise FileNotFoundError for anything else,
-    because a pipe would block forever."""
-    fd = os.open(
-        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    )
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise FileNotFoundError(f"{path} is not a file")
-    return os.fdopen(fd, "rb")
 
 
 def _feed(digest: hashlib._Hash, file: BinaryIO, size: int) -> bool:

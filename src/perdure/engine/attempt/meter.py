@@ -23,6 +23,7 @@ from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import total_of
 from perdure.engine.prompt_file import prompt_path
 from perdure.host.process import boottime
+from perdure.host.system.files import read_file, regular_files
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
 from perdure.protocols import OpenRequest, TellsRequests
 from perdure.rules.pricing import priced
@@ -194,12 +195,13 @@ class Meter(Struct):
         model = self.model
         for found in self._belonging(path):
             if found.stat().st_mtime * 1000 >= began:
-                self._count(found.read_bytes(), reading, began)
+                self._count(read_file(found, follow=False), reading, began)
         self.model = model
 
     def _belonging(self, path: Path) -> Iterator[Path]:
         for directory in self.opened.driver.sidecar_files(path):
-            yield from sorted(directory.rglob("*.jsonl"))
+            files = regular_files(directory)
+            yield from sorted(each for each in files if each.suffix == ".jsonl")
 
 
 def _end_of(path: Path, since: int, until: int | None = None) -> bytes:

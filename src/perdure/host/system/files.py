@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from perdure.host import system
 
@@ -66,8 +66,123 @@ def flush(directory: Path) -> None:
         os.close(fd)
 
 
+def open_file(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file that an agent may have made. Raises FileNotFoundError for anything else,
+    because a pipe would block forever. `follow`: open the file that a link points to."""
+    fd = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    )
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(f"{path} is not a file")
+    return os.fdopen(fd, "rb")
+
+
+def read_file(path: Path, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file, as `open_file` opens it. Raises OSError."""
+    with open_file(path, follow=follow) as file:
+        return file.read()
+
+
+def regular_files(top: Path) -> Iterator[Path]:
+    """Yield the regular files below a directory of an agent. Symbolic links are skipped, because
+    they may lead to any file. Special files are skipped, because reading them may block forever."""
+    if top.is_symlink():
+        return
+    for folder, _, names in walk(top):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_file() and not file.is_symlink():
+                yield file
+
+
+def walk(
+    top: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what `os.walk` yields, top-down, without following links. Directories may be nested to
+    any depth: an agent can make more levels than `os.walk` of Python 3.11 can enter."""
+    waiting = [os.fspath(top)]
+    while waiting:
+        directory = waiting.pop()
+        folders: list[str] = []
+        names: list[str] = []
+        try:
+            with os.scandir(directory) as found:
+                for each in found:
+                    kind = folders if _is_folder(each) else names
+                    kind.append(each.name)
+        except OSError as error:
+            if onerror is not None:
+                onerror(error)
+            continue
+        yield directory, folders, names
+        inner = [os.path.join(directory, name) for name in folders]  # noqa: PTH118
+        waiting += [path for path in reversed(inner) if not os.path.islink(path)]  # noqa: PTH114
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def remove_tree(top: Path) -> None:
+    """Delete a directory with everything in it, even what its modes do not let its owner read.
+    Links are deleted, but not the files that they point to. Raises OSError.
+
+    Each inner directory is first moved directly below `top`. So no path becomes too long, and no
+    recursion too deep, however deep an agent has nested directories (`shutil.rmtree` has both
+    limits). A mount point cannot be moved, so no other volume is entered.
+    """
+    waiting = [top]
+    while waiting:
+        directory = waiting.pop()
+        fd = _opened(directory)
+        try:
+            with os.scandir(fd) as found:
+                entries = list(found)
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    waiting.append(_moved_up(each.name, fd, top))
+                else:
+                    os.unlink(each.name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        if directory != top:
+            directory.rmdir()
+    top.rmdir()
+
+
+def _opened(directory: Path) -> int:
+    """Return a descriptor of a directory whose entries can be read and removed. Raises OSError,
+    for example if the directory is a link."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(directory, flags)
+    except PermissionError:
+        directory.chmod(0o700)
+        fd = os.open(directory, flags)
+    os.fchmod(fd, 0o700)
+    return fd
+
+
+def _moved_up(name: str, above: int, top: Path) -> Path:
+    """Move a directory, an entry of the open directory `above`, directly below `top`. Return its
+    new path. Raises OSError."""
+    inode = os.stat(name, dir_fd=above, follow_symlinks=False).st_ino
+    target = top / f".{time.time_ns()}-{inode}"
+    try:
+        os.rename(name, target, src_dir_fd=above)
+    except PermissionError:
+        # A directory that its owner may not write cannot get another parent directory.
+        change_mode(name, above, lambda mode: 0o700 if stat.S_ISDIR(mode) else None)
+        os.rename(name, target, src_dir_fd=above)
+    return target
+
+
 def _changed(directory: Path, since: float) -> Iterator[str]:
-    for above, _, names in os.walk(directory):
+    for above, _, names in walk(directory):
         for path in (*(os.path.join(above, name) for name in names), above):  # noqa: PTH118
             with contextlib.suppress(OSError):
                 found = os.lstat(path)

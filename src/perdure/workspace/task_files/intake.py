@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from msgspec import Struct
 
 from perdure.errors import NotFound, UsageError
+from perdure.host.system.files import walk
 from perdure.model import Given, OnEdit, TaskFile
 from perdure.workspace.task_files.contents import Contents
 
@@ -135,7 +136,7 @@ def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
     if not top.is_dir():
         raise NotFound(f"there is no directory {asked.context!r} to take files from")
     count = 0
-    for folder, folders, names in os.walk(top, onerror=_unreadable):
+    for folder, folders, names in walk(top, onerror=_unreadable):
         here = Path(folder)
         for name in sorted(folders):
             if name == ".git" or (here / name).is_symlink():
