@@ -8,6 +8,8 @@ import hmac
 import http.client
 import json
 import re
+import select
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from perdure.model import Backend, TaskSpec, TokenScope, Workspace
 from perdure.rules.access import AccessLimits, limits_of, names_of
 from perdure.server.routes import routes
 from perdure.store.sql import SqlStore
+from tests.journeys.stage import native
 from tests.patience import PATIENCE_S
 from tests.web.serving import Serving
 
@@ -84,7 +87,7 @@ ROUTES = {
     "GET /": (READ, LIST),
     "GET /new": (DISPATCH, TASK),
     "POST /new": (DISPATCH, TASK),
-    "GET /live": (READ, NOTHING),
+    "GET /live": (READ, LIST),
     "GET /digest": (READ, LIST),
     "GET /notify": (READ, NOTHING),
     "POST /notify/add": (READ, NOTHING),
@@ -222,7 +225,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    serving = Serving(tmp_path_factory.mktemp("access"))
+    claude = str(native("claude"))
+    serving = Serving(tmp_path_factory.mktemp("access"), PERDURE_CLAUDE=claude)
     fill(serving.state / "perdure.db")
     yield serving.start()
     serving.stop()
@@ -383,6 +387,57 @@ def test_a_live_stream_keeps_to_the_limits(served: Serving, limited: Client) -> 
             seen += answer.read1()
         assert runs[WEB].encode() in seen and runs[SECRET_RUN].encode() not in seen
         assert b"hidden-later" not in seen
+
+
+@pytest.mark.parametrize("path", ["/live", f"{API}/events"])
+def test_a_live_stream_keeps_still_about_others(
+    served: Serving, limited: Client, path: str
+) -> None:
+    """A hidden run that has news sends nothing, not even a heartbeat: the time of what is sent would
+    tell that something happens."""
+    headers = {"authorization": f"Bearer {limited.token}", "cookie": f"perdure={limited.cookie}"}
+    if path == "/live":
+        del headers["authorization"]
+    with (
+        contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)
+        ) as connection,
+        closing(stores.open(served.state / "perdure.db")) as store,
+    ):
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        assert answer.readline() == b"retry: 2000\n" and answer.readline() == b"\n"
+        # The journal may send the last records before this one again as news.
+        add(store, f"web-first{path[-4:]}".replace("/", "-"), REPOSITORIES[WEB], {})
+        time.sleep(1)
+        while select.select([connection.sock], [], [], 1)[0]:
+            answer.read1()
+        add(store, f"hidden{path[-4:]}".replace("/", "-"), REPOSITORIES[SECRET_RUN], {})
+        assert not select.select([connection.sock], [], [], 2)[0], answer.read1()
+        add(store, f"web{path[-4:]}".replace("/", "-"), REPOSITORIES[WEB], {})
+        assert b"data: " in answer.read1()
+
+
+def test_names_of_hidden_runs_in_refusals(served: Serving, clients: dict[str, Client]) -> None:
+    """A name or a key that a hidden run has is refused in the same words, without the run's name.
+    A fork may not choose a branch that a hidden run may use."""
+    red = client(served, "red-too", "--scope", "admin", "--label", "team=red")
+    task = {"prompt": "x", "repo": REPOSITORIES[TEAM], "permissions": "edit"}
+    secret = task | {"name": "plum-secret", "key": "nightly-7", "labels": {"team": "plum"}}
+    assert clients["admin"].ask("POST", f"{API}/runs", secret)[0] == 201
+    said = set()
+    for more in ({"name": "plum-secret"}, {"key": "nightly-7"}):
+        status, answer = red.ask("POST", f"{API}/runs", task | more)
+        assert status == 409 and b"plum" not in answer, answer
+        said.add(answer)
+    assert len(said) == 1
+    status, answer = clients["admin"].ask("POST", f"{API}/runs", task | {"key": "nightly-7"})
+    assert status == 409 and b"plum-secret" in answer
+    status, answer = red.ask("POST", "/new", task | {"name": "plum-secret"})
+    assert status == 409 and b"perdure logs" not in answer, answer
+    for path in (f"{API}/runs/{TEAM}/fork", f"/runs/{TEAM}/fork"):
+        status, answer = red.ask("POST", path, {"branch": "perdure/plum-secret"})
+        assert status == 403 and b"may use the same branch" in answer, answer
 
 
 def test_a_refused_request_is_on_the_audit_trail(served: Serving) -> None:

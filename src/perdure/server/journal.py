@@ -195,21 +195,32 @@ class Journal:
 
 
 async def new_records(
-    listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
+    listener: Listener,
+    heartbeat_s: float,
+    known: Callable[[], Awaitable[bool]],
+    seen: Callable[[Sequence[SentRecord]], Awaitable[Sequence[SentRecord]]] | None = None,
 ) -> AsyncIterator[Sequence[SentRecord]]:
-    """Yield new records until the listener ends, and an empty sequence as a heartbeat after
-    `heartbeat_s` seconds without records. At the same interval, `known` checks whether the client
-    is still authenticated, even if records arrive all the time."""
+    """Yield new records until the listener ends, and an empty sequence as a heartbeat every
+    `heartbeat_s` seconds. At the same interval, `known` checks whether the client is still
+    authenticated, even if records arrive all the time.
+
+    `seen` returns the records that the client may see. Nothing is yielded for the others, so not
+    even the time of what is sent tells the client of them.
+    """
     asked = time.monotonic()
     while True:
-        told = await listener.next(heartbeat_s)
+        told = await listener.next(max(0.0, asked + heartbeat_s - time.monotonic()))
         if not told and listener.over:
             return
-        if not told or time.monotonic() - asked >= heartbeat_s:
+        is_due = not told or time.monotonic() - asked >= heartbeat_s
+        if is_due:
             if not await known():
                 return
             asked = time.monotonic()
-        yield told
+        if told and seen is not None:
+            told = await seen(told)
+        if told or is_due:
+            yield told
 
 
 def event(record: Record) -> bytes:

@@ -237,8 +237,10 @@ def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -
 
 
 def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
-    """Raise Problem with 403 if a new task chooses its conversation or workdir. It could choose one
-    that a run outside of the limits uses."""
+    """Raise Problem with 403 if a client with limits chooses the conversation or workdir of a new
+    run. It could choose one that a run outside of the limits uses."""
+    if not limits:
+        return
     names = ("scope", "service", "task", *(("branch",) if limits.labels else ()))
     shared = [name for name in names if said.get(name)]
     if shared:

@@ -8,13 +8,14 @@ is too slow, or whose token has become invalid, is disconnected.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import PerdureError
 from perdure.model.events import Record
 from perdure.rules.access import AccessLimits
@@ -22,7 +23,7 @@ from perdure.server.api.forms import LARGEST
 from perdure.server.api.verbs import ApiContext
 from perdure.server.context import Parts
 from perdure.server.guard import address_of
-from perdure.server.journal import Listener, event, new_records
+from perdure.server.journal import Listener, SentRecord, event, new_records
 from perdure.server.limits import Reach, store_of, visible
 from perdure.server.principal import authenticated
 from perdure.server.problems import Problem
@@ -101,23 +102,26 @@ async def _event_bytes(
                 visible, page, limits, parts.store, limiter=room.limiter
             )
             yield b"".join(event(record) for record in shown)
-        async for told in new_records(
-            listener, HEARTBEAT_S, partial(_still_known, parts, room, request)
-        ):
-            if limits:
-                records = [each.record for each in told]
-                shown = await to_thread.run_sync(
-                    visible, records, limits, parts.store, limiter=room.limiter
-                )
-                yield b"".join(event(record) for record in shown) or HEARTBEAT
-            else:
-                yield b"".join(each.sent for each in told) or HEARTBEAT
+        known = partial(_still_known, parts, room, request)
+        seen = partial(seen_records, parts.store, limits, room.limiter) if limits else None
+        async for told in new_records(listener, HEARTBEAT_S, known, seen):
+            yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
         # The database is unavailable. The client reconnects later and then gets the records that it
         # missed.
         return
     finally:
         parts.journal.leave(listener)
+
+
+async def seen_records(
+    store: EngineStore, limits: AccessLimits, limiter: CapacityLimiter, told: Sequence[SentRecord]
+) -> Sequence[SentRecord]:
+    """Return the records of runs inside of the limits."""
+    records = [each.record for each in told]
+    shown = await to_thread.run_sync(visible, records, limits, store, limiter=limiter)
+    numbers = {each.seq for each in shown}
+    return [each for each in told if each.record.seq in numbers]
 
 
 def _page(parts: Parts, run: str, after: int) -> list[Record]:

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from perdure.config import Settings
 from perdure.config.files import LIMITS
 from perdure.engine import checkpoints, service, steering
+from perdure.engine.attempt import Engine
 from perdure.engine.conversations import ForkRequest, fork
 from perdure.engine.report import report_of, row_of, why_of
 from perdure.engine.service import liveness_of
-from perdure.errors import NotFound, UsageError
+from perdure.errors import Conflict, NotFound, UsageError
 from perdure.host.wakeup import ring
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.model.codec import plain
@@ -86,7 +87,20 @@ def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def submitted(parts: Parts, asked: ApiCall) -> RunReport:
     spec = task_of(parts, asked.body, asked.who)
-    return ready(parts, service.submit(parts.engine, spec, Path("/")))
+    return ready(parts, submit(parts.engine, spec, asked.who))
+
+
+def submit(engine: Engine, spec: TaskSpec, who: Principal) -> TaskRun:
+    """Submit a task of a client, and return its run. Raises the errors of `service.submit`."""
+    try:
+        return service.submit(engine, spec, Path("/"))
+    except Conflict:
+        if not who.limits:
+            raise
+        # The error names the run that has the name or the key. It may be outside of the limits.
+        raise Conflict(
+            "The name or the key of the task is taken by another run", "choose another one"
+        ) from None
 
 
 class Usual(Protocol):
@@ -251,6 +265,7 @@ def stopped(parts: Parts, asked: ApiCall) -> RunReport:
 
 def forked(parts: Parts, asked: ApiCall) -> RunReport:
     said = asked.body
+    refuse_shared(asked.who.limits, {"branch": said.branch})
     wanted = ForkRequest(
         prompt=said.prompt,
         at=said.at,

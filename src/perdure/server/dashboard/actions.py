@@ -14,7 +14,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.model import RunState
 from perdure.model.requests import AnswerKind
 from perdure.rules.text import clock
-from perdure.server.api.runs import task_of
+from perdure.server.api.runs import submit, task_of
 from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
 from perdure.server.problems import Problem
@@ -259,7 +259,7 @@ def new(visit: Visit) -> Response:
     spec = task_of(
         visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal
     )
-    run = service.submit(visit.desk.engine, spec, ROOT)
+    run = submit(visit.desk.engine, spec, visit.principal)
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "begun")
 

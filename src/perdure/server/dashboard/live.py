@@ -17,11 +17,12 @@ from starlette.routing import BaseRoute, Route
 
 from perdure.errors import PerdureError
 from perdure.model.events import Record
+from perdure.server.api.events import seen_records
 from perdure.server.dashboard.context import PageContext
 from perdure.server.dashboard.lines import lines
 from perdure.server.dashboard.pages import HEADERS, part
 from perdure.server.guard import address_of
-from perdure.server.journal import Journal, Listener, new_records
+from perdure.server.journal import Journal, Listener, SentRecord, new_records
 from perdure.server.limits import Reach, store_of
 from perdure.server.principal import Principals, authenticated
 from perdure.server.problems import Problem
@@ -40,12 +41,13 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
     """Return the routes of the two streams."""
 
     async def nudges(request: Request) -> Response:
-        authenticated(request, reach=Reach.NOTHING)
+        limits = authenticated(request, reach=Reach.LIST).limits
         if request.method == "HEAD":
             return _head()
-        return _stream(
-            _nudged(_listener(journal), journal, partial(_is_signed_in, desk, principals, request))
-        )
+        known = partial(_is_signed_in, desk, principals, request)
+        seen = partial(seen_records, desk.look, limits, desk.limiter) if limits else None
+        listener = _listener(journal)
+        return _stream(_nudged(new_records(listener, HEARTBEAT_S, known, seen), listener, journal))
 
     async def log(request: Request) -> Response:
         who = authenticated(request, reach=Reach.RUN)
@@ -96,11 +98,16 @@ def _after(request: Request) -> int:
     return int(said)
 
 
-async def _nudged(listener: Listener, journal: Journal, known: Known) -> AsyncIterator[bytes]:
+async def _nudged(
+    records: AsyncIterator[Sequence[SentRecord]], listener: Listener, journal: Journal
+) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
-        async for told in new_records(listener, HEARTBEAT_S, known):
+        async for told in records:
             yield NUDGE if told else HEARTBEAT
+    except PerdureError:
+        # The database is unavailable. The browser reconnects later.
+        return
     finally:
         journal.leave(listener)
 

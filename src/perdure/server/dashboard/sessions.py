@@ -16,6 +16,7 @@ from perdure.rules.run_titles import worker_of
 from perdure.server.api.runs import refuse_widening
 from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
+from perdure.server.limits import refuse_shared
 
 LIMIT = 400
 SHOWN = 100
@@ -134,6 +135,7 @@ def ask_fork(visit: Visit) -> Response:
 
 
 def do_fork(visit: Visit) -> Response:
+    refuse_shared(visit.principal.limits, {"branch": visit.given("branch").strip()})
     wanted = ForkRequest(
         prompt=visit.given("prompt").strip(),
         at=visit.number("at"),
