@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.capsule.trust import limit_spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+from perdure.model.forge.postings import Origin, labels_of
 
 
 def test_a_change_of_continuity_or_of_a_time_limit_is_named() -> None:
@@ -29,3 +30,18 @@ def test_a_change_of_continuity_or_of_a_time_limit_is_named() -> None:
     plain = TaskSpec(prompt="Go.", continuity=ContinuityPolicy.STRICT, timeout_s=0.0)
     spec, dropped = limit_spec(plain, "name", Permissions.EDIT, trusted=False)
     assert (spec.continuity, spec.timeout_s, spec.stall_s, dropped) == ("strict", 0.0, 600.0, ())
+
+
+def test_a_stranger_names_no_rule_and_no_issue() -> None:
+    """The name of a rule would give the run that rule's git identity, and the labels of a delivery
+    would make it a run about an issue. Labels of a person's own stay."""
+    origin = Origin(source="shop", rule="release", repository="shop/web", number=7, pull=True)
+    theirs = TaskSpec(prompt="Go.", rule="release", labels={**labels_of(1, origin), "team": "web"})
+    spec, dropped = limit_spec(theirs, "name", Permissions.EDIT, trusted=False)
+    assert (spec.rule, spec.labels) == ("", {"team": "web"})
+    assert dropped == (
+        "the rule of a forge: release",
+        "labels of a forge's issue: agent, delivery, issue, pull, source",
+    )
+    spec, dropped = limit_spec(theirs, "name", Permissions.EDIT, trusted=True)
+    assert (spec.rule, spec.labels, dropped) == (theirs.rule, theirs.labels, ())

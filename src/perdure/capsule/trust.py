@@ -7,6 +7,8 @@ agent or of perdure itself on this machine:
 - Arguments and variables for the agent are dropped.
 - The check command is dropped, because perdure would run it in a shell.
 - Time limits are raised or lowered to the permitted range.
+- The name of a rule of a forge is dropped, because it gives commits that rule's git identity. So
+  are the labels of a forge's issue, because they make the run a run about this issue.
 - The policy `fresh-ok` is replaced by `disclose`, so the loss of a conversation is always reported.
 
 These changes are reported, and recorded in the journal. A key or scope that the run shares with
@@ -18,6 +20,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+from perdure.model.forge.postings import OWN_LABELS
 from perdure.rules.run_titles import LONGEST, link_to
 from perdure.rules.text import one_line
 
@@ -58,6 +61,8 @@ def limit_spec(
         ("variables for the agent", spec.env),
         ("variables passed on from the user's environment", spec.pass_env),
         ("the check command", spec.verify),
+        ("the rule of a forge", spec.rule),
+        ("labels of a forge's issue", tuple(sorted(OWN_LABELS & spec.labels.keys()))),
     ):
         if value:
             dropped.append(f"{what}: {_display_value(value)}")
@@ -65,6 +70,7 @@ def limit_spec(
     if policy is ContinuityPolicy.FRESH_OK:
         policy = ContinuityPolicy.DISCLOSE
         dropped.append(f"continuity `{spec.continuity}`: set to `{policy}`")
+    labels = {name: each for name, each in spec.labels.items() if name not in OWN_LABELS}
     timeout_s, stall_s = _limit(spec.timeout_s), _limit(spec.stall_s)
     for what, asked, limit in (
         ("timeout", spec.timeout_s, timeout_s),
@@ -78,6 +84,8 @@ def limit_spec(
         env={},
         pass_env=(),
         verify="",
+        rule="",
+        labels=labels,
         continuity=policy,
         timeout_s=timeout_s,
         stall_s=stall_s,

@@ -66,6 +66,13 @@ def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
     return found | ({"pull": "yes"} if origin.pull else {})
 
 
+OWN_LABELS = frozenset(
+    labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
+)
+"""Labels that perdure itself sets on a run. They tell where the task came from and where to reply.
+"""
+
+
 def origin_of(run: TaskRun) -> Origin | None:
     """Return the origin of a run from its labels; None if no delivery started the run."""
     labels = run.spec.labels

@@ -20,7 +20,7 @@ from perdure.errors import Conflict, NotFound, UsageError
 from perdure.host.wakeup import ring
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.model.codec import plain
-from perdure.model.forge.postings import Origin, labels_of
+from perdure.model.forge.postings import OWN_LABELS
 from perdure.model.reports import RunReport, WhyReport
 from perdure.rules.text import visible
 from perdure.server.api import forms
@@ -41,11 +41,6 @@ PATCH_MOST = 64 * 1024 * 1024
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
 """Fields of a task that only an admin may set. They can run commands on the server, pass on the
 service's environment variables, or choose any directory."""
-OWN_LABELS = frozenset(
-    labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
-)
-"""Labels that perdure itself sets on a run. They tell where the task came from and where to reply.
-"""
 LIMIT_OF = {
     "attempts": "attempts",
     "timeout_s": "timeout",
