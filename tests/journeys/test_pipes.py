@@ -30,7 +30,7 @@ home = Path(sys.argv[1])
 print(files.transcript(home, "{SESSION}"), files.remains(home, "{SESSION}"))
 print(files.project(home, home))
 """
-"""What the driver of Gemini CLI does before each resume."""
+"""The reading of Gemini CLI's home before each resume."""
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_deep_entry_can_be_purged(ground: Ground, levels: int, name: str) -> N
 
 
 def test_removing_follows_no_link(tmp_path: Path) -> None:
-    """What links lead to stays, also if a link is what should be removed."""
+    """The targets of links stay, also if the directory to remove is a link."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("of the user\n")
