@@ -72,11 +72,11 @@ def test_a_deep_entry_can_be_purged(ground: Ground, levels: int, name: str) -> N
     for _ in range(2):
         nest(top, levels, name, mode=0o000)
         (top / "closed").mkdir(mode=0o000)
-        entry = trash.put(ground.trash, "deep", [("work", top)], {"unsaved": []})
+        entry = trash.move_to_trash(ground.trash, "deep", [("work", top)], {"unsaved": []})
         if levels * len(name) < LONGEST:
-            assert trash.trouble(trash.find([ground.trash], entry.name)) == ""
+            assert trash.purge_obstacle(trash.find([ground.trash], entry.name)) == ""
         entry.rename(entry.with_name(f".doomed-{entry.name}"))
-        trash.purge_rests(ground.trash)
+        trash.finish_purges(ground.trash)
         assert list(ground.trash.iterdir()) == []
 
 
