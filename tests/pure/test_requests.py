@@ -132,6 +132,26 @@ def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
     assert "<script>alert(1)</script>\\r\\nrm -rf /" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("git status # then\nrm -rf work", "git status # then\\nrm -rf work"),
+        ("git status # then\\nrm -rf work", "git status # then\\\\nrm -rf work"),
+        ("cp a \\\n b", "cp a \\\\\\n b"),
+        ("cp a \\\\n b", "cp a \\\\\\\\n b"),
+        ("echo a\\rb", "echo a\\\\rb"),
+        ("echo 'a\\tb'", "echo 'a\\tb'"),
+    ],
+)
+def test_a_line_break_is_told_from_its_escape(command: str, shown: str) -> None:
+    """A line break is shown as `\\n`. If the call has the two characters themselves, its backslashes
+    are doubled. So two calls are never shown in the same way."""
+    (request,) = made(call(command=command))
+    assert f"command: {shown}" in rules.payload_lines(request)
+    (request,) = made(call(command=["sh", command]))
+    assert f"command: {json.dumps(['sh', command])}" in rules.payload_lines(request)
+
+
 def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
     """The text that is shown is bounded. The digest is that of the whole call."""
     (request,) = made(call(command="x" * 1_000_000))

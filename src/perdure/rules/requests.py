@@ -204,14 +204,22 @@ def payload_lines(request: AgentRequest) -> list[str]:
         return [visible(request.payload)]
     if not isinstance(given, dict):
         return [visible(json.dumps(given, ensure_ascii=False))]
-    values = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in given.items()
-    }
-    return [
-        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
-        for key, value in values.items()
-    ]
+    lines = []
+    for key, value in given.items():
+        if isinstance(value, str):
+            shown = _in_one_line(value)
+        else:
+            shown = json.dumps(value, ensure_ascii=False)
+        lines.append(visible(f"{_in_one_line(key)}: {shown}"))
+    return lines
+
+
+def _in_one_line(text: str) -> str:
+    """Return the text with `\\n` and `\\r` for line breaks. If the text has one of these, or a line
+    break, its own backslashes are doubled. So two texts never look the same."""
+    if any(each in text for each in ("\n", "\r", "\\n", "\\r")):
+        text = text.replace("\\", "\\\\")
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def shown_lines(request: AgentRequest) -> list[str]:
