@@ -132,6 +132,7 @@ TAMPERED = {
     "a line is gone": ("DELETE FROM audit WHERE number = 3", "line 3 is missing before line 4"),
     "the last line": ("DELETE FROM audit WHERE number = 8", "the end of the trail is missing: "
     "line 8 was its last"),
+    "the head": ("DELETE FROM audit_head", "the record of the trail's last line is missing"),
     "the first line": ("DELETE FROM audit WHERE number = 1", "line 1 is missing before line 2"),
     "a record": ("UPDATE records SET event = replace(event, 'stopped', 'STOPPED') WHERE kind = "
                  "'run_finished'", "was changed: run_finished"),

@@ -32,8 +32,10 @@ class AuditTrail(StoreReads):
         return [_line_of(row) for row in rows]
 
     def audit_head(self) -> tuple[int, str]:
-        row = self._rows("audit_head")[0]
-        return row["number"], row["hash"]
+        head = self._rows("audit_head")
+        if not head:
+            return 0, ""
+        return head[0]["number"], head[0]["hash"]
 
     def audit_problems(self) -> Iterator[str]:
         from perdure.rules.audit_chain import problems
@@ -43,7 +45,11 @@ class AuditTrail(StoreReads):
         while lines := self.audit(after=after):
             yield from self._changed(lines)
             after = lines[-1].number
-        head = self._rows("audit_head")[0]
+        heads = self._rows("audit_head")
+        if not heads:
+            yield "the record of the trail's last line is missing, so lines may be missing too"
+            return
+        head = heads[0]
         last = self.audit(after=max(head["number"] - 1, 0), limit=1)
         if head["number"] and (not last or last[0].hash != head["hash"]):
             yield f"the end of the trail is missing: line {head['number']} was its last"
