@@ -84,7 +84,7 @@ def purls(sbom: dict[str, Any], kind: str) -> set[str]:
     for component in sbom["components"]:
         place, _, rest = component.get("purl", "").partition("?")
         if place.startswith(f"pkg:{kind}/") and "arch=source" not in rest:
-            found.add(f"{component['name']} {component['version']}")
+            found.add(f"{component['name']} {component.get('version', '')}")
     return found
 
 
