@@ -75,7 +75,7 @@ def open_engine(
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.warm_agents import Keep, WarmAgents
     from perdure.host.git.ssh import Ssh
-    from perdure.host.homes.remembered import LinkedHomes, environment
+    from perdure.host.homes.linked_homes import HomeEnvironment, LinkedHomes
     from perdure.host.process import worker_identity
     from perdure.host.redaction import Redactor
     from perdure.host.volumes import Ballast, Volumes
@@ -153,7 +153,7 @@ def open_engine(
         redactor=redactor,
         prove=_prove(environ),
         state=chosen.state,
-        environ=environment(chosen.state, dict(environ)),
+        environ=HomeEnvironment(chosen.state, dict(environ)),
         homes=LinkedHomes(chosen.state),
         worker=worker_identity(host),
         host=host,
@@ -259,12 +259,12 @@ def this_host(chosen: Settings) -> Host:
     it cannot fetch the files.
     """
     from perdure.host import process
-    from perdure.model import NOWHERE
+    from perdure.model import UNSHARED_HOST
 
     patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
     if chosen.database:
         return process.this_host(chosen.state, patience_s)
-    return NOWHERE
+    return UNSHARED_HOST
 
 
 def probe(chosen: Settings) -> Probe:

@@ -26,7 +26,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.checkpoints import prune, take
 from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.host import process
-from perdure.host.homes.remembered import LinkedHomes
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.model import (
     Backend,
     Claim,

@@ -57,7 +57,7 @@ from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind, P
 from perdure.model.work import CommitOfWork, FileOfWork
 from perdure.protocols import Begun, Ending
 from perdure.rules.plan import Forking, Plan, PlanRun, PlanTask
-from perdure.rules.plan.conversations import weave
+from perdure.rules.plan.conversations import assign_strands
 from perdure.store.sql import SqlStore
 from tests.dashboard.hostile import PAYLOADS
 
@@ -265,7 +265,7 @@ def plan(store: SqlStore) -> None:
         PlanTask(name="two", prompt="x", agent=PAYLOADS[0], needs=("one",)),
     )
     made = Plan(name="hostile", tasks=tasks, repo=PAYLOADS[17], verify=PAYLOADS[2])
-    strands = weave(made, lambda agent: Forking.ANYWHERE)
+    strands = assign_strands(made, lambda agent: Forking.ANYWHERE)
     store.add_plan(
         PlanRun(
             id="p" * 32,

@@ -25,7 +25,7 @@ from pathlib import Path
 from perdure.agents.shared.homes import HOMES
 from perdure.errors import PerdureError
 from perdure.host.homes.link import Linking
-from perdure.host.homes.remembered import LinkedHomes
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.host.homes.unlink import unlink
 from perdure.host.homes.volume import volume_at
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perdure.host.homes.remembered import LinkedHomes
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.host.homes.volume import volume_at
 from tests.homes.killing import (
     ENDED,

@@ -16,8 +16,8 @@ import pytest
 from perdure.agents.shared.homes import HOMES
 from perdure.errors import Conflict, WorkspaceError
 from perdure.host.homes.link import Linking
+from perdure.host.homes.linked_homes import HomeEnvironment, Linked, LinkedHomes
 from perdure.host.homes.merge import CONFLICT
-from perdure.host.homes.remembered import Linked, LinkedHomes, environment
 from perdure.host.homes.verification import kept_beside, verify
 from perdure.host.homes.volume import volume_at
 from tests.homes.killing import SITUATIONS, World, command, database, died_at, made, words_in, write
@@ -283,9 +283,9 @@ def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: 
     """A driver's answer changes as soon as a home is linked. A variable that the user has set to
     another place is kept."""
     world = made(tmp_path / "world", "full", "variable")
-    seen = environment(world.top / "state", world.environ)
-    own = environment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": "/elsewhere"})
-    former = environment(
+    seen = HomeEnvironment(world.top / "state", world.environ)
+    own = HomeEnvironment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": "/elsewhere"})
+    former = HomeEnvironment(
         world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": f"{world.home}/.claude/"}
     )
     assert "CLAUDE_CONFIG_DIR" not in seen
@@ -385,7 +385,7 @@ def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) 
     )  # fmt: skip
     note, environ, over = (
         LinkedHomes(tmp_path),
-        environment(tmp_path, {"HOME": "/h", "PATH": "/bin"}),
+        HomeEnvironment(tmp_path, {"HOME": "/h", "PATH": "/bin"}),
         threading.Event(),
     )
 

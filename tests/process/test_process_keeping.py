@@ -54,7 +54,7 @@ class Ground:
         process = self.turn(line)
         assert process is not None
         until(lambda: b"done: " in process.stdout.read_bytes())
-        self.kept.rest()
+        self.kept.finish_turn()
         return ended(process)
 
     def locked(self) -> bool:
@@ -107,7 +107,7 @@ def test_a_runs_environment_does_not_choose_the_keepers_back_end(
     process = here.turn('printf "%s\\n" "$PERDURE_HOST"')
     assert process is not None
     until(lambda: b"done: " in process.stdout.read_bytes())
-    here.kept.rest()
+    here.kept.finish_turn()
     assert ended(process).cause == "turn"
     assert process.stdout.read_bytes().startswith(b"portable\n")
 
@@ -141,7 +141,7 @@ def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> No
     between them."""
     one = ground()
     assert one.rested("echo first").cause == "turn"
-    assert one.kept.rested()
+    assert one.kept.is_ready()
     assert not one.locked()
     second = one.turn("echo second; echo aside >&2; while ! [ -e go ]; do sleep 0.01; done")
     assert second is not None
@@ -154,7 +154,7 @@ def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> No
     first.kill()  # of an attempt that is over nothing lives, and nothing is ended
     (one.work / "go").touch()
     until(lambda: b"done: " in second.stdout.read_bytes())
-    one.kept.rest()
+    one.kept.finish_turn()
     end = ended(second)
     assert (end.cause, end.code, end.signal, end.stderr_tail) == ("turn", None, None, "aside\n")
     assert (one.directory / "attempt-1/stdout").read_text() == "first\ndone: echo first\n"
@@ -167,7 +167,7 @@ def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> N
     one = ground()
     process = one.turn("while ! [ -e go ]; do sleep 0.01; done")
     assert process is not None
-    one.kept.let_go()
+    one.kept.end_after_turn()
     (one.work / "go").touch()
     end = ended(process)
     assert (end.cause, end.code) == ("exited", 0)
@@ -180,17 +180,17 @@ def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> No
     one = ground()
     pid_file = one.work / "pid"
     assert one.rested("true").cause == "turn"
-    assert one.kept.rested()
+    assert one.kept.is_ready()
     away = "setsid sh -c 'trap \"\" TERM; echo $$ > pid; exec sleep 600' > /dev/null"
     assert one.rested(f"({away} &); while ! [ -s pid ]; do sleep 0.01; done").cause == "turn"
     assert gone(int(pid_file.read_text()))
-    assert one.kept.rested()
+    assert one.kept.is_ready()
     process = one.turn("sleep 600 & echo $! > child")
     assert process is not None
     until(lambda: b"done: " in process.stdout.read_bytes())
-    one.kept.rest()
+    one.kept.finish_turn()
     assert ended(process).cause == "exited"
-    assert not one.kept.rested()
+    assert not one.kept.is_ready()
     assert "still runs" in one.kept.why
     assert gone(int((one.work / "child").read_text()))
 
@@ -199,7 +199,7 @@ def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
     """An agent that prints something between two turns does not get another turn."""
     one = ground()
     assert one.rested("trap 'echo late' USR1").cause == "turn"
-    assert one.kept.rested()
+    assert one.kept.is_ready()
     first = find(one.directory / "attempt-1")
     assert first is not None
     assert first.agent_pid is not None
@@ -230,7 +230,7 @@ def test_a_second_turn_is_ended_for_certain(
     and no process of it is alive."""
     one = ground()
     assert one.rested("true").cause == "turn"
-    assert one.kept.rested()
+    assert one.kept.is_ready()
     process = one.turn(
         "trap '' TERM; echo begun; while :; do sleep 600; done", 0.5 if how == "deadline" else 60.0
     )
@@ -262,7 +262,7 @@ process = kept.turn(top / "attempt", stdin=(sys.argv[4] + "\\n").encode(), deadl
 while b"done: " not in process.stdout.read_bytes() and "go" not in sys.argv[4]:
     pass
 if "go" not in sys.argv[4]:
-    kept.rest()
+    kept.finish_turn()
     process.wait()
 print("ready", flush=True)
 sys.stdin.read()

@@ -35,7 +35,9 @@ def a_run(worker: str, lease_until: int = LATER, host: str = "") -> RunRow:
 def seen(
     state: Path, run: RunRow, now: int = NOW, host: Host | None = None, again: RunRow | None = None
 ) -> Liveness | None:
-    return Probe(state, host or process.probe.NOWHERE).liveness(run, now, lambda: again or run)
+    return Probe(state, host or process.probe.UNSHARED_HOST).liveness(
+        run, now, lambda: again or run
+    )
 
 
 def until(met: Callable[[], bool]) -> None:

@@ -22,7 +22,7 @@ from perdure.engine.project_map.outline import (
 )
 from perdure.engine.project_map.parser import ParserStopped
 from perdure.host.process import ChildProcess
-from perdure.host.process.questions import MOST_DEATHS
+from perdure.host.process.child_process import MOST_DEATHS
 from tests.projectmap.making import mapped
 
 ANYTHING = st.text(max_size=60) | st.sampled_from(

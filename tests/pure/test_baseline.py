@@ -22,8 +22,8 @@ from perdure.model import (
     Rung,
     Shown,
     Snapshot,
-    Standing,
     Start,
+    TranscriptCondition,
     Verdict,
 )
 from perdure.model.loaded import call, item
@@ -289,7 +289,11 @@ def test_the_verdict_by_what_was_shown(
 ) -> None:
     """The verdict is native only if all known items were shown. The reasons name the missing ones."""
     asked = Continuation(
-        kind=Start.RESUME, session_id="aaaa-1", rung=rung, shown=shown, standing=Standing.CHANGED
+        kind=Start.RESUME,
+        session_id="aaaa-1",
+        rung=rung,
+        shown=shown,
+        standing=TranscriptCondition.CHANGED,
     )
     receipt = judge(asked, WENT_ON)
     assert receipt is not None

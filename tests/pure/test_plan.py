@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from perdure.rules.plan import Forking, Plan, PlanError, Strand, Unforkable
 from perdure.rules.plan.checks import planned
-from perdure.rules.plan.conversations import order, weave
+from perdure.rules.plan.conversations import assign_strands, order
 
 DEFAULTS: dict[str, Any] = {
     "agent": "claude", "model": "", "permissions": "edit", "timeout": 60.0, "attempts": 3, "continuity": "disclose",
@@ -69,7 +69,7 @@ def test_two_cycles_are_two_problems() -> None:
 
 def test_one_line_is_one_conversation() -> None:
     """Tasks that need each other in a row share one conversation and workdir."""
-    assert weave(plan(a="", b="a", c="b")) == {
+    assert assign_strands(plan(a="", b="a", c="b")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
         "c": Strand(name="a", goes_on="b"),
@@ -79,7 +79,7 @@ def test_one_line_is_one_conversation() -> None:
 def test_branches_are_forks_and_are_merged() -> None:
     """The first task that needs another one continues its conversation; the others fork it at its
     end. A task with several needs merges the rest."""
-    assert weave(plan(a="", b="a", c="a", d="b c", e="d a")) == {
+    assert assign_strands(plan(a="", b="a", c="a", d="b c", e="d a")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
         "c": Strand(name="c", forks="a", files_of="a"),
@@ -91,7 +91,7 @@ def test_branches_are_forks_and_are_merged() -> None:
 def test_another_agent_begins_its_own_conversation() -> None:
     """Different agents never share a conversation. The other agent gets the files, and later tasks
     continue its conversation."""
-    assert weave(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
+    assert assign_strands(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
         "a": Strand(name="a"),
         "codex_b": Strand(name="codex_b", files_of="a"),
         "codex_c": Strand(name="codex_b", goes_on="codex_b"),
@@ -121,7 +121,7 @@ def test_every_task_has_its_turn(made: Plan) -> None:
         assert set(each.needs) <= set(done)
         done.append(each.name)
     assert sorted(done) == sorted(each.name for each in made.tasks)
-    followed = [strand.goes_on for strand in weave(made).values() if strand.goes_on]
+    followed = [strand.goes_on for strand in assign_strands(made).values() if strand.goes_on]
     assert len(followed) == len(set(followed))
 
 
@@ -129,7 +129,7 @@ def test_every_task_has_its_turn(made: Plan) -> None:
 def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
     """A task has the files of every task that it needs: through its conversation, through the
     workdir that it begins with, or by a merge. None is merged twice."""
-    strands = weave(made)
+    strands = assign_strands(made)
     has: dict[str, set[str]] = {}
     for each in order(made):
         strand = strands[each.name]
@@ -148,7 +148,7 @@ def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
     """If a conversation can be forked only at its end, the forks are made before the next task
     continues it. A fork that itself needs that task cannot be made."""
     made = plan(codex_a="", codex_b="codex_a", codex_c="codex_a", codex_d="codex_a codex_b")
-    assert weave(made, CAN) == {
+    assert assign_strands(made, CAN) == {
         "codex_a": Strand(name="codex_a"),
         "codex_b": Strand(name="codex_a", goes_on="codex_a", lets=("codex_c",)),
         "codex_c": Strand(name="codex_c", forks="codex_a", files_of="codex_a"),
@@ -161,9 +161,9 @@ def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
         codex_d="codex_c",
         codex_e="codex_a codex_d",
     )
-    assert weave(crossed, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_d")
+    assert assign_strands(crossed, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_d")
     late = plan(codex_a="", codex_b="codex_a", x="codex_b", codex_c="codex_b", codex_e="codex_a x")
-    assert weave(late, CAN)["codex_e"] == Strand(
+    assert assign_strands(late, CAN)["codex_e"] == Strand(
         name="codex_a", goes_on="codex_c", merges=("x",), instead="serial"
     )
 
@@ -172,13 +172,15 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
     """The setting `unforkable` of the plan decides: the task runs at the end of the strand in the
     same conversation, or at the same time in a new one."""
     made = plan(a="", b="a", c="a", d="a")
-    assert weave(made, lambda agent: Forking.NEVER) == {
+    assert assign_strands(made, lambda agent: Forking.NEVER) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
         "c": Strand(name="a", goes_on="b", instead="serial"),
         "d": Strand(name="a", goes_on="c", instead="serial"),
     }
-    briefed = weave(replace(made, unforkable=Unforkable.BRIEF), lambda agent: Forking.NEVER)
+    briefed = assign_strands(
+        replace(made, unforkable=Unforkable.BRIEF), lambda agent: Forking.NEVER
+    )
     assert briefed["d"] == Strand(name="d", forks="a", files_of="a", instead="brief")
 
 
@@ -186,7 +188,7 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
     """With any abilities of the agents' programs, some task may always begin until all are done,
     and each strand is one line."""
-    strands = weave(replace(made, unforkable=unforkable), lambda agent: can)
+    strands = assign_strands(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()
     while len(done) < len(strands):
         begins = [

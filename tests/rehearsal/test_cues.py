@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from perdure.agents.rehearsal import ChatMessage, parse
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import ReplyPlanner, position
+from perdure.agents.rehearsal.planner import ReplyPlanner, position
 from perdure.agents.rehearsal.script import Cut, Hang, Mark, RunTool, Say, ScriptedReply
 
 NOW = ScriptedConversation((ChatMessage("user", "go"),))

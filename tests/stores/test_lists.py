@@ -16,7 +16,7 @@ from perdure.cli.runs.ls import READ
 from perdure.engine.plans import budget
 from perdure.model import CutCost, ReplyCosts, TaskSpec, Usage
 from perdure.rules.plan import Forking, Plan, PlannedRun, PlanRun, PlanTask
-from perdure.rules.plan.conversations import weave
+from perdure.rules.plan.conversations import assign_strands
 from perdure.store import fast_list
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import FAILURE, SUCCESS, begun, claimed, submit
@@ -50,7 +50,7 @@ def test_a_plan_keeps_a_reserve_for_replies_that_were_cut_off(store: SqlStore) -
     and the reason names both amounts."""
     task = PlanTask(name="one", prompt="Do it.", agent="claude")
     made = Plan(name="shop", tasks=(task,), budget_usd=1.0)
-    strands = weave(made, lambda agent: Forking.ANYWHERE)
+    strands = assign_strands(made, lambda agent: Forking.ANYWHERE)
     seed = TaskSpec(prompt="")
     new = PlanRun(id="5" * 32, name="shop", plan=made, seed=seed, file="", strands=strands)
     plan = store.claim_plan(store.add_plan(new), "ann", 60)

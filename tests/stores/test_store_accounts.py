@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from perdure import store as stores
-from perdure.model import Parking, RunState, Seat
+from perdure.model import AccountSlot, Parking, RunState
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import LEASE_S, SUCCESS, submit
 from tests.servers.postgres import Server
 
-SEAT = Seat(account="claude/1", agent="claude", jobs=2)
+SEAT = AccountSlot(account="claude/1", agent="claude", jobs=2)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

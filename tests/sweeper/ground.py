@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
-from perdure.engine.sweeper import Moment, Row, Sweep, here_and_now, rules_of, sweep
+from perdure.engine.sweeper import Moment, Row, Sweep, current_moment, rules_of, sweep
 from perdure.model import TaskRun, Workspace
 from perdure.wiring import open_engine
 from tests.spread import apart
@@ -58,7 +58,7 @@ class Ground(Struct):
 
     @property
     def now(self) -> Moment:
-        real = here_and_now()
+        real = current_moment()
         return replace(
             real, wall=real.wall + int(self.passed * DAY_MS), boot=real.boot + self.passed * 86_400
         )

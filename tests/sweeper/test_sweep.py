@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.engine.checkpoints import save_current
 from perdure.engine.sessions import plan_scope
-from perdure.engine.sweeper import Class, Sweep, SweepVerdict, due, here_and_now, rules_of, sweep
+from perdure.engine.sweeper import Class, Sweep, SweepVerdict, current_moment, due, rules_of, sweep
 from perdure.errors import Conflict
 from perdure.model import Session, SessionKey, SessionState, TaskSpec
 from perdure.rules.plan import Plan, PlanRun, PlanState, PlanTask
@@ -313,7 +313,7 @@ def test_a_person_may_accept_the_clock(ground: Ground) -> None:
 def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
     """An entry that was used tomorrow shows that one of the clocks was wrong."""
     _, top = ground.run()
-    then = here_and_now().wall / 1000 + 90_000
+    then = current_moment().wall / 1000 + 90_000
     os.utime(top, (then, then))
     assert ground.row(ground.sweep(), top).verdict is SweepVerdict.PERSON
 
@@ -433,7 +433,7 @@ def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> N
     is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
-    old = here_and_now().wall / 1000 - 400 * 86_400
+    old = current_moment().wall / 1000 - 400 * 86_400
     os.utime(top, (old, old))
     environ = {
         **ground.yard.environ,

@@ -299,7 +299,7 @@ def copies_of(
             content = archive.relocated(source.read_bytes(), cwd)
             source.write_bytes(content)
             part = replace(part, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        if new := copies.bring(carried.agent, part, source):
+        if new := copies.import_part(carried.agent, part, source):
             brought.append(new)
         found.append(part)
     return found

@@ -56,9 +56,9 @@ def settings() -> Settings:
 def environment(chosen: Settings) -> Mapping[str, str]:
     """Return the user's environment for drivers. Variables that name the directories of homes are
     added for homes that are linked to a volume."""
-    from perdure.host.homes import remembered
+    from perdure.host.homes import linked_homes
 
-    return remembered.environment(chosen.state, os.environ)
+    return linked_homes.HomeEnvironment(chosen.state, os.environ)
 
 
 def open_engine(

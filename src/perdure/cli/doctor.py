@@ -207,7 +207,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
     whether it is logged in, which takes seconds."""
     from perdure.agents import registry
     from perdure.engine.attempt.agent_home import check_home, check_temporary
-    from perdure.host.homes.remembered import LinkedHomes
+    from perdure.host.homes.linked_homes import LinkedHomes
 
     found = 0
     for name in only or registry.names():

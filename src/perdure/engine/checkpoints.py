@@ -83,13 +83,13 @@ def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = Fal
     Raises NotFound, WorkspaceError, and Conflict while the run is in use.
     """
     with engine.homes.still():
-        run = service.at_rest(engine, engine.store.get(ref), "it cannot be restored")
+        run = service.require_not_running(engine, engine.store.get(ref), "it cannot be restored")
         assert run.workspace is not None
         fd = engine.workspaces.lock(run.workspace, f"perdure restore {run.name}")
         try:
             # The lock keeps attempts from starting: an attempt that is claimed now finds the
             # workdir in use, and waits.
-            return _restore(engine, _still_at_rest(engine.store, run), number, files_only)
+            return _restore(engine, _still_not_running(engine.store, run), number, files_only)
         finally:
             os.close(fd)
 
@@ -154,7 +154,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     )
 
 
-def _still_at_rest(store: RunStore, run: TaskRun) -> TaskRun:
+def _still_not_running(store: RunStore, run: TaskRun) -> TaskRun:
     """Read the run from the store again, now that its workdir is locked, and return it. Raises
     Conflict if an attempt has started meanwhile, or a person has opened the run."""
     now = store.get(run.id)

@@ -373,11 +373,11 @@ def update(
     return engine.store.update(run.id, text, given)
 
 
-class RequestLook(RunStore, RequestStore, Protocol):
+class RequestReader(RunStore, RequestStore, Protocol):
     """The store methods that read requests."""
 
 
-def requests(store: RequestLook, ref: str = "") -> Sequence[AgentRequest]:
+def requests(store: RequestReader, ref: str = "") -> Sequence[AgentRequest]:
     """Return requests, oldest first: all requests of the run `ref`, or without `ref` the open
     requests of all runs."""
     if not ref:
@@ -463,7 +463,7 @@ def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
-def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
+def require_not_running(engine: Engine, run: TaskRun, so: str) -> TaskRun:
     """Return the run if no attempt of it is running. If its supervisor has died, the run is taken
     over first. Raises Conflict if the run is running, open, or on another host. `so`: the end of
     the error message, such as "it cannot be restored"."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.engine.attempt import Engine, account_slot, perform, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
-from perdure.model import Claim, RunState, Seat, TaskRun
+from perdure.model import AccountSlot, Claim, RunState, TaskRun
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import WAITING
@@ -65,7 +65,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         engine.volumes.check([_home(engine.driver, engine.environ, run)])
         seat = account_slot(engine, run)
         if run.state is RunState.QUEUED and wait_for(engine.store, run, seat):
-            _free_seats(engine, seat)
+            _end_dead_attempts(engine, seat)
             time.sleep(NAP_S)
             continue
         claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
@@ -83,9 +83,9 @@ def waits_for_person(run: TaskRun, now: int) -> bool:
     return waits and run.state is RunState.QUEUED and run.run_after > now
 
 
-def _free_seats(engine: Engine, seat: Seat) -> None:
-    """Free slots of the account (`Seat`). A slot is freed by ending an attempt whose supervisor and
-    agent are both dead."""
+def _end_dead_attempts(engine: Engine, seat: AccountSlot) -> None:
+    """Free slots of the account (`AccountSlot`). A slot is freed by ending an attempt whose
+    supervisor and agent are both dead."""
     for claim in engine.store.claims():
         if (
             claim.run.account == seat.account
@@ -157,7 +157,7 @@ def work(
 
     from perdure.host.wakeup import Bell
 
-    done, told = 0, _Told()
+    done, told = 0, _ThrottledReport()
     patient = patient or bool(engine.host.id)
     bell = Bell(engine.state)
     with closing(bell), ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
@@ -186,7 +186,7 @@ def work(
             bell.wait(nap_s)
 
 
-class _Told:
+class _ThrottledReport:
     """Reports a problem on stderr when it first occurs. While the problem lasts, it is reported
     again every `TELL_S` seconds."""
 
@@ -201,7 +201,7 @@ class _Told:
 
 
 def _next_job_or_error(
-    engine: Engine, mine: set[str], told: _Told | None
+    engine: Engine, mine: set[str], told: _ThrottledReport | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
     """Return the next job; None if there is none. With `told`, a transient database error is
     reported and None is returned, so that the caller tries again. Other errors are raised."""

@@ -150,7 +150,7 @@ def watch(
         if status is not None:
             # A stop request that arrived just before the end counts as the cause.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
-            return stop_word() if asked else cause, status
+            return stop_cause() if asked else cause, status
         offspring.note()
         now = boottime()
         until, end_by, followed = lease(now)
@@ -162,7 +162,7 @@ def watch(
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
-            cause = stop_word() if stop_asked else "deadline"
+            cause = stop_cause() if stop_asked else "deadline"
             # KILL if some commands have to be kept: on SIGTERM the agent would end its commands
             # too.
             os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
@@ -206,7 +206,7 @@ def lease(now: float) -> tuple[float, float, bool]:
         return now + 1.0, now + 1.0, False
 
 
-def stop_word() -> str:
+def stop_cause() -> str:
     """Return the cause that the supervisor wrote to the file `cause`; `stopped` if there is
     none."""
     try:
@@ -219,7 +219,7 @@ def stop_word() -> str:
     return "stopped"
 
 
-def leftover_word() -> str:
+def leftover_policy() -> str:
     """Return what to do with processes that outlive the agent: `end`, `keep` or `wait`."""
     try:
         with open("leftover", "rb") as file:
@@ -280,7 +280,7 @@ def outlived(deadline: float, offspring: system.Offspring) -> tuple[list[dict[st
     if not remaining(offspring)[0]:
         return [], 0
     until = boottime() + SETTLE_S
-    if leftover_word() == "wait":
+    if leftover_policy() == "wait":
         until = deadline
     while (left := remaining(offspring))[0] and boottime() < until:
         if system.wait_signal({signal.SIGTERM, signal.SIGCHLD}, 0.02) == signal.SIGTERM:
@@ -386,7 +386,7 @@ def main(directory: str) -> None:
             at = b"enter " + cwd
         else:
             at = b"start " + argv[0]
-        complain(
+        write_error(
             outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode())
         )
         conclude(
@@ -406,7 +406,7 @@ def main(directory: str) -> None:
     except OSError as error:
         # Without this record no supervisor could find the agent, so it must not run.
         send(leader, signal.SIGKILL)
-        complain(
+        write_error(
             outputs[1],
             b"perdure: ended, because its record cannot be written: %s\n"
             % (error.strerror or str(error)).encode(),
@@ -423,7 +423,7 @@ def main(directory: str) -> None:
         else:
             until = float("inf")
         left, count = outlived(until, offspring)
-        if leftover_word() == "keep":
+        if leftover_policy() == "keep":
             spared = frozenset(remaining(offspring)[1])
     killed = sweep(orphan_grace(cause, code, float(grace_s)), offspring, spared)
     conclude(
@@ -445,7 +445,7 @@ def orphan_grace(cause: str, code: int, grace_s: float) -> float:
     return min(OVER_GRACE_S if cause == OVER else ORPHAN_GRACE_S, grace_s)
 
 
-def complain(stderr: int, words: bytes) -> None:
+def write_error(stderr: int, words: bytes) -> None:
     """Write a message of perdure to the agent's stderr file. Errors, such as a full disk, are
     ignored."""
     try:

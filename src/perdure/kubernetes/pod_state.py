@@ -169,7 +169,7 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
         return entry.session.key.scope
     now, scope = engine.store.now(), f"session:{wanted}"
     if entry is not None and entry.conversation is not None:
-        engine.copies.take_line(driver, home, wanted, engine.state / "taken-in" / wanted)
+        engine.copies.take_with_ancestors(driver, home, wanted, engine.state / "taken-in" / wanted)
         path, cwd, parent = Path(entry.conversation.path), entry.cwd, entry.parent
         found, total = (
             snapshot(driver, path),

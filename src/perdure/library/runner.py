@@ -536,9 +536,9 @@ class Runner:
     def open(self, ref: str) -> InteractiveCommand:
         """Open the run for a person: return the command, directory and environment variables with
         which the agent's own program continues it. No attempt starts until `take_back`."""
-        from perdure.engine.conversations import open_by_hand
+        from perdure.engine.conversations import open_for_person
 
-        return open_by_hand(self._engine, ref)
+        return open_for_person(self._engine, ref)
 
     def take_back(self, ref: str, adopt: str = "") -> TakeBackResult:
         """Take back a run that a person has opened, and return how its conversation changed.

@@ -21,7 +21,7 @@ from perdure.model.attempts import (
     Shown,
     Snapshot,
 )
-from perdure.model.checkpoints import CLEAN_UP, KEEPSAKES, Checkpoint, CopyPart, Saved
+from perdure.model.checkpoints import CLEAN_UP, SAFETY_REASONS, Checkpoint, CopyPart, Saved
 from perdure.model.choices import (
     PUT_BACK,
     Backend,
@@ -40,21 +40,21 @@ from perdure.model.choices import (
     Rung,
     RunState,
     SessionState,
-    Standing,
     Start,
+    TranscriptCondition,
     Verdict,
     WhenFull,
 )
 from perdure.model.loaded import Comparison, Item, ItemKind, Loaded, Relation, compare
 from perdure.model.runs import (
-    NOWHERE,
     UNSAVED,
+    UNSHARED_HOST,
+    AccountSlot,
     Claim,
     Condition,
     Decision,
     Host,
     Parking,
-    Seat,
     TaskRun,
     Workspace,
 )
@@ -74,14 +74,15 @@ from perdure.model.usage import (
 
 __all__ = [
     "CLEAN_UP",
-    "KEEPSAKES",
     "NOTHING_GIVEN",
-    "NOWHERE",
     "NO_COSTS",
     "NO_USAGE",
     "PUT_BACK",
     "RESET",
+    "SAFETY_REASONS",
     "UNSAVED",
+    "UNSHARED_HOST",
+    "AccountSlot",
     "Attempt",
     "Backend",
     "Checkpoint",
@@ -128,19 +129,18 @@ __all__ = [
     "RunState",
     "Rung",
     "Saved",
-    "Seat",
     "Session",
     "SessionKey",
     "SessionState",
     "Shown",
     "Snapshot",
-    "Standing",
     "Start",
     "TaskFile",
     "TaskRun",
     "TaskSpec",
     "Token",
     "TokenScope",
+    "TranscriptCondition",
     "Usage",
     "Verdict",
     "WhenFull",

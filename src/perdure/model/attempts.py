@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from perdure.model.choices import OutcomeKind, Rung, Standing, Start, Verdict
+from perdure.model.choices import OutcomeKind, Rung, Start, TranscriptCondition, Verdict
 from perdure.model.loaded import Relation
 from perdure.model.tasks import TaskSpec
 from perdure.model.usage import NO_COSTS, NO_USAGE, CompactAt, Fill, ReplyCosts, Usage
@@ -84,7 +84,7 @@ class Continuation(Struct, frozen=True, kw_only=True):
     first asked for a summary in the previous conversation."""
     expired: int = 0
     """Time (ms) at which the conversation's lifetime ended; 0: it has not ended."""
-    standing: Standing = Standing.WHOLE
+    standing: TranscriptCondition = TranscriptCondition.WHOLE
     """Condition of the agent's own transcript before perdure replaced anything in it."""
     shown: Shown | None = None
     """How much of the conversation that perdure knows the model is shown. None if this cannot be

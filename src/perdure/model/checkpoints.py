@@ -36,7 +36,7 @@ can be built again, or has no content."""
 CLEAN_UP = "clean-up"
 """Value of `Checkpoint.why` for a checkpoint that is made before its workdir is moved to the trash.
 """
-KEEPSAKES = ("restore", CLEAN_UP)
+SAFETY_REASONS = ("restore", CLEAN_UP)
 """Values of `Checkpoint.why` for checkpoints that save the state before a restore or a clean-up.
 That state need not be one in which an agent stopped."""
 

@@ -144,7 +144,7 @@ class Rung(StrEnum):
     FRESH = "fresh"
 
 
-class Standing(StrEnum):
+class TranscriptCondition(StrEnum):
     """Result of comparing the agent's own transcript with perdure's record of it."""
 
     ABSENT = "absent"

@@ -77,7 +77,7 @@ class TaskRun(Struct, frozen=True, kw_only=True):
         return f"run:{self.id}"
 
 
-class Seat(Struct, frozen=True, kw_only=True):
+class AccountSlot(Struct, frozen=True, kw_only=True):
     """A slot for one run on an account or under a rule, each of which limits its number of
     concurrent runs."""
 
@@ -119,7 +119,7 @@ class Host(Struct, frozen=True):
         return f"{self.name}/{self.id[:8]}"
 
 
-NOWHERE = Host("", "")
+UNSHARED_HOST = Host("", "")
 """The host value for a database that is not shared."""
 
 

@@ -12,6 +12,7 @@ from perdure.model import (
     NO_COSTS,
     NO_USAGE,
     NOTHING_GIVEN,
+    AccountSlot,
     Attempt,
     Checkpoint,
     Claim,
@@ -26,7 +27,6 @@ from perdure.model import (
     Receipt,
     ReplyCosts,
     RunState,
-    Seat,
     Session,
     Snapshot,
     TaskRun,
@@ -196,7 +196,7 @@ class RunStore(Protocol):
         ...
 
     def claim(
-        self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
+        self, worker: str, lease_s: float, ref: str = "", seat: AccountSlot | None = None
     ) -> Claim | None:
         """Claim the next due run, or the one with this id. In one transaction the run becomes
         `running`, its attempt number grows by one, and the attempt is stored.

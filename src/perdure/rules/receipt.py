@@ -16,8 +16,8 @@ from perdure.model import (
     Relation,
     Rung,
     Shown,
-    Standing,
     Start,
+    TranscriptCondition,
     Verdict,
 )
 
@@ -283,10 +283,10 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
     """Return a sentence that says why perdure's own copy was restored, and whether it was
     complete."""
     why = {
-        Standing.ABSENT: "the transcript was missing",
-        Standing.CHANGED: "the transcript was not what perdure had recorded",
-        Standing.FOREIGN: "another conversation was found in place of the transcript",
-        Standing.WHOLE: "the agent had not continued from its own transcript",
+        TranscriptCondition.ABSENT: "the transcript was missing",
+        TranscriptCondition.CHANGED: "the transcript was not what perdure had recorded",
+        TranscriptCondition.FOREIGN: "another conversation was found in place of the transcript",
+        TranscriptCondition.WHOLE: "the agent had not continued from its own transcript",
     }[continuation.standing]
     shown = continuation.shown
     whole = shown is not None and shown.relation is Relation.WHOLE

@@ -66,7 +66,7 @@ def _postgres(
     url: str, read_only: bool, observers: Sequence[Observer], host: Host | None
 ) -> SqlStore:
     from perdure.errors import StoreError
-    from perdure.model import NOWHERE
+    from perdure.model import UNSHARED_HOST
 
     try:
         from perdure.store.postgres import open_store
@@ -77,7 +77,7 @@ def _postgres(
             "A PostgreSQL database needs psycopg, which is not installed",
             install_command("postgresql"),
         ) from error
-    return open_store(url, read_only=read_only, observers=observers, host=host or NOWHERE)
+    return open_store(url, read_only=read_only, observers=observers, host=host or UNSHARED_HOST)
 
 
 def examine(url: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from perdure.model import Attempt, Parking, Seat, TaskRun
+from perdure.model import AccountSlot, Attempt, Parking, TaskRun
 from perdure.store.retention import StoreWrites
 from perdure.store.rows import MAX_TIME, noun_of, run_of
 from perdure.store.transaction import Write
@@ -63,7 +63,7 @@ class Accounts(StoreWrites):
         ]
 
 
-def no_seat(write: Write, seat: Seat) -> bool:
+def no_seat(write: Write, seat: AccountSlot) -> bool:
     """Return whether a run may not begin now. Either its account or agent is parked, or too many
     runs of its account or of its rule are in progress."""
     if (

@@ -42,7 +42,7 @@ def require_claim(write: Write, claim: Claim) -> TaskRun:
     return run_of(row)
 
 
-def at_rest(write: Write, run_id: str) -> TaskRun:
+def require_not_running(write: Write, run_id: str) -> TaskRun:
     """Return the run. Raises Conflict if an attempt of it has begun and is still running.
 
     An attempt that is only claimed does not count: it waits for the workdir's lock, which the

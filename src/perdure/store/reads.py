@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
 from perdure.model import (
-    NOWHERE,
+    UNSHARED_HOST,
     Attempt,
     Checkpoint,
     Claim,
@@ -48,7 +48,7 @@ PREFIX = 4
 class StoreReads:
     """The reading half of `SqlStore`. `RunStore` and `SessionStore` document its methods."""
 
-    def __init__(self, database: Database, host: Host = NOWHERE) -> None:
+    def __init__(self, database: Database, host: Host = UNSHARED_HOST) -> None:
         self._database = database
         self._host = host
 

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from perdure.errors import Conflict
 from perdure.host.actors import PERDURE, current
 from perdure.model import (
-    NOWHERE,
     UNSAVED,
+    UNSHARED_HOST,
     Checkpoint,
     Claim,
     Host,
@@ -30,7 +30,7 @@ from perdure.model import (
 )
 from perdure.rules.lifecycle import FINAL
 from perdure.store.dialect import Database
-from perdure.store.fence import at_rest, refuse_beside, require_claim, settle
+from perdure.store.fence import refuse_beside, require_claim, require_not_running, settle
 from perdure.store.reads import StoreReads
 from perdure.store.requests import release
 from perdure.store.rows import key_values, run_of, session_of
@@ -51,7 +51,7 @@ class StoreWrites(StoreReads):
     Records that it wrote are passed to the observers."""
 
     def __init__(
-        self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE
+        self, database: Database, observers: Sequence[Observer] = (), host: Host = UNSHARED_HOST
     ) -> None:
         super().__init__(database, host)
         self._observers = tuple(observers)
@@ -76,7 +76,7 @@ class StoreWrites(StoreReads):
             if claim is not None:
                 run = require_claim(write, claim)
             else:
-                run = at_rest(write, checkpoint.run)
+                run = require_not_running(write, checkpoint.run)
             write.put_checkpoint(run, checkpoint)
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
@@ -88,7 +88,7 @@ class StoreWrites(StoreReads):
         self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
     ) -> TaskRun:
         with self._write() as write:
-            run = at_rest(write, run_id)
+            run = require_not_running(write, run_id)
             for session in sessions:
                 write.put_session(session)
             if not event.files_only:

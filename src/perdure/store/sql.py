@@ -19,13 +19,13 @@ from msgspec.structs import replace
 from perdure.errors import Conflict
 from perdure.model import (
     NOTHING_GIVEN,
+    AccountSlot,
     Attempt,
     Claim,
     Condition,
     Context,
     Given,
     RunState,
-    Seat,
     Session,
     SessionKey,
     SessionState,
@@ -115,7 +115,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             return run_of(row)
 
     def claim(
-        self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
+        self, worker: str, lease_s: float, ref: str = "", seat: AccountSlot | None = None
     ) -> Claim | None:
         from perdure.model.events import AttemptClaimed
 

@@ -12,7 +12,7 @@ from perdure.errors import Conflict
 from perdure.host.actors import PERDURE
 from perdure.model import (
     NOTHING_GIVEN,
-    NOWHERE,
+    UNSHARED_HOST,
     Attempt,
     Backend,
     Checkpoint,
@@ -58,7 +58,13 @@ class Write:
     it writes. After the commit they are passed to the observers and to the cache."""
 
     def __init__(
-        self, cursor: Any, now: int, host: Host = NOWHERE, actor: str = PERDURE, *, claimed: bool
+        self,
+        cursor: Any,
+        now: int,
+        host: Host = UNSHARED_HOST,
+        actor: str = PERDURE,
+        *,
+        claimed: bool,
     ) -> None:
         self._cursor = cursor
         self._host = host

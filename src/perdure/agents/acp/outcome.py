@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from perdure.agents.shared.endings import by_process, by_supervisor, ending, judge, rule
+from perdure.agents.shared.outcomes import by_process, by_supervisor, ending, judge, rule
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, TurnEnded
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.agents.shared.endings import (
+from perdure.agents.shared.outcomes import (
     by_process,
     by_supervisor,
     ending,

@@ -185,7 +185,7 @@ def prove(
         if candidate.driver.abilities.transcripts:
             there = SCENES
         else:
-            there = scenes.BY_ITS_WORD
+            there = scenes.UNREADABLE_SCENES
         played = [
             scene
             for scene in there

@@ -56,7 +56,7 @@ say Tried one."""
 
 def first_reply(stage: Stage) -> Iterator[RowFinding]:
     with stage.begun(ASKED) as begun:
-        begun.asks_the_model()
+        begun.asked_model()
         yield known_before(stage, begun)
         killed = kill(stage, begun, ASKED)
     yield continuation_finding(
@@ -97,7 +97,7 @@ def conversation(ran: StageExit) -> StageExit:
 def later_reply(stage: Stage) -> Iterator[RowFinding]:
     first = first_turn(stage)
     with stage.begun("and another", resume(first.session_id)) as begun:
-        begun.asks_the_model()
+        begun.asked_model()
         kill(stage, begun, "and another")
     third = stage.run(AGAIN, resume(first.session_id))
     yield continuation_finding("kill-in-reply", first, third, ASKED, ANSWERED, "and another", AGAIN)
@@ -105,13 +105,13 @@ def later_reply(stage: Stage) -> Iterator[RowFinding]:
 
 def tool(stage: Stage) -> Iterator[RowFinding]:
     with stage.begun(ASKED, permissions="edit") as begun:
-        begun.asks_the_model()
+        begun.asked_model()
         if not stage.until(lambda: (stage.work / "begun.txt").exists(), PATIENCE_S):
             raise Failed("the command was not run")
         session = begun.launch.continuation.session_id or begun.session_id()
         stage.until(lambda: b"begun.txt" in (stage.history(session) or b""), SETTLE_S)
         stage.until(lambda: ASKED in stage.prompts(session), SETTLE_S)
-        lived = begun.leaves_something()
+        lived = begun.leaves_processes()
         killed = conversation(begun.end())
     ran = stage.run(AGAIN, resume(killed.session_id))
     yield continuation_finding("kill-in-tool", killed, ran, ASKED, AGAIN)
@@ -163,7 +163,7 @@ def the_call(ran: StageExit) -> RowFinding:
 
 def stop(stage: Stage) -> Iterator[RowFinding]:
     with stage.begun(ASKED) as begun:
-        begun.asks_the_model()
+        begun.asked_model()
         session = begun.launch.continuation.session_id
         stage.until(lambda: ASKED in stage.prompts(session or begun.session_id()), SETTLE_S)
         begun.process.stop()
@@ -185,7 +185,7 @@ def stop(stage: Stage) -> Iterator[RowFinding]:
 def second_writer(stage: Stage) -> Iterator[RowFinding]:
     first = first_turn(stage)
     with stage.begun("and another", resume(first.session_id)) as begun:
-        begun.asks_the_model()
+        begun.asked_model()
         seen = stage.until(
             lambda: begun.process.agent_pid in stage.driver.writers(stage.home, first.session_id),
             SETTLE_S,

@@ -240,7 +240,7 @@ def moved_home(stage: Stage) -> Iterator[RowFinding]:
     moved = stage.directory / "elsewhere" / stage.driver.name
     shutil.copytree(stage.agent_home, moved, symlinks=True, ignore=_not_a_file)
     shutil.rmtree(stage.agent_home, ignore_errors=True)
-    stage.live_in(moved)
+    stage.set_home(moved)
     yield continuation_finding(
         "moved-home", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
     )
@@ -261,7 +261,7 @@ def own_copy(stage: Stage) -> Iterator[RowFinding]:
     if copy is None:
         yield RowFinding("own-copy", False, "there is no transcript to copy")
         return
-    stage.live_in(stage.directory / "empty" / stage.driver.name)
+    stage.set_home(stage.directory / "empty" / stage.driver.name)
     stage.put_back(first.session_id, copy)
     yield continuation_finding(
         "own-copy", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
@@ -372,7 +372,7 @@ SCENES = (
     ProveScene(("prompts",), "say Yes.", prompts),
 )
 
-BY_ITS_WORD = (
+UNREADABLE_SCENES = (
     ProveScene(("start", "resume"), TWO, unreadable_transcripts, quick=True),
     ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
 )

@@ -128,9 +128,9 @@ class Stage(Struct):
         self.work = self.directory / "work"
         for folder in (self.work, self.directory / "home", self.directory / "tmp"):
             folder.mkdir(parents=True)
-        self.live_in(self.directory / "home" / self.driver.name)
+        self.set_home(self.directory / "home" / self.driver.name)
 
-    def live_in(self, agent_home: Path) -> None:
+    def set_home(self, agent_home: Path) -> None:
         """Use this directory as the agent's home from now on. Settings are written into the
         directory so that the agent uses the rehearsal as its model."""
         self.agent_home = agent_home
@@ -338,7 +338,7 @@ class StageRun(Struct, frozen=True):
             return told
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
-    def asks_the_model(self) -> None:
+    def asked_model(self) -> None:
         """Wait for the program's first request to the model. Raise Unseen if no request arrives."""
         come = self.stage.until(
             lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(),
@@ -353,7 +353,7 @@ class StageRun(Struct, frozen=True):
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
 
-    def leaves_something(self) -> bool:
+    def leaves_processes(self) -> bool:
         """Kill the program and return whether processes that it started are still running. The shim
         would end them immediately, so it is stopped (SIGSTOP) during the test."""
         shim = self.process.shim
@@ -380,7 +380,7 @@ class StageRun(Struct, frozen=True):
                 self.stage.look_up()
                 if time.monotonic() > until:
                     stopped = "deadline"
-                elif self._asks_for_ever():
+                elif self.retries_without_limit():
                     stopped = "retrying"
                 else:
                     stopped = ""
@@ -393,7 +393,7 @@ class StageRun(Struct, frozen=True):
         asked = self.launch.continuation.session_id
         return StageExit(self.session_id(), outcome, tuple(events), requests, asked, alive)
 
-    def _asks_for_ever(self) -> bool:
+    def retries_without_limit(self) -> bool:
         """Return whether the program has reached the driver's limit of retries in a row. An answer
         between two retries resets the count. The engine uses the same rule."""
         enough = self.stage.driver.abilities.retries_in_a_row

@@ -12,7 +12,7 @@ of requests in `server`.
 from __future__ import annotations
 
 from perdure.agents.rehearsal.conversation import ChatMessage
-from perdure.agents.rehearsal.cues import PlannedReply, ReplySource
+from perdure.agents.rehearsal.planner import PlannedReply, ReplySource
 from perdure.agents.rehearsal.script import Script, ScriptError, parse
 from perdure.agents.rehearsal.server import Rehearsal, Request
 

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import PlannedReply
+from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import PlannedReply
+from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,

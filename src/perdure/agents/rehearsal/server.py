@@ -25,10 +25,10 @@ from perdure.agents.rehearsal import agents, rules
 from perdure.agents.rehearsal.anthropic import Anthropic
 from perdure.agents.rehearsal.chat import Chat
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import PlannedReply, ReplyPlanner, ReplySource
-from perdure.agents.rehearsal.desk import AnswerRecord, RehearsalHttpServer
 from perdure.agents.rehearsal.gemini import Gemini
+from perdure.agents.rehearsal.http_server import AnswerRecord, RehearsalHttpServer
 from perdure.agents.rehearsal.openai import OpenAI
+from perdure.agents.rehearsal.planner import PlannedReply, ReplyPlanner, ReplySource
 from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
 from perdure.agents.rehearsal.wire import Dialect
 

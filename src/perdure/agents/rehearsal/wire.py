@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct, field
 
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import PlannedReply
+from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts

@@ -150,7 +150,9 @@ class Copies(Struct, frozen=True):
                 f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor"
             ) from error
 
-    def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
+    def take_with_ancestors(
+        self, driver: AgentDriver, home: Path, session_id: str, directory: Path
+    ) -> None:
         """Call `take` for a conversation and for its ancestors, because a fork may be unusable
         without them. `directory` is passed to `locate`."""
         seen: set[str] = set()
@@ -205,7 +207,7 @@ class Copies(Struct, frozen=True):
             (each for each in versions(path, aside) if prefix(each, part.size) == part.sha256), None
         )
 
-    def bring(self, agent: str, part: CopyPart, source: Path) -> Path | None:
+    def import_part(self, agent: str, part: CopyPart, source: Path) -> Path | None:
         """Store a part of a copy that came from another machine (the file `source`). A copy with
         the same name is moved aside. Return the new file, or None if the part already exists. The
         caller must have checked the part's name. Raise WorkspaceError if the part cannot be

@@ -82,7 +82,7 @@ def _link(arguments: argparse.Namespace) -> int:
     from perdure.agents.shared.homes import home_of
     from perdure.errors import UsageError
     from perdure.host.homes.link import Linking
-    from perdure.host.homes.remembered import LINK, LinkedHomes
+    from perdure.host.homes.linked_homes import LINK, LinkedHomes
     from perdure.host.homes.volume import volume_at
 
     if arguments.volume is None:
@@ -111,7 +111,7 @@ def _link(arguments: argparse.Namespace) -> int:
 
 def _unlink(arguments: argparse.Namespace) -> int:
     from perdure.agents.shared.homes import home_of
-    from perdure.host.homes.remembered import LinkedHomes
+    from perdure.host.homes.linked_homes import LinkedHomes
     from perdure.host.homes.unlink import unlink
 
     state = settings().state
@@ -193,7 +193,7 @@ def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what:
 
 def _look(arguments: argparse.Namespace) -> int:
     from perdure.agents import registry
-    from perdure.host.homes.remembered import LinkedHomes, environment
+    from perdure.host.homes.linked_homes import HomeEnvironment, LinkedHomes
     from perdure.host.homes.verification import HomeFinding, kept_beside, verify
 
     state = settings().state
@@ -208,7 +208,7 @@ def _look(arguments: argparse.Namespace) -> int:
             and home.name in (home.agent, f"{home.agent}/data")
         ):
             driver = registry.load(home.agent)
-            found = driver.conversations(driver.home(environment(state, os.environ)), 100_000)
+            found = driver.conversations(driver.home(HomeEnvironment(state, os.environ)), 100_000)
             findings.append(HomeFinding("ok", f"{len(found)} conversation(s) are found"))
         bad = bad or any(each.state == "bad" for each in findings)
         shown.append((home, findings, kept_beside(home)))

@@ -75,12 +75,12 @@ def repair(
 ) -> int:
     """Print the findings, the edit log and the changed lines of one conversation. With `write`, put
     the repaired copy in place. Return 1 if it cannot be repaired."""
-    from perdure.engine.conversations.repair import diagnose, put_in_place
+    from perdure.engine.conversations.repair import diagnose, replace_transcript
 
     found = diagnose(index, ref)
     moved: list[str] = []
     if write and found.changes:
-        moved = put_in_place(open_engine(chosen), index, found)
+        moved = replace_transcript(open_engine(chosen), index, found)
     code = 1 if found.mended.refusal else 0
     if as_json:
         report = {"schema_version": 1, **found.report(), "written": bool(moved), "moved": moved}
@@ -110,7 +110,7 @@ def _print_changes(found: Diagnosis) -> None:
         print(f"  {one_line(str(edit), 300)}")
     if len(found.mended.edits) > LISTED:
         print(f"  and {len(found.mended.edits) - LISTED} more change(s), all with --json")
-    for path in found.spare:
+    for path in found.duplicates:
         print(f"  {at_home(str(path))}: moved aside (the newer file begins with it)")
     if found.mended.content is None:
         return

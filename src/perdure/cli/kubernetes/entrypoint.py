@@ -131,7 +131,7 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
     from perdure.config.files import load
     from perdure.errors import Conflict
     from perdure.host.homes.link import Linking
-    from perdure.host.homes.remembered import environment
+    from perdure.host.homes.linked_homes import HomeEnvironment
 
     volume = _volume(arguments)
     places = {
@@ -148,7 +148,7 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
         ):
             for name in moved.taken.conflicts:
                 print(clean(f"perdure: {agent}: two versions are kept: {name}"), file=sys.stderr)
-    return dict(environment(state, own))
+    return dict(HomeEnvironment(state, own))
 
 
 def _volume(arguments: argparse.Namespace) -> Volume:

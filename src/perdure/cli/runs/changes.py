@@ -64,7 +64,7 @@ def _show(text: str) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return
-    from perdure.host.process.memory import page
+    from perdure.host.process.pager import page
 
     if is_colored(sys.stdout):
         text = "\n".join(map(_coloured, text.split("\n")))

@@ -30,10 +30,10 @@ def open_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_verb(arguments: argparse.Namespace) -> int:
-    from perdure.engine.conversations import open_by_hand
+    from perdure.engine.conversations import open_for_person
 
     engine = open_engine(settings())
-    found = open_by_hand(engine, arguments.name)
+    found = open_for_person(engine, arguments.name)
     engine.store.close()
     if arguments.exec:
         os.chdir(found.cwd)

@@ -20,7 +20,7 @@ from perdure.cli.text import clean, one_line
 from perdure.config import Settings
 from perdure.errors import UsageError
 from perdure.rules.plan import Forking, Plan, Strand
-from perdure.rules.plan.conversations import joins, order, weave
+from perdure.rules.plan.conversations import assign_strands, joins, order
 
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
@@ -91,7 +91,7 @@ def plan_verb(arguments: argparse.Namespace) -> int:
 
 def _look(arguments: argparse.Namespace) -> int:
     plan = checked_plan(Path(arguments.file), settings())
-    strands = weave(plan, _forking)
+    strands = assign_strands(plan, _forking)
     if arguments.json:
         print(json.dumps(_as_json(plan, strands), indent=2, ensure_ascii=False))
     elif arguments.what == "graph":

@@ -20,8 +20,8 @@ HEADINGS = ["TASK", "STATE", "ATTEMPTS", "RECEIPT", "TIME", "COST", ""]
 
 def show(arguments: argparse.Namespace) -> int:
     """Run the verb `plan show NAME|FILE`. Return the exit code."""
-    from perdure.engine.plans.prompts import report_of
     from perdure.engine.plans.reader import name_of
+    from perdure.engine.plans.report import report_of
     from perdure.host.process import Probe
     from perdure.model.codec import printed
 
@@ -56,7 +56,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def ls(arguments: argparse.Namespace) -> int:
     """Run the verb `plan ls`. Return the exit code."""
-    from perdure.engine.plans.prompts import row_of
+    from perdure.engine.plans.report import row_of
     from perdure.model.codec import printed
 
     chosen = settings()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
-from perdure.model import KEEPSAKES, Backend, Workspace
+from perdure.model import SAFETY_REASONS, Backend, Workspace
 from perdure.patterns import late_pattern
 from perdure.rules.text import VERDICTS, span
 
@@ -73,7 +73,7 @@ def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int
         return 0, 0, 0
     first, *later = [each.work for each in attempts]
     others = any(each.drift or each.files for each in attempts)
-    if others or any(each.why in KEEPSAKES for each in checkpoints):
+    if others or any(each.why in SAFETY_REASONS for each in checkpoints):
         return None
     if any(not each.observed or each.file_count for each in later):
         return None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import Engine, is_passed
-from perdure.model import Attempt, Parking, Seat, TaskRun
+from perdure.model import AccountSlot, Attempt, Parking, TaskRun
 from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
@@ -52,13 +52,13 @@ def account_of(engine: Engine, run: TaskRun) -> str:
     return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
 
 
-def account_slot(engine: Engine, run: TaskRun) -> Seat:
+def account_slot(engine: Engine, run: TaskRun) -> AccountSlot:
     """Return the account that the run uses, with the limits on the number of concurrent runs.
     Raises PerdureError."""
     agent = run.spec.agent
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
     rule = engine.rules.get(run.spec.rule)
-    return Seat(
+    return AccountSlot(
         account=account_of(engine, run),
         agent=agent,
         model=run.spec.model,
@@ -68,7 +68,7 @@ def account_slot(engine: Engine, run: TaskRun) -> Seat:
     )
 
 
-def active_parking(store: RunStore, seat: Seat) -> Parking | None:
+def active_parking(store: RunStore, seat: AccountSlot) -> Parking | None:
     """Return the pause (`Parking`) that currently applies to the account or the agent in `seat`;
     None if neither is paused. If several pauses apply, return the one that ends last."""
     found = [
@@ -113,7 +113,7 @@ def _clock(at: int) -> str:
     return "an unknown time"
 
 
-def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
+def wait_for(store: RunStore, run: TaskRun, seat: AccountSlot) -> bool:
     """Return whether the run has to wait before it may be claimed. If so, store the reason with the
     run, and the end of the wait if it is known."""
     parking = active_parking(store, seat)

@@ -30,8 +30,8 @@ from perdure.model import (
     Session,
     Shown,
     Snapshot,
-    Standing,
     Start,
+    TranscriptCondition,
     Verdict,
     compare,
 )
@@ -293,7 +293,7 @@ def compare_transcript(
     session_id: str,
     path: Path | None,
     known: Baseline,
-) -> Standing:
+) -> TranscriptCondition:
     """Compare a transcript with what perdure has seen of the conversation, and return the result.
     Raises WorkspaceError."""
     try:
@@ -303,22 +303,22 @@ def compare_transcript(
     if path is None or content is None:
         # The driver finds damaged files by the conversation's name, although they lack its id.
         if driver.files_of(home, session_id):
-            return Standing.CHANGED
-        return Standing.ABSENT
+            return TranscriptCondition.CHANGED
+        return TranscriptCondition.ABSENT
     copied = engine.copies.continued_by(driver, session_id, path)
     kept = [prefix(path, each.size) == each.sha256 for each in known.snapshots]
     changed = copied is False or not all(kept)
     if not changed and (copied or kept):
-        return Standing.WHOLE
+        return TranscriptCondition.WHOLE
     there = {fingerprint(prompt.text) for prompt in driver.prompts(content)}
     ours = set(known.prompts)
     if copied is False:
         ours |= _copied_prompts(engine.copies, driver, session_id)
     if there and ours and not there & ours:
-        return Standing.FOREIGN
+        return TranscriptCondition.FOREIGN
     if changed:
-        return Standing.CHANGED
-    return Standing.WHOLE
+        return TranscriptCondition.CHANGED
+    return TranscriptCondition.WHOLE
 
 
 def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set[str]:

@@ -26,8 +26,8 @@ from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import (
     CLEAN_UP,
-    KEEPSAKES,
     PUT_BACK,
+    SAFETY_REASONS,
     Checkpoint,
     Saved,
     Session,
@@ -235,7 +235,7 @@ def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
     for record in records:
         event = record.event
         if isinstance(event, CheckpointTaken | CheckpointRestored) and record.attempt < number:
-            kept = isinstance(event, CheckpointRestored) or event.why not in KEEPSAKES
+            kept = isinstance(event, CheckpointRestored) or event.why not in SAFETY_REASONS
             left = event.number if kept else left
         if record.attempt == number and isinstance(event, FilesPlanned):
             foreign |= {change.name for change in event.files}
@@ -352,11 +352,15 @@ def prune(engine: Engine, run: TaskRun) -> None:
     attempt are kept. So are those saved before a restore or clean-up: they hold content that exists
     nowhere else, and expire only by age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
-    keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
-    taken = [each for each in checkpoints if each.why not in KEEPSAKES]
+    safety_checkpoints = [each for each in checkpoints if each.why in SAFETY_REASONS]
+    taken = [each for each in checkpoints if each.why not in SAFETY_REASONS]
     kept = {
         each.number
-        for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())
+        for each in (
+            *safety_checkpoints,
+            *taken[-KEPT:],
+            *{each.attempt: each for each in taken}.values(),
+        )
     }
     assert run.workspace is not None
     forget(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from perdure.errors import PerdureError
-from perdure.model import KEEPSAKES, Checkpoint, Continuation, Rung, TaskRun
+from perdure.model import SAFETY_REASONS, Checkpoint, Continuation, Rung, TaskRun
 from perdure.model.events import (
     AttemptStarted,
     CheckpointRestored,
@@ -55,7 +55,7 @@ def starting_state(
     number, restored = 0, None
     for record in records:
         match record.event:
-            case CheckpointTaken(number=taken, why=why) if why not in KEEPSAKES:
+            case CheckpointTaken(number=taken, why=why) if why not in SAFETY_REASONS:
                 number = taken
             case CheckpointRestored() as event:
                 number, restored = event.number, event

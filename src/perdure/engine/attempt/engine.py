@@ -15,11 +15,11 @@ from msgspec import Struct, field
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt.warm_agents import WarmAgents
 from perdure.errors import Conflict
-from perdure.host.homes.remembered import LinkedHomes
+from perdure.host.homes.linked_homes import LinkedHomes
 from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.host.volumes import Volumes
 from perdure.model import (
-    NOWHERE,
+    UNSHARED_HOST,
     Attempt,
     Claim,
     ColdCache,
@@ -143,9 +143,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     the reason if it cannot (see `perdure.agents.proof`). None: no transcript is repaired."""
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
-    host: Host = NOWHERE
-    """This host's identity among the hosts that share a database; `NOWHERE` if the database is not
-    shared."""
+    host: Host = UNSHARED_HOST
+    """This host's identity among the hosts that share a database; `UNSHARED_HOST` if the database
+    is not shared."""
     lease_s: float = 60.0
     grace_s: float = 10.0
     checkpoint_every_s: float = 20.0

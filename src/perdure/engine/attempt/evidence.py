@@ -16,7 +16,15 @@ from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.supervision import SupervisionResult
 from perdure.engine.prompt_file import prompt_fingerprint, prompt_path
 from perdure.errors import PerdureError
-from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
+from perdure.model import (
+    Continuation,
+    Evidence,
+    Outcome,
+    Session,
+    Snapshot,
+    Start,
+    TranscriptCondition,
+)
 from perdure.protocols import AgentDriver, Parks
 from perdure.rules.lifecycle import UNUSABLE
 
@@ -41,7 +49,7 @@ def collect(
         known_kept = begins_with(driver, path, known)
     else:
         known_kept = None
-    if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
+    if known_kept is False and prefix_kept is False and asked.standing is TranscriptCondition.WHOLE:
         # Nothing was missing from the transcript at the launch, so every difference arose while the
         # attempt ran.
         known_kept = True

@@ -97,7 +97,7 @@ def begin(
     else:
         before = None
     if asked.kind is Start.FORK:
-        engine.copies.take_line(driver, home, asked.session_id, directory)
+        engine.copies.take_with_ancestors(driver, home, asked.session_id, directory)
     seen = drift(
         engine.workspaces, engine.checkpoint_ignored, run, starting, planned_since(records)
     )

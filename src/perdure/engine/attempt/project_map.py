@@ -79,7 +79,7 @@ def drawn_of(
     from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
-    from perdure.host.process.questions import ChildProcess
+    from perdure.host.process.child_process import ChildProcess
 
     with ChildProcess(ANSWER) as child:
         project = read(

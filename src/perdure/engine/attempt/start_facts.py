@@ -51,8 +51,8 @@ from perdure.model import (
     Session,
     SessionState,
     Snapshot,
-    Standing,
     Start,
+    TranscriptCondition,
     Verdict,
 )
 from perdure.model.events import CheckpointRestored, CollisionSeen
@@ -135,7 +135,7 @@ def decide(
         standing=(
             compare_transcript(engine, driver, home, live.id, path, known)
             if live
-            else Standing.ABSENT
+            else TranscriptCondition.ABSENT
         ),
         announced=known.announced,
         copy=copy,
@@ -164,7 +164,7 @@ def decide(
     if live and lost and Rung.REPAIRED not in situation.tried:
         from perdure.engine.attempt import repair
 
-        foreign = situation.standing is Standing.FOREIGN
+        foreign = situation.standing is TranscriptCondition.FOREIGN
         mended = repair.repair_transcript(engine, claim, driver, home, live.id, own=not foreign)
         if mended is not None:
             continuation = choose(replace(situation, edits=mended.log))
@@ -303,7 +303,7 @@ def _with_foreign_items(
     continue."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     found: list[bytes] = []
-    standing = asked.standing in (Standing.WHOLE, Standing.CHANGED)
+    standing = asked.standing in (TranscriptCondition.WHOLE, TranscriptCondition.CHANGED)
     if asked.rung is Rung.COPY and path is not None and standing:
         found.append(path.read_bytes())
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
@@ -390,7 +390,7 @@ class _Forking(Struct, frozen=True, kw_only=True):
     parent: Snapshot | None = None
     copy: Snapshot | None = None
     refused: bool = False
-    standing: Standing = Standing.ABSENT
+    standing: TranscriptCondition = TranscriptCondition.ABSENT
     session: Session | None = None
     """Session of the conversation to fork; None if perdure has no record of it."""
     known: Baseline = NOTHING_KNOWN

@@ -61,7 +61,7 @@ class Turn(Struct):
             self._let_go(why)
         elif self._saved():
             self.decided = True
-            self.idle.kept.rest()
+            self.idle.kept.finish_turn()
         elif now - self.over_at > SAVED_S:
             self._let_go("its last words are not in the transcript")
 
@@ -80,7 +80,7 @@ class Turn(Struct):
 
     def _let_go(self, why: str) -> None:
         self.decided, self.why = True, why
-        self.idle.kept.let_go()
+        self.idle.kept.end_after_turn()
 
     def _saved(self) -> bool:
         """Return whether the transcript has the whole turn: this attempt's prompt and the agent's
@@ -110,7 +110,7 @@ class Turn(Struct):
         else:
             pid = None
         # If the keeper was asked to keep the agent, it has answered by now or the agent has exited.
-        resting = self.decided and not self.why and kept.rested()
+        resting = self.decided and not self.why and kept.is_ready()
         if (
             end.cause == "turn"
             and resting

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.errors import NotFound
-from perdure.model import KEEPSAKES, Backend, Checkpoint, TaskRun, Workspace
+from perdure.model import SAFETY_REASONS, Backend, Checkpoint, TaskRun, Workspace
 from perdure.model.events import (
     AttemptEnded,
     BroughtBack,
@@ -171,7 +171,7 @@ def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | Non
                 break
             case _:
                 pass
-    taken = [each for each in mine if each.why not in KEEPSAKES]
+    taken = [each for each in mine if each.why not in SAFETY_REASONS]
     return max(taken, key=lambda each: each.number, default=None)
 
 

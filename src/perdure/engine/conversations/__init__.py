@@ -11,10 +11,10 @@ copy.
 from __future__ import annotations
 
 from perdure.engine.conversations.forks import ForkRequest, fork
-from perdure.engine.conversations.loans import (
+from perdure.engine.conversations.open_runs import (
     InteractiveCommand,
     TakeBackResult,
-    open_by_hand,
+    open_for_person,
     take_back,
 )
 from perdure.engine.conversations.resumption import ResumeRequest, resume
@@ -28,7 +28,7 @@ __all__ = [
     "ResumeRequest",
     "TakeBackResult",
     "fork",
-    "open_by_hand",
+    "open_for_person",
     "resume",
     "take_back",
 ]

@@ -19,8 +19,8 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.workdir import reopen
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.model import (
-    KEEPSAKES,
     NOTHING_GIVEN,
+    SAFETY_REASONS,
     Backend,
     Checkpoint,
     Continuation,
@@ -72,7 +72,9 @@ def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
     """Make a new run that begins as a fork of another one, queue it, and return it. Raises
     UsageError, NotFound, Conflict or WorkspaceError. If one of them is raised, no run or workdir
     has been made."""
-    parent = service.at_rest(engine, engine.store.get(ref), "it has no settled state to fork")
+    parent = service.require_not_running(
+        engine, engine.store.get(ref), "it has no settled state to fork"
+    )
     driver = engine.driver(parent.spec.agent)
     if wanted.checkpoint:
         checkpoint = checkpoints.chosen(engine.store, parent, wanted.checkpoint)
@@ -131,7 +133,7 @@ def _session(store: SessionStore, parent: TaskRun, checkpoint: Checkpoint | None
     return live
 
 
-BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
+BETWEEN_TURNS = frozenset({"turn", "end", *SAFETY_REASONS})
 """Values of `Checkpoint.why` for checkpoints that can be forked. The conversation of such a
 checkpoint ends with a complete turn or an interrupted attempt, so another prompt may follow."""
 

@@ -38,7 +38,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     """Path of the transcript; None if the transcript does not exist or is in a database."""
     before: bytes
     mended: RepairResult
-    spare: tuple[Path, ...] = ()
+    duplicates: tuple[Path, ...] = ()
     """Older files of the same conversation. Each contains only the beginning of the file in use, so
     a repair moves it aside."""
     entry: ConversationEntry | None = None
@@ -46,7 +46,9 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     @property
     def changes(self) -> bool:
         """Return whether there is something to repair."""
-        return self.mended.content is not None or (bool(self.spare) and not self.mended.refusal)
+        return self.mended.content is not None or (
+            bool(self.duplicates) and not self.mended.refusal
+        )
 
     def report(self) -> dict[str, Any]:
         """Return the diagnosis in the form that `--json` shows."""
@@ -68,7 +70,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
                 {"line": edit.line, "what": edit.what, "why": edit.why}
                 for edit in self.mended.edits
             ],
-            "moved_aside": [str(path) for path in self.spare],
+            "moved_aside": [str(path) for path in self.duplicates],
             "refusal": self.mended.refusal,
             "mendable": self.changes,
         }
@@ -120,7 +122,7 @@ def _diagnose_file(
         return _diagnose_missing(agent, session_id, entry)
     content = remains[0].read_bytes()
     mended = driver.repair(content, session_id, remains[0].name)
-    spare, findings, refusal = _places(content, remains[1:])
+    duplicates, findings, refusal = _compare_duplicates(content, remains[1:])
     refusal = mended.refusal or refusal
     mended = replace(
         mended,
@@ -134,7 +136,7 @@ def _diagnose_file(
         path=remains[0],
         before=content,
         mended=mended,
-        spare=() if refusal else spare,
+        duplicates=() if refusal else duplicates,
         entry=entry,
     )
 
@@ -161,35 +163,35 @@ def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | No
     )
 
 
-def _places(
+def _compare_duplicates(
     content: bytes, others: Sequence[Path]
 ) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
     """Compare the conversation's file with other files of the same id. Return the files that are
     only older copies, the findings, and the reason why the conversation cannot be repaired (empty
     if it can)."""
-    spare = tuple(path for path in others if content.startswith(path.read_bytes()))
-    if len(spare) < len(others):
+    duplicates = tuple(path for path in others if content.startswith(path.read_bytes()))
+    if len(duplicates) < len(others):
         what = (
             f"{len(others) + 1} files have this id and differ: the directory decides which one "
             f"the agent uses"
         )
         refusal = "two files of the same conversation differ, and a person must choose one"
         return (), (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), refusal
-    if spare:
+    if duplicates:
         what = (
             f"{len(others) + 1} files have this id; from some directories the agent uses none, or "
             f"not the newest"
         )
-        return spare, (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), ""
+        return duplicates, (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), ""
     return (), (), ""
 
 
-def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> list[str]:
+def replace_transcript(engine: Engine, index: ConversationIndex, found: Diagnosis) -> list[str]:
     """Test the repaired copy, and replace the transcript with it. Return the paths to which the
     replaced files were moved. Raises Conflict while the conversation is in use, Unproven,
     WorkspaceError."""
     driver, home = index.drivers[found.agent], index.home(found.agent)
-    _hold_workspace(engine, found, driver, home)
+    _check_unused(engine, found, driver, home)
     assert found.path is not None
     if found.mended.content is not None:
         content = found.mended.content
@@ -208,7 +210,7 @@ def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> 
             "perdure sessions repair again",
         )
     if found.mended.content is None:
-        return engine.copies.move_aside(found.spare)
+        return engine.copies.move_aside(found.duplicates)
     _, aside = engine.copies.put_repaired(
         driver, found.id, home, found.path.parent, content, found.path
     )
@@ -223,7 +225,7 @@ def put_in_place(engine: Engine, index: ConversationIndex, found: Diagnosis) -> 
     return aside
 
 
-def _hold_workspace(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
+def _check_unused(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
     run = found.entry.run if found.entry is not None else None
     if run is not None and run.state is RunState.RUNNING:
         raise Conflict(f"The run {run.name} is using this conversation", f"perdure stop {run.name}")

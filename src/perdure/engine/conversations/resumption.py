@@ -99,7 +99,7 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
     directory = engine.state / "taken-in" / entry.id
     path = locate(driver, home, entry.id, directory)
     now = engine.store.now()
-    engine.copies.take_line(driver, home, entry.id, directory)
+    engine.copies.take_with_ancestors(driver, home, entry.id, directory)
     engine.store.put_session(
         Session(
             key=SessionKey(entry.agent, spec.scope),

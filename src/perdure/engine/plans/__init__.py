@@ -15,6 +15,6 @@ from __future__ import annotations
 
 from perdure.engine.plans.creation import begin
 from perdure.engine.plans.driver import exit_code, resume, retry, run
-from perdure.engine.plans.prompts import report_of
+from perdure.engine.plans.report import report_of
 
 __all__ = ["begin", "exit_code", "report_of", "resume", "retry", "run"]

@@ -19,9 +19,9 @@ from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.engine.attempt.verification import LOG_CAP, check_environment, said_in
 from perdure.engine.plans.budget import overspent
 from perdure.engine.plans.follower import follow_run
-from perdure.engine.plans.shutdown import keep_end
 from perdure.engine.plans.starts import conflict_prompt, merged, workdir_locked, workdir_of
 from perdure.engine.plans.status import TaskStatus
+from perdure.engine.plans.task_end import record_task_end
 from perdure.host import process
 from perdure.model import Command, RunState, TaskRun, TaskSpec
 from perdure.protocols import PlanStore, RunStore
@@ -49,12 +49,12 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
             return _failed(
                 engine.store, plan, f"{last.task.name} failed at the end of the plan: {run.reason}"
             )
-        if not _is_kept(engine.store, run, planned.end):
-            planned = replace(planned, end=keep_end(engine, plan, planned, run))
+        if not _end_is_recorded(engine.store, run, planned.end):
+            planned = replace(planned, end=record_task_end(engine, plan, planned, run))
         others = {
             name: stand
             for name, stand in stands.items()
-            if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
+            if name not in (last.task.name, *planned.merged) and _is_unmerged(name, stands)
         }
         problem, said = "", ""
         with workdir_locked(
@@ -79,7 +79,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
             return plan
         if not problem:
             if others:
-                keep_end(engine, plan, planned, run)
+                record_task_end(engine, plan, planned, run)
             return engine.store.put_plan(
                 replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify))
             )
@@ -101,7 +101,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) ->
         engine.store.put_planned(plan, planned, instructions=problem)
 
 
-def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
+def _end_is_recorded(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
     """Return whether the recorded end of the task was recorded for the newest attempt of its
     run."""
     return end is not None and any(
@@ -110,7 +110,7 @@ def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
     )
 
 
-def _is_loose(name: str, stands: Mapping[str, TaskStatus]) -> bool:
+def _is_unmerged(name: str, stands: Mapping[str, TaskStatus]) -> bool:
     """Return whether the task's result is used by no other task: none continues it, and none merges
     it."""
     return not any(

@@ -24,7 +24,7 @@ from perdure.errors import Conflict, NotFound
 from perdure.model import RunState, TaskRun, TaskSpec
 from perdure.protocols import AgentDriver
 from perdure.rules.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand
-from perdure.rules.plan.conversations import order, weave
+from perdure.rules.plan.conversations import assign_strands, order
 
 MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 """Fields of a task, besides its prompt, that may change after it has begun."""
@@ -108,7 +108,7 @@ def forking(driver: AgentDriver) -> Forking:
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """Return a new plan, which includes the commit at which all its tasks begin. Raises Conflict if
     the repository already has one of the plan's branches."""
-    strands = weave(plan, lambda agent: forking(engine.driver(agent)))
+    strands = assign_strands(plan, lambda agent: forking(engine.driver(agent)))
     fresh = PlanRun(
         id=uuid.uuid4().hex,
         name=plan.name,
@@ -155,7 +155,7 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
     return the plan. Raises PlanError, which lists all changes that are no longer allowed."""
     if wanted == plan.plan:
         return plan
-    strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
+    strands = assign_strands(wanted, lambda agent: forking(engine.driver(agent)))
     stands = task_statuses(engine.store, plan)
     begun = {
         name: stand

@@ -25,9 +25,9 @@ from perdure.engine.plans.budget import overspent
 from perdure.engine.plans.conclusion import conclude
 from perdure.engine.plans.creation import begin, find, take_changes
 from perdure.engine.plans.follower import await_run, follow_run
-from perdure.engine.plans.shutdown import keep_end
 from perdure.engine.plans.starts import start
-from perdure.engine.plans.status import GIVEN, TaskStatus, blocked, ready, task_statuses
+from perdure.engine.plans.status import FROM_API, TaskStatus, blocked, ready, task_statuses
+from perdure.engine.plans.task_end import record_task_end
 from perdure.engine.sessions import plan_scope
 from perdure.engine.worker import MARGIN
 from perdure.errors import Conflict, LostLease, NotFound
@@ -75,7 +75,7 @@ def retry(
     Raises NotFound, Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
-        know_failed(engine.store, plan, task)
+        check_retryable(engine.store, plan, task)
     return _drive(
         engine,
         plan,
@@ -119,7 +119,7 @@ def exit_code(store: EngineStore, plan: PlanRun) -> int:
 def continue_command(plan: PlanRun) -> str:
     """Return the command that continues the plan. It contains the plan's file, or the plan's name
     if the plan was received over the API."""
-    if plan.file == GIVEN:
+    if plan.file == FROM_API:
         return f"perdure plan retry {plan.name}"
     return f"perdure plan run {plan.file}"
 
@@ -168,7 +168,7 @@ def queue_again(
     return plan
 
 
-def know_failed(store: EngineStore, plan: PlanRun, task: str) -> None:
+def check_retryable(store: EngineStore, plan: PlanRun, task: str) -> None:
     """Check that the plan has this task, and that the task failed or was stopped. Raises NotFound
     or Conflict otherwise."""
     stands = task_statuses(store, plan)
@@ -202,7 +202,7 @@ def _drive(
 ) -> PlanRun:
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
-    _refuse_afar(engine, plan)
+    _check_results_are_here(engine, plan)
     plan = claimed(engine, plan)
     lost = Event()
     engine = replace(engine, stopping=_any_of(engine.stopping, lost))
@@ -218,7 +218,7 @@ def _drive(
     return engine.store.plan(plan.id)
 
 
-def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
+def _check_results_are_here(engine: Engine, plan: PlanRun) -> None:
     """Raise Conflict if the results of a task are on another host and cannot be moved to this one.
     Commits that other tasks merge or start from can never be moved."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
@@ -321,7 +321,7 @@ class _Driving:
                 for each in self._engine.store.planned(self._plan.id)
                 if each.task == stand.task.name
             )
-            keep_end(self._engine, self._plan, planned, run)
+            record_task_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
         """Return whether the conversation from which `fork` branches off may continue. It may

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.creation import begin
-from perdure.engine.plans.driver import claimed, know_failed, queue_again, resume
-from perdure.engine.plans.status import GIVEN, can_continue, task_statuses
+from perdure.engine.plans.driver import check_retryable, claimed, queue_again, resume
+from perdure.engine.plans.status import FROM_API, can_continue, task_statuses
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
 from perdure.host.rounds import Rounds
@@ -48,7 +48,7 @@ def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
     """
     there: PlanRun | None
     try:
-        there = begin(engine, plan, seed, Path(GIVEN))
+        there = begin(engine, plan, seed, Path(FROM_API))
     except Conflict:
         # An identical concurrent request may have stored the plan first.
         try:
@@ -67,7 +67,7 @@ def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
 
 
 def _is_same(there: PlanRun, plan: Plan) -> bool:
-    return there.name == plan.name and there.plan == plan and there.file == GIVEN
+    return there.name == plan.name and there.plan == plan and there.file == FROM_API
 
 
 class PlanDriver:
@@ -107,7 +107,7 @@ class PlanDriver:
 
         Raises NotFound, and Conflict if another process drives the plan or it has succeeded.
         """
-        with self._lock, self._at_rest(ref) as plan:
+        with self._lock, self._require_not_driven(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to stop")
             # The stop is stored before the runs are stopped. If the service is killed in between,
@@ -126,22 +126,22 @@ class PlanDriver:
         Raises NotFound, and Conflict if another process drives the plan, or there is nothing to
         retry.
         """
-        with self._lock, self._at_rest(ref) as plan:
+        with self._lock, self._require_not_driven(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to retry")
             if task:
-                know_failed(self._engine.store, plan, task)
+                check_retryable(self._engine.store, plan, task)
             queue_again(self._engine, plan, (RunState.CANCELLED, RunState.FAILED), task)
             self._later.pop(plan.id, None)
         self.wake()
         return self._engine.store.plan(plan.id)
 
     @contextmanager
-    def _at_rest(self, ref: str) -> Iterator[PlanRun]:
+    def _require_not_driven(self, ref: str) -> Iterator[PlanRun]:
         """Hold a plan's lease for the `with` block, and yield the plan. First, the service's own
         thread for the plan is stopped; the plan's runs continue. Raises NotFound, Conflict."""
         plan = self._engine.store.plan(ref)
-        if plan.file != GIVEN:
+        if plan.file != FROM_API:
             raise Conflict(
                 f"The plan {plan.name} was not started over the API",
                 f"perdure plan retry {plan.name}, on its own machine",
@@ -178,7 +178,7 @@ class PlanDriver:
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)
             is_driven = thread is not None and thread.is_alive()
-            is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN or plan.stopped > 0
+            is_over = plan.file != FROM_API or plan.state is not PlanState.OPEN or plan.stopped > 0
             if (
                 is_over
                 or is_driven

@@ -86,7 +86,7 @@ def start(
             and source.end is not None
             and made.head in (spec.base, source.end.commit)
         ):
-            began = _grow(engine, source, source.end, place)
+            began = _fill_workdir(engine, source, source.end, place)
         head, joined = merged(
             engine.workspaces,
             plan,
@@ -174,7 +174,7 @@ def _is_isolated(plan: PlanRun) -> bool:
     return plan.seed.backend == Backend.ISOLATED or is_remote(plan.seed.repo)
 
 
-def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
+def _fill_workdir(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
     """Fill the workdir with the files that the task `source` left, and return the commit of HEAD.
     If a checkpoint was taken at the end of `source`, its small ignored files are copied as well."""
     if place.backend is not Backend.ISOLATED and (

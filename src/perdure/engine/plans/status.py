@@ -12,7 +12,7 @@ from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
-GIVEN = "(api)"
+FROM_API = "(api)"
 """Text that a plan has instead of a file name if it was received over the API."""
 
 

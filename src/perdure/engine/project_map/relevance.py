@@ -94,7 +94,7 @@ def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tupl
     inside: dict[str, None] = {}
     others: dict[str, None] = {}
     for asked in file.outline.imports if file.outline is not None else ():
-        found = resolver.meant(file.name, asked)
+        found = resolver.resolve(file.name, asked)
         inside |= dict.fromkeys(found)
         others |= {} if found else {asked.module: None}
     return tuple(inside), tuple(others)

@@ -36,7 +36,7 @@ class Resolver:
                 self.ends["/".join(parts[first:])].append(name)
             self.directories[posixpath.dirname(name)].append(name)
 
-    def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
+    def resolve(self, importer: str, asked: Import) -> tuple[str, ...]:
         """Return the files that an import refers to. There are several files if the import names
         several modules of a package."""
         match language_of(importer):

@@ -50,7 +50,7 @@ def missing(
     are not stored. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
-    told = _Told(key, str(home))
+    told = _SessionHistory(key, str(home))
     for run in store.runs_of(key):
         attempts = [
             attempt
@@ -68,7 +68,7 @@ def missing(
             if isinstance(record.event, CheckpointRestored)
         ]
         if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
-            told.went_back(
+            told.reopen_session(
                 next(
                     (
                         c.session_id
@@ -107,7 +107,7 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
         return session
 
 
-class _Told(Struct):
+class _SessionHistory(Struct):
     """Collects what the attempts and journals of a key's runs contain about its conversations. The
     runs are added oldest first."""
 
@@ -141,7 +141,7 @@ class _Told(Struct):
                 case _:
                     pass
 
-    def went_back(self, session_id: str) -> None:
+    def reopen_session(self, session_id: str) -> None:
         """Make this session the live one again. Called if a person restored a checkpoint that
         contains its conversation."""
         if session_id in self.sessions:

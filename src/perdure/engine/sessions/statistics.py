@@ -93,7 +93,7 @@ class Statistics(Struct, frozen=True, kw_only=True):
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
     """Return the statistics of attempts that have ended. Their order does not matter."""
     touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
-    meant = [attempt for _, attempt in touched if was_to_go_on(attempt)]
+    meant = [attempt for _, attempt in touched if should_continue(attempt)]
     verdicts = Counter(
         str(attempt.receipt.verdict) for _, attempt in touched if attempt.receipt is not None
     )
@@ -102,7 +102,7 @@ def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
         attempts=len(touched),
         begun=len(touched) - len(meant),
         to_go_on=len(meant),
-        went_on=sum(did_go_on(attempt) for attempt in meant),
+        went_on=sum(did_continue(attempt) for attempt in meant),
         expired=sum(
             bool(attempt.continuation and attempt.continuation.expired) for attempt in meant
         ),
@@ -148,14 +148,14 @@ def concerns_conversation(attempt: Attempt) -> bool:
     )
 
 
-def was_to_go_on(attempt: Attempt) -> bool:
+def should_continue(attempt: Attempt) -> bool:
     """Return whether the attempt was supposed to continue a conversation. This is so if it resumed
     or forked one, began one in place of a lost one, or was refused because one was lost."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
 
-def did_go_on(attempt: Attempt) -> bool:
+def did_continue(attempt: Attempt) -> bool:
     """Return whether the conversation continued, according to the attempt's receipt."""
     return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
 
@@ -180,12 +180,12 @@ def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
         cold = [
             bought_by(attempt)
             for name, attempt in done
-            if name == agent and not was_to_go_on(attempt)
+            if name == agent and not should_continue(attempt)
         ]
         warm = [
             bought_by(attempt)
             for name, attempt in done
-            if name == agent and was_to_go_on(attempt) and did_go_on(attempt)
+            if name == agent and should_continue(attempt) and did_continue(attempt)
         ]
         if cold and warm:
             total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)

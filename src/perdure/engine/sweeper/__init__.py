@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from perdure.engine.sweeper.inventory import at_work, unfinished
 from perdure.engine.sweeper.reset import ResetOutcome, Target, clear, listed, purge, reset, restore
-from perdure.engine.sweeper.sweeps import Sweep, due, here_and_now, next_sweep, rules_of, sweep
+from perdure.engine.sweeper.sweeps import Sweep, current_moment, due, next_sweep, rules_of, sweep
 from perdure.engine.sweeper.usage import DiskUsage, usage
 from perdure.engine.sweeper.verdicts import Class, Moment, Row, Rules, SweepVerdict
 
@@ -32,8 +32,8 @@ __all__ = [
     "Target",
     "at_work",
     "clear",
+    "current_moment",
     "due",
-    "here_and_now",
     "listed",
     "next_sweep",
     "purge",

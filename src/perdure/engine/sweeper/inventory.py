@@ -32,7 +32,7 @@ Plans = Mapping[str, str]
 _RUN = re.compile(r"[0-9a-f]{32}")
 RUN_FILES = frozenset({"supervisor.log", "open", INCOMPLETE_MARKER})
 """Names of files in a run's directory that belong to the run and not to one of its attempts."""
-PASSING = ("forks", "taken-in", "maps", "plans")
+DERIVED = ("forks", "taken-in", "maps", "plans")
 """Names of directories whose files can be created again at any time. `plans` has the output of
 plans' checks."""
 OWN = frozenset(
@@ -210,7 +210,7 @@ def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]
             )
         else:
             yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
-    for folder in PASSING:
+    for folder in DERIVED:
         for path in _entries(state / folder):
             yield Row(
                 cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path)

@@ -95,7 +95,7 @@ def rules_of(settings: Settings, *, many: bool = False) -> Rules:
     return Rules(ages=ages, most=settings.gc_most, many=many)
 
 
-def here_and_now() -> Moment:
+def current_moment() -> Moment:
     """Return the present reading of both clocks of this machine."""
     return Moment(wall=time.time_ns() // 1_000_000, boot=process.boottime(), boot_id=boot_id())
 
@@ -103,7 +103,7 @@ def here_and_now() -> Moment:
 def due(state: Path) -> bool:
     """Return whether the daily sweep is due: whether the last one was more than a day ago, by the
     wall clock or by the time since boot."""
-    last, now = _last(_record(state)), here_and_now()
+    last, now = _last(_record(state)), current_moment()
     return (
         last is None
         or abs(now.wall - last.wall) > DAY_S * 1000
@@ -132,10 +132,10 @@ def sweep(
 
     `accept`: a person confirms that the clock and the volume are correct. `dry`: remove nothing.
     """
-    now = now or here_and_now()
+    now = now or current_moment()
     with _sweep_lock(engine.state):
         trouble = "" if accept else _trouble(engine, now)
-        rows = [_proven(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
+        rows = [_verified(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
             for directory in trashes(engine.workspaces, engine.state):
@@ -218,7 +218,7 @@ def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) ->
     )
 
 
-def _proven(engine: Engine, row: Row) -> Row:
+def _verified(engine: Engine, row: Row) -> Row:
     """Check that the content of a row marked for removal is saved elsewhere, and return the row. If
     it is not saved, the verdict of the row becomes `keep` or `person`."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
@@ -228,9 +228,9 @@ def _proven(engine: Engine, row: Row) -> Row:
             return _judged(row, _prove(engine, workspace))
         if row.cls is Class.TRASH:
             entry = trash.find(trashes(engine.workspaces, engine.state), row.key)
-            if why := _unproven(engine.store, engine.workspaces, entry) or trash.purge_obstacle(
-                entry, processes_inside(entry.path)
-            ):
+            if why := _why_not_saved(
+                engine.store, engine.workspaces, entry
+            ) or trash.purge_obstacle(entry, processes_inside(entry.path)):
                 return replace(row, verdict=SweepVerdict.KEEP, why=why)
         elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
             return replace(
@@ -267,7 +267,7 @@ def _judged(row: Row, proof: RemovalCheck) -> Row:
     return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
 
 
-def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
+def _why_not_saved(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
     """Return the reason why a workdir in the trash is not proven to be saved elsewhere, as a
     sentence; empty if it is. It is saved if the checkpoint that it depends on still exists
     completely and its run is still on the list."""

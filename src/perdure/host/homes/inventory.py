@@ -104,7 +104,7 @@ def entry_at(path: Path, name: str = "") -> HomeEntry | None:
         sides = tuple(each for each in SIDES if _counts(side(path, each)))
     else:
         sides = ()
-    return _thing(name or path.name, path, state, sides)
+    return _entry(name or path.name, path, state, sides)
 
 
 def _counts(path: Path) -> bool:
@@ -115,7 +115,7 @@ def _counts(path: Path) -> bool:
     return stat.S_ISREG(state.st_mode) and state.st_size > 0
 
 
-def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> HomeEntry:
+def _entry(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> HomeEntry:
     return HomeEntry(
         name,
         path,
@@ -138,7 +138,7 @@ def _walk(directory: Path, below: str) -> Iterator[HomeEntry]:
             state = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
-        yield _thing(name, directory / entry.name, state)
+        yield _entry(name, directory / entry.name, state)
         if stat.S_ISDIR(state.st_mode):
             yield from _walk(directory / entry.name, f"{name}/")
 

@@ -29,8 +29,8 @@ from perdure.errors import Conflict
 from perdure.host.homes import durable
 from perdure.host.homes.alive import require_unused
 from perdure.host.homes.inventory import signature
+from perdure.host.homes.linked_homes import LINK, VARIABLE, Linked, LinkedHomes
 from perdure.host.homes.merge import Merge, MergeResult, Tell
-from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
 from perdure.host.homes.situation import HomeSituation, read_situation
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import Volume, locked, refused
@@ -83,13 +83,15 @@ class Linking(Struct, frozen=True, kw_only=True):
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:
-                return [self._plan(self._look(agent, folder)) for folder in home.folders]
+                return [self._plan(self._read_situation(agent, folder)) for folder in home.folders]
             with locked(self.state), self.volume.held():
-                return [self._make(home, self._look(agent, folder)) for folder in home.folders]
+                return [
+                    self._make(home, self._read_situation(agent, folder)) for folder in home.folders
+                ]
         except OSError as error:
             raise refused(error, self.volume.path) from error
 
-    def _look(self, agent: str, folder: Folder) -> HomeSituation:
+    def _read_situation(self, agent: str, folder: Folder) -> HomeSituation:
         found = read_situation(agent, folder, self.volume, self.state, self.environ, self.symlink)
         found.require()
         return found
@@ -112,7 +114,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         known = self.volume.last_used_as(now.folder.name) == now.linked.value
         if now.has_old or now.beside or not known:
             require_unused(home, now.folder, [now.place, now.target])
-            moved.taken = take_in(self, now)
+            moved.taken = copy_into_volume(self, now)
         if moved.taken.files or not known:
             moved.kept += index_aside(now)
             tell("index aside")
@@ -121,7 +123,7 @@ class Linking(Struct, frozen=True, kw_only=True):
         tell("noted")
         moved.kept += switch(now, tell)
         if moved.kept:
-            self._look_again(home, now, moved)
+            self._check_unchanged(home, now, moved)
         taking(now).unlink(missing_ok=True)
         stage_of(now).close()
         tell("finished")
@@ -148,7 +150,7 @@ class Linking(Struct, frozen=True, kw_only=True):
             found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
         return found
 
-    def _look_again(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
+    def _check_unchanged(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
         """Copy files that were written to the old tree just before it was moved aside. Raises
         Conflict if a process still uses that tree."""
         for kept in map(Path, moved.kept):
@@ -161,7 +163,7 @@ def stage_of(now: HomeSituation) -> HomeStage:
     return HomeStage(now.volume.own / "stage" / now.folder.name.replace("/", "-"))
 
 
-def take_in(call: Linking, now: HomeSituation) -> MergeResult:
+def copy_into_volume(call: Linking, now: HomeSituation) -> MergeResult:
     """Merge the files at the old path into the volume, and return the result. Files that the volume
     already has are not copied. Raises Conflict if the old path is still being written to after
     `ROUNDS` copies."""
@@ -178,7 +180,7 @@ def take_in(call: Linking, now: HomeSituation) -> MergeResult:
                 {
                     thing.name: thing.digest()
                     for thing in things
-                    if thing.is_file and merge.lands(thing)
+                    if thing.is_file and merge.gets_name(thing)
                 },
             )
             call.tell("taking")

@@ -127,7 +127,7 @@ class Merge(Struct):
             return not thing.is_directory and os.path.lexists(second_path(there.path, thing))
         if thing.is_directory:
             return True
-        if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
+        if thing.is_link and os.fsencode(there.path.readlink()) == self._link_destination(thing):
             return True
         if thing.is_file:
             verdict = self._verdict(thing, there)
@@ -137,7 +137,7 @@ class Merge(Struct):
             verdict == "differs" and os.path.lexists(second_path(there.path, thing))
         )
 
-    def lands(self, thing: HomeEntry) -> bool:
+    def gets_name(self, thing: HomeEntry) -> bool:
         """Return whether the entry keeps its own name in the target. If not, it is put there as a
         second version with another name, or not at all."""
         there = entry_at(self.target / thing.name)
@@ -221,7 +221,7 @@ class Merge(Struct):
         first, so that the database is never there without them."""
         self.touched.add(place.parent)
         if thing.is_link:
-            place.symlink_to(os.fsdecode(self._aim(thing)))
+            place.symlink_to(os.fsdecode(self._link_destination(thing)))
             return
         staged = self.stage.place(thing)
         for suffix in SIDES:
@@ -253,7 +253,7 @@ class Merge(Struct):
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)
 
-    def _aim(self, link: HomeEntry) -> bytes:
+    def _link_destination(self, link: HomeEntry) -> bytes:
         """Return the destination of a link after its move. A link to a file outside the home still
         leads to that file. A link to a file in the home leads to the copy of that file."""
         told = link.path.readlink()

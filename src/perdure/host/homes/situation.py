@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.host.homes.inventory import entry_at
-from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
+from perdure.host.homes.linked_homes import LINK, VARIABLE, Linked, LinkedHomes
 from perdure.host.homes.volume import Volume
 from perdure.protocols import Folder
 
@@ -33,7 +33,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
     @property
     def is_linked(self) -> bool:
         """Whether `place` is a link to `target`."""
-        return self.linked.is_led_to
+        return self.linked.is_linked
 
     @property
     def source(self) -> Path:

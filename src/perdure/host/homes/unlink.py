@@ -17,10 +17,18 @@ from perdure.errors import Conflict
 from perdure.host.homes import durable
 from perdure.host.homes.alive import require_unused
 from perdure.host.homes.inventory import signature
-from perdure.host.homes.link import ASIDE, Linking, MovedDirectory, quiet, stage_of, take_in, taking
+from perdure.host.homes.link import (
+    ASIDE,
+    Linking,
+    MovedDirectory,
+    copy_into_volume,
+    quiet,
+    stage_of,
+    taking,
+)
 from perdure.host.homes.link import switch as put_aside
+from perdure.host.homes.linked_homes import Linked, LinkedHomes
 from perdure.host.homes.merge import Merge, Tell
-from perdure.host.homes.remembered import Linked, LinkedHomes
 from perdure.host.homes.situation import HomeSituation, read_situation
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import locked, refused, volume_at
@@ -74,13 +82,15 @@ def unlink(
                 done.append(MovedDirectory(linked=before, taken=taken))
                 continue
             with locked(state), volume.held():
-                done.append(_give_back(call, home, now, before))
+                done.append(_copy_home_back(call, home, now, before))
         except OSError as error:
             raise refused(error, now.place) from error
     return done
 
 
-def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) -> MovedDirectory:
+def _copy_home_back(
+    call: Linking, home: Home, now: HomeSituation, before: Linked
+) -> MovedDirectory:
     moved, note = MovedDirectory(linked=before), LinkedHomes(call.state)
     call.tell("checked")
     if not before.is_home_again:
@@ -89,14 +99,14 @@ def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) ->
             # A new home was created at the old place meanwhile. Merge it into the volume, as `home
             # link` does.
             now.require()
-            take_in(call, now)
+            copy_into_volume(call, now)
             moved.kept += put_aside(now, call.tell)
         _copy_back(call, now, moved)
         note.leaving(before)
         call.tell("noted")
         _switch(now)
         call.tell("switched")
-    moved.kept += _beside_back(before)
+    moved.kept += _restore_beside(before)
     call.tell("beside")
     if now.target.is_dir():
         moved.kept.append(str(_away(now.target)))
@@ -160,7 +170,7 @@ def _switch(now: HomeSituation) -> None:
     durable.sync(now.place.parent)
 
 
-def _beside_back(before: Linked) -> list[str]:
+def _restore_beside(before: Linked) -> list[str]:
     """Move the files that were originally next to the directory out of the directory again. `home
     link` had put them into it. Return the new paths of files that were in the way and were moved
     aside."""

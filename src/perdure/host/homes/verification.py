@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from perdure.errors import PerdureError
 from perdure.host.homes.link import ASIDE
+from perdure.host.homes.linked_homes import LINK, Linked
 from perdure.host.homes.merge import CONFLICT
-from perdure.host.homes.remembered import LINK, Linked
 from perdure.host.homes.volume import volume_at
 
 
@@ -65,7 +65,7 @@ def _way(
     if home.leaving:
         yield HomeFinding("warn", "perdure home unlink was interrupted: run it again")
     if home.way == LINK:
-        if home.is_led_to:
+        if home.is_linked:
             yield HomeFinding("ok", f"{place} links to {target}")
         else:
             yield HomeFinding(

@@ -38,7 +38,7 @@ class Keeper:
         self.control, self.me = control, me
         self.turn: KeptTurn | None = None
         self.turns = 0
-        self.spoke = False
+        self.wrote_between_turns = False
         self.owned = True
         self.stop_asked = False
         self.cause = "exited"
@@ -62,13 +62,13 @@ class Keeper:
             if self.agent.input in ready:
                 self.agent.feed()
             if self.control.fileno() in ready:
-                self.hear()
+                self.read_message()
                 while self.control.is_pending():
-                    self.hear()
+                    self.read_message()
             if self.agent.pid:
                 self.agent.reap()
                 self.agent.offspring.note()
-            self.keep_limits()
+            self.enforce_limits()
         self.end()
 
     def wait(self, woken: int) -> set[int]:
@@ -87,7 +87,7 @@ class Keeper:
 
     def drain(self) -> None:
         """Move the agent's output into the files of the current turn. Output between two turns is
-        noted in `spoke`, and `keep_limits` then ends the agent."""
+        noted in `wrote_between_turns`, and `enforce_limits` then ends the agent."""
         for number in (0, 1):
             while piece := self.agent.read(number):
                 if number == 0 and not self.ready:
@@ -95,7 +95,7 @@ class Keeper:
                 if self.turn is not None:
                     self.note(self.turn, number, piece)
                 else:
-                    self.spoke = self.spoke or number == 0
+                    self.wrote_between_turns = self.wrote_between_turns or number == 0
 
     def note(self, turn: KeptTurn, number: int, piece: bytes) -> None:
         """Write a piece of output to the turn's files. Kill the agent if the output exceeds the cap
@@ -108,12 +108,12 @@ class Keeper:
             if self.cause == "exited":
                 self.cause = "flooded"
         except OSError as error:
-            turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
+            turn.write_error(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0
 
     # --- messages of the owner ---
 
-    def hear(self) -> None:
+    def read_message(self) -> None:
         """Read and handle the owner's next message, or the end of the connection to the owner."""
         try:
             message, locks = self.control.receive()
@@ -127,45 +127,45 @@ class Keeper:
             os.set_inheritable(fd, False)
         word, *rest = message.split(b"\0")
         if word == b"turn":
-            self.take(KeptTurn(rest[0], float(rest[1]), locks))
+            self.begin_turn(KeptTurn(rest[0], float(rest[1]), locks))
         elif word == b"rest" and self.turn is not None:
-            self.rest(self.turn)
+            self.finish_turn(self.turn)
         elif word in (b"end", b""):
             self.owned = word != b""
-            self.let_go()
+            self.close_agent()
 
     def answer(self, words: str) -> None:
         with contextlib.suppress(OSError):
             self.control.send(words.encode())
 
-    def let_go(self) -> None:
+    def close_agent(self) -> None:
         """Close the agent's input, so that the agent exits after its turn. If no turn is running,
         the agent is killed after the grace."""
         self.agent.close_input()
         if self.turn is None:
             self.kill_at = min(self.kill_at, boottime() + self.grace)
 
-    def take(self, turn: KeptTurn) -> None:
+    def begin_turn(self, turn: KeptTurn) -> None:
         """Begin a turn if the agent can take one. Otherwise answer `gone` and end the agent."""
         self.drain()
         if self.agent.pid:
             self.agent.reap()
         if (
             self.turn is not None
-            or self.spoke
+            or self.wrote_between_turns
             or self.stop_asked
             or (self.turns and not self.agent.listens())
         ):
             turn.close()
             self.answer("gone")
-            self.let_go()
+            self.close_agent()
             return
         self.turn, self.turns = turn, self.turns + 1
         try:
             self.agent.prompt = turn.open(self.me)
             self.start(turn)
         except OSError as error:  # without these files no supervisor could follow the turn
-            turn.complain(f"ended, because the attempt cannot be recorded: {error.strerror}")
+            turn.write_error(f"ended, because the attempt cannot be recorded: {error.strerror}")
             self.kill_at = 0.0
         self.answer("taken")
 
@@ -181,12 +181,12 @@ class Keeper:
                     at = b"enter " + self.agent.cwd
                 else:
                     at = b"start " + self.agent.argv[0]
-                turn.complain(f"cannot {os.fsdecode(at)}: {error.strerror}")
+                turn.write_error(f"cannot {os.fsdecode(at)}: {error.strerror}")
                 self.agent.status = (127 if error.errno == 2 and not at_cwd else 126) << 8
                 return
         turn.name_agent(self.agent.pid)
 
-    def rest(self, turn: KeptTurn) -> None:
+    def finish_turn(self, turn: KeptTurn) -> None:
         """End a turn after the owner has seen that the agent finished it. First, end the processes
         that the turn left behind. If some remain, the agent is not kept for another turn."""
         late = boottime() + LEFT_S
@@ -216,23 +216,23 @@ class Keeper:
             select.select([], [], [], 0.01)
         used = self.agent.memory()
         if not self.agent.listens() or self.kill_at != NEVER or turn.torn:
-            self.not_kept("it did not become idle")
+            self.refuse_next_turn("it did not become idle")
         elif orphans or young:
-            self.not_kept("something that it started in its turn still runs")
+            self.refuse_next_turn("something that it started in its turn still runs")
         elif self.most and used > self.most:
-            self.not_kept(f"it uses {used >> 20} MB of memory")
+            self.refuse_next_turn(f"it uses {used >> 20} MB of memory")
         else:
             self.turn, self.rested = None, boottime()
             turn.conclude(None, None, "turn", len(asked), left[: shim.LEFT_CAP])
             self.answer(f"resting {used}")
 
-    def not_kept(self, why: str) -> None:
+    def refuse_next_turn(self, why: str) -> None:
         self.answer(f"ending {why}")
-        self.let_go()
+        self.close_agent()
 
     # --- limits and ends ---
 
-    def keep_limits(self) -> None:
+    def enforce_limits(self) -> None:
         """Enforce stop requests and the limits: deadline, lease, idle time and memory. The agent is
         first asked to end, then killed."""
         now, turn = boottime(), self.turn
@@ -242,7 +242,7 @@ class Keeper:
             if not self.stop_asked:
                 self.cause = "deadline"
             elif turn is not None:
-                self.cause = turn.stop_word()
+                self.cause = turn.stop_cause()
             else:
                 self.cause = "stopped"
             self.agent.signal(signal.SIGTERM)
@@ -258,8 +258,13 @@ class Keeper:
             self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:
             too_much = self.most and self.agent.memory() > self.most
-            if self.spoke or too_much or not self.owned or now - self.rested >= self.idle:
-                self.let_go()
+            if (
+                self.wrote_between_turns
+                or too_much
+                or not self.owned
+                or now - self.rested >= self.idle
+            ):
+                self.close_agent()
         if now >= self.kill_at:
             self.agent.signal(signal.SIGKILL)
 

@@ -77,8 +77,8 @@ class KeptTurn:
             view = view[os.write(self.outputs[number], view) :]
         return True
 
-    def complain(self, words: str) -> None:
-        shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
+    def write_error(self, words: str) -> None:
+        shim.write_error(self.outputs[1], f"perdure: {words}\n".encode())
 
     def lease(self, now: float) -> tuple[float, float]:
         """Return two times in seconds of the boot clock: when the agent is asked to end, and when
@@ -86,11 +86,11 @@ class KeptTurn:
         with inside(self.directory):
             return shim.lease(now)[:2]
 
-    def stop_word(self) -> str:
+    def stop_cause(self) -> str:
         """Return the cause of the end, which the attempt's supervisor wrote before it sent SIGTERM.
         Return `stopped` if there is none."""
         with inside(self.directory):
-            return shim.stop_word()
+            return shim.stop_cause()
 
     def conclude(
         self,

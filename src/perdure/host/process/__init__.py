@@ -39,8 +39,8 @@ from perdure.host.process.orphans import end_all, survivors
 from perdure.host.system import boottime
 
 if TYPE_CHECKING:
+    from perdure.host.process.child_process import ChildProcess
     from perdure.host.process.probe import Probe
-    from perdure.host.process.questions import ChildProcess
     from perdure.host.process.quick import run_quick
 
 __all__ = [
@@ -73,7 +73,7 @@ __all__ = [
     "worker_identity",
 ]
 
-_LATE = {"ChildProcess": "questions", "Probe": "probe", "run_quick": "quick"}
+_LATE = {"ChildProcess": "child_process", "Probe": "probe", "run_quick": "quick"}
 """Names that are imported on first use, each with its module. Starting an agent does not need
 them."""
 

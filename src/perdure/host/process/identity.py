@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from perdure.host import system
 from perdure.host.system import Handle, is_dead, namespace, stat
-from perdure.model import NOWHERE, Host
+from perdure.model import UNSHARED_HOST, Host
 
 
 @cache
@@ -97,7 +97,7 @@ def this_host(state: Path, patience_s: float | None) -> Host:
     return Host(machine(state), os.uname().nodename, patience_s)
 
 
-def worker_identity(host: Host = NOWHERE) -> str:
+def worker_identity(host: Host = UNSHARED_HOST) -> str:
     """Return the name of this worker: `host:boot8.namespace:pid:starttime`. If several hosts share
     a database, the host part includes the host's id."""
     known = stat("self")
@@ -106,7 +106,7 @@ def worker_identity(host: Host = NOWHERE) -> str:
     return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{started}"
 
 
-def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
+def worker_alive(identity: str, host: Host = UNSHARED_HOST) -> bool | None:
     """Return whether the worker with this name is still alive. Return None if it runs on another
     host, or if the text is not the name of a worker.
 

@@ -84,12 +84,12 @@ class Kept(Struct):
         self.turns += 1
         return Process(directory, self.keeper, self.mark, warm=True)
 
-    def rest(self) -> None:
+    def finish_turn(self) -> None:
         """Tell the keeper that the agent's turn is over. Does not wait for the answer. If the agent
         is kept, the attempt ends with the cause `turn`."""
         self._say(b"rest")
 
-    def let_go(self) -> None:
+    def end_after_turn(self) -> None:
         """Tell the keeper not to keep the agent. The attempt then ends when the agent exits."""
         self._say(b"end")
 
@@ -97,9 +97,9 @@ class Kept(Struct):
         """Give up ownership of the agent, which then ends after its current turn."""
         self.control.close()
 
-    def rested(self) -> bool:
+    def is_ready(self) -> bool:
         """Return whether the agent now waits for the next prompt, according to the keeper's answer
-        to `rest`. Call it after the attempt has ended. Also sets `memory` or `why`."""
+        to `finish_turn`. Call it after the attempt has ended. Also sets `memory` or `why`."""
         word, _, rest = self._answer().partition(" ")
         self.memory = int(rest) if word == "resting" else self.memory
         self.why = rest if word == "ending" else self.why

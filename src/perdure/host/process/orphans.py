@@ -69,7 +69,7 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
 def _marked(mark: str) -> set[Identity]:
     known = _processes()
     value, entry = limit_value(mark), f"{VARIABLE}={mark}".encode()
-    family = {pid for pid in known if _carries(pid, value, entry)}
+    family = {pid for pid in known if _has_mark(pid, value, entry)}
     grown = True
     while grown:
         more = {pid for pid, (_, parent, _, _) in known.items() if parent in family} - family
@@ -92,7 +92,7 @@ def _processes() -> dict[int, tuple[str, int, int, int]]:
     return {pid: known for pid, known in seen.items() if known is not None and not is_dead(known)}
 
 
-def _carries(pid: int, value: int, entry: bytes) -> bool:
+def _has_mark(pid: int, value: int, entry: bytes) -> bool:
     if system.carries_limit(pid, value):
         return True
     try:

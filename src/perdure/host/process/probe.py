@@ -11,7 +11,7 @@ from msgspec import Struct
 from perdure.host.process.identity import boot_id, worker_alive
 from perdure.host.process.launch import running
 from perdure.host.system import namespace
-from perdure.model import NOWHERE, Host, Liveness, RunState
+from perdure.model import UNSHARED_HOST, Host, Liveness, RunState
 from perdure.rules.liveness import Signs, liveness
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Probe(Struct, frozen=True):
     runs."""
 
     state: Path
-    host: Host = NOWHERE
+    host: Host = UNSHARED_HOST
 
     def signs(self, run: Running, now: int) -> Signs:
         """Return what is known of the supervisor, the agent and the lease of a running attempt.

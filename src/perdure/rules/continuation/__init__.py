@@ -20,8 +20,8 @@ from perdure.model import (
     Session,
     SessionState,
     Snapshot,
-    Standing,
     Start,
+    TranscriptCondition,
 )
 
 WRITER_WAIT_MS = 15_000
@@ -37,7 +37,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     """The newest retired conversation of this scope, if the scope has no current one."""
     transcript: Snapshot | None = None
     """The agent's own transcript as it is on disk now; None if the agent has none."""
-    standing: Standing = Standing.WHOLE
+    standing: TranscriptCondition = TranscriptCondition.WHOLE
     """How the agent's transcript compares with perdure's own record of it."""
     announced: bool = False
     """Whether an agent's output showed that it had opened the conversation. If so, the agent may
@@ -69,7 +69,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     there is none."""
     parent_copy: Snapshot | None = None
     """perdure's own copy of the parent's transcript; None if there is none."""
-    parent_standing: Standing = Standing.WHOLE
+    parent_standing: TranscriptCondition = TranscriptCondition.WHOLE
     """How the parent's transcript compares with perdure's own record of it."""
     parent_refused: bool = False
     """Whether the agent reported that it cannot fork the parent's conversation."""
@@ -195,15 +195,15 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
     return _after_loss(at, session.id, why)
 
 
-UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
+UNFIT = frozenset({TranscriptCondition.CHANGED, TranscriptCondition.FOREIGN})
 """States of a transcript that perdure never lets the agent continue from."""
 
 
-def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
+def _transcript_is(transcript: Snapshot | None, standing: TranscriptCondition) -> str:
     """Return a clause that says why the agent's own transcript is not used."""
-    if standing is Standing.FOREIGN:
+    if standing is TranscriptCondition.FOREIGN:
         return "another conversation was found in place of the agent's transcript"
-    if standing is Standing.CHANGED:
+    if standing is TranscriptCondition.CHANGED:
         return "the agent's transcript is not what perdure had recorded"
     if transcript is None:
         return "no transcript of it was found"

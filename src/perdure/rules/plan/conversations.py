@@ -26,7 +26,7 @@ def order(plan: Plan) -> list[PlanTask]:
     return list(done.values())
 
 
-def weave(
+def assign_strands(
     plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
 ) -> dict[str, Strand]:
     """Return the strand of each task, by the task's name. It says which tasks share a conversation
@@ -36,7 +36,7 @@ def weave(
     loom = _StrandPlanner(plan, forking)
     for task in order(plan):
         loom.add(task)
-    return loom.woven()
+    return loom.strands()
 
 
 class _StrandPlanner:
@@ -59,22 +59,22 @@ class _StrandPlanner:
         akin = [need for need in task.needs if self._plan.task(need).agent == task.agent]
         free = next((need for need in akin if need not in self._next), "")
         if free or not akin:
-            self._lay(task, goes_on=free, files_of=free or next(iter(task.needs), ""))
-        elif self._can_fork(task, akin[0]):
-            self._lay(task, forks=akin[0], files_of=akin[0])
+            self._assign(task, goes_on=free, files_of=free or next(iter(task.needs), ""))
+        elif self._reserve_fork(task, akin[0]):
+            self._assign(task, forks=akin[0], files_of=akin[0])
         elif self._plan.unforkable is Unforkable.BRIEF:
-            self._lay(task, forks=akin[0], files_of=akin[0], instead=Unforkable.BRIEF)
+            self._assign(task, forks=akin[0], files_of=akin[0], instead=Unforkable.BRIEF)
         else:
             last = self._last(akin[0])
-            self._lay(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
+            self._assign(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
 
-    def woven(self) -> dict[str, Strand]:
+    def strands(self) -> dict[str, Strand]:
         return {
             name: replace(strand, lets=self._lets.get(name, ()))
             for name, strand in self._strands.items()
         }
 
-    def _lay(
+    def _assign(
         self,
         task: PlanTask,
         *,
@@ -105,7 +105,7 @@ class _StrandPlanner:
             instead=instead,
         )
 
-    def _can_fork(self, task: PlanTask, need: str) -> bool:
+    def _reserve_fork(self, task: PlanTask, need: str) -> bool:
         """Return whether the conversation can be forked where the task `need` ends. If so, record
         that the next task in that conversation has to wait.
 

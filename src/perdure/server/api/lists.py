@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from perdure.agents.installed import installed
 from perdure.engine.plan_file import read_object
-from perdure.engine.plans.prompts import report_of, row_of
 from perdure.engine.plans.reader import plan_defaults, seed_of
+from perdure.engine.plans.report import report_of, row_of
 from perdure.engine.plans.server import take
 from perdure.engine.service import probe_of
 from perdure.errors import Conflict, StoreError, UsageError

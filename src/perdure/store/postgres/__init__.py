@@ -18,7 +18,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from perdure.errors import StoreError
-from perdure.model import NOWHERE, Host
+from perdure.model import UNSHARED_HOST, Host
 from perdure.store.postgres.database import PATIENCE_S, Postgres
 from perdure.store.postgres.errors import TransactionNotStored
 from perdure.store.postgres.pool import ConnectionPool
@@ -67,7 +67,11 @@ for _name in dir(SqlStore):
 
 
 def open_store(
-    url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE
+    url: str,
+    *,
+    read_only: bool = False,
+    observers: Sequence[Observer] = (),
+    host: Host = UNSHARED_HOST,
 ) -> PostgresStore:
     """Open and return the store in a database of PostgreSQL 14 or later. Creates or upgrades its
     tables if needed. Raises StoreError."""

@@ -12,9 +12,9 @@ from msgspec import Struct, field
 from perdure.engine.sessions.statistics import (
     bought_by,
     concerns_conversation,
-    did_go_on,
+    did_continue,
     fallback_of,
-    was_to_go_on,
+    should_continue,
 )
 from perdure.model import Attempt
 
@@ -77,7 +77,7 @@ class MetricTally(Struct):
             self._continuity(attempt)
 
     def _continuity(self, attempt: Attempt) -> None:
-        meant = was_to_go_on(attempt)
+        meant = should_continue(attempt)
         if meant:
             self.resumes[
                 attempt.receipt.verdict if attempt.receipt is not None else NO_RECEIPT
@@ -89,7 +89,7 @@ class MetricTally(Struct):
         if not meant:
             self.cold += 1
             self.cold_tokens += bought_by(attempt)
-        elif did_go_on(attempt):
+        elif did_continue(attempt):
             self.warm += 1
             self.warm_tokens += bought_by(attempt)
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.errors import LostLease
-from perdure.model import OutcomeKind, Parking, RunState, Seat, TaskSpec
+from perdure.model import AccountSlot, OutcomeKind, Parking, RunState, TaskSpec
 from perdure.model.events import RunQueued
 from perdure.testing.stores.samples import (
     AGAIN,
@@ -20,17 +20,17 @@ from perdure.testing.stores.samples import (
     submit,
 )
 
-ONE = Seat(account="claude/1", agent="claude", jobs=1)
+ONE = AccountSlot(account="claude/1", agent="claude", jobs=1)
 HOUR = 3_600_000
 
 
 class AccountSuite:
-    """Tests of `claim` with a `Seat` (one of the slots of an account), `park`, `unpark`, `parked`,
-    `defer`, `seats_taken`, `seats_taken_under` and `latest_attempts`."""
+    """Tests of `claim` with an `AccountSlot` (one of the slots of an account), `park`, `unpark`,
+    `parked`, `defer`, `seats_taken`, `seats_taken_under` and `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
-        """An account can have only as many running runs as it has slots (`Seat.jobs`). A run that
-        ends frees its slot. Other accounts have their own slots."""
+        """An account can have only as many running runs as it has slots (`AccountSlot.jobs`). A run
+        that ends frees its slot. Other accounts have their own slots."""
         runs = [submit(store) for _ in range(4)]
         two = replace(ONE, jobs=2)
         taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
@@ -44,8 +44,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """If `jobs` is 0, or a claim is made without a `Seat`, the number of running runs is not
-        limited."""
+        """If `jobs` is 0, or a claim is made without an `AccountSlot`, the number of running runs
+        is not limited."""
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
@@ -59,7 +59,9 @@ class AccountSuite:
         runs = [
             submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
         ]
-        seats = [Seat(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs]
+        seats = [
+            AccountSlot(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs
+        ]
         taken = [
             store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)
         ]

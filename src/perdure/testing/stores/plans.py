@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
 from perdure.rules.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
-from perdure.rules.plan.conversations import weave
+from perdure.rules.plan.conversations import assign_strands
 from perdure.testing.stores.samples import LEASE_S, Store, submit
 
 _numbers = count(1)
@@ -33,7 +33,7 @@ def plan_of(name: str = "") -> PlanRun:
         plan=plan,
         seed=seed,
         file="/r/plan.toml",
-        strands=weave(plan),
+        strands=assign_strands(plan),
     )
 
 

@@ -39,7 +39,7 @@ class ChildProcess:
     def __init__(self, answer: str) -> None:
         """Set the function that the child calls for each question, as `module:name`. It takes bytes
         and returns bytes."""
-        self._argv = (sys.executable, "-P", "-m", "perdure.host.process.questions", answer)
+        self._argv = (sys.executable, "-P", "-m", "perdure.host.process.child_process", answer)
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
 

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import PlannedReply
+from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
 from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
 

@@ -22,7 +22,7 @@ from perdure.rules.plan.conversations import order
 FILES = 200
 
 
-def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
+def record_task_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
     """Record the end of a task, and return it. Uncommitted files are committed first, and a
     checkpoint is taken if one is needed. After a kill, the call can be repeated. Raises
     PerdureError."""
@@ -40,7 +40,7 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
         looks=True,
     ):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
-        if _is_grown_from(plan, planned.task):
+        if _needs_checkpoint(plan, planned.task):
             kept = checkpoints.save_current(engine, run, run.workspace, "end")
         else:
             kept = None
@@ -60,7 +60,7 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
     return end
 
 
-def _is_grown_from(plan: PlanRun, task: str) -> bool:
+def _needs_checkpoint(plan: PlanRun, task: str) -> bool:
     """Return whether a checkpoint of the task's end is needed. It is needed if another workdir
     starts with the task's files, and for the plan's last task. Without a checkpoint of the last
     task, a later update would report perdure's own commit as drift."""

@@ -1,9 +1,8 @@
 """Records which homes are on a volume, in the file `homes.json` of the state directory.
 
-Code that asks a driver for the location of a home passes an `environment`: the user's environment,
-plus the variables of linked homes that the user has not set. The file is checked at every access,
-so a long-running supervisor notices when a home moves.
-"""
+Code that asks a driver for the location of a home passes a `HomeEnvironment`: the user's
+environment, plus the variables of linked homes that the user has not set. The file is checked at
+every access, so a long-running supervisor notices when a home moves."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class Linked(Struct, frozen=True, kw_only=True):
     directory again."""
 
     @property
-    def is_led_to(self) -> bool:
+    def is_linked(self) -> bool:
         """Whether `place` is a link to `target`."""
         place = Path(self.place)
         return (
@@ -147,7 +146,7 @@ class LinkedHomes:
             if home.is_home_again:
                 continue
             volume_at(Path(home.volume), wanted=home.volume_id)
-            if home.way == LINK and not home.is_led_to:
+            if home.way == LINK and not home.is_linked:
                 again = f"perdure home link --symlink --volume {home.volume} {home.agent}"
                 raise WorkspaceError(f"{home.place} is not a link to the volume.", again)
             if not os.access(home.target, os.W_OK | os.X_OK):
@@ -158,7 +157,7 @@ class LinkedHomes:
 
 
 class _Listed(threading.local):
-    """The variables that this thread has listed in `environment.__iter__` but has not read yet,
+    """The variables that this thread has listed in `HomeEnvironment.__iter__` but has not read yet,
     with their values."""
 
     def __init__(self) -> None:
@@ -166,7 +165,7 @@ class _Listed(threading.local):
 
 
 # Lowercase, because it is used like a function: environment(state, os.environ).
-class environment(Mapping[str, str]):  # noqa: N801
+class HomeEnvironment(Mapping[str, str]):
     """The user's environment, plus the variables of linked homes. A variable that the user has set
     to another directory keeps the user's value.
 

@@ -10,7 +10,7 @@ from typing import Final
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.budget import spent
 from perdure.engine.plans.status import (
-    GIVEN,
+    FROM_API,
     TaskStatus,
     blocked,
     can_continue,
@@ -19,7 +19,7 @@ from perdure.engine.plans.status import (
 )
 from perdure.host import process
 from perdure.host.process import Probe
-from perdure.model import NOWHERE, Attempt, Host, RunState, TaskRun, Usage
+from perdure.model import UNSHARED_HOST, Attempt, Host, RunState, TaskRun, Usage
 from perdure.model.reports import (
     ConflictOfTask,
     PlanOfList,
@@ -45,7 +45,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
         schema_version=SCHEMA_VERSION,
         id=plan.id,
         name=plan.name,
-        state=state_of(store, plan, stands, probe.host if probe is not None else NOWHERE),
+        state=state_of(store, plan, stands, probe.host if probe is not None else UNSHARED_HOST),
         reason=plan.reason,
         file=plan.file,
         repo=plan.seed.repo,
@@ -99,12 +99,12 @@ def state_of(
         alive = False
     if alive or (alive is None and plan.lease_until >= store.now()):
         return "running"
-    if plan.file == GIVEN and not plan.stopped and can_continue(stands):
+    if plan.file == FROM_API and not plan.stopped and can_continue(stands):
         return "queued"
     return "stopped"
 
 
-def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfList:
+def row_of(store: EngineStore, plan: PlanRun, host: Host = UNSHARED_HOST) -> PlanOfList:
     """Return a row of the list that `perdure plan ls --json` prints."""
     stands = task_statuses(store, plan)
     return PlanOfList(
@@ -117,7 +117,7 @@ def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfLis
     )
 
 
-def words_of(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
+def task_state(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
     """Return the state of a task in one word: `waits`, `ready`, `blocked`, or the state of its
     run."""
     if stand.end is not None:
@@ -140,7 +140,7 @@ def _task(
         name=stand.task.name,
         agent=stand.task.agent,
         needs=list(stand.task.needs),
-        state=words_of(stand, stands),
+        state=task_state(stand, stands),
         liveness=None,
         reason=_why(stand, stands),
         conversation=stand.strand.name,

@@ -94,7 +94,7 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
         }
 
 
-def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
+def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:
     """Mark the run as open, and return the command with which a person continues it. If the run is
     already open, only return the command. Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
@@ -124,7 +124,7 @@ def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
     env = {
         name: value
         for name, value in command.env.items()
-        if not _goes_without_saying(engine.environ, driver, name, home)
+        if not _is_default_home(engine.environ, driver, name, home)
     }
     if not _is_open(run):
         message = (
@@ -183,7 +183,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
             # copy is then no longer the beginning of the transcript, so it is replaced.
             path = locate(driver, home, each, _directory(engine.state, run))
             engine.copies.take(driver, each, path or Path(), replace=True)
-        engine.copies.take_line(driver, home, each, _directory(engine.state, run))
+        engine.copies.take_with_ancestors(driver, home, each, _directory(engine.state, run))
     told = RunTakenBack(
         session_id=live.id,
         turns=turns,
@@ -222,7 +222,7 @@ def _is_open(run: TaskRun) -> bool:
     return any(condition.type == "open" for condition in run.conditions)
 
 
-def _goes_without_saying(
+def _is_default_home(
     environ: Mapping[str, str], driver: AgentDriver, name: str, home: Path
 ) -> bool:
     """Return whether the agent finds its home without this environment variable. If it does, the
