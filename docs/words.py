@@ -130,7 +130,7 @@ SETTINGS = {
         "empty: they cannot"
     ),
     "serve_push_hosts": "the only push services to which messages are sent, as `host` or `host:port`; empty: any with a public address",
-    "serve_hosts": "host names under which `perdure serve` answers, besides those of loopback; in the variable separated by spaces",
+    "serve_hosts": "host names under which `perdure serve` answers, besides those of loopback and of `serve_public_url`; in the variable separated by spaces",
     "agents": (
         "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and for which people; "
         "in the variable: the same as JSON"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from perdure.forge.dispatch import current
+from perdure.forge.dispatch import current, dispatcher
 from perdure.model.forge.deliveries import DeliveryState, Forge, IntentKind
 from tests.dispatching.office import Office, intent
 from tests.dispatching.test_reconciling import DEV, asked
@@ -69,3 +69,23 @@ def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Off
         for _ in range(3):
             asking.office.dispatcher.round()
         assert asking.office.delivery(number).state is WAITS and len(asking.small.faults) == 4
+
+
+def test_a_forge_that_cannot_be_asked_is_logged_once(
+    make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says that deliveries wait because the forge rejects the token: once for all of them,
+    and again after a while."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with asked(make, DEV, gitea, Forge.GITEA) as asking:
+        asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        asking.small.state.tokens.clear()
+        for _ in range(2):
+            told = asking.office.told(ASSIGNED, ASSIGNED)
+            assert {each.state for each in told} == {WAITS}
+        (line,) = [each for each in asking.office.said if "deliveries of hub wait" in each]
+        assert "rejects the token in a test" in line
+        clock[0] += dispatcher.COMPLAIN_S
+        asking.office.dispatcher.round()
+        assert len([each for each in asking.office.said if "deliveries of hub wait" in each]) == 2

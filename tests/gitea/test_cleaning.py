@@ -35,3 +35,28 @@ def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
         one.until(lambda: (workdir / "rounding.txt").exists(), "the workdir is back")
         one.settled(2)
         assert one.run()["conditions"] == []
+
+
+def test_a_comment_and_the_closing_together(gitea: Gitea) -> None:
+    """Mallory comments and Ada closes the issue while the agent works. Mallory is told. A mention
+    on the closed issue continues the conversation, with what Mallory said, and the issue's state
+    does not end the run."""
+    script = "run sleep 15\n---\nsay Done.\n---\nsay Again.\n"
+    with world(gitea, script, whom='authors = ["ada", "mallory"]') as one:
+        one.start()
+        one.issue("Rounding", "Off by a cent.")
+        one.until(lambda: one.runs() and one.run()["state"] == "running", "the agent works")
+        one.say(1, "Round up, too.", by="mallory")
+        one.do("PATCH", "/issues/1", {"state": "closed"})
+
+        def replies() -> list[str]:
+            said = [each["body"] for each in one.do("GET", "/issues/1/comments")]
+            return [text for text in said if "had read your comment" in text]
+
+        one.until(replies, "Mallory is told")
+        assert "@mallory This issue was closed before **dev** had read" in replies()[0]
+        one.say(1, "@dev-bot do it after all")
+        run = one.settled(2)
+        assert len(replies()) == 1 and run["state"] == "succeeded"
+        (told,) = [text for text in one.prompts() if "after all" in text]
+        assert "Round up, too." in told

@@ -115,6 +115,9 @@ def test_an_approved_call_runs_once_in_another_process(
     again = here.perdure("approve", "task", "--request", "1")
     assert (again.code, again.err.count("\n")) == (6, 2)
     assert "Request 1 was answered already" in again.err
+    again = here.perdure("deny", "task")
+    assert (again.code, again.err.count("\n")) == (6, 2)
+    assert "task has no open request. Request 1 was answered already by local:" in again.err
 
 
 @CLAUDE

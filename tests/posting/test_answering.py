@@ -99,13 +99,13 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
         assert f"{shown}`{words}`" in said
     assert (
         "Comments here reach the agent when it continues." in said
-        and "A comment here continues" not in said
+        and "a comment here continues" not in said
     )
     bench.again(run)
     answering.answer(run.id)
     assert (
         "No longer working on it" not in bench.comments[0]
-        and "A comment here continues" in bench.comments[0]
+        and "a comment here continues" in bench.comments[0]
     )
 
 

@@ -222,3 +222,22 @@ def test_the_verdict_is_told_with_its_reason() -> None:
 def test_code(text: str, made: str) -> None:
     """Return a word as code in a table's cell."""
     assert code(text) == made and block(text, 100).count(text.strip()) >= bool(text)
+
+
+def test_what_a_waiting_run_waits_for() -> None:
+    """A run that waits for a person, for days if necessary, does not say that it continues soon."""
+    run = TaskRun(
+        id="1",
+        name="teal",
+        spec=TaskSpec(prompt="x", agent="claude"),
+        state=RunState.QUEUED,
+        attempt=1,
+        created=1,
+        updated=1,
+        reason="it waits",
+    )
+    account = Account(rule="dev", run=run, attempts=())
+    assert "**dev** (claude) continues soon (attempt 2): `it waits`." in comment(account, MARK)
+    needs = Condition(type="needs_input", message="which one?", at=1)
+    asking = Account(rule="dev", run=replace(run, conditions=(needs,)), attempts=())
+    assert "**dev** (claude) waits for a person: `it waits`." in comment(asking, MARK)

@@ -15,7 +15,7 @@ from tests.forges import payloads
 from tests.forges.payloads import SECRET
 from tests.patience import PATIENCE_S
 from tests.web import kills
-from tests.web.serving import Serving, answered
+from tests.web.serving import SOURCES, Serving, answered
 
 REFUSED = [
     ("", ["--listen", "0.0.0.0:0"], {}, "can be reached from outside"),
@@ -62,6 +62,17 @@ def test_a_start_that_is_refused(
     done = serving.perdure("serve", *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
     assert not serving.state.exists()
+
+
+def test_the_host_of_the_public_address(serves: Callable[..., Serving]) -> None:
+    """perdure answers at the address to which its links lead, without another setting."""
+    config = SOURCES.replace(
+        "[serve]\n", '[serve]\npublic_url = "https://Perdure.example.com:8443/team"\n'
+    )
+    one = serves(config).start()
+    for host in ("perdure.example.com", "hooks.example.com", "localhost"):
+        assert one.send("/healthz", b"", {"host": host}, "GET") == (200, {"ok": True})
+    assert one.send("/healthz", b"", {"host": "example.com"}, "GET")[0] == 421
 
 
 def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:

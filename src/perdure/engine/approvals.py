@@ -77,9 +77,10 @@ def answer_always(
     Raises UsageError, NotFound, Conflict, ConfigError.
     """
     run = engine.store.get(ref)
-    opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
+    made = engine.store.requests(run.id)
+    opened = [each for each in made if each.state is RequestState.OPEN]
     verdict = AnswerKind.DENY if always.denies else AnswerKind.ALLOW
-    number = number or service.only_open(run, opened, verdict)
+    number = number or service.only_open(run, made, verdict)
     meant = next((each for each in opened if each.number == number), None)
     if meant is None:
         ended = [each for each in engine.store.requests(run.id) if each.number == number]

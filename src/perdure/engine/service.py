@@ -47,7 +47,7 @@ from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.approvals import why_not_allowed
 from perdure.rules.lifecycle import FINAL, is_about_budget
-from perdure.rules.requests import WAITING, WORDS, questions
+from perdure.rules.requests import WAITING, WORDS, late, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
 from perdure.workspace import Workspaces
@@ -407,8 +407,9 @@ def answer(
             f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
             f"answer it on the machine that has it now: perdure requests {run.name}",
         )
-    opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
-    number = number or only_open(run, opened, verdict)
+    made = engine.store.requests(run.id)
+    opened = [each for each in made if each.state is RequestState.OPEN]
+    number = number or only_open(run, made, verdict)
     if len(words) > WORDS:
         raise UsageError(f"An answer has at most {WORDS} characters, got {len(words)}")
     asked = next((each for each in opened if each.number == number), None)
@@ -423,11 +424,14 @@ def answer(
     return answered
 
 
-def only_open(run: TaskRun, opened: Sequence[AgentRequest], verdict: AnswerKind) -> int:
-    """Return the number of the request that an answer without a number is meant for. Raises
-    Conflict if the run has no open request, UsageError if several requests could be meant."""
+def only_open(run: TaskRun, made: Sequence[AgentRequest], verdict: AnswerKind) -> int:
+    """Return the number of the request that an answer without a number is meant for. `made`: all
+    requests of the run, oldest first. Raises Conflict if none is open, with what became of the
+    newest one; UsageError if several requests could be meant."""
+    opened = [each for each in made if each.state is RequestState.OPEN]
     if not opened:
-        raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
+        last = f". {late(made[-1])}" if made else ""
+        raise Conflict(f"{run.name} has no open request{last}", f"perdure requests {run.name}")
     fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
     if len(opened) > 1 and len(fitting) != 1:
         numbers = ", ".join(str(each.number) for each in opened)

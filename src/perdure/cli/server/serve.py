@@ -181,7 +181,7 @@ def _serve(
         served = application(
             desk,
             lambda: _problems(engine.store, engine.volumes, signals),
-            chosen.serve_hosts,
+            _hosts(chosen),
             parts.principals,
             routes(parts),
             proxies,
@@ -328,6 +328,18 @@ def _problems(store: InboxStore, volumes: Volumes, signals: StopSignals) -> list
         found.append(str(error))
     if why := volumes.crowded():
         found.append(why)
+    return found
+
+
+def _hosts(chosen: Settings) -> list[str]:
+    """Return the host names under which the server answers, besides those of loopback. The host of
+    `public_url` is one of them: perdure itself sends people there."""
+    from urllib.parse import urlsplit
+
+    found = list(chosen.serve_hosts)
+    public = urlsplit(chosen.serve_public_url).hostname
+    if public:
+        found.append(f"[{public}]" if ":" in public else public)
     return found
 
 

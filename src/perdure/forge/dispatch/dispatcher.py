@@ -73,6 +73,8 @@ wait are retried at this interval."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
 """Delay before a delivery is retried after an unexpected error, in seconds."""
+COMPLAIN_S = 600.0
+"""Minimum pause between two equal lines about a forge that cannot be asked, in seconds."""
 QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
 """Triggers that do not continue a run whose issue is closed."""
 
@@ -101,6 +103,7 @@ class Dispatcher:
         self._prompts = Prompts(rules)
         self._held: set[str] = set()
         self._later: dict[int, float] = {}
+        self._complained: dict[tuple[str, str], float] = {}
         self._rounds = Rounds("dispatch", self.round, AGAIN_S, self._failed)
 
     def wake(self) -> None:
@@ -158,6 +161,8 @@ class Dispatcher:
         except (Conflict, ForgeUnavailable, ForgeDenied) as error:
             # Another process has the delivery, a person has the conversation open, or the forge
             # does not answer.
+            if not isinstance(error, Conflict):
+                self._complain(deliveries[0].source, str(error))
             self._wait(deliveries, str(error))
         except StoreError:
             raise
@@ -169,6 +174,16 @@ class Dispatcher:
             self._say(f"delivery {deliveries[0].number} waits: {error or type(error).__name__}")
             self._wait(deliveries, str(error) or type(error).__name__)
         return False
+
+    def _complain(self, source: str, why: str) -> None:
+        """Log that the forge of a source does not answer or refuses the token, unless this was
+        logged within the last `COMPLAIN_S`."""
+        now = time.monotonic()
+        said = {key: until for key, until in self._complained.items() if now < until}
+        if (source, why) not in said:
+            said[source, why] = now + COMPLAIN_S
+            self._say(f"deliveries of {source} wait: {why}")
+        self._complained = said
 
     def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
         for delivery in deliveries:

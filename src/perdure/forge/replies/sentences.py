@@ -143,6 +143,8 @@ def _state(account: Account) -> str:
     words = STATES[run.state]
     if run.state is RunState.RUNNING:
         words += f" (attempt {run.attempt})"
+    elif run.state is RunState.QUEUED and _needs_person(run):
+        words = "waits for a person"
     elif run.state is RunState.QUEUED and run.attempt:
         words = f"continues soon (attempt {run.attempt + 1})"
     why = run.reason if run.state is not RunState.SUCCEEDED else ""
@@ -294,7 +296,7 @@ def _by_hand(account: Account) -> str:
     if is_off:
         told = "Comments here reach the agent when it continues. "
     else:
-        told = "A comment here continues the same conversation. "
+        told = "While this is open, a comment here continues the same conversation. "
     return f"{page}{told}On the machine where it runs:\n\n" + "\n".join(
         f"    {line}" for line in lines
     )
