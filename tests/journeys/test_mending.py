@@ -256,3 +256,21 @@ def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
     assert checked.code == 1 and "refused" in checked.out, checked.out + checked.err
     mended = one.perdure("sessions", "repair", session, "--write")
     assert mended.code == 1 and "in the agent's database" in mended.out
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_loss_that_a_repair_cannot_undo(stage: MakeStage) -> None:
+    """If a line in the middle is unreadable, `repair` says that the agent continues without it, and
+    that a run has perdure's own copy. The next attempt restores that copy and is native."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    (path,) = one.transcripts()
+    lines = path.read_bytes().split(b"\n")
+    lines[len(lines) // 2] = lines[len(lines) // 2][:50] + b"\0\0"
+    path.write_bytes(b"\n".join(lines))
+    session = one.show()["attempts"][0]["session_id"]
+    done = one.perdure("sessions", "repair", session)
+    assert done.code == 0 and "  loss " in done.out, done.out
+    assert "perdure's own copy\nnothing to repair" in done.out, done.out
+    went_on = one.perdure("update", "task", "Which word was it?", "--json")
+    assert went_on.json["attempts"][-1]["receipt"]["verdict"] == "native", went_on.err

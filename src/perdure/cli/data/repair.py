@@ -90,6 +90,11 @@ def repair(
     if found.mended.refusal:
         print(f"cannot be repaired: {clean(found.mended.refusal)}")
     elif not found.changes:
+        if any(each.harm == "loss" for each in found.mended.findings):
+            print(
+                "the agent continues without what is lost; the next attempt of a run restores "
+                "perdure's own copy"
+            )
         print("nothing to repair")
     else:
         _print_changes(found)
