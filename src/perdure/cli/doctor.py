@@ -101,7 +101,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 def _say(text: str, state: str = "") -> None:
     """Print clean text in the color of its state. On a terminal the text is wrapped, and
-    continuation lines are indented to the message."""
+    continuation lines are indented to the column where the message begins."""
     style = {"ok": "", "warn": "warn", "bad": "bad", "good": "good"}.get(state, "")
     for line in wrapped(text, columns(sys.stdout), 19).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))

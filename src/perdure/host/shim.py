@@ -238,7 +238,8 @@ def kept() -> frozenset[int]:
 
 
 def commands(tops: set[int]) -> list[int]:
-    """Return those of the processes `tops` and their descendants that live and have no children.
+    """Of the processes `tops` and their descendants, return those that are alive and have no
+    children.
     These are the commands themselves, without the shells that started them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
     family, found = {os.getpid(), *tops}, tops & set(parents)

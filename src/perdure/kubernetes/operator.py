@@ -242,7 +242,7 @@ class Operator:
 
     def _wake(self, run: WantedRun) -> None:
         """Queue the oldest waiting TaskRuns of the namespace. An attempt of `run` has ended, so
-        there may be room for one of theirs."""
+        there may be room for an attempt of another TaskRun."""
         left = 0
         for each in self.memory.line(run.namespace, run.uid):
             same = bool(each.claim) and each.claim == run.status.workspace.claim_name

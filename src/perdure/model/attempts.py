@@ -156,7 +156,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
     """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
-    them. None: it replayed nothing."""
+    them. None: the agent resumed the conversation without a replay."""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

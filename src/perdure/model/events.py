@@ -49,7 +49,7 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
     """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
-    them. Null: it replayed nothing."""
+    them. Null: the agent resumed the conversation without a replay."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
@@ -690,8 +690,8 @@ class RequestAnswered(Event, frozen=True, tag="request_answered"):
 
 
 class RequestGiven(Event, frozen=True, tag="request_given"):
-    """An attempt got the answer to a request. `parked`: the call itself waits in the conversation,
-    where it is run or refused. Otherwise the prompt contains the answer."""
+    """An attempt got the answer to a request. If `parked`, the call itself still waits in the
+    conversation, and is run or refused there. If not, the prompt contains the answer."""
 
     number: int
     answer: str

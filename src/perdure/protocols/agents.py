@@ -429,9 +429,10 @@ class AgentDriver(Protocol):
         ...
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
-        """Return the usage of each of the model's replies in a transcript (or in a part of one that
-        begins at a line). A reply may occur several times, each time with the counts known at that
-        moment. Empty if the CLI does not record usage. Unreadable lines are skipped."""
+        """Return the usage of each of the model's replies in a transcript, or in a part of a
+        transcript that begins at the start of a line. A reply may occur several times, each time
+        with the counts known at that moment. Empty if the CLI does not record usage. Unreadable
+        lines are skipped."""
         ...
 
     def total(self, transcript: bytes) -> Usage:

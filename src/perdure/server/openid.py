@@ -281,8 +281,9 @@ def _is_for_signatures(key: object) -> bool:
 
 
 def _error_code(content: bytes) -> str:
-    """Return the error code in an answer of the provider (RFC 6749, section 5.2), for a message. A
-    wrong secret is `invalid_client`. Empty if the answer has none."""
+    """Return the error code in an answer of the provider (RFC 6749, section 5.2), for use in a
+    message. For example, the code for a wrong secret is `invalid_client`. Empty if the answer
+    has no code."""
     try:
         found = json.loads(content[:ANSWER_MOST])
     except (ValueError, RecursionError):

@@ -91,8 +91,8 @@ class Principal(Struct, frozen=True):
         return ""
 
     def sent_form(self, given: str) -> bool:
-        """Return whether `given` is this principal's form secret, so that the form came from one of
-        perdure's own pages."""
+        """Return whether `given` is this principal's form secret. If it is, the form came from
+        one of perdure's own pages."""
         return bool(self.cookie) and hmac.compare_digest(
             self.form_secret.encode(), given.encode("utf-8", "replace")
         )

@@ -31,8 +31,8 @@ BODY_S = 30.0
 """Time limit in seconds for receiving the body of a request. Forges themselves give up after 5 to
 30 s."""
 HELD_MOST = 8 * BODY_MOST
-"""Maximum size in bytes of all bodies that are in memory at the same time. A request above this
-limit gets a 503, so that its sender tries again later."""
+"""Maximum size in bytes of all bodies that are in memory at the same time. A request that would
+exceed this total gets a 503, so that its sender tries again later."""
 LARGE = 1024 * 1024
 """Minimum size in bytes of a delivery that counts as large. Large deliveries are parsed in a
 thread, and their memory is then returned to the system."""

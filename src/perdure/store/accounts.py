@@ -64,7 +64,7 @@ class Accounts(StoreWrites):
 
 
 def no_seat(write: Write, seat: AccountSlot) -> bool:
-    """Return whether a run may not begin now. Either its account or agent is parked, or too many
+    """Return True if a run may not begin now: its account or its agent is parked, or too many
     runs of its account or of its rule are in progress."""
     if (
         write.one(

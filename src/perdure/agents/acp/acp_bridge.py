@@ -289,8 +289,9 @@ class AcpClient(TurnPrinter):
             granted=bool(granted and chosen),
         )
         if not granted and not self.keeps_rejected:
-            # Gemini CLI 0.61.0 forgets a rejected call, but not its result. A call whose request
-            # fails stays in the conversation, and the model reads the unknown option.
+            # Gemini CLI 0.61.0 forgets a rejected call, but not its result. An option that the CLI
+            # does not know makes the permission request fail. The call then stays in the
+            # conversation, and the model reads the name of that option.
             return RequestPermissionResponse(
                 outcome=AllowedOutcome(outcome="selected", option_id=REJECTED)
             )

@@ -53,7 +53,7 @@ def sent(prompt: str) -> str:
 
 def transcript(home: Path, session_id: str) -> Path | None:
     """Return the conversation's file, or None. If there are several, return the one that the CLI
-    would resume. The file may contain no prompt."""
+    would resume. It is possible that the file contains no prompt."""
     if not is_id(session_id):
         return None
     found = [

@@ -92,8 +92,8 @@ class Copies(Struct, frozen=True):
 
         The copy is perdure's own record of the conversation. If the transcript no longer begins
         with the copy, nothing is written and the result is False. With `replace`, the old copy is
-        instead moved aside and a new one begun. This is right after a person or perdure itself
-        replaced the transcript.
+        instead moved aside and a new one begun. Use `replace` only if a person or perdure itself
+        has replaced the transcript.
         """
         copy = self.of(driver.name, session_id)
         try:
@@ -402,9 +402,9 @@ class Copies(Struct, frozen=True):
         return place
 
     def _put_beside(self, source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
-        """Restore one of the files that are stored beside the transcript. An existing file is left
-        unchanged if it begins with the part. With `exactly`, it is left unchanged only if it is
-        equal to the part."""
+        """Restore `part`, one of the files that are stored beside the transcript, at `place`. An
+        existing file is left unchanged if it begins with the content of `part`. With `exactly`,
+        it is left unchanged only if it has exactly this content."""
         stays = self.is_exactly if exactly else self.begins_with
         if not stays(place, part):
             self._write_part(source, part, place, [place] if os.path.lexists(place) else [])

@@ -55,7 +55,7 @@ READ = (
     *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""The columns that are read from the store, in the short way and in the long way."""
+"""Columns that both ways read from the store: the short one and the long one."""
 WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
 """Verdicts of the work report that the list shows, because they say more than `succeeded`."""
 WATCH_S = 2.0

@@ -11,7 +11,7 @@ from perdure.rules.notification import body_of
 
 
 def trial_notice(channel: str, page: str) -> Notice:
-    """Return a notice about a run that does not exist, for the channel of this name. `page` is the
+    """Return a test notice, about a made-up run, for the channel of this name. `page` is the
     address of the dashboard."""
     now = int(time.time() * 1000)
     run = TaskRun(

@@ -1,5 +1,5 @@
-"""Starts a plan, or finds the stored plan of the same name and applies the changes of its file to
-it. Called by `driver` and `server`.
+"""Starts a plan. If a plan of the same name is stored, applies the changes in the plan's file to
+the stored plan instead. Called by `driver` and `server`.
 
 A task that has not begun may be changed freely. A task that has begun keeps its dependencies and
 its conversation. Its prompt may change until it is done; the change is then an update in the same

@@ -12,8 +12,8 @@ class Symbol(Struct, frozen=True):
 
     name: str
     text: str
-    """The declaration as one line without its body, such as `def load(path: str) -> Order`. Of a
-    class, it is the first line only."""
+    """The declaration as one line without its body, such as `def load(path: str) -> Order`. For
+    a class, it is only the first line."""
     members: tuple[str, ...] = ()
     """The public methods and fields of a class, each as one line."""
 

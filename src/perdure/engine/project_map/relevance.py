@@ -39,8 +39,8 @@ class MapPlace(Struct, frozen=True):
 
     file: OutlineFile
     why: str
-    """Reason for the position, by the module's list: `mentioned` (1), `near` (2), `made` (3) or
-    `rest` (4)."""
+    """Reason for the file's position in the order: `mentioned`, `near`, `made` or `rest`. They
+    are the four steps in the module's docstring."""
     imports: tuple[str, ...] = ()
     """Files of the project that this file imports."""
     others: tuple[str, ...] = ()

@@ -269,7 +269,7 @@ def failed_status(check: CommitCheck) -> FailedCheck:
 
 def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
     """Return a pair: the end of a log, and the reason why there is no log. One of the two is always
-    empty. Never raises a ForgeError, because a check is also reported without its log."""
+    empty. Never raises a ForgeError, because a check is reported even if its log is missing."""
     try:
         return asking.tail(path, hosts), ""
     except NotFound:

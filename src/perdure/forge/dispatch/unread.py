@@ -138,8 +138,8 @@ class UnreadComments:
             self._current.asked(*told[-1], rule, say)
 
     def _needs_reply(self, delivery: Delivery, intent: Intent, rule: Rule) -> bool:
-        """Return whether the author has to be told. A person who closes the issue after an own
-        comment ("Thanks!") knows it, unless the comment names the agent."""
+        """Return whether the author has to be told. A person who writes a comment ("Thanks!")
+        and then closes the issue expects no reply, unless the comment names the agent."""
         if intent.kind not in SPOKEN or is_program(intent.author, self._rules):
             return False
         end = self._end(delivery, intent, rule)

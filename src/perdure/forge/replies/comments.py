@@ -351,7 +351,7 @@ class _PostingUpdate(Struct):
         because a forge sends no notification for an edited comment. Each need is posted once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # After new instructions or new requests, the same need is posted again.
+        # After new instructions or new requests, the same message is posted again.
         ids = [short_id(each) for each in requests]
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()

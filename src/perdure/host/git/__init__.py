@@ -66,8 +66,8 @@ _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
 _TRIES = 5
 _READS = frozenset({"diff", "diff-files", "ls-files", "status"})
-"""Names of git commands that only read if they get the arguments that perdure passes. So they can
-safely be repeated."""
+"""Names of git commands that write nothing when they get the arguments that perdure passes. So
+they can safely be repeated."""
 
 
 class GitResult(Struct, frozen=True):

@@ -98,7 +98,8 @@ def this_host(state: Path, patience_s: float | None) -> Host:
 
 
 def worker_identity(host: Host = UNSHARED_HOST) -> str:
-    """Return the name of this worker: `host:boot8.namespace:pid:starttime`. If several hosts share
+    """Return the name of this worker: `host:boot.namespace:pid:starttime`, where `boot` is the
+    first 8 characters of the boot id. If several hosts share
     a database, the host part includes the host's id."""
     known = stat("self")
     name = host.label if host.id else os.uname().nodename

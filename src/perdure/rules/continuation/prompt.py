@@ -58,7 +58,7 @@ class Story(Struct, frozen=True, kw_only=True):
     """The summary that the previous conversation gave in its last turn, before a new one replaced
     it."""
     earlier: tuple[str, ...] = ()
-    """The part of the conversation before this run joined it, oldest first."""
+    """Prompts and answers of the conversation before this run joined it, oldest first."""
     effects: tuple[str, ...] = ()
     """Effects of earlier attempts outside the workdir."""
     uncertain: tuple[str, ...] = ()

@@ -108,7 +108,7 @@ def _begun(each: EffectFinding, record: Record) -> Effect:
 
 
 def _ended(effect: Effect, each: EffectFinding, ok: bool) -> Effect:
-    """Return the effect with its outcome, given that the call ended with `ok`. If one call runs
+    """Return the effect with its outcome. `ok` is the result of the call. If one call runs
     several programs, its result may not show the result of each program."""
     if effect.outcome == DENIED:
         return effect

@@ -38,7 +38,7 @@ FILES = Given(
 
 
 class Adding:
-    """Tests of which runs may be added, and which are refused."""
+    """Tests that check which runs may be added and which are refused."""
 
     def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
         """`add` returns a queued run with its first instructions. `get` and `find` then return the
