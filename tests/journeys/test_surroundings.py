@@ -239,7 +239,7 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
 
 NO_TEMPORARY = """
 mount --bind "$1" /srv
-for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind,ro $place; done
+for place in /tmp /var/tmp; do mount --rbind $place $place; mount -o remount,bind,ro $place; done
 mount --bind /srv "$1"
 cd /proc
 shift

@@ -57,7 +57,7 @@ def unprivileged(database: Path, wish: str) -> str:
 
 NO_TEMPORARY = """\
 mount --bind "$1" /mnt
-for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind,ro $place; done
+for place in /tmp /var/tmp; do mount --rbind $place $place; mount -o remount,bind,ro $place; done
 cd /proc
 shift
 exec "$@"

@@ -383,7 +383,7 @@ def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.Mon
         raise Killed
 
     with monkeypatch.context() as broken, pytest.raises(Killed):
-        broken.setattr(WorkdirCheckpoints, "replace_transcript", killed)
+        broken.setattr(WorkdirCheckpoints, "restore", killed)
         bring_back(ground, run)
     assert top.exists() and not (top / "notes.md").exists()
     ground.engine.store.requeue(run.id, "a test")
