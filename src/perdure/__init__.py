@@ -70,7 +70,8 @@ _PLACES = {
     "TaskOptions": "library.options",
     "plan_scope": "engine.sessions",
 }
-"""The module of each public name. It is imported when the name is first used."""
+"""The module that defines each public name. A module is imported when one of its names is first
+used."""
 _MODULES = {"errors": "errors", "events": "model.events"}
 
 __all__ = [

@@ -123,6 +123,10 @@ def by_attach(asked: Asked) -> None:
         terminal.shows("Allow it once?")
         terminal.type("y", "Enter")
         terminal.shows("It is done.")
+        # The end of the terminal ends attach, which may still be writing the end of the attempt.
+        asked.stage.until(
+            lambda: asked.stage.show(asked.name)["state"] == "succeeded", "attach has the end"
+        )
     finally:
         terminal.tmux("kill-server")
 

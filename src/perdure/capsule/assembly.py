@@ -270,7 +270,7 @@ def _conversations(
 
 def is_path(name: str) -> bool:
     """Return whether a receiver would accept a file of this name. The name must be a plain relative
-    path, and not that of an agent's credentials, settings or hooks."""
+    path. It must not be the path of an agent's credentials, settings or hooks."""
     try:
         check_path(name)
     except CapsuleError:

@@ -98,8 +98,8 @@ def _search(
 
 
 def on_disk(name: str) -> str:
-    """Return the path in the workdir of a file in a checkpoint's git tree. Return an empty string
-    if the file is only in the history."""
+    """Convert the name of a file in a checkpoint's git tree to its path in the workdir, and return
+    the path. Return an empty string if the file is only in the history."""
     top, _, rest = name.partition("/")
     if top in ("worktree", "index"):
         return unescape(rest)

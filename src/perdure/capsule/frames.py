@@ -34,8 +34,8 @@ def part_of(content: bytes) -> Part:
 
 
 def frame(content: bytes) -> bytes:
-    """Return the content compressed as a frame. The same content and version of the library give
-    the same bytes."""
+    """Return the content compressed as a frame. With the same version of the library, the same
+    content always gives the same bytes."""
     packed: bytes = _tools()[0].compress(content)
     short = -(-len(content) // RATIO) - len(packed)
     if short > 0:

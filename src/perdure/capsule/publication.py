@@ -171,7 +171,7 @@ class CheckpointPublisher(Struct):
         return ""
 
     def available(self, run: TaskRun) -> str:
-        """Return the reason why the files of a run of another host cannot be fetched. Return an
+        """Return the reason why the files of a run on another host cannot be fetched. Return an
         empty string if they can be fetched. The result is cached for `TERM_CHECK_S` seconds."""
         asked = self._available.get(run.id)
         if asked is None or time.monotonic() - asked[0] >= TERM_CHECK_S:

@@ -7,8 +7,9 @@ agent or of perdure itself on this machine:
 - Arguments and variables for the agent are dropped.
 - The check command is dropped, because perdure would run it in a shell.
 - Time limits are raised or lowered to the permitted range.
-- The name of a rule of a forge is dropped, because it gives commits that rule's git identity. So
-  are the labels of a forge's issue, because they make the run a run about this issue.
+- The name of a forge rule is dropped, because commits would get the git identity of that rule.
+- Labels that name a forge's issue are dropped, because the run would count as a run about this
+  issue.
 - The policy `fresh-ok` is replaced by `disclose`, so the loss of a conversation is always reported.
 
 These changes are reported, and recorded in the journal. A key or scope that the run shares with

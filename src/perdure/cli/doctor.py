@@ -292,8 +292,8 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     if volumes.crowded():
         state = "bad"
     elif free < chosen.disk_ballast:
-        # An empty small volume may have less space than the ballast needs, and still be enough for
-        # a small task.
+        # A small volume may be smaller than the ballast even when it is empty. It may still be
+        # enough for a small task, so this is only a warning.
         return DoctorFinding(topic, "warn", f"{directory}, only {size(free)} free")
     elif volumes.warnings():
         state = "warn"

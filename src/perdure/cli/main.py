@@ -201,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _set_home() -> None:
-    """Set HOME to the home directory of the account, if there is one. A service of systemd or a
-    container may have no HOME. The agents then use the account's directory, and perdure's state and
-    settings and git's belong there too."""
+    """Set HOME to the account's home directory, if the account has one. A systemd service or a
+    container may have no HOME. The agents then use the account's home directory. So perdure's
+    state, perdure's settings and git's settings must be in that directory too."""
     from perdure.config.home import user_home
 
     home = user_home(os.environ)

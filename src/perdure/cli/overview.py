@@ -60,8 +60,8 @@ def _words(abilities: dict[str, Any]) -> list[str]:
 
 
 def _amount(value: int | Sequence[str]) -> str:
-    """Return the limit of an ability as text. It is a number, or the permissions at which the agent
-    has the ability."""
+    """Return the limit of an ability as text. The limit is either a number, or a list of
+    permissions. The agent has the ability only if it runs with one of these permissions."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"at {' and '.join(value)}"

@@ -171,11 +171,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Host names that `perdure serve` accepts in requests, besides those of the loopback interface.
     """
     serve_push_contact: str = ""
-    """Mail address of the person who runs this server, for the push services that deliver messages
-    to browsers. Empty: people cannot add their browsers."""
+    """Mail address of the person who runs this server. It is sent to the push services that deliver
+    messages to browsers. Empty: people cannot add their browsers."""
     serve_push_hosts: tuple[str, ...] = ()
-    """Push services to which messages may be sent, as `host` or `host:port`; empty: any with a
-    public address."""
+    """Push services to which messages may be sent, as `host` or `host:port`. Empty: any push
+    service with a public address."""
     webhooks: tuple[Source, ...] = ()
     agents: tuple[Rule, ...] = ()
     """Rules that assign agents to intents: see `model.forge.rules`."""

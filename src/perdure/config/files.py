@@ -24,8 +24,9 @@ from perdure.config.values import READERS
 from perdure.errors import ConfigError
 
 NESTED = frozenset({"webhooks", "agents", "notify", "openid"})
-"""Tables whose errors name the wrong setting themselves. The whole table is not repeated, because
-it is long, and because people put secrets there by mistake."""
+"""Tables for which the error message already names the setting that is wrong. The message does not
+repeat the whole table, because the table is long, and because people put secrets there by mistake.
+"""
 PROJECT_FILE = "perdure.toml"
 TABLES = ("gc", "disk", "serve")
 """Tables of a settings file whose name becomes a prefix: `trash` in `[gc]` is the setting

@@ -80,8 +80,8 @@ def submit(
     exists, return it.
 
     `deliveries`: numbers of the webhook deliveries that asked for the task. `include_changes`: fill
-    the new workdir with the uncommitted changes of the checkout at `spec.repo`. `run_id`: id of the
-    run if it is new, from which a caller sees whether it is.
+    the new workdir with the uncommitted changes of the checkout at `spec.repo`. `run_id`: the id
+    that the run gets if it is new. If the returned run has another id, it existed before.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
@@ -426,8 +426,8 @@ def answer(
 
 def only_open(run: TaskRun, made: Sequence[AgentRequest], verdict: AnswerKind) -> int:
     """Return the number of the request that an answer without a number is meant for. `made`: all
-    requests of the run, oldest first. Raises Conflict if none is open, with what became of the
-    newest one; UsageError if several requests could be meant."""
+    requests of the run, oldest first. Raises Conflict if no request is open; the message tells what
+    became of the newest one. Raises UsageError if several requests could be meant."""
     opened = [each for each in made if each.state is RequestState.OPEN]
     if not opened:
         last = f". {late(made[-1])}" if made else ""

@@ -77,8 +77,8 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
 
 
 def waits_for_person(run: TaskRun, now: int) -> bool:
-    """Return whether the run waits for answers to its agent's requests. Until they come, no process
-    needs to follow it."""
+    """Return whether the run waits for answers to its agent's requests. Until the answers come, no
+    process needs to follow the run."""
     waits = any(each.type == WAITING for each in run.conditions)
     return waits and run.state is RunState.QUEUED and run.run_after > now
 

@@ -151,8 +151,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
 
 
 def require(run_as: str) -> None:
-    """Raise UsageError if `run_as` is set but this process does not have its ids. Agents would then
-    run with all rights of perdure."""
+    """Raise UsageError if `run_as` is set but this process does not have its ids. Without this
+    check, agents would run with all rights of perdure."""
     if run_as and not identity(run_as).is_in_force:
         raise UsageError(
             f"run_as = {run_as!r} works only with the commands perdure serve, work, run and plan",

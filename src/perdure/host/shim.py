@@ -148,7 +148,8 @@ def watch(
     while True:
         status = reap(leader)[1]
         if status is not None:
-            # A stop request that arrived just before the end counts as the cause.
+            # If a stop request arrived just before the agent ended, the cause of the end is the
+            # stop request.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_cause() if asked else cause, status
         offspring.note()
@@ -186,10 +187,12 @@ def watch(
 
 
 def lease(now: float) -> tuple[float, float, bool]:
-    """Return three values: until when the agent may work, when it is killed after that, and whether
-    it must not work without its supervisor. The times are in seconds on the boot clock, and
-    infinite without a lease. If the supervisor is gone and the agent must not work without it, the
-    first time is now."""
+    """Return three values: the time until which the agent may work, the time at which it is killed
+    if it still runs, and whether it must not work without its supervisor.
+
+    The times are in seconds on the boot clock. Without a lease, both are infinite. If the agent
+    must not work without its supervisor and the supervisor is gone, the first time is now.
+    """
     try:
         with open("lease", "rb") as file:
             until, end_by, *follower = file.read(128).split()

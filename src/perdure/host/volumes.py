@@ -162,7 +162,8 @@ class Ballast(Struct, frozen=True):
             return False
 
     def give_up(self) -> bool:
-        """Free the space of the ballast. Return whether it occupied any."""
+        """Truncate the file, so that its space becomes free. Return whether it occupied any space
+        before."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:

@@ -108,8 +108,9 @@ class Api:
         return bool(body["metadata"].get("deletionTimestamp"))
 
     async def is_allowed(self, namespace: str, verb: str, group: str, resource: str) -> bool:
-        """Return whether the account may do something in a namespace, or, if it is empty, in all.
-        `resource` may name a part, such as `pods/log`."""
+        """Return whether this client's account has the right to do `verb` on `resource` in a
+        namespace. An empty namespace means all namespaces. `resource` may name a subresource, such
+        as `pods/log`."""
         name, _, part = resource.partition("/")
         what = {"namespace": namespace, "verb": verb, "group": group, "resource": name}
         if part:

@@ -21,7 +21,7 @@ from perdure.kubernetes.wanted import GROUP
 
 PROBES = ("/healthz", "/readyz")
 WAIT_S = 60.0
-"""Time in seconds that a new operator has until its probes answer."""
+"""Maximum wait in seconds until the probes of a new operator answer."""
 LOOK_S = 1.0
 PROBE_S = 5.0
 
@@ -46,7 +46,8 @@ RIGHTS = (
     Right("", "persistentvolumeclaims", ("get", "create", "patch", "delete")),
     Right("", "namespaces", ("get",)),
 )
-"""The rules of the chart's role (templates/rbac.yaml), without those that depend on its values."""
+"""The rules of the chart's role (templates/rbac.yaml), without the rules that depend on the chart's
+values."""
 LOGS = Right("", "pods/log", ("get",))
 POLICIES = Right("networking.k8s.io", "networkpolicies", ("get", "create", "patch"))
 ACCOUNTS = Right("", "serviceaccounts", ("create",))
@@ -66,8 +67,9 @@ def rights(options: Options) -> Iterator[Right]:
 async def check(
     api: Api, options: Options, namespace: str, selector: str, say: Callable[[str], None]
 ) -> bool:
-    """Check the rights in the operator's namespaces and the probes of the pods that `selector`
-    selects in `namespace`. Report each with `say`. Return whether all is well."""
+    """Check the rights in the operator's namespaces, and the probes of the pods that `selector`
+    selects in `namespace`. Report the result of each check with `say`. Return whether no right is
+    missing and all probes answer."""
     may = [await _check_rights(api, options, each, say) for each in options.namespaces or (ALL,)]
     try:
         answers = await _check_probes(api, options.port, namespace, selector, say)
@@ -98,7 +100,8 @@ async def _check_rights(
 async def _check_probes(
     api: Api, port: int, namespace: str, selector: str, say: Callable[[str], None]
 ) -> bool:
-    """Ask each running pod for its probes, until all answer 200 or `WAIT_S` is over."""
+    """Request the probes of every running pod that `selector` selects, until all answer 200 or
+    `WAIT_S` is over. Report the result with `say`. Return whether all answered."""
     labels = dict(each.partition("=")[::2] for each in selector.split(","))
     end = time.monotonic() + WAIT_S
     while True:
@@ -124,7 +127,7 @@ def _runs(pod: dict[str, Any]) -> bool:
 
 
 async def _failures(pod: dict[str, Any], port: int) -> list[str]:
-    """Return what is wrong with the probes of a pod; nothing if both answer 200."""
+    """Return one line for each probe of a pod that does not answer 200; nothing if both do."""
     address = str(pod["status"]["podIP"])
     if ":" in address:
         address = f"[{address}]"

@@ -100,7 +100,7 @@ class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Time at which the log is read again if it names no conversation yet, in milliseconds since
     1970."""
     wait: int
-    """Delay between the last reading and the next, in milliseconds."""
+    """Delay between the last reading of the log and the next one, in milliseconds."""
 
 
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:

@@ -129,7 +129,8 @@ class Runner:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Perform attempts in the `with` block. `close` waits for the end of the block."""
+        """Mark the current thread as performing attempts for the duration of the `with` block.
+        `close` waits until the block has ended."""
         thread = threading.get_ident()
         if thread in self._working:
             yield

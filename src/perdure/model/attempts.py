@@ -223,7 +223,8 @@ class Command(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """Changes that the driver made to the user's arguments, one sentence each."""
     takes_messages: bool = False
-    """Whether the process reads messages to its running turn from the directory in `stdin`."""
+    """Whether the process reads messages to its running turn from the directory that is named in
+    `stdin`."""
 
 
 class Exit(Struct, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ class CopyPart(Struct, frozen=True):
     """`main` for the transcript, `beside/...` for a file next to it."""
     size: int
     sha256: str
-    """SHA-256 of these bytes. It identifies the part even if perdure's copy was moved to another
-    path since."""
+    """SHA-256 of the first `size` bytes of the copy. It identifies the part even if perdure's copy
+    has been moved to another path since."""
 
 
 BUILT_AGAIN = "it can be built again"

@@ -13,7 +13,8 @@ import msgspec
 from perdure.model.notices import Channel, device_channel
 
 PREFIX = "push:"
-"""Prefix of the channel names of browsers. The name of a configured channel has no colon."""
+"""Beginning of the channel name of a browser. The name of a configured channel has no colon, so the
+two cannot be the same."""
 DEVICES_MOST = 10
 """Maximum number of browsers that one person may add."""
 NAME_MOST = 60
@@ -23,7 +24,8 @@ _ENDPOINT = re.compile(
 """Pattern of an address of a push service: no user and no fragment, only printable ASCII."""
 ENDPOINT_MOST = 1024
 POINT_BYTES, AUTH_BYTES = 65, 16
-"""Sizes of a browser's public key and of its authentication secret (RFC 8291, section 3)."""
+"""Sizes in bytes of a browser's public key and of its authentication secret (RFC 8291, section 3).
+"""
 
 
 class PushDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,14 +33,15 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     person: str
-    """The person, as the actor of the audit trail: `token:ada`."""
+    """The person who added the browser, in the form of an actor of the audit trail, such as
+    `token:ada`."""
     sign_in: str
-    """SHA-256 of the sign-in with which the browser was added or last used."""
+    """SHA-256 of the cookie of the sign-in with which the browser was added or last used."""
     name: str
-    """Name of the browser for its owner, such as `Firefox on Linux`."""
+    """Name by which the person recognizes the browser, such as `Firefox on Linux`."""
     endpoint: str
-    """Address at the push service that stands for this browser. Knowing it is enough to address the
-    browser, so it is not shown."""
+    """Address at the push service that stands for this browser. The address is never shown, because
+    anybody who knows it can address the browser."""
     public_key: str
     """The browser's public key (P-256, base64url), with which messages are encrypted."""
     auth: str
@@ -49,7 +52,8 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True):
     wishes: str
     """JSON of the events, labels, roles and quiet hours that the person chose."""
     repositories: tuple[str, ...] = ()
-    """The person's access limits: patterns of repositories, and in `labels` of labels."""
+    """Patterns of repositories, part of the person's access limits. The field `labels` has the
+    patterns of labels."""
     labels: tuple[str, ...] = ()
     added: int = 0
     expires: int = 0
@@ -65,7 +69,7 @@ class PushMessage(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a push message, which the service worker reads as JSON."""
 
     id: str
-    """Id of the notice; the same if the message comes twice."""
+    """Id of the notice. If the message is sent twice, both have the same id."""
     title: str
     text: str
     path: str
@@ -75,8 +79,8 @@ class PushMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def device_id(person: str, endpoint: str) -> str:
-    """Return the id of a person's browser. Another person on the same browser has another id, so a
-    notice that waits for the first one is never sent to the second."""
+    """Return the id of a person's browser. If two persons use the same browser, each gets a
+    different id. So a notice that waits for one of them is never sent to the other."""
     return hashlib.sha256(f"{person}\n{endpoint}".encode()).hexdigest()[:24]
 
 

@@ -52,7 +52,7 @@ class Item(Struct, frozen=True):
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
-    """The items of a transcript, in its current state, that a resume would load."""
+    """The items that a resume would load from a transcript in its current state."""
 
     items: tuple[Item, ...] = ()
     """All items, in the order in which the model is shown them."""
@@ -73,7 +73,7 @@ class Relation(StrEnum):
     WHOLE = "whole"
     """Every known item is shown, in the right order."""
     COMPACTED = "compacted"
-    """A summary replaces some known items; all others are shown."""
+    """A summary replaces some known items. All other known items are shown."""
     SHORTENED = "shortened"
     """The newest known items are not shown. All earlier ones are."""
     GAPS = "gaps"

@@ -112,7 +112,8 @@ NOTHING_GIVEN = Given()
 
 
 MESSAGE_START = "The user sent a new message while you were working (message "
-"""Beginning of the text with which a running turn gets a message. No prompt begins with it."""
+"""Beginning of the text in which a message is passed to a running turn. No prompt begins with it.
+"""
 
 
 class Context(Struct, frozen=True):
@@ -135,7 +136,7 @@ class FileChange(Struct, frozen=True, kw_only=True):
     name: str
     action: FileAction
     version: int
-    """Version of the instructions with which the file was given."""
+    """Version number of the instructions that the file was given with."""
     given: str
     base: str = ""
     """Content that the person had given before this version; empty if the file is new."""

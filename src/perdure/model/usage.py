@@ -124,7 +124,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Fill(Struct, frozen=True, kw_only=True):
-    """The fill of a conversation: the size of its newest request compared with the window of its
+    """How full a conversation is: the size of its newest request compared with the window of its
     model, in tokens."""
 
     tokens: int = 0

@@ -99,8 +99,8 @@ class Folder(Struct, frozen=True, kw_only=True):
     own: bool = True
     """Whether only this agent uses `variable`, so that perdure may set it."""
     extra_files: tuple[str, ...] = ()
-    """Names of files in HOME that belong to the directory. If `variable` is set, the agent keeps
-    them inside the directory."""
+    """Names of files in HOME that belong to this directory of the home. If `variable` is set, the
+    agent keeps these files inside the directory instead."""
     excluded: tuple[str, ...] = ()
     """Patterns (fnmatch, of paths below the directory) of files that are never moved, such as locks
     and sockets."""
@@ -256,8 +256,8 @@ class TellsRequests(Protocol):
     to the model. Open requests are then read from the transcript."""
 
     def open_request(self, content: bytes) -> OpenRequest | None:
-        """Return the model request that was still open when the agent ended, from a part of a
-        transcript; None if there was none. Pure."""
+        """Find in a part of a transcript the model request that was still open when the agent
+        ended, and return it. Return None if there was none. Pure."""
         ...
 
 
@@ -295,8 +295,8 @@ class Asks(Protocol):
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         """Return the calls that did not run because a permission or an answer was missing. They are
-        read from the end of the agent's output and from the run's directory of requests. A driver
-        that is `ReadsDenials` also gets the transcript to read them from; for other drivers
+        read from the end of the agent's output and from the run's directory of requests. If the
+        driver is a `ReadsDenials`, it also reads such calls from `transcript`. For other drivers
         `transcript` is empty."""
         ...
 

@@ -398,9 +398,10 @@ class RunStore(Protocol):
     def restored(
         self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
     ) -> TaskRun:
-        """Store the conversations after a restore, retired ones first, and the event. The caller
-        must hold the workdir's lock. Raises Conflict while an attempt that has begun is running. A
-        run that is only claimed is no conflict."""
+        """Store the conversations as they are after a restore, retired ones first, together with
+        the event of the restore. The caller must hold the workdir's lock. Raises Conflict if an
+        attempt has begun and is still running. A run that is claimed, but whose attempt has not
+        begun, raises no Conflict."""
         ...
 
     def fetched(

@@ -271,26 +271,26 @@ class NoticeStore(Protocol):
 
 
 class DeviceStore(Protocol):
-    """Stores the browsers that get push messages. A browser is removed with its token, when its
-    person signs out in it, and when it expires."""
+    """Stores the browsers that get push messages. A browser is removed when its person's token is
+    removed, when the person signs out in the browser, and when the browser expires."""
 
     def put_device(self, device: PushDevice) -> None:
-        """Add a browser, or change what its person chose. `added` is set by the store. A browser
-        with the same endpoint that belongs to another person is removed. Raises Conflict if the
-        sign-in has ended, or if the person has too many browsers already."""
+        """Add a browser, or store new choices of its person. The store itself sets `added`. If
+        another person has a browser with the same endpoint, that entry is removed. Raises Conflict
+        if the sign-in has ended, or if the person has too many browsers already."""
         ...
 
     def renew_device(self, device: PushDevice) -> bool:
-        """Store the sign-in, the limits and the expiry of a browser that is known. Returns False if
-        it is not known or has expired."""
+        """Update the sign-in, the limits and the expiry of a browser that is in the store. Return
+        False if the browser is not there or has expired."""
         ...
 
     def devices(self) -> Sequence[PushDevice]:
-        """Return the browsers of all people that have not expired, oldest first."""
+        """Return all people's browsers that have not expired, oldest first."""
         ...
 
     def remove_device(self, device: str) -> bool:
-        """Remove a browser, given by its id. Returns False if it is not known."""
+        """Remove the browser with this id. Return False if it is not in the store."""
         ...
 
 
@@ -363,8 +363,8 @@ class TokenStore(Protocol):
         ...
 
     def sign_out_person(self, person: str) -> int:
-        """End all sign-ins of a person, and remove the person's devices. Returns the number of
-        both."""
+        """End all sign-ins of a person, and remove the person's devices. Return how many sign-ins
+        and devices these were in total."""
         ...
 
     def sign_out(self, sha256: str) -> None:

@@ -142,8 +142,8 @@ def not_whole(request: AgentRequest) -> str:
 def rule_for(
     decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
 ) -> ApprovalRule:
-    """Return the saved rule for exactly this call, or for the pattern. Raises ValueError with a
-    sentence if the pattern does not match this call."""
+    """Return the rule to save for a decision: for exactly this call, or for the pattern if one is
+    given. Raises ValueError with a sentence if the pattern does not match this call."""
     rest = dict(given)
     if tool != SHELL:
         if pattern:

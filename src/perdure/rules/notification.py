@@ -42,8 +42,9 @@ WORDS = {
 
 
 def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | None:
-    """Return the event that a line of the audit trail reports to people; None if it need not be
-    reported. `event`: the journal record of the line; `run`: the run's current state."""
+    """Return the event that people are notified of because of a line of the audit trail. Return
+    None if nobody needs to be notified. `event`: the journal record of the line; `run`: the run's
+    current state."""
     asks = any(each.type in ASKING for each in run.conditions)
     if kind == "person_needed":
         if asks:
@@ -157,8 +158,9 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
 
 
 def push_of(notice: Notice, body: NoticeBody) -> bytes:
-    """Return the JSON of a push message: what happened in one sentence, and the path of the page.
-    It has no address of a forge, no cost and no links, and is shorter than 3 kB."""
+    """Return the JSON of a push message. It tells in one sentence what happened, and contains the
+    path of the run's page. It has no address of a forge, no cost and no links, and is shorter than
+    3 kB."""
     run = body.data.run
     sentence = f"{worker_of(run.role, run.agent)} {WORDS[notice.event]}"
     if body.data.message:

@@ -44,8 +44,8 @@ class Placement(Struct, frozen=True, kw_only=True):
 
     version: int = 0
     marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Marks of the files, by name, as the person last gave them. Later changes by the agent do not
-    change these marks."""
+    """The mark of each file, by name, for the version that the person gave last. Later changes by
+    the agent do not change these marks."""
     unfinished: tuple[FileChange, ...] = ()
     """Changes that the journal lists as planned but not as done."""
     planned: int = 0

@@ -22,7 +22,7 @@ from perdure.model import (
 )
 
 EDITS = 20
-"""Maximum number of changes to a repaired transcript that the receipt lists."""
+"""Maximum number of changes that a receipt lists, if the transcript was repaired."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
 REFUSED = "the agent ended before its first turn, because it could not use the conversation"

@@ -80,7 +80,7 @@ class OpenEnds(Struct):
     cut: str = ""
     """Reason why the agent's newest answer is incomplete; empty if it is complete."""
     refused: bool = False
-    """Whether the model refused and the agent did no work after that."""
+    """Whether the model refused to answer and the agent did no work after that."""
     last: str = ""
     """The agent's newest text."""
     speaks: bool = False

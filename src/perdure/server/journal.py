@@ -204,8 +204,9 @@ async def new_records(
     `heartbeat_s` seconds. At the same interval, `known` checks whether the client is still
     authenticated, even if records arrive all the time.
 
-    `seen` returns the records that the client may see. Nothing is yielded for the others, so not
-    even the time of what is sent tells the client of them.
+    `seen` returns the records that the client may see. If it returns none of the new records,
+    nothing is yielded for them. So the client cannot notice hidden records, not even by the time at
+    which something is sent.
     """
     asked = time.monotonic()
     while True:

@@ -147,7 +147,7 @@ class LimitedStore:
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = 1000
     ) -> Sequence[AuditLine]:
-        """Return the lines of the audit trail about runs inside of the limits."""
+        """Return the lines of the audit trail that are about runs within the token's limits."""
         found: list[AuditLine] = []
         while len(found) < limit:
             lines = self._store.audit(since=since, actor=actor, run=run, after=after, limit=PAGE)

@@ -1,5 +1,5 @@
 """Reads the newest runs with nothing but sqlite3. Used by `perdure ls`, which must respond
-instantly, and by commands whose argument names no run.
+instantly. Also used by commands whose argument is not the name of any run, to find similar names.
 
 The functions work only in the normal case. In any unusual case (another schema version, an error)
 they return None. The caller then uses the ordinary store, which reports the problem in a sentence.

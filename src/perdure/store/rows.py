@@ -126,7 +126,7 @@ def run_row_of(row: Row) -> RunRow:
 
 
 def placed_of(row: Row) -> PlacedRun:
-    """Return the `PlacedRun` for a row of `runs` with its workspace."""
+    """Return the `PlacedRun` for a row of `runs` that was read together with its workspace."""
     from perdure.protocols import PlacedRun
 
     return PlacedRun(

@@ -39,8 +39,8 @@ class StoredTokens(StoredDevices):
                     f"A token named {token.name!r} already exists",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # Remove sign-ins and devices of an earlier token with this name. They remain if made
-            # at the moment when that token was removed.
+            # Remove sign-ins and devices of an earlier token with this name. Such entries exist if
+            # they were made at the moment when that token was removed.
             write.do("sign_out_token", token=token.name)
             write.all("forget_devices_of", person=actor("token", token.name))
             write.audit_action("token_added", _named(token))

@@ -5,7 +5,8 @@ lost. A checkpoint counts only for content that is byte for byte the same now
 (`CheckpointCoverage`). Build output that git ignores may go to the trash. If it is not saved
 elsewhere, it stays there until a person purges it. `trash_workdir` moves and never deletes. It
 renames the directory and moves git's admin directory of a worktree into the same entry. Commits
-that only that worktree's reflog has are saved under a rescue ref."""
+that exist only in the reflog of that worktree are saved under a rescue ref.
+"""
 
 from __future__ import annotations
 

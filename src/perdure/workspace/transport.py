@@ -43,8 +43,8 @@ def repository_is_missing(error: GitFailed) -> bool:
 
 class RemoteSource(Struct, frozen=True, kw_only=True):
     """The repository that a cache is fetched from: its address (or a local directory), the
-    transport, the credentials, and the servers that may be contacted. `helpers` is called where a
-    server wants a login and `credentials` returns none.
+    transport, the credentials, and the servers that may be contacted. `helpers` is called only if
+    the server demands a login and `credentials` has returned none.
 
     `relay`: the address, on this machine, of a process that has the credentials
     (`perdure.host.relay`). If it is set, git contacts the relay instead of the server. Messages

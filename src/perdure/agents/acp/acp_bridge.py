@@ -78,7 +78,7 @@ shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 REJECTED = "This call needs a permission that nobody has given."
-"""Unknown option with which a permission request is answered, so that the request fails."""
+"""Option id that the agent does not know. A permission request that is answered with it fails."""
 LOOKING = ("read", "search", "think")
 
 
@@ -135,7 +135,9 @@ class Items:
 
     def possible(self) -> set[str]:
         """Return the hashes of all texts that a replay of this conversation may contain. An agent
-        may merge or split messages in its replay, so every run of adjacent pieces is hashed."""
+        may merge or split messages in its replay, so every sequence of adjacent pieces is hashed.
+        For a text of more than `PIECES` pieces, only the sequences that extend to the end of the
+        text are hashed."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]

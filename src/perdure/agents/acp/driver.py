@@ -104,8 +104,8 @@ class KnownAgent(Struct, frozen=True):
     fork: bool = False
     retries: int = 0
     keeps_rejected: bool = True
-    """Whether a call that the client rejects stays in the conversation. If it does not, its result
-    is kept without the call."""
+    """Whether a call that the client rejects stays in the conversation. If not, the agent keeps the
+    call's result without the call."""
     notices: bool = False
     """Whether the agent's warnings and errors arrive as messages of the model. Unlike real answers,
     they have no message id."""

@@ -2,30 +2,31 @@
 the format of `codex exec --json`.
 
 `CodexWarm` starts this program by its path with `python -I -S`, so it uses only the standard
-library. It imports small modules of perdure for people's answers and messages, and on systems other
-than Linux. Its only argument is the order: a JSON object written by `CodexWarm.bridged`. An input
-line is `{"prompt": ..., "messages": ...}`; `messages` is the attempt's directory for messages to
-the running turn (`perdure.engine.attempt.message_places`). The server inherits this process's
-environment and directory. Written against 0.169.0, whose `exec` is itself a client of an app server
-in the same process.
+library. It imports small modules of perdure for people's answers and messages, and for
+`ServerGuard` on systems other than Linux. Its only argument is the order: a JSON object written by
+`CodexWarm.bridged`. An input line is `{"prompt": ..., "messages": ...}`; `messages` is the
+attempt's directory for messages to the running turn (`perdure.engine.attempt.message_places`). The
+server inherits this process's environment and directory. Written against 0.169.0, whose `exec` is
+itself a client of an app server in the same process.
 
 Guarantees:
 
 - The thread's id is printed before a prompt is sent, and a prompt is only sent to the requested
-  thread.
-- Sandbox and approvals are those of the order; else the turn does not begin.
+thread.
+- A turn begins only if sandbox and approvals are as the order asks for.
 - Every request of the server is refused, as `exec` refuses it. Exception: with a directory of
-  requests, the server asks before it runs a command without the sandbox. A command that a person
-  has allowed then runs once.
-- A message is passed to the running turn at most once: it is marked as taken before.
+requests, the server asks before it runs a command without the sandbox. A command that a person has
+allowed then runs once.
+- A message is passed to the running turn at most once, because it is marked as taken before it is
+  passed.
 - If the server accepted a message and the turn ended without it, the program ends, so that the
-  message cannot appear in a later turn.
+message cannot appear in a later turn.
 - When the end of a turn is printed, no terminal of the turn is running in the background.
 - If the server refuses a request, the program prints the same message as `exec` on stderr and exits
-  with code 1.
+with code 1.
 - If the server ends, the program ends with the same exit code or signal.
 - When its input is closed, the program finishes its turn and ends. It also ends when the server
-  begins a turn that was not requested. The exit code is 0 if the last turn was completed.
+begins a turn that was not requested. The exit code is 0 if the last turn was completed.
 
 In addition to the fields of `exec`, `turn.completed` has `turn_id`, which identifies the end of the
 turn in the rollout.
@@ -102,7 +103,7 @@ def snake(name: str) -> str:
 
 
 def find_perdure() -> None:
-    """Let modules of perdure be imported."""
+    """Make perdure's modules importable: add their root directory to `sys.path`."""
     root = str(Path(__file__).parents[3])
     if root not in sys.path:
         sys.path.append(root)
@@ -254,9 +255,11 @@ class Thread:
         """Whether the server must not get another turn: it has begun a turn on its own, or still
         holds a message to a turn that is over."""
         self.messages = ""
-        """The turn's directory of messages; empty if it takes none."""
+        """Directory with people's messages to the running turn. Empty if no more messages are
+        passed to the turn."""
         self.steered: set[str] = set()
-        """Ids of the messages that the server has accepted and not added to the turn yet."""
+        """Ids of the messages that were passed to the server, and that it has neither refused nor
+        added to the turn yet."""
 
     def open(self) -> None:
         """Resume or begin the thread and wait for the user's MCP servers. The request names no
@@ -330,8 +333,8 @@ class Thread:
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str, messages: str = "") -> bool:
-        """Run one turn. `messages`: the turn's directory of messages. Return whether the turn was
-        completed. Raise ServerRefused or ServerEnded."""
+        """Run one turn. `messages`: the directory with people's messages to this turn; empty if it
+        takes none. Return whether the turn was completed. Raise ServerRefused or ServerEnded."""
         if not self.id:
             self.open()
         self.error, self.ended, self.messages = "", {}, messages
@@ -369,7 +372,9 @@ class Thread:
         return False
 
     def is_told(self) -> bool:
-        """Wait for the server. Return False when it is time to look for messages."""
+        """Wait until the server sends something, and return True. If the turn takes messages and
+        the server sends nothing within `LOOK_S`, return False: it is time to look for new messages.
+        """
         wait_s = LOOK_S if self.messages else None
         return bool(select.select([self.server.lines.fd], [], [], wait_s)[0])
 

@@ -157,8 +157,8 @@ class CodexDriver:
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused: its prompt or arguments cannot work. Return an empty
-        string if the launch is not refused."""
+        """Return the reason why the launch is refused: Codex cannot take its prompt or its
+        arguments. Return an empty string if the launch is not refused."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "

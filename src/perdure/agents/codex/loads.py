@@ -167,8 +167,8 @@ def _items(payload: Any) -> Iterator[Item]:
 
 
 def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
-    """Yield the items of one entry of a replacement history. The entry that contains Codex's
-    summary is not a prompt, although its role is `user`."""
+    """Yield the items of one entry of a replacement history. If the entry contains Codex's summary,
+    its item is a summary and not a prompt, although the role of the entry is `user`."""
     if (
         json_lines.part(entry, "type") == "message"
         and summary

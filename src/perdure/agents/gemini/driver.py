@@ -302,8 +302,10 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _is_bridged(launch: Launch) -> bool:
-    """Return whether the launch is run by `gemini_bridge`. Over its protocol, the CLI cannot fork a
-    conversation. It also runs none of the user's hooks for tools, and these must not be skipped."""
+    """Return whether `gemini_bridge` runs the launch: the launch must carry people's answers to
+    requests, must not be a fork, and the user must have no hooks for tools. Over the Agent Client
+    Protocol, the CLI cannot fork a conversation. It also runs none of the hooks for tools there,
+    and these must not be skipped."""
     return (
         launch.answers
         and bool(launch.requests)
@@ -313,8 +315,9 @@ def _is_bridged(launch: Launch) -> bool:
 
 
 def _order(launch: Launch) -> dict[str, Any]:
-    """Return the order for `gemini_bridge`, a JSON object, without the CLI's command. It tells
-    which conversation to use, and where the directory of requests is."""
+    """Return the order for `gemini_bridge`, a JSON object, without the field `command`, which the
+    caller adds. The order tells which conversation to use, and where the directory of requests is.
+    """
     resumes = launch.continuation.kind is Start.RESUME
     session = launch.continuation.session_id if resumes else ""
     return {

@@ -44,7 +44,8 @@ _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_works
 _ASKS = "ask_user"
 _BARRED = late_pattern(
     "Path not in workspace|"
-    # A call for which the CLI would ask at a terminal, as for `rm -rf` at the level `edit`.
+    # A call for which the CLI would ask the user at a terminal. With the permissions `edit`, `rm
+    # -rf` is such a call.
     "Tool execution for .{1,99} requires user confirmation|"
     # Tools that the permissions level removes. Only real tools are listed, because a call of a tool
     # that never existed is not a denial.
@@ -56,8 +57,8 @@ _ASKABLE = late_pattern(
     r"Tool execution denied by policy\.|Tool execution for .{1,99} requires user confirmation|"
     r"This call needs a permission that nobody has given\."
 )
-"""Pattern of the first words in the error for a call that a person can allow. The first two are the
-CLI's own words, the last ones those of `gemini_bridge`."""
+"""Pattern of the start of the error for a call that was denied, but that a person can allow. The
+first two alternatives are texts of the CLI. The last one is a text of `gemini_bridge`."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 

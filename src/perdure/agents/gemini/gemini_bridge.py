@@ -45,8 +45,8 @@ EXIT_INPUT = 42
 """Exit code of the CLI if it cannot resume a conversation. EXIT_AUTH is its code for a missing
 login."""
 UNNAMED = re.compile(r"(.+)__(?:\1|synth_.+)_\d+_(\d+)")
-"""Pattern of the id that the CLI gives to a call if the service gave it none: the name of the tool,
-then the time, then the number of the call in its answer."""
+"""Pattern of the id that the CLI gives to a call if the service gave it none. The id consists of
+the tool's name, the time, and the number of the call in the model's answer."""
 REFUSED = "This call needs a permission that nobody has given."
 STOPS = {
     "max_turn_requests": "the maximum number of session turns was reached",
@@ -55,7 +55,7 @@ STOPS = {
 
 
 class AcpFailed(Exception):
-    """Raised if the CLI refused a request. `code`: the exit code of this program."""
+    """Raised if the CLI refused a request. `code`: the exit code with which this program ends."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class AcpFailed(Exception):
 
 
 class CliEnded(Exception):
-    """Raised if the CLI ended before it had answered."""
+    """Raised if the CLI ended before it had answered a request."""
 
 
 def say(kind: str, **fields: Any) -> None:
@@ -113,8 +113,8 @@ class AcpProcess:
         return self.sent
 
     def read(self, wait_s: float | None = None) -> dict[str, Any] | None:
-        """Return the next message, or a line of `gemini_calls.mjs`. None if there is none within
-        `wait_s`. Raise CliEnded if the CLI has ended."""
+        """Return the next message of the CLI, or the next line of `gemini_calls.mjs`. Return None
+        if nothing arrives for `wait_s` seconds. Raise CliEnded if the CLI has ended."""
         while True:
             line, found, self.rest = self.rest.partition(b"\n")
             if found:
@@ -132,8 +132,8 @@ class AcpProcess:
             self.rest += piece
 
     def response(self, request: int) -> dict[str, Any]:
-        """Return the result of a request that was sent. Other messages are dropped. Raise
-        AcpFailed if the CLI refused the request."""
+        """Return the result of the request with this id, which was already sent. Messages that
+        arrive before the response are dropped. Raise AcpFailed if the CLI refused the request."""
         while True:
             message = self.read()
             if message and message.get("id") == request and "method" not in message:
@@ -170,12 +170,12 @@ class ReportedCalls:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[str, dict[str, Any]]] = []
-        """Id and arguments of each call. If the service gave no id, it is the tool's name and the
-        number of the call in its answer."""
+        """Key and call, as `gemini_calls.mjs` reported it. The key is the call's id. If the service
+        gave no id, the key is the tool's name and the number of the call in the model's answer."""
         self.unnamed = 0
 
     def add(self, answer: dict[str, Any]) -> None:
-        """Store the calls in a piece of an answer."""
+        """Store the calls that a piece of the model's answer contains."""
         for call in answer["calls"]:
             key = f"{call['name']}__{call['id']}"
             if call["id"].startswith(f"{call['name']}__"):
@@ -188,8 +188,9 @@ class ReportedCalls:
             self.unnamed = 0
 
     def take(self, call_id: str) -> dict[str, Any] | None:
-        """Return and remove the call with this id. None if it was not reported, or if several
-        different calls may be meant: a subagent's calls have the same numbers."""
+        """Return the call with this id and remove it from `waiting`. Return None if it was not
+        reported. Also return None if several calls with different arguments match the id, because a
+        subagent's calls are numbered in the same way."""
         unnamed = UNNAMED.fullmatch(call_id)
         keys = {call_id, f"{unnamed[1]} {unnamed[2]}"} if unnamed else {call_id}
         found = [each for each in self.waiting if each[0] in keys]
@@ -210,8 +211,9 @@ def option_of(options: list[dict[str, Any]]) -> str:
 
 
 def agrees(call: dict[str, Any], told: dict[str, Any]) -> bool:
-    """Return whether the CLI's permission request may be about this call. It shows a command as its
-    title, and the change of a file as the old and the new text."""
+    """Return whether the CLI's permission request may be about this call. For a command, the title
+    of the request is compared with the command. For the change of a file, the file's name is
+    compared, and also the new text if the call contains it as a whole."""
     given = call["args"]
     if told.get("kind") == "execute":
         return bool(told.get("title") == given.get("command"))
@@ -230,12 +232,13 @@ class AcpTurn:
         self.calls = ReportedCalls()
         self.begun: set[str] = set()
         self.refused: set[str] = set()
-        """Ids of the calls that the CLI asked for, and that may not run."""
+        """Ids of the calls for which the CLI requested a permission and did not get it."""
         self.answers = 0
         self.said = self.called = False
-        """Whether the last answer has words or calls, and whether it has calls."""
+        """`said`: whether the model's last answer has text or calls. `called`: whether it has
+        calls."""
         self.reason = ""
-        """Why the last answer ended; empty if it broke off."""
+        """Reason that the model's last answer gives for its end; empty if the answer broke off."""
         self.stats = {"input_tokens": 0, "output_tokens": 0, "cached": 0}
 
     def open_conversation(self) -> str:
@@ -257,7 +260,8 @@ class AcpTurn:
         return str(session)
 
     def wait_for_next_minute(self) -> None:
-        """Wait while the conversation has a file of this minute: the CLI would empty that file."""
+        """Wait while the conversation has a chat file that began in the current minute. The CLI
+        would empty that file if it loaded the conversation now."""
         home, hold = Path(self.order["home"]), self.order["hold"]
         while any(home.glob(time.strftime(hold, time.gmtime()))):
             time.sleep(0.2)
@@ -281,7 +285,7 @@ class AcpTurn:
                 return self.print_end(message)
 
     def note(self, answer: dict[str, Any]) -> None:
-        """Store what `gemini_calls.mjs` reports of a piece of an answer."""
+        """Store what `gemini_calls.mjs` reports about a piece of the model's answer."""
         if self.reason or not self.answers:
             self.answers += 1
             self.said = self.called = False
@@ -298,10 +302,11 @@ class AcpTurn:
             self.stats[own] += answer["usage"].get(name) or 0
 
     def answer(self, request: Any, asked: dict[str, Any]) -> None:
-        """Answer a permission request of the CLI. The CLI forgets a call that its client rejects,
-        and keeps a result without a call, which its service refuses later. If the request fails,
-        the CLI keeps the call, and the model reads the words of the failure. They are a text and no
-        object, because the CLI makes them a text by `String`."""
+        """Answer a permission request of the CLI. If its client rejects a call, the CLI forgets the
+        call, but keeps the call's result. The CLI's service later refuses such a conversation. So a
+        call that may not run is answered with an error instead. The CLI then keeps the call, and
+        the model reads the text of the error. The error is a plain text and no JSON object, because
+        the CLI converts it to text by `String`."""
         told = asked["toolCall"]
         call = self.begin(told)
         words = self.refusal(call, told)
@@ -313,8 +318,8 @@ class AcpTurn:
             self.cli.send(id=request, error=words)
 
     def refusal(self, call: dict[str, Any] | None, told: dict[str, Any]) -> str | None:
-        """Return why the call may not run. None if a person has allowed it; the approval is then
-        used up."""
+        """Return the reason why the call may not run. Return None if a person has allowed the call;
+        the approval is then used up."""
         from perdure.agents.shared.answers import digest, refusal, use
 
         if call is None or not agrees(call, told):
@@ -326,8 +331,9 @@ class AcpTurn:
         return REFUSED if words is None else f"A person refused this call: {words}"
 
     def begin(self, told: dict[str, Any]) -> dict[str, Any] | None:
-        """Print the call that the CLI begins or asks for, unless it was printed already. Return the
-        call as the model made it; None if that is not known."""
+        """Print the call that the CLI begins or requests a permission for. Return the call as the
+        model made it. If the call was printed already, print nothing and return None. Also return
+        None if the model's call is not known."""
         key = told["toolCallId"]
         if key in self.begun:
             return None
@@ -386,12 +392,12 @@ class AcpTurn:
         return int(bool(failure))
 
     def failure(self, stop: Any) -> str:
-        """Return why the turn failed; empty if it was completed. Over ACP, the CLI ends a turn as
-        completed if the model's answer was empty or broke off."""
+        """Return why the turn failed; empty if it was completed. Over ACP, the CLI reports a turn
+        as completed even if the model's answer was empty or broke off."""
         if stop != "end_turn":
             return STOPS.get(stop, f"the turn ended with the reason {stop!r}")
         if self.called or (self.answers and not self.reason):
-            # The answer after the calls is missing, or the last answer has no end.
+            # The model has not answered after the calls, or its last answer broke off.
             return "Model stream ended without a finish reason."
         if self.answers and not self.said and self.reason == "STOP":
             return "The model returned an empty response."

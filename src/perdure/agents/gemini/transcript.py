@@ -52,8 +52,8 @@ def sent(prompt: str) -> str:
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """Return the conversation's file, or None. If there are several, return the one that the CLI
-    would resume. It is possible that the file contains no prompt."""
+    """Return the conversation's file, or None if there is none. If there are several files, return
+    the one that the CLI would resume. The file may contain no prompt."""
     if not is_id(session_id):
         return None
     found = [
@@ -73,7 +73,8 @@ def chat_of_this_minute(session_id: str) -> str:
 
 def has_tool_hooks(home: Path, cwd: Path) -> bool:
     """Return whether the user, an extension, the workdir or the machine has settings with hooks for
-    tools. A setting that is only mentioned there counts too."""
+    tools. The files are only searched for the names of these hooks, so a name that is merely
+    mentioned counts too."""
     named = (os.environ.get(f"GEMINI_CLI_SYSTEM_{each}_PATH") for each in ("SETTINGS", "DEFAULTS"))
     places = [
         home / "settings.json",
@@ -397,7 +398,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _is_bridge(words: Sequence[bytes], session_id: str, home: Path) -> bool:
-    """Return whether this is the command line of a `gemini_bridge` on the conversation."""
+    """Return whether this is the command line of a `gemini_bridge` that runs a turn of this
+    conversation."""
     if len(words) < 5 or not words[3].endswith(b"/gemini_bridge.py"):
         return False
     order = json_lines.read(words[4]) or {}

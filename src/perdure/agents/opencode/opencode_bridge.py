@@ -48,8 +48,8 @@ RULES = [
 
 
 class ServeFailed(Exception):
-    """Raised if the server refused a request or ended. The message is the one that `run` would
-    print."""
+    """Raised if the server refused a request or ended. If the session does not exist, the message
+    is the one that `opencode run` prints."""
 
 
 class OpenCodeServer:
@@ -203,8 +203,8 @@ class ServedTurn:
             self.say("text", part=part)
 
     def answer(self, asked: dict[str, Any]) -> None:
-        """Answer a permission request of the server, and report a rejection on stderr as `run`
-        does."""
+        """Answer a permission request of the server. Report a rejection on stderr, as `opencode
+        run` does."""
         reply = self.reply(asked)
         if reply == {"reply": "reject"}:
             places = ", ".join(asked["patterns"])

@@ -66,9 +66,10 @@ class _ConversationSize(Struct):
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
-    """Return the newest answer with an estimated usage, if a kill cut it off. Else return None.
-    None also if the answer's row has token counts, if its request failed, or if the row begins
-    within the first `since` bytes, which means before the attempt."""
+    """Return the newest answer if a kill cut it off. Its usage is estimated. Return None if the
+    newest answer was not cut off, if its row has token counts, or if its request failed. Also
+    return None if the row begins within the first `since` bytes, because it is then older than the
+    attempt."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):

@@ -48,7 +48,7 @@ HOLDS, DIFFERS, BROKEN = "holds", "differs", "broken"
 
 
 class ProveCandidate(Struct, frozen=True):
-    """An agent's program that is tested, with its driver."""
+    """A program to test, with the driver of its agent."""
 
     driver: AgentDriver
     program: Program

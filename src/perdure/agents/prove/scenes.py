@@ -45,8 +45,8 @@ class ProveScene(Struct, frozen=True):
 
 
 def continuation_finding(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
-    """Return the answer to the row. It is positive if the second run continued the conversation of
-    the first one, and all these words reached the model."""
+    """Return the finding for the row. It is positive if the second run continued the conversation
+    of the first one, and the model received all of `words` in the second run."""
     if not second.requests:
         return RowFinding(row, False, f"{describe_end(second)}, no request", second.outcome.detail)
     if not second.reached(*words):

@@ -32,7 +32,8 @@ class ScriptedConversation(Struct, frozen=True):
     session: str = ""
     """The CLI's own id of the conversation, from headers or body; empty if the CLI sent none."""
     side: bool = False
-    """Whether the request is made beside the conversation: for a title, a summary or a subagent."""
+    """Whether the request is not part of the conversation itself. Such a request asks for a title
+    or a summary, or comes from a subagent."""
     summary: str = ""
     """Format of the reply that the CLI expects, with `{}` in place of the summary. Set only for a
     request that asks for a summary to continue the conversation with. Such a request is a side

@@ -186,8 +186,9 @@ def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]
 
 
 def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Return the number of marks at the start of the history that are equal to the first marks of
-    the reply. A text that was cut short may count as the last of these marks."""
+    """Compare the reply's marks with the history, in order, and return how many of them match
+    before the first difference. If the history has only the beginning of a text at that point,
+    because the text was cut short, it counts as a match too."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):

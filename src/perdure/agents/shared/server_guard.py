@@ -15,7 +15,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this new process (the server) as soon as its parent ends."""
+    """Let the kernel kill the calling process as soon as its parent ends. Called in the new process
+    that becomes the server."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -26,10 +27,12 @@ def die_with(parent: int) -> None:
 class ServerGuard:
     """A child process that waits until this process is gone and then kills a server with SIGKILL.
 
-    If it is created with the id of the server, the child also holds the pipes to the server open.
-    Otherwise the server would notice that its client is gone before it is killed. If it is created
-    before the server, the server's process must call `adopt` before it runs the server's program.
-    Then the server cannot be left behind, whenever this process is killed."""
+    If the guard is created with the process id of the server, the child process also holds the
+    pipes to the server open. Otherwise the server would notice the loss of its client before the
+    child process kills it. If the guard is created before the server, the server's process must
+    call `adopt` before it runs the server's program. Then no server is left running, whenever this
+    process is killed.
+    """
 
     def __init__(self, server: int = 0) -> None:
         waiting, self._releasing = os.pipe()
@@ -46,7 +49,8 @@ class ServerGuard:
         os.close(waiting)
 
     def adopt(self) -> None:
-        """Let the child process guard the calling process. For `preexec_fn`."""
+        """Tell the child process to guard the calling process. The server's process calls this as
+        its `preexec_fn`."""
         os.write(self._releasing, b"%d " % os.getpid())
 
     def release(self) -> None:

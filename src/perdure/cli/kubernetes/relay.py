@@ -75,8 +75,8 @@ def _server(directory: Path, secrets_at: Path) -> RelayServer:
 
 
 def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | None:
-    """Return the access to the server of the order's repository. Return None if there is no Secret
-    for the repository."""
+    """Return the object through which the relay reaches the server of the order's repository.
+    Return None if there is no Secret for the repository."""
     if secrets.ssh:
         return _by_ssh(order, secrets)
     if not secrets.git:

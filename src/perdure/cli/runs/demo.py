@@ -37,7 +37,8 @@ PACKAGES = {
 """For each agent, its npm package and the path of the native program in that package. A package is
 installed only if no agent is installed."""
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY"}
-"""For each agent, the variable with its key. Codex 0.169.0 does not read OPENAI_API_KEY."""
+"""For each agent, the name of the environment variable that contains its API key. Codex 0.169.0
+does not read OPENAI_API_KEY."""
 OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS_SANDBOX")
 """Environment variables of the user that are passed to the agent."""
 FILES = {

@@ -459,7 +459,7 @@ def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: UnattendedCheck
 ) -> bool:
     """Print one attempt's output. If `follow` is true, continue until the attempt has ended. Return
-    False if the run is unattended, else True."""
+    False if printing stopped because the run has no supervisor any more, else True."""
     if sys.stdout.isatty():
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
     else:

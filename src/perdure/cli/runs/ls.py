@@ -55,7 +55,8 @@ READ = (
     *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""Columns that both ways read from the store: the short one and the long one."""
+"""Columns that `runs` reads from the store, both by the short way (`fast_list.newest`) and by the
+long way (`read_rows_from_store`)."""
 WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
 """Verdicts of the work report that the list shows, because they say more than `succeeded`."""
 WATCH_S = 2.0

@@ -184,15 +184,18 @@ def notifies(chosen: Settings) -> bool:
 
 
 def devices_of(engine: Engine, chosen: Settings) -> Devices | None:
-    """Return the browsers that people have added, None if push messages are off. Raises StoreError
-    if the key that signs messages cannot be used."""
+    """Return the object that reads people's browsers from the store and sends notices to them.
+    Return None if push messages are off. Raises StoreError if the key that signs messages cannot be
+    used."""
     if not chosen.serve_push_contact:
         return None
     from perdure.engine.notices.devices import Devices
     from perdure.engine.notices.push import sender_of
 
     sender = sender_of(chosen)
-    sender.server_key()  # Creates the key, or fails now and not when the first message is sent.
+    # Creates the key if there is none. If the key cannot be used, this fails now and not when the
+    # first message is sent.
+    sender.server_key()
     return Devices(engine.store, sender)
 
 

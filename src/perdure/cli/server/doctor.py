@@ -101,7 +101,8 @@ def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _push(chosen: Settings) -> tuple[str, str, str]:
-    """Check that push messages can be sent, and that browsers allow people to ask for them."""
+    """Check that push messages can be sent, and that `serve_public_url` is an address at which
+    browsers let people subscribe to them."""
     from perdure.engine.notices.push import KEY, missing, sender_of
 
     if absent := missing():

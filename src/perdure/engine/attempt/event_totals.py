@@ -312,8 +312,8 @@ class EventTotals(Struct):
 
 
 def _rest(output: int, begun: int) -> Usage:
-    """Return the usage for the part of an output that was not reported. `output`: the estimated
-    length of the whole output in tokens. `begun`: the tokens that were already reported."""
+    """Return the usage for the unreported part of an output. `output`: the estimated length of the
+    whole output, in tokens. `begun`: the number of its tokens that were already reported."""
     rest = max(0, output - begun)
     return Usage(output=rest, estimated=rest > 0)
 

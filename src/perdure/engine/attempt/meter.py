@@ -169,8 +169,8 @@ class Meter(Struct):
     def _read(self, path: Path, reading: EventTotals) -> None:
         size = path.stat().st_size
         if size < self.offset:
-            # The file was rewritten. Its content was already counted, or is from before the
-            # attempt.
+            # The file was rewritten and is shorter now. Everything in it was either counted already
+            # or written before the attempt, so reading continues at its end.
             self.offset = size
         while size > self.offset:
             with path.open("rb") as file:

@@ -1,9 +1,10 @@
-"""Checks what a task requires besides its instructions: files that must exist, and conflict marks
-that must be gone. Used by `finish` and by plans.
+"""Checks what a task requires besides its instructions: files that must exist, and files that must
+not contain conflict marks any more. Used by `finish` and by plans.
 
-The check runs after the agent reports success and before the task's `verify`. If anything is
-missing, the attempt fails, and the next one tells the agent in the same conversation. Files are
-only read. For a link, only the existence of its target is checked.
+The check runs after the agent reports success and before the task's `verify`. If a file is missing
+or still has conflict marks, the attempt fails. The next attempt tells the agent, in the same
+conversation, which files these are. Files are only read. For a link, only the existence of its
+target is checked.
 """
 
 from __future__ import annotations

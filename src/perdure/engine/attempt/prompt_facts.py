@@ -142,7 +142,7 @@ def story_of(
 def _unrecorded(
     unrecorded_items: Sequence[Journaled], open_tools: Sequence[str]
 ) -> tuple[Unrecorded, ...]:
-    """Return the messages and actions of the agent that its conversation lacks, in order.
+    """Return the agent's messages and actions that are missing from its conversation, in order.
 
     A call and its result become one entry. Calls that were interrupted are left out, because
     another part of the prompt names them.

@@ -415,7 +415,8 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         at = 0
     else:
         at = spec.fork_at
-    # A CLI that can fork only at the end would include turns after the requested one.
+    # If a CLI can fork a conversation only at its end, the fork would include turns that came after
+    # the requested one.
     unable = (
         not driver.abilities.fork
         or driver.abilities.fork_bound

@@ -50,8 +50,9 @@ class Turn(Struct):
         self.heard = driver.warm.update_status(line, self.heard)
 
     def settle(self, reading: EventTotals) -> None:
-        """Decide whether to keep the agent, if its turn is over and the whole turn is in the
-        transcript. Return without waiting for that."""
+        """Decide whether the agent is kept after its turn. Do nothing while the turn is not over.
+        If the transcript does not have the whole turn yet, leave the decision to a later call, for
+        at most `SAVED_S` seconds. Never wait."""
         if self.decided or not self.heard.over:
             self.over_at = 0.0
             return

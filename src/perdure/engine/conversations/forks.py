@@ -60,8 +60,8 @@ class ForkRequest(Struct, frozen=True, kw_only=True):
     an interruption. The workdir that the interrupted fork left behind is then moved into the trash.
     """
     task: str = ""
-    """Name of the fork's task, if the parent is a task of a service; if empty, the new run's name
-    is used."""
+    """Name of the fork's task, if the parent is a task of a service. If this is empty, the name of
+    the new run is used."""
     pass_env: tuple[str, ...] | None = None
     """Names of environment variables to pass to the agent; None keeps the parent's list."""
     given: Given = NOTHING_GIVEN

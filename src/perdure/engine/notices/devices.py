@@ -1,5 +1,5 @@
-"""The browsers of people as channels of the notifier. Each browser gets only notices about runs
-that its person may see, and none about what happened before it was added."""
+"""Makes people's browsers channels of the notifier. A browser gets only notices about runs that its
+person may see. It gets no notices about what happened before it was added."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Devices(Struct, frozen=True):
     sender: PushSender
 
     def all(self) -> Sequence[PushDevice]:
-        """Return the browsers that get messages now. Raises StoreError."""
+        """Return all people's browsers that have not expired. Raises StoreError."""
         return self.store.devices()
 
     def send(self, notice: Notice) -> None:
-        """Send a notice to its browser. Raises NoticeRefused, or DeviceGone if the browser was
-        removed."""
+        """Send a notice to the browser that its channel names. Raises NoticeRefused, or DeviceGone
+        if the browser was removed."""
         wanted = notice.channel.removeprefix(PREFIX)
         found = [each for each in self.store.devices() if each.id == wanted]
         if not found:
@@ -42,23 +42,24 @@ class Devices(Struct, frozen=True):
             raise
         except NoticeRefused:
             raise
-        except StoreError as error:  # The key cannot be used.
+        except StoreError as error:  # The key that signs messages cannot be used.
             raise NoticeRefused(str(error)) from error
         except Exception as error:
-            # One browser must not keep others from getting messages. The error of a library may
-            # contain the message, so only its type is reported.
+            # A failure of one browser must not keep others from getting messages. The text of a
+            # library's error may contain the message, so only the error's type is reported.
             raise NoticeRefused(f"{notice.channel} failed: {type(error).__name__}") from error
 
 
 def channels_for(devices: Sequence[PushDevice], run: TaskRun, at: int) -> list[Channel]:
-    """Return the channels of the browsers whose person may see a run, and that were there at the
-    time `at`."""
+    """Return the channels of the browsers that may get a notice about the run. The browser must
+    have been added by the time `at`, and its person must be allowed to see the run."""
     place = run.workspace.repo if run.workspace is not None else ""
     repo = run.spec.repo or place
     found = []
     for device in devices:
         limits = limits_of(device.repositories, device.labels)
         if device.added <= at and limits.see(repo, run.spec.labels):
-            with suppress(ValueError):  # Wishes that this version does not know.
+            # The person's choices contain something that this version does not know.
+            with suppress(ValueError):
                 found.append(device.channel)
     return found

@@ -1,5 +1,5 @@
-"""Keys of perdure in files of the state directory, which only its own user can read. Created when
-they are first needed, and never printed."""
+"""Reads and creates perdure's keys. A key is a file in the state directory that only perdure's own
+user can read. It is created when it is first needed, and is never printed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def key_in(path: Path, fresh: Callable[[], bytes] | None = None) -> bytes:
 
 
 def _make(path: Path, content: bytes) -> None:
-    """Create the key file atomically. Two processes that create it at the same time then use the
+    """Create the key file atomically. If two processes create it at the same time, both use the
     same key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(6)}")

@@ -36,7 +36,8 @@ AGAIN_S, LONGEST_S = 10.0, 3600.0
 """Pause after the first failed try to send a notice, and longest pause between two tries, in
 seconds."""
 REST_S = 60.0
-"""Time in seconds for which a browser is not tried again after its server failed."""
+"""Pause in seconds after a notice to a browser failed. Nothing is sent to this browser during the
+pause."""
 WEEK_MS = 7 * 86_400_000
 """Age in milliseconds. A notice of this age is no longer sent, and a line of the audit trail of
 this age is ignored."""
@@ -47,9 +48,9 @@ Page = Callable[[str], str]
 
 class Notifier:
     """Sends notices to people while it is used as a context manager (`with`). `page` returns the
-    address of a run's page. `say` is called with a line of text if a channel fails. `linked` adds
-    links to a notice. `deliver` sends a notice, or raises NoticeRefused. `devices` are the browsers
-    that people have added, None if push messages are off."""
+    address of a run's page. If a channel fails, `say` is called with a line of text about the
+    failure. `linked` adds links to a notice. `deliver` sends a notice, or raises NoticeRefused.
+    `devices` reads people's browsers and sends notices to them; None if push messages are off."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Notifier:
         StoreError."""
         while self._follow():
             pass
-        # Browsers last, because their servers may be slow.
+        # Notices to browsers come last, because the browsers' push services may be slow.
         for notice in sorted(self._store.notices_due(), key=_is_to_device):
             self._one(notice)
         if time.monotonic() - self._thinned > 3600 or not self._thinned:
@@ -208,8 +209,8 @@ class Notifier:
             self._settle(notice, NoticeState.SENT, "")
 
     def _to_device(self, devices: Devices, notice: Notice) -> None:
-        """Send a notice to a browser. A browser whose server has just failed rests for a while,
-        because anybody who is signed in may have added a server that is slow."""
+        """Send a notice to a browser. If sending to this browser has just failed, nothing is sent
+        to it for `REST_S`, because anybody who is signed in may have added a slow server."""
         if time.monotonic() < self._resting.get(notice.channel, 0.0):
             self._later(notice, f"{notice.channel} has just failed")
             return

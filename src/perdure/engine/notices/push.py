@@ -2,9 +2,9 @@
 signed with perdure's own key (RFC 8292).
 
 The address of a browser comes from that browser, so it may be anything. A message is sent by https
-only, and only to a public address, or to a server that `serve_push_hosts` names. The name is
-resolved once, and the connection goes to an address that was checked. No redirect is followed, and
-no answer is read beyond its status.
+only. If `serve_push_hosts` names servers, messages are sent only to these servers. Otherwise they
+are sent only to public addresses. The server's name is resolved once, and the connection goes to an
+address that was checked. No redirect is followed, and no answer is read beyond its status.
 """
 
 from __future__ import annotations
@@ -41,31 +41,33 @@ LIBRARIES = ("cryptography", "http_ece", "joserfc")
 CONNECT_S, WHOLE_S = 5.0, 10.0
 """Time limits of a connection attempt and of a whole request, in seconds."""
 TRIED_MOST = 3
-"""Maximum number of addresses of a server that are tried."""
+"""Maximum number of a server's addresses to which a connection is attempted."""
 TOKEN_S = 12 * 3600
-"""Lifetime of a signed token in seconds. RFC 8292 allows a day."""
+"""Lifetime of a signed token in seconds. RFC 8292 allows at most a day."""
 KEPT_S = 7 * 86_400
-"""Age of a notice in seconds up to which a push service keeps it for a browser that is offline."""
+"""Maximum age of a notice in seconds. Until the notice has this age, a push service keeps it for a
+browser that is offline."""
 URGENT = (NoticeEvent.NEEDS_YOU, NoticeEvent.OVER_BUDGET)
 GONE = (404, 410)
-"""Answers that say that a browser gets no messages at this address any more (RFC 8030, 7.3)."""
+"""HTTP statuses with which a push service reports that a browser gets no messages at this address
+any more (RFC 8030, 7.3)."""
 
 
 class DeviceGone(NoticeRefused):
-    """Raised if a browser gets no messages any more. It is removed."""
+    """Raised if a browser gets no messages any more. The browser is then removed from the store."""
 
 
 class PushSender(Struct, frozen=True, kw_only=True):
-    """Sends notices to browsers. `contact` is the mail address that push services see, and `hosts`
-    the servers to which messages may be sent; empty: any with a public address."""
+    """Sends notices to browsers. `contact`: the mail address that push services see. `hosts`: the
+    servers to which messages may be sent; empty: any server with a public address."""
 
     state: Path
     contact: str
     hosts: tuple[str, ...] = ()
 
     def server_key(self) -> str:
-        """Return perdure's public key (base64url), which a browser needs to be added. Creates the
-        key pair if there is none. Raises StoreError."""
+        """Return perdure's public key (base64url). A browser can be added only with this key. If
+        there is no key pair yet, create it. Raises StoreError."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         public = _private_key(self.state).public_key()
@@ -73,8 +75,9 @@ class PushSender(Struct, frozen=True, kw_only=True):
         return base64.urlsafe_b64encode(point).decode().rstrip("=")
 
     def check(self, device: PushDevice) -> None:
-        """Raise ValueError if messages cannot be sent to a browser: because of its keys, or because
-        its server is not allowed. The server's name is not resolved."""
+        """Raise ValueError if messages cannot be sent to a browser. The reason is that the
+        browser's keys are not valid, or that its server is not allowed. The server's name is not
+        resolved."""
         from cryptography.hazmat.primitives.asymmetric import ec
 
         point = key_bytes("the key p256dh", device.public_key, POINT_BYTES)
@@ -99,15 +102,16 @@ class PushSender(Struct, frozen=True, kw_only=True):
             "content-encoding": "aes128gcm",
             "content-type": "application/octet-stream",
             "ttl": str(max(60, left_s)),
-            # A message with the topic of one that still waits for the browser replaces it, so a
-            # repetition does not arrive twice (RFC 8030, section 5.4; at most 32 characters).
+            # If a message with the same topic still waits for the browser, this message replaces
+            # it. So a repeated message does not arrive twice. A topic has at most 32 characters
+            # (RFC 8030, section 5.4).
             "topic": notice.id.rpartition("_")[2][:32],
             "urgency": "high" if notice.event in URGENT else "normal",
             "user-agent": "perdure",
         }
         try:
             status = self._posted(device.endpoint, content, headers)
-        # First, because ssl.SSLCertVerificationError is a ValueError too.
+        # This clause comes first, because ssl.SSLCertVerificationError is a ValueError too.
         except (OSError, http.client.HTTPException) as error:
             name = type(error).__name__
             raise NoticeRefused(f"{device.channel.name} does not answer: {name}") from error
@@ -146,8 +150,8 @@ class PushSender(Struct, frozen=True, kw_only=True):
         return f"vapid t={token}, k={self.server_key()}"
 
     def _check_server(self, place: SplitResult) -> bool:
-        """Return whether the settings name the server of an endpoint. Raises ValueError if it is
-        not allowed."""
+        """Return whether the settings name the endpoint's server. Raises ValueError if messages may
+        not be sent to that server."""
         server = host_of(place.geturl())
         if server in self.hosts:
             return True
@@ -191,8 +195,9 @@ def sender_of(chosen: Settings) -> PushSender:
 
 
 class _Limited:
-    """A TLS connection that ends after `WHOLE_S`. A timeout of a socket is for each read, so a
-    server that sends a byte now and then would hold the sender for hours."""
+    """A TLS connection that ends after `WHOLE_S`. A socket's own timeout applies to each read
+    separately. A server that sends a byte now and then could therefore hold the connection for
+    hours."""
 
     def __init__(self, plain: socket.socket, context: ssl.SSLContext, host: str) -> None:
         self.socket = context.wrap_socket(

@@ -29,7 +29,8 @@ TIMEOUT_S = 30.0
 SECRET_MOST = 65_536
 SIGNING = "whsec_"
 KEY_LEAST = 16
-"""Minimum length of the key of a signing secret, in bytes."""
+"""Minimum length in bytes of the key in a signing secret. The key is the decoded text after
+`whsec_`."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -62,9 +63,9 @@ def secret_of(channel: Channel) -> str:
 
 
 def is_signing_secret(secret: str) -> bool:
-    """Return whether a text is a secret of Standard Webhooks. Their library also accepts a text
-    without the prefix, and skips characters that are not base64: most of a plain password would
-    then not be part of the key."""
+    """Return whether a text is a signing secret in the form of Standard Webhooks. The library of
+    Standard Webhooks also accepts a text without the prefix, and skips characters that are not
+    base64. Most of a plain password would then not be part of the key."""
     if not secret.startswith(SIGNING):
         return False
     try:

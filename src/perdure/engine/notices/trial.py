@@ -1,4 +1,4 @@
-"""The message with which a person tries a channel."""
+"""The test message that a person sends to a channel to try it."""
 
 from __future__ import annotations
 

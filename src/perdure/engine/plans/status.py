@@ -13,7 +13,7 @@ from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 FROM_API = "(api)"
-"""Text that a plan has instead of a file name if it was received over the API."""
+"""Text in place of the file name for a plan that was received over the API."""
 
 
 class TaskStatus(Struct, frozen=True, kw_only=True):

@@ -234,8 +234,8 @@ def _checkpoints(
             keep = "it is the newest checkpoint of its run"
         if not keep and run.removed is None and each.why == CLEAN_UP:
             keep = "it is all that is left of a workdir"
-        # Any checkpoint may be needed while its run still changes. Its age therefore counts from
-        # the run's last change.
+        # While a run still changes, any of its checkpoints may be needed. Therefore the age of a
+        # checkpoint counts from the run's last change.
         used = max(each.at, run.updated)
         yield Row(
             cls=Class.CHECKPOINTS,

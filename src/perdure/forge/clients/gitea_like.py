@@ -29,7 +29,8 @@ from perdure.model.forge.state import (
 )
 
 STATUS_MOST = 140
-"""Maximum length of a status description on GitHub, in characters."""
+"""Maximum length of a status description, in characters. This is GitHub's limit; it is used for the
+other forges too."""
 ITEMS_MOST = 1000
 LOGS_MOST = 5
 """Maximum number of job logs that are fetched for one commit."""

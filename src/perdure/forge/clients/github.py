@@ -136,8 +136,8 @@ class GitHub(GiteaLikeClient):
                     if _leads_to(each, receiver)
                 ]
             except (NotFound, ForgeDenied):
-                # Skip this place: the login is not an administrator of the repository, or the owner
-                # is not an organization.
+                # Skip the webhooks of this repository or organization: the login is not an
+                # administrator of the repository, or the owner is not an organization.
                 continue
             for hook in hooks:
                 told = True

@@ -174,7 +174,8 @@ class GitLab:
         return ""
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
-        # The most recent change comes first, so nothing older than `since` is fetched.
+        # The comment that was changed last comes first. So the loop can stop at the first one that
+        # is older than `since`.
         found: list[Comment] = []
         for each in self._notes(ref, sort="desc", order_by="updated_at"):
             if each.updated < since:

@@ -31,8 +31,9 @@ from perdure.model.forge.state import CheckState, CommitCheck, FailedCheck
 from perdure.protocols import ForgeApi
 
 WAIT_MS = 900_000
-"""Maximum wait for the other checks of a commit, in milliseconds. A review, or a status that is
-never set, may stay pending forever."""
+"""Time in milliseconds for which the report of a failed check may wait until the other checks of
+the same commit end. The time is limited because a review, or a status that is never set, may stay
+pending forever."""
 KEPT_S = 15.0
 """Time for which an answer about pending checks is cached, in seconds."""
 SHOWN_MOST = 10

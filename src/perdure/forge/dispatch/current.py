@@ -38,7 +38,8 @@ OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
 def current(api: ForgeApi, intent: Intent, *, closed: bool = False) -> Intent | str:
     """Return the intent updated to the present state, or the reason why it is obsolete. With
-    `closed`, it is not obsolete only because the issue is closed. Raises ForgeError."""
+    `closed`, the intent does not become obsolete merely because the issue is closed. Raises
+    ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
         there = api.branch(intent.repository, intent.branch)
         if there is None:

@@ -74,7 +74,8 @@ AT_ONCE = 10_000
 TROUBLED_S = 60.0
 """Delay before a delivery is retried after an unexpected error, in seconds."""
 COMPLAIN_S = 600.0
-"""Minimum pause between two equal lines about a forge that cannot be asked, in seconds."""
+"""Minimum pause in seconds before perdure logs again, for the same reason, that the forge of a
+source does not answer or refuses the token."""
 QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
 """Triggers that do not continue a run whose issue is closed."""
 
@@ -295,9 +296,10 @@ class Dispatcher:
     def _present(
         self, delivery: Delivery, intent: Intent, choice: RuleChoice, rules: Sequence[Rule]
     ) -> tuple[Intent | str, Sequence[Rule]]:
-        """Ask the forge, as `Current.of` does. If the issue of an existing run is closed, its
-        author is told that a comment from before the closing was not read. A later comment that
-        mentions the agent continues the run."""
+        """Ask the forge, as `Current.of` does. The delivery may be a comment on a closed issue that
+        has a run. If the comment was written before the closing, tell its author that it was not
+        read. A comment that was written after the closing continues the run if it mentions the
+        agent."""
         now, able = self._current.of(delivery, intent, rules)
         if isinstance(now, Intent) or choice.run is None or intent.kind not in SPOKEN:
             return now, able
@@ -472,8 +474,8 @@ class Dispatcher:
         return None
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> None:
-        """Clean up the runs of an issue whose work is over. Events that still wait for these runs
-        are kept for the case that they continue."""
+        """Clean up the runs of an issue whose work is over. Events that these runs have not read
+        yet are kept, because a run may be continued later."""
         found = [
             (rule, run)
             for rule in self._rules

@@ -69,7 +69,8 @@ class Marking:
         laid_out = re.sub(r"\n{3,}", "\n\n", rendered).strip()
         mark = f"FORGE-{self._nonce}"
         used = re.findall(rf"\x02{self._nonce}-(\d+)\x02", laid_out)
-        # A placeholder that a filter cut or changed does not match any more.
+        # If a filter of the template cut or changed a placeholder, the pattern does not match it
+        # any more, and a part of it remains in the text.
         if "\x02" in re.sub(
             rf"\x02{self._nonce}-\d+\x02", "", laid_out
         ) or self._nonce in laid_out.replace(f"\x02{self._nonce}-", ""):

@@ -291,8 +291,8 @@ class Reconciler:
             # because the issue was reopened, so the merging or closing is not reported again.
             return
         if not issue.open and self._is_continued(run, issue.closed):
-            # A person continued the run after the closing, by a comment or by a command. When it is
-            # over, it is cleaned up.
+            # A person continued the run after the closing, by a comment or by a command. The run is
+            # cleaned up when it has ended.
             return
         if not issue.open and not over:
             yield _thing(
@@ -308,7 +308,8 @@ class Reconciler:
             yield from self._given_or_taken(forge, source, kind, rule, run, issue)
 
     def _is_continued(self, run: TaskRun, closed: int) -> bool:
-        """Return whether a run that is not over was given its work after its issue was closed."""
+        """Return whether the run is not over and was continued after its issue was closed: it got
+        its newest instructions or began its newest attempt after the closing."""
         if not closed or run.state in FINAL:
             return False
         given = [each.at for each in self._engine.store.contexts(run.id)[-1:]]
@@ -376,10 +377,14 @@ class Reconciler:
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
-    """Return the login of the user who wants the work; empty if the forge does not report who chose
-    the agent and the rule lists its authors. Without such a list, the issue's author is returned,
-    because such a rule asks the forge for the author's permission. With a list, somebody else could
-    use the agent in the name of a listed author."""
+    """Return the login of the user who wants the work. This is `chosen_by`, the user who chose the
+    agent, if the forge reports it.
+
+    Otherwise the result depends on whether the rule lists its authors. If it does not, return the
+    issue's author: such a rule asks the forge for the author's permission. If it does, return an
+    empty text: the agent may have been chosen by somebody else, who would then use it in the name
+    of a listed author.
+    """
     return chosen_by or ("" if rule.authors else issue.author)
 
 

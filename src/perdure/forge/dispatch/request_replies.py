@@ -101,8 +101,8 @@ class RequestReplies:
             return None
         now, able = self._current.of(delivery, intent, _rules(asked))
         if isinstance(now, str) or not able:
-            # A plain reply is left to the dispatcher, which stores the reason and passes the reply
-            # to no run.
+            # A plain reply is left to the dispatcher. The dispatcher stores the reason why the
+            # reply is not accepted, and does not pass the reply to a run.
             if said.command:
                 return ReplyResult(DeliveryState.IGNORED, str(now))
             return None

@@ -1,7 +1,8 @@
-"""Comments that were written before their issue was closed, and that the agent has not read then.
+"""Handles comments that were written before their issue was closed, but that the agent had not read
+by then.
 
-They start no work, because the issue was closed after them. But they are not lost: their authors
-are told by a reply on the forge, and the agent gets them if its run continues. Called by
+Such a comment starts no work, because the issue was closed after it. But it is not lost: its author
+is told by a reply on the forge, and the agent gets the comment if its run continues. Called by
 `dispatcher`.
 """
 
@@ -33,19 +34,20 @@ Told = tuple[Delivery, Intent]
 
 
 def unread_reason(run: TaskRun) -> str:
-    """Return why a comment that was written before its issue was closed is `ignored`."""
+    """Return the reason that is stored with an `ignored` comment that was written before its issue
+    was closed."""
     return f"closed before {run.name} had read it: it gets the comment if it continues"
 
 
 def given_reason(run: TaskRun) -> str:
-    """Return the reason of a delivery that became an instruction of the run. See
-    `perdure.store.inbox`."""
+    """Return the reason that is stored with a delivery whose event became an instruction of the
+    run. See `perdure.store.inbox`."""
     return f"given to {run.name}"
 
 
 def unread_comments(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> Iterator[Told]:
-    """Yield, in order, what the run had not read when its issue was closed, and what it was not
-    given since."""
+    """Yield, in order, the events that the run had not read when its issue was closed, and that
+    were not given to it since."""
     for source in sources:
         handled = store.inbox(DeliveryState.HANDLED, source=source, limit=LOOKED_AT)
         given = given_reason(run)
@@ -74,8 +76,8 @@ class UnreadComments:
         self._engine, self._current, self._rules = engine, current, rules
 
     def is_before_end(self, delivery: Delivery, intent: Intent, rule: Rule) -> bool:
-        """Return whether a person wrote this before the issue was closed. If the end has not been
-        reported yet, it comes after everything that was."""
+        """Return whether a person wrote this comment before the issue was closed. As long as no
+        delivery has reported the closing, every comment counts as written before it."""
         if intent.kind not in SPOKEN:
             return False
         end = self._end(delivery, intent, rule)
@@ -86,8 +88,8 @@ class UnreadComments:
         return delivery.number < end.number
 
     def keep(self, told: Sequence[Told], rule: Rule, run: TaskRun) -> None:
-        """Settle what the run has not read, after a reply to the authors. Raises
-        ForgeUnavailable."""
+        """Reply to the authors of the events that the run has not read. Then store these events as
+        `ignored`. Raises ForgeUnavailable."""
         self.reply(told, rule)
         for each, _ in told:
             self._engine.store.settle_delivery(
@@ -95,8 +97,9 @@ class UnreadComments:
             )
 
     def reply_about_queued(self, source: str, rule: Rule, run: TaskRun) -> None:
-        """Reply to the authors of instructions that are queued, but that no attempt has begun
-        with. The next attempt begins with them in any case. Raises ForgeUnavailable."""
+        """Reply to the authors of comments that are queued as instructions of the run, if no
+        attempt has begun with these instructions yet. If there is another attempt, it begins with
+        them even without a reply. Raises ForgeUnavailable."""
         store = self._engine.store
         begun = max((each.context_version for each in store.attempts(run.id)), default=0)
         waiting = [each.at for each in store.contexts(run.id) if each.version > max(begun, 1)]
@@ -133,13 +136,15 @@ class UnreadComments:
                 api.comment(ref, f"{head}\n\n{reply_text(rule, ref, authors)}")
             return True
 
-        # The end of the work must not fail because the login may not comment there.
+        # If the login is not permitted to comment there, the end of the work must still be
+        # processed.
         with suppress(ForgeRefused, ForgeDenied, NotFound):
             self._current.asked(*told[-1], rule, say)
 
     def _needs_reply(self, delivery: Delivery, intent: Intent, rule: Rule) -> bool:
-        """Return whether the author has to be told. A person who writes a comment ("Thanks!")
-        and then closes the issue expects no reply, unless the comment names the agent."""
+        """Return whether the author has to be told that the comment was not read. A person who
+        writes a comment ("Thanks!") and then closes the issue expects no reply, unless the comment
+        names the agent."""
         if intent.kind not in SPOKEN or is_program(intent.author, self._rules):
             return False
         end = self._end(delivery, intent, rule)
@@ -148,7 +153,8 @@ class UnreadComments:
         return rule.login.casefold() in {each.casefold() for each in intent.mentions}
 
     def _end(self, delivery: Delivery, intent: Intent, rule: Rule) -> _End | None:
-        """Return the newest end that was reported of the same work; None if there is none."""
+        """Return the newest reported end of the work that this delivery belongs to. Return None if
+        no end was reported."""
         work = scope_of(rule, delivery, intent, issue_of(rule, intent))
         for each in self._engine.store.inbox(source=delivery.source, limit=LOOKED_AT):
             other = each.intent

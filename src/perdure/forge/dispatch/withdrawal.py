@@ -126,7 +126,8 @@ def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
 
 
 def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
-    """Return whether a person for whom the agent works tells it to stop."""
+    """Return whether a comment tells the rule's agent to stop, and was written by a person whose
+    requests the rule accepts."""
     stops = {login.casefold() for login in intent.stops}
     return (
         intent.kind in SPOKEN

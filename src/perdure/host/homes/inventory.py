@@ -79,8 +79,8 @@ def side(path: Path, suffix: str) -> Path:
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeEntry], list[str]]:
     """Return two lists: all entries below a directory, and the names of the entries that are not
-    moved. Entries that match a pattern in `stays`, sockets and pipes are not moved. Both lists are
-    empty if the directory does not exist."""
+    moved. Sockets and pipes are not moved. Entries that match one of the patterns in `stays` are
+    not moved either. Both lists are empty if the directory does not exist."""
     found: list[HomeEntry] = []
     left: list[str] = []
     for thing in _walk(top, ""):

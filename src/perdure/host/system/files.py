@@ -128,8 +128,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def remove_tree(top: Path) -> None:
-    """Delete a directory with everything in it, even what its modes do not let its owner read.
-    Links are deleted, but not the files that they point to. Raises OSError.
+    """Delete a directory with everything in it, even directories whose modes forbid their owner to
+    read them. Links are deleted, but not the files that they point to. Raises OSError.
 
     Each inner directory is first moved directly below `top`. So no path becomes too long, and no
     recursion too deep, however deep an agent has nested directories (`shutil.rmtree` has both
@@ -155,8 +155,8 @@ def remove_tree(top: Path) -> None:
 
 
 def _opened(directory: Path) -> int:
-    """Return a descriptor of a directory whose entries can be read and removed. Raises OSError,
-    for example if the directory is a link."""
+    """Open a directory, and change its mode so that its entries can be read and removed. Return its
+    descriptor. Raises OSError, for example if the directory is a link."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(directory, flags)
@@ -168,14 +168,15 @@ def _opened(directory: Path) -> int:
 
 
 def _moved_up(name: str, above: int, top: Path) -> Path:
-    """Move a directory, an entry of the open directory `above`, directly below `top`. Return its
-    new path. Raises OSError."""
+    """Move a directory directly below `top`. `name` is the directory's name in the open directory
+    `above`. Return its new path. Raises OSError."""
     inode = os.stat(name, dir_fd=above, follow_symlinks=False).st_ino
     target = top / f".{time.time_ns()}-{inode}"
     try:
         os.rename(name, target, src_dir_fd=above)
     except PermissionError:
-        # A directory that its owner may not write cannot get another parent directory.
+        # A directory cannot be moved to another parent directory while its owner may not write to
+        # it.
         change_mode(name, above, lambda mode: 0o700 if stat.S_ISDIR(mode) else None)
         os.rename(name, target, src_dir_fd=above)
     return target

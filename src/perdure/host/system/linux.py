@@ -66,8 +66,8 @@ WATCH_S = 1.0
 """Maximum time between two checks of the agent by its shim, in seconds."""
 RLIMIT_LOCKS = 10
 """A resource limit that children inherit, and that Linux has not enforced since 2.4.25
-(getrlimit(2)). Its value is the attempt's mark. `env -i`, setsid and exec do not remove it, but
-`env -i` removes the mark in the environment."""
+(getrlimit(2)). Its value marks the processes of an attempt. The environment has a mark too, but
+`env -i` removes that one. The limit is not removed by `env -i`, setsid or exec."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 ENVIRONMENT = 47
 """Index of `env_start` in /proc/PID/stat, among the fields after the process name
@@ -143,8 +143,8 @@ def is_dead(known: tuple[str, int, int, int]) -> bool:
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process is the one that an agent registered in a file of its own, by
-    comparing start times. `registered`: the start time as the agent wrote it, which is field 22 of
+    """Return whether a process is the one that an agent recorded in one of its own files. The start
+    times are compared. `registered`: the start time as the agent wrote it, which is field 22 of
     /proc/PID/stat. `words`: the command line; this back end does not use it."""
     return str(start) == registered
 

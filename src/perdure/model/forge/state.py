@@ -96,7 +96,7 @@ class Issue(Struct, frozen=True, kw_only=True):
     confidential: bool = False
     """Whether only members may read the issue."""
     closed: int = 0
-    """Time at which it was closed, or merged; 0 while it is open."""
+    """Time at which the issue or pull request was closed, or merged; 0 while it is open."""
 
 
 class Pull(Issue, frozen=True, kw_only=True):

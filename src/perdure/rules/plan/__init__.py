@@ -94,8 +94,8 @@ class Strand(Struct, frozen=True, kw_only=True):
     merges: tuple[str, ...] = ()
     """Tasks whose files are merged into the workdir before this task begins."""
     instead: str = ""
-    """How the task continues if its agent cannot make the fork that it needs: `serial` or `brief`
-    (see `Unforkable`). Empty if no fork is missing."""
+    """How the task continues if it needs a fork that its agent cannot make: `serial` or `brief`
+    (see `Unforkable`). Empty if the task needs no fork, or if its agent can make the fork."""
     lets: tuple[str, ...] = ()
     """Tasks that fork the conversation before this task continues it. This task waits until the
     forks are made."""

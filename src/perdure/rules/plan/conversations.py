@@ -51,8 +51,8 @@ class _StrandPlanner:
         """For each task, the tasks whose work is in its workdir when it begins: earlier tasks of
         its strand, and merged tasks."""
         self._later: dict[str, set[str]] = {task.name: set(task.needs) for task in plan.tasks}
-        """For each task, the tasks that have to end before it begins: its needs, and others added
-        here."""
+        """For each task, the tasks that have to end before it begins: its needs, and the tasks that
+        this planner adds."""
         self._lets: dict[str, tuple[str, ...]] = {}
 
     def add(self, task: PlanTask) -> None:

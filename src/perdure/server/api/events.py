@@ -117,7 +117,7 @@ async def _event_bytes(
 async def seen_records(
     store: EngineStore, limits: AccessLimits, limiter: CapacityLimiter, told: Sequence[SentRecord]
 ) -> Sequence[SentRecord]:
-    """Return the records of runs inside of the limits."""
+    """Return the records whose runs are within the client's access limits."""
     records = [each.record for each in told]
     shown = await to_thread.run_sync(visible, records, limits, store, limiter=limiter)
     numbers = {each.seq for each in shown}

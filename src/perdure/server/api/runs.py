@@ -86,13 +86,14 @@ def submitted(parts: Parts, asked: ApiCall) -> RunReport:
 
 
 def submit(engine: Engine, spec: TaskSpec, who: Principal) -> TaskRun:
-    """Submit a task of a client, and return its run. Raises the errors of `service.submit`."""
+    """Submit a task for a client, and return its run. Raises the errors of `service.submit`."""
     try:
         return service.submit(engine, spec, Path("/"))
     except Conflict:
         if not who.limits:
             raise
-        # The error names the run that has the name or the key. It may be outside of the limits.
+        # The original error names the run that has the name or the key. That run may be outside of
+        # the client's limits.
         raise Conflict(
             "The name or the key of the task is taken by another run", "choose another one"
         ) from None

@@ -1,4 +1,5 @@
-"""The page on which people add their browsers, to get a push message when a run needs them.
+"""The page on which people add their browsers. A browser then gets a push message when a run needs
+its person.
 
 `push.js` asks the browser for its subscription and sends it with the form. The endpoint and the
 keys come from the browser, so they are checked here, and again when a message is sent.
@@ -28,7 +29,7 @@ from perdure.server.tokens import digest
 
 HERE = "/notify"
 KEPT_MS = 30 * 86_400_000
-"""Time in ms after which a browser is removed in which its person has not opened the dashboard."""
+"""Time in ms for which a browser is kept after its person last opened the dashboard in it."""
 FIELD_MOST = 500
 WORDS = {
     NoticeEvent.NEEDS_YOU: "a run needs me",
@@ -37,7 +38,7 @@ WORDS = {
     NoticeEvent.DONE: "a run is done",
     NoticeEvent.WAITING: "a run waits for long",
 }
-"""Names of the events on the page."""
+"""For each event, its description on the page."""
 BROWSERS = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"))
 SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Macintosh", "Linux")
 _testing = threading.Lock()
@@ -49,7 +50,7 @@ class DeviceRow(Struct, frozen=True):
     id: str
     name: str
     mark: str
-    """SHA-256 of the endpoint, by which the browser itself knows its row."""
+    """SHA-256 of the endpoint. With it, the script in the browser finds the browser's own row."""
     events: str
     only: str
     added: int
@@ -75,7 +76,7 @@ def devices(visit: Visit) -> Response:
 
 
 def add(visit: Visit) -> Response:
-    """Add the browser that sends the form, or change what its person chose."""
+    """Add the browser that sends the form. If it was added before, change what its person chose."""
     if not visit.desk.settings.serve_push_contact:
         raise Conflict("Push messages are off on this server", "the setting serve_push_contact")
     sender = _sender(visit)
@@ -90,7 +91,7 @@ def add(visit: Visit) -> Response:
     try:
         check_endpoint(device.endpoint)
         sender.check(device)
-        _ = device.channel  # Checks the wishes.
+        _ = device.channel  # Raises ValueError if the person's choices are not valid.
     except ValueError as error:
         raise UsageError(str(error).replace(f"{PREFIX}{device.id}", "this device")) from None
     visit.desk.engine.store.put_device(device)
@@ -98,8 +99,8 @@ def add(visit: Visit) -> Response:
 
 
 def renew(visit: Visit) -> Response:
-    """Keep the browser for another time, because its person uses the dashboard. Answers whether
-    the browser is known."""
+    """Postpone the expiry of the browser, because its person has opened the dashboard in it. The
+    response tells whether the browser is in the store."""
     known = visit.desk.engine.store.renew_device(_device(visit))
     return JSONResponse({"known": known}, headers=HEADERS)
 
@@ -135,8 +136,8 @@ def browser_of(agent: str) -> str:
 
 
 def _device(visit: Visit) -> PushDevice:
-    """Return the browser that sends the request, with its person and limits, but without keys and
-    wishes."""
+    """Return the browser that sends the request. The person and the limits are filled in; the keys
+    and the person's choices are empty."""
     endpoint, principal = visit.given("endpoint"), visit.principal
     expires = visit.now + KEPT_MS
     if principal.expires:
@@ -189,7 +190,7 @@ def _sender(visit: Visit) -> PushSender:
 
 
 def _own(visit: Visit) -> list[PushDevice]:
-    """Return the user's browsers, oldest first. Nobody sees those of other people."""
+    """Return the user's browsers, oldest first. A user never sees the browsers of other people."""
     found = visit.desk.engine.store.devices()
     return [each for each in found if each.person == visit.principal.actor]
 

@@ -38,7 +38,7 @@ Known = Callable[[], Awaitable[bool]]
 
 
 def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[BaseRoute]:
-    """Return the routes of the two streams."""
+    """Return the routes of the two streams, `/live` and `/runs/NAME/live`."""
 
     async def nudges(request: Request) -> Response:
         limits = authenticated(request, reach=Reach.LIST).limits

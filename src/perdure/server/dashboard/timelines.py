@@ -54,8 +54,8 @@ class Gap(Struct, frozen=True):
 
 
 class Try(Struct, frozen=True):
-    """An attempt from the run's report. `whys` are its sentences from `perdure why`. `gap` is the
-    gap before the attempt."""
+    """An attempt from the run's report. `whys` are the sentences that `perdure why` prints about
+    the attempt. `gap` is the gap before the attempt."""
 
     report: AttemptOfRun
     whys: tuple[tuple[str, str], ...]

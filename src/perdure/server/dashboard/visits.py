@@ -79,7 +79,7 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def may_be_notified(self) -> bool:
-        """Return whether the user can add the browser, to get messages in it."""
+        """Return whether the user can add a browser, to get push messages in it."""
         return bool(self.csrf and self.desk.settings.serve_push_contact)
 
     @property
@@ -117,7 +117,7 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return int(text or 0)
 
     def named(self, name: str) -> str:
-        """Return a parameter of the path."""
+        """Return the value of the path parameter with this name."""
         return str(self.request.path_params[name])
 
     @property

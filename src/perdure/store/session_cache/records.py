@@ -25,7 +25,8 @@ class SessionRecords(Struct, frozen=True):
     """The names and the encoding of one store's sessions in Redis."""
 
     store: str
-    """Id of the store, which is part of each name because several stores may share one Redis."""
+    """Id of the store. It is part of every name in Redis, because several stores may share one
+    Redis."""
     secret: bytes
 
     def name(self, key: SessionKey) -> str:

@@ -20,8 +20,8 @@ from perdure.telemetry.metrics.follower import AttemptTallies
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
-"""Time in seconds for which metrics are kept and served again. It limits the load if many scrapers
-ask."""
+"""Time in seconds for which the same metrics are served again before new ones are computed. This
+limits the load if many scrapers ask."""
 
 
 class MetricsPage:
@@ -45,8 +45,8 @@ class MetricsPage:
                 self._found = list(self._families())
                 self._until = time.monotonic() + self._fresh_s
             found = self._found
-        # The header itself is not passed on: prometheus-client 0.26 raises TypeError for a version
-        # such as `1.x`.
+        # The request's Accept header itself is not passed on: prometheus-client 0.26 raises
+        # TypeError for a version such as `1.x`.
         encode, content_type = choose_encoder(
             f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else ""
         )

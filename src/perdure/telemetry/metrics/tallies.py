@@ -26,8 +26,8 @@ AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def agent_label(name: str) -> str:
-    """Return an agent's name as a label value, or `other` if the name is invalid. A run that was
-    imported from another machine may have any name there."""
+    """Return an agent's name as a label value, or `other` if the name is invalid. In a run that was
+    imported from another machine, the agent's name may be any text."""
     if AGENT.fullmatch(name):
         return name
     return "other"

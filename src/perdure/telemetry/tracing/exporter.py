@@ -86,8 +86,8 @@ class Tracer:
             self._lost()
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
         if self._thread.is_alive():
-            # The thread would report the failure only after OTEL_EXPORTER_OTLP_TIMEOUT, and a
-            # command has ended by then.
+            # The thread would report the failure only after OTEL_EXPORTER_OTLP_TIMEOUT. A command
+            # has ended by then, so the failure is reported here.
             self._lost()
 
     def _send(self) -> None:

@@ -88,8 +88,8 @@ class Transcripts(Suite):
 
     def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
         """A launch may set the number of tokens at which the CLI compacts the conversation. If the
-        CLI supports this, the conversation is compacted there. The file only grows, and the model
-        gets the summary."""
+        CLI supports this, it compacts the conversation at that size. The transcript only grows, and
+        the model gets the summary."""
         stage = bench(
             "summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage "
             "in=90000\n---\nsay Two."

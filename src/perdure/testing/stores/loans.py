@@ -53,8 +53,9 @@ class Opening:
         assert claimed(store, other).attempt == 1
 
     def test_a_run_at_work_is_not_opened(self, store: Store) -> None:
-        """A run is not opened if it is running or open, or if another run with its conversation is.
-        In these cases Conflict is raised and nothing is stored."""
+        """A person cannot open a run that is running or already open. The same holds if another run
+        with the same conversation is running or open. In these cases Conflict is raised and nothing
+        is stored."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, neighbour = submit(store, shared), submit(store, shared)
         claim = claimed(store, neighbour)

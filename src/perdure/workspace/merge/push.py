@@ -255,8 +255,8 @@ def _diverged(branch: str) -> Diverged:
 
 
 def _refused(error: GitFailed) -> GitFailed:
-    """Return an error that contains the remote's own message, if the remote sent one. The last line
-    that git prints does not contain that message."""
+    """Return an error that contains the remote's own message, which is missing in the last line
+    that git prints. If the remote sent no message, return the given error."""
     said = [
         line.removeprefix("remote:").strip()
         for line in error.stderr.split("\n")

@@ -47,7 +47,7 @@ class CapturedState(Struct):
     top: str = ""
     commit: str = ""
     says: list[str] = field(default_factory=list)
-    """Ids of the checkpoint commit's tree and of its parents."""
+    """Id of the tree of the checkpoint commit, followed by the ids of the commit's parents."""
     changed: int = 0
     untracked: int = 0
 

@@ -1,11 +1,12 @@
 """Stores a workdir's checkpoints in a git directory, and inspects the workdir without trusting it.
 
-Each workdir has such a git directory of perdure's own, beside its view: its checkpoint repository.
-It holds what git needs to read the workdir: an index, and attributes that turn off every conversion
-of content. For a workdir without a repository, or with a repository that belongs to its agent, it
-also holds the objects and refs of the checkpoints. For a workdir of the user's own repository,
-objects and refs are stored in that repository, so that its gc keeps what a checkpoint needs. The
-objects are moved there as a pack, which gc does not touch until a ref names its content.
+perdure keeps one such git directory for each workdir: the workdir's checkpoint repository, which
+lies next to the workdir's view. It holds what git needs to read the workdir: an index, and
+attributes that turn off every conversion of content. For a workdir without a repository, or with a
+repository that belongs to its agent, it also holds the objects and refs of the checkpoints. For a
+workdir of the user's own repository, objects and refs are stored in that repository, so that its gc
+keeps what a checkpoint needs. The objects are moved there as a pack, which gc does not touch until
+a ref names its content.
 
 `capture`, `restore` and `pack` use this module, under one lock for each workdir.
 """

@@ -30,7 +30,8 @@ class Piece(Struct):
 
     @property
     def outer(self) -> str:
-        """Return `prefix` in its decoded form, as it is on disk."""
+        """Return the path on the disk for `prefix`. In `prefix`, names that git cannot store are
+        encoded; here they are decoded."""
         return "/".join(unescape(part) for part in self.prefix.split("/"))
 
 

@@ -23,7 +23,7 @@ _MODE = late_pattern(r"[0-7]{3}")
 
 
 def kept(mode: int) -> int:
-    """Return the permission bits of a mode that a checkpoint keeps. `mode` is the st_mode of a
+    """Return those permission bits of `mode` that a checkpoint keeps. `mode` is the st_mode of a
     directory or a regular file."""
     return mode & _most(mode)
 
