@@ -72,7 +72,7 @@ bell.ring()
 bell.wait(3600)
 ours, theirs = OwnerChannel.pair()
 theirs.send(b"resting 5")
-assert Kept(pathlib.Path("x"), Identity.of(os.getpid()), "mark", ours, 1.0).rested()
+assert Kept(pathlib.Path("x"), Identity.of(os.getpid()), "mark", ours, 1.0).is_ready()
 with ChildProcess("builtins:bytes") as asking:
     assert asking.ask(b"word") == b"word"
 print("all heard")
