@@ -241,9 +241,8 @@ def kept() -> frozenset[int]:
 
 
 def commands(tops: set[int]) -> list[int]:
-    """Of the processes `tops` and their descendants, return those that are alive and have no
-    children.
-    These are the commands themselves, without the shells that started them."""
+    """Return the processes that are alive and have no children, out of `tops` and their
+    descendants. These are the commands themselves, without the shells that started them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
     family, found = {os.getpid(), *tops}, tops & set(parents)
     while more := {pid for pid, parent in parents.items() if parent in family} - family:

@@ -5,8 +5,8 @@ network or a token.
         env = rehearsal.environ("claude", home=scratch)      # start the real CLI with it
         rehearsal.last.messages                              # what reached the model
 
-The language of the scripts is described in `script`, the choice of the reply in `cues`, the record
-of requests in `server`.
+The language of the scripts is described in `script`, the choice of the reply in `planner`, the
+record of requests in `server`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model request of any dialect in a common form: the messages with their roles, without those
 that the CLI itself adds.
 
-Created by the dialects (`Dialect.conversation`). Read by `cues`, and by every test that checks
+Created by the dialects (`Dialect.conversation`). Read by `planner`, and by every test that checks
 which history reached the model. Pure.
 """
 

@@ -3,9 +3,9 @@
 Each task becomes an ordinary run, created when it may begin, so every command for runs works on it.
 `creation` stores the plan, and later accepts changes of its file. `status` reads its progress.
 `starts` creates a task's run, which continues or forks its strand, with the files of the tasks it
-needs. `shutdown` records where a task left its workdir and conversation. `driver` runs as many
+needs. `task_end` records where a task left its workdir and conversation. `driver` runs as many
 tasks at once as allowed. `conclusion` merges the branches and checks the result. `budget` limits
-the total cost. `prompts` builds the plan's report.
+the total cost. `report` builds the plan's report.
 
 All state is in the store and in git, never only in the process. A plan that is killed at any point
 continues when it is run again. Only one process drives a plan at a time, under a lease.

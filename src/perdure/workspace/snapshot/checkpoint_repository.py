@@ -196,7 +196,7 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
 
     def _install_pack(self, packed: Path) -> None:
         """Move a pack to the directory where checkpoints are stored. A `.keep` file makes gc leave
-        the pack alone; `let_go` removes that file when a ref names the pack's content."""
+        the pack alone; `release_packs` removes that file when a ref names the pack's content."""
         place = self.checkpoint_objects / "pack"
         place.mkdir(exist_ok=True)
         # Move the pack's index last: git sees a pack as soon as its index exists.
