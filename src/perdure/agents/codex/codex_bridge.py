@@ -12,21 +12,21 @@ itself a client of an app server in the same process.
 Guarantees:
 
 - The thread's id is printed before a prompt is sent, and a prompt is only sent to the requested
-thread.
+  thread.
 - A turn begins only if sandbox and approvals are as the order asks for.
 - Every request of the server is refused, as `exec` refuses it. Exception: with a directory of
-requests, the server asks before it runs a command without the sandbox. A command that a person has
-allowed then runs once.
+  requests, the server asks before it runs a command without the sandbox. A command that a person
+  has allowed then runs once.
 - A message is passed to the running turn at most once, because it is marked as taken before it is
   passed.
 - If the server accepted a message and the turn ended without it, the program ends, so that the
-message cannot appear in a later turn.
+  message cannot appear in a later turn.
 - When the end of a turn is printed, no terminal of the turn is running in the background.
 - If the server refuses a request, the program prints the same message as `exec` on stderr and exits
-with code 1.
+  with code 1.
 - If the server ends, the program ends with the same exit code or signal.
 - When its input is closed, the program finishes its turn and ends. It also ends when the server
-begins a turn that was not requested. The exit code is 0 if the last turn was completed.
+  begins a turn that was not requested. The exit code is 0 if the last turn was completed.
 
 In addition to the fields of `exec`, `turn.completed` has `turn_id`, which identifies the end of the
 turn in the rollout.
