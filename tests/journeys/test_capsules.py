@@ -191,14 +191,19 @@ def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) 
     assert begin(one).wait() == 0
     done = one.perdure("move", "task", "--to", url, "--json")
     assert done.code == 0, done.err
-    late = one.perdure("update", "task", "Now the second.", "--json")
-    assert late.code == 7 and f"was moved to {url}" in late.out
+    before = one.show()
+    for words in (("update", "task", "Now the second."), ("retry", "task")):
+        late = one.perdure(*words, "--json")
+        assert late.code == 6 and f"was moved to {url}" in late.err, late.err
+    assert one.show() == before, "nothing was stored, and no attempt was made"
     assert len(one.rehearsal.prompts()) == 1
     gone(one)
     (there,) = two.perdure("move", "--from", url, "--json").json["runs"]
     assert (there["name"], there["free"]) == ("task", True)
     done = two.perdure("move", "task", "--from", url, "--into", str(two.home / "work"), "--json")
     assert (done.code, done.json["state"]) == (0, "succeeded"), done.err
+    listed = two.perdure("checkpoints", "task").out
+    assert "not counted" in listed and "0 changed" not in listed
     went = two.perdure("update", "task", "Now the second.", "--json")
     assert went.code == 0, went.err
     first, last = went.json["attempts"]

@@ -84,6 +84,23 @@ def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: s
     go_on(one)
 
 
+@pytest.mark.parametrize("agent", ["claude"])
+def test_a_due_run_that_no_worker_claims_is_not_followed_for_ever(
+    stage: MakeStage, agent: str
+) -> None:
+    """A program submits a run and starts no worker. Commands that follow the run end with advice."""
+    one = stage(WAITS)
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        runner.submit("Write one.txt.", name="task", agent=agent)
+    for words in (("logs", "-f", "task"), ("logs", "-f", "--raw", "task")):
+        followed = one.perdure(*words)
+        assert (followed.code, followed.err.strip()) == (
+            75,
+            "task is due, but no worker has claimed it: perdure retry task continues it",
+        )
+    assert one.perdure("attach", "task").code == 75
+
+
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("victims", ["supervisor", "supervisor and shim"])
 def test_a_run_is_unattended_when_its_agent_works_on(

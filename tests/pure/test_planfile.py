@@ -133,7 +133,7 @@ def test_all_problems_are_told_at_once(
         "attempts, continuity, repo, base, verify, map, unforkable, budget_usd, jobs, tasks",
         "'name' is missing in a task",
         "prompt: expected a text, not ' '",
-        "timeout: expected a duration such as 90s, 15m or 2h, not 'soon'",
+        "timeout: expected a duration such as 90s, 15m, 2h or 7d, not 'soon'",
         "files, entry 2: expected a relative path within the workdir, not '../up.py'",
         "needs: expected a list of names of tasks, not 'a'",
     )

@@ -468,6 +468,8 @@ def test_whoami(served: Serving, limited: Client) -> None:
     assert (
         served.perdure("whoami", "--server", "ftp://x", "--token-file", str(file)).returncode == 2
     )
+    plain = served.perdure("whoami", "--server", "http://192.0.2.1", "--token-file", str(file))
+    assert plain.returncode == 2 and "unencrypted" in plain.stderr
     assert json.loads(served.perdure("whoami", "--json").stdout)["actor"].startswith("local:")
 
 

@@ -47,6 +47,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.model.checkpoints import IMPORTED
 from perdure.model.events import RunTakenIn
 from perdure.model.requests import AgentRequest, RequestState
 from perdure.protocols import AgentDriver, Arrival, RunStore
@@ -55,8 +56,6 @@ from perdure.rules.requests import waiting
 from perdure.workspace import PackedFacts, Workspaces
 from perdure.workspace.task_files import LARGEST
 from perdure.workspace.task_files import Contents as GivenContents
-
-WHY = "import"
 
 
 class ImportRequest(Struct, frozen=True, kw_only=True):
@@ -391,7 +390,7 @@ def checkpoint_of(
         number=number,
         attempt=manifest.attempt,
         at=store.now(),
-        why=WHY,
+        why=IMPORTED,
         workdir=saved,
         session_id=parts[0].session_id if parts else "",
         conversation=parts,

@@ -88,7 +88,7 @@ def _cache(value: Any) -> str:
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("expected a duration such as 90s, 15m or 2h")
+        raise ValueError("expected a duration such as 90s, 15m, 2h or 7d")
     return duration(str(value))
 
 

@@ -286,6 +286,7 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     """
     run = engine.store.get(ref)
     changed_spec(run.spec, agent, changes)
+    refuse_moved(engine, run)
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None:
@@ -462,9 +463,21 @@ def _check_answer(name: str, request: AgentRequest, verdict: AnswerKind, words: 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
     """Check that the run can get these instructions, and return the run. If its supervisor has
     died, the run is taken over first. Raises UsageError, Conflict."""
+    refuse_moved(engine, run)
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine.store, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
+
+
+def refuse_moved(engine: Engine, run: TaskRun) -> None:
+    """Raise Conflict if the run was moved to a checkpoint store, so that it may continue on another
+    machine."""
+    if (moved := engine.moved_to(run.id)).exists():
+        url = moved.read_text(encoding="utf-8").strip()
+        raise Conflict(
+            f"{run.name} was moved to {url}",
+            f"perdure move {run.origin or run.id} --from {url} --name NEW takes it over here again",
+        )
 
 
 def require_not_running(engine: Engine, run: TaskRun, so: str) -> TaskRun:

@@ -144,5 +144,5 @@ def seconds(value: Any, name: str) -> Any:
     except ValueError:
         raise UsageError(
             f"the task's field {name} cannot be {value[:80]!r}",
-            "expected a number of seconds, or a duration such as 90s, 15m or 2h",
+            "expected a number of seconds, or a duration such as 90s, 15m, 2h or 7d",
         ) from None

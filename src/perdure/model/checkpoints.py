@@ -36,6 +36,8 @@ can be built again, or has no content."""
 CLEAN_UP = "clean-up"
 """Value of `Checkpoint.why` for a checkpoint that is made before its workdir is moved to the trash.
 """
+IMPORTED = "import"
+"""Value of `Checkpoint.why` for a checkpoint that was imported from another machine."""
 SAFETY_REASONS = ("restore", CLEAN_UP)
 """Values of `Checkpoint.why` for checkpoints that save the state before a restore or a clean-up.
 That state need not be one in which an agent stopped."""
@@ -55,7 +57,10 @@ class Saved(Struct, frozen=True, kw_only=True):
     branch: str = ""
     """Name of the workdir's branch; empty without git, and for a detached HEAD."""
     changed: int = 0
+    """Number of files that differ from HEAD; 0 for an imported checkpoint, where it is not
+    known."""
     untracked: int = 0
+    """Number of files that are not tracked; 0 for an imported checkpoint, where it is not known."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Names of files and directories that were left out, each with the reason; a directory's name
     ends in a slash."""
@@ -81,7 +86,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     why: str
     """Why the checkpoint was taken: `turn` (after a turn), `tool` (while the agent worked), `stop`
     (perdure was asked to stop), `end` (end of the attempt), `adopted` (another supervisor took
-    over), `restore` (before a restore), `clean-up` (before a clean-up)."""
+    over), `restore` (before a restore), `clean-up` (before a clean-up), `IMPORTED` (it was imported
+    from another machine)."""
     workdir: Saved
     session_id: str = ""
     """The conversation's id; empty if there was no conversation yet."""

@@ -10,7 +10,7 @@ def duration(text: str) -> float:
     ValueError for any other text."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|h|d)?", text.strip())
     if not match:
-        raise ValueError("expected a duration such as 90s, 15m or 2h")
+        raise ValueError("expected a duration such as 90s, 15m, 2h or 7d")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.arguments import seconds_of
 from perdure.cli.compose import Stopper, open_to_read, settings
 from perdure.cli.parser import optional_name
-from perdure.cli.runs.look import UNATTENDED
+from perdure.cli.runs.look import UNATTENDED, is_unclaimed
 from perdure.model import Liveness, RunState, TaskRun
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _is_unattended(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool
     """Return whether no process works on the run, and none is expected to. Either its supervisor
     died, or the run is due and no worker has claimed it in time. `again` reads the run again."""
     from perdure.cli.compose import probe, settings
-    from perdure.engine.worker import LEFT_ALONE_MS
 
     if run.state is RunState.RUNNING:
         return probe(settings()).liveness(run, now, again) not in (None, Liveness.ATTENDED)
-    return now - max(run.run_after, run.updated) > LEFT_ALONE_MS
+    return is_unclaimed(run, now)

@@ -10,6 +10,7 @@ import sys
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.text import clean, clock, one_line, say
+from perdure.model.checkpoints import IMPORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ MOMENTS = {
     "adopted": "taken over",
     "restore": "before a restore",
     "clean-up": "before a clean-up",
+    IMPORTED: "import",
 }
 """The text that is shown for each value of `Checkpoint.why`, which is the reason for the
 checkpoint."""
@@ -73,9 +75,12 @@ checkpoint."""
 
 def _line(checkpoint: Checkpoint) -> tuple[str, ...]:
     saved, parts = checkpoint.workdir, checkpoint.conversation
-    files = f"{saved.changed} changed, {saved.untracked} new" + (
-        f", {len(saved.left_out)} left out" if saved.left_out else ""
-    )
+    if checkpoint.why == IMPORTED:
+        files = "not counted"  # A capsule does not say how many files were changed or new.
+    else:
+        files = f"{saved.changed} changed, {saved.untracked} new"
+    if saved.left_out:
+        files += f", {len(saved.left_out)} left out"
     if parts:
         said = f"{checkpoint.session_id[:8]} {parts[0].size:,} B"
     else:

@@ -25,7 +25,7 @@ from perdure.cli.text import (
 )
 from perdure.errors import NotFound, UsageError
 from perdure.host import system
-from perdure.model import Liveness
+from perdure.model import Liveness, RunState
 from perdure.model.codec import printed
 from perdure.model.events import ContextAdded, Record, RunSubmitted, ToolEnded
 from perdure.rules.liveness import advice
@@ -401,9 +401,17 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
     return "\n".join([f"instructions, version {version}:", *lines])
 
 
+def is_unclaimed(run: TaskRun, now: int) -> bool:
+    """Return whether the run is due, but no worker has claimed it in time."""
+    from perdure.engine.worker import LEFT_ALONE_MS
+
+    due = max(run.run_after, run.updated)
+    return run.state is RunState.QUEUED and now - due > LEFT_ALONE_MS
+
+
 class UnattendedCheck:
-    """Checks whether a followed run has had no supervisor for `PATIENCE_S` seconds. If so, a call
-    prints advice and returns True."""
+    """Checks whether a followed run is due but unclaimed, or has had no supervisor for `PATIENCE_S`
+    seconds. If so, a call prints advice and returns True."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store
@@ -412,6 +420,14 @@ class UnattendedCheck:
     def __call__(self, run_id: str) -> bool:
         again: Callable[[], TaskRun] = lambda: self._store.get(run_id)  # noqa: E731
         run = again()
+        if is_unclaimed(run, self._store.now()):
+            sys.stdout.flush()
+            print(
+                f"{run.name} is due, but no worker has claimed it: perdure retry {run.name} "
+                "continues it",
+                file=sys.stderr,
+            )
+            return True
         found = self._probe.liveness(run, self._store.now(), again)
         if found in (None, Liveness.ATTENDED):
             self._since = 0.0

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.util import find_spec
-from ipaddress import ip_address
 
 from perdure.cli.compose import open_to_read
 from perdure.cli.server import exposure
 from perdure.config import Settings
 from perdure.errors import ConfigError, PerdureError
 from perdure.host.extras import install_command
+from perdure.host.git.servers import is_loopback
 from perdure.host.privileges import is_separate
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
@@ -183,11 +183,7 @@ def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _is_public(listen: str) -> bool:
-    host = listen.rpartition(":")[0].strip("[]")
-    try:
-        return not ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
+    return not is_loopback(listen.rpartition(":")[0].strip("[]"))
 
 
 def wanted(chosen: Settings) -> bool:

@@ -12,6 +12,7 @@ from perdure.cli.compose import settings
 from perdure.cli.text import clean, clock
 from perdure.errors import ConfigError, NotFound, PerdureError, UsageError
 from perdure.host.actors import local_person
+from perdure.host.git.servers import is_loopback
 
 TOKEN = "PERDURE_TOKEN"
 TIMEOUT_S = 30.0
@@ -73,6 +74,11 @@ def _of_server(url: str, token: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"expected the address of a server, got {url!r}", "--server https://host")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise UsageError(
+            f"{url} is on another machine, and http would send the token unencrypted",
+            f"--server https://{parts.netloc}",
+        )
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
     try:

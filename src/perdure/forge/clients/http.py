@@ -8,7 +8,6 @@ followed only for reads and within the same host, except for logs (`HttpClient.t
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 import threading
@@ -26,6 +25,7 @@ from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable
 from perdure.forge.clients.deadline import ConnectionDeadline
 from perdure.forge.clients.tokens import ForgeToken
 from perdure.forge.webhooks.payload import Payload, parsed, parsed_list
+from perdure.host.git.servers import is_loopback
 
 CONNECT_S = 10.0
 SILENT_S = 20.0
@@ -375,14 +375,6 @@ def checked(repository: str) -> str:
     ):
         raise NotFound(f"{repository[:100]!r} is not a repository: expected owner/name")
     return repository
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name means this machine. Does no DNS lookup."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_limit(headers: Mapping[str, str], said: str) -> bool:

@@ -157,6 +157,14 @@ def refusal_reason(address: str, *, private: bool) -> str:
     return "private"
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host name means this machine. Does no DNS lookup."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _embedded_ipv4(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -335,7 +335,7 @@ def _money(value: object) -> float:
 
 
 def _seconds(value: object) -> float:
-    wrong = ValueError("must be a duration such as 90s, 15m or 2h")
+    wrong = ValueError("must be a duration such as 90s, 15m, 2h or 7d")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise wrong
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from perdure.model.checkpoints import IMPORTED
 from perdure.model.events import (
     AnyEvent,
     AttemptEnded,
@@ -50,6 +51,8 @@ def _text(record: Record) -> str:
             return text.strip()
         case ToolStarted(name=name, summary=summary):
             return f"{one_line(name, 40)}  {one_line(summary, 400)}".rstrip()
+        case CheckpointTaken(number=number, why=why) if why == IMPORTED:
+            return f"checkpoint {number}: imported"
         case CheckpointTaken(number=number, changed=changed, untracked=new):
             return f"checkpoint {number}: {changed} changed, {new} new"
         case ContextAdded(version=version, message=False):
