@@ -50,6 +50,16 @@ def test_nobody_hears_himself(make: Callable[..., Office]) -> None:
     assert [each.state for each in office.told(own, sticky)] == [DeliveryState.IGNORED] * 2
 
 
+def test_a_quoted_comment_of_perdure(make: Callable[..., Office]) -> None:
+    """Some forges quote a comment with its invisible marker. The reply below the quote is a
+    person's, and the run gets it."""
+    office = make(DEV)
+    office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
+    reply = f"> {OWN_MARK}task=1 -->\n>\n> Attempt 1\n\nRound up."
+    (told,) = office.told(intent(IntentKind.COMMENTED, text=reply))
+    assert told.state is DeliveryState.HANDLED and "Round up." in office.prompts()[-1]
+
+
 def test_handed_over(make: Callable[..., Office]) -> None:
     """A run that was handed over to another agent, or whose rule now names another agent, still
     belongs to the issue. It gets later deliveries, and no second run begins."""

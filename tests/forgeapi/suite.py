@@ -168,6 +168,7 @@ class ForgeSuite:
         ref = IssueRef(place.repository, place.issue("ben", "Sticky"))
         marker = "<!-- perdure:task=tr-1 -->"
         place.say(ref, "cid", f"{marker} not yours")
+        place.forge.comment(ref, f"> {marker}\n> quoted\n\nBy a person with the same token.")
         assert place.forge.find_comment(ref, marker) is None
         made = place.forge.comment(ref, f"{marker}\n{HOSTILE}")
         place.say(ref, "ben", "thanks")
@@ -176,7 +177,7 @@ class ForgeSuite:
         place.forge.edit_comment(ref, found, f"{marker} done")
         again = place.forge.find_comment(ref, marker)
         assert again is not None and (again.id, again.text) == (made.id, f"{marker} done")
-        assert len(place.forge.comments(ref)) == 3
+        assert len(place.forge.comments(ref)) == 4
         place.delete_comment(ref, made.id)
         assert place.forge.find_comment(ref, marker) is None
         with pytest.raises(NotFound):

@@ -89,7 +89,8 @@ class ForgeApi(Protocol):
         ...
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
-        """Return the oldest comment of this login that contains `marker`; None if there is none."""
+        """Return the oldest comment of this login in which a line begins with `marker`; None if
+        there is none. A quoted marker does not count."""
         ...
 
     def comment(self, ref: IssueRef, text: str) -> Comment: ...

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from perdure.errors import Conflict, ForgeError, ForgeRefused, NotFound
 from perdure.forge.clients.http import HttpClient, checked, part
 from perdure.forge.webhooks.payload import Payload
+from perdure.model.forge.rules import has_mark
 from perdure.model.forge.state import (
     Access,
     Branch,
@@ -152,7 +153,7 @@ class GiteaLikeClient(ABC):
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
         me = self.whoami().casefold()
         own = (each for each in self._comments(ref, 0) if each.author.casefold() == me)
-        return next((each for each in own if marker in each.text), None)
+        return next((each for each in own if has_mark(each.text, marker)), None)
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
         return comment_of(self._asking.put("POST", f"{issue_path(ref)}/comments", {"body": text}))

@@ -28,6 +28,7 @@ from perdure.forge.clients.gitea_like import (
 from perdure.forge.clients.http import HttpClient, checked, part
 from perdure.forge.webhooks.hunks import hunk_at
 from perdure.forge.webhooks.payload import Payload
+from perdure.model.forge.rules import has_mark
 from perdure.model.forge.state import (
     Access,
     Branch,
@@ -215,7 +216,7 @@ class GitLab:
             for each in self._notes(ref, sort="asc", order_by="created_at")
             if each.author.casefold() == me
         )
-        return next((each for each in own if marker in each.text), None)
+        return next((each for each in own if has_mark(each.text, marker)), None)
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
         return self._comment_of(

@@ -35,7 +35,8 @@ TRIGGERS = (
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """Triggers that start a task. All other triggers only continue an existing task."""
 OWN_MARK = "<!-- perdure:"
-"""Beginning of a marker in every comment that perdure writes, under any login."""
+"""Beginning of a marker in every comment that perdure writes, under any login. The marker is at the
+beginning of a line."""
 OWN_CHECK = "perdure/"
 """Prefix of the names of all commit statuses that perdure sets."""
 
@@ -143,10 +144,16 @@ def is_for(rule: Rule, intent: Intent) -> bool:
     own = (
         not author
         or author == rule.login.casefold()
-        or OWN_MARK in intent.text
-        or OWN_MARK in intent.before
+        or has_mark(intent.text)
+        or has_mark(intent.before)
     )
     return known and not own and not _is_told_by_us(intent) and _is_there(rule, intent)
+
+
+def has_mark(text: str, mark: str = OWN_MARK) -> bool:
+    """Return whether a line of a comment begins with the mark. A mark in a quote does not count:
+    its line begins with `>`. A forge puts it there if a person quotes a comment of perdure."""
+    return any(line.lstrip().startswith(mark) for line in text.splitlines())
 
 
 def is_own_check(rule: Rule, intent: Intent) -> bool:
