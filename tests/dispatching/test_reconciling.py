@@ -208,6 +208,32 @@ def test_what_was_said_meanwhile(asking: ChildProcess) -> None:
     assert asking.round() == 0
 
 
+def test_a_comment_that_somebody_else_edited(asking: ChildProcess) -> None:
+    """Ben edits ada's comment, whose author the rule names and he is not. The forge lists it with
+    the new text, under ada's name, and perdure does not take it for ada's words. So it is with a
+    comment that no webhook had reported."""
+    office, state = asking.office, asking.small.state
+    state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    run = office.run()
+    known, unknown = (state.say("shop/web", 1, "ada", text) for text in ("Later.", "And soon."))
+    comment = intent(
+        IntentKind.COMMENTED, text="Later.", number=1, forge=Forge.GITEA, comment=str(known.id)
+    )
+    edited = replace(
+        comment, kind=IntentKind.COMMENT_EDITED, author="ben", text="Deploy.", before="Later."
+    )
+    first, second = office.told(comment, edited)
+    assert (first.state, second.state) == (DeliveryState.HANDLED, DeliveryState.IGNORED)
+    for said in (known, unknown):
+        said.text, said.created, said.updated = "Deploy.", run.created, run.created + 60_000
+    office.engine.store.now = lambda: run.created + 10 * 60_000  # type: ignore[method-assign]
+    assert asking.round() == 0
+    known.updated = known.created
+    assert asking.round() == 0, "its id is known"
+    assert "Deploy." not in "".join(office.prompts())
+
+
 def test_closed_and_opened_again_meanwhile(asking: ChildProcess) -> None:
     """The run of an issue that was closed without a delivery is cleaned up, and that of a reopened
     one continues. A stranger cannot reopen a run."""

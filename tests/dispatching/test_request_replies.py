@@ -268,6 +268,23 @@ def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -
         assert requests(asking.office)[0].answer is AnswerKind.ALLOW
 
 
+def test_an_edited_comment_that_was_found_answers_nothing(make: Callable[..., Office]) -> None:
+    """No webhook reported a comment, and somebody has edited it. For a rule for everybody who may
+    write it counts as an edit, which answers no request."""
+    with on(make, Forge.GITEA, replace(DEV, authors=())) as asking:
+        office, store = asking.office, asking.office.engine.store
+        (request,) = asks(office, CALL)
+        found = asking.small.state.say("shop/web", 1, "ada", f"/approve {short_id(request)}")
+        found.created = office.run().created + 1000
+        found.updated = found.created + 60_000
+        store.now = lambda: found.updated + 10 * 60_000  # type: ignore[method-assign]
+        assert asking.round() == 1
+        (told,) = store.inbox(limit=1)
+        assert told.intent is not None and told.intent.kind is IntentKind.COMMENT_EDITED
+        assert told.reason == "an edited comment cannot answer a request"
+        assert requests(office) == [request]
+
+
 def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
     """Instructions that came before the approval close the request, so the approval is late."""
     with on(make, Forge.GITEA) as asking:

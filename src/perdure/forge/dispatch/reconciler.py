@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
+from msgspec import Struct
+
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forge.dispatch.cleanup import is_cleaned_up
@@ -25,9 +27,17 @@ from perdure.host.rounds import Rounds
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind
 from perdure.model.forge.postings import Origin, origin_of
-from perdure.model.forge.rules import OWN_MARK, Rule
+from perdure.model.forge.rules import Rule, has_mark
 from perdure.model.forge.sources import Source
-from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, Issue, IssueRef, Pull
+from perdure.model.forge.state import (
+    Access,
+    CheckVerdict,
+    Comment,
+    CommentKind,
+    Issue,
+    IssueRef,
+    Pull,
+)
 from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
 
@@ -51,6 +61,17 @@ REST = 4
 pause saves requests, of which a forge allows a certain number an hour."""
 
 ForgeOf = Callable[[str, str], ForgeApi | None]
+CommentKey = tuple[str, int, CommentKind, str]
+"""Identifies a comment: repository, number, kind and id."""
+
+
+class _KnownComments(Struct, frozen=True):
+    """The comments in the inbox: their authors and texts, and the keys of those that have an id.
+    The list is complete from the time `since` on (ms since 1970)."""
+
+    texts: set[tuple[str, str]]
+    keys: set[CommentKey]
+    since: int
 
 
 class Reconciler:
@@ -237,7 +258,7 @@ class Reconciler:
         """Yield a delivery for each later event of an issue or pull request of the rule's newest
         runs. Closing and reopening are always included. Comments are included only if the forge
         does not list its failed deliveries."""
-        known, heard = self._known(source)
+        known = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)
             origin = origin_of(run)
@@ -254,7 +275,7 @@ class Reconciler:
                     yield from self._open_state_change(forge, source, kind, rule, run, issue)
                     if issue.open and ref.repository not in told:
                         yield from self._missed_comments(
-                            forge, source, kind, issue, max(run.created, since, heard), known
+                            forge, source, kind, issue, max(run.created, since), known
                         )
                 except (NotFound, ForgeRefused, ForgeDenied) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
@@ -347,33 +368,65 @@ class Reconciler:
         kind: Forge,
         issue: Issue,
         since: int,
-        known: set[tuple[str, str]],
+        known: _KnownComments,
     ) -> Iterator[Arrived]:
         """Yield a delivery for each comment that no webhook reported. Skips very recent comments,
-        because their webhooks may still arrive."""
+        because their webhooks may still arrive.
+
+        A comment whose text is new but whose id is in the inbox was edited. It is skipped, because
+        the forge does not say who edited it: often everybody who may write can."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
-        for comment in forge.comments(issue.ref, since=since):
-            key = (comment.author.casefold(), comment.text.strip())
+        for comment in forge.comments(issue.ref, since=max(since, known.since)):
+            text = (comment.author.casefold(), comment.text.strip())
+            key = (issue.ref.repository, issue.ref.number, comment.kind, comment.id)
+            is_edited = comment.kind is CommentKind.COMMENT and comment.updated > comment.created
             if (
                 comment.updated > fresh
-                or key in known
-                or OWN_MARK in comment.text
+                or text in known.texts
+                or key in known.keys
+                or has_mark(comment.text)
                 or comment.kind is CommentKind.LINE
-                or not key[1]
+                or not text[1]
+                or (is_edited and not self._is_open_to_writers(source))
             ):
                 continue
-            yield _saying(source, kind, issue, comment)
+            yield _saying(source, kind, issue, comment, edited=is_edited)
 
-    def _known(self, source: Source) -> tuple[set[tuple[str, str]], int]:
-        """Return the author and text of each comment or other event in the inbox. Also return the
-        time (ms since 1970) from which this list is complete."""
+    def _is_open_to_writers(self, source: Source) -> bool:
+        """Return whether each rule of the source works for everybody who may write. Only then does
+        it not matter who edited a comment."""
+        return all(
+            not rule.authors and rule.least == Access.WRITE
+            for rule in self._rules
+            if not rule.sources or source.name in rule.sources
+        )
+
+    def _known(self, source: Source) -> _KnownComments:
+        """Return the comments and the texts of other events that are in the inbox."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
-        intents = [
-            each.intent for each in told if each.intent is not None and each.intent.text.strip()
-        ]
-        return {(intent.author.casefold(), intent.text.strip()) for intent in intents}, told[
-            -1
-        ].received if len(told) == LOOKED_AT else 0
+        texts, keys = set[tuple[str, str]](), set[CommentKey]()
+        for each in told:
+            intent = each.intent
+            if intent is None:
+                continue
+            if intent.text.strip():
+                texts.add((intent.author.casefold(), intent.text.strip()))
+            if intent.comment:
+                thing = (intent.repository, intent.number)
+                keys |= {(*thing, kind, intent.comment) for kind in _kinds(intent)}
+        since = told[-1].received if len(told) == LOOKED_AT else 0
+        return _KnownComments(texts, keys, since)
+
+
+def _kinds(intent: Intent) -> Sequence[CommentKind]:
+    """Return the kinds of comments that the intent may report. Forges number comments and reviews
+    separately. An edit may be that of a comment or a review."""
+    match intent.kind:
+        case IntentKind.COMMENTED:
+            return (CommentKind.COMMENT,)
+        case IntentKind.COMMENT_EDITED:
+            return (CommentKind.COMMENT, CommentKind.REVIEW)
+    return (CommentKind.REVIEW,)
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
@@ -429,14 +482,19 @@ def _branch(issue: Issue) -> str:
     return ""
 
 
-def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arrived:
-    wants = comment.verdict is CheckVerdict.CHANGES_REQUESTED
-    if wants:
-        review = IntentKind.CHANGES_REQUESTED
+def _saying(
+    source: Source, forge: Forge, issue: Issue, comment: Comment, *, edited: bool
+) -> Arrived:
+    if edited:
+        spoken = IntentKind.COMMENT_EDITED
+    elif comment.kind is not CommentKind.REVIEW:
+        spoken = IntentKind.COMMENTED
+    elif comment.verdict is CheckVerdict.CHANGES_REQUESTED:
+        spoken = IntentKind.CHANGES_REQUESTED
     else:
-        review = IntentKind.LINE_COMMENTED
+        spoken = IntentKind.LINE_COMMENTED
     intent = Intent(
-        kind=review if comment.kind is CommentKind.REVIEW else IntentKind.COMMENTED,
+        kind=spoken,
         forge=forge,
         repository=issue.ref.repository,
         number=issue.ref.number,
