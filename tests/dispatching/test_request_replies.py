@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from perdure.forge.webhooks.commands import answer_in, how_to
 from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState, TaskRun
-from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, IntentKind
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.protocols import Ending
@@ -249,23 +249,39 @@ def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> Non
         assert "what looks like a secret" in comments(asking)[-1]
 
 
+def on_its_pull(asking: ChildProcess) -> Intent:
+    """Open the pull request of the run's branch. Return GitHub's event of a comment on it, which
+    does not name the branch."""
+    asking.small.state.repositories["shop/web"].named["perdure/dev-1"] = "5" * 40
+    pull = asking.forge.open_pull("shop/web", head="perdure/dev-1", base="main", title="t", text="")
+    return intent(IntentKind.COMMENTED, number=pull.ref.number, pull=True)
+
+
 def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -> None:
     """GitHub leaves out the branch of a comment on a pull request. perdure asks the forge, and the
     run of that branch is meant."""
     with on(make, Forge.GITHUB) as asking:
         asks(asking.office, CALL)
-        asking.small.state.repositories["shop/web"].named["perdure/dev-1"] = "5" * 40
-        pull = asking.forge.open_pull(
-            "shop/web", head="perdure/dev-1", base="main", title="t", text=""
-        )
-        said_there = intent(
-            IntentKind.COMMENTED,
-            number=pull.ref.number,
-            pull=True,
-            text=f"/approve {short_id(requests(asking.office)[0])}",
-        )
+        text = f"/approve {short_id(requests(asking.office)[0])}"
+        said_there = replace(on_its_pull(asking), text=text)
         assert asking.office.told(said_there)[0].state is HANDLED
         assert requests(asking.office)[0].answer is AnswerKind.ALLOW
+
+
+def test_a_comment_on_the_pull_request_is_told_and_stops(make: Callable[..., Office]) -> None:
+    """The run of the pull request's branch gets the comments there, and stops if one says so. The
+    forge is not asked about a stranger's comment."""
+    with on(make, Forge.GITHUB) as asking:
+        office, comment = asking.office, on_its_pull(asking)
+        asked_before = len(asking.small.requests)
+        (strange,) = office.told(replace(comment, author="mallory", text="Me too."))
+        assert strange.state is IGNORED and len(asking.small.requests) == asked_before
+        assert office.told(replace(comment, text="Round up."))[0].state is HANDLED
+        assert "Round up." in office.prompts()[-1] and len(office.runs()) == 1
+        stop = replace(comment, text="@dev-bot stop", stops=("dev-bot",), mentions=("dev-bot",))
+        assert office.told(stop)[0].state is HANDLED
+        assert [each.type for each in office.run().conditions] == ["withdrawn"]
+        assert office.run().state is RunState.CANCELLED
 
 
 def test_an_edited_comment_that_was_found_answers_nothing(make: Callable[..., Office]) -> None:

@@ -16,7 +16,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
-from perdure.forge.dispatch.omissions import is_placeless, with_branch, with_hunk, with_lines
+from perdure.forge.dispatch.omissions import (
+    is_headless,
+    is_placeless,
+    with_branch,
+    with_hunk,
+    with_lines,
+)
 from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
 from perdure.model.forge.rules import OWN_CHECK, Rule, is_for
 from perdure.model.forge.state import Access, CheckState, Comment, Issue, IssueRef, Pull
@@ -151,10 +157,15 @@ class Current:
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Return the intent of a failed check with its branch, if the event names only the commit.
-        Other intents are returned unchanged. Raises the same errors as `of`."""
+        """Return the intent with its branch, if the event leaves it out: a failed check that names
+        only its commit, or a comment on a pull request. The forge is not asked about comments that
+        no rule accepts. Other intents are returned unchanged. Raises the same errors as `of`."""
+        if is_headless(intent):
+            rules = [rule for rule in rules if is_for(rule, intent)]
+        elif not is_placeless(intent):
+            return intent
         api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
-        if api is None or not is_placeless(intent):
+        if api is None:
             return intent
         found, _ = self._once(delivery, intent, None, lambda: (with_branch(api, intent), ()))
         if isinstance(found, Intent):

@@ -206,6 +206,7 @@ class Dispatcher:
         stopped: dict[str, str] = {}
         if intent is not None:
             intent = with_before(self._engine.store, delivery, intent)
+            intent = self._current.placed(delivery, intent, self._rules)
             stopped = self._withdraw(delivery, intent, news)
             if intent.kind in WITHDRAWING:
                 done = "; ".join(stopped.values())
@@ -217,7 +218,6 @@ class Dispatcher:
                 return False
         rules = [rule for rule in self._rules if rule.name not in stopped]
         if intent is not None:
-            intent = self._current.placed(delivery, intent, rules)
             reply = self._replies.reply(delivery, intent, rules, {*news, *self._held})
             if reply is not None:
                 self._settle(delivery, reply.state, reply.reason)

@@ -3,7 +3,8 @@ comments on lines, and a failed check without its branch (Gitea 1.26.4, modules/
 `tests/forges/recorded/gitea-1.26` has examples of both).
 
 GitHub and GitLab send a delivery for each comment on a line, and name the branch of a failed check.
-GitLab leaves out the diff. Without a token, nothing is added.
+GitHub does not name the branch of the pull request that a comment is on. GitLab leaves out the
+diff. Without a token, nothing is added.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from perdure.errors import ForgeRefused, NotFound
 from perdure.forge.webhooks.hunks import end_of
 from perdure.forge.webhooks.payload import cut
 from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
-from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, IssueRef
+from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, IssueRef, Pull
 from perdure.protocols import ForgeApi
 
 VERDICTS = {
@@ -37,12 +38,26 @@ def is_placeless(intent: Intent) -> bool:
     )
 
 
+def is_headless(intent: Intent) -> bool:
+    """Return whether the intent is a comment on a pull request whose event names no branch. GitHub
+    sends such events."""
+    return (
+        intent.forge is Forge.GITHUB
+        and intent.kind in (IntentKind.COMMENTED, IntentKind.COMMENT_EDITED)
+        and intent.pull
+        and bool(intent.number)
+        and not intent.branch
+    )
+
+
 def with_branch(api: ForgeApi, intent: Intent) -> Intent:
-    """Add the pull request to a failed check that names only its commit, and return the intent.
-    Also add the branch of the pull request if the branch is in the same repository. Raises
-    ForgeError."""
+    """Add the branch of the pull request to a comment that does not name it, and return the intent.
+    To a failed check that names only its commit, add the pull request too. A branch in another
+    repository is not added. Raises ForgeError."""
     if is_placeless(intent):
         found = api.pull_at(intent.repository, intent.commit)
+    elif is_headless(intent):
+        found = _pull(api, intent)
     else:
         found = None
     if found is None:
@@ -55,6 +70,13 @@ def with_branch(api: ForgeApi, intent: Intent) -> Intent:
         title=found.title,
         branch=found.head if own else "",
     )
+
+
+def _pull(api: ForgeApi, intent: Intent) -> Pull | None:
+    try:
+        return api.pull(intent.repository, intent.number)
+    except NotFound:
+        return None
 
 
 def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
