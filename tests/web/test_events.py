@@ -360,6 +360,26 @@ def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
         assert numbers(take(listened, len(there))) == there
 
 
+def test_a_reader_that_has_just_started(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a start the journal is read again from some records before the newest. A client that
+    reconnects meanwhile gets none of those that it has read. A number that does not exist yet hides
+    no new records."""
+    hall.journal._rounds.stop()
+    claim = claimed(hall.store, submit(hall.store))
+    hall.store.record(claim, [Said(text=str(number)) for number in range(20)])
+    newest = hall.store.newest_record()
+    started = Journal(hall.reading)
+    assert started.newest < newest
+    monkeypatch.setattr(hall.journal, "listen", started.listen)
+    monkeypatch.setattr(hall.journal, "leave", started.leave)
+    with _listen(hall, newest) as listened, _listen(hall, 10**12) as ahead:
+        hall.until(lambda: len(started._listeners) == 2, "both listen")
+        hall.store.record(claim, [Said(text="new")])
+        started._round()
+        assert numbers(take(listened, 1)) == [newest + 1]
+        assert numbers(take(ahead, 1)) == [newest + 1]
+
+
 def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
     """Listeners wait, and get the records in between as soon as the database answers again. A
     listener that asks for earlier records is disconnected properly."""

@@ -52,11 +52,15 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         after = _after(request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
+        newest = 0
+        if after >= 0:
+            newest = await to_thread.run_sync(parts.store.newest_record, limiter=room.limiter)
         listener = parts.journal.listen(run)
         if listener is None:
             raise Problem(503, "Too many live streams are open", "try again later")
         if after >= 0:
-            begin = min(after, listener.since)
+            # A number that does not exist yet, from another database, must hide no new records.
+            begin = min(after, max(newest, listener.since))
         elif run:
             begin = 0
         else:
@@ -105,7 +109,10 @@ async def _event_bytes(
         known = partial(_still_known, parts, room, request)
         seen = partial(seen_records, parts.store, limits, room.limiter) if limits else None
         async for told in new_records(listener, HEARTBEAT_S, known, seen):
-            yield b"".join(each.sent for each in told) or HEARTBEAT
+            # The client may have read some of these records before it reconnected.
+            new = [each.sent for each in told if each.record.seq > after]
+            if new or not told:
+                yield b"".join(new) or HEARTBEAT
     except PerdureError:
         # The database is unavailable. The client reconnects later and then gets the records that it
         # missed.
