@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from perdure.engine.attempt.opening_steps import _locked
 from perdure.errors import ForgeRefused, InUse
 from perdure.forge.replies import Poster
+from perdure.forge.replies.comments import GIVEN_UP
 from perdure.host.actors import acting
 from perdure.model import Condition, Decision, OutcomeKind, RunState, TaskRun
 from perdure.model.forge.deliveries import Forge
@@ -373,6 +374,34 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
         and "needed" not in bench.comments[0]
     )
     assert bench.posting(run).tries == 0
+
+
+def test_a_branch_that_is_held_back_for_days(bench: Bench) -> None:
+    """A branch that is held back is checked again until the cause is removed, however often that
+    was in vain. A comment that the forge refuses is given up after a while."""
+    run = bench.begin(bench.dispatched())
+    assert run.workspace is not None
+    base = bench.git("rev-parse", "HEAD", cwd=Path(run.workspace.path))
+    Path(run.workspace.path, "key.txt").write_text("AKIA" + "ABCDEFGHIJKLMNOP\n")
+    bench.end(run)
+    answering = bench.answering(publish="branch")
+    answering.answer(run.id)
+    store = bench.engine.store
+    for _ in range(2):
+        held = store.hold_posting(run.id, 60)
+        assert held is not None
+        store.put_posting(replace(held, tries=GIVEN_UP))
+        answering.answer(run.id)
+        posting = bench.posting(run)
+        assert (
+            posting.tries == GIVEN_UP + 1 and store.now() < posting.due <= store.now() + 3_600_000
+        )
+    bench.git("reset", "-q", "--hard", base, cwd=Path(run.workspace.path))
+    bench.shop.access["dev-bot"] = "none"
+    answering.answer(run.id)
+    posting = bench.posting(run)
+    assert posting.tries == 0 and "no comment" in posting.reason
+    assert "not pushed" not in posting.reason
 
 
 def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:

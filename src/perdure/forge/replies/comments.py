@@ -71,6 +71,8 @@ class _PendingSteps(Struct):
     in_s: float = 0.0
     silent: bool = False
     """Whether the forge did not answer. If so, the remaining steps are skipped."""
+    held: bool = False
+    """Whether the branch still has to be pushed. It is retried until it is pushed."""
 
     def note(self, what: str, error: PerdureError) -> None:
         self.reasons.append(f"{what}: {error}")
@@ -113,7 +115,7 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
         waits = _PendingSteps()
         if origin is not None and rule is not None and api is not None and self._is_newest(run):
             posting = _PostingUpdate(self, run, posting, origin, rule, api, waits).whole()
-        if waits.reasons and (waits.silent or posting.tries < GIVEN_UP):
+        if waits.reasons and (waits.silent or waits.held or posting.tries < GIVEN_UP):
             tries = posting.tries + 1
         else:
             tries = 0
@@ -249,11 +251,13 @@ class _PostingUpdate(Struct):
             return
         except Conflict as error:
             self.waits.note("not pushed", error)
+            self.waits.held = True
             self.waits.in_s = max(self.waits.in_s, BUSY_S)
             return
         except GitFailed as error:
             if error.transient or unreachable(error):
                 self.waits.note("not pushed", error)
+                self.waits.held = True
             else:
                 self._hold_back(branch, error)
             return
@@ -280,8 +284,9 @@ class _PostingUpdate(Struct):
 
     def _hold_back(self, branch: str, error: PerdureError) -> None:
         """Set the condition `needs_person`, unless it is already set with this message. Publishing
-        is still retried later."""
+        is still retried, at least once an hour."""
         self.waits.note("not pushed", error)
+        self.waits.held = True
         message = self.whose.clean(f"{error} {error.hint}".strip())
         if not any(
             each.type == "needs_person" and each.message == message for each in self.run.conditions
