@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -69,6 +70,24 @@ def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Off
         for _ in range(3):
             asking.office.dispatcher.round()
         assert asking.office.delivery(number).state is WAITS and len(asking.small.faults) == 4
+
+
+def test_an_error_that_is_raised_again_does_not_grow(
+    make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a forge limits the rate, every look at the inbox raises the same error. Its traceback
+    keeps its length."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(current, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with asked(make, DEV, gitea, Forge.GITEA) as asking:
+        asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        asking.small.fail(429, retry_after="120")
+        for _ in range(50):
+            assert [each.state for each in asking.office.told(ASSIGNED)] == [WAITS]
+        waits = asking.office.dispatcher._current._waits.values()
+        assert waits
+        for wait in waits:
+            assert len(traceback.extract_tb(wait.error.__traceback__)) < 20
 
 
 def test_a_forge_that_cannot_be_asked_is_logged_once(

@@ -245,7 +245,8 @@ class Current:
         }
         for key in (source, repository, thing):
             if key in self._waits and now < self._waits[key].until:
-                raise self._waits[key].error
+                # Each time that an error is raised, its traceback grows.
+                raise self._waits[key].error.with_traceback(None)
         try:
             found = ask()
         except ForgeUnavailable as error:
