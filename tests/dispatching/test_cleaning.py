@@ -17,11 +17,13 @@ from perdure.forge.dispatch import Dispatcher
 from perdure.forge.dispatch.cleanup import KEPT, is_cleaned_up
 from perdure.model import Host, RunState, TaskSpec, Workspace
 from perdure.model.events import BroughtBack, CleanedUp
-from perdure.model.forge.deliveries import DeliveryState, Intent, IntentKind
+from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule
 from perdure.workspace import trash
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 from tests.dispatching.office import Office, intent
+from tests.dispatching.test_reconciling import DEV, asked
+from tests.servers.forge import github
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
 CLOSED, REOPENED = intent(IntentKind.CLOSED), intent(IntentKind.REOPENED)
@@ -365,6 +367,28 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
     assert told.state is WAITS and "being restored" in told.reason and top.exists()
     office.dispatcher.round()
     assert office.delivery(told.number).state is HANDLED and office.run().context_version == 2
+
+
+@pytest.mark.parametrize(
+    "place", ["shop/other/issues/7", "shop/other/issues/1"], ids=["number", "repository"]
+)
+def test_transferred_on_github(make: Callable[..., Office], place: str) -> None:
+    """GitHub redirects from a transferred issue to the new one, which is open. The work of the old
+    issue is over all the same. After a mere rename of the repository it is not."""
+    with asked(make, DEV, github, Forge.GITHUB) as asking:
+        office, state = asking.office, asking.small.state
+        old = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        office.told(replace(ASSIGNED, number=1))
+        state.repositories["shop/web"].renamed = "shop/site"
+        (refused,) = office.told(replace(CLOSED, number=1))
+        assert (refused.state, refused.reason) == (IGNORED, "shop/web#1 is now open")
+        state.repositories["shop/web"].renamed = ""
+        state.repository("shop/other", ada="admin", dev_bot="admin")
+        for _ in range(7):
+            state.issue("shop/other", "ada", "Rounding")
+        old.moved = place
+        (told,) = office.told(replace(CLOSED, number=1))
+        assert told.state is HANDLED and office.run().state is RunState.CANCELLED
 
 
 def test_on_another_host(office: Office) -> None:

@@ -136,7 +136,7 @@ def repositories(asked: Asked) -> Any:
 
 def get_repository(asked: Asked, name: str) -> Any:
     found = repository(asked, name)
-    return {"id": found.id, "full_name": name, "default_branch": "main"}
+    return {"id": found.id, "full_name": found.renamed or name, "default_branch": "main"}
 
 
 def permission(asked: Asked, name: str, login: str) -> Any:

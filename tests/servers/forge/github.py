@@ -52,7 +52,12 @@ def issues(asked: Asked, name: str) -> Any:
 
 
 def issue(asked: Asked, name: str, number: int | str) -> Any:
-    found = gitea.issue(asked, name, gitea.item(asked, name, str(number)))
+    item = gitea.item(asked, name, str(number))
+    if item.moved:
+        return 301, Raw("", {"location": f"{asked.url}{PREFIX}repos/{item.moved}"})
+    found = gitea.issue(asked, name, item)
+    present = gitea.repository(asked, name).renamed or name
+    found["repository_url"] = f"{asked.url}{PREFIX}repos/{present}"
     if found["pull_request"] is None:
         return {
             **{key: each for key, each in found.items() if key != "pull_request"},

@@ -45,6 +45,8 @@ class Item:
     open: bool = True
     closed: int = 0
     confidential: bool = False
+    moved: str = ""
+    """The path of the issue in another repository to which it was transferred."""
     merged: bool = False
     draft: bool = False
     head: str = ""
@@ -109,6 +111,8 @@ class Repository:
     """Address of the host that keeps its logs, if that is another one."""
     hook: str = ""
     """The address of its webhooks."""
+    renamed: str = ""
+    """Its present name, if it was renamed."""
     sent: list[Sent] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
     """Deliveries that were requested again."""

@@ -19,6 +19,8 @@ from perdure.forge.clients.gitea_like import (
     GiteaLikeClient,
     comment_of,
     failed_status,
+    issue,
+    issue_path,
     pull,
     repo_path,
     review,
@@ -34,6 +36,7 @@ from perdure.model.forge.state import (
     CommitCheck,
     FailedCheck,
     FailedDelivery,
+    Issue,
     IssueRef,
     Pull,
 )
@@ -65,6 +68,20 @@ class GitHub(GiteaLikeClient):
     ) -> None:
         super().__init__(address, asking)
         self._log_hosts = log_hosts
+
+    def issue(self, ref: IssueRef) -> Issue:
+        """Return the issue. Raises NotFound also if it was transferred to another repository, where
+        GitHub redirects to the new issue."""
+        found = self._asking.get(issue_path(ref))
+        name = found.url("repository_url").partition("/repos/")[2]
+        is_other = found.number("number") != ref.number
+        if not is_other and name and name.casefold() != ref.repository.casefold():
+            # Either the issue was transferred, or the whole repository was renamed.
+            now = self._asking.get(repo_path(ref.repository)).repository("full_name")
+            is_other = now.casefold() != name.casefold()
+        if is_other:
+            raise NotFound(f"{ref} was transferred to {name or 'another repository'}")
+        return issue(ref.repository, found)
 
     def _assigned(self, assignee: str) -> Mapping[str, str]:
         return {"assignee": assignee}
