@@ -234,6 +234,37 @@ def test_a_comment_that_somebody_else_edited(asking: ChildProcess) -> None:
     assert "Deploy." not in "".join(office.prompts())
 
 
+def test_a_webhook_that_comes_after_its_comment_was_found(asking: ChildProcess) -> None:
+    """A comment that perdure found by asking is not told again when its webhook arrives, with
+    another id and body: neither later, nor while both wait for the same attempt."""
+    office, state = asking.office, asking.small.state
+    state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    run = office.run()
+    claim = office.claim()
+    said = [state.say("shop/web", 1, "ada", text) for text in ("Round up.", "And test it.")]
+    one, two = (
+        intent(
+            IntentKind.COMMENTED, text=each.text, number=1, forge=Forge.GITEA, comment=str(each.id)
+        )
+        for each in said
+    )
+    said[0].created = said[0].updated = run.created
+    said[1].created = said[1].updated = run.created + 60 * 60_000
+    office.engine.store.now = lambda: run.created + 10 * 60_000  # type: ignore[method-assign]
+    assert asking.round() == 1
+    (waits,) = office.told(one)
+    assert waits.state is DeliveryState.RECEIVED
+    office.end(claim)
+    office.dispatcher.round()
+    again, other = office.told(one, two)
+    assert office.delivery(waits.number).reason == again.reason
+    assert again.reason == f"it was told by delivery {waits.number - 1}"
+    assert other.state is DeliveryState.HANDLED
+    told = "\n".join(office.prompts())
+    assert told.count("Round up.") == 1 and told.count("And test it.") == 1
+
+
 def test_closed_and_opened_again_meanwhile(asking: ChildProcess) -> None:
     """The run of an issue that was closed without a delivery is cleaned up, and that of a reopened
     one continues. A stranger cannot reopen a run."""

@@ -1,16 +1,17 @@
 """Merges the edits of a text into one event before they are reported. A text that was edited twice
-is reported once, with its newest content. Called by `dispatcher`."""
+is reported once, with its newest content. Also recognizes a comment that two deliveries report.
+Called by `dispatcher`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from perdure.forge.dispatch.difference import difference
 from perdure.forge.dispatch.order import LOOKED_AT
 from perdure.forge.webhooks.author_text import mentioned, stop_commands
-from perdure.model.forge.deliveries import Delivery, Intent, IntentKind
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
 from perdure.protocols import InboxStore
 
 Told = tuple[Delivery, Intent]
@@ -59,6 +60,25 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
     # Without the earlier text, new mentions cannot be distinguished from old ones. So all mentions
     # are removed, and none of them starts an agent.
     return replace(intent, mentions=())
+
+
+def told_before(
+    store: InboxStore, delivery: Delivery, intent: Intent, queued: Sequence[Told]
+) -> str:
+    """Return why a comment is not told to its run again: another delivery has told it, or is in
+    `queued`. Return an empty text if there is none. perdure may find a comment by asking the forge
+    before the webhook of the comment arrives."""
+    if intent.kind not in SAID or not intent.comment:
+        return ""
+    handled = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
+    for each in [*(each for each, _ in queued), *handled]:
+        other = each.intent
+        if other is None or each.source != delivery.source or each.number == delivery.number:
+            continue
+        is_same = other.kind is intent.kind and other.text.strip() == intent.text.strip()
+        if is_same and _key(other) == _key(intent):
+            return f"it was told by delivery {each.number}"
+    return ""
 
 
 def is_unchanged(intent: Intent) -> bool:

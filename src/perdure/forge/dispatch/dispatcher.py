@@ -29,7 +29,7 @@ from perdure.errors import (
 )
 from perdure.forge.dispatch.checks import Checks
 from perdure.forge.dispatch.cleanup import clean, end, is_cleaned_up, restore_workdir
-from perdure.forge.dispatch.coalesce import is_unchanged, merged, with_before
+from perdure.forge.dispatch.coalesce import is_unchanged, merged, told_before, with_before
 from perdure.forge.dispatch.current import Current, current
 from perdure.forge.dispatch.loop_guard import unattended
 from perdure.forge.dispatch.order import ENDING, overtaken
@@ -254,7 +254,12 @@ class Dispatcher:
             over = self._closed_reason(delivery, intent, choice, news) or overtaken(
                 self._engine.store, delivery, intent
             )
-            choice = over or self._is_off(delivery, intent, choice) or choice
+            choice = (
+                over
+                or self._told_before(delivery, intent, choice, news)
+                or self._is_off(delivery, intent, choice)
+                or choice
+            )
         if intent is None or isinstance(choice, str):
             done = "; ".join(stopped.values())
             self._settle(
@@ -336,6 +341,20 @@ class Dispatcher:
                 run, intent
             )
         return ""
+
+    def _told_before(
+        self,
+        delivery: Delivery,
+        intent: Intent,
+        choice: RuleChoice,
+        news: Mapping[str, Sequence[Told]],
+    ) -> str:
+        """Return why the run does not get a comment that another delivery has told it; empty if it
+        gets the comment."""
+        if choice.run is None:
+            return ""
+        queued = news.get(choice.run.id, ())
+        return told_before(self._engine.store, delivery, intent, queued)
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
         """Return the reason why the run gets no events now, if its work was taken back on the
