@@ -139,6 +139,28 @@ def test_into_a_repository_that_has_the_base(
     assert git(clone, "status", "--porcelain") == ""
 
 
+def test_a_branch_of_any_name_moves(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """A run whose agent switched to a branch such as `fix/#12` is on that branch on the other
+    machine too, in a directory of its own and in a repository."""
+
+    def change(top: Path) -> None:
+        git(top, "checkout", "-q", "-b", "fix/#12")
+        (top / "own.txt").write_text("own\n")
+
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent", change=change)
+    path = exported(one, run, tmp_path / "task.capsule")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(repository), str(clone))
+    into = imported(machine("two"), path, into=tmp_path / "landed")
+    beside = imported(machine("three"), path, repo=clone)
+    assert beside.run.workspace.branch == "perdure/task"
+    for taken in (into, beside):
+        place = Path(taken.run.workspace.path)
+        assert (place / "own.txt").read_text() == "own\n"
+        assert git(place, "branch", "--show-current").strip() == "fix/#12"
+
+
 def test_nothing_in_a_capsule_widens_what_this_machine_grants(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:

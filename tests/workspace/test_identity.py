@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from perdure.errors import NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import TaskSpec
 from perdure.workspace import Workspaces
-from perdure.workspace.identity import Places, check_branch, check_name, identify, parse_remote
+from perdure.workspace.identity import (
+    Places,
+    check_branch,
+    check_name,
+    check_saved_branch,
+    identify,
+    parse_remote,
+)
 from tests.workspace.yard import Yard, make_yard
 
 HOSTILE = [
@@ -80,6 +88,22 @@ def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None
         ["git", "check-ref-format", "--branch", name], capture_output=True, text=True, cwd="/"
     )
     assert (said.returncode, said.stdout) == (0, f"{name}\n")
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "fix/#12", "a+b", "user@x", "_wip", "x.lock.y", ".a"])
+def test_a_saved_branch_is_whatever_git_allows(name: str) -> None:
+    """A branch that a checkpoint was taken on is accepted exactly if git accepts it as a branch."""
+    try:
+        accepted = check_saved_branch(name) == name
+    except UsageError:
+        accepted = False
+    if "\0" in name:
+        assert not accepted
+        return
+    said = subprocess.run(
+        ["git", "check-ref-format", "--branch", name], capture_output=True, cwd="/"
+    )
+    assert accepted == (said.stdout == os.fsencode(f"{name}\n"))
 
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))

@@ -327,3 +327,38 @@ def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -
     left[1].touch()
     checkpoints.delete(workspace, 2)
     assert list(checkpoints.list_saved(workspace)) == [1]
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+@pytest.mark.parametrize(
+    "branch", ["fix/#12", "feature/a+b", "user@x", "_wip", "änderung", "refs/x", "a,b&c;$(d)"]
+)
+def test_a_branch_of_any_name_comes_back(yard: Yard, backend: str, branch: str) -> None:
+    """A checkpoint on a branch that git allows is restored to that branch, and is compared with the
+    workdir."""
+    workspace, top = made(yard, backend)
+    yard.git("checkout", "-qb", branch, cwd=top)
+    (top / "README").write_text("then\n")
+    checkpoints = yard.workspaces.checkpoints
+    saved = checkpoints.save(workspace, 1)
+    yard.git("checkout", "-qb", "elsewhere", cwd=top)
+    (top / "README").write_text("now\n")
+    assert saved.branch == branch
+    assert checkpoints.drift(workspace, saved.commit) == ("README",)
+    checkpoints.restore(workspace, saved.commit)
+    assert (top / "README").read_text() == "then\n"
+    assert yard.git("symbolic-ref", "HEAD", cwd=top) == f"refs/heads/{branch}"
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_a_head_that_names_no_branch_comes_back_detached(yard: Yard, backend: str) -> None:
+    """A HEAD that names a ref outside `refs/heads/` is saved as a detached HEAD."""
+    workspace, top = made(yard, backend)
+    commit = yard.git("rev-parse", "HEAD", cwd=top)
+    yard.git("update-ref", "refs/review/1", commit, cwd=top)
+    yard.git("symbolic-ref", "HEAD", "refs/review/1", cwd=top)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
+    yard.git("checkout", "-qb", "elsewhere", cwd=top)
+    yard.workspaces.checkpoints.restore(workspace, saved.commit)
+    assert (saved.branch, yard.git("branch", "--show-current", cwd=top)) == ("", "")
+    assert yard.git("rev-parse", "HEAD", cwd=top) == commit

@@ -31,7 +31,14 @@ from perdure.capsule.trust import left_behind, limit_spec
 from perdure.capsule.verification import VerifiedCapsule, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
-from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.errors import (
+    CapsuleError,
+    Conflict,
+    NotFound,
+    PerdureError,
+    UsageError,
+    WorkspaceError,
+)
 from perdure.model import (
     Attempt,
     Backend,
@@ -54,6 +61,7 @@ from perdure.protocols import AgentDriver, Arrival, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import waiting
 from perdure.workspace import PackedFacts, Workspaces
+from perdure.workspace.identity import check_branch
 from perdure.workspace.task_files import LARGEST
 from perdure.workspace.task_files import Contents as GivenContents
 
@@ -200,7 +208,7 @@ def _planned(
                 f"the run {manifest.name} has no repository",
                 "leave --repo out, and use --into DIR",
             )
-        branch = workdir.branch or f"perdure/{name}"
+        branch = _own_branch(workdir.branch, name)
         spec = replace(
             spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE
         )
@@ -224,6 +232,15 @@ def _planned(
         raise NotFound(f"there is no directory {path.parent}", "create it first")
     spec = replace(spec, here=str(path), backend="")
     return spec, workspaces.plan_new(path)
+
+
+def _own_branch(branch: str, name: str) -> str:
+    """Return the branch of the run's new worktree. perdure makes no branch with a name such as
+    `fix/#12`. The restore of the checkpoint switches to that branch."""
+    try:
+        return check_branch(branch)
+    except UsageError:
+        return f"perdure/{name}"
 
 
 def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from perdure.errors import CapsuleError
+from perdure.errors import CapsuleError, UsageError
 from perdure.model.codec import resolved
+from perdure.workspace.identity import check_saved_branch
 
 FORMAT = 1
 
@@ -37,7 +38,6 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -261,13 +261,12 @@ def _check(manifest: Manifest) -> None:
 
 
 def check_branch(branch: str) -> None:
-    """Raise CapsuleError if `branch` is not a plain branch name."""
-    parts = branch.split("/")
-    odd = ".." in branch or any(
-        not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock")
-        for part in parts
-    )
-    if odd or not _BRANCH.fullmatch(branch):
+    """Raise CapsuleError if git allows no such branch, or if its name cannot be printed."""
+    try:
+        check_saved_branch(branch)
+    except UsageError:
+        _refuse(f"{branch[:60]!r} is not a valid branch name")
+    if not branch.isprintable():
         _refuse(f"{branch[:60]!r} is not a valid branch name")
 
 

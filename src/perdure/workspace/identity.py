@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -25,6 +26,9 @@ from perdure.patterns import late_pattern
 
 _NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_SAVED_BRANCH = late_pattern(r"[^\x00-\x20\x7f~^:?*\[\\]{1,1000}")
+_NO_REF = late_pattern(r"\A[-/.]|\.\.|@\{|//|/\.|\.lock(/|\Z)|[/.]\Z|\AHEAD\Z")
+"""Pattern of the strings that git allows in no branch name (git-check-ref-format(1))."""
 _BASE = late_pattern(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
 _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SCP = late_pattern(
@@ -175,6 +179,24 @@ def check_branch(branch: str) -> str:
             "and empty parts."
         )
         raise UsageError(f"{branch!r} is not a valid branch name.", hint)
+    return branch
+
+
+def check_saved_branch(branch: str) -> str:
+    """Return the name of a branch that a checkpoint was taken on if git allows such a branch.
+    Raises UsageError.
+
+    An agent or a user may choose any name, such as `fix/#12`. perdure only uses it below
+    `refs/heads/`, so it needs no narrower grammar.
+    """
+    if not _SAVED_BRANCH.fullmatch(branch) or _NO_REF.search(branch):
+        raise UsageError(
+            f"{branch[:60]!r} is not a valid branch name.", "See: git help check-ref-format"
+        )
+    try:
+        os.fsencode(branch)
+    except UnicodeEncodeError:
+        raise UsageError(f"{branch[:60]!r} is not a valid branch name.") from None
     return branch
 
 

@@ -51,7 +51,8 @@ def locate_git(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, 
 def read_head(repository: Git) -> tuple[str, str, str, str]:
     """Return the commit of HEAD, its tree's id, the branch, and the hash algorithm of object ids.
     Commit and tree are empty before the first commit. The tree is also empty if HEAD was read
-    without starting git."""
+    without starting git. The branch is empty if HEAD names a ref that is not below `refs/heads/`.
+    """
     if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
         return known[0], "", known[1], "sha1"
     asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
@@ -63,16 +64,22 @@ def read_head(repository: Git) -> tuple[str, str, str, str]:
         return (
             "",
             "",
-            branch.removeprefix("refs/heads/"),
+            _branch(branch),
             repository.run("rev-parse", "--show-object-format").text,
         )
     head, tree, name = found.text.split("\n", 2)
     return (
         head,
         tree,
-        name.removeprefix("refs/heads/") if name != "HEAD" else "",
+        _branch(name),
         "sha256" if len(head) == 64 else "sha1",
     )
+
+
+def _branch(name: str) -> str:
+    if name.startswith("refs/heads/"):
+        return name.removeprefix("refs/heads/")
+    return ""
 
 
 def common_of(workspace: Workspace) -> Path | None:

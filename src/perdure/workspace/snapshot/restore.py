@@ -28,7 +28,7 @@ from perdure.model import Backend, Saved, Workspace
 from perdure.patterns import late_pattern
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
-from perdure.workspace.identity import Places, check_branch
+from perdure.workspace.identity import Places, check_saved_branch
 from perdure.workspace.locks import clear_locks, flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot import modes
@@ -112,7 +112,7 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
             worktree=parts["worktree"],
             index=parts.get("index", ""),
             head=head,
-            branch=check_branch(branch) if branch else "",
+            branch=check_saved_branch(branch) if branch else "",
             empty=tuple(map(str, said["empty"])),
             left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
             operation={
