@@ -122,6 +122,23 @@ def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
+def test_a_sparse_checkout_loses_nothing_by_a_commit(yard: Yard, backend: str) -> None:
+    """The commit has the run's changes, and no deletion of what the sparse checkout left out."""
+    (yard.repo / "docs").mkdir()
+    (yard.repo / "docs/a.txt").write_text("a\n")
+    yard.git("add", ".")
+    yard.git("commit", "-qm", "docs")
+    yard.git("sparse-checkout", "set", "src")
+    workspace = yard.plan(backend)
+    yard.workspaces.prepare(workspace, "claude")
+    (Path(workspace.path) / "src/file1.txt").write_text("mine\n")
+    applied = yard.workspaces.apply(workspace, yard.repo, "claude", "Mine")
+    assert (applied.files, applied.refused) == (("src/file1.txt",), ())
+    assert yard.git("diff", "--name-status", "HEAD~", "HEAD") == "M\tsrc/file1.txt"
+    assert yard.git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
     """The user's later commits stay. Both sides' lines are merged in one file, and a file that the
     user moved gets the run's change."""

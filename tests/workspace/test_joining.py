@@ -11,6 +11,7 @@ import pytest
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.model import Workspace
+from perdure.workspace import AttemptBaseline
 from tests.workspace.yard import Yard
 
 
@@ -60,6 +61,53 @@ def test_everything_that_was_left_is_committed(yard: Yard) -> None:
     ]
     assert status(yard, top) == ""
     assert yard.workspaces.commit(place, "claude", "Nothing") == head
+
+
+def test_files_outside_a_sparse_checkout_are_not_deleted(yard: Yard) -> None:
+    """git copies the sparse patterns into a new worktree, so files are absent there. They are
+    neither committed as deleted nor listed anywhere. A file that the agent deleted is."""
+    (yard.repo / "docs").mkdir()
+    (yard.repo / "docs/a.txt").write_text("a\n")
+    yard.git("add", ".")
+    yard.git("commit", "-qm", "docs")
+    yard.git("sparse-checkout", "set", "src")
+    place, top = placed(yard, "work")
+    assert not (top / "docs").exists() and (top / "src/file1.txt").exists()
+    head = yard.git("rev-parse", "HEAD", cwd=top)
+    workspaces = yard.workspaces
+    saved, seen = workspaces.checkpoints.save_last(place, 1, AttemptBaseline(head=head))
+    assert (saved.changed, saved.untracked, seen and seen.files) == (0, 0, ())
+    assert workspaces.commit(place, "claude", "Nothing") == head
+    assert workspaces.diff(place) == b""
+    (top / "src/file1.txt").unlink()
+    after = workspaces.commit(place, "claude", "Deleted")
+    assert yard.git("diff", "--name-status", head, after) == "D\tsrc/file1.txt"
+    assert status(yard, top) == ""
+
+
+def test_a_merge_brings_files_from_outside_a_sparse_checkout(yard: Yard) -> None:
+    """A merged change of a file that a sparse checkout left out is in the commit. The workdir gets
+    the file, and is clean."""
+    (yard.repo / "docs").mkdir()
+    for name in ("a", "b", "c"):
+        (yard.repo / f"docs/{name}.txt").write_text("1\n")
+    yard.git("add", ".")
+    yard.git("commit", "-qm", "docs")
+    yard.git("checkout", "-qb", "other")
+    (yard.repo / "docs/a.txt").write_text("2\n")
+    (yard.repo / "docs/b.txt").unlink()
+    yard.git("commit", "-qam", "other")
+    other = yard.git("rev-parse", "HEAD")
+    yard.git("checkout", "-q", "main")
+    yard.git("sparse-checkout", "set", "src")
+    place, top = placed(yard, "work", **{"src/file1.txt": "mine\n"})
+    yard.workspaces.merge(place, "claude", other, "Merged")
+    assert yard.git("diff", "--name-status", "main", "work").split() == [
+        *("M", "docs/a.txt"),
+        *("D", "docs/b.txt"),
+        *("M", "src/file1.txt"),
+    ]
+    assert (top / "docs/a.txt").read_text() == "2\n" and status(yard, top) == ""
 
 
 @pytest.mark.parametrize(

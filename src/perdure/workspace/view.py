@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 SHOWN = 20
 COUNTED = 10_000
 """Maximum number of files counted in a directory without git."""
+_MOST_LISTED = 1 << 30
+"""Maximum size of the list of a workdir's index, in bytes."""
 
 _IN_PROGRESS = (
     ("MERGE_HEAD", "merge"),
@@ -183,7 +185,21 @@ class WorkdirGit(Struct, frozen=True, kw_only=True):
     branch: str
 
     def status(self) -> GitStatus:
-        return self.inspector.status(write_index=self.has_view)
+        """Return the files that differ from HEAD. A file that a sparse checkout left out does not
+        count as deleted."""
+        status = self.inspector.status(write_index=self.has_view)
+        if not self.has_view:
+            return status
+        absent = {name for name in status.changed if not os.path.lexists(self.top / name)}
+        if not absent:
+            return status
+        # The view's index has no flags. Only the workdir's own index marks these files. It may be
+        # damaged, as in an agent's repository; then every absent file counts as deleted.
+        listed = self.repository.run("ls-files", "-z", "-v", good=(0, 128), cap=_MOST_LISTED)
+        lines = os.fsdecode(listed.stdout).split("\0")
+        absent.intersection_update(line[2:] for line in lines if line[:2] in ("S ", "s "))
+        changed = tuple(name for name in status.changed if name not in absent)
+        return replace(status, changed=changed)
 
     @property
     def in_progress(self) -> str:

@@ -2,14 +2,16 @@
 beginning.
 
 `Checkpoints.save_last` calls it while the checkpoint repository is open. It starts one git process,
-and a second one if HEAD moved. If there are new uncommitted files, a third one finds out which of
-them are ignored. For an attempt that changed nothing it starts none, except in a directory of the
-user's that has no checkpoint yet.
+and a second one if HEAD moved. If there are new uncommitted files, another one finds out which of
+them are ignored. If files are gone, another one finds out which of them a sparse checkout left out.
+For an attempt that changed nothing it starts none, except in a directory of the user's that has no
+checkpoint yet.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,9 @@ def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) 
     if saved.untracked and saved.head:
         ignored = _ignored(repo, [each.name for each in files if each.state == "added"])
         files = [each for each in files if each.name not in ignored]
+    if any(each.state == "deleted" for each in files):
+        skipped = _skipped(repo, saved.commit)
+        files = [each for each in files if each.state != "deleted" or each.name not in skipped]
     return WorkSeen(
         against=base.words,
         files=tuple(_shown(each) for each in files[:FILES]),
@@ -236,6 +241,12 @@ def _ignored(repo: CheckpointRepository, names: list[str]) -> set[str]:
     asked = joined([f"./{name}" for name in names])
     said = repo.run("check-ignore", "-z", "--stdin", "--no-index", stdin=asked, good=(0, 1))
     return {name.removeprefix("./") for name in split(said.stdout)}
+
+
+def _skipped(repo: CheckpointRepository, commit: str) -> set[str]:
+    """Return the names that a sparse checkout left out of the workdir, from a checkpoint."""
+    about = json.loads(repo.run("cat-file", "blob", f"{commit}:checkpoint.json").stdout)
+    return set(about["index"].get("skipped", []))
 
 
 def _is_on_a_remote(repo: CheckpointRepository, head: str) -> bool:

@@ -248,8 +248,13 @@ def plan_changes(
                     else "a file of that name exists already",
                 )
             )
-        else:
+        elif old is None or plan.signs[name] is not None:
             plan.steps[name] = (old, new)
+        elif new is not None:
+            # A sparse checkout left the file out. It is made, as in a merge by git.
+            plan.steps[name] = (None, new)
+        else:
+            plan.already.append(name)
     for name in [name for name, (_, new) in plan.steps.items() if new is not None]:
         if there := _obstacle(workdir_git.top, name, plan):
             plan.refused.append((name, there))

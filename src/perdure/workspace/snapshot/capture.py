@@ -37,7 +37,7 @@ from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
 from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
-from perdure.workspace.snapshot.escapes import escape
+from perdure.workspace.snapshot.escapes import escape, unescape
 from perdure.workspace.snapshot.findings import Piece
 from perdure.workspace.snapshot.scan import scan
 from perdure.workspace.snapshot.trees import changes, missing, tree_of
@@ -295,12 +295,16 @@ def copy_commit(repo: CheckpointRepository, commit: str) -> None:
 
 
 def _count_changes(repo: CheckpointRepository, state: CapturedState) -> tuple[int, int]:
+    """Return the numbers of files that differ from HEAD: (changed or deleted, new). A file that a
+    sparse checkout left out does not count."""
     base = state.tree or repo.write_object("tree", b"")
-    states = [
-        change.state
-        for change in changes(repo, base, state.worktree)
-        if "160000" not in (change.old_mode, change.mode)
-    ]
+    skipped = set(state.staged.skipped)
+    states = []
+    for change in changes(repo, base, state.worktree):
+        if "160000" in (change.old_mode, change.mode):
+            continue
+        if change.state != "D" or unescape(change.name) not in skipped:
+            states.append(change.state)
     return len(states) - states.count("A"), states.count("A")
 
 
