@@ -232,6 +232,25 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
     )
 
 
+def test_any_number_of_ignored_files_can_be_left_out(yard: Yard) -> None:
+    """Thousands of ignored files, whose names fill a command line, are left out. A tracked file
+    among them is saved."""
+    workspace, top = made(yard, "worktree")
+    (top / ".gitignore").write_text("build/\n")
+    (top / "build").mkdir()
+    for number in range(12_000):
+        (top / "build" / f"{number:0200}").touch()
+    (top / "build/committed").touch()
+    yard.git("add", "--force", "build/committed", cwd=top)
+    yard.git("commit", "-qm", "built", cwd=top)
+    (top / "build/staged").touch()
+    yard.git("add", "--force", "build/staged", cwd=top)
+    saved = yard.workspaces.checkpoints.save(workspace, 1, ignored="none")
+    names = show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree/build")
+    assert names.split("\n") == ["committed", "staged"]
+    assert len(saved.left_out) > 0
+
+
 def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
     """A file that a checkpoint left out is not touched by a restore; if a saved file belongs there,
     it is moved to the trash."""

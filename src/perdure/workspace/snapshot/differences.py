@@ -264,34 +264,17 @@ class Listing:
 
     def _tracked(self, names: list[str]) -> set[str]:
         """Return the names that the workdir's own repository tracks, even if it ignores them."""
-        found = set[str]()
+        # The names are not passed to git: thousands of ignored files do not fit on a command line.
+        found, wanted = set[str](), set(names)
         if self.repo.tree:
-            found.update(
-                split(
-                    self.inspector.run(
-                        "ls-tree",
-                        "-z",
-                        "--name-only",
-                        self.repo.tree,
-                        "--",
-                        *names,
-                        with_agent_objects=True,
-                    ).stdout
-                )
-            )
+            listing = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", self.repo.tree)
+            listed = self.inspector.run(*listing, with_agent_objects=True)
+            found.update(wanted.intersection(split(listed.stdout)))
         if self.user_index is not None:
-            found.update(
-                split(
-                    self.inspector.run(
-                        "ls-files",
-                        "-z",
-                        "--",
-                        *names,
-                        index=self.user_index,
-                        with_agent_objects=True,
-                    ).stdout
-                )
+            listed = self.inspector.run(
+                "ls-files", "-z", index=self.user_index, with_agent_objects=True
             )
+            found.update(wanted.intersection(split(listed.stdout)))
         return found
 
     def _leave_out(self, name: str, why: str) -> None:
