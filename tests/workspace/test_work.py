@@ -173,3 +173,24 @@ def test_what_it_began_with_may_be_gone(yard: Yard) -> None:
     saved, seen = yard.workspaces.checkpoints.save_last(bench.workspace, 1, against)
     assert saved.commit
     assert seen is None
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_line_ends_that_git_converts_are_no_change(yard: Yard, backend: str) -> None:
+    """A file that git checks out with CRLF is not changed and not uncommitted. Its own change
+    counts, and so does a change of line ends that git does not convert."""
+    (yard.repo / ".gitattributes").write_text("*.bat text eol=crlf\n")
+    (yard.repo / "a.bat").write_text("one\ntwo\n")
+    (yard.repo / "b.bat").write_text("one\ntwo\n")
+    yard.git("add", ".")
+    yard.git("commit", "-qm", "line ends")
+    bench = Bench(yard, backend)
+    assert (bench.top / "a.bat").read_bytes() == b"one\r\ntwo\r\n"
+    bench.launch()
+    saved, seen = bench.end()
+    assert (seen.file_count, seen.uncommitted, saved.changed) == (0, 0, 0)
+    (bench.top / "b.bat").write_bytes(b"one\r\nthree\r\n")
+    (bench.top / "README").write_bytes(b"second\r\n")
+    saved, seen = bench.end()
+    assert {each.name for each in seen.files} == {"README", "b.bat"}
+    assert (seen.file_count, seen.uncommitted, saved.changed) == (2, 2, 2)

@@ -4,6 +4,8 @@ beginning.
 `Checkpoints.save_last` calls it while the checkpoint repository is open. It starts one git process,
 and a second one if HEAD moved. If there are new uncommitted files, another one finds out which of
 them are ignored. If files are gone, another one finds out which of them a sparse checkout left out.
+If files were compared with a commit and attributes can apply to them, three others find out whether
+only their line ends differ.
 For an attempt that changed nothing it starts none, except in a directory of the user's that has no
 checkpoint yet.
 """
@@ -25,6 +27,7 @@ from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
 from perdure.workspace.locks import is_real_directory, read
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository, joined, split
 from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.trees import changes
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000
@@ -77,6 +80,11 @@ def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) 
     if saved.untracked and saved.head:
         ignored = _ignored(repo, [each.name for each in files if each.state == "added"])
         files = [each for each in files if each.name not in ignored]
+    if not against.commit and any(each.state == "changed" for each in files):
+        from perdure.workspace.snapshot.line_ends import converted
+
+        same = converted(repo, changes(repo, base.tree, f"{saved.commit}:worktree"))
+        files = [each for each in files if each.name not in same]
     if any(each.state == "deleted" for each in files):
         skipped = _skipped(repo, saved.commit)
         files = [each for each in files if each.state != "deleted" or each.name not in skipped]

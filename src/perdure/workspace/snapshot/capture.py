@@ -295,13 +295,19 @@ def copy_commit(repo: CheckpointRepository, commit: str) -> None:
 
 
 def _count_changes(repo: CheckpointRepository, state: CapturedState) -> tuple[int, int]:
-    """Return the numbers of files that differ from HEAD: (changed or deleted, new). A file that a
-    sparse checkout left out does not count."""
+    """Return the numbers of files that differ from HEAD: (changed or deleted, new). A file does
+    not count if a sparse checkout left it out, or if only git's conversion of line ends differs."""
     base = state.tree or repo.write_object("tree", b"")
     skipped = set(state.staged.skipped)
+    found = changes(repo, base, state.worktree)
+    same = set[str]()
+    if any(change.state == "M" for change in found):
+        from perdure.workspace.snapshot.line_ends import converted
+
+        same = converted(repo, found)
     states = []
-    for change in changes(repo, base, state.worktree):
-        if "160000" in (change.old_mode, change.mode):
+    for change in found:
+        if "160000" in (change.old_mode, change.mode) or unescape(change.name) in same:
             continue
         if change.state != "D" or unescape(change.name) not in skipped:
             states.append(change.state)
