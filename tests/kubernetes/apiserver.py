@@ -135,7 +135,7 @@ class Server:
             attempt = int(pod["metadata"]["labels"]["perdure.dev/attempt"])
             if pod["status"]["phase"] == "Pending":
                 self.began.append(attempt)
-                state: Body | None = {"running": {}}
+                state: Body | None = {"running": {"startedAt": "2026-11-21T10:00:00Z"}}
                 pod["status"] = {
                     "phase": "Running",
                     "containerStatuses": [{"name": "perdure", "state": state}],

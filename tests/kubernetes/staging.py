@@ -8,6 +8,7 @@ from typing import Any
 
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import Cluster, User
+from msgspec.structs import replace
 
 from perdure.kubernetes.operator import Operator, Options
 from tests.kubernetes import making
@@ -34,8 +35,10 @@ class Stage:
         assert single is not None
         return single
 
-    def begin(self) -> Operator:
-        operator = Operator(self.config(), OPTIONS, self.said.append)
+    def begin(self, *more: str) -> Operator:
+        """Start an operator of the namespace default and of `more` namespaces."""
+        options = replace(OPTIONS, namespaces=(*OPTIONS.namespaces, *more))
+        operator = Operator(self.config(), options, self.said.append)
         self.operators.append(operator)
         self.tasks.append(asyncio.create_task(operator.run()))
         return operator

@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from perdure.kubernetes.operator import Operator
 from tests.kubernetes.apiserver import Fault, fails
 from tests.kubernetes.staging import Stage, play, whole
 
@@ -249,3 +251,56 @@ def test_health_tells_of_a_deaf_watch():
         assert operator.ill() == ""
 
     play(fails(0), story)
+
+
+def test_a_running_attempt_outlives_a_list_of_two_namespaces():
+    """All objects of two namespaces are listed while an attempt runs in the first. The lists of the
+    second namespace say nothing about its pod, and the attempt goes on."""
+
+    async def story(stage: Stage) -> None:
+        operator = stage.begin("other")
+        stage.make()
+        await stage.until(lambda: stage.status().get("phase") == "Running")
+        await operator.look_at_all()
+        stage.touch()
+        await looked_at(stage, operator)
+        assert not stage.status()["attempts"][0].get("outcome"), stage.status()
+
+    play(lambda attempt: None, story)
+
+
+def test_an_attempt_that_begins_while_all_are_listed():
+    """A TaskRun is created while all objects are listed, after its Jobs and pods were. The watches
+    report them, and the older lists do not make them missing."""
+
+    async def story(stage: Stage) -> None:
+        operator = stage.begin()
+        await stage.until(operator.ready.is_set)
+        listed = operator.api.items
+
+        async def late(kind: str, *more: Any, **named: Any) -> Any:
+            if kind == "taskruns":
+                stage.make()
+                await stage.until(lambda: stage.status().get("phase") == "Running")
+            return await listed(kind, *more, **named)
+
+        operator.api.items = late  # type: ignore[method-assign]
+        await operator.look_at_all()
+        operator.api.items = listed  # type: ignore[method-assign]
+        stage.touch()
+        await looked_at(stage, operator)
+        assert not stage.status()["attempts"][0].get("outcome"), stage.status()
+
+    play(lambda attempt: None, story)
+
+
+async def looked_at(stage: Stage, operator: Operator) -> None:
+    """Wait until the operator has the TaskRun's newest version and nothing to do."""
+    newest = stage.server.objects["taskruns"]["default", "fix"]["metadata"]["resourceVersion"]
+
+    def has_it() -> bool:
+        found = operator.memory.of(("default", "fix"))
+        return found is not None and int(found[0].version) >= int(newest)
+
+    await stage.until(has_it)
+    await stage.rest()

@@ -9,8 +9,8 @@ an object arrive, the newer one is kept, whichever came first.
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 Key = tuple[str, str]
 """Namespace and name of a TaskRun."""
+Before = dict[str, JobSeen | PodSeen]
+"""The Jobs and pods that were cached when a listing of them began, by their uids."""
 LONG = 2048
 """Maximum length in characters of instructions that are cached. Longer ones are read from the API
 server when they are needed."""
@@ -118,16 +120,31 @@ class ClusterCache:
     def uid(self, key: Key) -> str:
         return self._names.get(key, "")
 
-    def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace all cached Jobs and pods by these complete lists."""
-        for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
+    def before(self, namespace: str = "") -> Before:
+        """Return the cached Jobs and pods of a namespace, or of all namespaces if it is empty. Call
+        it before these objects are listed, and pass the result to `keep_all`."""
+        found: Before = {}
+        for run in self._runs.values():
+            for job in run.jobs.values():
+                if namespace in ("", job.namespace):
+                    found[job.uid] = job
+            for pod in run.pods.values():
+                if namespace in ("", pod.namespace):
+                    found[pod.uid] = pod
+        return found
+
+    def keep_all(self, before: Before, jobs: Sequence[JobSeen], pods: Sequence[PodSeen]) -> None:
+        """Update the cache from complete lists of Jobs and pods, as `refresh` does for one TaskRun.
+        Only objects in `before` count as missing if the lists do not have them."""
+        jobs_of, pods_of = defaultdict(list), defaultdict(list)
+        for job in jobs:
+            jobs_of[job.run].append(job)
+        for pod in pods:
+            pods_of[pod.run].append(pod)
+        for uid in {*jobs_of, *pods_of}:
             self._runs.setdefault(sys.intern(uid), CachedRun())
         for uid, run in list(self._runs.items()):
-            self.replace(
-                run,
-                [job for job in jobs if job.run == uid],
-                [pod for pod in pods if pod.run == uid],
-            )
+            self.refresh(run, before, jobs_of[uid], pods_of[uid])
             if not (run.body or run.jobs or run.pods):
                 del self._runs[uid]
 
@@ -152,23 +169,39 @@ class ClusterCache:
             return None
         run = self._runs.setdefault(sys.intern(pod.run), CachedRun())
         known = run.pods.get(pod.uid)
-        if known is None or (
-            not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))
-        ):
+        newer = known is None or _number(pod.version) >= _number(known.version)
+        # A list may have marked the pod as gone before the watch reports the pod's last state.
+        if known is None or (pod.gone and (newer or not known.gone)) or (newer and not known.gone):
             run.pods[pod.uid] = pod
         return self.key(pod.run)
 
-    def replace(self, run: CachedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace the cached Jobs and pods of one TaskRun by those just read. Pods that no longer
-        exist stay in their last known state and are marked as gone."""
-        run.jobs = {job.name: job for job in jobs}
-        there = {pod.uid: pod for pod in pods}
-        missing = {
-            uid: msgspec.structs.replace(pod, gone=True)
-            for uid, pod in run.pods.items()
-            if uid not in there
-        }
-        run.pods = missing | there
+    def refresh(
+        self,
+        run: CachedRun,
+        before: Before,
+        jobs: Sequence[JobSeen],
+        pods: Sequence[PodSeen],
+    ) -> None:
+        """Update the cached Jobs and pods of one TaskRun from complete lists. Pods that no longer
+        exist stay in their last known state and are marked as gone.
+
+        `before` has the objects that were cached when the listing began. If a watch has reported an
+        object since, its report is kept unless the list has a newer version. An object that came
+        into the cache since is not missing if the list does not have it.
+        """
+        listed = {job.uid for job in jobs} | {pod.uid for pod in pods}
+        for old in list(run.jobs.values()):
+            if before.get(old.uid) is old and old.uid not in listed:
+                del run.jobs[old.name]
+        for uid, last in list(run.pods.items()):
+            if before.get(uid) is last and uid not in listed:
+                run.pods[uid] = msgspec.structs.replace(last, gone=True)
+        for job in jobs:
+            if _replaces(job, run.jobs.get(job.name), before):
+                run.jobs[job.name] = job
+        for pod in pods:
+            if _replaces(pod, run.pods.get(pod.uid), before):
+                run.pods[pod.uid] = pod
 
     def tidy(self, run: CachedRun, closed: int) -> None:
         """Remove deleted pods of all attempts up to number `closed` from the cache. The findings
@@ -184,6 +217,18 @@ class ClusterCache:
 
 def _key(body: dict[str, Any]) -> Key:
     return sys.intern(body["metadata"]["namespace"]), body["metadata"]["name"]
+
+
+def _replaces(listed: JobSeen | PodSeen, cached: JobSeen | PodSeen | None, before: Before) -> bool:
+    """Return whether an object that was listed replaces the cached one of the same name."""
+    if cached is None:
+        # An object that was cached when the listing began has been deleted since.
+        return listed.uid not in before
+    if before.get(cached.uid) is cached:
+        return True
+    if isinstance(cached, PodSeen) and cached.gone:
+        return False
+    return _number(listed.version) > _number(cached.version)
 
 
 def _number(version: str) -> int:

@@ -298,18 +298,21 @@ class Operator:
     async def look_at_all(self) -> None:
         """List all TaskRuns, Jobs and pods, update the cache, and queue every TaskRun."""
         for namespace in self._options.namespaces or (ALL,):
-            asked = {key for key in self.memory if namespace in (ALL, key[0])}
+            asked = {key: self.memory.uid(key) for key in self.memory if namespace in (ALL, key[0])}
+            before = self.memory.before("" if namespace == ALL else namespace)
             jobs, pods = (
                 await self.api.ours(kinds.JOB, namespace),
                 await self.api.ours(kinds.POD, namespace),
             )
             there = {self.memory.keep(body) for body in await self.api.items(kinds.RUN, namespace)}
-            seen = [job for body in jobs if (job := job_seen(body)) is not None]
             self.memory.keep_all(
-                seen, [pod for body in pods if (pod := pod_seen(body)) is not None]
+                before,
+                [job for body in jobs if (job := job_seen(body)) is not None],
+                [pod for body in pods if (pod := pod_seen(body)) is not None],
             )
-            for key in asked - there:
-                self.memory.forget(key, self.memory.uid(key))
+            for key, uid in asked.items():
+                if key not in there:
+                    self.memory.forget(key, uid)
             for key in there:
                 self.put(key)
 

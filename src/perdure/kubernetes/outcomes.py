@@ -174,7 +174,7 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     if why := _disruption(pod):
         return _stopped(asked, why, pod=pod)
     if over is None:
-        return _stopped(asked, "its pod is gone, and its end is unknown", pod=pod)
+        return _stopped(asked, "its pod is gone, and its end is unknown", pod=pod, absent=pod.gone)
     if over.reason in NO_START:
         detail = (
             f"its container could not be started: {safe_line(over.message, 300) or over.reason}"

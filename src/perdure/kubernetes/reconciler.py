@@ -26,7 +26,7 @@ from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.claims import drop
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
 from perdure.kubernetes.launch import launch, record
-from perdure.kubernetes.memory import CachedRun, ClusterCache, Key
+from perdure.kubernetes.memory import Before, CachedRun, ClusterCache, Key
 from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.session_line import BEGINNING, session_in
@@ -190,10 +190,12 @@ class TaskRunReconciler(Struct):
         """Read the Jobs, the pods and then the TaskRun from the API server. The TaskRun is read
         last, so its status contains the attempt of every Job that was read."""
         mine = {UID_LABEL: run.uid}
+        before: Before = {job.uid: job for job in known.jobs.values()} | known.pods
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
-        self.memory.replace(
+        self.memory.refresh(
             known,
+            before,
             [job for job in jobs if job is not None],
             [pod for pod in pods if pod is not None],
         )

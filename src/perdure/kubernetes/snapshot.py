@@ -7,6 +7,7 @@ containers, kubelets or users wrote is untrusted. It is only compared, counted, 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     """Uid of the pod's TaskRun."""
     attempt: int
+    namespace: str = ""
     version: str = ""
     owner: str = ""
     """Uid of the Job that owns the pod; empty if no Job does."""
@@ -76,6 +78,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     run: str
     attempt: int
+    namespace: str = ""
     version: str = ""
     created: int = 0
     deleting: bool = False
@@ -126,6 +129,7 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
         uid=meta.get("uid", ""),
         run=run,
         attempt=attempt,
+        namespace=sys.intern(meta.get("namespace", "")),
         version=meta.get("resourceVersion", ""),
         owner=owner if kind == "Job" else "",
         claim=_claim(body.get("spec") or {}),
@@ -183,6 +187,7 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
         uid=meta.get("uid", ""),
         run=run,
         attempt=attempt,
+        namespace=sys.intern(meta.get("namespace", "")),
         version=meta.get("resourceVersion", ""),
         created=moment(meta.get("creationTimestamp", "")),
         deleting=bool(meta.get("deletionTimestamp")),
