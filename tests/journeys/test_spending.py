@@ -238,6 +238,24 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 
 
 @pytest.mark.parametrize("agent", ["codex"])
+def test_instructions_do_not_exceed_a_spent_budget(stage: MakeStage, agent: str) -> None:
+    """Instructions come while the attempt spends the budget. No other attempt is launched for
+    them: a person is needed, and the next retry gives them to the agent."""
+    first = "run until test -e first; do sleep 0.1; done"
+    one = stage(WORK.replace("run echo one > one.txt", first))
+    started = one.start(*words(one, "--budget-usd", "0.5"))
+    one.rehearsal.wait_for(1)
+    one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
+    assert one.perdure("update", "task", "Use tabs.", "--detach").code == 0
+    Path(one.show()["workspace"]["path"], "first").touch()
+    done = one.finish(started)
+    assert done.code == 3, done.err
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["budget_spent"]
+    assert "the budget is spent" in done.json["conditions"][0]["message"]
+    assert len(one.rehearsal.requests) == 2
+
+
+@pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
     """perdure and the shim were killed, so nothing ended the agent, and it spent the budget
     unattended. The first retry closes that attempt and launches nothing. A second retry, after the

@@ -397,6 +397,17 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
     assert (closed.phase, closed.attempts_allowed) == ("Queued", 4)
 
 
+def test_an_update_does_not_exceed_a_spent_budget() -> None:
+    """The running attempt spends the budget. The TaskRun fails and needs a person, although new
+    instructions came meanwhile."""
+    during = _updated(over(1), {"number": 2}, phase="Running")
+    run = _run(contextVersion=2, policy={"attempts": 2, "budgetUSD": "1"})
+    end = End(outcome=Outcome(kind=OutcomeKind.BUDGET_SPENT))
+    closed = status_moves.closed(during, end, run, NOW, 0.5)
+    assert (closed.phase, closed.context_version) == ("Failed", 2)
+    assert "the budget is spent" in condition(closed, "NeedsPerson").message
+
+
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
     """After three losses and a failure, one more attempt is one, not four."""
     lost = tuple(

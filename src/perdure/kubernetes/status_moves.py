@@ -49,7 +49,7 @@ from perdure.model import (
 )
 from perdure.model import Verdict as Judged
 from perdure.rules.crashes import loop
-from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide
+from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, about_budget, decide
 from perdure.rules.pricing import cost, price_of
 
 PLACING = "its pod is being placed"
@@ -118,6 +118,7 @@ def closed(
         newer
         and decision.state is not RunState.QUEUED
         and end.outcome.kind is not OutcomeKind.CANCELLED
+        and not about_budget(decision)
     ):
         phase, after, reason = "Queued", now, "new instructions came while it ran"
     elif decision.condition is not None:

@@ -246,6 +246,11 @@ def is_about_budget(message: str) -> bool:
     return message.startswith((BUDGET_IS_SPENT, BUDGET_MAY_BE_SPENT))
 
 
+def about_budget(decision: Decision) -> bool:
+    """Return whether a run ends because its budget is spent, or may be spent."""
+    return decision.condition is not None and is_about_budget(decision.condition.message)
+
+
 def _ask(outcome: Outcome, what: str, now: int) -> Decision:
     return Decision(
         state=RunState.FAILED,

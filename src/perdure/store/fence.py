@@ -23,7 +23,7 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
-from perdure.rules.lifecycle import ENDED_BY, FINAL, Trigger, advance
+from perdure.rules.lifecycle import ENDED_BY, FINAL, Trigger, about_budget, advance
 from perdure.rules.requests import WAITING
 from perdure.store.requests import supersede
 from perdure.store.rows import MAX_TIME, given_of, noun_of, run_of
@@ -113,19 +113,22 @@ def next_state(
 ) -> tuple[RunState, int, str]:
     """Return the new state, `run_after` and reason of a run whose attempt has ended.
 
-    These follow the attempt's decision, with two exceptions. If a person stopped the run during the
-    attempt, the run is not queued again. If a person added instructions, it does not end.
+    These follow the attempt's decision, with two exceptions. If a person added instructions during
+    the attempt, the run is queued again, unless its budget is spent: then only a person may spend
+    more. If a person stopped the run, it is not queued again, also not for instructions.
     """
     decision = ending.decision
-    if run.cancel_requested and decision.state is RunState.QUEUED:
-        return RunState.CANCELLED, now, "stopped on request"
+    state, run_after, reason = decision.state, decision.run_after, decision.reason
     if (
         run.context_version > attempt.context_version
-        and decision.state in FINAL
-        and decision.state is not RunState.CANCELLED
+        and state in FINAL
+        and state is not RunState.CANCELLED
+        and not about_budget(decision)
     ):
-        return RunState.QUEUED, now, "new instructions came while it ran"
-    return decision.state, decision.run_after, decision.reason
+        state, run_after, reason = RunState.QUEUED, now, "new instructions came while it ran"
+    if run.cancel_requested and state is RunState.QUEUED:
+        return RunState.CANCELLED, now, "stopped on request"
+    return state, run_after, reason
 
 
 def settle(

@@ -288,7 +288,10 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             waits = state is RunState.QUEUED and run_after == ending.decision.run_after
             if ending.requests and waits:
                 stored_requests.add(write, claim.attempt, ending.requests)
-            return settle(write, run, state, run_after, reason, ending.decision.condition)
+            condition = ending.decision.condition
+            if state is RunState.CANCELLED:
+                condition = None
+            return settle(write, run, state, run_after, reason, condition)
 
     def update(
         self,

@@ -11,14 +11,17 @@ from msgspec.structs import replace
 from perdure.errors import Conflict, NotFound
 from perdure.model import (
     NOTHING_GIVEN,
+    Condition,
     Decision,
     Given,
     OnEdit,
+    OutcomeKind,
     RunState,
     TaskFile,
     TaskSpec,
 )
 from perdure.model.events import ContextAdded
+from perdure.rules.lifecycle import BUDGET_IS_SPENT
 from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
@@ -27,6 +30,7 @@ from perdure.testing.stores.samples import (
     SUCCESS,
     Store,
     claimed,
+    ending,
     place,
     submit,
 )
@@ -257,6 +261,19 @@ class Persons:
             claimed(store, run)
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
+    def test_new_instructions_do_not_exceed_a_spent_budget(self, store: Store) -> None:
+        """If an attempt spends the budget, its run needs a person, even if instructions were added
+        meanwhile. The instructions stay stored for the next retry."""
+        message = f"{BUDGET_IS_SPENT}: perdure retry --budget-usd raises it"
+        for kind in (OutcomeKind.BUDGET_SPENT, OutcomeKind.LOST):
+            run = submit(store)
+            claim = claimed(store, run)
+            store.update(run.id, "and this")
+            condition = Condition(type="needs_person", message=message, at=store.now())
+            after = store.finish(claim, ending(kind, RunState.FAILED, condition=condition))
+            assert (after.state, after.conditions) == (RunState.FAILED, (condition,))
+            assert store.requeue(run.id, "asked for").context_version == 2
+
     def test_a_message_is_accepted_once(self, store: Store) -> None:
         """If a message is sent again with the same key and text, it is not added again. With the
         same key and another text, it raises Conflict. If the run has ended, the message becomes its
@@ -298,6 +315,20 @@ class Persons:
         store.request_cancel(other.id)
         after = store.finish(claim, AGAIN)
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
+
+    def test_a_stop_applies_to_earlier_instructions_too(self, store: Store) -> None:
+        """Instructions came during an attempt, and then a stop was requested. When the attempt
+        ends, its run is cancelled, whatever the outcome, and has no condition."""
+        condition = Condition(type="needs_person", message="log in", at=store.now())
+        refused = ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=condition)
+        for end in (SUCCESS, FAILURE, AGAIN, refused):
+            run = submit(store)
+            claim = claimed(store, run)
+            store.update(run.id, "and this")
+            store.request_cancel(run.id)
+            after = store.finish(claim, end)
+            assert (after.state, after.reason) == (RunState.CANCELLED, "stopped on request")
+            assert (after.cancel_requested, after.conditions) == (False, ())
 
     def test_a_retry_allows_one_more(self, store: Store) -> None:
         """`requeue` makes a failed, cancelled or waiting run due now. By default, one more attempt
