@@ -240,6 +240,23 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
 
 
 @CLAUDE
+def test_a_call_with_half_a_surrogate_pair_can_only_be_refused(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """A model can write half a surrogate pair, which no store takes. The run waits like any other,
+    and the call cannot be allowed."""
+    file = tmp_path / "outside.txt"
+    write = call("Write", file_path=str(file), content="half \ud83d\n")
+    here = stage(f"by history\n{write}---\nsay Without it.\n")
+    assert run(here)["state"] == "queued"
+    (request,) = requests(here)
+    assert json.loads(request["payload"])["content"] == "half ?\n"
+    refused = here.perdure("approve", "task")
+    assert "it can only be refused" in refused.err or "cannot be allowed" in refused.err
+    assert (refused.code, file.exists()) == (2, False), refused.err
+
+
+@CLAUDE
 def test_a_request_that_nobody_answers_is_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:

@@ -19,10 +19,10 @@ from perdure.engine import service
 from perdure.engine.attempt.approval_rules import save
 from perdure.engine.attempt.requests import _arguments, _ruled
 from perdure.errors import UsageError
-from perdure.model import Outcome, OutcomeKind, RunState
+from perdure.model import Outcome, OutcomeKind, RunState, codec
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.rules import requests as rules
-from perdure.rules.approvals import is_stored_whole, rule_for
+from perdure.rules.approvals import is_stored_whole, rule_for, why_not_allowed
 
 DAY_MS = 86_400_000
 
@@ -159,6 +159,19 @@ def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
     assert request.size > 1_000_000
     assert request.sha256 == rules.digest("Bash", {"command": "x" * 1_000_000})
     assert "too long to be shown whole" in "\n".join(request_lines(request, "task"))
+
+
+def test_half_a_surrogate_pair_is_stored_and_can_only_be_refused() -> None:
+    """The store takes no half of a surrogate pair. The text that is shown has a question mark there,
+    and the digest is that of the real call."""
+    given = {"command": "echo \ud83d"}
+    raw = OpenCall(call="t", tool="Bash", input=json.dumps(given, ensure_ascii=False), summary="s")
+    (request,) = made(raw)
+    assert codec.decode(codec.encode(request), AgentRequest) == request
+    assert json.loads(request.payload) == {"command": "echo ?"}
+    assert request.sha256 == rules.digest("Bash", given)
+    assert not is_stored_whole(request)
+    assert why_not_allowed(request)
 
 
 @pytest.mark.parametrize("given", ["[]", '"x"', "null", '{"questions": 7}', '{"questions": ["?"]}'])

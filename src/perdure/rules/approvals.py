@@ -109,7 +109,8 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def is_stored_whole(request: AgentRequest) -> bool:
     """Return whether the whole call was stored. Only then has a person who allows the call seen all
-    of it. A call that is too long or contains a secret is not stored whole."""
+    of it. A call that is too long, or contains a secret or half a surrogate pair, is not stored
+    whole."""
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -126,7 +127,7 @@ def why_not_allowed(request: AgentRequest) -> str:
         return f"too long to be shown whole ({request.size} characters)"
     if is_stored_whole(request):
         return ""
-    return "not stored whole, probably because it holds a secret"
+    return "not stored whole, probably because it holds a secret or an invalid character"
 
 
 def not_whole(request: AgentRequest) -> str:

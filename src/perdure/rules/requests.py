@@ -92,6 +92,9 @@ def requests_of(
             continue
         key = digest(call.tool, given)
         asks = call.tool == QUESTION
+        # A model can write half a surrogate pair, which no store takes. The digest stays that of
+        # the original arguments, so a person can only refuse a call whose text was changed here.
+        shown = call.input.encode("utf-8", "replace").decode()
         if key in found or (key in decided and not call.parked and not asks):
             continue
         number = len(earlier) + len(found) + 1
@@ -105,8 +108,8 @@ def requests_of(
             tool=call.tool[:200],
             call=call.call,
             summary=call.summary,
-            payload=call.input[:SHOWN],
-            size=len(call.input),
+            payload=shown[:SHOWN],
+            size=len(shown),
             sha256=key,
             parked=call.parked,
             asked=now,
