@@ -20,6 +20,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.protocols import TakesMessages
 
 AGENTS = ("claude", "codex")
 
@@ -111,6 +112,11 @@ def in_contract(agent: str, line: bytes) -> None:
         assert all(len(value) <= MAX_TEXT for value in vars_of(event) if isinstance(value, str))
     driver.outcome(Exit(code=1, at=1), found)
     driver.prompts(line)
+    driver.fill(line)
+    driver.replies(line)
+    driver.total(line)
+    if isinstance(driver, TakesMessages):
+        driver.messages(line)
 
 
 def vars_of(event: Any) -> list[Any]:
@@ -152,8 +158,17 @@ def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) 
         b'{"a":' * 100_000,
         b'{"type":"result","num_turns":' + b"9" * 5000 + b"}",
         b'{"type":"result","total_cost_usd":1e999}',
+        b'{"type":"result","num_turns":' + b"9" * 400 + b"}",
+        b'{"type":"result","num_turns":1,"total_cost_usd":' + b"9" * 400 + b"}",
+        b'{"type":"turn.completed","usage":{"input_tokens":' + b"9" * 400 + b"}}",
+        b'{"type":"system","subtype":"session_writes_lost","lost":5}',
+        b'{"type":"attachment","attachment":'
+        b'{"type":"hook_additional_context","hookEvent":"Stop","content":5}}',
     ],
-    ids=["lists", "objects", "digits", "infinity"],
+    ids=[
+        *("lists", "objects", "digits", "infinity"),
+        *("turns", "cost", "tokens", "lost", "message"),
+    ],
 )
 def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None:
     """Nesting and numbers that break a JSON reader give an unknown line, or a number within limits."""

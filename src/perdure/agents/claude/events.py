@@ -157,7 +157,9 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
             tasks = json_lines.items(found.get("tasks"))
             return (HelpersSeen(sum(task.get("task_type") != _COMMAND for task in tasks)),)
         case "session_writes_lost":
-            lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
+            told = found.get("lost")
+            names = told if isinstance(told, list) else []
+            lost = ", ".join(what for what in names if isinstance(what, str))
             return (
                 WritesLost(
                     json_lines.text(

@@ -151,7 +151,8 @@ def messages(content: bytes) -> Iterator[str]:
             continue
         if told.get("type") == "hook_additional_context" and told.get("hookEvent") in TELLING:
             texts = told.get("content")
-            yield from (each for each in texts or () if isinstance(each, str))
+            if isinstance(texts, list):
+                yield from (each for each in texts if isinstance(each, str))
 
 
 def prompt_of(entry: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ from perdure.model.events import MAX_TEXT
 COMMAND = 4096
 """Maximum length of a shell command, in characters. The limit is higher than that of other texts,
 because the effect ledger needs the whole command."""
+_MOST = 1 << 53
+"""Largest whole number that is returned. Larger ones have no exact value as a float."""
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 
@@ -76,9 +78,7 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
 
 def whole(value: Any) -> int:
     """Return the value as a whole number that is never negative; 0 if it is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return 0
-    return min(max(int(value), 0), 1 << 53)
+    return int(_limited(value))
 
 
 def exit_code(value: Any) -> int | None:
@@ -101,6 +101,14 @@ def moment(value: Any) -> int:
 def dollars(value: Any) -> float:
     """Return the value as an amount in dollars that is never negative; 0.0 if it is not a
     number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return 0.0
-    return round(min(max(float(value), 0.0), 1e9), 6)
+    return round(min(float(_limited(value)), 1e9), 6)
+
+
+def _limited(value: Any) -> int | float:
+    """Return the value between 0 and the largest number; 0 if it is not a number. The limit is
+    applied to whole numbers first, because Python cannot convert one of 310 digits to a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0
+    return min(max(value, 0), _MOST)
