@@ -227,6 +227,16 @@ def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Sc
     ]
     assert findings[0]["state"] == "ok" and "PostgreSQL" in findings[0]["message"]
     assert any("fsync" in each["message"] and each["state"] == "warn" for each in findings)
+    # The address may also be in the user's file while a variable names the state directory.
+    del environ["PERDURE_DATABASE"]
+    config = scratch.home / "config/perdure/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'database = "{url}"\n')
+    environ |= {
+        "XDG_CONFIG_HOME": str(scratch.home / "config"),
+        "PERDURE_STATE": str(scratch.home / "state"),
+    }
+    assert [row["id"] for row in json.loads(said("ls", "--json"))["runs"]] == [run.id]
 
 
 def _insert(

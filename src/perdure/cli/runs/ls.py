@@ -317,24 +317,26 @@ def state_directory() -> str:
     """Return the state directory, if environment variables alone determine it. Otherwise return an
     empty string; the caller then has to load the settings. The settings file of a project cannot
     change the state directory, so it is not read."""
-    home = os.environ.get("HOME") or "/"
+    home = os.environ.get("HOME", "")
     given = os.environ.get("PERDURE_STATE", "")
     if os.environ.get("PERDURE_DATABASE"):
         return ""
-    if given:
-        if given.startswith("/"):
-            return given
+    if given and not given.startswith("/"):
+        return ""
+    if not os.environ.get("HOME"):
         return ""
     try:
         place = f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml"
         with open(place, encoding="utf-8") as file:  # noqa: PTH123
             text = file.read()
-            if "state" in text or "database" in text:
+            if "database" in text or ("state" in text and not given):
                 return ""
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError):
         return ""
+    if given:
+        return given
     return f"{_xdg('XDG_STATE_HOME', f'{home}/.local/state')}/perdure"
 
 
