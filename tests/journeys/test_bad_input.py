@@ -354,3 +354,16 @@ def test_secrets_stay_out(stage: Stage) -> None:
     shown = stage.perdure("doctor", "--json").out
     assert "ANTHROPIC_API_KEY" in shown
     assert "canary-model-key" not in shown
+
+
+def test_doctor_with_a_misspelled_setting(stage: Stage) -> None:
+    """`perdure doctor` reports a misspelled setting of the user's file, and still runs the other
+    checks."""
+    file = stage.home / ".config/perdure/config.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('timeuot = "1h"\n')
+    done = stage.perdure("doctor")
+    assert done.code == 1, done.err
+    lines = {tuple(line.split()[:2]): line for line in done.out.splitlines()}
+    assert "timeuot" in lines["bad", "settings"]
+    assert ("ok", "git") in lines and ("ok", "claude") in lines

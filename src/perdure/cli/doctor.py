@@ -26,7 +26,7 @@ from perdure.cli.server import doctor
 from perdure.cli.style import fitted, paint, wrapped
 from perdure.cli.text import clean, clock, columns
 from perdure.config import Settings
-from perdure.config.files import load, misspelled
+from perdure.config.files import defaults, misspelled
 from perdure.config.passwords import without_password
 from perdure.errors import ConfigError, PerdureError
 from perdure.host import system
@@ -74,7 +74,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     try:
         chosen = settings()
     except ConfigError as error:
-        problems, chosen = error.problems, load({"HOME": os.environ.get("HOME", "/")}, Path("/"))
+        problems, chosen = error.problems, defaults(os.environ)
     findings = [
         *(DoctorFinding("settings", "bad", problem) for problem in problems),
         *examine(chosen, arguments.agent),

@@ -70,7 +70,6 @@ LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeou
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     """Return the settings from all sources except flags. Raises ConfigError with the problems of
     all sources."""
-    home = user_home(environ)
     problems: list[str] = []
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -98,11 +97,16 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
                 problems.append(f"{name}: {error}{_not(key, environ[name])}")
     if problems:
         raise ConfigError(problems, "perdure doctor shows what is in force")
-    start = Settings(
+    return replace(defaults(environ), **values, origin=origin)
+
+
+def defaults(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that apply if no source sets anything. No file is read."""
+    home = user_home(environ)
+    return Settings(
         root=_xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "perdure",
         state=_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "perdure",
     )
-    return replace(start, **values, origin=origin)
 
 
 def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
