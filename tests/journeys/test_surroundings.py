@@ -400,3 +400,17 @@ def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None
     ), last.err
     assert one.perdure("stop", "task").code == 0
     one.finish(begun)
+
+
+def test_a_current_directory_that_is_gone(one: Stage) -> None:
+    """In a directory that was removed, a command says so in two lines, with exit code 2."""
+    gone = one.repo.parent / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec {sys.executable} -m perdure show task'
+    environ = one.environ | {"PYTHONPATH": str(Path(perdure.__file__).parents[1])}
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=one.repo, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the current directory does not exist any more" in done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr

@@ -42,7 +42,15 @@ __all__ = [
 def settings() -> Settings:
     """Return the settings of this command. If the setting `run_as` names a user, also change this
     process to that user. Raises ConfigError or UsageError."""
-    chosen = load(os.environ, Path.cwd())
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        from perdure.errors import UsageError
+
+        raise UsageError(
+            "the current directory does not exist any more", "cd to another one"
+        ) from None
+    chosen = load(os.environ, here)
     if chosen.run_as:
         from perdure.host.privileges import adopt
 

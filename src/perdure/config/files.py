@@ -10,6 +10,7 @@ it may not widen permissions, move perdure's own state, or raise a limit that th
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,9 +145,11 @@ def _project_file(cwd: Path) -> Path | None:
     """Return the nearest perdure.toml, from `cwd` up to the top of the repository; None if there is
     none."""
     for directory in (cwd, *cwd.parents):
-        if (directory / PROJECT_FILE).is_file():
+        # Unlike Path.is_file, os.path does not raise for a directory that cannot be read (Python
+        # 3.11 to 3.13).
+        if os.path.isfile(directory / PROJECT_FILE):  # noqa: PTH113
             return directory / PROJECT_FILE
-        if (directory / ".git").exists():
+        if os.path.lexists(directory / ".git"):
             return None
     return None
 

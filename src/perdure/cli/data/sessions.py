@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ def _one(ids: Sequence[str]) -> str:
 
 def project(cwd: Path) -> Path:
     """Return the top directory of the repository that contains `cwd`, or `cwd` itself."""
-    return next((place for place in (cwd, *cwd.parents) if (place / ".git").exists()), cwd)
+    return next((place for place in (cwd, *cwd.parents) if os.path.lexists(place / ".git")), cwd)
 
 
 def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bool) -> None:

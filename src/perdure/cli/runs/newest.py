@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -86,9 +87,10 @@ def repository_of(here: Path) -> Path | None:
     """
     for place in (here, *here.parents):
         mark = place / ".git"
-        if mark.is_dir():
+        # Unlike the methods of Path, os.path does not raise for a directory that cannot be read.
+        if os.path.isdir(mark):  # noqa: PTH112
             return place
-        if mark.is_file():
+        if os.path.isfile(mark):  # noqa: PTH113
             text = mark.read_text(encoding="utf-8", errors="replace").strip()
             directory = Path(text.removeprefix("gitdir:").strip())
             # The .git file of a linked worktree names REPOSITORY/.git/worktrees/NAME.
