@@ -267,6 +267,71 @@ def test_a_committed_secret_cannot_be_left_out(
     assert not (tmp_path / "no").exists()
 
 
+def is_inside(token: str, place: Path) -> bool:
+    """Return whether a file below has the text, or an object of the repository there."""
+    words = ["git", "cat-file", "--batch-all-objects", "--batch"]
+    objects = subprocess.run(words, cwd=place, capture_output=True, check=True).stdout
+    contents = [path.read_bytes() for path in place.rglob("*") if path.is_file()]
+    return any(token.encode() in content for content in [objects, *contents])
+
+
+def test_copies_of_a_file_that_is_left_out_are_left_out(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """git names equal files by one path only. All of them are left out and listed, also a staged
+    one."""
+
+    def change(workdir: Path) -> None:
+        for name in ("a/.env", "backup/.env", "staged.txt"):
+            (workdir / name).parent.mkdir(exist_ok=True)
+            (workdir / name).write_text(f"TOKEN={TOKEN}\n")
+        git(workdir, "add", "staged.txt")
+        (workdir / "staged.txt").write_text("fine\n")
+
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent", change=change)
+    done = export(one, "task", ExportRequest(target=tmp_path / "yes", leave_out=True))
+    assert set(done.manifest.left_out) >= {"a/.env", "backup/.env", "staged.txt"}
+    imported(two, done.path, into=tmp_path / "here")
+    assert (tmp_path / "here/greet.py").exists() and not is_inside(TOKEN, tmp_path / "here")
+    everything = exported(one, run, tmp_path / "all", allow=True)
+    imported(machine("three"), everything, into=tmp_path / "there")
+    assert is_inside(TOKEN, tmp_path / "there")
+
+
+@pytest.mark.parametrize("name", [".env", "worktree/key.txt"])
+def test_a_secret_in_an_earlier_commit_cannot_be_left_out(
+    machine: Machine, repository: Path, tmp_path: Path, name: str
+) -> None:
+    """The agent committed a secret, then removed it from git in another commit. The pack would
+    contain both commits, so neither an export nor an upload leaves the machine."""
+
+    def change(workdir: Path) -> None:
+        (workdir / name).parent.mkdir(exist_ok=True)
+        (workdir / name).write_text(f"TOKEN={TOKEN}\n")
+        git(workdir, "add", ".")
+        git(workdir, "commit", "-q", "-m", "oops")
+        git(workdir, "rm", "-q", "--cached", name)
+        (workdir / ".gitignore").write_text(".env\n")
+        git(workdir, "add", ".gitignore")
+        git(workdir, "commit", "-q", "-m", "better")
+        if name != ".env":
+            (workdir / name).write_text("fine\n")
+            (workdir / "key.txt").write_text("fine too\n")
+
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent", change=change)
+    with pytest.raises(PerdureError, match="cannot be left out"):
+        exported(one, run, tmp_path / "no", redact=True, leave_out=True)
+    assert not (tmp_path / "no").exists()
+    store = move.open_store((tmp_path / "store").as_uri())
+    ways = SecretOptions(redact=True, leave_out=True)
+    with pytest.raises(PerdureError, match="cannot be left out"):
+        publish(one, store, run, one.store.checkpoints(run.id)[-1], ways)
+    members = tmp_path / "store/members"
+    assert not members.exists() or list(members.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, bytes]]:
     """Return a real capsule in pieces: its manifest, and its files by their names."""

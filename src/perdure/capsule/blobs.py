@@ -58,7 +58,7 @@ def search(
 
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Yield id, path and size in bytes of each blob that is in `commit` but in none of the commits
-    `have`."""
+    `have`. git names each blob once, by the first path that it finds."""
     since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
     said = git.run(
         "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
@@ -90,11 +90,11 @@ def _search(
         ).stdout
     )
     at = 0
-    for _, name in held:
+    for oid, name in held:
         end = bytes(said[at : at + 200]).index(b"\n") + at
         length = int(bytes(said[at:end]).split(b" ")[2])
         at = end + 1 + length + 1
-        scan.look(called(name), bytes(said[end + 1 : end + 1 + length]), name)
+        scan.look(called(name), bytes(said[end + 1 : end + 1 + length]), name, oid)
 
 
 def on_disk(name: str) -> str:

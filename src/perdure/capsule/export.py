@@ -178,7 +178,12 @@ class Packing(Struct):
             earlier = None
         have = earlier.tips if earlier is not None else ()
         with self.engine.workspaces.checkpoints.pack(
-            place, saved.commit, without, began=base, have=have
+            place,
+            saved.commit,
+            without,
+            began=base,
+            have=have,
+            blobs={finding.blob: blobs.on_disk(finding.file) for finding in found if without},
         ) as packed:
             facts = packed.facts
             if packed.kept:
@@ -188,7 +193,7 @@ class Packing(Struct):
                     "rewrite that commit first; or --allow-secrets includes everything as it is",
                 )
             pack = gathering.add(f"packs/{len(have)}.pack", packed.file, size=PART)
-        self.left_out = without
+            self.left_out = packed.left_out
         return CapsuleWorkdir(
             commit=facts.commit,
             base=base,

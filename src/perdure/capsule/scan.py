@@ -40,6 +40,9 @@ class SecretFinding(Struct, frozen=True):
     file: str = ""
     """The file's path in the checkpoint's git tree, if the secret is in a file of the workdir, else
     empty. Secrets in such files are never redacted. The file can only be left out."""
+    blob: str = ""
+    """The id of the file's content in git. `file` is only one of the paths that have this content.
+    """
 
 
 class Scan(Struct):
@@ -80,12 +83,13 @@ class Scan(Struct):
             if not piece:
                 return
 
-    def look(self, place: str, content: bytes, file: str = "") -> None:
+    def look(self, place: str, content: bytes, file: str = "", blob: str = "") -> None:
         """Record the secrets in `content`. Unlike in `over`, the whole content is in memory. `file`
-        is its path in the checkpoint's git tree, if it is a file of the workdir."""
+        is its path in the checkpoint's git tree, and `blob` its id there, if it is a file of the
+        workdir."""
         for start, _, kind in self._spans(content):
             self.findings.append(
-                SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file)
+                SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file, blob)
             )
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:

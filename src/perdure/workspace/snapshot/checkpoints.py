@@ -7,7 +7,7 @@ workdir's checkpoint repository (`checkpoint_repository`) and calls `capture`, `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -94,14 +94,17 @@ class WorkdirCheckpoints:
         *,
         began: str = "",
         have: Sequence[str] = (),
+        blobs: Mapping[str, str] | None = None,
     ) -> Iterator[Packed]:
         """Yield a checkpoint with the run's own commits as one pack, for a capsule. `without`:
-        names of files to leave out. `began` and `have`: see `pack.pack`."""
+        names of files to leave out. `began`, `have` and `blobs`: see `pack.pack`."""
         from perdure.workspace.snapshot import pack
 
         with (
             self._open(workspace) as repo,
-            pack.pack(self._places, repo, commit, without, began=began, have=have) as packed,
+            pack.pack(
+                self._places, repo, commit, without, began=began, have=have, blobs=blobs
+            ) as packed,
         ):
             yield packed
 

@@ -13,7 +13,7 @@ import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +54,8 @@ class Packed(Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...]
     """Names that were to be left out, but that are committed, so that the history still has them.
     """
+    left_out: tuple[str, ...]
+    """Names that were left out of the checkpoint, as on disk."""
     file: IO[bytes]
 
 
@@ -66,10 +68,14 @@ def pack(
     *,
     began: str = "",
     have: Sequence[str] = (),
+    blobs: Mapping[str, str] | None = None,
 ) -> Iterator[Packed]:
     """Yield the checkpoint as a pack. The pack's file is removed at the end of the `with`
     statement. `without`: names to leave out, as on disk. A directory is left out with everything
     below it.
+
+    `blobs`: ids of contents to leave out, each with a name to report. Every file with such a
+    content is left out. The name is in `kept` if the pack has the content nevertheless.
 
     `began`: the commit at which history is cut (default: where the workdir began). `have`:
     checkpoints that the receiver already has; unknown ones are skipped.
@@ -78,10 +84,12 @@ def pack(
     scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
     scratch.mkdir(mode=0o700)
     try:
-        kept: tuple[str, ...] = ()
-        oid = checkpoint.commit
-        if without:
-            oid, kept = _without(repo, oid, checkpoint.head, without, scratch)
+        kept, left_out = list[str](), tuple[str, ...]()
+        oid, unwanted = checkpoint.commit, blobs or {}
+        if without or unwanted:
+            oid, left_out = _without(repo, oid, without, unwanted, scratch)
+            if checkpoint.head:
+                kept += [plain for _, plain in _chosen(repo, checkpoint.head, without, ())]
         shallow = _cut(repo, oid, began or repo.pinned)
         known = [each for each in have if repo.commit_id(each)]
         asked = "".join(f"--shallow {edge}\n" for edge in shallow) + "\n".join(
@@ -96,6 +104,10 @@ def pack(
             str(scratch / "pack"),
         )
         name = repo.run(*words, stdin=asked.encode()).text
+        if unwanted:
+            # A commit of the run, a stash or a side of a conflict may also have the content.
+            packed = _ids_in(repo, scratch / f"pack-{name}.idx")
+            kept += [plain for blob, plain in unwanted.items() if blob in packed]
         with (scratch / f"pack-{name}.pack").open("rb") as file:
             facts = PackedFacts(
                 commit=oid,
@@ -104,7 +116,7 @@ def pack(
                 branch=checkpoint.branch,
                 form=repo.form,
             )
-            yield Packed(facts=facts, kept=kept, file=file)
+            yield Packed(facts=facts, kept=tuple(kept), left_out=left_out, file=file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -124,26 +136,41 @@ def _cut(repo: CheckpointRepository, commit: str, began: str) -> list[str]:
     return [oid for oid, above in parents.items() if any(parent not in parents for parent in above)]
 
 
-def _without(
-    repo: CheckpointRepository, commit: str, head: str, names: Sequence[str], scratch: Path
-) -> tuple[str, tuple[str, ...]]:
-    """Return the checkpoint's commit without some files, and the names of those files that are in
-    HEAD."""
-    entries, parents = commit_of(repo, commit)
+def _ids_in(repo: CheckpointRepository, index: Path) -> set[str]:
+    """Return the ids of all objects in a pack. `index` is the pack's index file."""
+    lines = repo.run("show-index", stdin=index.read_bytes()).text.split("\n")
+    return {line.split(" ")[1] for line in lines if line}
+
+
+def _chosen(
+    repo: CheckpointRepository, tree: str, names: Sequence[str], blobs: Container[str]
+) -> list[tuple[str, str]]:
+    """Return the files of a tree that have one of the names or contents: each file's name in the
+    tree, and its name on disk."""
     wanted = [name.rstrip("/") for name in names]
+    found = []
+    for line in split(repo.run("ls-tree", "-r", "-z", tree).stdout):
+        facts, _, name = line.partition("\t")
+        plain = unescape(name, facts.startswith(_LINK))
+        named = any(plain == one or plain.startswith(f"{one}/") for one in wanted)
+        if named or facts.split(" ")[2] in blobs:
+            found.append((name, plain))
+    return found
 
-    def chosen(tree: str) -> list[tuple[str, str]]:
-        found = []
-        for line in split(repo.run("ls-tree", "-r", "-z", tree).stdout):
-            facts, _, name = line.partition("\t")
-            plain = unescape(name, facts.startswith(_LINK))
-            if any(plain == one or plain.startswith(f"{one}/") for one in wanted):
-                found.append((name, plain))
-        return found
 
+def _without(
+    repo: CheckpointRepository,
+    commit: str,
+    names: Sequence[str],
+    blobs: Container[str],
+    scratch: Path,
+) -> tuple[str, tuple[str, ...]]:
+    """Return the checkpoint's commit without some files, and the names of the files that it no
+    longer has. A file is removed if it has one of the names or contents."""
+    entries, parents = commit_of(repo, commit)
     gone: dict[str, None] = {}
     for part in ("worktree", "index"):
-        if part in entries and (here := chosen(entries[part][1])):
+        if part in entries and (here := _chosen(repo, entries[part][1], names, blobs)):
             index = scratch / part
             repo.run("read-tree", entries[part][1], index=index)
             repo.run(
@@ -172,9 +199,7 @@ def _without(
         "",
         "perdure: checkpoint\n",
     ]
-    return repo.write_object("commit", "\n".join(lines).encode()), tuple(
-        plain for _, plain in chosen(head)
-    ) if head else ()
+    return repo.write_object("commit", "\n".join(lines).encode()), tuple(gone)
 
 
 def make_shallow_repository(
