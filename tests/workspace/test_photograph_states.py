@@ -14,7 +14,7 @@ import pytest
 from perdure.errors import Conflict, WorkspaceError
 from perdure.model import TaskSpec, Workspace
 from perdure.workspace import Workspaces
-from perdure.workspace.snapshot import differences
+from perdure.workspace.snapshot import differences, disarm
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 
@@ -78,6 +78,93 @@ def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -
     yard.git("-c", "core.editor=true", what, "--continue", cwd=top)
     assert (top / "src/file5.txt").read_text() == "theirs\n"
     assert yard.git("status", "--porcelain", cwd=top) == ""
+
+
+def moved(yard: Yard, workspace: Workspace, top: Path) -> tuple[Path, tuple[str, ...]]:
+    """Save a workdir, and restore the checkpoint on another machine, in a directory `landed`.
+    Return this directory and the notes."""
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
+    other, place = Workspaces(top / "other", environ=yard.environ), top / "landed"
+    place.mkdir()
+    target = other.plan(TaskSpec(prompt="p", here=str(place)), "brave-otter", top)
+    with yard.workspaces.checkpoints.pack(workspace, saved.commit) as packed:
+        other.checkpoints.unpack(target, packed.file, packed.facts)
+    return place, other.checkpoints.restore(target, packed.facts.commit).notes
+
+
+def test_an_operation_from_elsewhere_runs_nothing(yard: Yard, tmp_path: Path) -> None:
+    """A rebase with an `exec` line stopped at a conflict, in the workdir and in a repository inside
+    it. On another machine the files and the index are restored, but not the rebase. Here it
+    continues."""
+    mark = tmp_path / "mark"
+    workspace, top = made(yard, "isolated")
+    clash(yard, top)
+    yard.git("clone", "-q", str(top), str(top / "inner"))
+    yard.git("branch", "side", "origin/side", cwd=top / "inner")
+    for place in (top, top / "inner"):
+        yard.git("rebase", "--exec", f"touch {mark}", "side", cwd=place, check=False)
+        assert "UU README" in yard.git("status", "--porcelain", cwd=place)
+    yard.git("bisect", "start", cwd=top / "inner")
+
+    def finish(place: Path) -> None:
+        (place / "README").write_text("both\n")
+        yard.git("add", "README", cwd=place)
+        yard.git("-c", "core.editor=true", "rebase", "--continue", cwd=place, check=False)
+
+    landed, notes = moved(yard, workspace, tmp_path)
+    assert "UU README" in yard.git("status", "--porcelain", cwd=landed)
+    for place in (landed, landed / "inner"):
+        finish(place)
+        assert not mark.exists() and not list(place.glob(".git/BISECT_*"))
+    named = " ".join(notes)
+    for name in ("'.git/rebase-merge'", "'inner/.git/rebase-merge/git-rebase-todo'"):
+        assert f"{name} was left out: a rebase" in named
+    for place in (top, top / "inner"):
+        mark.unlink(missing_ok=True)
+        finish(place)
+        assert mark.exists(), "the fixture could not have fired"
+
+
+@pytest.mark.parametrize(
+    ("parts", "role"),
+    [
+        ((".git", "hooks", "post-checkout"), "hook"),
+        ((".GIT", "hooks", "post-checkout"), "hook"),
+        (("a", ".Git", "HOOKS", "post-checkout"), "hook"),
+        ((".git", "hoo\u200cks", "post-checkout"), "hook"),
+        ((".git", "hooks.", "post-checkout"), "hook"),
+        ((".git", "hooks", "post-checkout.sample"), ""),
+        ((".GIT", "Config"), "config"),
+        ((".GIT",), "pointer"),
+        ((".git", "CommonDir"), "pointer"),
+        ((".git", "Rebase-Merge", "git-rebase-todo"), "operation"),
+        ((".git", "modules", "m", "sequencer", "opts"), "operation"),
+        ((".git", "BISECT_NAMES"), "operation"),
+        ((".git", "refs", "heads", "rebase-merge"), ""),
+        ((".git", "HEAD"), ""),
+        (("git", "hooks", "post-checkout"), ""),
+    ],
+)
+def test_what_could_run_is_recognized(parts: tuple[str, ...], role: str) -> None:
+    """Names that some file system takes for a name of git are recognized too."""
+    assert disarm.kind(parts) == role
+
+
+def test_another_spelling_of_git_from_elsewhere(yard: Yard, tmp_path: Path) -> None:
+    """A directory `.GIT` is restored here. From another machine it is left out, because it would be
+    the workdir's own git directory on a file system that ignores case."""
+    workspace, top = made(yard, "isolated")
+    if (top / ".GIT").exists():
+        pytest.skip("this file system ignores case")
+    (top / ".GIT").mkdir()
+    (top / ".GIT/config").write_text("[core]\n\tfsmonitor = touch mark\n")
+    landed, notes = moved(yard, workspace, tmp_path)
+    assert not os.path.lexists(landed / ".GIT") and (landed / "README").exists()
+    assert any("that is the workdir's own git directory" in note for note in notes)
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
+    shutil.rmtree(top / ".GIT")
+    assert yard.workspaces.checkpoints.restore(workspace, saved.commit).differs == ()
+    assert (top / ".GIT/config").exists()
 
 
 def test_before_the_first_commit(yard: Yard) -> None:

@@ -3,7 +3,8 @@ nothing in them can run.
 
 git runs the programs that a repository's hooks and configuration name. So `files` asks this module
 about each file of a checkpoint from another machine. Hooks are left out, except samples, which
-never run. A configuration with more than a plain clone's settings is renamed to `config.imported`
+never run. So is the state of a rebase or another operation in progress, because it may contain
+commands. A configuration with more than a plain clone's settings is renamed to `config.imported`
 and replaced by a plain one. Files that point git to another directory (`.git` as a file or a link,
 `commondir`) also get the ending `.imported`. Each of these files is named in a note.
 """
@@ -17,8 +18,11 @@ from pathlib import Path
 from perdure.errors import GitFailed
 from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
+from perdure.workspace.snapshot.escapes import folded
+from perdure.workspace.snapshot.index import may_run
 
 ASIDE = ".imported"
+OPERATION = "a rebase or other operation in progress, from another machine, may run commands"
 _LARGEST = 1 << 20
 _PLAIN = late_pattern(
     r"core\.(repositoryformatversion|bare|filemode|logallrefupdates|ignorecase|symlinks"
@@ -33,12 +37,16 @@ _URL = late_pattern(
 
 
 def kind(parts: Sequence[str]) -> str:
-    """Return the role of a file in a repository inside the workdir: `hook`, `config`, `pointer`, or
-    an empty string for any other."""
-    places = [place for place, part in enumerate(parts) if part == ".git"]
+    """Return the role of a file in a repository inside the workdir: `hook`, `config`, `pointer`,
+    `operation` (state of an operation in progress), or an empty string for any other.
+
+    Names are compared as on a file system that ignores case: there git also uses `.GIT`.
+    """
+    names = [folded(part) for part in parts]
+    places = [place for place, name in enumerate(names) if name == ".git"]
     if not places:
         return ""
-    inner = parts[places[-1] + 1 :]
+    inner = names[places[-1] + 1 :]
     if not inner or inner[-1] == "commondir":
         return "pointer"
     if inner[0] in ("objects", "refs", "logs"):
@@ -47,6 +55,8 @@ def kind(parts: Sequence[str]) -> str:
         if inner[-1].endswith(".sample") and inner[-1] != ".sample":
             return ""
         return "hook"
+    if any(map(may_run, inner)):
+        return "operation"
     # `modules/NAME/config` and `worktrees/NAME/config.worktree` belong to the git directories of
     # submodules and worktrees.
     if inner[-1] in ("config", "config.worktree"):

@@ -33,7 +33,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
 from perdure.workspace.snapshot import disarm
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.escapes import folded, unescape
 from perdure.workspace.snapshot.modes import Rights, given, kept, umask
 from perdure.workspace.snapshot.trees import Change
 
@@ -162,6 +162,8 @@ class Placer:
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
             self.notes.append(f"{name!r} was left out: it is a hook from another machine.")
+        elif kind == "operation":
+            self.notes.append(f"{name!r} was left out: {disarm.OPERATION}.")
         elif kind == "pointer":
             self.notes.append(
                 f"{name!r} comes from another machine and points git to another directory, so it "
@@ -188,9 +190,11 @@ class Placer:
         """Return the parts of a path. Empty if the path leads outside or into the workdir's own git
         directory: the names in a tree are not trusted."""
         parts = name.split("/")
-        if self._shelf.broken and parts[0] == ".git":
+        # On Linux, `.GIT` of an own checkpoint is an ordinary directory, and it is restored.
+        is_git = parts[0] == ".git" or (self._outside and folded(parts[0]) == ".git")
+        if self._shelf.broken and is_git:
             return []
-        if self._shelf.admin is not None and parts[0] == ".git":
+        if self._shelf.admin is not None and is_git:
             note = "Files below '.git' were not restored: that is the workdir's own git directory."
             self.notes += [] if note in self.notes else [note]
             return []

@@ -44,7 +44,7 @@ _BISECT = (
     "BISECT_ANCESTORS_OK",
     "BISECT_RUN",
 )
-_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
+FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
 _NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SMALL = 256 << 10
 _MOST = 500
@@ -223,7 +223,7 @@ def operation(admin: Path) -> dict[str, str]:
     found = dict[str, str]()
     for name in (*_SINGLE, *_BISECT):
         _gather(admin / name, name, found)
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         if is_real_directory(admin / folder):
             for path in sorted((admin / folder).iterdir()):
                 if _NAME.fullmatch(path.name) and len(found) < _MOST:
@@ -288,7 +288,7 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
             os.fsync(fd)
         fresh.replace(path)
         sync(path.parent)
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         if is_real_directory(admin / folder) and not any((admin / folder).iterdir()):
             (admin / folder).rmdir()
 
@@ -297,10 +297,17 @@ def is_state(name: str) -> bool:
     """Return whether a file of this name belongs to an operation in progress. Other names in a
     checkpoint are skipped, because a checkpoint from another machine is not trusted."""
     folder, _, file = name.rpartition("/")
-    return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
+    return (folder in FOLDERS and _NAME.fullmatch(file) is not None) or name in (
         *_SINGLE,
         *_BISECT,
     )
+
+
+def may_run(name: str) -> bool:
+    """Return whether a state file of this name may make git run a command. A rebase runs its `exec`
+    lines, and the program of its merge strategy. Before version 2.35, `git bisect visualize` passed
+    BISECT_NAMES to the shell's `eval`."""
+    return name.partition("/")[0] in FOLDERS or name.casefold().startswith("bisect_")
 
 
 def to_json(wanted: Staged) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import system
@@ -165,7 +166,7 @@ def _restore_workdir(
     from perdure.workspace.removal import processes_inside
     from perdure.workspace.snapshot.files import Placer
 
-    wanted = load(repo, commit)
+    wanted, left_out = _without_commands(repo, load(repo, commit))
     if working := [pid for pid in processes_inside(repo.top) if pid not in _own_process_ids()]:
         raise Conflict(
             f"Process {working[0]} works in {repo.top}.", "Stop it first, or wait for it to end."
@@ -187,7 +188,7 @@ def _restore_workdir(
     differing = _differences(repo, now.worktree, wanted.worktree)
     placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
     placer.fit(noted)
-    notes = placer.notes
+    notes = [*placer.notes, *left_out]
     if repo.broken:
         notes.append(f"git cannot use {repo.top}/.git: only the files were restored.")
     if repo.admin is not None:
@@ -199,6 +200,22 @@ def _restore_workdir(
         notes=tuple(notes),
         differs=drift(repo, commit, policy),
     )
+
+
+def _without_commands(
+    repo: CheckpointRepository, wanted: WorkdirCheckpoint
+) -> tuple[WorkdirCheckpoint, list[str]]:
+    """Return the checkpoint without the state files that may make git run a command, if it came
+    from another machine, and a note for each of them."""
+    armed = [name for name in wanted.operation if staging.may_run(name)]
+    if not armed or not repo.is_outside(wanted.commit):
+        return wanted, []
+    from perdure.workspace.snapshot import disarm
+
+    kept = {name: content for name, content in wanted.operation.items() if name not in armed}
+    places = dict.fromkeys(name.partition("/")[0] for name in armed)
+    notes = [f"'.git/{place}' was left out: {disarm.OPERATION}." for place in places]
+    return replace(wanted, operation=kept), notes
 
 
 def _empty_state(repo: CheckpointRepository) -> WorkdirCheckpoint | None:
@@ -295,7 +312,9 @@ def _differences(repo: CheckpointRepository, before: str, after: str) -> list[Ch
     return [
         change
         for change in found
-        if not (own and change.mode == "000000" and change.name.partition("/")[0] == ".git%")
+        if not (
+            own and change.mode == "000000" and change.name.partition("/")[0].lower() == ".git%"
+        )
     ]
 
 
