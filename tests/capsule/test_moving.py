@@ -455,14 +455,16 @@ def test_a_hostile_pack_is_refused(
     engine.store.close()
 
 
-@pytest.mark.parametrize("name", ["..", ".", ".git", ".GIT", "a/b"])
-def test_a_tree_that_climbs_is_refused(
-    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str
-) -> None:
-    """A pack whose checkpoint has a name that leads out of the workdir, or into its git directory,
-    is refused completely."""
-    manifest, files = whole
-    there = tmp_path / "evil"
+def hostile(
+    whole: tuple[Manifest, dict[str, bytes]],
+    there: Path,
+    files: dict[str, tuple[str, bytes]],
+    **about: object,
+) -> bytes:
+    """Return a capsule whose checkpoint has these files, as an attacker would make it. `files`:
+    mode and content by the name in the tree, with at most one folder, whose name may have slashes
+    too. `about`: values to change in `checkpoint.json`."""
+    manifest, others = whole
     there.mkdir()
     git(there, "init", "-q")
 
@@ -477,26 +479,27 @@ def test_a_tree_that_climbs_is_refused(
     def entry(mode: str, called: str, oid: str) -> bytes:
         return f"{mode} {called}\0".encode() + bytes.fromhex(oid)
 
-    blob = put("blob", b"gotcha\n")
-    inner = put("tree", entry("100644", "hooks" if "git" in name.lower() else "out.txt", blob))
-    about = put(
-        "blob",
-        json.dumps(
-            {
-                "format": 1,
-                "head": "",
-                "branch": "",
-                "empty": [],
-                "left_out": [],
-                "operation": {},
-                "index": {},
-            }
-        ).encode(),
-    )
+    worktree = b""
+    for name, (mode, content) in sorted(files.items()):
+        folder, _, last = name.rpartition("/")
+        made = entry(mode, last, put("blob", content))
+        worktree += entry("40000", folder, put("tree", made)) if folder else made
+    says = {
+        "format": 1,
+        "head": "",
+        "branch": "",
+        "empty": [],
+        "left_out": [],
+        "operation": {},
+        "index": {},
+        "modes": {},
+        "umask": "022",
+    }
+    said = put("blob", json.dumps(says | about).encode())
     top = put(
         "tree",
-        entry("100644", "checkpoint.json", about)
-        + entry("40000", "worktree", put("tree", entry("40000", name, inner))),
+        entry("100644", "checkpoint.json", said)
+        + entry("40000", "worktree", put("tree", worktree)),
     )
     commit = put(
         "commit", f"tree {top}\nauthor a <a@b> 0 +0000\ncommitter a <a@b> 0 +0000\n\nx\n".encode()
@@ -508,18 +511,72 @@ def test_a_tree_that_climbs_is_refused(
         capture_output=True,
         check=True,
     ).stdout
-    from msgspec.structs import replace as with_
-
-    workdir = with_(
+    workdir = replace(
         manifest.workdir, commit=commit, tips=(commit,), head="", base="", shallow=(), branch=""
     )
-    engine = machine("two")
-    assert not try_in(
-        engine,
-        again(with_(manifest, workdir=workdir), files, **{"packs/0.pack": packed}),
-        tmp_path / "into",
-    )
+    return again(replace(manifest, workdir=workdir), others, **{"packs/0.pack": packed})
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", ".git", ".GIT", "a/b", "git~1", ".g\u200cit", ".git ", ".git::$DATA"]
+)
+def test_a_tree_that_climbs_is_refused(
+    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str
+) -> None:
+    """A pack whose checkpoint has a name that leads out of the workdir, or into its git directory
+    on some file system, is refused completely. One with an ordinary name is imported."""
+    engine, blob = machine("two"), ("100644", b"gotcha\n")
+    inner = "hooks" if "git" in name.lower() else "out.txt"
+    evil = hostile(whole, tmp_path / "evil", {f"{name}/{inner}": blob})
+    assert not try_in(engine, evil, tmp_path / "into")
     assert not (tmp_path / "out.txt").exists() and not list(tmp_path.rglob("out.txt"))
+    fine = hostile(whole, tmp_path / "fine", {"folder/hooks": blob})
+    assert try_in(engine, fine, tmp_path / "into")
+    assert (tmp_path / "into/folder/hooks").read_bytes() == b"gotcha\n"
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"operation": {"MERGE_HEAD": "A"}},
+        {"operation": {"MERGE_HEAD": "\u00e9"}},
+        {"operation": {"MERGE_HEAD": 7}},
+        {"operation": []},
+        {"modes": {"600": ["a\0b"]}},
+        {"modes": {"700": ["\ud800/"]}},
+        {"empty": ["a\0b"]},
+        {"empty": ["\ud800"]},
+        {"index": {"intent": ["\ud800"]}},
+        {"index": {"skipped": ["a\0b"]}},
+        {"index": {"stages": [["100644", "0" * 40, "1", "\ud800"]]}},
+        {"index": {"stages": [["100644", "0" * 40, "1", 7]]}},
+    ],
+    ids=repr,
+)
+def test_a_hostile_description_is_refused(
+    machine: Machine,
+    whole: tuple[Manifest, dict[str, bytes]],
+    tmp_path: Path,
+    about: dict[str, Any],
+) -> None:
+    """A checkpoint has text that is not base64, or names that no file can have. It is refused with
+    a sentence, and nothing is left."""
+    evil = hostile(whole, tmp_path / "evil", {"a": ("100644", b"a\n")}, **about)
+    assert not try_in(machine("two"), evil, tmp_path / "into")
+
+
+@pytest.mark.parametrize("target", [b"", b"x\0y"])
+def test_a_link_that_cannot_exist_is_refused(
+    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, target: bytes
+) -> None:
+    """A link has an empty target, or one with a null character. The import names it, and leaves
+    nothing behind."""
+    evil = hostile(whole, tmp_path / "evil", {"a": ("100644", b"a\n"), "b": ("120000", target)})
+    capsule, engine = Capsule(io.BytesIO(evil), "it"), machine("two")
+    wanted = ImportRequest(source="it", into=tmp_path / "into")
+    with pytest.raises(PerdureError, match="'b' could not be restored"):
+        import_run(engine, capsule.manifest, capsule, wanted)
+    nothing_is_left(engine, tmp_path / "into")
 
 
 # --- the checkpoint store

@@ -138,7 +138,10 @@ class Placer:
                 self._remove(parts, change)
         wanted = [change for change in known if change.mode != _NOTHING]
         for change, content in self._contents(wanted):
-            if parts := self._parts(change.name, change.mode):
+            if change.mode == _LINK and not _is_target(content):
+                name = unescape(change.name, link=True)
+                self.notes.append(f"{name!r} was not restored: it is not a valid link.")
+            elif parts := self._parts(change.name, change.mode):
                 for place, what, inner in (
                     self._disarmed(parts, change, content)
                     if self._outside
@@ -397,6 +400,12 @@ class Placer:
             size = int(out[at:end].split(b" ")[2])
             yield change, out[end + 1 : end + 1 + size]
             at = end + size + 2
+
+
+def _is_target(content: bytes | Path) -> bool:
+    """Return whether a link can have this content as its target."""
+    target = content if isinstance(content, bytes) else content.read_bytes()
+    return bool(target) and b"\0" not in target
 
 
 def _lstat(name: str, fd: int) -> os.stat_result | None:

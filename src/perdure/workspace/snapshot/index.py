@@ -65,6 +65,10 @@ class Staged(Struct):
     skipped: list[str] = field(default_factory=list)
 
     @property
+    def names(self) -> list[str]:
+        return [name for *_, name in self.stages] + self.intent + self.assumed + self.skipped
+
+    @property
     def objects(self) -> list[str]:
         return list(dict.fromkeys(oid for mode, oid, _, _ in self.stages if mode != "160000"))
 

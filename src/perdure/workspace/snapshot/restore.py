@@ -13,6 +13,7 @@ beside the trees are checked.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -104,6 +105,18 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
         index = said["index"]
         head, branch = str(said["head"]), str(said["branch"])
         stages = [[mode, side, stage, name] for mode, side, stage, name in index.get("stages", [])]
+        rights = modes.read(said["modes"], said["umask"])
+        empty = tuple(map(str, said["empty"]))
+        staged = Staged(
+            stages=stages,
+            intent=list(map(str, index.get("intent", []))),
+            assumed=list(map(str, index.get("assumed", []))),
+            skipped=list(map(str, index.get("skipped", []))),
+        )
+        for name in (*rights.noted, *empty, *staged.names):
+            _check_name(name)
+        for content in said["operation"].values():
+            base64.b64decode(content, validate=True)
         if not _OID.fullmatch(head) or not all(
             re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages
         ):
@@ -114,27 +127,30 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
             index=parts.get("index", ""),
             head=head,
             branch=check_saved_branch(branch) if branch else "",
-            empty=tuple(map(str, said["empty"])),
+            empty=empty,
             left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
             operation={
                 str(name): str(content)
                 for name, content in said["operation"].items()
                 if staging.is_state(str(name))
             },
-            staged=Staged(
-                stages=stages,
-                intent=list(map(str, index.get("intent", []))),
-                assumed=list(map(str, index.get("assumed", []))),
-                skipped=list(map(str, index.get("skipped", []))),
-            ),
+            staged=staged,
             branches=branches.read(said),
-            rights=modes.read(said["modes"], said["umask"]),
+            rights=rights,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise WorkspaceError(
             f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.",
             "See: perdure checkpoints NAME",
         ) from error
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError if no file can have this name, so that a call of the system would refuse it
+    with an error other than OSError."""
+    if "\0" in name:
+        raise ValueError("a name contains a null character")
+    os.fsencode(name)
 
 
 def restore_workdir(
