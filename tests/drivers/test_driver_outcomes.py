@@ -261,6 +261,27 @@ def test_an_error_told_as_the_answer_is_an_error() -> None:
     assert registry.load("claude").outcome(Exit(code=0), [notice]).kind is K.CONTEXT_EXHAUSTED
 
 
+def test_an_answer_about_an_error_of_the_service_is_an_answer() -> None:
+    """An answer may begin with the text of an API error, because the task was about it. The CLI
+    says that the turn was completed."""
+    text = "API Error: 429 means that the client sent too many requests."
+    facts = {"subtype": "success", "terminal_reason": "completed"}
+    answer = TurnEnded(ok=True, text=text, turns=1, facts=facts)
+    claude = registry.load("claude")
+    assert claude.outcome(Exit(code=0), [answer]).kind is K.SUCCEEDED
+    assert claude.outcome(Exit(code=1), [answer]).kind is K.FAILED
+    unnamed = replace(answer, facts={"subtype": "success"})
+    assert claude.outcome(Exit(code=0), [unnamed]).kind is K.RATE_LIMITED
+
+
+@pytest.mark.parametrize("name", [name for name, want in CLAUDE.items() if want[1]])
+def test_a_recorded_error_of_claude_never_says_completed(name: str) -> None:
+    """No recorded failure of Claude Code ends with a result that says that its turn was
+    completed."""
+    ends = [event for event in events("claude", name) if isinstance(event, TurnEnded)]
+    assert all(event.facts.get("terminal_reason") != "completed" for event in ends)
+
+
 def test_a_prompt_that_was_eaten_as_a_command_is_a_failure() -> None:
     """`/cost` ends with success, code 0 and no turn of the model."""
     eaten = TurnEnded(ok=True, text="Estimated cost: $0", turns=0)

@@ -197,6 +197,9 @@ CLAUDE = {
         words=("--last-word", "on"),
     ),
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "an answer about an error of the service": Ending(
+        "say API Error: 429 means that too many requests were sent.\n"
+    ),
     "nothing to do": Ending("say There is nothing to do: all of it is there already.\n"),
     "a sentence that ends with a question mark": Ending(
         "run echo hello > out.txt\n---\nsay It is done. Shall I write tests next?\n"

@@ -118,7 +118,8 @@ _STATUS = {
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Pattern of errors that the CLI reports as if they were the agent's answer. They were observed in
-results that claim success."""
+results that claim success. A result whose `terminal_reason` is one of `_ENDED` has no such error:
+for its own errors 2.1.329 prints `api_error` there. So the text is the agent's."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
 """Values of `terminal_reason` that mean that the turn was completed. A turn that ended because a
@@ -143,7 +144,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     ended = _last_turn(events)
     if ended is None:
         return _without_result(exit, events)
-    if ended.ok and not _NO_ANSWER.match(ended.text):
+    completed = ended.facts.get("terminal_reason") in _ENDED
+    if ended.ok and (completed or not _NO_ANSWER.match(ended.text)):
         if not exit.clean:
             return by_process(exit, "it reported success, yet failed")
         if not ended.turns:
