@@ -66,6 +66,10 @@ class Stage:
         )
         return next(true, {})
 
+    def finalizers(self, name: str = "fix") -> list[str]:
+        found = self.server.objects["taskruns"]["default", name]["metadata"].get("finalizers")
+        return list(found or ())
+
     def delete(self, name: str) -> None:
         """Delete it, as a person does."""
         self.server.remove("taskruns", self.server.objects["taskruns"]["default", name])

@@ -86,6 +86,38 @@ def test_of_several_taskruns_the_last_takes_the_claim():
     play(ends(saved=True), story)
 
 
+def test_a_keep_that_comes_after_the_last_attempt_keeps_the_claim():
+    """Two TaskRuns of one task delete its claim. Then one of them says Keep, before it is deleted or
+    while its deletion waits. The claim stays when the other is deleted."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        for task, waits in (("cart", False), ("till", True)):
+            spec = {**DELETE, "task": task}
+            names = [f"{task}-one", f"{task}-two"]
+            for name in names:
+                stage.make(name, **spec)
+                await stage.done(name)
+            if waits:
+                stage.delete(names[0])
+                await stage.until(lambda name=names[0]: stage.condition("UnsavedWork", name))
+            run = stage.server.objects["taskruns"]["default", names[0]]
+            run["spec"]["workspace"]["reclaim"] = "Keep"
+            run["metadata"]["generation"] += 1
+            stage.server.put("taskruns", run)
+            if waits:
+                await stage.gone(names[0])
+            else:
+                await stage.until(lambda name=names[0]: not stage.finalizers(name))
+                stage.delete(names[0])
+            stage.touch(names[1], **{"perdure.dev/abandon": "true"})
+            stage.delete(names[1])
+            await stage.gone(names[1])
+            assert [claim for claim in claims(stage) if task in claim["metadata"]["name"]]
+
+    play(ends(saved=False), story)
+
+
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
     """Another TaskRun is created and uses the claim between the operator's check and the deletion.
     The claim has changed since, and stays."""

@@ -81,6 +81,25 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
         )
 
 
+async def keep(api: Api, run: WantedRun) -> None:
+    """Record on the claim of a TaskRun that the TaskRun keeps it. The operator calls this before it
+    removes the finalizer, because no later attempt may come that would record it."""
+    if run.spec.workspace.mode != "Claim":
+        return
+    name = run.status.workspace.claim_name or run.claim
+    body = await api.get(kinds.CLAIM, run.namespace, name)
+    if body is None or not is_claim(body) or _is_kept_by(body, run):
+        return
+    change = {
+        "metadata": {
+            "resourceVersion": body["metadata"]["resourceVersion"],
+            "labels": {manifests.RECLAIM_LABEL: None},
+            "annotations": {manifests.KEPT_FOR: _keepers(body, run)},
+        }
+    }
+    await api.patch(kinds.CLAIM, run.namespace, name, change)
+
+
 async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
     """Put this TaskRun's labels on an existing claim, to show that the TaskRun uses it. Return the
     claim's name, or Obstacle if the claim cannot be used."""
@@ -93,14 +112,13 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
             "NameTaken",
             f"there is a PersistentVolumeClaim {name} {what}: move its data away and delete it",
         )
-    if _labels(body).get(UID_LABEL) == run.uid:
-        return name
     marks: dict[str, str | None] = {**manifests.labels(run)}
     keeps: dict[str, str] = {}
-    if run.spec.workspace.reclaim != "Delete":
-        alone = _labels(body).get(manifests.RECLAIM_LABEL) == "Delete"
+    if run.spec.workspace.reclaim != "Delete" and not _is_kept_by(body, run):
         marks[manifests.RECLAIM_LABEL] = None
-        keeps[manifests.KEPT_FOR] = run.uid if alone else "several"
+        keeps[manifests.KEPT_FOR] = _keepers(body, run)
+    if _labels(body).get(UID_LABEL) == run.uid and not keeps:
+        return name
     change = {"metadata": {"labels": marks, "annotations": keeps}}
     try:
         body = await api.patch(kinds.CLAIM, run.namespace, name, change)
@@ -111,6 +129,21 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
     if body["metadata"].get("deletionTimestamp"):
         return _going(name)
     return name
+
+
+def _is_kept_by(body: dict[str, Any], run: WantedRun) -> bool:
+    """Return whether the claim records that this TaskRun keeps it."""
+    kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
+    marked = _labels(body).get(manifests.RECLAIM_LABEL) == "Delete"
+    return not marked and kept_for in (run.uid, "several")
+
+
+def _keepers(body: dict[str, Any], run: WantedRun) -> str:
+    """Return what the claim records once this TaskRun keeps it: the TaskRun's uid, or `several` if
+    another TaskRun keeps it too."""
+    if _labels(body).get(manifests.RECLAIM_LABEL) == "Delete":
+        return run.uid
+    return "several"
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:

@@ -19,11 +19,11 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.kubernetes import admission, events, manifests, status_moves
+from perdure.kubernetes import admission, deletion, events, manifests, status_moves
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.api import Api, Away, Refused
-from perdure.kubernetes.claims import drop
+from perdure.kubernetes.claims import drop, keep
 from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
 from perdure.kubernetes.launch import launch, record
 from perdure.kubernetes.memory import Before, CachedRun, ClusterCache, Key
@@ -146,6 +146,8 @@ class TaskRunReconciler(Struct):
                 case steps.Release(claim=claim):
                     if claim:
                         await drop(self.api, run, claim)
+                    elif deletion.kept(run):
+                        await keep(self.api, run)
                     await self._finalizers(
                         run, [each for each in run.finalizers if each != FINALIZER]
                     )

@@ -132,8 +132,8 @@ class HoldFinalizer(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Allow the deletion of the TaskRun: delete the claim if `claim` names one, and then remove the
-    finalizer."""
+    """Allow the deletion of the TaskRun: delete the claim if `claim` names one, or record on it
+    that the TaskRun keeps it, and then remove the finalizer."""
 
     claim: str = ""
 
