@@ -319,22 +319,24 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
     )
 
 
-def test_any_number_of_ignored_files_can_be_left_out(yard: Yard) -> None:
-    """Thousands of ignored files, whose names fill a command line, are left out. A tracked file
-    among them is saved."""
+@pytest.mark.parametrize("count", [3, 12_000])
+def test_any_number_of_ignored_files_can_be_left_out(yard: Yard, count: int) -> None:
+    """A few ignored files, or so many that their names fill a command line, are left out. A tracked
+    file among them is saved, and only that file if its name could be a pattern."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("build/\n")
     (top / "build").mkdir()
-    for number in range(12_000):
+    for number in range(count):
         (top / "build" / f"{number:0200}").touch()
     (top / "build/committed").touch()
     yard.git("add", "--force", "build/committed", cwd=top)
     yard.git("commit", "-qm", "built", cwd=top)
-    (top / "build/staged").touch()
-    yard.git("add", "--force", "build/staged", cwd=top)
+    for name in ("staged*", "staged by pattern"):
+        (top / "build" / name).touch()
+    yard.git("--literal-pathspecs", "add", "--force", "build/staged*", cwd=top)
     saved = yard.workspaces.checkpoints.save(workspace, 1, ignored="none")
     names = show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree/build")
-    assert names.split("\n") == ["committed", "staged"]
+    assert names.split("\n") == ["committed", "staged*"]
     assert len(saved.left_out) > 0
 
 

@@ -33,6 +33,11 @@ LARGE = 10 << 20
 MOST_BYTES = 8 << 30
 """Maximum total size of the files in a directory without git, in bytes. A larger directory is not
 saved. `CheckpointRepository.most_files` limits the number of files."""
+_MOST_PASSED = 50
+"""Maximum number of names passed to git as arguments. In a repository of 100,000 files, `ls-files`
+needs longer for more names than for the whole list (git 2.39)."""
+_MOST_PASSED_LENGTH = 16_384
+"""Maximum total length of these names, in characters."""
 
 
 class Listing:
@@ -264,15 +269,19 @@ class Listing:
 
     def _tracked(self, names: list[str]) -> set[str]:
         """Return the names that the workdir's own repository tracks, even if it ignores them."""
-        # The names are not passed to git: thousands of ignored files do not fit on a command line.
+        # Only a few names are passed to git: thousands of ignored files do not fit on a command
+        # line, and neither command reads names from its input (2.39).
+        few = names
+        if len(names) > _MOST_PASSED or sum(map(len, names)) > _MOST_PASSED_LENGTH:
+            few = []
         found, wanted = set[str](), set(names)
         if self.repo.tree:
             listing = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", self.repo.tree)
-            listed = self.inspector.run(*listing, with_agent_objects=True)
+            listed = self.inspector.run(*listing, "--", *few, with_agent_objects=True)
             found.update(wanted.intersection(split(listed.stdout)))
         if self.user_index is not None:
             listed = self.inspector.run(
-                "ls-files", "-z", index=self.user_index, with_agent_objects=True
+                "ls-files", "-z", "--", *few, index=self.user_index, with_agent_objects=True
             )
             found.update(wanted.intersection(split(listed.stdout)))
         return found
