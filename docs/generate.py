@@ -101,7 +101,11 @@ def verbs() -> Iterator[str]:
         yield from (f"`{' '.join(['perdure', verb, *words, '[options]'])}`", "")
         yield from table(
             ("Argument", "Meaning"),
-            (row(verb, action) for action in parser._actions if action.dest != "help"),
+            (
+                row(verb, action)
+                for action in parser._actions
+                if action.dest != "help" and action.help != argparse.SUPPRESS
+            ),
         )
 
 

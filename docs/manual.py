@@ -60,7 +60,7 @@ def verbs() -> Iterator[str]:
 
 def options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        if action.dest == "help":
+        if action.dest == "help" or action.help == argparse.SUPPRESS:
             continue
         names = (
             ", ".join(f"\\fB{text(name)}\\fR" for name in action.option_strings)

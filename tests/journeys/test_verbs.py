@@ -605,10 +605,13 @@ def test_the_shell_completes(stage: MakeStage) -> None:
     assert completed("perdure", "run", "--permissions", "f") == {"full"}
     assert "claude" in completed("perdure", "run", "--agent", "")
     assert completed("perdure", "completion", "") == {"bash", "zsh", "fish"}
+    assert "--turn" in completed("perdure", "fork", "--")
+    assert "--at" not in completed("perdure", "fork", "--")
     for shell in ("zsh", "fish"):
         assert "brisk-otter" not in (
             made := one.perdure("completion", shell).out
         ) and "--permissions" in made.replace("-l ", "--")
+        assert "SUPPRESS" not in made
 
 
 def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:

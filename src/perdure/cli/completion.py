@@ -43,10 +43,11 @@ def words() -> dict[str, tuple[str, list[Word]]]:
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
-    return {
-        verb: (text, [_word(action) for action in parser_of(verb)._actions])
-        for verb, text in shown.items()
-    }
+    found = {}
+    for verb, text in shown.items():
+        actions = [each for each in parser_of(verb)._actions if each.help != argparse.SUPPRESS]
+        found[verb] = (text, [_word(action) for action in actions])
+    return found
 
 
 def _word(action: Any) -> Word:
