@@ -11,7 +11,7 @@ import pytest
 from perdure.kubernetes.wanted import WantedRun, wanted
 from perdure.model import OutcomeKind
 from tests.kubernetes import making
-from tests.kubernetes.apiserver import fails
+from tests.kubernetes.apiserver import Fault, fails
 from tests.kubernetes.staging import Stage, play
 
 DELETE = {"workspace": {"mode": "Claim", "reclaim": "Delete"}, "task": "cart"}
@@ -143,6 +143,34 @@ def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
         await stage.done("two")
 
     play(ends(saved=True), story)
+
+
+def test_a_full_quota_does_not_hide_what_exists():
+    """Each object is created, but the answer is lost. From then on the quota is full, which the API
+    server says before it looks whether the object exists. The attempt begins nevertheless."""
+
+    async def story(stage: Stage) -> None:
+        lost: set[str] = set()
+        counted = ("configmaps", "persistentvolumeclaims", "jobs")
+
+        def full(method: str, path: str) -> None:
+            if method == "POST" and path.rsplit("/", 1)[-1] in lost:
+                raise Fault(403)
+
+        def loses(method: str, path: str) -> None:
+            kind = path.rsplit("/", 1)[-1]
+            if method == "POST" and kind in counted and kind not in lost:
+                lost.add(kind)
+                raise Fault(500)
+
+        stage.server.before, stage.server.after = full, loses
+        stage.begin()
+        stage.make()
+        status = await stage.done()
+        assert lost == set(counted)
+        assert [each["outcome"] for each in status["attempts"]] == ["succeeded"]
+
+    play(fails(0), story)
 
 
 def a_map(run: WantedRun) -> dict[str, Any]:

@@ -190,6 +190,25 @@ class Api:
             raise
         return found
 
+    async def create_or_get(self, kind: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Create the object, or return the existing object of its name. Return None if that object
+        was deleted in the meantime. Raises Refused if there is no such object and none can be
+        created.
+
+        The API server checks quotas before names. With a full quota it therefore answers 403 for an
+        object that exists.
+        """
+        try:
+            return await self.create(kind, body)
+        except Refused as error:
+            if error.code not in (403, 409):
+                raise
+            meta = body["metadata"]
+            found = await self.get(kind, meta["namespace"], meta["name"])
+            if found is None and error.code == 403:
+                raise
+            return found
+
     async def patch(
         self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False
     ) -> dict[str, Any]:

@@ -35,13 +35,8 @@ async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obsta
         return ""
     source = run.spec.resume.from_
     if not source or source == run.name:
-        try:
-            await api.create(kinds.CLAIM, manifests.claim(run))
-            return run.claim
-        except Refused as error:
-            if error.code != 409:
-                raise
-        return await _marked(api, run, run.claim)
+        own = await api.create_or_get(kinds.CLAIM, manifests.claim(run))
+        return await _marked(api, run, run.claim, own)
     found = memory.of((run.namespace, source))
     if found is not None:
         body = None
@@ -62,7 +57,8 @@ async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obsta
             "ClaimPending",
             f"spec.resume.from names TaskRun {source}, which has no claim of its own",
         )
-    return await _marked(api, run, other.status.workspace.claim_name or other.claim)
+    name = other.status.workspace.claim_name or other.claim
+    return await _marked(api, run, name, await api.get(kinds.CLAIM, run.namespace, name))
 
 
 async def drop(api: Api, run: WantedRun, name: str) -> None:
@@ -100,10 +96,11 @@ async def keep(api: Api, run: WantedRun) -> None:
     await api.patch(kinds.CLAIM, run.namespace, name, change)
 
 
-async def _marked(api: Api, run: WantedRun, name: str) -> str | Obstacle:
-    """Put this TaskRun's labels on an existing claim, to show that the TaskRun uses it. Return the
-    claim's name, or Obstacle if the claim cannot be used."""
-    body = await api.get(kinds.CLAIM, run.namespace, name)
+async def _marked(
+    api: Api, run: WantedRun, name: str, body: dict[str, Any] | None
+) -> str | Obstacle:
+    """Put this TaskRun's labels on the claim `body`, to show that the TaskRun uses it. Return the
+    claim's name, or Obstacle if the claim does not exist or cannot be used."""
     if body is None or body["metadata"].get("deletionTimestamp"):
         return _going(name)
     if not is_claim(body):

@@ -93,14 +93,8 @@ async def launch(
         claim = await claimed(api, memory, run)
         if isinstance(claim, Obstacle):
             return claim
-        try:
-            body = await api.create(
-                kinds.JOB, manifests.job(run, attempt, contexts, claim, cluster)
-            )
-        except Refused as error:
-            if error.code != 409:
-                raise
-            body = await api.get(kinds.JOB, run.namespace, attempt.job) or {}
+        wanted_job = manifests.job(run, attempt, contexts, claim, cluster)
+        body = await api.create_or_get(kinds.JOB, wanted_job)
         job = job_seen(body) if body else None
         if body and (job is None or job.run != run.uid):
             return Obstacle(
@@ -152,18 +146,21 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
     """Create the TaskRun's ConfigMap with these texts and return it. If it exists already, return
     it unchanged. Return Obstacle if it cannot be created or used."""
     try:
-        return await api.create(kinds.MAP, manifests.config_map(run, texts))
+        body = await api.create_or_get(kinds.MAP, manifests.config_map(run, texts))
     except Refused as error:
-        if error.code != 409:
-            return _refused(error)
-    return await _kept(api, run) or {}
+        return _refused(error)
+    return _checked(body, run) or {}
 
 
 async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
     """Return the TaskRun's ConfigMap; None if it does not exist. Return Obstacle if somebody else
     created it. Such a ConfigMap is not trusted, because the agent's instructions are read from it.
     """
-    body = await api.get(kinds.MAP, run.namespace, run.object_name)
+    return _checked(await api.get(kinds.MAP, run.namespace, run.object_name), run)
+
+
+def _checked(body: dict[str, Any] | None, run: WantedRun) -> dict[str, Any] | Obstacle | None:
+    """Return the ConfigMap, or Obstacle if it does not belong to the TaskRun."""
     if body is not None and not owned(body, run):
         return Obstacle(
             "NameTaken",
