@@ -82,6 +82,13 @@ class Stage:
         )
         self.server.put("taskruns", run)
 
+    def change(self, name: str = "fix", **spec: Any) -> None:
+        """Change fields of its spec, as a person does."""
+        run = self.server.objects["taskruns"]["default", name]
+        run["spec"] |= spec
+        run["metadata"]["generation"] += 1
+        self.server.put("taskruns", run)
+
     async def rest(self) -> None:
         """Wait until no operator has anything to do."""
         await self.until(

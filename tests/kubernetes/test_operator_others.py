@@ -101,10 +101,7 @@ def test_a_keep_that_comes_after_the_last_attempt_keeps_the_claim():
             if waits:
                 stage.delete(names[0])
                 await stage.until(lambda name=names[0]: stage.condition("UnsavedWork", name))
-            run = stage.server.objects["taskruns"]["default", names[0]]
-            run["spec"]["workspace"]["reclaim"] = "Keep"
-            run["metadata"]["generation"] += 1
-            stage.server.put("taskruns", run)
+            stage.change(names[0], workspace={"mode": "Claim", "reclaim": "Keep"})
             if waits:
                 await stage.gone(names[0])
             else:
@@ -116,6 +113,30 @@ def test_a_keep_that_comes_after_the_last_attempt_keeps_the_claim():
             assert [claim for claim in claims(stage) if task in claim["metadata"]["name"]]
 
     play(ends(saved=False), story)
+
+
+FORK = {"mode": "Session", "sessionId": "s", "from": "fix"}
+
+
+def test_a_fork_outlives_the_taskrun_that_it_continues():
+    """A TaskRun uses the claim of another one, which is then deleted. Its next attempt uses the same
+    claim."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make()
+        await stage.done()
+        stage.make("second", resume=FORK)
+        await stage.done("second")
+        stage.delete("fix")
+        await stage.gone("fix")
+        stage.change("second", prompt="And the docs.", contextVersion=2)
+        await stage.until(lambda: stage.status("second").get("attempt") == 2)
+        status = await stage.done("second")
+        assert [each["outcome"] for each in status["attempts"]] == ["succeeded"] * 2
+        assert len(claims(stage)) == 1
+
+    play(ends(saved=True), story)
 
 
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():

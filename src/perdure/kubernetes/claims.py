@@ -37,6 +37,10 @@ async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obsta
     if not source or source == run.name:
         own = await api.create_or_get(kinds.CLAIM, manifests.claim(run))
         return await _marked(api, run, run.claim, own)
+    # After the first attempt the name is known, and the other TaskRun may be gone.
+    used = run.status.workspace.claim_name
+    if used:
+        return await _marked(api, run, used, await api.get(kinds.CLAIM, run.namespace, used))
     found = memory.of((run.namespace, source))
     if found is not None:
         body = None
