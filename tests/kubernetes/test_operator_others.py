@@ -139,6 +139,67 @@ def test_a_fork_outlives_the_taskrun_that_it_continues():
     play(ends(saved=True), story)
 
 
+def test_two_taskruns_that_are_deleted_together_take_their_claim():
+    """Both wait for another program's finalizer, and neither keeps the claim for the other."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        for name in ("one", "two"):
+            stage.make(name, **DELETE)
+            await stage.done(name)
+            await stage.rest()
+        for name in ("one", "two"):
+            run = stage.server.objects["taskruns"]["default", name]
+            run["metadata"]["finalizers"].append("example.com/hold")
+            stage.delete(name)
+        for name in ("one", "two"):
+            await stage.until(lambda name=name: stage.finalizers(name) == ["example.com/hold"])
+        assert not claims(stage)
+
+    play(ends(saved=True), story)
+
+
+def test_a_deletion_that_waits_keeps_the_claim_for_unsaved_work():
+    """Two TaskRuns with unsaved work are deleted together. The claim stays until both are given
+    up."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        for name in ("one", "two"):
+            stage.make(name, **DELETE)
+            await stage.done(name)
+        for name in ("one", "two"):
+            stage.delete(name)
+            await stage.until(lambda name=name: stage.condition("UnsavedWork", name))
+        stage.touch("one", **{"perdure.dev/abandon": "true"})
+        await stage.gone("one")
+        assert len(claims(stage)) == 1
+        stage.touch("two", **{"perdure.dev/abandon": "true"})
+        await stage.gone("two")
+        assert not claims(stage)
+
+    play(ends(saved=False), story)
+
+
+def test_the_last_fork_takes_the_claim_of_its_source():
+    """The claim has the name of a TaskRun that was deleted earlier."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make(**DELETE)
+        await stage.done()
+        stage.make("second", resume=FORK, workspace=DELETE["workspace"])
+        await stage.done("second")
+        stage.delete("fix")
+        await stage.gone("fix")
+        assert len(claims(stage)) == 1
+        stage.delete("second")
+        await stage.gone("second")
+        assert not claims(stage)
+
+    play(ends(saved=True), story)
+
+
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
     """Another TaskRun is created and uses the claim between the operator's check and the deletion.
     The claim has changed since, and stays."""

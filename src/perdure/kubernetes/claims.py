@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.kubernetes import api as kinds
-from perdure.kubernetes import manifests
+from perdure.kubernetes import deletion, manifests
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.memory import ClusterCache
 from perdure.kubernetes.outcomes import Obstacle
@@ -74,11 +74,14 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
     # Ask the API server, because the operator's cache may still lack some TaskRuns shortly after
     # its start.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
-    if not any(each.uid != run.uid and each.may_use_claim(name, run.name) for each in others):
-        meta = body["metadata"]
-        await api.delete(
-            kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"]
-        )
+    for each in others:
+        may_use = each.uid != run.uid and each.may_use_claim(name, run.name)
+        if may_use and not deletion.gives_up(each, name):
+            return
+    meta = body["metadata"]
+    await api.delete(
+        kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"]
+    )
 
 
 async def keep(api: Api, run: WantedRun) -> None:

@@ -35,8 +35,17 @@ def claim_to_go(run: WantedRun) -> str:
     """Return the name of the claim to delete with the TaskRun; empty if the claim is kept."""
     volume = run.spec.workspace
     if volume.mode == "Claim" and volume.reclaim == "Delete":
-        return run.claim
+        return run.status.workspace.claim_name or run.claim
     return ""
+
+
+def gives_up(run: WantedRun, claim: str) -> bool:
+    """Return whether a TaskRun is being deleted and needs a claim no more: it would delete the
+    claim itself, and its work is saved or abandoned. Otherwise two TaskRuns that are deleted
+    together would each leave the claim to the other."""
+    if not run.deleting or run.invalid or claim_to_go(run) != claim:
+        return False
+    return run.abandoned or (run.status.open is None and safe(run, run.status))
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
