@@ -9,6 +9,7 @@ import pytest
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.admission import Room
+from perdure.kubernetes.events import events_between
 from perdure.kubernetes.outcomes import End, Obstacle
 from perdure.kubernetes.result import AttemptResult, WorkSummary
 from perdure.kubernetes.snapshot import job_seen, pod_seen
@@ -406,6 +407,22 @@ def test_an_update_does_not_exceed_a_spent_budget() -> None:
     closed = status_moves.closed(during, end, run, NOW, 0.5)
     assert (closed.phase, closed.context_version) == ("Failed", 2)
     assert "the budget is spent" in condition(closed, "NeedsPerson").message
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.NEEDS_INPUT, OutcomeKind.DENIED])
+def test_a_taskrun_that_asks_says_what_to_do_on_a_cluster(kind: OutcomeKind) -> None:
+    """The condition and its Event say what was denied, and name commands and fields that a cluster
+    has."""
+    during = _status(AttemptStatus(number=1, context_version=1), phase="Running")
+    end = End(outcome=Outcome(kind=kind, detail="denied: Bash(make deploy)"))
+    closed = status_moves.closed(during, end, _run(), NOW, 0.5)
+    assert closed.phase == "Failed"
+    message = condition(closed, "NeedsPerson").message
+    assert "denied: Bash(make deploy)" in message
+    assert "spec.permissions" in message and "--permissions" not in message
+    assert "then kubectl perdure retry NAME" in message
+    told = [each for each in events_between(during, closed) if each.reason == "NeedsPerson"]
+    assert [each.message for each in told] == [message]
 
 
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:

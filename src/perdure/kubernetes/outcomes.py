@@ -28,6 +28,19 @@ from perdure.model import Outcome, OutcomeKind
 UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
 """Obstacles that disappear when other attempts end. An attempt waits for them without a time limit.
 """
+ADVICE = {
+    OutcomeKind.NEEDS_INPUT: (
+        "the agent waits for a person: kubectl perdure update NAME gives the answer as new "
+        "instructions; where a call was denied, allow it (spec.permissions, or the agent's own "
+        "settings), then kubectl perdure retry NAME"
+    ),
+    OutcomeKind.DENIED: (
+        "a tool call of the agent was denied: allow it (spec.permissions, or the agent's own "
+        "settings), then kubectl perdure retry NAME"
+    ),
+}
+"""Advice for a person on a cluster after an agent asked a question or was denied a call. The
+sentences of `lifecycle.NEEDS_PERSON` name options that the commands for a cluster lack."""
 OVERDUE_MS = 10_000
 """Time in milliseconds after the end of a deleted pod's grace period. A pod that still exists after
 this time is on a lost node, because a live kubelet would have removed it."""

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.kubernetes.amounts import written
-from perdure.kubernetes.outcomes import UNTIMED, End, Obstacle
+from perdure.kubernetes.outcomes import ADVICE, UNTIMED, End, Obstacle
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Spec
@@ -49,7 +49,7 @@ from perdure.model import (
 )
 from perdure.model import Verdict as Judged
 from perdure.rules.crashes import loop
-from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, about_budget, decide
+from perdure.rules.lifecycle import FREE, NEEDS_PERSON, UNCOUNTED, Tally, about_budget, decide
 from perdure.rules.pricing import cost, price_of
 
 PLACING = "its pod is being placed"
@@ -122,11 +122,14 @@ def closed(
     ):
         phase, after, reason = "Queued", now, "new instructions came while it ran"
     elif decision.condition is not None:
+        advice = decision.condition.message
+        if advice == NEEDS_PERSON.get(end.outcome.kind):
+            advice = ADVICE.get(end.outcome.kind, advice)
         status = with_condition(
             status,
             "NeedsPerson",
             camel(end.outcome.kind),
-            f"{decision.reason}. {decision.condition.message}",
+            f"{decision.reason}. {advice}",
             now,
         )
     if newer:
