@@ -15,6 +15,7 @@ from perdure.errors import Conflict, WorkspaceError
 from perdure.model import TaskSpec, Workspace
 from perdure.workspace import Workspaces
 from perdure.workspace.snapshot import differences, disarm
+from perdure.workspace.snapshot.escapes import ignores_case
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 
@@ -150,21 +151,37 @@ def test_what_could_run_is_recognized(parts: tuple[str, ...], role: str) -> None
     assert disarm.kind(parts) == role
 
 
-def test_another_spelling_of_git_from_elsewhere(yard: Yard, tmp_path: Path) -> None:
-    """A directory `.GIT` is restored here. From another machine it is left out, because it would be
-    the workdir's own git directory on a file system that ignores case."""
+@pytest.mark.parametrize("folds", [True, False])
+def test_another_spelling_of_git_from_elsewhere(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: bool
+) -> None:
+    """A directory `.GIT` is restored here, and from another machine too. It is left out on a file
+    system that ignores case, because there it would be the workdir's own git directory."""
     workspace, top = made(yard, "isolated")
     if (top / ".GIT").exists():
         pytest.skip("this file system ignores case")
     (top / ".GIT").mkdir()
     (top / ".GIT/config").write_text("[core]\n\tfsmonitor = touch mark\n")
-    landed, notes = moved(yard, workspace, tmp_path)
-    assert not os.path.lexists(landed / ".GIT") and (landed / "README").exists()
-    assert any("that is the workdir's own git directory" in note for note in notes)
+    with monkeypatch.context() as patched:
+        patched.setattr("perdure.workspace.snapshot.files.ignores_case", lambda _: folds)
+        landed, notes = moved(yard, workspace, tmp_path)
+    assert (landed / ".GIT/config").exists() is not folds and (landed / "README").exists()
+    assert any("that is the workdir's own git directory" in note for note in notes) is folds
     saved = yard.workspaces.checkpoints.save(workspace, 2)
     shutil.rmtree(top / ".GIT")
     assert yard.workspaces.checkpoints.restore(workspace, saved.commit).differs == ()
     assert (top / ".GIT/config").exists()
+
+
+def test_a_file_system_that_ignores_case(tmp_path: Path) -> None:
+    """The answer comes from the directory itself. It does not depend on files that are there."""
+    (tmp_path / ".git").mkdir()
+    ignores = (tmp_path / ".GIT").exists()
+    assert ignores_case(tmp_path) is ignores
+    (tmp_path / ".GIT").mkdir(exist_ok=True)
+    assert ignores_case(tmp_path) is ignores
+    (tmp_path / ".git").rmdir()
+    assert ignores_case(tmp_path), "without `.git`, the careful answer is given"
 
 
 def test_before_the_first_commit(yard: Yard) -> None:

@@ -9,7 +9,9 @@ decoded. A link called `.gitmodules`, which git refuses, is encoded in the same 
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from perdure.patterns import late_pattern
 
@@ -41,6 +43,18 @@ def folded(part: str) -> str:
     system have the same form. Many file systems ignore case, HFS+ ignores some characters, and NTFS
     and FAT ignore dots and spaces at the end, and what follows a colon."""
     return part.translate(_IGNORED).casefold().partition(":")[0].rstrip(". ")
+
+
+def ignores_case(top: Path) -> bool:
+    """Return whether the file system takes `.GIT` and `.git` in this directory for the same name.
+    True if the directory has no `.git`, because then it is unknown."""
+    if not os.path.lexists(top / ".git"):
+        return True
+    try:
+        other = (top / ".GIT").lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat((top / ".git").lstat(), other)
 
 
 def _plain(part: str) -> str:

@@ -33,7 +33,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
 from perdure.workspace.snapshot import disarm
 from perdure.workspace.snapshot.checkpoint_repository import CheckpointRepository
-from perdure.workspace.snapshot.escapes import folded, unescape
+from perdure.workspace.snapshot.escapes import folded, ignores_case, unescape
 from perdure.workspace.snapshot.modes import Rights, given, kept, umask
 from perdure.workspace.snapshot.trees import Change
 
@@ -57,6 +57,8 @@ class Placer:
         self._outside = outside
         self._places, self._shelf, self._rights, self._umask = places, repo, rights, umask()
         self._scratch = make_private(places.scratch)
+        # Where the file system distinguishes case, `.GIT` is an ordinary name.
+        self._folds = self._outside and ignores_case(repo.top)
         self._made: dict[str, None] = {}
         self.notes: list[str] = []
 
@@ -161,7 +163,11 @@ class Placer:
     ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
         """Yield the changes to make instead of this change to a file from another machine. They
         make the file harmless; see `disarm`."""
-        kind, name = disarm.kind(parts), "/".join(parts)
+        name = "/".join(parts)
+        if self._folds or ".git" in parts:
+            kind = disarm.kind(parts)
+        else:
+            kind = ""
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
             self.notes.append(f"{name!r} was left out: it is a hook from another machine.")
@@ -193,8 +199,7 @@ class Placer:
         """Return the parts of a path. Empty if the path leads outside or into the workdir's own git
         directory: the names in a tree are not trusted."""
         parts = name.split("/")
-        # On Linux, `.GIT` of an own checkpoint is an ordinary directory, and it is restored.
-        is_git = parts[0] == ".git" or (self._outside and folded(parts[0]) == ".git")
+        is_git = parts[0] == ".git" or (self._folds and folded(parts[0]) == ".git")
         if self._shelf.broken and is_git:
             return []
         if self._shelf.admin is not None and is_git:
