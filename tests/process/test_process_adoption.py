@@ -340,6 +340,24 @@ def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> Non
         assert survivors(mark) == []
 
 
+def test_the_end_is_waited_for(mark: str, env: dict[str, str]) -> None:
+    """A killed process with much memory takes some time to end. Its environment is gone before, and
+    then its locks are still held."""
+    code = "import sys; held = bytearray(b'x') * (400 << 20); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**env, "PERDURE_ATTEMPT": mark},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as marked:
+        assert marked.stdout is not None
+        marked.stdout.readline()
+        identity = Identity.of(marked.pid)
+        assert identity is not None
+        assert end_all(mark, 0) == 1
+        assert not identity.alive()
+
+
 def test_nobody_ends_himself(mark: str) -> None:
     """A process that carries the mark and ends all marked processes does not end itself."""
     program = (

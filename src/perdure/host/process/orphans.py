@@ -49,7 +49,7 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
     met: set[Identity] = set()
     kill_at = boottime() + grace_s
     spare_shim_until = 0.0
-    while found := {one for one in _marked(mark) if _may_signal(one.pid)}:
+    while found := {one for one in _marked(mark) | _dying(met) if _may_signal(one.pid)}:
         now = boottime()
         kill = now >= kill_at
         others = {one for one in found if not _is_shim(one.pid)}
@@ -64,6 +64,12 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
         met |= found
         time.sleep(0.01)
     return len(met)
+
+
+def _dying(met: set[Identity]) -> set[Identity]:
+    """Return those that are still alive. A killed process loses its environment, and so its mark,
+    before it gives up its locks."""
+    return {one for one in met if one.alive()}
 
 
 def _marked(mark: str) -> set[Identity]:
