@@ -218,11 +218,12 @@ class Stage:
 
     def lose_machine(self, supervisor: subprocess.Popen[str]) -> None:
         """Kill everything at once, as a power cut would: the supervisor first, then every other
-        process, until none is alive."""
+        process, until none is alive. They are stopped before, so that none sees another's end."""
         supervisor.kill()
         while pids := self.marked():
-            for pid in pids:
-                _kill(pid)
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in pids:
+                    _send(pid, number)
         self.finish(supervisor)
 
     def nothing_survives(self) -> None:
@@ -319,7 +320,7 @@ class Stage:
                 started.kill()
         # Before their pipes are read to the end: whatever a supervisor has begun may hold them.
         for pid in self.at_home():
-            _kill(pid)
+            _send(pid, signal.SIGKILL)
         for started in self.running:
             started.communicate()
 
@@ -368,8 +369,8 @@ def _is_live(pid: int) -> bool:
         return False
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return

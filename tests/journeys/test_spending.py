@@ -208,7 +208,8 @@ def test_a_budget_holds_although_replies_that_were_cut_off_cost_more_than_estima
     one = stage(DEARER.format(go=go))
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.0"))
     for number, requests in ((1, 3), (2, 4)):
-        one.rehearsal.wait_for(requests)
+        asked = one.rehearsal.wait_for(requests)
+        one.until(lambda asked=asked: asked.number in one.rehearsal.begun, "the reply begins")
         os.kill(one.agent_pid(number), signal.SIGKILL)
     go.touch()
     done = one.finish(started)
