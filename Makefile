@@ -86,7 +86,7 @@ dist: install ## the distribution as it is published, below dist/, and whether a
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
+bench: install agents ## the ratios of docs/performance.md (20 minutes on a quiet machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
 
