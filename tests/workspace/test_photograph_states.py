@@ -3,6 +3,7 @@ restored exactly."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from perdure.errors import Conflict, WorkspaceError
 from perdure.model import TaskSpec, Workspace
 from perdure.workspace import Workspaces
+from perdure.workspace.identity import Places
 from perdure.workspace.snapshot import differences, disarm
 from perdure.workspace.snapshot.escapes import ignores_case
 from tests.workspace.test_photograph import made, marks, show
@@ -182,6 +184,26 @@ def test_a_file_system_that_ignores_case(tmp_path: Path) -> None:
     assert ignores_case(tmp_path) is ignores
     (tmp_path / ".git").rmdir()
     assert ignores_case(tmp_path), "without `.git`, the careful answer is given"
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
+def test_an_object_that_a_power_cut_emptied_is_written_again(yard: Yard, backend: str) -> None:
+    """The objects of a checkpoint were not flushed when the power was cut. After the start of the
+    machine, the same content is saved and restored."""
+    workspace, top = made(yard, backend)
+    (top / "first.txt").write_text("first\n")
+    yard.workspaces.checkpoints.save(workspace, 1)
+    own = Places(yard.root).checkpoint_repository(workspace.id)
+    oid = hashlib.sha1(b"blob 7\0second\n").hexdigest()
+    torn = own / "objects" / oid[:2] / oid[2:]
+    torn.parent.mkdir(exist_ok=True)
+    torn.touch(0o444)
+    (own / "boot").write_text("the boot before")
+    (top / "second.txt").write_text("second\n")
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
+    (top / "second.txt").unlink()
+    assert yard.workspaces.checkpoints.restore(workspace, saved.commit).differs == ()
+    assert (top / "second.txt").read_text() == "second\n"
 
 
 def test_before_the_first_commit(yard: Yard) -> None:

@@ -27,6 +27,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.errors import GitFailed, WorkspaceError
+from perdure.host import system
 from perdure.host.git import Git, GitResult
 from perdure.model import Backend, Workspace
 from perdure.workspace.bare import is_whole, make_bare
@@ -467,6 +468,7 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
             f"directory {directory} another format.",
             "Move that directory away and try again.",
         )
+    _remove_torn_objects(directory)
     _write_if_changed(directory / "info/attributes", _ATTRIBUTES)
     _write_if_changed(
         directory / "objects/info/alternates",
@@ -477,6 +479,18 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
     _write_if_changed(
         directory / "info/exclude", read(common / "info/exclude") if common is not None else ""
     )
+
+
+def _remove_torn_objects(directory: Path) -> None:
+    """Remove empty loose objects once after each start of the machine. A power cut may leave an
+    object without its content, and git would use it again instead of writing it."""
+    mark, boot = directory / "boot", system.boot_id()
+    if read(mark) == boot:
+        return
+    for path in (directory / "objects").glob("[0-9a-f][0-9a-f]/*"):
+        if not path.stat().st_size:
+            path.unlink()
+    write_atomically(mark, boot)
 
 
 def _write_if_changed(path: Path, text: str) -> None:
