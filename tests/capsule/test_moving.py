@@ -267,6 +267,25 @@ def test_a_committed_secret_cannot_be_left_out(
     assert not (tmp_path / "no").exists()
 
 
+def test_a_secret_in_the_message_of_a_commit_is_found(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """It cannot be left out, because the pack has the commit."""
+
+    def change(workdir: Path) -> None:
+        git(workdir, "commit", "-q", "--allow-empty", "-m", f"Use {TOKEN} for now")
+
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent", change=change)
+    for leave_out, said in ((False, "would leave"), (True, "cannot be left out")):
+        with pytest.raises(SecretsFound) as caught:
+            exported(one, run, tmp_path / "no", leave_out=leave_out)
+        told = str(caught.value) + caught.value.hint
+        assert "a commit's message or author, line" in told and said in told and TOKEN not in told
+    assert not (tmp_path / "no").exists()
+    exported(one, run, tmp_path / "all", allow=True)
+
+
 def is_inside(token: str, place: Path) -> bool:
     """Return whether a file below has the text, or an object of the repository there."""
     words = ["git", "cat-file", "--batch-all-objects", "--batch"]

@@ -56,12 +56,34 @@ def search(
     return large
 
 
+def search_commits(git: Git, commit: str, have: Sequence[str], scan: Scan) -> None:
+    """Search for secrets in the messages and authors of the commits that `commit` adds to the
+    commits `have`. Findings are added to `scan`, as of a file that is only in the history."""
+    raw = git.run(
+        "rev-list",
+        "--format=raw",
+        "--stdin",
+        stdin=_since(commit, have),
+        cap=1 << 28,
+        timeout_s=1800.0,
+    ).stdout
+    scan.look("a commit's message or author", raw, file="a commit")
+
+
+def _since(commit: str, have: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+
+
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Yield id, path and size in bytes of each blob that is in `commit` but in none of the commits
     `have`. git names each blob once, by the first path that it finds."""
-    since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
     said = git.run(
-        "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
+        "rev-list",
+        "--objects",
+        "--stdin",
+        stdin=_since(commit, have),
+        cap=1 << 30,
+        timeout_s=1800.0,
     ).stdout
     names = {
         oid.decode(): os.fsdecode(name)

@@ -159,7 +159,9 @@ class Packing(Struct):
         git = Git(cwd=git_dir, git_dir=git_dir, environ=self.engine.environ)
         base = self._base(git, place)
         scan = Scan(gathering.scan.redactor)
-        self.unsearched = tuple(blobs.search(git, saved.commit, [base] if base else [], scan))
+        known = [base] if base else []
+        self.unsearched = tuple(blobs.search(git, saved.commit, known, scan))
+        blobs.search_commits(git, saved.commit, known, scan)
         found = self.findings = scan.findings
         if self.leave_out:
             without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
