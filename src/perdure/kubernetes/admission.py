@@ -108,7 +108,7 @@ def in_line(run: WantedRun, created: int) -> InLine:
     reason = waiting.reason if waiting is not None else ""
     opened = status.open
     asked = run.retry != status.retried or run.generation != status.observed_generation
-    idle = spec.suspend or run.deleting or bool(run.invalid) or opened is not None
+    idle = spec.suspend or run.deleting or bool(run.invalid) or opened is not None or status.asks
     return InLine(
         namespace=run.namespace,
         name=run.name,

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes import sidecar
+from perdure.kubernetes.requests import EXPIRY_S, answers_of
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
 from perdure.kubernetes.spec import FileFrom, Spec, task_spec
 from perdure.kubernetes.status import AttemptStatus
@@ -142,6 +143,8 @@ def order(
             transport=transport_of(spec.repository.url if spec.repository else ""),
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",
+            request_expiry_s=EXPIRY_S if volume.mode == "Claim" else 0.0,
+            answers=answers_of(status.requests),
         )
     )
 

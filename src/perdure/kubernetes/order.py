@@ -23,6 +23,8 @@ import msgspec
 from perdure.errors import UsageError
 from perdure.model import OnEdit, OutcomeKind, TaskSpec
 from perdure.model.codec import resolved
+from perdure.model.requests import AnswerKind
+from perdure.rules.requests import ID_LENGTH, ID_LETTERS
 
 VERSION = 1
 FILE = "order.json"
@@ -35,6 +37,8 @@ MOST_ATTEMPTS = 100_000
 MOST_CONTEXTS = 10_000
 MOST_EARLIER = 2_000
 MOST_FILES = 100
+MOST_ANSWERS = 20
+LONGEST_EXPIRY_S = 366 * 86_400.0
 HINT = "the operator writes it: check that operator and image have the same version"
 
 UID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
@@ -42,6 +46,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 FROM = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")
 FILE_NAME = re.compile(r"[^\x00-\x1f/=][^\x00-\x1f=]{0,399}")
+REQUEST_ID = re.compile(f"[{ID_LETTERS}]{{{ID_LENGTH}}}")
 URL = re.compile(r"(?:file|s3|gs|az|azure|abfs|abfss)://[^\s@?]{1,2000}")
 
 
@@ -63,6 +68,17 @@ class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     from_: str = msgspec.field(default="", name="from")
     """Name of the TaskRun whose stored state contains the conversation; empty if it is this
     TaskRun."""
+
+
+class AnswerOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a person to a request of an earlier attempt."""
+
+    number: int
+    id: str
+    """Short id of the request. It depends on the call that the person was shown."""
+    answer: AnswerKind
+    words: str = ""
+    by: str = ""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +111,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["volume", "checkpoints"] = "volume"
     """Where the run's state is kept between attempts. `volume`: on the volume, and also in the
     checkpoint store if one is named. `checkpoints`: only in the checkpoint store."""
+
+    request_expiry_s: float = 0.0
+    """Time in seconds that the TaskRun waits for an answer to a request of the agent; 0: the agent
+    cannot ask."""
+    answers: tuple[AnswerOrder, ...] = ()
 
     @property
     def run_names(self) -> tuple[str, str]:
@@ -190,6 +211,12 @@ def _checked(order: Order) -> Order:
     _rising("earlier.number", [each.number for each in order.earlier], order.attempt - 1)
     if len(order.files) > MOST_FILES:
         _refuse(f"files: expected at most {MOST_FILES}, not {len(order.files)}")
+    if len(order.answers) > MOST_ANSWERS:
+        _refuse(f"answers: expected at most {MOST_ANSWERS}, not {len(order.answers)}")
+    for each in order.answers:
+        _match("answers.id", REQUEST_ID, each.id, "a request's id")
+    if not 0 <= order.request_expiry_s <= LONGEST_EXPIRY_S:
+        _refuse(f"request_expiry_s: it is not from 0 to {LONGEST_EXPIRY_S:.0f}")
     for name in order.files:
         _match("files", FILE_NAME, name, "a path in the workdir")
     if order.resume.session_id:

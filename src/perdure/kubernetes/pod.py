@@ -19,14 +19,26 @@ from msgspec.structs import replace
 from perdure.engine import service
 from perdure.engine.attempt import Engine, perform, take_over
 from perdure.engine.attempt.finish import close_unopened
-from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreAway, StoreError
+from perdure.errors import (
+    Conflict,
+    GitFailed,
+    LostLease,
+    PerdureError,
+    StoreAway,
+    StoreError,
+    UsageError,
+)
 from perdure.host.homes import durable
 from perdure.kubernetes import pod_state
-from perdure.kubernetes.order import Earlier, Order, missing
+from perdure.kubernetes.order import AnswerOrder, Earlier, Order, missing
+from perdure.kubernetes.requests import GRACE_S
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.termination import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.protocols import RunStore
+from perdure.rules.requests import short_id
+from perdure.rules.text import write_stderr
 from perdure.workspace.task_files import FileRequest
 
 LOCK = "pod.lock"
@@ -34,6 +46,8 @@ LOCK = "pod.lock"
 GONE = "(This version of the instructions is gone.)"
 """Placeholder for a version of the instructions that neither the cluster nor the run has any more.
 It keeps the numbers of later versions correct."""
+NOT_SHOWN = "nobody was shown this call yet: make it again, alone, if it is still needed"
+"""Reason for the agent why a call is refused that the result of its attempt had no room for."""
 UNBEGUN = "its pod was asked to end before the attempt had started"
 
 
@@ -53,6 +67,8 @@ def perform_order(
 
     Never raises a PerdureError or an OSError: a problem of perdure itself becomes the outcome.
     """
+    if order.request_expiry_s:
+        engine = replace(engine, request_expiry_s=order.request_expiry_s + GRACE_S)
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with durable.lock(engine.state / LOCK, "another pod uses this state"):
@@ -115,6 +131,8 @@ def _perform_order(
         first = service.take_files(engine.state, files if len(texts) == 1 else None)
         run = pod_state.added(engine, order, spec, first)
     if run.attempt < order.attempt:
+        _answer_requests(engine, run, order)
+        run = engine.store.get(run.id)
         run = _as_ordered(engine.store, run, order, variables)
         run = _instructed(engine, run, order, texts, files)
         run = _with_earlier_attempts(engine, run, order)
@@ -141,6 +159,29 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
             replace(claim, worker=engine.worker),
             Outcome(kind=OutcomeKind.LOST, detail=detail),
         )
+
+
+def _answer_requests(engine: Engine, run: TaskRun, order: Order) -> None:
+    """Give the answers of the order to the run's open requests. An answer to a request that is not
+    open any more, or that had another call, is left out. If a person answered, the requests that
+    the person was not shown are refused: the agent may ask again."""
+    given = {each.number: each for each in order.answers}
+    opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
+    fits = [each for each in opened if _is_meant(given.get(each.number), each)]
+    for request in opened if fits else ():
+        if request in fits:
+            found = given[request.number]
+            kind, words, by = found.answer, found.words, found.by
+        else:
+            kind, words, by = AnswerKind.DENY, NOT_SHOWN, ""
+        try:
+            service.answer(engine, run.id, request.number, kind, words, by)
+        except (UsageError, Conflict) as error:
+            write_stderr(f"perdure: request {request.number} is not answered: {error}")
+
+
+def _is_meant(answer: AnswerOrder | None, request: AgentRequest) -> bool:
+    return answer is not None and answer.id == short_id(request)
 
 
 def _as_ordered(store: RunStore, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:

@@ -1,8 +1,8 @@
 """The result of an attempt, which its pod writes into the container's termination message. Pure.
 
 The kubelet keeps 4096 bytes of the message, so `encode` shortens the result until it fits: first
-the reasons, then earlier attempts, then the text of the outcome. The fields on which decisions
-depend (attempt, kind, conversation, verdicts, usage) are always kept.
+the reasons, then earlier attempts, then the text of the outcome, then the text of requests. The
+fields on which decisions depend (attempt, kind, conversation, verdicts, usage) are always kept.
 
 The agent runs as the pod's user and can write the message file too. `trusted_result` therefore
 accepts only a result whose outcome agrees with the exit code, which only perdure sets."""
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
 from perdure.model.codec import resolved
+from perdure.model.requests import RequestKind
 from perdure.model.work import WorkVerdict
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
@@ -27,6 +28,10 @@ LONGEST_NAME = 1000
 TEXT = 400
 """Maximum number of characters of each reason after the first step of shortening."""
 MOST_EARLIER = 1000
+MOST_REQUESTS = 4
+"""Maximum number of requests of one result."""
+SHOWN = 1600
+"""Maximum number of characters of all requests' arguments together."""
 
 EXIT_CODES: dict[OutcomeKind, int] = {
     OutcomeKind.SUCCEEDED: 0,
@@ -94,6 +99,20 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str = ""
 
 
+class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
+    """An open request of the agent to a person, which the pod's database has in full."""
+
+    number: int
+    sha256: str
+    kind: RequestKind
+    tool: str
+    text: str
+    """Arguments of the call as JSON, without secrets. Only their beginning if they are too long."""
+    size: int
+    """Length of the complete arguments in characters."""
+    expires: int
+
+
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt ended. `attempt` is 0 if the order could not be read."""
 
@@ -113,6 +132,8 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     committed and pushed."""
     earlier: tuple[Before, ...] = ()
     """Earlier attempts, oldest first. If not all fit, the oldest are left out."""
+    requests: tuple[RequestResult, ...] = ()
+    """Open requests with which the attempt ended; at most `MOST_REQUESTS`, the oldest."""
 
 
 def exit_code(result: AttemptResult) -> int:
@@ -154,6 +175,9 @@ def decode(content: bytes | str) -> AttemptResult | None:
         )
         and (result.outcome.until is None or 0 <= result.outcome.until < 2**53)
         and len(result.session_id) <= LONGEST_NAME
+        and all(0 < each.number < 2**31 for each in result.requests)
+        and all(0 <= each.size < 2**31 for each in result.requests)
+        and all(0 <= each.expires < 2**43 for each in result.requests)
     )
     if sane:
         return result
@@ -196,6 +220,10 @@ def _clean(result: AttemptResult) -> AttemptResult:
         earlier=tuple(
             msgspec.structs.replace(each, session_id=text(each.session_id, 200))
             for each in result.earlier[-MOST_EARLIER:]
+        ),
+        requests=tuple(
+            msgspec.structs.replace(each, tool=text(each.tool, 200), text=text(each.text, SHOWN))
+            for each in result.requests[:MOST_REQUESTS]
         ),
     )
 
@@ -252,12 +280,22 @@ def _brief(result: AttemptResult, _: int) -> AttemptResult:
     return _detail(result, TEXT // 4)
 
 
+def _shorter_requests(result: AttemptResult, _: int) -> AttemptResult:
+    longest = TEXT // 2
+    shorter = tuple(_with(each, text=each.text[:longest]) for each in result.requests)
+    return _with(result, requests=shorter)
+
+
 def _no_place(result: AttemptResult, _: int) -> AttemptResult:
     return _with(result, workspace=PlaceResult(commit=result.workspace.commit))
 
 
 def _no_words(result: AttemptResult, _: int) -> AttemptResult:
     return _detail(result, 0)
+
+
+def _no_requests(result: AttemptResult, _: int) -> AttemptResult:
+    return _with(result, requests=())
 
 
 _CUTS: tuple[Callable[[AttemptResult, int], AttemptResult], ...] = (
@@ -269,8 +307,10 @@ _CUTS: tuple[Callable[[AttemptResult, int], AttemptResult], ...] = (
     _no_words_of_work,
     _nothing_of_before,
     _brief,
+    _shorter_requests,
     _no_place,
     _no_words,
+    _no_requests,
 )
 
 

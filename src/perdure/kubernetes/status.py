@@ -16,6 +16,7 @@ from perdure.kubernetes.amounts import Dollars, dollars_or_zero
 from perdure.kubernetes.spec import Camel, SpecSource
 from perdure.model import Usage
 from perdure.model.codec import resolved
+from perdure.model.requests import AnswerKind, RequestKind
 from perdure.rules.text import clean
 
 MOST_RECORDS = 50
@@ -78,6 +79,29 @@ class AttemptStatus(Camel, frozen=True):
     exit_code: int | None = None
 
 
+class RequestStatus(Camel, frozen=True):
+    """A request of the agent to a person, and the answer as soon as the operator has read it. A
+    request without an answer is open."""
+
+    number: int
+    id: str
+    """Short id of the request, which also depends on the call."""
+    attempt: int
+    kind: RequestKind
+    tool: str
+    text: str = ""
+    """Arguments of the call as JSON, in ASCII; only their beginning if they were too long."""
+    size: int = 0
+    """Length of the complete arguments in characters. It is greater than that of `text` if they
+    are cut."""
+    sha256: str = ""
+    expires: str = ""
+    answer: AnswerKind | None = None
+    words: str = ""
+    by: str = ""
+    answered: str = ""
+
+
 class WorkspaceStatus(Camel, frozen=True):
     """The field `status.workspace`: where the work of the TaskRun is."""
 
@@ -123,6 +147,9 @@ class TaskRunStatus(Camel, frozen=True):
     usage: UsageStatus = UsageStatus()
     conditions: tuple[StatusCondition, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
+    requests: tuple[RequestStatus, ...] = ()
+    """The newest requests of the agent. Answered ones stay, for the orders of later attempts, until
+    the agent asks again or the answers are cancelled."""
     contexts: int = 0
     """Number of versions of the instructions that the TaskRun has had, including deleted ones."""
     instructions_from: tuple[SpecSource, ...] = ()
@@ -137,6 +164,11 @@ class TaskRunStatus(Camel, frozen=True):
         if last is not None and not last.outcome:
             return last
         return None
+
+    @property
+    def asks(self) -> bool:
+        """Return whether a request of the agent is open."""
+        return any(each.answer is None for each in self.requests)
 
     def condition(self, type: str) -> StatusCondition | None:
         """Return the condition of this type if it is true; otherwise None."""

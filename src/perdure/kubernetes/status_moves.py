@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from perdure.kubernetes import requests
 from perdure.kubernetes.amounts import written
 from perdure.kubernetes.outcomes import ADVICE, UNTIMED, End, Obstacle
 from perdure.kubernetes.result import AttemptResult
@@ -48,6 +49,7 @@ from perdure.model import (
     Usage,
 )
 from perdure.model import Verdict as Judged
+from perdure.model.requests import RequestKind
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, NEEDS_PERSON, UNCOUNTED, Tally, about_budget, decide
 from perdure.rules.pricing import cost, price_of
@@ -114,6 +116,7 @@ def closed(
     )
     phase, after, reason = PHASES[decision.state], decision.run_after, decision.reason
     newer = max(status.context_version, run.spec.context_version) > record.context_version
+    status = _with_requests(status, result, run.uid)
     if (
         newer
         and decision.state is not RunState.QUEUED
@@ -121,6 +124,10 @@ def closed(
         and not about_budget(decision)
     ):
         phase, after, reason = "Queued", now, "new instructions came while it ran"
+    elif status.asks and phase == "Failed" and not asked:
+        phase, after = "Pending", requests.expiry(status.requests)
+        message = f"{reason}. {asking(status, run.name)}"
+        status = with_condition(status, "NeedsPerson", camel(end.outcome.kind), message, now)
     elif decision.condition is not None:
         advice = decision.condition.message
         if advice == NEEDS_PERSON.get(end.outcome.kind):
@@ -134,17 +141,56 @@ def closed(
         )
     if newer:
         status = reset_allowed(status, run.spec)
+    if phase != "Pending":
+        answered = tuple(each for each in status.requests if each.answer is not None)
+        status = replace(status, requests=answered)
     if asked and phase in ("Queued", "Cancelled"):
         phase, after, reason = "Suspended", 0, "stopped on request"
     return settled(
         replace(
             status,
             phase=phase,
-            run_after=stamp(after) if phase == "Queued" else "",
+            run_after=stamp(after) if phase in ("Queued", "Pending") else "",
             reason=safe_line(reason),
         ),
         now,
     )
+
+
+def _with_requests(status: TaskRunStatus, result: AttemptResult | None, uid: str) -> TaskRunStatus:
+    """Return the status with the requests of the attempt that ended. If it has none, the answers to
+    earlier ones stay: the attempt may have ended before it read them."""
+    if result is None or not result.requests or result.outcome.kind is not OutcomeKind.NEEDS_INPUT:
+        return status
+    return replace(status, requests=requests.asked(result.requests, uid, result.attempt))
+
+
+def asking(status: TaskRunStatus, name: str) -> str:
+    """Return a sentence that names the command which answers the open requests."""
+    opened = [each for each in status.requests if each.answer is None]
+    verb = f"kubectl perdure approve {name}, or kubectl perdure deny {name}"
+    if opened and opened[0].kind is RequestKind.QUESTION:
+        verb = f'kubectl perdure answer {name} "..."'
+    if len(opened) > 1:
+        more = f" ({len(opened)} requests: kubectl perdure requests {name})"
+    else:
+        more = ""
+    return f"The agent waits for you: {verb}{more}"
+
+
+def answered(status: TaskRunStatus, now: int) -> TaskRunStatus:
+    """Return the status after the last open request was answered: the next attempt may begin."""
+    status = _without(status, "NeedsPerson", now=now)
+    reason = "the agent's requests were answered"
+    return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
+
+
+def without_requests(status: TaskRunStatus, now: int) -> TaskRunStatus:
+    """Return the status without requests and without answers that no attempt has used: something
+    else happened to the TaskRun, such as a retry. The pod's database closes its requests too."""
+    if status.asks:
+        status = replace(_without(status, "NeedsPerson", now=now), run_after="")
+    return replace(status, requests=())
 
 
 def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
@@ -177,7 +223,7 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
 def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> TaskRunStatus:
     """Return the status in phase Queued, so that the next attempt may begin immediately. At least
     `more` further attempts are allowed."""
-    status = _without(status, "NeedsPerson", "Waiting", now=now)
+    status = _without(replace(status, requests=()), "NeedsPerson", "Waiting", now=now)
     status = allowed_more(status, more)
     return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
 
@@ -206,7 +252,8 @@ def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskR
     status = with_condition(
         _without(status, "Waiting", now=now), "NeedsPerson", reason, message, now
     )
-    return settled(replace(status, phase="Failed", run_after="", reason=safe_line(message)), now)
+    status = replace(status, phase="Failed", run_after="", requests=())
+    return settled(replace(status, reason=safe_line(message)), now)
 
 
 def waits(status: TaskRunStatus, obstacle: Obstacle, now: int) -> TaskRunStatus:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from perdure.kubernetes import deletion, outcomes, ownership, status_moves
+from perdure.kubernetes import deletion, outcomes, ownership, requests, status_moves
 from perdure.kubernetes.admission import Room
 from perdure.kubernetes.outcomes import UNTIMED, End, Obstacle
 from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
@@ -46,6 +46,13 @@ MOST_LOOK_AGAIN_MS = 300_000
 LOG_AGAIN_MS = 2_000
 """Delay in milliseconds before the second reading of a log that names no conversation yet. The
 delay doubles each time, so an agent that never names a conversation causes few requests."""
+
+
+EXPIRED = "kubectl perdure retry NAME continues, and the agent may ask again"
+OLD_DEFINITION = (
+    "The cluster's definition of TaskRuns has no field for requests: apply that of the operator's "
+    "version, then kubectl perdure retry NAME"
+)
 
 
 class TaskRunFacts(Struct, frozen=True, kw_only=True):
@@ -250,9 +257,9 @@ def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
         return status_moves.settled(
             replace(status_moves.without_waiting(status, now), phase="Pending"), now
         )
-    if status.phase in FINAL:
+    if status.phase in FINAL or status.asks:
         return status_moves.reopened(status, "new instructions", now)
-    return status
+    return replace(status, requests=())
 
 
 def _with_generation(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
@@ -436,6 +443,7 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
             again = status_moves.reopened(status, "requested by you", now, run.retry_attempts)
             return WriteStatus(_with_generation(run, again))
         if status.context_version:
+            status = status_moves.without_requests(status, now)
             status = replace(status_moves.allowed_more(status, run.retry_attempts), run_after="")
         else:
             status = replace(status, phase="Pending")
@@ -456,6 +464,7 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
             )
         )
     if run.spec.suspend:
+        status = status_moves.without_requests(status, now)
         return _write_or_wait(
             run,
             status_moves.settled(
@@ -467,7 +476,14 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
         status = status_moves.settled(
             replace(status, phase="Queued", run_after=stamp(now), reason="goes on"), now
         )
+    if status.asks:
+        return _asking(run, status, now)
     due = moment(status.run_after)
+    person = status.condition("NeedsPerson")
+    if due and status.phase == "Pending" and person is not None:
+        message = f"{person.message}. {OLD_DEFINITION}"
+        refused = status_moves.refused(status, person.reason, message, now)
+        return WriteStatus(_with_generation(run, refused))
     if due > now:
         return _write_or_wait(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
@@ -499,6 +515,22 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
             run, status_moves.settled(status_moves.begun(status, number, run, now), now)
         )
     )
+
+
+def _asking(run: WantedRun, status: TaskRunStatus, now: int) -> Step:
+    """Return the next step for a TaskRun whose agent waits for a person: read new answers, and
+    queue the next attempt after the last one. If nobody answers in time, the TaskRun fails."""
+    given = requests.with_answers(status.requests, run.answers, run.uid, now)
+    status = replace(status, requests=given)
+    if not status.asks:
+        return WriteStatus(_with_generation(run, status_moves.answered(status, now)))
+    until = requests.expiry(status.requests)
+    if now >= until:
+        message = f"nobody answered the agent in time ({status.reason}). {EXPIRED}"
+        return WriteStatus(
+            _with_generation(run, status_moves.refused(status, "NeedsInput", message, now))
+        )
+    return _write_or_wait(run, status, until)
 
 
 def _ended(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:

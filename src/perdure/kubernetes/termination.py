@@ -11,6 +11,7 @@ from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import PerdureError
 from perdure.host.redaction import Redactor
 from perdure.kubernetes.order import Order
+from perdure.kubernetes.requests import shown
 from perdure.kubernetes.result import AttemptResult, Before, PlaceResult, ReceiptResult, WorkSummary
 from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import PlaceLost
@@ -45,6 +46,9 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
         workspace=_place(engine.store, run),
         saved=_saved(engine, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
+        requests=shown(
+            [each for each in engine.store.requests(run.id) if each.attempt == attempt.number]
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.kubernetes.amounts import with_plain_words
+from perdure.kubernetes.requests import ANSWERS, GivenAnswer, given_answers
 from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check
 from perdure.kubernetes.status import TaskRunStatus, safe_line, status_of
 from perdure.model.codec import resolved
@@ -43,6 +44,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     retry_attempts: int
     """Number of further attempts that the requested retry allows."""
     abandoned: bool
+    answers: tuple[GivenAnswer, ...] = ()
+    """Answers to requests of the agent, from the annotation `ANSWERS`."""
     spec: Spec
     invalid: str
     """Description of an error in the spec; empty if the spec is valid."""
@@ -123,6 +126,7 @@ def wanted(body: dict[str, Any]) -> WantedRun:
         retry=str(annotations.get(RETRY, ""))[:253],
         retry_attempts=_number(annotations.get(RETRY_ATTEMPTS, "")),
         abandoned=annotations.get(ABANDON) == "true",
+        answers=given_answers(annotations.get(ANSWERS)),
         spec=spec,
         invalid=invalid,
         status=status_of(raw),

@@ -260,8 +260,8 @@ def _engine(
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
-        # Requests expire immediately. The pod's database is deleted with the pod, so nobody could
-        # answer them later.
+        # Without an expiry in the order, the agent cannot ask: an older operator, or a mode without
+        # a volume, has no place for requests between two pods.
         request_expiry=0.0,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
         if order.state == "checkpoints"

@@ -1,0 +1,204 @@
+"""Requests of an agent in a pod, and a person's answers to them, as a TaskRun has them. Pure.
+
+A request goes this way: the pod's database -> the attempt's result (`shown`) -> the TaskRun's
+status (`asked`). An answer goes back: the annotation `perdure.dev/answers` (`annotation`, written
+by `kubectl perdure approve`) -> the status (`with_answers`) -> the order of the next attempt
+(`answers_of`) -> the pod's database.
+
+An answer names its request by an id that depends on the call. So it never counts for a call that
+the person did not see. A call that the status does not have whole cannot be allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from perdure.kubernetes.order import REQUEST_ID, AnswerOrder
+from perdure.kubernetes.result import MOST_REQUESTS, SHOWN, RequestResult
+from perdure.kubernetes.status import RequestStatus, moment, safe_line, stamp
+from perdure.model.codec import resolved
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.approvals import why_not_allowed
+from perdure.rules.requests import WORDS, options_of, questions, short_id
+
+ANSWERS = "perdure.dev/answers"
+EXPIRY_S = 7 * 86_400.0
+"""Time that a TaskRun waits for an answer, in seconds."""
+GRACE_S = 30 * 86_400.0
+"""Time, in seconds, that an answer given in time may wait until a pod has it, for example because
+there was no room for the pod."""
+LONGEST_ANNOTATION = 65_536
+
+
+class GivenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer in the annotation of a TaskRun. `request` is the short id of the request."""
+
+    request: str
+    answer: AnswerKind
+    words: str = ""
+    by: str = ""
+
+
+# --- in the pod
+
+
+def shown(requests: Sequence[AgentRequest]) -> tuple[RequestResult, ...]:
+    """Return the open requests as the attempt's result tells them, oldest first. The available
+    length is shared evenly."""
+    opened = [each for each in requests if each.state is RequestState.OPEN][:MOST_REQUESTS]
+    return tuple(
+        RequestResult(
+            number=each.number,
+            sha256=each.sha256,
+            kind=each.kind,
+            tool=each.tool,
+            text=_text(each, SHOWN // len(opened)),
+            size=each.size,
+            expires=each.expires - int(GRACE_S * 1000),
+        )
+        for each in opened
+    )
+
+
+def _text(request: AgentRequest, longest: int) -> str:
+    """Return the arguments of a call in at most `longest` characters. Questions that are too long
+    are told without the descriptions of their options."""
+    text = request.payload
+    if len(text) > longest and (asked := questions(request)):
+        brief = [
+            {
+                "question": str(each.get("question", "")),
+                "options": [{"label": str(one.get("label", ""))} for one in options_of(each)],
+            }
+            for each in asked
+        ]
+        text = json.dumps({"questions": brief}, ensure_ascii=False)
+    return text[:longest]
+
+
+# --- in the status
+
+
+def asked(found: Sequence[RequestResult], uid: str, attempt: int) -> tuple[RequestStatus, ...]:
+    """Return the requests of an attempt's result for the status of the TaskRun with this uid."""
+    requests = []
+    for each in found[:MOST_REQUESTS]:
+        text = _ascii(each.text)
+        whole = len(each.text) == each.size
+        request = RequestStatus(
+            number=each.number,
+            id="",
+            attempt=attempt,
+            kind=each.kind,
+            tool=safe_line(each.tool, 200),
+            text=text,
+            size=len(text) if whole else max(each.size, len(text) + 1),
+            sha256=safe_line(each.sha256, 64),
+            expires=stamp(each.expires),
+        )
+        requests.append(replace(request, id=short_id(agent_request(request, uid))))
+    return tuple(requests)
+
+
+def _ascii(text: str) -> str:
+    """Return arguments as JSON that any terminal can print; the same arguments, so that their
+    digest stays the same. Arguments that are cut become one safe line."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return safe_line(text)
+    return json.dumps(found, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def agent_request(request: RequestStatus, uid: str) -> AgentRequest:
+    """Return a request of the status in perdure's own form, for the functions that judge and show
+    requests. Values that only the pod knows are empty."""
+    state = RequestState.OPEN if request.answer is None else RequestState.ANSWERED
+    return AgentRequest(
+        run=uid.replace("-", ""),
+        number=request.number,
+        attempt=request.attempt,
+        kind=request.kind,
+        tool=request.tool,
+        call="",
+        summary="",
+        payload=request.text,
+        size=request.size,
+        sha256=request.sha256,
+        parked=False,
+        asked=0,
+        expires=moment(request.expires),
+        state=state,
+        answer=request.answer,
+        words=request.words,
+        by=request.by,
+        answered=moment(request.answered),
+    )
+
+
+def expiry(requests: Sequence[RequestStatus]) -> int:
+    """Return when the first open request expires, in milliseconds since 1970; 0 if none is open."""
+    return min((moment(each.expires) for each in requests if each.answer is None), default=0)
+
+
+def with_answers(
+    requests: Sequence[RequestStatus], answers: Sequence[GivenAnswer], uid: str, now: int
+) -> tuple[RequestStatus, ...]:
+    """Return the requests with the answers of a person. The first answer to a request counts. An
+    answer that does not fit its request counts for nothing."""
+    found = []
+    for each in requests:
+        given = next((answer for answer in answers if answer.request == each.id), None)
+        if each.answer is None and given is not None and _fits(given, agent_request(each, uid)):
+            each = replace(
+                each,
+                answer=given.answer,
+                words=given.words,
+                by=safe_line(given.by, 200),
+                answered=stamp(now),
+            )
+        found.append(each)
+    return tuple(found)
+
+
+def _fits(given: GivenAnswer, request: AgentRequest) -> bool:
+    if given.answer is AnswerKind.DENY:
+        return True
+    if request.kind is RequestKind.QUESTION:
+        return given.answer is AnswerKind.TEXT and bool(given.words.strip())
+    return given.answer is AnswerKind.ALLOW and not why_not_allowed(request)
+
+
+def answers_of(requests: Sequence[RequestStatus]) -> tuple[AnswerOrder, ...]:
+    """Return the answers that the order of the next attempt carries."""
+    return tuple(
+        AnswerOrder(
+            number=each.number, id=each.id, answer=each.answer, words=each.words, by=each.by
+        )
+        for each in requests
+        if each.answer is not None and REQUEST_ID.fullmatch(each.id)
+    )
+
+
+# --- the annotation
+
+
+def given_answers(text: Any) -> tuple[GivenAnswer, ...]:
+    """Decode the annotation with answers. Anyone who may change TaskRuns may have written it; if it
+    is not valid, it counts for nothing."""
+    if not isinstance(text, str) or len(text) > LONGEST_ANNOTATION:
+        return ()
+    try:
+        found = msgspec.json.decode(text, type=resolved(tuple[GivenAnswer, ...]))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return ()
+    return tuple(each for each in found if len(each.words) <= WORDS)
+
+
+def annotation(answers: Sequence[GivenAnswer]) -> str:
+    return msgspec.json.encode(answers).decode()
