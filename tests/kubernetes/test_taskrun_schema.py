@@ -304,5 +304,6 @@ def test_lists_with_keys_are_merged_by_them() -> None:
         "spec.pod.volumeMounts": ["mountPath"],
         "status.conditions": ["type"],
         "status.attempts": ["number"],
+        "status.requests": ["number"],
         "status.instructionsFrom": ["version"],
     }

@@ -342,5 +342,5 @@ def test_the_hint_of_a_wrong_answer_names_the_run() -> None:
     """It can be followed as it is printed."""
     (request,) = made(call())
     with pytest.raises(UsageError, match="not a question") as caught:
-        service._check_answer("billing", request, AnswerKind.TEXT, "SQLite")
+        service.check_answer("billing", request, AnswerKind.TEXT, "SQLite")
     assert caught.value.hint == "perdure approve billing, or perdure deny billing"

@@ -66,7 +66,7 @@ def step(
     deleted."""
     seen = steps.TaskRunFacts(
         run=wanted(run),
-        recorded=frozenset({1}),
+        recorded=more.pop("recorded", frozenset({1})),
         jobs=[job for each in jobs if (job := job_seen(each))],
         pods=[pod for each in pods if (pod := pod_seen(each))],
         room=room,

@@ -415,7 +415,7 @@ def answer(
         raise UsageError(f"An answer has at most {WORDS} characters, got {len(words)}")
     asked = next((each for each in opened if each.number == number), None)
     if asked is not None:
-        _check_answer(run.name, asked, verdict, words)
+        check_answer(run.name, asked, verdict, words)
     answered = engine.store.answer(
         run.id, number, verdict, engine.redactor.text(words), by, via=via
     )
@@ -443,21 +443,25 @@ def only_open(run: TaskRun, made: Sequence[AgentRequest], verdict: AnswerKind) -
     return (fitting or opened)[0].number
 
 
-def _check_answer(name: str, request: AgentRequest, verdict: AnswerKind, words: str) -> None:
+def check_answer(
+    name: str, request: AgentRequest, verdict: AnswerKind, words: str, program: str = "perdure"
+) -> None:
+    """Check that an answer fits its request. `name` is that of the run, and `program` the command
+    that the hints name. Raises UsageError."""
     question = request.kind is RequestKind.QUESTION
     if verdict is AnswerKind.TEXT and not question:
         raise UsageError(
             f"Request {request.number} asks for a call to be allowed; it is not a question",
-            f"perdure approve {name}, or perdure deny {name}",
+            f"{program} approve {name}, or {program} deny {name}",
         )
     if verdict is AnswerKind.ALLOW and question:
         raise UsageError(
-            f"Request {request.number} is a question", f'perdure answer {name} "your answer"'
+            f"Request {request.number} is a question", f'{program} answer {name} "your answer"'
         )
     if verdict is AnswerKind.TEXT and not words.strip():
-        raise UsageError("The answer is empty", f'perdure answer {name} "your answer"')
+        raise UsageError("The answer is empty", f'{program} answer {name} "your answer"')
     if verdict is AnswerKind.ALLOW and (why := why_not_allowed(request)):
-        raise UsageError(f"The call is {why}, so it can only be refused", f"perdure deny {name}")
+        raise UsageError(f"The call is {why}, so it can only be refused", f"{program} deny {name}")
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:

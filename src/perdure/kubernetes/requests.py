@@ -19,8 +19,9 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.kubernetes.order import REQUEST_ID, AnswerOrder
-from perdure.kubernetes.result import MOST_REQUESTS, SHOWN, RequestResult
-from perdure.kubernetes.status import RequestStatus, moment, safe_line, stamp
+from perdure.kubernetes.result import MOST_REQUESTS, SHOWN, AttemptResult, RequestResult
+from perdure.kubernetes.status import RequestStatus, TaskRunStatus, moment, safe_line, stamp
+from perdure.model import OutcomeKind
 from perdure.model.codec import resolved
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.rules.approvals import why_not_allowed
@@ -141,6 +142,27 @@ def agent_request(request: RequestStatus, uid: str) -> AgentRequest:
     )
 
 
+def with_requests(status: TaskRunStatus, result: AttemptResult | None, uid: str) -> TaskRunStatus:
+    """Return the status with the requests of the attempt that ended. If it has none, the answers to
+    earlier ones stay: the attempt may have ended before it read them."""
+    if result is None or not result.requests or result.outcome.kind is not OutcomeKind.NEEDS_INPUT:
+        return status
+    return replace(status, requests=asked(result.requests, uid, result.attempt))
+
+
+def asking(status: TaskRunStatus, name: str) -> str:
+    """Return a sentence that names the command which answers the open requests."""
+    opened = [each for each in status.requests if each.answer is None]
+    verb = f"kubectl perdure approve {name}, or kubectl perdure deny {name}"
+    if opened and opened[0].kind is RequestKind.QUESTION:
+        verb = f'kubectl perdure answer {name} "..."'
+    if len(opened) > 1:
+        more = f" ({len(opened)} requests: kubectl perdure requests {name})"
+    else:
+        more = ""
+    return f"The agent waits for you: {verb}{more}"
+
+
 def expiry(requests: Sequence[RequestStatus]) -> int:
     """Return when the first open request expires, in milliseconds since 1970; 0 if none is open."""
     return min((moment(each.expires) for each in requests if each.answer is None), default=0)
@@ -153,8 +175,10 @@ def with_answers(
     answer that does not fit its request counts for nothing."""
     found = []
     for each in requests:
-        given = next((answer for answer in answers if answer.request == each.id), None)
-        if each.answer is None and given is not None and _fits(given, agent_request(each, uid)):
+        request = agent_request(each, uid)
+        fitting = [one for one in answers if one.request == each.id and _fits(one, request)]
+        if each.answer is None and fitting:
+            given = fitting[0]
             each = replace(
                 each,
                 answer=given.answer,

@@ -49,7 +49,6 @@ from perdure.model import (
     Usage,
 )
 from perdure.model import Verdict as Judged
-from perdure.model.requests import RequestKind
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, NEEDS_PERSON, UNCOUNTED, Tally, about_budget, decide
 from perdure.rules.pricing import cost, price_of
@@ -116,7 +115,7 @@ def closed(
     )
     phase, after, reason = PHASES[decision.state], decision.run_after, decision.reason
     newer = max(status.context_version, run.spec.context_version) > record.context_version
-    status = _with_requests(status, result, run.uid)
+    status = requests.with_requests(status, result, run.uid)
     if (
         newer
         and decision.state is not RunState.QUEUED
@@ -126,7 +125,7 @@ def closed(
         phase, after, reason = "Queued", now, "new instructions came while it ran"
     elif status.asks and phase == "Failed" and not asked:
         phase, after = "Pending", requests.expiry(status.requests)
-        message = f"{reason}. {asking(status, run.name)}"
+        message = f"{reason}. {requests.asking(status, run.name)}"
         status = with_condition(status, "NeedsPerson", camel(end.outcome.kind), message, now)
     elif decision.condition is not None:
         advice = decision.condition.message
@@ -155,27 +154,6 @@ def closed(
         ),
         now,
     )
-
-
-def _with_requests(status: TaskRunStatus, result: AttemptResult | None, uid: str) -> TaskRunStatus:
-    """Return the status with the requests of the attempt that ended. If it has none, the answers to
-    earlier ones stay: the attempt may have ended before it read them."""
-    if result is None or not result.requests or result.outcome.kind is not OutcomeKind.NEEDS_INPUT:
-        return status
-    return replace(status, requests=requests.asked(result.requests, uid, result.attempt))
-
-
-def asking(status: TaskRunStatus, name: str) -> str:
-    """Return a sentence that names the command which answers the open requests."""
-    opened = [each for each in status.requests if each.answer is None]
-    verb = f"kubectl perdure approve {name}, or kubectl perdure deny {name}"
-    if opened and opened[0].kind is RequestKind.QUESTION:
-        verb = f'kubectl perdure answer {name} "..."'
-    if len(opened) > 1:
-        more = f" ({len(opened)} requests: kubectl perdure requests {name})"
-    else:
-        more = ""
-    return f"The agent waits for you: {verb}{more}"
 
 
 def answered(status: TaskRunStatus, now: int) -> TaskRunStatus:

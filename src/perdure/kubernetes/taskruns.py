@@ -18,6 +18,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
 from perdure.host.extras import install_command
+from perdure.kubernetes.view import word
 from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
 from perdure.rules.text import one_line
 
@@ -95,6 +96,16 @@ class TaskRuns:
                     self._kind, name, change, namespace=self.namespace, patch_type=PatchType.MERGE
                 )
             )
+
+    def person(self) -> str:
+        """Return the name by which the API server knows the user of this kubeconfig."""
+        from lightkube.generic_resource import create_global_resource
+
+        group, kind = "authentication.k8s.io", "SelfSubjectReview"
+        review = create_global_resource(group, "v1", kind, "selfsubjectreviews")
+        with self._converted_errors("", what=kind):
+            found = self._client.create(review(apiVersion=f"{group}/v1", kind=kind))
+        return word(dict(found), "status.userInfo.username")
 
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines of a pod's log. The lines are untrusted and not cleaned. Raises NotFound

@@ -72,10 +72,16 @@ def phase(body: Object) -> str:
 
 
 def is_over(body: Object) -> bool:
-    """Return whether the TaskRun has ended. Its phase must be final or Suspended, and its status
-    must belong to the current spec."""
+    """Return whether the TaskRun has ended, or waits for a person's answer. Its phase must be final
+    or Suspended, or a request must be open, and its status must belong to the current spec."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
-    return seen and not unrecorded(body) and phase(body) in OVER
+    over = phase(body) in OVER or asks(body)
+    return seen and not unrecorded(body) and over
+
+
+def asks(body: Object) -> bool:
+    """Return whether a request of the agent is open."""
+    return any(not word(each, "answer") for each in several(body, "status.requests"))
 
 
 def unrecorded(body: Object) -> bool:
@@ -162,6 +168,7 @@ def report_of(body: Object) -> Object:
         "usage": _usage(part(body, "status.usage")),
         "conditions": [_condition(each) for each in several(body, "status.conditions")],
         "attempts": [_attempt(each) for each in several(body, "status.attempts")],
+        "requests": [_request(each) for each in several(body, "status.requests")],
     }
 
 
@@ -232,6 +239,24 @@ def _attempt(found: Object) -> Object:
         if isinstance(reasons, list)
         else [],
         "usage": _usage(part(found, "usage")),
+    }
+
+
+def _request(found: Object) -> Object:
+    return {
+        "number": count(found, "number"),
+        "id": word(found, "id"),
+        "attempt": count(found, "attempt"),
+        "kind": word(found, "kind"),
+        "tool": word(found, "tool"),
+        "text": word(found, "text"),
+        "size": count(found, "size"),
+        "sha256": word(found, "sha256"),
+        "expires": milliseconds(word(found, "expires")),
+        "answer": word(found, "answer"),
+        "words": word(found, "words"),
+        "by": word(found, "by"),
+        "answered": milliseconds(word(found, "answered")),
     }
 
 

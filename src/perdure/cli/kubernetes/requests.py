@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from perdure.cli.arguments import (
@@ -154,7 +155,7 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             if arguments.name or tries > 20:
                 raise
         else:
-            return _print_and_follow(taskruns, made, arguments, "created")
+            return print_and_follow(taskruns, made, arguments, "created")
 
 
 def spec_of(arguments: argparse.Namespace) -> Object:
@@ -306,7 +307,7 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if "service" in spec:
         wanted["task"] = name
     made = taskruns.create({"metadata": {"name": name}, "spec": wanted})
-    return _print_and_follow(taskruns, made, arguments, f"starts as a fork of {arguments.name}")
+    return print_and_follow(taskruns, made, arguments, f"starts as a fork of {arguments.name}")
 
 
 def _choice(word: str | None) -> str | None:
@@ -365,7 +366,11 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if changes:
         wanted["spec"] = changes
     asked = taskruns.patch(name, wanted, seen=body)
-    return _print_and_follow(taskruns, asked, arguments, "gets one more attempt", retry_name)
+
+    def is_acted_on(now: Object) -> bool:
+        return word(now, "status.retried") == retry_name
+
+    return print_and_follow(taskruns, asked, arguments, "gets one more attempt", is_acted_on)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
@@ -389,7 +394,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             try:
                 change = {"prompt": text, "promptFrom": None, "contextVersion": version + 1}
                 asked = taskruns.patch(name, {"spec": change}, seen=body)
-                return _print_and_follow(
+                return print_and_follow(
                     taskruns, asked, arguments, f"has version {version + 1} of its instructions"
                 )
             except Conflict:
@@ -417,7 +422,7 @@ def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure show {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})
-    return _print_and_follow(taskruns, asked, arguments, "is stopping; its work is saved first")
+    return print_and_follow(taskruns, asked, arguments, "is stopping; its work is saved first")
 
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -433,17 +438,21 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure retry {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": False}})
-    return _print_and_follow(taskruns, asked, arguments, "goes on")
+    return print_and_follow(taskruns, asked, arguments, "goes on")
 
 
-def _print_and_follow(
-    taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, retry_name: str = ""
+def print_and_follow(
+    taskruns: TaskRuns,
+    body: Object,
+    arguments: argparse.Namespace,
+    what: str,
+    is_acted_on: Callable[[Object], bool] = lambda body: True,
 ) -> int:
     """Print that the TaskRun was created or changed; `what` says which. With --follow, wait until
-    the TaskRun has ended. Return the exit code.
+    the TaskRun has ended, or waits for an answer. Return the exit code.
 
-    `retry_name` is the name of the requested retry, or empty. The TaskRun counts as ended only
-    after the operator has acted on that retry.
+    `is_acted_on` returns whether the operator has acted on the change, for example on a retry.
+    Before that, the TaskRun does not count as ended.
     """
     from perdure.engine.service import code_of
 
@@ -459,12 +468,7 @@ def _print_and_follow(
             logs = PodLogs(
                 taskruns, lambda line: print(line, file=sys.stderr, flush=True), after=before
             )
-        body = follow(
-            taskruns,
-            name,
-            logs,
-            lambda now: not retry_name or word(now, "status.retried") == retry_name,
-        )
+        body = follow(taskruns, name, logs, is_acted_on)
         asks = bool(condition(body, "NeedsPerson"))
         code = code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)
     if arguments.json:

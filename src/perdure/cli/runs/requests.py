@@ -100,9 +100,10 @@ def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
     return {"name": store.get(request.run).name, **plain(request)}
 
 
-def request_lines(request: AgentRequest, name: str) -> list[str]:
+def request_lines(request: AgentRequest, name: str, program: str = "perdure") -> list[str]:
     """Return the lines that show a request. Control characters in the agent's text are made
-    visible, so that it cannot imitate other output of the terminal."""
+    visible, so that it cannot imitate other output of the terminal. `program` is the command that
+    answers it."""
     lines = [f"{name}  request {request.number}  {_state(request)}"]
     asked = questions(request)
     for each in asked:
@@ -120,8 +121,8 @@ def request_lines(request: AgentRequest, name: str) -> list[str]:
         elif why_not_allowed(request):
             verb = f"deny {name}"
         else:
-            verb = f"approve {name}, or perdure deny {name}"
-        lines.append(f"  until  {clock(request.expires)}: perdure {verb}")
+            verb = f"approve {name}, or {program} deny {name}"
+        lines.append(f"  until  {clock(request.expires)}: {program} {verb}")
     elif request.words:
         lines.append(f"  words  {one_line(visible(request.words), 1000)}")
     return lines
