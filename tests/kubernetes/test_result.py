@@ -14,6 +14,7 @@ from perdure.kubernetes.result import (
     Before,
     PlaceResult,
     ReceiptResult,
+    RequestResult,
     WorkSummary,
     decode,
     encode,
@@ -21,6 +22,7 @@ from perdure.kubernetes.result import (
     trusted_result,
 )
 from perdure.model import Outcome, OutcomeKind, Rung, Usage, Verdict
+from perdure.model.requests import RequestKind
 from perdure.model.work import WorkVerdict
 
 LONG = st.text(max_size=6000)
@@ -48,13 +50,19 @@ WORKS = st.none() | st.builds(
     WorkSummary, verdict=st.sampled_from(WorkVerdict), reason=ANY_TEXT, files=st.integers(0, 2**40), commits=st.integers(0, 99),
     pushed=st.none() | st.booleans(), denied=st.integers(0, 10_000), question=ANY_TEXT,
 )  # fmt: skip
+REQUESTS = st.lists(
+    st.builds(
+        RequestResult, number=st.integers(1, 100), sha256=st.just("a" * 64), kind=st.sampled_from(RequestKind), tool=ANY_TEXT, text=ANY_TEXT,
+        size=st.integers(0, 10**6), expires=st.integers(0, 2**42),
+    ), max_size=6,
+).map(tuple)  # fmt: skip
 RESULTS = st.builds(
-    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier, work: AttemptResult(
-        work=work, attempt=attempt, outcome=outcome, session_id=session_id, receipt=receipt, usage=Usage(*usage), context_version=version,
+    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier, work, requests: AttemptResult(
+        requests=requests, work=work, attempt=attempt, outcome=outcome, session_id=session_id, receipt=receipt, usage=Usage(*usage), context_version=version,
         workspace=PlaceResult(path=place[0], branch=place[1], commit=place[2]), saved=saved, earlier=earlier,
     ),
     st.integers(1, 10**5), OUTCOMES, st.text(max_size=300), RECEIPTS, st.tuples(*[st.integers(0, 2**50)] * 4), st.integers(0, 2**31),
-    st.tuples(ANY_TEXT, ANY_TEXT, st.text(max_size=80)), st.booleans(), EARLIER, WORKS,
+    st.tuples(ANY_TEXT, ANY_TEXT, st.text(max_size=80)), st.booleans(), EARLIER, WORKS, REQUESTS,
 )  # fmt: skip
 
 
