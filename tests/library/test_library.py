@@ -308,6 +308,63 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
     assert one.perdure("retry", name).code == 0
 
 
+def _held(method: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
+    """Let a method of `perdure.Runner` do its work, and hold back its return. The first event says
+    that the work is done; the second lets the method return."""
+    done, leave = threading.Event(), threading.Event()
+
+    def held(*args: Any, **words: Any) -> Any:
+        returned = method(*args, **words)
+        done.set()
+        assert leave.wait(60)
+        return returned
+
+    monkeypatch.setattr(perdure.Runner, method.__name__, held)
+    return [done, leave]
+
+
+def test_cancelling_while_a_run_begins(
+    stage: Callable[[str], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is cancelled while its run is stored leaves no queued run."""
+    one = stage("by history\nsay Hello.\n")
+    stored, leave = _held(perdure.Runner._begin, monkeypatch)
+
+    async def program() -> None:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            working = asyncio.create_task(runner.run("Say hello.", agent="claude"))
+            assert await asyncio.to_thread(stored.wait, 60)
+            working.cancel()
+            leave.set()
+            with pytest.raises(asyncio.CancelledError):
+                await working
+            assert [run.state for run in await runner.runs()] == ["cancelled"]
+
+    asyncio.run(program())
+
+
+def test_cancelling_when_the_run_has_ended(
+    stage: Callable[[str], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is cancelled just when its run has ended is canceled like any other. The library
+    raises no Conflict."""
+    one = stage("by history\nsay Hello.\n")
+    ended, leave = _held(perdure.Runner.follow, monkeypatch)
+
+    async def program() -> None:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            run = await runner.submit("Say hello.", agent="claude")
+            await runner.stop(run.id)
+            working = asyncio.create_task(runner.follow(run.id))
+            assert await asyncio.to_thread(ended.wait, 60)
+            working.cancel()
+            leave.set()
+            with pytest.raises(asyncio.CancelledError):
+                await working
+
+    asyncio.run(program())
+
+
 @pytest.mark.parametrize("events", [False, True])
 def test_closing_waits_for_what_works(stage: Callable[[str], Stage], events: bool) -> None:
     """Closing the runner stops what another thread or task works on, and the end of the attempt is

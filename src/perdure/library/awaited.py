@@ -13,6 +13,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial, wraps
 from types import TracebackType
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.sessions.awaited import AsyncSessions
+from perdure.errors import Conflict
 from perdure.library.options import (
     OnEditText,
     PathText,
@@ -32,7 +34,7 @@ from perdure.library.options import (
 )
 from perdure.library.results import RunResult
 from perdure.library.runner import POLL_S, Runner, changes_of
-from perdure.model import OnEdit, RunState, TaskSpec
+from perdure.model import OnEdit, RunState, TaskRun, TaskSpec
 from perdure.model.events import Record
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlanRun
@@ -146,9 +148,29 @@ class AsyncRunner:
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
-            await asyncio.to_thread(self._runner.stop, ref)
-            await working
+            # The run may have ended before the cancellation arrived. Then there is nothing to stop.
+            with suppress(Conflict):
+                await asyncio.to_thread(self._runner.stop, ref)
+            with suppress(Conflict):
+                await working
             raise
+
+    async def _begin_and_follow(self, begin: Callable[[], TaskRun]) -> RunResult:
+        """Call `begin` in a worker thread, and follow the run that it returns. If the awaiting task
+        is cancelled meanwhile, the run is stopped as soon as `begin` has returned it."""
+        beginning = asyncio.ensure_future(asyncio.to_thread(begin))
+        try:
+            run = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # The thread goes on, and would leave a queued run that nobody follows.
+            await asyncio.wait([beginning])
+            if beginning.exception() is None:
+                with suppress(Conflict):
+                    await asyncio.to_thread(self._runner.stop, beginning.result().id)
+            raise
+        if run.state is RunState.SUCCEEDED:
+            return await self.get(run.id)
+        return await self.follow(run.id)
 
     async def run(
         self,
@@ -162,10 +184,12 @@ class AsyncRunner:
     ) -> RunResult:
         """Accept a task and follow its run. See `Runner.run`; for cancellation, see `follow`."""
         runner = self._runner
-        task = await asyncio.to_thread(runner._task, prompt, options, "run")
-        asked = runner._asked(files, context, on_edit)
-        run = await asyncio.to_thread(runner._begin, task, asked, include_changes)
-        return await self.follow(run.id)
+
+        def begin() -> TaskRun:
+            task = runner._task(prompt, options, "run")
+            return runner._begin(task, runner._asked(files, context, on_edit), include_changes)
+
+        return await self._begin_and_follow(begin)
 
     async def retry(
         self,
@@ -175,11 +199,7 @@ class AsyncRunner:
     ) -> RunResult:
         """Continue a run, and follow it. See `Runner.retry`; for cancellation, see `follow`."""
         wanted = changes_of(changes, "retry")
-        run = await asyncio.to_thread(self._runner._again, ref, agent, wanted)
-        return await self._followed(run.id, over=run.state is RunState.SUCCEEDED)
-
-    async def _followed(self, run_id: str, *, over: bool) -> RunResult:
-        return await (self.get(run_id) if over else self.follow(run_id))
+        return await self._begin_and_follow(partial(self._runner._again, ref, agent, wanted))
 
     async def update(
         self,
@@ -197,8 +217,9 @@ class AsyncRunner:
             self._runner._asked(files, context, on_edit),
             changes_of(policies, "update"),
         )
-        run = await asyncio.to_thread(self._runner._instruct, ref, prompt, asked, changes)
-        return await self.follow(run.id)
+        return await self._begin_and_follow(
+            partial(self._runner._instruct, ref, prompt, asked, changes)
+        )
 
     async def tell(self, ref: str, message: str, *, key: str = "") -> RunResult:
         """Send a message to the running agent. See `Runner.tell`."""
@@ -209,8 +230,7 @@ class AsyncRunner:
     ) -> RunResult:
         """Continue a chosen conversation, and follow its run. See `Runner.resume`; for
         cancellation, see `follow`."""
-        run = await asyncio.to_thread(self._runner._resumed, which, prompt, options)
-        return await self.follow(run.id)
+        return await self._begin_and_follow(partial(self._runner._resumed, which, prompt, options))
 
     async def fork(
         self,
@@ -223,10 +243,9 @@ class AsyncRunner:
         branch: str = "",
     ) -> RunResult:
         """Fork a run, and follow the new one. See `Runner.fork`; for cancellation, see `follow`."""
-        run = await asyncio.to_thread(
-            self._runner._forked, ref, prompt, turn, checkpoint, name, branch
+        return await self._begin_and_follow(
+            partial(self._runner._forked, ref, prompt, turn, checkpoint, name, branch)
         )
-        return await self.follow(run.id)
 
     async def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
         """Start or continue a plan. See `Runner.plan_run`. If the awaiting task is cancelled, the
