@@ -723,7 +723,7 @@ EXIT_CODES: dict[int, str] = {
     2: "the command or the configuration is wrong",
     3: (
         "a person is needed: the conversation could not continue, the agent asks, a call of a tool "
-        "was denied, the model refused, or the budget is spent"
+        "was denied, the model refused, the budget is spent, or the agent crashes again and again"
     ),
     4: "the agent has no valid credentials",
     5: "not found: run, repository, base, agent or its program",
@@ -731,7 +731,7 @@ EXIT_CODES: dict[int, str] = {
     7: "perdure's own state, the disk or the workdir cannot be used",
     8: (
         "a receipt does not verify: it was changed, another key signed it, or it is about another "
-        "run"
+        "run or commit; or the audit trail was changed"
     ),
     75: "not finished: it waits for a later time and stays queued",
     130: "stopped",
