@@ -32,9 +32,11 @@ from perdure.capsule.objects import CheckpointStore, Term
 from perdure.capsule.publication import CheckpointPublisher, OwnedElsewhere, SecretOptions, publish
 from perdure.capsule.scan import SecretsFound
 from perdure.engine.attempt import Engine
+from perdure.engine.report import report_of
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import Permissions, RunState, SessionKey, TaskRun
 from perdure.model.events import Said
+from perdure.rules.explanation import explained
 from tests.capsule.conftest import SESSION, TALK, Machine, git, prints, worked
 from tests.capsule.making import Given
 from tests.capsule.test_container import HOSTILE, places
@@ -99,6 +101,24 @@ def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -
     assert two.copies.of("claude", SESSION).read_bytes() == TALK
     beside = two.copies.of("claude", SESSION).parent / "beside" / SESSION
     assert [path.name for path in beside.rglob("*") if path.is_file()] == ["a b.txt"]
+
+
+def test_an_imported_checkpoint_has_no_counts(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """A capsule does not say how many files were changed or new. So the report of the imported run
+    has no such numbers, and `why` prints none."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    path = exported(one, run, tmp_path / "task.capsule")
+    taken = imported(two, path, into=tmp_path / "here")
+    counted = report_of(one.store, run).attempts[-1].checkpoints[-1]
+    assert counted.changed is not None and counted.untracked is not None
+    report = report_of(two.store, taken.run)
+    attempt = report.attempts[-1]
+    (checkpoint,) = attempt.checkpoints
+    assert (checkpoint.changed, checkpoint.untracked) == (None, None)
+    assert "changed and new files are not counted" in dict(explained(attempt, None))["saved"]
 
 
 def test_the_same_checkpoint_gives_the_same_capsule(

@@ -19,6 +19,7 @@ from perdure.model import (
     Usage,
     Workspace,
 )
+from perdure.model.checkpoints import IMPORTED
 from perdure.model.events import (
     PUBLISH,
     AgentLaunched,
@@ -371,13 +372,17 @@ def _size(event: AnyEvent) -> AnySize | None:
 
 def _checkpoint(checkpoint: Checkpoint) -> CheckpointOfAttempt:
     saved = checkpoint.workdir
+    changed: int | None = saved.changed
+    untracked: int | None = saved.untracked
+    if checkpoint.why == IMPORTED:
+        changed = untracked = None  # A capsule does not contain these numbers.
     return CheckpointOfAttempt(
         number=checkpoint.number,
         at=checkpoint.at,
         why=checkpoint.why,
         commit=saved.commit,
         ref=saved.ref,
-        changed=saved.changed,
-        untracked=saved.untracked,
+        changed=changed,
+        untracked=untracked,
         left_out=len(saved.left_out),
     )

@@ -87,13 +87,16 @@ class EffectOfAttempt(Shape):
 
 
 class CheckpointOfAttempt(Shape):
+    """A checkpoint of an attempt. `changed` and `untracked` are the numbers of changed and of new
+    files. They are null for an imported checkpoint, because a capsule does not contain them."""
+
     number: int
     at: int
     why: str
     commit: str
     ref: str
-    changed: int
-    untracked: int
+    changed: int | None
+    untracked: int | None
     left_out: int
 
 

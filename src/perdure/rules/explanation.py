@@ -312,10 +312,11 @@ def _saved(attempt: AttemptOfRun) -> list[str]:
             more = f" ({len(kept) - 1} more of this attempt)"
         else:
             more = ""
-        lines.append(
-            f"checkpoint {last.number}, {clock(last.at)}: {last.changed} changed, "
-            f"{last.untracked} new{more}"
-        )
+        if last.changed is None:
+            files = "imported, its changed and new files are not counted"
+        else:
+            files = f"{last.changed} changed, {last.untracked} new"
+        lines.append(f"checkpoint {last.number}, {clock(last.at)}: {files}{more}")
     return lines
 
 
