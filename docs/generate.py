@@ -79,10 +79,9 @@ def verbs() -> Iterator[str]:
     yield from ("## Verbs", "")
     yield from (
         "A run is named by its name, its key, its id or a prefix of the id of at least 4 "
-        "characters. Data goes to standard output, progress and errors to standard error: `run`, "
-        "`retry` and "
-        "`update` print the agent's final message once the run has succeeded. Colors are for "
-        "terminals: "
+        "characters. Data goes to standard output, progress and errors to standard error. `run`, "
+        "`retry`, `update`, `resume`, `fork`, `approve`, `deny` and `answer` print the agent's "
+        "final message once the run has succeeded. Colors are for terminals: "
         "`NO_COLOR` turns them off, `CLICOLOR_FORCE=1` turns them on into a pipe. On a "
         "Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: see "
         "[the TaskRun resource](taskrun.md#kubectl-perdure).",
@@ -132,11 +131,21 @@ def place(action: argparse.Action) -> str:
 def exit_codes() -> Iterator[str]:
     yield from ("## Exit codes", "")
     yield from (
-        "`run`, `retry` and `update` end with the code of the run that they followed; with "
-        "`--detach` with 0 once it is accepted. The other verbs end with 0, or with the code of "
-        "perdure's own error. `doctor` ends with 1 if a run would fail here, `stop` with 75 if "
-        f"the agent has not ended within {stop.PATIENCE_S:g} s. What each code means, and what to "
-        "do: [errors](../errors/README.md).",
+        "`run`, `retry`, `update`, `resume`, `fork`, `approve`, `deny`, `answer`, `wait` and "
+        "`attach` end with the code of the run that they followed; with `--detach` with 0 once it "
+        "is accepted. `plan run` and `plan retry` end with the code of the plan. The other verbs "
+        "end with 0, or with the code of perdure's own error, with these exceptions:",
+        "",
+        "- `doctor` ends with 1 if a run would fail here, `prove` if a promise does not hold, "
+        "`demo` if the conversation did not continue, `sessions check` if a conversation is "
+        "damaged, and `sessions repair` if it cannot be repaired.",
+        "- `gc` ends with 3 if a person has to decide something, `sessions rebuild` with 6 if an "
+        "attempt uses one of the conversations, `home verify` with 7 if a home is damaged, and "
+        "`audit --check` with 8 if the trail was changed.",
+        f"- `stop` ends with 75 if the agent has not ended within {stop.PATIENCE_S:g} s; "
+        "`attach`, `wait` and `logs -f` if no process works on the run.",
+        "",
+        "What each code means, and what to do: [errors](../errors/README.md).",
         "",
     )
     rows = []
