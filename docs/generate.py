@@ -267,6 +267,8 @@ def shown(name: str, default: Any) -> str:
         return f"`{default // size}{unit}`"
     if name in PERCENT:
         return f"`{default:g}%`"
+    if default is None or default == ():
+        return ""
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 

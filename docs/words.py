@@ -6,7 +6,7 @@ from __future__ import annotations
 SETTINGS = {
     "root": "the directory of workdirs and cache clones",
     "state": "the directory of the database, the attempts' logs and the copies of transcripts; must be on a local disk",
-    "agent": "`claude`, `codex`, or another installed driver",
+    "agent": "the agent: one that `perdure agents` lists",
     "model": "the model, by the agent's own name for it; empty: the agent's own default",
     "permissions": "what the agent may do without asking: `read`, `edit`, `full`",
     "continuity": "what may happen when the conversation is lost: `strict`, `disclose`, `fresh-ok`",
