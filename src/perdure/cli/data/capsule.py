@@ -85,8 +85,8 @@ def export_verb(arguments: argparse.Namespace) -> int:
         f"{manifest.attempt}, {_size(done.size)}"
     )
     print(
-        "  searched for secrets: the conversation, the journal, the run, and every file added "
-        "since the run began"
+        "  searched for secrets: the conversation, the journal, the run, its commit messages, and "
+        "every file that was added or changed since the run began"
     )
     _print_names("too large to be searched", done.unsearched)
     if manifest.redacted:
