@@ -143,8 +143,8 @@ def _new(arguments: argparse.Namespace) -> int:
         return 0
     print(secret)
     print(
-        f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}"
-        f"{_within(made)}",
+        f"this is shown only once; send it as: Authorization: Bearer TOKEN; its scope is "
+        f"{made.scope}{_within(made)}",
         file=sys.stderr,
     )
     return 0
