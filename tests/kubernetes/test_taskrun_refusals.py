@@ -17,6 +17,7 @@ from perdure.kubernetes.spec import SpecSource
 from perdure.kubernetes.status import (
     AttemptStatus,
     ReceiptSummary,
+    RequestStatus,
     StatusCondition,
     TaskRunStatus,
     UsageStatus,
@@ -24,6 +25,7 @@ from perdure.kubernetes.status import (
     WorkStatus,
 )
 from perdure.model import TaskSpec
+from perdure.model.requests import AnswerKind, RequestKind
 from tests.kubernetes.refusals import BASE, CHANGES, REFUSED, TAKEN, laid_over
 from tests.kubernetes.resource import TOP, installed, place, schema
 from tests.servers.kubernetes.api import Object, Refused
@@ -221,6 +223,10 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         usage=UsageStatus(input_tokens=1, output_tokens=2, cost="0.5"), exit_code=7,
         work=WorkStatus(verdict="done", reason="r", files=1, commits=1, pushed=True, denied=1, question="q"),
     )  # fmt: skip
+    request = RequestStatus(
+        number=1, id="a1b2", attempt=1, kind=RequestKind.APPROVAL, tool="Bash", text="{}", size=2, sha256="0" * 64,
+        expires="2026-11-22T20:00:00.000Z", answer=AnswerKind.ALLOW, words="w", by="b", answered="2026-11-21T20:02:00.000Z",
+    )  # fmt: skip
     whole = TaskRunStatus(
         phase="Running", observed_generation=1, context_version=1, attempt=1, attempts_allowed=3, used_before=1,
         run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
@@ -228,11 +234,11 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         workspace=WorkspaceStatus(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
         usage=UsageStatus(input_tokens=1, output_tokens=2, cost="0.5"),
         conditions=(StatusCondition(type="Waiting", status="True", observed_generation=1, reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
-        attempts=(record,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
+        attempts=(record,), requests=(request,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
     )  # fmt: skip
     asked(cluster, there, "whole", BASE)
     status: Any = msgspec.json.decode(msgspec.json.encode(whole))
-    assert _without_defaults(whole) and _without_defaults(record), (
+    assert all(_without_defaults(each) for each in (whole, record, request)), (
         "a field that this test leaves at its default proves nothing"
     )
     assert cluster.api.patch(f"{place(there)}/whole/status", {"status": status})["status"] == status
