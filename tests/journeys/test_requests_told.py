@@ -103,6 +103,26 @@ def test_codex_is_told_a_refusal_and_an_answer(
     assert [each["receipt"]["verdict"] for each in report["attempts"][1:]] == ["native", "native"]
 
 
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_codex_that_asks_after_its_budget_is_spent_gets_no_new_budget(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """An approval never starts an attempt with a new budget. The run ends because its budget is
+    spent, nothing can be approved, and the agent asks again after `retry`."""
+    file = OUTSIDE / tmp_path.name
+    steps = [f"usage in=60000 out=3000\n{command(file)}", f"usage in=900000 out=90000\n{STOPS}"]
+    here = stage("---\n".join([*steps, *steps]))
+    limit = ("--model", "gpt-5.5", "--budget-usd", "1")
+    report = begin(here, "--agent", "codex", *limit)
+    assert report["state"] == "failed"
+    assert report["attempts"][-1]["outcome"]["kind"] == "budget_spent"
+    assert "budget is spent" in here.perdure("why", "task").out
+    assert requests(here) == []
+    assert here.perdure("approve", "task").code == 6 and not file.exists()
+    assert here.perdure("retry", "task", "--budget-usd", "90").code == 3
+    assert [each["state"] for each in requests(here)] == ["open"]
+
+
 def over_acp(stage: MakeStage, agent: str, script: str) -> Stage:
     extra = {"PERDURE_ACP_CODEX": acp_command()} if agent == "codex" else {}
     return stage(script, extra=extra)

@@ -191,13 +191,13 @@ def decide(
     if kind is OutcomeKind.CANCELLED:
         return Decision(state=RunState.CANCELLED, reason=outcome.detail or "stopped on request")
     if kind is OutcomeKind.BUDGET_SPENT:
-        return _ask(outcome, _budget_is_over(tally), now)
+        return _ask(outcome, _budget_sentence(tally), now)
     if kind in NEEDS_PERSON:
         return _ask(outcome, NEEDS_PERSON[kind], now)
     if kind in LOST_CONVERSATION and policy is ContinuityPolicy.STRICT:
         return _ask(outcome, TOO_LONG if kind is OutcomeKind.CONTEXT_EXHAUSTED else NOT_ON, now)
-    if tally.budget_usd and tally.spent_usd + tally.reserve.usd >= tally.budget_usd:
-        return _ask(outcome, _budget_is_over(tally), now)
+    if budget_is_over(tally):
+        return _ask(outcome, _budget_sentence(tally), now)
     if kind is OutcomeKind.VERIFY_FAILED:
         return _check_again(outcome, tally, now)
     free = kind in FREE or tally.unbegun
@@ -228,7 +228,12 @@ def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
     return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {gone_back}")
 
 
-def _budget_is_over(tally: Tally) -> str:
+def budget_is_over(tally: Tally) -> bool:
+    """Return whether the budget is spent, or may be spent by replies that were cut off."""
+    return bool(tally.budget_usd) and tally.spent_usd + tally.reserve.usd >= tally.budget_usd
+
+
+def _budget_sentence(tally: Tally) -> str:
     """Return a sentence that says whether the budget is spent or only may be spent, and what to do.
     The caller has found that one of the two is the case."""
     left = tally.budget_usd - tally.spent_usd

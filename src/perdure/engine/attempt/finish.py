@@ -65,11 +65,20 @@ from perdure.model.requests import AgentRequest
 from perdure.protocols import Ending, RunStore, TellsRefusals
 from perdure.rules.context_window import asks_for_person
 from perdure.rules.crashes import loop
-from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide, failed_by_itself
+from perdure.rules.lifecycle import (
+    FREE,
+    UNCOUNTED,
+    Tally,
+    budget_is_over,
+    decide,
+    failed_by_itself,
+)
 from perdure.rules.receipt import REFUSED, judge
 from perdure.rules.requests import detail, waiting
 from perdure.rules.unfinished import judge as judge_turn
 from perdure.rules.work_report import work_report
+
+NO_BUDGET_TO_GO_ON = "the agent asked a person, but there is no budget left to go on"
 
 
 def close(
@@ -228,7 +237,7 @@ def _refused_again(
     before = next((a for a in store.attempts(run.id) if a.number == number - 1), None)
     if before is None or before.outcome is None or before.continuation is None:
         return False
-    records = store.history(run.id, limit=HISTORY)
+    records = store.latest(run.id, HISTORY)
     earlier = [each.event for each in records if each.attempt == before.number]
     same = before.continuation.session_id == asked.session_id
     unknown = failed_by_itself(outcome) and failed_by_itself(before.outcome)
@@ -408,6 +417,13 @@ def _finish(
     ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now, fill=fill)
     ended = replace(ended, costs=costs)
     counted = tally(claim, earlier, ended, outcome)
+    if requests and budget_is_over(counted):
+        # An answer would start an attempt with a new budget, and only `retry` may do that. The
+        # agent asks again in the attempt that `retry` starts.
+        requests = ()
+        outcome = replace(outcome, kind=OutcomeKind.BUDGET_SPENT, detail=NO_BUDGET_TO_GO_ON)
+        ended = replace(ended, outcome=outcome)
+        counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
         # The strict policy forbids a new conversation, but allows compaction, because a compacted
@@ -441,7 +457,7 @@ def _finish(
 def _verdict(store: RunStore, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
     """Return the verdict on the attempt's work. It is derived from the journal and from `events`,
     which will be stored in the journal next."""
-    records = store.history(ended.run, limit=HISTORY)
+    records = store.latest(ended.run, HISTORY)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
 
