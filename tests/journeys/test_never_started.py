@@ -12,8 +12,9 @@ import pytest
 
 from perdure import wiring
 from perdure.config.files import load
-from perdure.engine.attempt import Engine, take_over
+from perdure.engine.attempt import Engine, perform, take_over
 from perdure.engine.attempt.opening_steps import open_attempt
+from perdure.engine.service import stop
 from perdure.model import OutcomeKind, RunState, TaskSpec
 from tests.conftest import Scratch
 
@@ -74,3 +75,20 @@ def test_what_it_said_is_proof_that_it_was_started(engine: Engine) -> None:
     (directory / "stdout").write_text("{}\n")
     (claim,) = engine.store.claims()
     assert take_over(engine, claim).state is RunState.FAILED
+
+
+def test_a_stop_during_the_preparation_starts_no_agent(
+    engine: Engine, scratch: Scratch, tmp_path: Path
+) -> None:
+    """A run is stopped after its attempt was claimed, and before its agent is started. The run is
+    canceled, and the agent's program never runs."""
+    started = tmp_path / "started"
+    (tmp_path / "claude").write_text(f"#!/bin/sh\ntouch {started}\nexec sleep 98\n")
+    spec = TaskSpec(prompt="Do it.", service="api", task="t")
+    run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
+    claim = engine.store.claim(engine.worker, 60.0, ref=run.id)
+    assert claim is not None
+    assert stop(engine, run.name).state is RunState.RUNNING
+    ended = perform(engine, claim)
+    assert (ended.state, ended.reason) == (RunState.CANCELLED, "stopped on request")
+    assert not started.exists()

@@ -20,8 +20,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     code: int | None = None
     signal: int | None = None
     began: bool = True
-    """Whether the agent was started. False only for a lost attempt whose agent never ran. Such an
-    attempt says nothing about the task."""
+    """Whether the agent was started. False only for a lost or stopped attempt whose agent never
+    ran. Such an attempt says nothing about the task."""
 
     @property
     def ok(self) -> bool:

@@ -23,6 +23,7 @@ from perdure.engine.prompt_file import read_prompt
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
+    Claim,
     Command,
     CompactAt,
     Launch,
@@ -55,8 +56,7 @@ def start(
         own = {**engine.agent_environment(opened.driver, opened.claim.run), **identity}
         if refusal := opened.driver.refuse(launch):
             raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
-        if engine.host.id:
-            beat(engine, opened.claim)
+        _check_wanted(engine, opened.claim)
         opened.launch, opened.env = launch, own
         opened.process = (
             (
@@ -73,6 +73,17 @@ def start(
                 each.kept.end()
         raise
     _record_launch(engine.store, opened)
+
+
+def _check_wanted(engine: Engine, claim: Claim) -> None:
+    """Raise NotStarted if the run was stopped while the attempt was prepared. With a shared
+    database, renew the lease too: raises LostLease."""
+    if engine.host.id:
+        run = beat(engine, claim)
+    else:
+        run = engine.store.get(claim.run.id)
+    if run.cancel_requested or engine.stopping():
+        raise NotStarted(Outcome(kind=OutcomeKind.CANCELLED, began=False))
 
 
 def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:

@@ -467,6 +467,9 @@ def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> Su
     run.messages.begin()
     run.allowed = allowance(engine.store, opened.claim.run, opened.attempt.number)
     run.budget = run.allowed.usd()
+    if engine.store.get(opened.claim.run.id).cancel_requested:
+        # The request came while the agent was being started, so nobody has stopped it yet.
+        run.stop("stopped")
     if opened.idle is not None:
         run.turn = Turn(engine, opened, opened.idle)
     else:
