@@ -106,6 +106,16 @@ def test_a_job_beyond_the_status_is_looked_at_first() -> None:
     assert isinstance(step(run, jobs=[ahead], fresh=True), steps.StopPod)
 
 
+def test_a_suspended_job_that_is_left_over_is_stopped() -> None:
+    """A Job whose pod has ended completes by itself, and is not deleted. If a queue suspended the
+    Job meanwhile, the Job would start the next pod when it is resumed, so it is deleted."""
+    run = body(over(1, exitCode=1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
+    left = making.job(run, 1)
+    assert not isinstance(step(run, jobs=[left]), steps.StopPod)
+    left["spec"]["suspend"] = True
+    assert isinstance(step(run, jobs=[left]), steps.StopPod)
+
+
 def test_a_job_that_is_left_over_is_stopped() -> None:
     """A running Job of an attempt that was abandoned is stopped. A finished one is kept, with its
     log."""

@@ -201,7 +201,7 @@ def next_step(facts: TaskRunFacts, now: int, jitter: float = 0.5) -> Step:
         if (
             _runs(job)
             and (status.open is None or job.attempt != status.open.number)
-            and not _is_over(facts, job.attempt)
+            and not _is_over(facts, job)
         ):
             return StopPod(job)
     changed = run.generation != status.observed_generation or (
@@ -233,14 +233,17 @@ def _runs(job: JobSeen) -> bool:
     return not job.deleting and not job.finished
 
 
-def _is_over(facts: TaskRunFacts, attempt: int) -> bool:
-    """Return whether a pod of the attempt has ended. The attempt's Job then completes by itself. It
-    must not be deleted, because the pod's logs would be deleted with it."""
+def _is_over(facts: TaskRunFacts, job: JobSeen) -> bool:
+    """Return whether a pod of the Job's attempt has ended. The Job then completes by itself. It
+    must not be deleted, because the pod's logs would be deleted with it. A suspended Job has no
+    pod, and starts a new one when it is resumed."""
+    if job.suspended:
+        return False
     recorded = any(
-        record.number == attempt and record.exit_code is not None
+        record.number == job.attempt and record.exit_code is not None
         for record in facts.run.status.attempts
     )
-    return recorded or any(pod.attempt == attempt and pod.terminal for pod in facts.pods)
+    return recorded or any(pod.attempt == job.attempt and pod.terminal for pod in facts.pods)
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
