@@ -137,7 +137,7 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
             f"{name} has no volume claim that a pod could mount",
             f"kubectl perdure show {name} says where its state is",
         )
-    job = taskruns.job(word(attempts[-1], "job"))
+    job = _newest_job(taskruns, attempts)
     spec: dict[str, Any] = copy.deepcopy(job["spec"]["template"]["spec"])
     spec.pop("initContainers", None)
     (container,) = spec["containers"]
@@ -158,6 +158,15 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
         "metadata": {"name": f"{name[:40]}-look-{uuid.uuid4().hex[:8]}", "labels": labels},
         "spec": spec,
     }
+
+
+def _newest_job(taskruns: TaskRuns, attempts: Sequence[Object]) -> Object:
+    """Return the newest Job of these attempts that still exists. An attempt may have ended before
+    its Job was created, and a Job may have been deleted. Raises NotFound if there is none."""
+    for attempt in reversed(attempts[1:]):
+        with suppress(NotFound):
+            return taskruns.job(word(attempt, "job"))
+    return taskruns.job(word(attempts[0], "job"))
 
 
 def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
