@@ -45,3 +45,6 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             # work, and may already have finished, so this conflict is ignored.
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise
+        if engine.store.get(run_id).state is RunState.QUEUED:
+            # The run waits for a person, or another process has claimed and returned it.
+            time.sleep(NAP_S)
