@@ -128,7 +128,10 @@ class Bench:
                 file.write(f"prompt {number}\n" + "answer\n" * LINES)
             (Path(self.workspace.path) / "count.txt").write_text(str(number))
             saved = take(
-                self.engine, opened, "tool", self.engine.store.next_checkpoint(self.workspace.id)
+                self.engine,
+                opened,
+                "tool",
+                self.engine.store.next_checkpoint(self.workspace.id, claim.run.id),
             )
             self.engine.store.add_checkpoint(saved, claim)
             prune(self.engine, claim.run)

@@ -55,7 +55,13 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
         fd = engine.workspaces.lock(place, f"perdure fetches {run.name}")
         try:
             number, saved, _ = make_workdir(
-                engine.store, engine.workspaces, manifest, files, place, run.spec.agent
+                engine.store,
+                engine.workspaces,
+                manifest,
+                files,
+                place,
+                run.spec.agent,
+                run.id,
             )
             parts = tuple(
                 chain.from_iterable(

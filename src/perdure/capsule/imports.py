@@ -131,7 +131,7 @@ def import_run(
         brought: list[Path] = []
         try:
             number, saved, notes = make_workdir(
-                engine.store, engine.workspaces, manifest, files, place, spec.agent
+                engine.store, engine.workspaces, manifest, files, place, spec.agent, run_id
             )
             parts = tuple(
                 chain.from_iterable(
@@ -271,6 +271,7 @@ def make_workdir(
     files: VerifiedCapsule,
     place: Workspace,
     agent: str,
+    run_id: str,
 ) -> tuple[int, Saved, tuple[str, ...]]:
     """Restore the workdir of the checkpoint, without any difference. Return the checkpoint's new
     number on this machine, the saved workdir for the checkpoint's record, and notes for a person.
@@ -279,7 +280,7 @@ def make_workdir(
     if place.backend is not Backend.HERE:
         workspaces.prepare(place, agent)
     form = "sha256" if len(workdir.commit) == 64 else "sha1"
-    number = store.next_checkpoint(place.id)
+    number = store.next_checkpoint(place.id, run_id)
     saved = Saved(commit="", ref="", git_dir="")
     for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
         facts = PackedFacts(

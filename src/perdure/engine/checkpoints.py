@@ -66,7 +66,7 @@ def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
         raise NotFound(
             f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}"
         )
-    missed = missed_checkpoint(store.history(run.id, limit=100_000))
+    missed = missed_checkpoint(store.latest(run.id, 100_000))
     if missed:
         raise NotFound(
             f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor"
@@ -129,7 +129,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
                 engine.store.reassign(run.id, before)
         raise
     sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
-    contexts, records = engine.store.contexts(run.id), engine.store.history(run.id, limit=HISTORY)
+    contexts, records = engine.store.contexts(run.id), engine.store.latest(run.id, HISTORY)
     before_it = retired(records)
     if files_only:
         now = before_it
@@ -237,7 +237,7 @@ def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Ch
         parts = engine.copies.parts(driver, session.id)
     else:
         parts = ()
-    number = engine.store.next_checkpoint(place.id)
+    number = engine.store.next_checkpoint(place.id, run.id)
     kept = Checkpoint(
         run=run.id,
         number=number,

@@ -372,9 +372,10 @@ class RunStore(Protocol):
         name or id is taken."""
         ...
 
-    def next_checkpoint(self, workspace_id: str) -> int:
-        """Return the number for the next checkpoint of this workspace. All runs of a workspace
-        share one numbering."""
+    def next_checkpoint(self, workspace_id: str, run_id: str) -> int:
+        """Return the number for the run's next checkpoint in this workspace. It is greater than all
+        numbers of the workspace, which several runs may share, and than all numbers of the run,
+        which may have had a workspace on another host before."""
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:

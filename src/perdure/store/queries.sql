@@ -318,7 +318,7 @@ SELECT id, secret FROM identity WHERE one = 1;
 INSERT INTO identity (one, id, secret) VALUES (1, :id, :secret) ON CONFLICT (one) DO NOTHING;
 
 -- name: next_checkpoint
-SELECT COALESCE(MAX(number), 0) + 1 AS number FROM checkpoints WHERE workspace_id = :workspace_id;
+SELECT COALESCE(MAX(number), 0) + 1 AS number FROM checkpoints WHERE workspace_id = :workspace_id OR run = :run;
 
 -- name: add_checkpoint
 INSERT INTO checkpoints (workspace_id, number, run, attempt, at, body) VALUES (:workspace_id, :number, :run, :attempt, :at, :body);

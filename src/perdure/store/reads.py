@@ -123,8 +123,9 @@ class StoreReads:
     def claims(self) -> Sequence[Claim]:
         return [claim_of(row) for row in self._rows("running")]
 
-    def next_checkpoint(self, workspace_id: str) -> int:
-        return int(self._rows("next_checkpoint", workspace_id=workspace_id)[0]["number"])
+    def next_checkpoint(self, workspace_id: str, run_id: str) -> int:
+        (row,) = self._rows("next_checkpoint", workspace_id=workspace_id, run=run_id)
+        return int(row["number"])
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
         if run_id:

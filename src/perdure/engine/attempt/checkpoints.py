@@ -155,7 +155,7 @@ class Checkpointing(Struct):
         self._taking = self._pool.submit(take, self.engine, self.opened, why, self._number())
 
     def _number(self) -> int:
-        return self.engine.store.next_checkpoint(self.opened.workspace.id)
+        return self.engine.store.next_checkpoint(self.opened.workspace.id, self.opened.claim.run.id)
 
     def _publish(self, taken: Callable[[], Checkpoint]) -> None:
         try:
@@ -230,7 +230,7 @@ def comparison_base(store: RunStore, opened: LiveAttempt) -> AttemptBaseline:
     from perdure.workspace import AttemptBaseline
 
     run, number = opened.claim.run, opened.attempt.number
-    records = store.history(run.id, limit=HISTORY)
+    records = store.latest(run.id, HISTORY)
     left, foreign = 0, set[str]()
     for record in records:
         event = record.event
@@ -340,7 +340,7 @@ def save_before_cleanup(engine: Engine, workspace: Workspace, last: Checkpoint) 
     """Save the present workdir, with the conversation of its last checkpoint, as an additional
     checkpoint. Return that checkpoint. It is not deleted when later ones are taken. The caller
     holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is published."""
-    number = engine.store.next_checkpoint(workspace.id)
+    number = engine.store.next_checkpoint(workspace.id, last.run)
     saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
     kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
     engine.store.add_checkpoint(kept)

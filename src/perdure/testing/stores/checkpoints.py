@@ -102,13 +102,21 @@ class CheckpointSuite:
         """Runs that share a workdir never have checkpoints with the same number. Adding a
         checkpoint whose number is taken raises Conflict."""
         first, second = submit(store, where="shared"), submit(store, where="shared")
-        assert store.next_checkpoint("shared") == 1
+        assert store.next_checkpoint("shared", first.id) == 1
         store.add_checkpoint(checkpoint(first))
-        assert (store.next_checkpoint("shared"), store.next_checkpoint("another")) == (2, 1)
+        assert store.next_checkpoint("shared", second.id) == 2
+        assert store.next_checkpoint("another", second.id) == 1
         with pytest.raises(Conflict):
             store.add_checkpoint(checkpoint(second))
         store.add_checkpoint(checkpoint(second, 2))
         assert [each.number for each in store.checkpoints(first.id)] == [1]
+
+    def test_numbers_go_on_in_another_workspace(self, store: Store) -> None:
+        """A run may move to a host where its workspace has another id. Its next checkpoint there
+        has a higher number than its last one, so that the highest number is the newest."""
+        run = submit(store, where="shared")
+        store.add_checkpoint(checkpoint(run, 7))
+        assert store.next_checkpoint("on another host", run.id) == 8
 
     def test_what_is_forgotten_is_gone(self, store: Store) -> None:
         """`forget_checkpoints` removes only the given checkpoints of the run. Removing them again
