@@ -118,7 +118,7 @@ def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
     NotFound."""
     found = store.checkpoints(run.id)
     if not found:
-        missed = missed_checkpoint(store.history(run.id, limit=100_000))
+        missed = missed_checkpoint(store.latest(run.id, 100_000))
         if missed:
             raise NotFound(
                 f"{run.name} has no checkpoint, because none could be taken: {missed}",

@@ -83,7 +83,7 @@ def report_of(
     """Return the report of a run, read from the store. `records`: the run's history, if the caller
     has already read it. `liveness`: which processes of the running run are alive."""
     if records is None:
-        records = store.history(run.id, limit=100_000)
+        records = store.latest(run.id, 100_000)
     if "delivery" in run.spec.labels:
         posting = store.posting(run.id)
     else:

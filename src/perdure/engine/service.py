@@ -699,7 +699,7 @@ def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
     attempts = [each for each in store.attempts(run.id) if number in (0, each.number)]
     if not attempts:
         raise NotFound(f"{run.name} has no attempt {number or 1}", f"Try: perdure show {run.name}")
-    return work_report(attempts[-1], store.history(run.id, limit=HISTORY))
+    return work_report(attempts[-1], store.latest(run.id, HISTORY))
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:

@@ -53,7 +53,7 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
 
 
 def _work(store: RunStore, redactor: Redactor, attempt: Attempt) -> WorkSummary | None:
-    report = work_report(attempt, store.history(attempt.run, limit=HISTORY))
+    report = work_report(attempt, store.latest(attempt.run, HISTORY))
     if report.verdict is None:
         return None
     text = redactor.text

@@ -107,7 +107,7 @@ def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
 def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
     """Return the usage of the turn in which this attempt asked the previous conversation for its
     summary."""
-    records = store.history(run.id, limit=HISTORY)
+    records = store.latest(run.id, HISTORY)
     spent = (
         record.event.usage
         for record in records

@@ -90,9 +90,7 @@ def size_before(
         return UNKNOWN
     last = _last(store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
-    events = [
-        record.event for record in store.history(run.id, limit=HISTORY) if record.attempt == number
-    ]
+    events = [record.event for record in store.latest(run.id, HISTORY) if record.attempt == number]
     refused = (
         last is not None
         and last.outcome is not None

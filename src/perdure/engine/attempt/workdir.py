@@ -163,7 +163,7 @@ def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | Non
         for each in store.checkpoints(run.id)
         if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
     ]
-    for record in reversed(store.history(run.id, limit=HISTORY)):
+    for record in reversed(store.latest(run.id, HISTORY)):
         match record.event:
             case CheckpointRestored(number=number):
                 return next((each for each in mine if each.number == number), None)

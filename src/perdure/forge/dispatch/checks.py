@@ -101,7 +101,7 @@ class Checks:
         return [event for _, event in self._events(run) if event.commit == commit]
 
     def _events(self, run: TaskRun) -> list[tuple[int, ChecksFailed]]:
-        history = self._engine.store.history(run.id, limit=HISTORY)
+        history = self._engine.store.latest(run.id, HISTORY)
         return [(each.at, each.event) for each in history if isinstance(each.event, ChecksFailed)]
 
     def limit_reached(self, rule: Rule, run: TaskRun) -> str:

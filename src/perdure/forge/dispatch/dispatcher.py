@@ -480,9 +480,7 @@ class Dispatcher:
         reports them."""
         if run.workspace is None:
             return None
-        told = (
-            record.event for record in reversed(self._engine.store.history(run.id, limit=HISTORY))
-        )
+        told = (record.event for record in reversed(self._engine.store.latest(run.id, HISTORY)))
         last = next((event.commit for event in told if isinstance(event, BaseMoved)), "")
         try:
             found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)

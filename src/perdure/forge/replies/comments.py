@@ -434,7 +434,7 @@ class _PostingUpdate(Struct):
         ended = [each for each in store.attempts(self.run.id) if each.outcome is not None]
         if not ended:
             return None
-        return work_report(ended[-1], store.history(self.run.id, limit=HISTORY))
+        return work_report(ended[-1], store.latest(self.run.id, HISTORY))
 
     # --- the status ---
 

@@ -133,7 +133,7 @@ def overview(visit: Visit) -> Response:
     """Show `/runs/NAME`: the timeline, and the end of the log."""
     run = found(visit)
     look = visit.desk.look
-    records = look.history(run.id, limit=HISTORY)
+    records = look.latest(run.id, HISTORY)
     report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
     # `records` has only the beginning of a very long journal, so the end of the log is read
     # separately.
@@ -262,7 +262,7 @@ def instructions(visit: Visit) -> Response:
     """Show `/runs/NAME/instructions`: every version, newest first."""
     run = found(visit)
     contexts = visit.desk.look.contexts(run.id)
-    records = visit.desk.look.history(run.id, limit=100_000)
+    records = visit.desk.look.latest(run.id, HISTORY)
     return visit.page(
         "instructions.html",
         **about(visit, run, "instructions"),
