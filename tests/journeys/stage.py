@@ -220,10 +220,14 @@ class Stage:
         """Kill everything at once, as a power cut would: the supervisor first, then every other
         process, until none is alive. They are stopped before, so that none sees another's end."""
         supervisor.kill()
+        killed = set[int]()
         while pids := self.marked():
+            killed.update(pids)
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in pids:
                     _send(pid, number)
+        # A killed process loses its environment, and so its mark, before it releases its locks.
+        self.until(lambda: not any(map(_is_live, killed)), "every killed process has ended")
         self.finish(supervisor)
 
     def nothing_survives(self) -> None:

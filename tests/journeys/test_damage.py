@@ -737,10 +737,10 @@ def test_a_restore_that_was_cut_off(stage: MakeStage) -> None:
     assert by_hand.returncode == 0, by_hand.stderr
     add_what_is_refused(one)
     copies, away = one.state / "transcripts", one.directory / "away"
-    copies.rename(away)
+    spread.rename(copies, away)
     assert one.perdure("update", "task", "Now the second one.", "--json").code == 3
     shutil.rmtree(copies, ignore_errors=True)
-    away.rename(copies)
+    spread.rename(away, copies)
     (transcript,), (copy,) = one.transcripts(), one.copies()
     transcript.rename(f"{transcript}.perdure-unusable.1")
     transcript.write_bytes(copy.read_bytes())
@@ -759,7 +759,7 @@ def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     add_what_is_refused(one)
     copies, away = one.state / "transcripts", one.directory / "away"
-    copies.rename(away)
+    spread.rename(copies, away)
     since = len(one.rehearsal.requests)
     refused = one.perdure("update", "task", "Now the second one.", "--json")
     assert refused.code == 3, refused.err
@@ -774,7 +774,7 @@ def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
     assert why in third["outcome"]["detail"]
     assert len(one.rehearsal.requests) == since
     shutil.rmtree(copies, ignore_errors=True)
-    away.rename(copies)
+    spread.rename(away, copies)
     attempts, first_request = retried(one)
     _, _, _, again, last = attempts
     assert (again["rung"], again["outcome"]["kind"]) == ("native", "session_broken"), again
