@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.spread import together
+from tests import spread
 
 if TYPE_CHECKING:
     from tests.servers.gitea.server import Gitea
@@ -170,9 +170,10 @@ def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """The guard of one test: a home of its own, and a list of touched files of the real one. The
     list must be empty, even if the code under test swallowed the guard's error."""
     _touched.clear()
+    mounted = spread.count()
     _move_into(_scratch_directory, monkeypatch)
     yield _touched
-    together()
+    spread.together(mounted)
     assert _touched == [], "the real home was touched"
 
 

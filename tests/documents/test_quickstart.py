@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import spread
 from tests.journeys.pages import Reader, commands, machine
 from tests.journeys.stage import Stage
 
@@ -50,8 +51,7 @@ def test_the_quickstart_looks_as_it_did(quickstart: Stage) -> None:
     """Each command's screen is the one that a person approved last. Nothing is wider than the
     terminal, and a success has its color. The agent is killed as the page says."""
     stage = quickstart
-    shop = stage.home / "shop"
-    stage.repo.rename(shop)
+    shop = spread.rename(stage.repo, stage.home / "shop")
     stage.repo = shop
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     reader = Reader(stage, stage.home)

@@ -17,6 +17,7 @@ import perdure
 from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.main import VERBS
 from perdure.model import Permissions
+from tests import spread
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 STRANGER = 54321
@@ -238,9 +239,9 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
 
 
 NO_TEMPORARY = """
-mount --bind "$1" /srv
+mount --rbind "$1" /srv
 for place in /tmp /var/tmp; do mount --rbind $place $place; mount -o remount,bind,ro $place; done
-mount --bind /srv "$1"
+mount --rbind /srv "$1"
 cd /proc
 shift
 exec setpriv --inh-caps=-all --ambient-caps=-all "$@"
@@ -321,6 +322,8 @@ def test_new_instructions_on_a_full_disk_are_given_once(
 ) -> None:
     """If an update is stored but its attempt cannot start, the message says so and names the
     command that continues, so that nobody gives the instructions twice."""
+    if spread.is_on():  # That file system is nearly empty, and 99 % is the highest limit.
+        (one.home / ".local/share/filler").write_bytes(bytes(50 << 20))
     with monkeypatch.context() as full:
         full.setitem(one.environ, "PERDURE_DISK_REFUSE", "99%")
         full.setitem(one.environ, "PERDURE_DISK_REFUSE_BYTES", "900 TB")

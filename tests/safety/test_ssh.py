@@ -20,6 +20,7 @@ from perdure.host.git.ssh import Ssh
 from perdure.model import Workspace
 from perdure.workspace import Workspaces
 from perdure.workspace.transport import RemoteSource
+from tests import spread
 from tests.servers.sshd import Sshd, agent, serving
 from tests.workspace.yard import Yard, make_yard
 
@@ -185,7 +186,7 @@ def test_no_part_of_an_address_is_an_option(far: SharedCache, repo: str) -> None
     anything runs."""
     with pytest.raises((UsageError, NotFound)):
         far.prepared(repo, far.ssh(key=far.sshd.key))
-    assert not far.yard.root.exists() and "Accepted" not in far.sshd.said
+    assert spread.is_untouched(far.yard.root) and "Accepted" not in far.sshd.said
 
 
 def test_what_somebody_outside_names_needs_the_owners_word(far: SharedCache) -> None:

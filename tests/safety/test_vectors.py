@@ -9,6 +9,7 @@ import pytest
 
 from perdure.errors import PerdureError
 from perdure.model import Backend, Workspace
+from tests import spread
 from tests.safety.trust import documented
 from tests.safety.vectors import VECTORS, Ground, Vector
 from tests.workspace.yard import Yard, make_yard
@@ -199,7 +200,7 @@ def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
     place, workspace = ground(yard, "isolated")
     tenant = make_yard(yard.top / "tenant")
     before = sorted((tenant.repo / ".git/objects").rglob("*"))
-    (place.common / "objects").rename(yard.top / "objects")
+    spread.rename(place.common / "objects", yard.top / "objects")
     (place.common / "objects").symlink_to(tenant.repo / ".git/objects")
     with pytest.raises(PerdureError):
         yard.workspaces.rescue(workspace, "x")
@@ -213,7 +214,7 @@ def test_a_workdir_without_its_git_directory_is_not_taken_for_its_parents(yard: 
     place, workspace = ground(yard, "isolated")
     above = Ground(yard, yard.root, yard.root / ".git", yard.root / ".git")
     above.config(("core.fsmonitor", above.program))
-    (place.top / ".git").rename(yard.top / "gone")
+    spread.rename(place.top / ".git", yard.top / "gone")
     place.git("status")
     assert above.canary.exists()
     above.canary.unlink()

@@ -43,10 +43,28 @@ def apart(*directories: Path) -> None:
 def remove(directory: Path) -> None:
     """Remove a directory with everything in it, also where parts of it are separate file
     systems."""
+    unmount(directory)
+    shutil.rmtree(directory)
+
+
+def unmount(directory: Path) -> None:
+    """Unmount the separate file systems in a directory. Their files are lost."""
     for inner in [each for each in _mounted if each.is_relative_to(directory)][::-1]:
         subprocess.run(["umount", "--lazy", str(inner)], check=True)
         _mounted.remove(inner)
-    shutil.rmtree(directory)
+
+
+def is_untouched(directory: Path) -> bool:
+    """Return whether nothing has been made in a directory that the test did not make itself. A
+    separate file system exists before the test, and is empty."""
+    if directory in _mounted:
+        return not list(directory.iterdir())
+    return not directory.exists()
+
+
+def count() -> int:
+    """Return the number of file systems that are mounted now, for `together`."""
+    return len(_mounted)
 
 
 def rename(old: Path, new: Path) -> Path:
@@ -65,9 +83,10 @@ def rename(old: Path, new: Path) -> Path:
     return new
 
 
-def together() -> None:
-    """Unmount this process's mounts, and remove the empty directories of a finished fixture."""
-    while _mounted:
+def together(kept: int = 0) -> None:
+    """Unmount this process's file systems, and remove the empty directories of a finished fixture.
+    The first `kept` file systems stay: they belong to fixtures that live longer than a test."""
+    while len(_mounted) > kept:
         directory = _mounted.pop()
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
         with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import spread
 from tests.sweeper.ground import Ground
 
 Undo = Callable[[], object]
@@ -112,9 +113,8 @@ def _locked(ground: Ground, top: Path) -> None:
 
 
 def _unmounted(ground: Ground, top: Path) -> Undo:
-    aside = ground.yard.top / "unmounted"
-    top.rename(aside)
-    return lambda: aside.rename(top)
+    aside = spread.rename(top, ground.yard.top / "unmounted")
+    return lambda: spread.rename(aside, top)
 
 
 def _repository_gone(ground: Ground, top: Path) -> Undo:
@@ -134,10 +134,15 @@ def _status_fails(ground: Ground, top: Path) -> Undo:
 
 
 def _linked(ground: Ground, top: Path) -> Undo:
-    aside = ground.yard.top / "moved"
-    top.rename(aside)
+    aside = spread.rename(top, ground.yard.top / "moved")
     top.symlink_to(aside)
-    return lambda: (top.unlink(missing_ok=True), aside.rename(top) if not top.exists() else None)
+
+    def undo() -> None:
+        top.unlink(missing_ok=True)
+        if not top.exists():
+            spread.rename(aside, top)
+
+    return undo
 
 
 def _no_pointer(ground: Ground, top: Path) -> Undo:

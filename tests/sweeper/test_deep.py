@@ -13,6 +13,7 @@ from perdure.engine import service
 from perdure.engine.sweeper import SweepVerdict
 from perdure.host.system.files import remove_tree, walk
 from perdure.workspace import trash
+from tests import spread
 from tests.sweeper.ground import Ground
 
 LEVELS = 1010
@@ -24,6 +25,7 @@ LONGEST = 4096
 def removed(tmp_path: Path) -> Iterator[None]:
     """Remove everything afterwards, because pytest cannot."""
     yield
+    spread.unmount(tmp_path)
     remove_tree(tmp_path)
     tmp_path.mkdir()
 
@@ -68,7 +70,7 @@ def test_a_deep_workdir_stops_no_sweep(ground: Ground, where: str) -> None:
 def test_a_deep_entry_can_be_purged(ground: Ground, levels: int, name: str) -> None:
     """Also if its paths are longer than the system allows. A purge that was interrupted is
     finished."""
-    top = ground.yard.top / "deep"
+    top = ground.yard.root / "deep"
     for _ in range(2):
         nest(top, levels, name, mode=0o000)
         (top / "closed").mkdir(mode=0o000)

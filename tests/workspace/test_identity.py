@@ -22,6 +22,7 @@ from perdure.workspace.identity import (
     identify,
     parse_remote,
 )
+from tests import spread
 from tests.workspace.yard import Yard, make_yard
 
 HOSTILE = [
@@ -278,7 +279,7 @@ def test_what_cannot_be_meant_is_refused_with_a_way_out(
     with pytest.raises(kind, match=why) as caught:
         yard.workspaces.plan(TaskSpec(prompt="p", **spec), "brave-otter", yard.repo)
     assert caught.value.hint
-    assert not yard.root.exists()
+    assert spread.is_untouched(yard.root)
 
 
 def test_a_repository_without_a_commit_is_refused(yard: Yard) -> None:

@@ -17,11 +17,11 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 class Bench:
     """A workdir in which an attempt begins now."""
 
-    def __init__(self, yard: Yard, backend: str) -> None:
+    def __init__(self, yard: Yard, backend: str, attempt: Path | None = None) -> None:
         self.yard, self.workspace = yard, yard.plan(backend)
         yard.workspaces.prepare(self.workspace, "claude")
         self.top = Path(self.workspace.path)
-        self.launched = yard.top / "prompt.md"
+        self.launched = (attempt or yard.top) / "prompt.md"
         self.number = 0
 
     def launch(self) -> None:
@@ -85,6 +85,21 @@ def test_files_are_told_with_their_lines_one_attempt_after_the_other(
     (bench.top / "binary").unlink()
     _, seen = bench.end(second)
     assert told(seen) == {("new.txt", "changed", 1, 1), ("binary", "deleted", None, None)}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_files_from_before_the_launch_are_not_the_agents_with_the_state_on_another_disk(
+    yard: Yard, elsewhere: Path, backend: str
+) -> None:
+    """The record of the launch is on another file system than the workdir. A task file that was
+    placed before the launch is not listed, and one that the agent changed is."""
+    bench = Bench(yard, backend, elsewhere)
+    for name in ("given.txt", "edited.txt"):
+        (bench.top / name).write_text("task file\n")
+    bench.launch()
+    (bench.top / "edited.txt").write_text("by the agent\n")
+    _, seen = bench.end(foreign=frozenset({"given.txt", "edited.txt"}))
+    assert told(seen) == {("edited.txt", "added", 1, 0)}
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)

@@ -6,6 +6,9 @@ delete. So new work is refused early, running work may finish, and reading alway
 addition, the ballast, a placeholder file next to the database, is emptied when space runs out.
 Nobody has to restore it: the next check creates it again if there is enough space.
 
+This module also knows the types of file systems. `store.disk` refuses some of them for the
+database. `was_changed_since` compares times only where both file systems use the same clock.
+
 `service` asks `Volumes` before it accepts a task, `worker` before it claims an attempt. The store
 asks `Ballast` before a transaction, and after a transaction that failed for lack of space.
 """
@@ -20,7 +23,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.errors import DiskFull
+from perdure.host import system
 
+MOUNTS = Path("/proc/self/mountinfo")
+KERNEL_CLOCK = frozenset("bcachefs btrfs ext2 ext3 ext4 f2fs overlay tmpfs xfs zfs".split())
+"""Types of file systems that take the times of their files from this kernel's clock. A network file
+system may take them from its server, and FUSE from any program."""
 NAME = "ballast"
 NEEDED = 8 * 1024**2
 """Free space that a transaction may need, in bytes. It includes the log that the transaction may
@@ -60,6 +68,39 @@ class DiskRoom(Struct, frozen=True):
             f"{self.free / 1024**2:,.0f} MB ({self.percent:.1f} %) of the volume of {self.path} "
             "are free"
         )
+
+
+def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
+    """Return the type of the file system of a path; empty if unknown. `mounts` is the kernel's list
+    of mounts on Linux (proc(5))."""
+    try:
+        known = system.mounts(mounts)
+    except OSError:
+        return ""
+    real = os.path.realpath(directory)
+    best, kind = -1, ""
+    for point, of_point in known:
+        inside = point == "/" or real == point or real.startswith(point + "/")
+        # If two mounts share a mount point, the later one hides the earlier.
+        if inside and len(point) >= best:
+            best, kind = len(point), of_point
+    return kind
+
+
+def was_changed_since(path: Path, mark: Path) -> bool | None:
+    """Return whether the file `path` was changed after perdure wrote the file `mark`. A change of
+    its name or mode counts too. Return None if that is unknown, because the two files are on file
+    systems that may use different clocks. Raises OSError."""
+    seen, marked = path.lstat(), mark.stat()
+    if seen.st_dev != marked.st_dev:
+        kinds = {file_system(path.parent), file_system(mark.parent)}
+        if not kinds <= KERNEL_CLOCK:
+            return None
+    at = marked.st_mtime_ns
+    # Some file systems store whole seconds only, such as ext4 with inodes of 128 bytes.
+    if seen.st_ctime_ns % 1_000_000_000 == 0:
+        at -= at % 1_000_000_000
+    return seen.st_ctime_ns >= at
 
 
 def free_space(path: Path) -> DiskRoom:

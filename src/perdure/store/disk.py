@@ -8,14 +8,11 @@ not work over a network filesystem"). Called by `sqlite.connect`; `perdure docto
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.host import system
-
-MOUNTS = Path("/proc/self/mountinfo")
+from perdure.host.volumes import MOUNTS, file_system
 
 NETWORK = frozenset(
     """nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs auristorfs ceph coda davfs fhgfs beegfs
@@ -43,23 +40,6 @@ def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
             f"({kind})",
             "choose a state directory on a local disk",
         )
-
-
-def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
-    """Return the type of the file system of a path; empty if unknown. `mounts` is the kernel's list
-    of mounts on Linux (proc(5))."""
-    try:
-        known = system.mounts(mounts)
-    except OSError:
-        return ""
-    real = os.path.realpath(directory)
-    best, kind = -1, ""
-    for point, of_point in known:
-        inside = point == "/" or real == point or real.startswith(point + "/")
-        # If two mounts share a mount point, the later one hides the earlier.
-        if inside and len(point) >= best:
-            best, kind = len(point), of_point
-    return kind
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.errors import GitFailed
+from perdure.host.volumes import was_changed_since
 from perdure.model import Saved
 from perdure.model.events import WorkSeen
 from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
@@ -76,7 +77,7 @@ def observe(repo: CheckpointRepository, saved: Saved, against: AttemptBaseline) 
         files = []
     else:
         files = _files(repo, base, f"{saved.commit}:worktree")
-    files = [each for each in files if _is_new(repo, base, against, began, each)]
+    files = [each for each in files if _is_new(repo, base, against, each)]
     if saved.untracked and saved.head:
         ignored = _ignored(repo, [each.name for each in files if each.state == "added"])
         files = [each for each in files if each.name not in ignored]
@@ -225,21 +226,17 @@ def _is_new(
     repo: CheckpointRepository,
     base: _Base,
     against: AttemptBaseline,
-    began: os.stat_result | None,
     file: FileOfWork,
 ) -> bool:
     """Return whether the attempt can have caused the difference. A file whose inode has not changed
     since the launch was not changed by the attempt."""
     suspect = not base.exact or file.name in against.foreign
-    if not suspect or began is None or file.state == "deleted":
+    if not suspect or against.since is None or file.state == "deleted":
         return True
     try:
-        seen = os.lstat(repo.top / file.name)
+        return was_changed_since(repo.top / file.name, against.since) is not False
     except OSError:
         return True
-    # Two file systems may use different clocks, so a time on one cannot be compared with a time on
-    # the other.
-    return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
 
 
 def _ignored(repo: CheckpointRepository, names: list[str]) -> set[str]:

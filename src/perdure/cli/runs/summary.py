@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
+from perdure.host.volumes import was_changed_since
 from perdure.model import SAFETY_REASONS, Backend, Workspace
 from perdure.patterns import late_pattern
 from perdure.rules.text import VERDICTS, span
@@ -114,11 +115,9 @@ def _is_plain(file: FileOfWork, directory: str, top: Path) -> bool:
     if file.state not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
         return False
     try:
-        launched = (Path(directory) / "prompt.md").stat()
-        seen = (top / file.name).lstat()
+        return was_changed_since(top / file.name, Path(directory) / "prompt.md") is True
     except (OSError, ValueError):
         return False  # The file is gone, or its name is not UTF-8.
-    return seen.st_dev == launched.st_dev and seen.st_ctime_ns >= launched.st_mtime_ns
 
 
 def summary(report: RunReport, changes: str = "") -> str:
