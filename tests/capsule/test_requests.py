@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.capsule.story import MOVED, CapsuleStory, import_requests
-from perdure.model import RunState, TaskRun, TaskSpec
+from perdure.model import Attempt, Continuation, RunState, Start, TaskRun, TaskSpec
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 
 NOW, LASTS = 1_000_000, 500
@@ -48,8 +48,18 @@ def test_a_request_arrives(
 ) -> None:
     """Everybody has the whole time to answer; an approval that was not used is asked for again."""
     spec, state = TaskSpec(prompt="x"), RunState.QUEUED
-    run = TaskRun(id="b" * 32, name="task", spec=spec, state=state, created=1, updated=1, attempt=2)
-    story = CapsuleStory(run=run, contexts=(), attempts=(), sessions=(), requests=(request_there,))
+    run = TaskRun(id="b" * 32, name="task", spec=spec, state=state, created=1, updated=1, attempt=3)
+    start = Continuation(kind=Start.FRESH)
+    # The third attempt was claimed and has never begun.
+    attempts = tuple(
+        Attempt(
+            run=run.id, number=number, context_version=1, worker="w", started=1, continuation=begun
+        )
+        for number, begun in ((1, start), (2, start), (3, None))
+    )
+    story = CapsuleStory(
+        run=run, contexts=(), attempts=attempts, sessions=(), requests=(request_there,)
+    )
     (found,) = import_requests(story, run.id, NOW, LASTS)
     assert (found.run, found.expires) == (run.id, NOW + LASTS)
     assert (found.state, found.answer, found.words) == here

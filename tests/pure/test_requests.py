@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,17 +13,20 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from perdure import store as stores
 from perdure.agents.claude import hook
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
 from perdure.engine.attempt.approval_rules import save
-from perdure.engine.attempt.requests import _arguments, _ruled
+from perdure.engine.attempt.requests import _arguments, _ruled, answers_for
 from perdure.errors import UsageError
-from perdure.model import Outcome, OutcomeKind, RunState, codec
+from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, RunState, Start, codec
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.rules import requests as rules
 from perdure.rules.approvals import is_stored_whole, rule_for, why_not_allowed
+from perdure.testing.stores.requests import given
+from perdure.testing.stores.samples import AGAIN, begun, claimed
 
 DAY_MS = 86_400_000
 
@@ -39,6 +43,18 @@ def made(*calls: OpenCall, earlier: tuple[AgentRequest, ...] = ()) -> tuple[Agen
 def answered(request: AgentRequest, answer: AnswerKind, **more: Any) -> AgentRequest:
     changes = {"state": RequestState.ANSWERED, "answer": answer, **more}
     return replace(request, **changes)
+
+
+def attempt(number: int, outcome: Outcome | None = None, began: bool = True) -> Attempt:
+    return Attempt(
+        run="r",
+        number=number,
+        context_version=1,
+        worker="w",
+        started=1,
+        continuation=Continuation(kind=Start.FRESH) if began else None,
+        outcome=outcome,
+    )
 
 
 def test_the_hook_knows_a_call_by_the_same_digest() -> None:
@@ -106,13 +122,47 @@ def test_an_answer_is_given_to_one_attempt() -> None:
     assert rules.undelivered_answers([given], 3, frozenset()) == ()
 
 
+def test_an_attempt_that_never_began_loses_no_answer(tmp_path: Path) -> None:
+    """The answer that a lost attempt got is passed on, also if the attempt between the lost one and
+    this one was claimed but could not begin. It is not passed on past an attempt that
+    began."""
+    with closing(stores.open(tmp_path / "perdure.db")) as store:
+        run = given(store, AnswerKind.ALLOW)
+        store.finish(claimed(store, run), AGAIN)
+        claim = claimed(store, run)
+        (tmp_path / "2").mkdir()
+        engine = SimpleNamespace(
+            store=store, state=tmp_path, attempt_directory=lambda claim: tmp_path / "4"
+        )
+        asked = Continuation(kind=Start.FRESH)
+
+        def answers() -> list[int]:
+            found = answers_for(cast(Any, engine), claim, cast(Any, None), asked, None, news=False)
+            return [each.number for each in found.requests]
+
+        assert answers() == [1]
+        store.begin(claim, begun(run))
+        store.finish(claim, AGAIN)
+        claim = claimed(store, run)
+        assert answers() == []
+
+
+def test_an_attempt_that_succeeded_needs_no_answer_again() -> None:
+    """Only an attempt that has begun, and did not succeed, may have left an answer unused."""
+    assert rules.unsettled_attempt([]) == 0
+    lost = Outcome(kind=OutcomeKind.LOST)
+    assert rules.unsettled_attempt([attempt(1, lost), attempt(2), attempt(3, began=False)]) == 2
+    done = Outcome(kind=OutcomeKind.SUCCEEDED)
+    assert rules.unsettled_attempt([attempt(1, lost), attempt(2, done)]) == 0
+
+
 def test_a_superseded_approval_refuses_the_call() -> None:
     """After a restore or new instructions the waiting call is refused, even if it was allowed
-    before. A call that is not waiting is not mentioned."""
+    before, and in nobody's name. A call that is not waiting is not mentioned."""
     (request,) = made(call())
-    closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED)
+    closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED, by="ada")
     (given,) = rules.undelivered_answers([closed], 1, frozenset())
-    assert given.answer is AnswerKind.DENY
+    assert (given.answer, given.by) == (AnswerKind.DENY, "")
     gone = replace(closed, parked=False)
     assert rules.undelivered_answers([gone], 1, frozenset()) == ()
 

@@ -31,7 +31,7 @@ from perdure.model import (
 from perdure.model.codec import encode, resolved
 from perdure.model.events import AnyEvent, AttemptEnded, Record, Unrecognised
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
-from perdure.rules.requests import MOST_OF_RUN, SHOWN, WORDS
+from perdure.rules.requests import MOST_OF_RUN, SHOWN, WORDS, unsettled_attempt
 
 MOST_RECORDS = 1_000_000
 LONGEST_LINE = 4 << 20
@@ -178,23 +178,24 @@ def import_requests(
     """Return the requests as this machine stores them.
 
     An approval is valid only on the machine where a person gave it. An approval that no attempt has
-    received becomes an open request again. An approval that the newest attempt has received is
-    superseded. The time limit for answers starts again on this machine.
+    received becomes an open request again. An approval that the newest attempt has received, and
+    may not have used, is superseded. The time limit for answers starts again on this machine.
     """
+    previous = unsettled_attempt(story.attempts)
     return tuple(
-        replace(_import_request(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
+        replace(_import_request(each, previous), run=run_id, expires=now + lasts_ms)
         for each in story.requests
     )
 
 
-def _import_request(request: AgentRequest, newest: int) -> AgentRequest:
+def _import_request(request: AgentRequest, previous: int) -> AgentRequest:
     if request.answer is not AnswerKind.ALLOW:
         return request
     if not request.given and request.state is RequestState.ANSWERED:
         return replace(
             request, state=RequestState.OPEN, answer=None, by="", rule="", via="", answered=0
         )
-    if request.given == newest:
+    if request.given == previous:
         return replace(request, state=RequestState.SUPERSEDED, words=MOVED)
     return request
 

@@ -699,7 +699,8 @@ class RequestGiven(Event, frozen=True, tag="request_given"):
 
 
 class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
-    """A request was closed without an answer, because something else happened to the run."""
+    """A request was closed, or its unused answer was canceled, because something else happened to
+    the run."""
 
     number: int
     reason: str

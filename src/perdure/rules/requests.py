@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.model import Condition, Decision, Outcome, RunState
+from perdure.model import Attempt, Condition, Decision, Outcome, OutcomeKind, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.rules.text import visible
 
@@ -268,13 +268,25 @@ def answers_text(requests: Sequence[AgentRequest]) -> str:
     return "\n\n".join(lines)
 
 
+def unsettled_attempt(attempts: Sequence[Attempt]) -> int:
+    """Return the number of the newest attempt that has begun, because it may not have used the
+    answers that it got; 0 if there is none. If it succeeded, nothing is left to be answered."""
+    begun = [each for each in attempts if each.continuation is not None]
+    if not begun:
+        return 0
+    outcome = begun[-1].outcome
+    if outcome is not None and outcome.kind is OutcomeKind.SUCCEEDED:
+        return 0
+    return begun[-1].number
+
+
 def undelivered_answers(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
     """Return the requests whose answers have to be passed to the next attempt.
 
-    `previous`: number of the newest attempt that has ended. `spent`: requests whose approval was
-    used. An answer that the previous attempt did not use is passed again.
+    `previous`: the `unsettled_attempt` of the run. `spent`: requests whose approval was used. An
+    answer that the previous attempt did not use is passed again.
     """
     return tuple(
         _closed(each)
@@ -288,7 +300,7 @@ def undelivered_answers(
 def used_up(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
-    """Return the parked calls whose approval the newest attempt used. That attempt was killed
+    """Return the parked calls whose approval the `previous` attempt used. That attempt was killed
     before the calls had a result. They may have run, so they must not run again."""
     return tuple(
         each
@@ -308,4 +320,4 @@ def _closed(request: AgentRequest) -> AgentRequest:
     person answered."""
     if request.state is not RequestState.SUPERSEDED:
         return request
-    return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}")
+    return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}", by="")

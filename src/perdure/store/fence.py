@@ -23,14 +23,17 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
+from perdure.model.requests import AnswerKind
 from perdure.rules.lifecycle import ENDED_BY, FINAL, Trigger, about_budget, advance
 from perdure.rules.requests import WAITING
-from perdure.store.requests import supersede
+from perdure.store.requests import EVERY_ANSWER, NO_ANSWER, supersede
 from perdure.store.rows import MAX_TIME, given_of, noun_of, run_of
 from perdure.store.transaction import Write
 
 if TYPE_CHECKING:
     from perdure.protocols import Ending
+
+NEW_INSTRUCTIONS = "new instructions"
 
 
 def require_claim(write: Write, claim: Claim) -> TaskRun:
@@ -147,7 +150,9 @@ def settle(
     state = advance(run.state, ENDED_BY[state])
     run_after = min(run_after, MAX_TIME)
     if state in FINAL:
-        supersede(write, run.id, reason or f"the run has {state}", answered=True)
+        # A person can retry a run that failed, and its unused approvals stay valid for that.
+        answers = EVERY_ANSWER if state is RunState.CANCELLED else NO_ANSWER
+        supersede(write, run.id, reason or f"the run has {state}", answers=answers)
     row = write.one(
         "settle",
         id=run.id,
@@ -174,7 +179,7 @@ def instruct(
     write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN, message: str = ""
 ) -> TaskRun:
     """Append a version of the instructions, and return the run. A run is queued if it was over, or
-    if it waited for a person's answer.
+    if it waited for a person's answer. Open requests and unused approvals are superseded.
 
     If a message with the same key and text was stored before, nothing is changed. Raises NotFound,
     and Conflict if the key was used with another text.
@@ -189,6 +194,9 @@ def instruct(
                 f"{run.name} was told another message with this key", "choose another --key"
             )
         return run
+    # An approval is for a call of the earlier instructions. A refusal and an answer to a question
+    # stay true.
+    supersede(write, run.id, NEW_INSTRUCTIONS, answers=frozenset({AnswerKind.ALLOW}))
     version = run.context_version + 1
     write.put_context(run.id, Context(version, text, write.now, given, message))
     write.note(run.id, 0, [ContextAdded(version=version, message=bool(message))])
@@ -202,7 +210,7 @@ def instruct(
     waits = any(each.type == WAITING for each in run.conditions)
     waits = waits and run.state is RunState.QUEUED
     if run.state in FINAL or waits:
-        return reopen(write, run, "new instructions")
+        return reopen(write, run, NEW_INSTRUCTIONS)
     return run_of(row)
 
 

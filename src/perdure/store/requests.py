@@ -1,7 +1,8 @@
 """Statements on requests within a transaction. Called by `fence`, `sql`, `retention` and `answers`.
 
 A request is stored at the end of the attempt that made it. It is given, with its answer, to the
-next attempt. If the run continues or ends without an answer, it is superseded.
+next attempt. If the run continues or ends without an answer, it is superseded. An answer is also
+superseded if it could still reach a later attempt and something else happened to the run first.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from perdure.errors import LostLease
-from perdure.model import RunState, TaskRun
-from perdure.model.requests import AgentRequest, RequestState
-from perdure.rules.requests import WAITING
+from perdure.model import Attempt, RunState, TaskRun
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.rules.requests import WAITING, unsettled_attempt
 from perdure.store.rows import noun_of
 from perdure.store.transaction import Write
+
+NO_ANSWER: frozenset[AnswerKind] = frozenset()
+EVERY_ANSWER = frozenset(AnswerKind)
 
 
 def of_run(write: Write, run_id: str) -> list[AgentRequest]:
@@ -74,8 +78,8 @@ def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
 
 def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
     """Store that an attempt gets the answers in these requests. If a request expired, its stored
-    record gets the default answer here. Raises LostLease if a stored request was changed in the
-    meantime."""
+    record gets the default answer here. If it was superseded, its stored record keeps the answer of
+    the person. Raises LostLease if a stored request was changed in the meantime."""
     from perdure.model.events import RequestGiven
 
     if requests:
@@ -89,34 +93,49 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
                 f"Request {each.number} was changed in the meantime", "perdure requests"
             )
         if was is RequestState.SUPERSEDED:
-            state = RequestState.SUPERSEDED
+            put(write, replace(known[each.number], given=attempt), was)
         else:
-            state = each.state
-        put(write, replace(each, given=attempt, state=state), was)
+            put(write, replace(each, given=attempt), was)
         event = RequestGiven(number=each.number, answer=str(each.answer), parked=each.parked)
         write.note(each.run, attempt, [event])
 
 
 def release(write: Write, run: TaskRun, why: str) -> None:
-    """Supersede the requests of a run that are open, and those whose answer was not given to an
-    attempt. If the run waits for an answer, make it due."""
+    """Supersede the requests of a run that are open, and those whose answer could still reach a
+    later attempt. If the run waits for an answer, make it due."""
     from perdure.model.codec import encode
 
-    supersede(write, run.id, why, answered=True)
+    supersede(write, run.id, why, answers=EVERY_ANSWER)
     if run.state is RunState.QUEUED and any(each.type == WAITING for each in run.conditions):
         kept = tuple(each for each in run.conditions if each.type != WAITING)
         write.do("answered_run", id=run.id, conditions=encode(kept), reason=why, now=write.now)
 
 
-def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) -> None:
-    """Mark the open requests of a run as superseded, because its agent will not get an answer. If
-    `answered` is true, also mark requests whose answer was not given to an attempt."""
+def supersede(
+    write: Write, run_id: str, why: str, *, answers: frozenset[AnswerKind] = NO_ANSWER
+) -> None:
+    """Mark the open requests of a run as superseded, because its agent will not get an answer. Also
+    mark the requests with one of these `answers`, if the answer could still reach a later
+    attempt."""
     from perdure.model.events import RequestSuperseded
 
-    for each in of_run(write, run_id):
-        unused = answered and each.state is RequestState.ANSWERED and not each.given
-        if each.state is not RequestState.OPEN and not unused:
-            continue
-        closed = replace(each, state=RequestState.SUPERSEDED, words=why)
-        if put(write, closed, each.state):
-            write.note(run_id, 0, [RequestSuperseded(number=each.number, reason=why)])
+    requests = of_run(write, run_id)
+    previous = 0
+    if any(each.given for each in requests):
+        rows = write.all("attempts", run=run_id)
+        previous = unsettled_attempt([noun_of(row["body"], Attempt) for row in rows])
+    for each in requests:
+        canceled = each.answer in answers and _could_be_given(each, previous)
+        if each.state is RequestState.OPEN or canceled:
+            closed = replace(each, state=RequestState.SUPERSEDED, words=why)
+            if put(write, closed, each.state):
+                write.note(run_id, 0, [RequestSuperseded(number=each.number, reason=why)])
+
+
+def _could_be_given(request: AgentRequest, previous: int) -> bool:
+    """Return whether the answer could still be given to an attempt. The next attempt also gets
+    answers that the `previous` one may not have used. A refusal that an attempt got stays valid."""
+    if request.state is not RequestState.ANSWERED:
+        return False
+    again = request.given == previous and request.answer is not AnswerKind.DENY
+    return not request.given or again

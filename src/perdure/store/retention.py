@@ -166,7 +166,9 @@ class StoreWrites(StoreReads):
                 if run.state is RunState.RUNNING or row["opened"]:
                     state = "open" if row["opened"] else "running"
                     raise Conflict(f"{run.name} is {state}", f"perdure show {run.name}")
-                if run.state not in FINAL:
+                if run.state in FINAL:
+                    release(write, run, cause)
+                else:
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
                 kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
                 if len(kept) < len(run.conditions):

@@ -129,10 +129,11 @@ def request_lines(request: AgentRequest, name: str, program: str = "perdure") ->
 
 
 def _state(request: AgentRequest) -> str:
-    if request.state is not RequestState.ANSWERED:
+    if request.answer is None or request.state is RequestState.EXPIRED:
         return str(request.state)
     by = f" by {one_line(visible(request.by), 100)}" if request.by else ""
-    return f"{request.answer}{by}"
+    superseded = ", then superseded" if request.state is RequestState.SUPERSEDED else ""
+    return f"{request.answer}{by}{superseded}"
 
 
 def approve_verb(arguments: argparse.Namespace) -> int:

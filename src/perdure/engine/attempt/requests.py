@@ -32,6 +32,7 @@ from perdure.rules.requests import (
     questions,
     requests_of,
     undelivered_answers,
+    unsettled_attempt,
     used_up,
 )
 from perdure.rules.unfinished import OpenEnds
@@ -94,9 +95,10 @@ def answers_for(
         return Answers()
     directory = directory_of(engine.state, claim.run.id)
     spent = _used_answers(directory, requests)
+    previous = unsettled_attempt(engine.store.attempts(claim.run.id))
     given = [
         each
-        for each in undelivered_answers(requests, claim.attempt - 1, spent)
+        for each in undelivered_answers(requests, previous, spent)
         if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists()
     ]
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
@@ -118,7 +120,7 @@ def answers_for(
     )
     return Answers(
         requests=tuple(given),
-        used_up=used_up(requests, claim.attempt - 1, spent),
+        used_up=used_up(requests, previous, spent),
         refused=refused,
         prompt=answers_text(given),
         parked=() if news or answers_text(given) else parked,
@@ -188,12 +190,18 @@ def resumed_calls(store: RequestStore, opened: LiveAttempt) -> list[ToolStarted]
 def settle_refused(
     store: RequestStore, opened: LiveAttempt
 ) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the calls that a person has denied: their ids, and their pairs of tool and main
-    argument. Denied calls do not count as unfinished work of the turn."""
-    requests = [
-        each for each in store.requests(opened.claim.run.id) if each.answer is AnswerKind.DENY
+    """Return the calls that were refused: their ids, and their pairs of tool and main argument.
+    They do not count as unfinished work of the turn. A superseded request refuses only the call
+    that waited: if the agent makes such a call again, a person is asked."""
+    requests = store.requests(opened.claim.run.id)
+    superseded = [each for each in requests if each.state is RequestState.SUPERSEDED]
+    denied = [
+        each
+        for each in requests
+        if each.answer is AnswerKind.DENY and each.state is not RequestState.SUPERSEDED
     ]
-    return {each.call for each in requests}, {(each.tool, each.summary) for each in requests}
+    ids = {each.call for each in (*denied, *superseded)}
+    return ids, {(each.tool, each.summary) for each in denied}
 
 
 def asked(

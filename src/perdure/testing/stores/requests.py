@@ -15,8 +15,18 @@ from perdure.errors import Conflict, NotFound
 from perdure.model import Condition, Decision, OutcomeKind, RunState, TaskRun
 from perdure.model.events import CheckpointRestored
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.protocols import Ending
 from perdure.rules.requests import digest
-from perdure.testing.stores.samples import Store, begun, claimed, ending, submit
+from perdure.testing.stores.samples import (
+    AGAIN,
+    FAILURE,
+    STOPPED,
+    Store,
+    begun,
+    claimed,
+    ending,
+    submit,
+)
 
 HOUR = 3_600_000
 CALL = '{"command": "make deploy"}'
@@ -58,6 +68,16 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) 
     )
     end = ending(OutcomeKind.NEEDS_INPUT, RunState.QUEUED)
     return store.finish(claim, replace(end, decision=decision, requests=requests))
+
+
+def given(store: Store, answer: AnswerKind) -> TaskRun:
+    """Return a run whose request was answered, and whose second attempt got the answer and was
+    lost."""
+    run = waiting(store)
+    store.answer(run.id, 1, answer, "", "ada")
+    claim = claimed(store, run)
+    store.begin(claim, replace(begun(run), answers=tuple(store.requests(run.id))))
+    return store.finish(claim, AGAIN)
 
 
 def states(store: Store, run: TaskRun) -> list[RequestState]:
@@ -119,7 +139,7 @@ class RequestSuite:
     @pytest.mark.parametrize(
         ("happens", "keeps"),
         [
-            (lambda store, run: store.update(run.id, "something else"), True),
+            (lambda store, run: store.update(run.id, "something else"), False),
             (lambda store, run: store.requeue(run.id, "retry"), True),
             (lambda store, run: store.request_cancel(run.id), False),
             (lambda store, run: store.reset([run.id], "start over"), False),
@@ -132,8 +152,8 @@ class RequestSuite:
         self, store: Store, happens: Callable[[Store, TaskRun], object], keeps: bool, answered: bool
     ) -> None:
         """After an update, retry, stop, reset or restore, the run has no open request and no longer
-        waits. Later answers are refused. An answer that was not yet given to an attempt is kept
-        only if the run continues in the same conversation."""
+        waits. Later answers are refused. An approval that was not yet given to an attempt is kept
+        only by a retry, which continues the same instructions in the same conversation."""
         run = waiting(store, count=2)
         if answered:
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -146,6 +166,64 @@ class RequestSuite:
         assert all(each.type != "needs_input" for each in store.get(run.id).conditions)
         now = store.get(run.id)
         assert now.state is RunState.CANCELLED or now.run_after <= store.now()
+
+    @pytest.mark.parametrize("end", [AGAIN, FAILURE], ids=["queued", "failed"])
+    @pytest.mark.parametrize(
+        ("happens", "keeps"),
+        [
+            (lambda store, run: store.update(run.id, "something else"), False),
+            (lambda store, run: store.requeue(run.id, "retry"), True),
+            (lambda store, run: store.reset([run.id], "start over"), False),
+            (lambda store, run: store.restored(run.id, [], RESTORED), False),
+        ],
+        ids=["update", "retry", "reset", "restore"],
+    )
+    def test_what_happens_after_a_lost_attempt_supersedes_its_approval(
+        self, store: Store, happens: Callable[[Store, TaskRun], object], keeps: bool, end: Ending
+    ) -> None:
+        """An approval that the newest attempt got may be unused. It is superseded like one that no
+        attempt got, also if a later attempt was claimed but never began."""
+        run = given(store, AnswerKind.ALLOW)
+        run = store.finish(claimed(store, run), end)
+        assert states(store, run) == [RequestState.ANSWERED]
+        happens(store, run)
+        assert states(store, run) == [RequestState.ANSWERED if keeps else RequestState.SUPERSEDED]
+
+    def test_a_stop_supersedes_the_approval_of_the_stopped_attempt(self, store: Store) -> None:
+        """After a stop, a retry does not give the agent an approval from before the stop, whether
+        the run was stopped during an attempt or between two attempts."""
+        queued, running = given(store, AnswerKind.ALLOW), waiting(store)
+        store.request_cancel(queued.id)
+        store.answer(running.id, 1, AnswerKind.ALLOW, "", "ada")
+        claim = claimed(store, running)
+        store.begin(claim, replace(begun(running), answers=tuple(store.requests(running.id))))
+        store.request_cancel(running.id)
+        store.finish(claim, STOPPED)
+        for run in (queued, running):
+            assert states(store, run) == [RequestState.SUPERSEDED]
+            assert store.requests(run.id)[0].answer is AnswerKind.ALLOW
+
+    @pytest.mark.parametrize("answer", [AnswerKind.DENY, AnswerKind.TEXT])
+    @pytest.mark.parametrize("used", [False, True], ids=["unused", "given"])
+    def test_new_instructions_supersede_only_approvals(
+        self, store: Store, answer: AnswerKind, used: bool
+    ) -> None:
+        """A refusal, and the answer to a question, are still valid after new instructions."""
+        run = given(store, answer) if used else waiting(store)
+        if not used:
+            store.answer(run.id, 1, answer, "", "ada")
+        store.update(run.id, "something else")
+        assert states(store, run) == [RequestState.ANSWERED]
+
+    def test_an_approval_of_an_earlier_attempt_is_not_superseded(self, store: Store) -> None:
+        """An approval that was given to an attempt before the newest one cannot reach an attempt
+        any more, so its record does not change."""
+        run = given(store, AnswerKind.ALLOW)
+        claim = claimed(store, run)
+        store.begin(claim, begun(run))
+        store.finish(claim, AGAIN)
+        store.update(run.id, "something else")
+        assert states(store, run) == [RequestState.ANSWERED]
 
     def test_an_attempt_is_given_an_answer(self, store: Store) -> None:
         """When an attempt starts and gets an answer, the number of this attempt is stored in the
