@@ -7,11 +7,14 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perdure import store as stores
+from perdure.model.requests import AnswerKind
 from perdure.rules.requests import digest
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
@@ -215,6 +218,26 @@ def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_
     assert request["state"] == "superseded"
     late = here.perdure("approve", "task", "--request", "1")
     assert (late.code, "not open any more" in late.err) == (6, True)
+
+
+@CLAUDE
+def test_a_call_is_asked_for_again_after_new_instructions(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """New instructions cancel an approval that no attempt has used. If the agent makes the call
+    after all, a person is asked again, and the call runs once."""
+    file = tmp_path / "outside.txt"
+    write = call("Write", file_path=str(file), content="ran\n")
+    here = stage(asking(file, f"{write}---\n{write}---\nsay Once.\n"))
+    run(here)
+    with closing(stores.open(here.state / "perdure.db")) as store:
+        store.answer(store.get("task").id, 1, AnswerKind.ALLOW, "", "ada")
+    done = here.perdure("update", "task", "Think about it.")
+    assert (done.code, file.exists()) == (3, False), done.err
+    assert [each["state"] for each in requests(here)] == ["superseded", "open"]
+    assert "allow by ada, then superseded" in here.perdure("requests", "task").out
+    done = here.perdure("approve", "task")
+    assert (done.code, file.read_text()) == (0, "ran\n"), done.err
 
 
 @CLAUDE

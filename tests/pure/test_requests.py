@@ -19,7 +19,7 @@ from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
 from perdure.engine.attempt.approval_rules import save
-from perdure.engine.attempt.requests import _arguments, _ruled, answers_for
+from perdure.engine.attempt.requests import _arguments, _ruled, answers_for, settle_refused
 from perdure.errors import UsageError
 from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, RunState, Start, codec
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
@@ -87,6 +87,21 @@ def test_a_call_that_was_decided_is_not_asked_for_again() -> None:
     assert made(call(parked=False), earlier=(allowed,)) == ()
     (again,) = made(call(parked=True), earlier=(allowed,))
     assert again.number == 2
+
+
+def test_a_call_of_a_superseded_request_is_asked_for_again(tmp_path: Path) -> None:
+    """After new instructions, a person's answer to an earlier call decides no later one. Such a
+    call is unfinished work of its turn, and becomes a request. The call that waited is refused."""
+    (once,) = made(call(parked=False))
+    for answer in (AnswerKind.ALLOW, AnswerKind.DENY):
+        closed = answered(once, answer, state=RequestState.SUPERSEDED, given=2)
+        (again,) = made(call(parked=False), earlier=(closed,))
+        assert again.number == 2
+    with closing(stores.open(tmp_path / "perdure.db")) as store:
+        run = given(store, AnswerKind.ALLOW)
+        store.update(run.id, "something else")
+        live = SimpleNamespace(claim=SimpleNamespace(run=run))
+        assert settle_refused(store, cast(Any, live)) == ({"call-1"}, set())
 
 
 def test_a_run_with_requests_waits_until_they_expire() -> None:

@@ -77,12 +77,15 @@ def requests_of(
     spent: frozenset[int] = frozenset(),
 ) -> tuple[AgentRequest, ...]:
     """Return the requests with which an attempt ends. A call that a person has already allowed or
-    refused is left out, because the lack of an answer did not stop it. `spent`: requests whose
-    approval has already let a call run. The next such call needs a new request."""
+    refused is left out, because the lack of an answer did not stop it. If the answer was superseded
+    or used, the next such call needs a new request. `spent`: requests whose approval has already
+    let a call run."""
     decided = {
         each.sha256
         for each in earlier
-        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY) and each.number not in spent
+        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
+        and each.state is not RequestState.SUPERSEDED
+        and each.number not in spent
     }
     found: dict[str, AgentRequest] = {}
     for call in calls:
