@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from perdure.model.forge.deliveries import DeliveryState, Forge
 from tests.finding import first_file
 from tests.forges import payloads
 from tests.journeys.stage import Stage
-from tests.web.serving import Serving
+from tests.web.serving import PATIENCE_S, Serving
 
 NAME = "gogits/hello-world"
 CONFIG = """
@@ -32,6 +33,7 @@ authors = ["unknwon"]
 labels = ["agent"]
 clone = "{top}/{{{{repository}}}}"
 """
+OVER = ("succeeded", "failed", "stopped")
 Make = Callable[[str], tuple[Stage, Serving]]
 
 
@@ -252,3 +254,32 @@ def test_a_plan_is_stopped_and_goes_on(machine: Make) -> None:
     assert status == 409 and "has succeeded" in said["detail"]
     assert serving.ask("POST", "/api/v1/plans/pair/stop", token, {})[0] == 409
     assert serving.stop() == 0
+
+
+def test_the_correction_of_a_plan_is_made_by_the_pool(machine: Make) -> None:
+    """If the check of a plan fails, the pool alone performs the correction. A stop of the server
+    during the correction waits for it, and the next server finds that the check passes."""
+    one, serving = machine(
+        "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay Two.\n---\n"
+        "run touch begun; until test -e go; do sleep 0.1; done; touch fixed\n---\nsay Fixed.\n"
+    )
+    serving.start("--jobs", "2")
+    token = serving.token("admin")
+    assert serving.ask("POST", "/api/v1/plans", token, plan(one, verify="test -e fixed"))[0] == 201
+    begun = serving.until(lambda: first_file(one.home, "begun"), "the correction is made")
+    assert serving.process is not None
+    serving.process.send_signal(signal.SIGTERM)
+    serving.until(lambda: "draining" in serving.said(), "it drains")
+    (begun.parent / "go").touch()
+    assert serving.process.wait(PATIENCE_S) == 0
+    serving.start("--jobs", "2")
+    serving.until(
+        lambda: serving.ask("GET", "/api/v1/plans/pair", token)[1]["state"] in OVER,
+        "the plan is over",
+    )
+    found = serving.ask("GET", "/api/v1/plans/pair", token)[1]
+    assert (found["state"], found["verified"]) == ("succeeded", True), found
+    assert serving.stop() == 0
+    events = one.perdure("logs", found["tasks"][1]["run"], "--json").out.splitlines()
+    kinds = [json.loads(line)["event"]["kind"] for line in events]
+    assert kinds.count("attempt_claimed") == 2 and "attempt_adopted" not in kinds, kinds

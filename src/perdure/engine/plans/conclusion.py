@@ -8,7 +8,7 @@ and its reason says what was wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -18,7 +18,6 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.engine.attempt.verification import LOG_CAP, check_environment, said_in
 from perdure.engine.plans.budget import overspent
-from perdure.engine.plans.follower import follow_run
 from perdure.engine.plans.starts import conflict_prompt, merged, workdir_locked, workdir_of
 from perdure.engine.plans.status import TaskStatus
 from perdure.engine.plans.task_end import record_task_end
@@ -34,15 +33,21 @@ GRACE_S = 5.0
 TICK_S = 0.05
 
 
-def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) -> PlanRun:
+def conclude(
+    engine: Engine,
+    plan: PlanRun,
+    stands: Mapping[str, TaskStatus],
+    follow: Callable[[Engine, str], TaskRun],
+) -> PlanRun:
     """Conclude a plan whose tasks are all done. Return it as succeeded or failed, or unchanged if
-    perdure was asked to stop. Raises PerdureError."""
+    perdure was asked to stop. `follow` returns a run when it has ended: corrections are performed
+    like the plan's tasks. Raises PerdureError."""
     last = stands[order(plan.plan)[-1].name]
     place, planned = workdir_of(last), last.planned
     assert last.run is not None and planned is not None
     run = last.run
     while True:
-        run = follow_run(engine, run.id)
+        run = follow(engine, run.id)
         if engine.stopping():
             return plan
         if run.state is not RunState.SUCCEEDED:

@@ -271,7 +271,8 @@ class _Driving:
             if not self._engine.stopping() and all(
                 stand.end is not None for stand in stands.values()
             ):
-                self._submit(threads, "", partial(conclude, self._engine, self._plan, stands))
+                conclusion = partial(conclude, self._engine, self._plan, stands, self._follow)
+                self._submit(threads, "", conclusion)
                 while self._at_work:
                     self._wait()
                 if self._troubles:
