@@ -4,8 +4,11 @@ Apprise."""
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from msgspec.structs import replace
 from perdure import store as stores
 from perdure.cli.server.doctor import _channels
 from perdure.config.files import load
-from perdure.engine.notices import Notifier
+from perdure.engine.notices import Notifier, senders
+from perdure.engine.notices import notifier as notifying
 from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import ConfigError
 from perdure.model import Condition, RunState, TaskRun, TaskSpec, Usage
@@ -39,6 +43,7 @@ from perdure.testing.stores.samples import claimed, submit
 from perdure.wiring import open_engine
 from tests.notices.kills import ASKS, DONE
 from tests.notices.receivers import SECRET, Hook, Post
+from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server
 
 HOSTILE = "Fix \u202elogin\x1b[31m <script>alert(1)</script>\r\nBcc: eve@example.com"
@@ -356,6 +361,72 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     Notifier(engine, (), said.append).round()
     assert store.notices(1)[0].state is NoticeState.GIVEN_UP
     store.close()
+
+
+def test_a_channel_without_an_answer_holds_up_nobody(
+    settings: Any, hook: Hook, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel that does not answer is tried once a minute, however many notices wait for it.
+    Notices to other channels are sent meanwhile."""
+    monkeypatch.setattr(senders, "TIMEOUT_S", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        table = {"a": {"url": url}, "one": {"url": hook.url}}
+        chosen = channels({name: each | {"secret_file": secret} for name, each in table.items()})
+        engine = open_engine(settings, {"HOME": "/nonexistent"})
+        store, said = engine.store, list[str]()
+        notifier = Notifier(engine, chosen, said.append)
+        notifier.round()
+        for _ in range(4):
+            store.finish(claimed(store, submit(store)), DONE)
+        notifier.round()
+        silent.setblocking(False)
+        assert connections(silent) == 1
+    assert len(hook.bodies) == 4
+    waits = [each for each in store.notices() if each.state is NoticeState.WAITING]
+    assert [(each.channel, each.tries) for each in waits] == [("a", 1)] * 4
+    assert said == ["a does not answer: TimeoutError"]
+    store.close()
+
+
+def test_the_last_round_tries_nothing_again(
+    settings: Any, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the process ends, a notice whose try has failed waits for the next process. A new notice
+    is still sent."""
+    monkeypatch.setattr(notifying, "AGAIN_S", 0.0)
+    monkeypatch.setattr(notifying, "REST_S", 0.0)
+    engine = open_engine(settings, {"HOME": "/nonexistent"})
+    store, asked = engine.store, threading.Event()
+    notifier = Notifier(engine, settings.notify, lambda line: None)
+
+    def before(number: int) -> None:
+        """Let the process end, and another run too, while the first notice is being refused."""
+        if number == 1:
+            asked.set()
+            while not notifier._rounds.is_over():
+                time.sleep(0.01)
+            store.finish(claimed(store, submit(store)), DONE)
+            hook.status = 204
+
+    hook.status, hook.before = 500, before
+    store.put_notices(None, 0, ())
+    store.finish(claimed(store, submit(store)), DONE)
+    with notifier:
+        assert asked.wait(PATIENCE_S)
+    assert [each.state for each in store.notices()] == [NoticeState.SENT, NoticeState.WAITING]
+    assert (len(hook.bodies), hook.refused) == (1, 1)
+    store.close()
+
+
+def connections(server: socket.socket) -> int:
+    """Return the number of connections that a server has accepted for its program."""
+    found = 0
+    with suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+            found += 1
+    return found
 
 
 def test_doctor_looks_at_the_channels(settings: Any, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ AGAIN_S, LONGEST_S = 10.0, 3600.0
 """Pause after the first failed try to send a notice, and longest pause between two tries, in
 seconds."""
 REST_S = 60.0
-"""Pause in seconds after a notice to a browser failed. Nothing is sent to this browser during the
-pause."""
+"""Pause in seconds after a notice to a channel or browser failed. Nothing is sent to it during the
+pause, because each try may take until its timeout, and all other notices wait for that."""
 WEEK_MS = 7 * 86_400_000
 """Age in milliseconds. A notice of this age is no longer sent, and a line of the audit trail of
 this age is ignored."""
@@ -101,13 +101,14 @@ class Notifier:
             self._failed(error)
 
     def round(self) -> None:
-        """Read new lines of the audit trail, and send the notices that are due. Raises
-        StoreError."""
+        """Read new lines of the audit trail, and send the notices that are due. When the process
+        ends, it only sends notices that were not tried yet. Raises StoreError."""
         while self._follow():
             pass
         # Notices to browsers come last, because the browsers' push services may be slow.
         for notice in sorted(self._store.notices_due(), key=_is_to_device):
-            self._one(notice)
+            if notice.tries == 0 or not self._rounds.is_over():
+                self._one(notice)
         if time.monotonic() - self._thinned > 3600 or not self._thinned:
             self._thinned = time.monotonic()
             self._store.thin_notices(self._store.now() - KEPT_MS)
@@ -188,40 +189,33 @@ class Notifier:
     # --- from the outbox to people ---
 
     def _one(self, due: Notice) -> None:
+        """Send a notice. If the last notice to its channel or browser has just failed, nothing is
+        sent to it for `REST_S`."""
         notice = self._store.hold_notice(due.id, LEASE_S)
         if notice is None:
             return
-        if _is_to_device(notice) and self._devices is not None:
-            self._to_device(self._devices, notice)
+        if time.monotonic() < self._resting.get(notice.channel, 0.0):
+            self._later(notice, f"{notice.channel} has just failed")
             return
         channel = self._by_name.get(notice.channel)
-        if channel is None:
+        devices = self._devices if _is_to_device(notice) else None
+        if channel is None and devices is None:
             self._settle(notice, NoticeState.GIVEN_UP, "the channel is no longer configured")
             return
         try:
-            self._deliver(channel, self._linked(channel, notice))
+            if devices is not None:
+                devices.send(notice)
+            elif channel is not None:
+                self._deliver(channel, self._linked(channel, notice))
+        except DeviceGone as error:
+            self._settle(notice, NoticeState.GIVEN_UP, str(error))
         except PartlyRefused as error:
             self._settle(notice, NoticeState.SENT, str(error))
             self._tell(str(error))
         except NoticeRefused as error:
-            self._later(notice, str(error))
-        else:
-            self._settle(notice, NoticeState.SENT, "")
-
-    def _to_device(self, devices: Devices, notice: Notice) -> None:
-        """Send a notice to a browser. If sending to this browser has just failed, nothing is sent
-        to it for `REST_S`, because anybody who is signed in may have added a slow server."""
-        if time.monotonic() < self._resting.get(notice.channel, 0.0):
-            self._later(notice, f"{notice.channel} has just failed")
-            return
-        self._resting.pop(notice.channel, None)
-        try:
-            devices.send(notice)
-        except DeviceGone as error:
-            self._settle(notice, NoticeState.GIVEN_UP, str(error))
-        except NoticeRefused as error:
             self._resting[notice.channel] = time.monotonic() + REST_S
             self._later(notice, str(error))
+            self._tell(str(error))
         else:
             self._settle(notice, NoticeState.SENT, "")
 
@@ -234,7 +228,6 @@ class Notifier:
         due = now + int(pause_s * 1000)
         changed = msgspec.structs.replace(notice, due=due, tries=tries, reason=why)
         self._store.settle_notice(changed)
-        self._tell(why)
 
     def _settle(self, notice: Notice, state: NoticeState, reason: str) -> None:
         self._store.settle_notice(
