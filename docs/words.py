@@ -7,7 +7,7 @@ SETTINGS = {
     "root": "the directory of workdirs and cache clones",
     "state": "the directory of the database, the attempts' logs and the copies of transcripts; must be on a local disk",
     "agent": "the agent: one that `perdure agents` lists",
-    "model": "the model, by the agent's own name for it; empty: the agent's own default",
+    "model": "the model, by the agent's own name for it; not used for another agent than `agent`; empty: the agent's own default",
     "permissions": "what the agent may do without asking: `read`, `edit`, `full`",
     "continuity": "what may happen when the conversation is lost: `strict`, `disclose`, `fresh-ok`",
     "attempts": "how many attempts a run may have, without those that do not count; 1 to 1000",

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from perdure.engine.attempt import account_slot, wait_for
-from perdure.model import Permissions
+from perdure.forge.dispatch import Dispatcher
+from perdure.model import Permissions, TaskSpec
 from perdure.model.forge.deliveries import DeliveryState, IntentKind
 from perdure.model.forge.rules import OWN_MARK, Rule
 from tests.dispatching.office import Office, intent
@@ -124,6 +125,22 @@ def test_under_what_conditions(make: Callable[..., Office]) -> None:
         office.ground.yard.git("log", "-1", "--format=%an %ae %cn %ce")
         == "Dev dev@x.example Dev dev@x.example"
     )
+
+
+def test_settings_that_do_not_fit_a_rule(make: Callable[..., Office]) -> None:
+    """The settings' model is not used for another agent, and their check not for an agent that may
+    only read. What the rule itself says is used."""
+    reader = replace(EYE, permissions="read")
+    office = make(reader, replace(DEV, permissions="read", verify="make own"))
+    usual = TaskSpec(prompt="", agent="claude", model="opus", verify="make usual")
+    office.dispatcher = Dispatcher(office.engine, office.rules, usual, office.said.append)
+    office.told(
+        intent(IntentKind.ASSIGNED, whom=("dev-bot",)),
+        intent(IntentKind.ASSIGNED, whom=("eye-bot",)),
+    )
+    dev, eye = office.run("dev").spec, office.run("eye").spec
+    assert (dev.model, dev.verify) == ("opus", "make own")
+    assert (eye.model, eye.verify) == ("", "")
 
 
 def test_so_many_at_once(make: Callable[..., Office]) -> None:

@@ -110,6 +110,19 @@ def test_wrong_fields(tmp_path: Path) -> None:
         assert not runner.runs()
 
 
+def test_settings_that_do_not_fit_a_task(tmp_path: Path) -> None:
+    """The settings' model is not used for another agent, and their check not for a task that may
+    only read. What the program itself gives is used."""
+    environ = {"HOME": str(tmp_path), "PERDURE_MODEL": "opus", "PERDURE_VERIFY": "make usual"}
+    with perdure.open(cwd=tmp_path, environ=environ) as runner:
+        usual = runner.spec("x")
+        assert (usual.model, usual.verify) == ("opus", "make usual")
+        other = runner.spec("x", agent="codex", permissions="read")
+        assert (other.model, other.verify) == ("", "")
+        own = runner.spec("x", agent="codex", model="m", permissions="read", verify="make own")
+        assert (own.model, own.verify) == ("m", "make own")
+
+
 def test_the_package_can_be_explored() -> None:
     """`dir`, `help` and completion show the public names, though nothing was loaded before."""
     words = (

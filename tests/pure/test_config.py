@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.cli.arguments import spec_of
+from perdure.cli.runs.run import run_arguments
 from perdure.config import Settings
 from perdure.config.files import LIMITS, NOT_FOR_PROJECTS, load
 from perdure.config.passwords import password, shown
@@ -472,3 +475,22 @@ def test_no_number_of_runs(place: Place, said: str) -> None:
         return
     with pytest.raises(ConfigError, match="ACCOUNT_JOBS"):
         place.load(PERDURE_ACCOUNT_JOBS=said)
+
+
+def test_settings_that_do_not_fit_the_flags(place: Place) -> None:
+    """`perdure run` does not use the settings' model for another agent, nor their check for a task
+    that may only read. The flags of the same name are used."""
+    chosen = place.load(PERDURE_MODEL="opus", PERDURE_VERIFY="make usual")
+
+    parser = ArgumentParser()
+    run_arguments(parser)
+
+    def flags(*given: str) -> tuple[str, str]:
+        spec = spec_of(parser.parse_intermixed_args([*given, "Go."]), chosen, place.project)
+        return spec.model, spec.verify
+
+    assert flags() == ("opus", "make usual")
+    assert flags("--agent", "codex", "--permissions", "read") == ("", "")
+    own = ("--model", "m", "--verify", "make own")
+    assert flags("--agent", "codex", "--permissions", "read", *own) == ("m", "make own")
+    assert flags("--verify", "") == ("opus", "")

@@ -84,6 +84,20 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
     assert (views.agent, views.needs) == ("claude", ("models",))
 
 
+def test_a_model_is_for_one_agent(tmp_path: Path) -> None:
+    """A task with another agent than its plan does not use the plan's model, and a plan with
+    another agent than the settings does not use the settings' model."""
+    usual = {**DEFAULTS, "model": "opus"}
+    tasks = ('name = "a"\nprompt = "x"', 'name = "b"\nprompt = "x"\nagent = "gemini"')
+    body = "".join(f"\n[[tasks]]\n{task}\n" for task in tasks)
+    heads = ("", 'agent = "codex"\n', 'agent = "codex"\nmodel = "m"\n')
+    found = [
+        [task.model for task in read(written(tmp_path, f'name = "p"\n{head}{body}'), usual).tasks]
+        for head in heads
+    ]
+    assert found == [["opus", ""], ["", ""], ["m", ""]]
+
+
 BAD_TOML = """name = "Shop!"
 jobs = 0
 colour = "red"

@@ -15,6 +15,7 @@ from perdure.errors import NotFound, UsageError
 TYPE_CHECKING = False  # a verb's arguments are parsed before any model class is loaded
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from perdure.config import Settings
     from perdure.model import TaskSpec
@@ -249,81 +250,80 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         )
     if arguments.task and not arguments.service:
         raise UsageError("--task is the id of a task within its service", "add --service NAME")
-    from pathlib import Path
+    from perdure.config.tasks import task_defaults
+    from perdure.rules.specification import with_defaults
 
-    from perdure.model import Backend, ContinuityPolicy, Permissions, TaskSpec
-    from perdure.workspace.identity import is_remote
-
-    if arguments.here or arguments.service:
-        repo = ""
-    else:
-        repo = arguments.repo or str(cwd)
-    return TaskSpec(
-        prompt=read_prompt(arguments),
-        agent=arguments.agent or chosen.agent,
-        name=arguments.name or "",
-        key=arguments.key or "",
-        repo=repo
-        if not repo or is_remote(repo)
-        else str((cwd / Path(repo).expanduser()).resolve()),
-        base=arguments.base or ("" if arguments.here or arguments.service else chosen.base),
-        branch=arguments.branch or "",
-        here=str(cwd) if arguments.here else "",
-        service=arguments.service or "",
-        task=arguments.task or "",
-        scope=arguments.scope or "",
-        backend=str(Backend(arguments.backend or chosen.backend))
-        if arguments.backend or chosen.backend
-        else "",
-        model=arguments.model or chosen.model,
-        permissions=Permissions(arguments.permissions)
-        if arguments.permissions
-        else chosen.permissions,
-        agent_args=tuple(arguments.agent_arg),
-        env=dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
-        pass_env=tuple(variable_of(text) for text in arguments.env if "=" not in text),
-        timeout_s=chosen.timeout if arguments.timeout is None else arguments.timeout,
-        stall_s=chosen.stall if arguments.stall is None else arguments.stall,
-        attempts=arguments.attempts or chosen.attempts,
-        budget_usd=_dollars(arguments.budget_usd, chosen.budget_usd),
-        continuity=ContinuityPolicy(arguments.continuity)
-        if arguments.continuity
-        else chosen.continuity,
-        when_full=arguments.when_full or "",
-        on_denied=arguments.on_denied or "",
-        last_word=arguments.last_word or "",
-        on_leftover=arguments.on_leftover or "",
-        verify=_verify(arguments, chosen),
-        verify_rounds=chosen.verify_rounds
-        if arguments.verify_rounds is None
-        else arguments.verify_rounds,
-        verify_timeout_s=chosen.verify_timeout
-        if arguments.verify_timeout is None
-        else arguments.verify_timeout,
-        labels=dict(pair_of(text, "--label") for text in arguments.label),
-        map=arguments.map or "",
+    given: dict[str, Any] = {
+        "prompt": read_prompt(arguments),
+        "agent_args": tuple(arguments.agent_arg),
+        "env": dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
+        "pass_env": tuple(variable_of(text) for text in arguments.env if "=" not in text),
+        "labels": dict(pair_of(text, "--label") for text in arguments.label),
+    }
+    return with_defaults(
+        task_defaults(chosen),
+        {**given, **_place(arguments, cwd), **_texts(arguments), **_values(arguments)},
     )
 
 
-def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
-    """Return the check command, or an empty string if there is none. For a read-only task, a check
-    from the settings is ignored, because the command may be part of the repository."""
-    from perdure.model import Permissions
+def _place(arguments: argparse.Namespace, cwd: Path) -> dict[str, str]:
+    """Return the fields that say where the task works."""
+    from pathlib import Path
 
-    if arguments.verify is not None:
-        return str(arguments.verify)
-    reads_only = (arguments.permissions or chosen.permissions) == Permissions.READ
-    if reads_only:
-        return ""
-    return chosen.verify
+    from perdure.workspace.identity import is_remote
+
+    if arguments.here:
+        return {"here": str(cwd)}
+    if arguments.service:
+        return {"service": arguments.service}
+    repo = arguments.repo or str(cwd)
+    if is_remote(repo):
+        return {"repo": repo}
+    return {"repo": str((cwd / Path(repo).expanduser()).resolve())}
 
 
-def _dollars(given: float | None, default: float) -> float:
-    if given is not None and not 0 <= given < 1e6:
+def _texts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields whose flags have a text that is not empty."""
+    from perdure.model import Backend, ContinuityPolicy, Permissions
+
+    kinds = {"backend": Backend, "permissions": Permissions, "continuity": ContinuityPolicy}
+    names = (
+        "agent",
+        "name",
+        "key",
+        "base",
+        "branch",
+        "task",
+        "scope",
+        "backend",
+        "model",
+        "permissions",
+        "continuity",
+        "when_full",
+        "on_denied",
+        "last_word",
+        "on_leftover",
+        "map",
+    )
+    found = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    return {name: kinds.get(name, str)(text) for name, text in found.items()}
+
+
+def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields whose flags are given, also as zero or as an empty text. Raises
+    UsageError."""
+    if arguments.budget_usd is not None and not 0 <= arguments.budget_usd < 1e6:
         raise UsageError("--budget-usd: expected an amount in dollars, such as 2.50")
-    if given is None:
-        return default
-    return given
+    values = {
+        "timeout_s": arguments.timeout,
+        "stall_s": arguments.stall,
+        "attempts": arguments.attempts,
+        "budget_usd": arguments.budget_usd,
+        "verify": arguments.verify,
+        "verify_rounds": arguments.verify_rounds,
+        "verify_timeout_s": arguments.verify_timeout,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def pair_of(text: str, flag: str) -> tuple[str, str]:

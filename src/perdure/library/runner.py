@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from msgspec.structs import replace
 
 from perdure.config import Settings
+from perdure.config.tasks import task_defaults
 from perdure.engine import plans, service
 from perdure.engine.attempt import Engine
 from perdure.engine.checkpoints import RestoredRun, restore
@@ -160,25 +161,10 @@ class Runner:
         given = fields_of(options, caller)
         if isinstance(prompt, TaskSpec):
             return specification.check(replace(prompt, **given))
-        chosen = self._settings
-        usual: dict[str, Any] = {
-            "agent": chosen.agent,
-            "model": chosen.model,
-            "permissions": chosen.permissions,
-            "continuity": chosen.continuity,
-            "attempts": chosen.attempts,
-            "timeout_s": chosen.timeout,
-            "stall_s": chosen.stall,
-            "budget_usd": chosen.budget_usd,
-            "verify": chosen.verify,
-            "verify_rounds": chosen.verify_rounds,
-            "verify_timeout_s": chosen.verify_timeout,
-        }
-        if not given.keys() & {"here", "service"}:
-            usual |= {"backend": chosen.backend, "base": chosen.base}
         if not given.keys() & {"repo", "here", "service"}:
             given["repo"] = str(self._cwd)
-        return specification.check(TaskSpec(prompt=prompt, **{**usual, **given}))
+        usual = task_defaults(self._settings)
+        return specification.check(specification.with_defaults(usual, {"prompt": prompt, **given}))
 
     def submit(
         self,
@@ -318,8 +304,9 @@ class Runner:
 
         given = fields_of(options, "resume")
         repo, branch = str(given.pop("repo", "")), str(given.pop("branch", ""))
-        task = replace(self._task(prompt, {}, "resume"), repo="", **given)
-        wanted = ResumeRequest(spec=specification.check(task), repo=repo, branch=branch)
+        # Without a given model, the conversation continues with its own one.
+        task = self._task(prompt, {"model": "", **given}, "resume")
+        wanted = ResumeRequest(spec=replace(task, repo=""), repo=repo, branch=branch)
         return resume(self._engine, self._entry(which), wanted)
 
     def _entry(self, which: str) -> ConversationEntry:

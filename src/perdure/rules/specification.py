@@ -1,5 +1,5 @@
 """Checks a task's specification when it is received from the library, the API, a plan file, a forge
-or a TaskRun. Pure.
+or a TaskRun, and decides which settings apply to it. Pure.
 
 Python does not enforce the types of `TaskSpec`. Without this check a wrong type would only be
 detected when the stored run is read.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from perdure.errors import UsageError
 from perdure.model import (
@@ -50,6 +50,27 @@ _WORDS: Mapping[Any, str] = {
     tuple[str, ...]: "a list of texts",
     dict[str, str]: "a table of texts by name",
 }
+
+
+def fitting(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task: the given ones, and the usual ones that fit them.
+
+    A usual model is meant for the usual agent. A usual check is not run for a read-only task,
+    because the command may be part of the repository. A usual backend and base do not fit a
+    directory or a service."""
+    unfit: set[str] = set()
+    if given.get("agent", usual["agent"]) != usual["agent"]:
+        unfit.add("model")
+    if given.get("permissions", usual["permissions"]) == Permissions.READ:
+        unfit.add("verify")
+    if given.get("here") or given.get("service"):
+        unfit |= {"backend", "base"}
+    return {**{name: value for name, value in usual.items() if name not in unfit}, **given}
+
+
+def with_defaults(usual: TaskSpec, given: Mapping[str, Any]) -> TaskSpec:
+    """Return the task with the given fields, and the fields of `usual` that fit them."""
+    return TaskSpec(**fitting(asdict(usual), given))
 
 
 def check(spec: TaskSpec) -> TaskSpec:

@@ -13,8 +13,10 @@ from perdure.cli.compose import conversation_index, open_engine, open_to_read, s
 from perdure.cli.data.sessions import print_entries, project
 from perdure.cli.runs.run import following, start_and_follow
 from perdure.config import Settings
+from perdure.config.tasks import task_defaults
 from perdure.errors import NotFound, UsageError
 from perdure.model import Permissions, RunState, TaskRun, TaskSpec
+from perdure.rules.specification import with_defaults
 
 if TYPE_CHECKING:
     from perdure.engine.conversations import ConversationEntry
@@ -155,23 +157,7 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
 def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
     """Return a spec from the settings of this machine and the flags. The caller adds the agent and
     the directory of the conversation."""
+    given = {"prompt": prompt, "name": arguments.name, "model": arguments.model}
     if arguments.permissions:
-        permissions = Permissions(arguments.permissions)
-    else:
-        permissions = chosen.permissions
-    return TaskSpec(
-        prompt=prompt,
-        name=arguments.name,
-        model=arguments.model,
-        permissions=permissions,
-        timeout_s=chosen.timeout,
-        stall_s=chosen.stall,
-        attempts=chosen.attempts,
-        budget_usd=chosen.budget_usd,
-        continuity=chosen.continuity,
-        verify="" if permissions is Permissions.READ else chosen.verify,
-        verify_rounds=chosen.verify_rounds,
-        verify_timeout_s=chosen.verify_timeout,
-        base=chosen.base,
-        backend=chosen.backend,
-    )
+        given["permissions"] = Permissions(arguments.permissions)
+    return with_defaults(task_defaults(chosen), given)

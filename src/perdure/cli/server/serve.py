@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.pool import StopSignals, notifier, notifies, open_pool, say
+from perdure.config.tasks import task_defaults
 from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
 from perdure.host.secrecy import wipe_variables
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from perdure.engine.attempt.engine import EngineStore
     from perdure.forge.clients.connections import Forges
     from perdure.host.volumes import Volumes
-    from perdure.model import TaskRun, TaskSpec
+    from perdure.model import TaskRun
     from perdure.protocols import InboxStore
     from perdure.server.sockets import RunningServer
 
@@ -166,7 +167,7 @@ def _serve(
             settings=chosen,
             principals=principals,
             journal=journal,
-            seed=_seed(chosen),
+            seed=task_defaults(chosen),
             say=say,
             checks=lambda: [
                 ServiceCheck(each.topic, each.state, each.message)
@@ -241,7 +242,7 @@ def _dispatching(
     from perdure.forge.dispatch import Dispatcher, Reconciler
 
     wake = stack.enter_context(
-        Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)
+        Dispatcher(engine, chosen.agents, task_defaults(chosen), say, clients.of)
     ).wake
     if chosen.serve_reconcile:
         stack.enter_context(
@@ -256,27 +257,6 @@ def _dispatching(
             )
         )
     return wake
-
-
-def _seed(chosen: Settings) -> TaskSpec:
-    """Return a spec with the settings that are the same for all dispatched tasks."""
-    from perdure.model import TaskSpec
-
-    return TaskSpec(
-        prompt="",
-        base=chosen.base,
-        backend=chosen.backend,
-        model=chosen.model,
-        permissions=chosen.permissions,
-        timeout_s=chosen.timeout,
-        stall_s=chosen.stall,
-        attempts=chosen.attempts,
-        budget_usd=chosen.budget_usd,
-        continuity=chosen.continuity,
-        verify=chosen.verify,
-        verify_rounds=chosen.verify_rounds,
-        verify_timeout_s=chosen.verify_timeout,
-    )
 
 
 def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:

@@ -7,15 +7,16 @@ the agent's own branch has the scope of the agent's issue.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from perdure.model import Permissions, TaskRun, TaskSpec
 from perdure.model.forge.deliveries import Delivery, Intent
 from perdure.model.forge.postings import Origin, labels_of
 from perdure.model.forge.rules import BEGINNING, Rule, branch_of, is_apart, is_own, issue_of, wants
 from perdure.rules.run_titles import link_to, title_of_thing
+from perdure.rules.specification import with_defaults
 
 NAMED = frozenset({"assigned", "mentioned", "review_requested"})
 """Triggers that name one particular agent."""
@@ -116,23 +117,32 @@ def spec_of(
         number=number,
         pull=intent.pull and number == intent.number,
     )
-    return replace(
-        seed,
-        prompt=prompt,
-        agent=rule.agent,
-        key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
-        repo=rule.clone.replace("{repository}", intent.repository),
-        base=intent.branch if intent.pull else seed.base,
-        branch=branch_of(rule, number, apart=apart),
-        scope=scope_of(rule, delivery, intent, number),
-        model=rule.model or seed.model,
-        permissions=Permissions(rule.permissions or seed.permissions),
-        budget_usd=rule.budget_usd or seed.budget_usd,
-        timeout_s=rule.timeout or seed.timeout_s,
-        attempts=rule.attempts or seed.attempts,
-        verify=rule.verify or seed.verify,
-        rule=rule.name,
-        title=title_of(rule, intent, number),
-        link=link_to(intent.url),
-        labels=labels_of(delivery.number, origin),
-    )
+    given: dict[str, Any] = {
+        "prompt": prompt,
+        "agent": rule.agent,
+        "key": f"delivery:{delivery.number}:{delivery.sha256[:12]}",
+        "repo": rule.clone.replace("{repository}", intent.repository),
+        "branch": branch_of(rule, number, apart=apart),
+        "scope": scope_of(rule, delivery, intent, number),
+        "rule": rule.name,
+        "title": title_of(rule, intent, number),
+        "link": link_to(intent.url),
+        "labels": labels_of(delivery.number, origin),
+    }
+    if intent.pull:
+        given["base"] = intent.branch
+    return with_defaults(seed, {**given, **_own_values(rule)})
+
+
+def _own_values(rule: Rule) -> dict[str, Any]:
+    """Return the fields of a task that the rule itself sets."""
+    values = {
+        "model": rule.model,
+        "budget_usd": rule.budget_usd,
+        "timeout_s": rule.timeout,
+        "attempts": rule.attempts,
+        "verify": rule.verify,
+    }
+    if rule.permissions:
+        values["permissions"] = Permissions(rule.permissions)
+    return {name: value for name, value in values.items() if value}

@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.model import ContinuityPolicy, Permissions
 from perdure.rules.plan import Plan, PlanError, PlanTask, Unforkable
+from perdure.rules.specification import fitting
 
 LineOf = Callable[..., int]
 """Function that returns the line of a value in the plan's file. Its arguments are the path of keys
@@ -49,15 +50,9 @@ def planned(
 def _task(
     raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> PlanTask:
-    said = {
-        **defaults,
-        **{
-            key: raw[key]
-            for key in ("agent", "model", "permissions", "timeout", "attempts", "map")
-            if key in raw
-        },
-        **entry,
-    }
+    names = ("agent", "model", "permissions", "timeout", "attempts", "map")
+    shared = {"model": "", **fitting(defaults, {key: raw[key] for key in names if key in raw})}
+    said = {"model": "", **fitting(shared, entry)}
     return PlanTask(
         name=entry["name"],
         prompt=entry["prompt"],

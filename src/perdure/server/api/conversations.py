@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from perdure.agents import registry
 from perdure.engine.conversations import (
@@ -20,9 +19,10 @@ from perdure.engine.conversations import (
 )
 from perdure.engine.sessions import statistics
 from perdure.errors import PerdureError, UsageError
-from perdure.model import Permissions, SessionKey, TokenScope
+from perdure.model import SessionKey, TokenScope
 from perdure.model.durations import duration
 from perdure.model.reports import RunReport
+from perdure.rules.specification import with_defaults
 from perdure.server.api import forms
 from perdure.server.api.runs import ready, refuse_widening
 from perdure.server.api.verbs import ApiCall, Verb
@@ -118,10 +118,13 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
         refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
     if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():
         raise UsageError("A repository on the server's disk needs an absolute path")
-    spec = replace(
-        parts.seed, prompt=said.prompt, name=said.name, model=said.model, permissions=permissions,
-        verify="" if permissions is Permissions.READ else parts.seed.verify,
-    )  # fmt: skip
+    given = {
+        "prompt": said.prompt,
+        "name": said.name,
+        "model": said.model,
+        "permissions": permissions,
+    }
+    spec = with_defaults(parts.seed, given)
     return ready(
         parts,
         resume(parts.engine, entry, ResumeRequest(spec=spec, repo=said.repo, branch=said.branch)),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from perdure.config import Settings
 from perdure.config.files import LIMITS
@@ -22,6 +21,7 @@ from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.model.codec import plain
 from perdure.model.forge.postings import OWN_LABELS
 from perdure.model.reports import RunReport, WhyReport
+from perdure.rules.specification import with_defaults
 from perdure.rules.text import visible
 from perdure.server.api import forms
 from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
@@ -137,14 +137,7 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
         said["labels"] = {**who.limits.own_labels, **said.get("labels", {})}
         refuse_outside(who.limits, said.get("repo", ""), said["labels"])
         refuse_shared(who.limits, said)
-    usual = replace(parts.seed, agent=settings.agent)
-    if said.get("here") or said.get("service"):
-        usual = replace(usual, backend="", base="")
-    if said.get("permissions", usual.permissions) is Permissions.READ:
-        usual = replace(usual, verify="")
-    if "agent" in said and said["agent"] != settings.agent:
-        usual = replace(usual, model="")
-    return replace(usual, **said)
+    return with_defaults(parts.seed, said)
 
 
 def refuse_widening(said: dict[str, Any], settings: Settings) -> None:

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from perdure.engine.conversations import ConversationEntry, ForkRequest, ResumeRequest, fork, resume
-from perdure.model import Permissions
 from perdure.rules.run_titles import worker_of
+from perdure.rules.specification import with_defaults
 from perdure.server.api.runs import refuse_widening
 from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
@@ -85,9 +85,9 @@ def ask_resume(visit: Visit) -> Response:
 
 def do_resume(visit: Visit) -> Response:
     entry = _to_resume(visit)
-    seed = visit.desk.seed
-    verify = "" if seed.permissions is Permissions.READ else seed.verify
-    spec = replace(seed, prompt=visit.given("prompt").strip(), verify=verify)
+    # The conversation continues with its own model: the setting may be meant for another agent.
+    given = {"prompt": visit.given("prompt").strip(), "model": ""}
+    spec = with_defaults(visit.desk.seed, given)
     run = resume(visit.desk.engine, entry, ResumeRequest(spec=spec))
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "resumed")
