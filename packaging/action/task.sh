@@ -20,9 +20,12 @@ limit --attempts "${TASK_ATTEMPTS:-}"
 limit --budget-usd "${TASK_BUDGET_USD:-}"
 
 new=()
-for pair in "--agent=${TASK_AGENT:-}" "--permissions=${TASK_PERMISSIONS:-}" "--verify=${TASK_VERIFY:-}"; do
+for pair in "--agent=${TASK_AGENT:-}" "--permissions=${TASK_PERMISSIONS:-}"; do
   if [ -n "${pair#*=}" ]; then new+=("$pair"); fi
 done
+# The check of this job. The check in a capsule is not run: a stranger may have written it.
+check=()
+if [ -n "${TASK_VERIFY:-}" ]; then check=("--verify=$TASK_VERIFY"); fi
 # A run from a capsule gets no more than this machine grants; the settings of the job are that grant.
 if [ -n "${TASK_PERMISSIONS:-}" ]; then export PERDURE_PERMISSIONS=$TASK_PERMISSIONS; fi
 
@@ -31,14 +34,14 @@ state_of() { perdure show "$TASK_NAME" --json 2>/dev/null | python3 -c 'import j
 state=$(state_of)
 if [ -z "$state" ] && [ -n "$earlier" ]; then
   echo "continuing from ${earlier##*/}"
-  perdure import "$earlier" --repo . --name "$TASK_NAME"
+  perdure import "$earlier" --repo . --name "$TASK_NAME" "${check[@]}"
   state=$(state_of)
 fi
 
 code=0
 case $state in
   "") printf '%s' "${TASK_PROMPT:?a new task needs a prompt}" |
-    perdure run --quiet --json --name "$TASK_NAME" "${new[@]}" "${limits[@]}" --prompt-file - >"$report" || code=$? ;;
+    perdure run --quiet --json --name "$TASK_NAME" "${new[@]}" "${check[@]}" "${limits[@]}" --prompt-file - >"$report" || code=$? ;;
   succeeded) if [ -n "${TASK_PROMPT:-}" ]; then
     printf '%s' "$TASK_PROMPT" | perdure update --quiet --json --prompt-file - "$TASK_NAME" >"$report" || code=$?
   else

@@ -45,3 +45,18 @@ def test_a_stranger_names_no_rule_and_no_issue() -> None:
     )
     spec, dropped = limit_spec(theirs, "name", Permissions.EDIT, trusted=True)
     assert (spec.rule, spec.labels, dropped) == (theirs.rule, theirs.labels, ())
+
+
+def test_the_importer_gives_its_own_check() -> None:
+    """A check command of the importer replaces the one in the capsule, with and without trust. An
+    empty one means no check. Only without one, the capsule's check is kept or named as dropped."""
+    theirs = TaskSpec(prompt="Go.", verify="steal")
+    for trusted in (False, True):
+        for own in ("make test", ""):
+            spec, dropped = limit_spec(
+                theirs, "name", Permissions.EDIT, trusted=trusted, verify=own
+            )
+            assert (spec.verify, dropped) == (own, ())
+    spec, dropped = limit_spec(theirs, "name", Permissions.EDIT, trusted=False)
+    assert (spec.verify, dropped) == ("", ("the check command: steal",))
+    assert limit_spec(theirs, "name", Permissions.EDIT, trusted=True)[0].verify == "steal"

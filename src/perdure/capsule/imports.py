@@ -78,6 +78,8 @@ class ImportRequest(Struct, frozen=True, kw_only=True):
     trusted: bool = False
     permissions: Permissions = Permissions.EDIT
     """The widest permissions that the imported run may have on this machine."""
+    verify: str | None = None
+    """The check command that the run has on this machine, instead of the one in the capsule."""
     spec: TaskSpec | None = None
     """The spec to use for the run on this machine, if the caller owns the run on all machines. Only
     prompt and scope are then taken from the capsule. If None, the spec in the capsule comes from a
@@ -124,7 +126,13 @@ def import_run(
                 engine.workspaces, engine.state, replace(story.run, id=run_id, name=name, spec=spec)
             )
         else:
-            spec, dropped = limit_spec(story.run.spec, name, wish.permissions, trusted=wish.trusted)
+            spec, dropped = limit_spec(
+                story.run.spec,
+                name,
+                wish.permissions,
+                trusted=wish.trusted,
+                verify=wish.verify,
+            )
             shared = left_behind(story.run.spec)
             spec, place = _planned(engine.workspaces, manifest, spec, name, wish)
         fd = engine.workspaces.lock(place, f"perdure import {name}")

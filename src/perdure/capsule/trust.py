@@ -5,7 +5,8 @@ agent or of perdure itself on this machine:
 
 - Permissions are lowered to this machine's own setting, and never raised.
 - Arguments and variables for the agent are dropped.
-- The check command is dropped, because perdure would run it in a shell.
+- The check command is dropped, because perdure would run it in a shell. The importer may give its
+  own.
 - Time limits are raised or lowered to the permitted range.
 - The name of a forge rule is dropped, because commits would get the git identity of that rule.
 - Labels that name a forge's issue are dropped, because the run would count as a run about this
@@ -30,10 +31,16 @@ MOST_S = 86_400.0
 
 
 def limit_spec(
-    spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
+    spec: TaskSpec,
+    name: str,
+    ours: Permissions,
+    *,
+    trusted: bool,
+    verify: str | None = None,
 ) -> tuple[TaskSpec, tuple[str, ...]]:
     """Return the spec with only those parts that apply on this machine. Also return a description
-    of each part that was dropped or reduced."""
+    of each part that was dropped or reduced. `verify`: the importer's own check command, which
+    replaces the one in the capsule; None: the importer gave none."""
     spec = replace(
         spec,
         name=name,
@@ -51,8 +58,10 @@ def limit_spec(
         title=one_line(spec.title, LONGEST),
         link=link_to(spec.link),
     )
+    if verify is not None:
+        spec = replace(spec, verify="")
     if trusted:
-        return spec, ()
+        return replace(spec, verify=verify or spec.verify), ()
     dropped: list[str] = []
     if _WIDTH.index(spec.permissions) > _WIDTH.index(ours):
         dropped.append(f"permissions `{spec.permissions}`: this machine's setting is `{ours}`")
@@ -84,7 +93,7 @@ def limit_spec(
         agent_args=(),
         env={},
         pass_env=(),
-        verify="",
+        verify=verify or "",
         rule="",
         labels=labels,
         continuity=policy,

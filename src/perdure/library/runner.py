@@ -579,15 +579,16 @@ class Runner:
         repo: PathText = "",
         name: str = "",
         trust: bool = False,
+        verify: str | None = None,
     ) -> ImportResult:
         """Import a run from a capsule without starting it. `into`: the directory to create for it.
         `repo`: create a worktree of this repository instead. `trust`: keep its permissions,
-        arguments, variables and check command. Needs the extra `capsule`. Raises CapsuleError,
-        Conflict."""
+        arguments, variables and check command. `verify`: check command instead of its own. Needs
+        the extra `capsule`. Raises CapsuleError, Conflict."""
         from perdure.capsule.container import open_capsule
         from perdure.capsule.imports import import_run
 
-        wish = self._wish(str(file), into, repo, name, trust)
+        wish = replace(self._wish(str(file), into, repo, name, trust), verify=verify)
         path = self._cwd / file
         if not path.is_file():
             raise NotFound(f"there is no file {str(file)!r}", "perdure export NAME -o FILE")
@@ -641,13 +642,14 @@ class Runner:
         name: str = "",
         trust: bool = False,
         take_over: bool = False,
+        verify: str | None = None,
     ) -> ImportResult:
         """Fetch a run from a checkpoint store without starting it. `take_over`: take it even if
-        another machine seems to be running it; that machine then stops. Needs the extra `capsule`.
-        Raises Conflict."""
+        another machine seems to be running it; that machine then stops. `verify`: check command
+        instead of its own. Needs the extra `capsule`. Raises Conflict."""
         from perdure.capsule import move
 
-        wish = self._wish(url, into, repo, name, trust)
+        wish = replace(self._wish(url, into, repo, name, trust), verify=verify)
         return move.move_from(self._engine, ref, url, wish, over=take_over)
 
     # --- clean up

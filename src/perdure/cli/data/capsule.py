@@ -119,6 +119,11 @@ def _where(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the run's permissions, arguments, variables, check command, limits and policy",
     )
+    parser.add_argument(
+        "--verify",
+        metavar="COMMAND",
+        help="check command of the run on this machine, instead of the run's own",
+    )
 
 
 def import_verb(arguments: argparse.Namespace) -> int:
@@ -165,6 +170,7 @@ def _import_request(arguments: argparse.Namespace, chosen: Settings, source: str
         name=arguments.name,
         trusted=arguments.trust,
         permissions=chosen.permissions,
+        verify=arguments.verify,
     )
 
 
