@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ import pytest
 from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal, on_terminal
+from tests.journeys.test_requests import requests
+from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated, run
 
 pytestmark = pytest.mark.journey
 
@@ -89,6 +91,46 @@ def test_a_run_is_stopped_and_sent_on_from_the_board(one: Stage) -> None:
         shown.shows("42")
     finally:
         shown.tmux("kill-server")
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_an_answer_on_the_board_makes_the_very_call_run_once(
+    stage: Callable[..., Stage], agent: str, tmp_path: Path
+) -> None:
+    """Codex asks for a command that its sandbox stopped. On the board a person reads it and allows
+    it. The run continues in the background; exactly that command runs, once, and the same command a
+    second time is a new request, which the person refuses on the board."""
+    file = OUTSIDE / tmp_path.name
+    steps = [command(file), STOPS, escalated(file), escalated(file), STOPS, "say Without it.\n"]
+    here = stage("---\n".join(steps))
+    assert run(here)["state"] == "queued"
+    here.nothing_survives()
+    shown = Terminal(here, 160)
+    try:
+        shown.type(TOP, "Enter")
+        shown.shows("i answers; 1 call was denied: exec_command")
+        shown.type("i")
+        screen = "\n".join(shown.shows("Allow it once?"))
+        assert "tool: exec_command" in screen and f"cmd: echo ran >> {file}" in screen
+        shown.type("y", "Enter")
+        shown.shows("answered; task continues")
+        here.until(lambda: len(requests(here)) == 2, "the agent asks again")
+        assert file.read_text() == "ran\n"
+        shown.shows("i answers;")
+        shown.type("i")
+        shown.shows("task  request 2")
+        shown.type("not", "Space", "again", "Enter")
+        here.until(lambda: here.show()["state"] == "succeeded", "the run has succeeded")
+        shown.type("q")
+    finally:
+        shown.tmux("kill-server")
+        written = file.read_text() if file.exists() else ""
+        file.unlink(missing_ok=True)
+    first, second = requests(here)
+    assert written == "ran\n"
+    assert (first["answer"], first["given"], second["answer"]) == ("allow", 2, "deny")
+    assert second["words"] == "not again" and "@" in first["by"]
+    assert here.show()["attempts"][1]["receipt"]["verdict"] == "native"
 
 
 def test_where_there_is_no_board(one: Stage) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from perdure import store as stores
 from perdure.agents.claude import hook
+from perdure.cli import request_text
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
@@ -366,12 +367,15 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
 
 
 def test_a_question_that_was_cut_says_so() -> None:
-    """A question that was cut can be answered, and the person is told that it was cut."""
+    """A question that was cut can be answered with one text, and the person sees its beginning and
+    that it was cut."""
     text = {"questions": [{"question": "x" * (2 * rules.SHOWN)}]}
     (request,) = made(call(rules.QUESTION, **text))
     for lines in (shown_for_answer(request, ""), request_lines(request, "task")):
         assert f"cut here, {request.size} characters in all" in "\n".join(lines)
         assert "refused" not in "\n".join(lines)
+    assert "xxxx" in "\n".join(shown_for_answer(request, ""))
+    assert len(request_text.questions_of(request)) == 1
 
 
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:

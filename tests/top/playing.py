@@ -10,9 +10,10 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from perdure.cli.top.app import Board
+from perdure.cli.top.app import AnswerRequest, Board
 from perdure.cli.top.view import ViewStore
 from perdure.host.process import Probe
+from perdure.model.requests import AnswerKind
 from tests.patience import PATIENCE_S
 
 Story = Callable[["Play"], Awaitable[None]]
@@ -20,6 +21,10 @@ Story = Callable[["Play"], Awaitable[None]]
 
 def nothing(run_id: str) -> str:
     raise AssertionError("nobody asked for this")
+
+
+def no_answer(run_id: str, number: int, verdict: AnswerKind, words: str) -> str:
+    raise AssertionError("nobody answered")
 
 
 class Play:
@@ -69,12 +74,14 @@ def play(
     *,
     retry: Callable[[str], str] = nothing,
     stop: Callable[[str], str] = nothing,
+    answer: AnswerRequest = no_answer,
     size: tuple[int, int] = (120, 40),
 ) -> None:
     """Play a story on a board, which reads the store five times a second."""
 
     async def go() -> None:
-        app = Board(store, Probe(Path("/nonexistent")), retry, stop, look_s=0.2)
+        probe = Probe(Path("/nonexistent"))
+        app = Board(store, probe, retry, stop, look_s=0.2, answer=answer)
         async with app.run_test(size=size) as pilot:
             await story(Play(app, pilot))
 

@@ -7,7 +7,6 @@ can be answered later.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,18 +15,16 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from perdure.cli import request_text
 from perdure.cli.style import paint
 from perdure.errors import Conflict, UsageError
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
-from perdure.rules.approvals import not_whole, why_not_allowed
-from perdure.rules.requests import options_of, payload_lines, questions
-from perdure.rules.text import visible
+from perdure.rules.approvals import not_whole
+from perdure.rules.requests import questions
 
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
 
-YES = frozenset({"y", "yes"})
-NO = frozenset({"n", "no"})
 NARROWEST = 20
 
 
@@ -81,10 +78,7 @@ def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
 def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     """Return the lines that show the complete request. Each line of it begins with a bar, so that
     no text of the agent looks like a line of perdure. Hidden characters are made visible."""
-    # The lines from `_lines` may contain newlines. Split them there, because each line on the
-    # terminal must begin with the bar.
-    physical = chain.from_iterable(line.split("\n") for line in _lines(request))
-    lines = [visible(line.expandtabs(4)) for line in physical]
+    lines = request_text.lines_of(request)
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
     pieces = chain.from_iterable(_pieces(line, width) for line in lines)
     shown = [f"  | {piece}" for piece in pieces]
@@ -100,80 +94,25 @@ def _pieces(line: str, width: int) -> list[str]:
     return [line[at : at + most] for at in range(0, len(line), most)] or [""]
 
 
-def _lines(request: AgentRequest) -> list[str]:
-    if request.kind is RequestKind.QUESTION:
-        return _question_lines(request)
-    head = [f"tool: {_value(request.tool)}"]
-    try:
-        given = json.loads(request.payload)
-    except ValueError:
-        return [*head, *request.payload.splitlines()]
-    if not isinstance(given, dict):
-        return [*head, *payload_lines(request)]
-    rest = dict(given)
-    body = []
-    for key, sign in (("command", "$ "), ("old_string", "- "), ("new_string", "+ ")):
-        if isinstance(rest.get(key), str):
-            body += _signed(rest.pop(key), sign)
-    if request.tool == "Write" and isinstance(rest.get("content"), str):
-        body += _signed(rest.pop("content"), "+ ")
-    return [*head, *(f"{_value(key)}: {_value(value)}" for key, value in rest.items()), *body]
-
-
-def _signed(text: str, sign: str) -> list[str]:
-    # Split only at newlines, as a shell does. `splitlines` would also split at other characters.
-    return [f"{sign}{line}" for line in text.split("\n")]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, str):
-        text = value
-    else:
-        text = json.dumps(value, ensure_ascii=False)
-    return text.replace("\n", "\\n")
-
-
-def _question_lines(request: AgentRequest) -> list[str]:
-    lines = []
-    for each in questions(request):
-        lines += str(each.get("question", "")).split("\n")
-        labels = [str(option.get("label", "")) for option in options_of(each)]
-        lines += [f"  {number}. {_value(label)}" for number, label in enumerate(labels, 1)]
-    return lines
-
-
 def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
     """Ask until the person gives an answer, and return it. Raises KeyboardInterrupt or EOFError if
     the person gives up."""
     if request.kind is RequestKind.QUESTION:
-        texts = [_text(each) for each in questions(request)]
+        texts = [_text(each) for each in request_text.questions_of(request)]
         return AnswerKind.TEXT, "\n".join(texts)
-    may_allow = not why_not_allowed(request)
-    if may_allow:
-        question = "Allow it once? y, n, or a reason for refusing: "
-    else:
-        question = "It can only be refused: n, or a reason: "
-    while True:
-        said = _line(question)
-        if said.lower() in NO:
-            return AnswerKind.DENY, ""
-        if said.lower() in YES and may_allow:
-            return AnswerKind.ALLOW, ""
-        # A single word such as "yep" or "ok" must not count as the reason for a refusal, so ask
-        # again.
-        if len(said.split()) > 1:
-            return AnswerKind.DENY, said
+    prompt = request_text.call_prompt(request)
+    verdict = None
+    while verdict is None:
+        verdict = request_text.verdict_of(request, _line(prompt))
+    return verdict
 
 
 def _text(question: Any) -> str:
-    """Return the answer to one question. The number of an option stands for its label."""
-    labels = [str(option.get("label", "")) for option in options_of(question)]
-    while True:
-        said = _line("Your answer: ")
-        if said.isdecimal() and 1 <= int(said) <= len(labels):
-            return " ".join(labels[int(said) - 1].split())
-        if said:
-            return said
+    """Ask until the person gives an answer to one question, and return it."""
+    words = ""
+    while not words:
+        words = request_text.words_of(question, _line(request_text.QUESTION_PROMPT))
+    return words
 
 
 def _line(prompt: str) -> str:

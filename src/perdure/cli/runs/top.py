@@ -1,5 +1,5 @@
 """`top`: shows all runs in this terminal. It reads with a read-only connection. A connection that
-can write is opened only for an action such as retry."""
+can write is opened only for an action such as retry or an answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from perdure.cli.compose import DATABASE, open_engine, open_to_read, probe, sett
 from perdure.errors import UsageError
 from perdure.host.extras import install_command
 from perdure.model import RunState
+from perdure.model.requests import AnswerKind, RequestState
 
 if TYPE_CHECKING:
     from perdure.config import Settings
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 
 def top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, d shows the diff, "
-        "u replies, n starts a new run, / filters, ? lists "
-        "all, q leaves."
+        "Keys: Space peeks, Enter attaches to the log, i answers the agent, r retries, s stops, "
+        "d shows the diff, u replies, n starts a new run, / filters, ? lists all, q leaves."
     )
 
 
@@ -49,7 +49,10 @@ def top_verb(arguments: argparse.Namespace) -> int:
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
-        Board(store, probe(chosen), acts.retry, acts.stop, verb=acts.verb).run()
+        board = Board(
+            store, probe(chosen), acts.retry, acts.stop, answer=acts.answer, verb=acts.verb
+        )
+        board.run()
         acts.close()
     return 0
 
@@ -84,6 +87,18 @@ class _Acts:
         if run.state is RunState.RUNNING:
             return f"{run.name} is stopping"
         return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
+
+    def answer(self, run_id: str, number: int, verdict: AnswerKind, words: str) -> str:
+        from perdure.cli.runs.run import detach
+        from perdure.engine import service
+
+        run, _ = service.answer(self.engine, run_id, number, verdict, words)
+        if any(each.state is RequestState.OPEN for each in self.engine.store.requests(run.id)):
+            return f"answered; {run.name} has another open request"
+        if self.engine.elsewhere(run):
+            return f"answered; {run.name} continues on {run.host_name}"
+        detach(self._chosen, run)
+        return f"answered; {run.name} continues"
 
     def verb(self, words: list[str]) -> int:
         """Run a verb as the command line does. Its errors are printed, not raised. Return the exit

@@ -2,6 +2,7 @@
 
 Only this package uses Textual, which is imported late. `view` reads the store and decides what is
 on the board. `lines` renders each row and panel as cleaned text. `app` has the board and its keys.
-`screens` has the screens that cover the board: a run's log, the keys, a question. The board itself
-is read-only: its actions (retry, stop) are passed in.
+`screens` has the screens that cover the board: a run's log, the keys, a question. `request_screen`
+shows an agent's request. The board itself is read-only: its actions (answer, retry, stop) are
+passed in.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,11 +16,16 @@ from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from perdure.cli.top.lines import heading, peek, run_line
+from perdure.cli.top.request_screen import Answer, RequestScreen
 from perdure.cli.top.screens import Act, HelpScreen, LogScreen, Question, while_there
 from perdure.cli.top.view import View, ViewStore, load_view
+from perdure.engine import service
 from perdure.errors import PerdureError
 from perdure.host.process import Probe
+from perdure.model import TaskRun
 from perdure.model.events import Record
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.rules.requests import expired
 from perdure.rules.text import clean
 
 LOOK_S = 1.0
@@ -28,12 +34,17 @@ REST = 4
 pause limits the load, because searching many runs is slow."""
 PEEKED = 400
 """Maximum number of a run's newest records that are read for its panel."""
-ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
+ON_BOARD = frozenset(
+    {"answer", "peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"}
+)
 ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
 """Verbs that need a text from the user, each with the question for it. After such a verb, the run
 continues in the background."""
 CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no): "}
 """Verbs that change the user's own files. Each has a question that the user must confirm first."""
+AnswerRequest = Callable[[str, int, AnswerKind, str], str]
+"""A function that answers a request, given the run's id, the number of the request, the answer and
+the person's words. It returns a sentence about the result, and may raise PerdureError."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
@@ -62,6 +73,9 @@ class Board(App[None]):
     }
     #runs > .option-list--option-disabled { color: $foreground; }
     LogScreen #head { dock: top; }
+    #request { height: 1fr; border: round $primary; padding: 0 1; }
+    #note, #prompt { height: auto; padding: 0 1; }
+    #typed { height: 1; border: none; padding: 0 1; }
     .box {
         width: auto; max-width: 90%; height: auto; padding: 1 2; border: round $primary;
         background: $surface;
@@ -70,6 +84,7 @@ class Board(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "peek", "peek"),
+        Binding("i", "answer", "answer"),
         Binding("r", "retry", "retry"),
         Binding("s", "stop", "stop"),
         Binding("d", "verb('diff')", "diff"),
@@ -95,10 +110,11 @@ class Board(App[None]):
         stop: Act,
         look_s: float = LOOK_S,
         *,
+        answer: AnswerRequest,
         verb: Callable[[list[str]], int] = lambda words: 0,
     ) -> None:
         super().__init__()
-        self._probe, self._verb = probe, verb
+        self._probe, self._verb, self._answer = probe, verb, answer
         self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
         self.view = View()
         self._words = ""
@@ -287,6 +303,41 @@ class Board(App[None]):
         )
         self.push_screen(Question(question), answered)
 
+    def action_answer(self) -> None:
+        """Open the oldest open request of the chosen run."""
+        if chosen := self.chosen:
+            self.run_worker(
+                lambda: self._find_request(chosen), thread=True, exclusive=True, group="request"
+            )
+
+    def _find_request(self, run_id: str) -> None:
+        try:
+            run, now = self._store.get(run_id), self._store.now()
+            made = [expired(each, now) for each in self._store.requests(run_id)]
+            opened = [each for each in made if each.state is RequestState.OPEN]
+            if not opened:
+                # This raises an error that says what became of the newest request.
+                service.only_open(run, made, AnswerKind.DENY)
+        except PerdureError as error:
+            self.call_from_thread(while_there, self._show_message, _sentence(error), True)
+            return
+        self.call_from_thread(self._show_request, run, opened)
+
+    def _show_request(self, run: TaskRun, opened: list[AgentRequest]) -> None:
+        if len(self.screen_stack) > 1:
+            return  # Another key has opened a screen in the meantime.
+        request = opened[0]
+
+        def answered(given: Answer | None) -> None:
+            if given is not None:
+                act = partial(self._give, number=request.number, given=given)
+                self._act(act, run.id)
+
+        self.push_screen(RequestScreen(request, run.name, len(opened)), answered)
+
+    def _give(self, run_id: str, number: int, given: Answer) -> str:
+        return self._answer(run_id, number, *given)
+
     def action_verb(self, verb: str) -> None:
         """Run a verb of the command line on the whole terminal, then return to the board."""
         row = self.view.row(self.chosen)
@@ -314,19 +365,24 @@ class Board(App[None]):
             try:
                 said, bad = act(run_id), False
             except PerdureError as error:
-                said, bad = (
-                    f"{str(error).rstrip('.')}; {error.hint}" if error.hint else str(error),
-                    True,
-                )
+                said, bad = _sentence(error), True
             self.call_from_thread(while_there, self._show_message, clean(said), bad)
 
         self.run_worker(do, thread=True, group="act")
 
     def _show_message(self, said: str, bad: bool) -> None:
-        line = self.query_one("#said", Static)
+        # The message is for the board, also if another screen covers it by now.
+        line = self.screen_stack[0].query_one("#said", Static)
         line.display = bool(said)
         line.update(Text(said, style="bold red" if bad else "bold"))
         self._load()
+
+
+def _sentence(error: PerdureError) -> str:
+    """Return the error and its hint as one cleaned text."""
+    if error.hint:
+        return clean(f"{str(error).rstrip('.')}; {error.hint}")
+    return clean(str(error))
 
 
 def _typed(question: str) -> str:

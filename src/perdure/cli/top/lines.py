@@ -13,7 +13,7 @@ from perdure.model.events import Record
 from perdure.protocols import BoardRow
 from perdure.rules.liveness import advice
 from perdure.rules.log_line import line_of
-from perdure.rules.requests import ASKING
+from perdure.rules.requests import ASKING, WAITING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import age, at_home, clean, clock, dollars, one_line, tokens
 
@@ -81,6 +81,9 @@ def run_line(row: BoardRow, view: View) -> Text:
 
 def _about(row: BoardRow, view: View, state: str) -> str:
     match state:
+        case "asks" if any(condition.type == WAITING for condition in row.conditions):
+            asked = row.reason.removeprefix(f"{WAITING}: ")
+            return f"i answers; {asked}"
         case "asks":
             return next(
                 condition.message for condition in row.conditions if condition.type in ASKING

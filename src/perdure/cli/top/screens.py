@@ -33,6 +33,7 @@ KEYS = (
     ("up, down, j, k", "choose a run"),
     ("Space", "peek: its attempts, receipts and last words, below"),
     ("Enter", "attach to its log; Escape or Left returns, and the run continues"),
+    ("i", "answer its agent: allow or refuse the call that it asks for, or answer its question"),
     ("r", "retry: continue where it stopped"),
     ("s", "stop: asks first; perdure retry continues later"),
     ("d, a", "its changes; copy them into this checkout, after a question"),

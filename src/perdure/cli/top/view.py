@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from perdure.host.process import Probe
 from perdure.model import Liveness, RunState
-from perdure.protocols import BoardRow, BoardStore, RunStore
+from perdure.protocols import BoardRow, BoardStore, RequestStore, RunStore
 
 ASKING = "asking"
 SHOWN = 100
@@ -19,7 +19,7 @@ SHOWN = 100
 """
 
 
-class ViewStore(RunStore, BoardStore, Protocol):
+class ViewStore(RunStore, BoardStore, RequestStore, Protocol):
     """The parts of a store that the board needs."""
 
 
