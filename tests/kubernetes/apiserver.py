@@ -13,7 +13,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,10 @@ class Server:
         self.began: list[int] = []
         self.before: Callable[[str, str], None] = lambda method, path: None
         self.after: Callable[[str, str], None] = lambda method, path: None
+        self.listed: Callable[[], None] = lambda: None
+        """Called after each page of a list was read, before it is sent."""
+        self.pages: list[int] = []
+        """The length of each page of a list."""
         self.cut = 0
         self.port = 0
         self.forbidden: set[str] = set()
@@ -210,9 +214,7 @@ class Server:
                 for each in self.objects[kind].values()
                 if _chosen(each, namespace, request.query.get("labelSelector", ""))
             ]
-            return web.json_response(
-                {"kind": "List", "metadata": {"resourceVersion": str(self.version)}, "items": items}
-            )
+            return self._page(items, request.query)
         if request.method == "POST":
             body = await request.json()
             if (namespace, body["metadata"]["name"]) in self.objects[kind]:
@@ -242,6 +244,20 @@ class Server:
         )
         merged = _merge(there, fields)
         return web.json_response(there if merged == there else self.put(kind, merged))
+
+    def _page(self, items: list[Body], query: Mapping[str, str]) -> web.Response:
+        """Return a page of a list. The token of the next one has the version and the place."""
+        version, _, start = query.get("continue", f"{self.version}:0").partition(":")
+        if int(version) < self.oldest:
+            return _status(410, "The provided continue parameter is too old")
+        begin = int(start)
+        end = begin + int(query.get("limit") or len(items))
+        meta = {"resourceVersion": version}
+        if end < len(items):
+            meta["continue"] = f"{version}:{end}"
+        self.pages.append(len(items[begin:end]))
+        self.listed()
+        return web.json_response({"kind": "List", "metadata": meta, "items": items[begin:end]})
 
     async def _watch(self, request: web.Request, kind: str, namespace: str) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})

@@ -276,7 +276,7 @@ def test_an_attempt_that_begins_while_all_are_listed():
     async def story(stage: Stage) -> None:
         operator = stage.begin()
         await stage.until(operator.ready.is_set)
-        listed = operator.api.items
+        listed = operator.api.reduced
 
         async def late(kind: str, *more: Any, **named: Any) -> Any:
             if kind == "taskruns":
@@ -284,9 +284,9 @@ def test_an_attempt_that_begins_while_all_are_listed():
                 await stage.until(lambda: stage.status().get("phase") == "Running")
             return await listed(kind, *more, **named)
 
-        operator.api.items = late  # type: ignore[method-assign]
+        operator.api.reduced = late  # type: ignore[method-assign]
         await operator.look_at_all()
-        operator.api.items = listed  # type: ignore[method-assign]
+        operator.api.reduced = listed  # type: ignore[method-assign]
         stage.touch()
         await looked_at(stage, operator)
         assert not stage.status()["attempts"][0].get("outcome"), stage.status()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import stamina
@@ -57,7 +57,10 @@ _REVIEW = create_global_resource(
 )
 TIMEOUT_S = 15.0
 TRIES = 4
+PAGE = 500
+"""Maximum number of objects in one answer to a list request."""
 AGENT = "perdure-operator"
+Made = TypeVar("Made")
 
 
 class Refused(Exception):
@@ -124,24 +127,59 @@ class Api:
     ) -> list[dict[str, Any]]:
         """Return all objects of a kind in a namespace, filtered by labels and fields if they are
         given."""
-        selector: Any = (
-            {part.split("=")[0]: part.split("=")[1] for part in fields.split(",")}
-            if fields
-            else None
-        )
+        return await self.reduced(kind, namespace, dict, labels, fields)
 
-        async def read() -> list[dict[str, Any]]:
+    async def reduced(
+        self,
+        kind: str,
+        namespace: str,
+        make: Callable[[dict[str, Any]], Made],
+        labels: dict[str, Any] | None = None,
+        fields: str = "",
+    ) -> list[Made]:
+        """Return what `make` returns for each of the objects that `items` would return.
+
+        The objects are read in pages, and `make` is called for all objects of a page before the
+        next page is requested. So only one page of whole objects is in memory. If the list has to
+        begin again, `make` is called again for the same objects.
+        """
+        selector: Any = None
+        if fields:
+            selector = dict(part.split("=") for part in fields.split(","))
+
+        async def read() -> list[Made]:
             listed = self._client.list(
-                self._kinds[kind], namespace=namespace, labels=labels, fields=selector
+                self._kinds[kind],
+                namespace=namespace,
+                labels=labels,
+                fields=selector,
+                chunk_size=PAGE,
             )
-            return [_plain(each) async for each in listed]
+            found: list[Made] = []
+            async for each in listed:
+                if found and len(found) % PAGE == 0:
+                    self.counted["list", kind] += 1
+                found.append(make(_plain(each)))
+            return found
 
-        found: list[dict[str, Any]] = await self._send("list", kind, read)
-        return found
+        for _ in range(TRIES):
+            try:
+                read_all: list[Made] = await self._send("list", kind, read)
+                return read_all
+            except Refused as error:
+                # The token of the next page names a version of the list. The API server forgets
+                # versions after some minutes (etcd is compacted) and then answers 410.
+                if error.code != 410:
+                    raise
+                expired = str(error)
+        raise Away(expired)
 
-    async def ours(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        """Return all objects of a kind that perdure created for TaskRuns."""
-        return await self.items(kind, namespace, {UID_LABEL: operators.exists()})
+    async def ours(
+        self, kind: str, namespace: str, make: Callable[[dict[str, Any]], Made]
+    ) -> list[Made]:
+        """Return what `make` returns for each object of a kind that perdure created for
+        TaskRuns."""
+        return await self.reduced(kind, namespace, make, {UID_LABEL: operators.exists()})
 
     async def probe(self, kind: str, namespace: str) -> None:
         """Check that the account may list a kind, by reading at most one object. Raises Refused if

@@ -73,7 +73,7 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
         return
     # Ask the API server, because the operator's cache may still lack some TaskRuns shortly after
     # its start.
-    others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
+    others = await api.reduced(kinds.RUN, run.namespace, wanted)
     for each in others:
         may_use = each.uid != run.uid and each.may_use_claim(name, run.name)
         if may_use and not deletion.gives_up(each, name):

@@ -301,14 +301,14 @@ class Operator:
             asked = {key: self.memory.uid(key) for key in self.memory if namespace in (ALL, key[0])}
             before = self.memory.before("" if namespace == ALL else namespace)
             jobs, pods = (
-                await self.api.ours(kinds.JOB, namespace),
-                await self.api.ours(kinds.POD, namespace),
+                await self.api.ours(kinds.JOB, namespace, job_seen),
+                await self.api.ours(kinds.POD, namespace, pod_seen),
             )
-            there = {self.memory.keep(body) for body in await self.api.items(kinds.RUN, namespace)}
+            there = set(await self.api.reduced(kinds.RUN, namespace, self.memory.keep))
             self.memory.keep_all(
                 before,
-                [job for body in jobs if (job := job_seen(body)) is not None],
-                [pod for body in pods if (pod := pod_seen(body)) is not None],
+                [job for job in jobs if job is not None],
+                [pod for pod in pods if pod is not None],
             )
             for key, uid in asked.items():
                 if key not in there:

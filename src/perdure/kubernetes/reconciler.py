@@ -193,8 +193,8 @@ class TaskRunReconciler(Struct):
         last, so its status contains the attempt of every Job that was read."""
         mine = {UID_LABEL: run.uid}
         before: Before = {job.uid: job for job in known.jobs.values()} | known.pods
-        jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
-        pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
+        jobs = await self.api.reduced(kinds.JOB, run.namespace, job_seen, mine)
+        pods = await self.api.reduced(kinds.POD, run.namespace, pod_seen, mine)
         self.memory.refresh(
             known,
             before,
