@@ -217,6 +217,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"policy": {"stallSeconds": -1}},
         "spec.policy.stallSeconds: Invalid value: -1",
     ),
+    "a negative time for an answer": (
+        {"policy": {"requestExpirySeconds": -1}},
+        "spec.policy.requestExpirySeconds: Invalid value: -1",
+    ),
     "an unknown agent": (
         {"agent": "cluade"},
         "spec.agent: Invalid value: spec.agent is none of claude, codex, gemini, opencode and acp-",
@@ -406,7 +410,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "all limits": {
         "policy": {
             "attempts": 1000, "timeoutSeconds": 0, "stallSeconds": 0, "budgetUSD": "2.50", "continuity": "FreshOk", "whenFull": "RollOver",
-            "verify": "make test", "verifyRounds": 0, "verifyTimeoutSeconds": 0, "files": ["a/b.py", ".github/x", "..a"],
+            "verify": "make test", "verifyRounds": 0, "verifyTimeoutSeconds": 0, "requestExpirySeconds": 0, "files": ["a/b.py", ".github/x", "..a"],
         }
     },
     "a claim described": {

@@ -111,7 +111,7 @@ def test_an_answer_queues_the_next_attempt_whose_order_has_it() -> None:
         now = wanted(run)
         assert now.status.attempts[-1].number == attempt
         told = order.decode(manifests.order(now, now.status.attempts[-1], (1,)))
-        assert told.request_expiry_s == requests.EXPIRY_S
+        assert told.request_expiry_s == 7 * 86_400
         (given,) = told.answers
         assert (given.number, given.id, given.answer) == (1, opened(run).id, AnswerKind.ALLOW)
         if attempt == 2:
@@ -234,6 +234,15 @@ def test_a_pod_of_an_older_version_ends_as_before() -> None:
     end = End(outcome=outcome, result=AttemptResult(attempt=1, outcome=outcome))
     closed = status_moves.closed(wanted(run).status, end, wanted(run), NOW, 0.5)
     assert closed.phase == "Failed" and condition(closed, "NeedsPerson").reason == "NeedsInput"
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_a_taskrun_says_how_long_it_waits_for_an_answer(seconds: int) -> None:
+    """The order carries the time of the TaskRun; with 0 the agent cannot ask."""
+    spec = {"policy": {"requestExpirySeconds": seconds}}
+    run = wanted(body(over(1), {"number": 2}, spec=spec))
+    told = order.decode(manifests.order(run, run.status.attempts[-1], (1,)))
+    assert told.request_expiry_s == seconds
 
 
 def test_only_a_volume_of_its_own_keeps_requests() -> None:

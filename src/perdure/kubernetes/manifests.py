@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes import sidecar
-from perdure.kubernetes.requests import EXPIRY_S, answers_of
+from perdure.kubernetes.requests import answers_of
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
 from perdure.kubernetes.spec import FileFrom, Spec, task_spec
 from perdure.kubernetes.status import AttemptStatus
@@ -127,6 +127,8 @@ def order(
     resume = orders.ResumeOrder(
         mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
     )
+    # Only a volume keeps the pod's database, in which the agent's requests are.
+    request_expiry_s = spec.policy.request_expiry_seconds if volume.mode == "Claim" else 0.0
     return orders.encode(
         orders.Order(
             run=run.uid,
@@ -143,7 +145,7 @@ def order(
             transport=transport_of(spec.repository.url if spec.repository else ""),
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",
-            request_expiry_s=EXPIRY_S if volume.mode == "Claim" else 0.0,
+            request_expiry_s=request_expiry_s,
             answers=answers_of(status.requests),
         )
     )

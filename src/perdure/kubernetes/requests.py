@@ -28,8 +28,6 @@ from perdure.rules.approvals import why_not_allowed
 from perdure.rules.requests import WORDS, options_of, questions, short_id
 
 ANSWERS = "perdure.dev/answers"
-EXPIRY_S = 7 * 86_400.0
-"""Time that a TaskRun waits for an answer, in seconds."""
 GRACE_S = 30 * 86_400.0
 """Time, in seconds, that an answer given in time may wait until a pod has it, for example because
 there was no room for the pod."""

@@ -96,6 +96,7 @@ class Policy(Camel, frozen=True):
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
     on_denied: OnDenied | None = None
+    request_expiry_seconds: float = 7 * 86_400
     on_leftover: OnLeftover | None = None
     last_word: bool | None = None
     verify: str = ""
