@@ -17,6 +17,7 @@ import perdure
 from perdure.agents.rehearsal.server import Request
 from perdure.model.events import AgentLaunched
 from tests.journeys.stage import Stage
+from tests.journeys.test_endings import acp_command
 from tests.journeys.test_requests import requests
 from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
 
@@ -156,6 +157,31 @@ def test_a_message_is_in_the_next_prompt_if_no_turn_takes_it(stage: MakeStage, a
     the turn has ended."""
     here = stage(ONE_TOOL)
     started = begun(here)
+    assert "as soon as its turn ends" in tell(here, "Use tabs.")
+    (workdir(here) / "go").touch()
+    done = here.finish(started)
+    assert done.code == 0, done.err
+    report = here.show()
+    assert [each["continuation"] for each in report["attempts"]] == ["fresh", "resume"]
+    assert report["attempts"][1]["receipt"]["verdict"] == "native"
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    assert kinds(here) == [
+        (0, "context_added", 2),
+        (2, "message_delivered", 2),
+        (2, "message_received", 2),
+    ]
+
+
+@CODEX
+def test_a_message_over_acp_is_in_the_next_prompt(stage: MakeStage, agent: str) -> None:
+    """The protocol has no call for a message into the running turn. The message is in the prompt of
+    the next turn of the same conversation, once."""
+    script = ONE_TOOL.replace("run until", "run touch begun; until")
+    here = stage(script, extra={"PERDURE_ACP_CODEX": acp_command()})
+    words = ("--agent", "acp-codex", "--permissions", "full", "--name", "task")
+    started = here.start("run", "--repo", str(here.repo), *words, "Write the files.")
+    here.attempt_directory(1)
+    here.until(lambda: (workdir(here) / "begun").exists(), "the agent is in its tool")
     assert "as soon as its turn ends" in tell(here, "Use tabs.")
     (workdir(here) / "go").touch()
     done = here.finish(started)
