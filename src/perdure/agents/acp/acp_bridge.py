@@ -14,9 +14,10 @@ Guarantees:
 - The replay of an old conversation is never printed as an answer.
 - The agent's process has ended when this program ends.
 
-If the order has `known`, perdure cannot read the agent's transcripts. Then a conversation is loaded
-rather than resumed, and its replay must contain all known items before the prompt is sent. The id
-is printed only if the agent can resume or load a conversation.
+If perdure cannot read the agent's transcripts, the order has `known`: hashes of the items that
+perdure has recorded. A conversation is then loaded rather than resumed. Its replay must contain all
+of these items before the prompt is sent. The id is printed only if the agent can resume or load a
+conversation.
 
 Types of lines:
 
@@ -58,14 +59,14 @@ PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Maximum number of pieces of a text for which the hashes of all runs of adjacent pieces are
-computed. For a text with more pieces, only the runs that extend to its end are hashed."""
+"""Maximum number of pieces of a text up to which every sequence of adjacent pieces is hashed. In a
+text with more pieces, only the sequences that extend to its end are hashed."""
 QUIET_S = 0.5
 """Duration of silence after which a replay counts as complete, in seconds. Gemini CLI 0.61.0 sends
 a part of the replay after its response to `session/load`."""
 LATE_S = 10.0
-"""Maximum wait for known items that a replay still lacks when the agent has fallen silent, in
-seconds. Counted from the agent's response to `session/load`."""
+"""Maximum wait for the items of `known` that are still missing when the agent falls silent during a
+replay, in seconds. Counted from the agent's response to `session/load`."""
 ANNOUNCED_S = 2.0
 """Maximum wait for the announcement of a tool call after the agent has requested a permission for
 it, in seconds."""
@@ -78,7 +79,8 @@ shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 REJECTED = "This call needs a permission that nobody has given."
-"""Option id that the agent does not know. A permission request that is answered with it fails."""
+"""Option id that refuses a call if the agent would forget a rejected call. The agent knows no such
+option, so the permission request fails and the call stays in the conversation."""
 LOOKING = ("read", "search", "think")
 
 
@@ -142,8 +144,8 @@ class Items:
         for role, pieces in self.all:
             words = [text for _, text in pieces]
             for first in range(len(words)):
-                # Hashing every run would be too slow for thousands of pieces, so only the runs that
-                # extend to the end of the text are hashed.
+                # Hashing every sequence would be too slow for thousands of pieces, so only those
+                # that extend to the end of the text are hashed.
                 ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
                 found.update(hash_item(role, "".join(words[first:end])) for end in ends)
         return found

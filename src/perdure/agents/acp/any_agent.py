@@ -9,7 +9,7 @@ that a conversation continued. Three cases:
 - For an agent that can only resume a conversation, perdure relies on the agent's response.
 - With any other agent, each attempt begins a new conversation and is given the project map.
 
-The user names further environment variables for the agent with `--env`.
+With `--env`, the user names further environment variables that the agent gets.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class AnyAcpDriver:
         return Program(path=shlex.join(words), version=programs.version(Path(found)))
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Return the user's home directory, because the place of the agent's own files is not
-        known."""
+        """Return the user's home directory, because perdure does not know where the agent stores
+        its files."""
         return Path(environ.get("HOME") or "/")
 
     def refuse(self, launch: Launch) -> str:

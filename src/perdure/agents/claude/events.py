@@ -93,7 +93,7 @@ _QUIET = frozenset(
     }
 )
 """Known types of lines that tell nothing about the attempt, so they become no event. The same
-applies to lines of the type `system` whose subtype `_system` does not match."""
+applies to lines of the type `system` with a subtype that the function `_system` does not handle."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -210,8 +210,8 @@ def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Return an event with the usage that is known of an unfinished reply: its input when it
-    starts, its output when it ends."""
+    """Return an event with the known part of a reply's usage: the input when the reply begins, the
+    output when it ends. Return nothing if the line reports no usage."""
     event = found.get("event")
     begins = json_lines.part(event, "type") == "message_start"
     reply = transcript.reply(json_lines.part(event, "message") if begins else event)

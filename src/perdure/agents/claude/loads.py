@@ -5,8 +5,8 @@ Each record names its parent. A resume loads the chain from one record (the leaf
 or to a compact boundary. The rules:
 
 - The leaf is the last record of the file. Sidechain records and records of type `progress` do not
-  count. If a `last-prompt` record names another leaf, that leaf is used instead. Exception: the
-  last record descends from it or belongs to the same tool calls.
+  count. If a `last-prompt` record names another leaf, that leaf is used instead, unless the last
+  record descends from that leaf or belongs to the same tool calls.
 - If a parent is not in the file, the record written last before the child replaces it. This record
   must be at most five seconds older than the child. Else the chain ends at the child, and the model
   sees nothing from before the lost record. If two records have the same id, the later one counts.
@@ -15,10 +15,10 @@ or to a compact boundary. The rules:
   loaded, and all results of its calls.
 - A boundary names the records that are kept after the summary. If one of them is missing, none is
   kept.
-- If any boundary keeps records, the newest boundary hides all records before it, except those that
-  it keeps itself. The kept records follow the summary. A record whose parent is hidden, or is the
-  summary, is attached to the last kept record. `/compact` writes such records after a turn that was
-  interrupted.
+- If any boundary keeps records, the newest boundary hides all earlier records, except those that
+  this boundary keeps. The kept records follow the summary. A record whose parent is hidden, or is
+  the summary, is attached to the last kept record. `/compact` writes such records after a turn that
+  was interrupted.
 - A call without a result is left out if an answer or a prompt follows it. Else it gets the result
   "outcome unknown".
 - A result without a call is left out, and so is a second result of the same call.

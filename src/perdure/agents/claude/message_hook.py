@@ -6,8 +6,8 @@ of messages (see `perdure.engine.attempt.messages`). It imports only a few modul
 library, because the agent waits for it.
 
 The output for `PostToolBatch` reaches the model together with the results of the tools. The output
-for `Stop` makes the CLI continue the turn. The CLI writes both into the transcript, as an
-attachment, before it sends them to the model.
+for `Stop` makes the CLI continue the turn. The CLI writes each of these outputs into the
+transcript, as an attachment, before it sends the output to the model.
 """
 
 from __future__ import annotations

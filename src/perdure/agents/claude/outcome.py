@@ -118,12 +118,12 @@ _STATUS = {
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Pattern of errors that the CLI reports as if they were the agent's answer. They were observed in
-results that claim success. A result whose `terminal_reason` is one of `_ENDED` has no such error:
-for its own errors 2.1.329 prints `api_error` there. So the text is the agent's."""
+results that claim success. If the `terminal_reason` of a result is in `_ENDED`, a matching text is
+the agent's own answer, because for its errors 2.1.329 prints the reason `api_error`."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
-"""Values of `terminal_reason` that mean that the turn was completed. A turn that ended because a
-call was deferred is one of them; the deferred call itself has an event of its own."""
+"""Values of `terminal_reason` that mean that the turn was completed. They include `tool_deferred`,
+because a deferred call is reported by its own event."""
 
 _HOOK = (
     "a hook of the repository or of the user ended the turn: check .claude/settings.json and the "

@@ -6,7 +6,7 @@ A value that begins with a brace is JSON, and any other value is the path of a f
 
 Reads the files that the user names, relative to the launch's directory. A file that sets
 environment variables may hold secrets, so its content is not copied into a command line. Such a
-file must contain the settings that perdure needs itself.
+file is passed on unchanged, so it must already contain the settings that perdure needs.
 """
 
 from __future__ import annotations

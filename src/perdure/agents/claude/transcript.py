@@ -2,9 +2,9 @@
 have it open.
 
 Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory
-`{session}` with tool output that was too long for the transcript, and with subagents;
-`{home}/sessions/{pid}.json` for each live process. Ids are checked before they become part of a
-path.
+`{session}` with the transcripts of subagents and with tool output that was too long for the
+transcript; `{home}/sessions/{pid}.json` for each live process. Ids are checked before they become
+part of a path.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
     """Return all files of the conversation, newest first. A conversation that was continued in
-    another working directory may have a file in both folders."""
+    another working directory may have a file in the folder of each directory."""
     if is_id(session_id):
         found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
     else:

@@ -2,9 +2,9 @@
 2.1.329.
 
 The process reads one line for each prompt and answers with an `init` and a `result`. After its
-input is closed, it finishes its turn and exits with code 0. The line of an answer has the id of its
-record in the transcript. The list of background tasks is printed whenever it changes. A background
-task that ends starts a turn.
+input is closed, it finishes its turn and exits with code 0. The line of an answer contains the id
+of the answer's record in the transcript. The list of background tasks is printed whenever it
+changes. A background task that ends starts a turn.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ request is refused."""
 
 class ServerRefused(Exception):
     """Raised if the server refused a request, or did not do what the order asks for. The message is
-    the same that `exec` would print."""
+    the one that `exec` would print."""
 
 
 class ServerEnded(Exception):
@@ -379,8 +379,9 @@ class Thread:
         return bool(select.select([self.server.lines.fd], [], [], wait_s)[0])
 
     def pass_messages(self) -> None:
-        """Pass new messages to the running turn, in order. If the server refuses one, for example
-        because the turn has just ended, the next prompt contains it and all later ones."""
+        """Pass new messages to the running turn, in order. If the server refuses a message, for
+        example because the turn has just ended, perdure sends this message and all later ones with
+        the next prompt."""
         if not self.messages or not Path(self.messages, "armed").exists():
             return
         find_perdure()

@@ -2,10 +2,10 @@
 driver. Only reads files. Observed with 0.169.0.
 
 `{home}/state_5.sqlite` holds the absolute path of every rollout. After the home was moved, Codex
-finds none of its threads ("no rollout found") although their files are there. After it was copied,
-Codex continues in the old files. Moving the database aside would lose other data that it contains.
-So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex fills from the
-rollouts of its home.
+finds none of its threads ("no rollout found") although their files are there. After the home was
+copied, Codex continues in the old files. Moving the database aside would lose other data that it
+contains. So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex
+fills from the rollouts of its home.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
     this rollout continues, the nearest first."""
     history = _History()
     ends = [_end(each) for each in (content, *bases)]
-    # Each file names an ordinal; the records of its base are read only up to it. The newest file is
-    # no base, so it is read completely.
+    # Each file names an ordinal. The records of the file's base are read only up to that ordinal.
+    # The newest file is no other file's base, so it is read completely.
     thread = transcript.meta_of(content).get("id")
     for each, end in reversed(list(zip((content, *bases), (None, *ends), strict=False))):
         _read(history, each, end, own=transcript.meta_of(each).get("id") == thread)

@@ -107,8 +107,8 @@ def _after(
         return found
     if failed:
         return found
-    # This call succeeded. So the agent was not stopped by earlier denials of the sandbox, or of the
-    # same command, and they are removed.
+    # This call succeeded. So earlier denials by the sandbox, and earlier denials of the same
+    # command, did not stop the agent. Their events are removed.
     kept = [
         each
         for each in found

@@ -48,8 +48,8 @@ class CodexWarm:
         self._settings = settings
 
     def command(self, launch: Launch) -> Command | None:
-        # A kept server never asks for approvals. A launch that carries people's answers needs them,
-        # so it gets a separate server.
+        # A launch that carries people's answers needs a server that asks for approvals. A kept
+        # server never asks, so such a launch gets a separate server.
         if launch.last_word or (launch.answers and launch.requests):
             return None
         return self.bridged(launch)

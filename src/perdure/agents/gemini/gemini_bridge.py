@@ -5,8 +5,8 @@ stream-json`.
 people's answers to requests. Without a terminal, Gemini CLI denies every call that needs a
 permission. Over the Agent Client Protocol it asks its client. The program uses only the standard
 library and small modules of perdure. Its only argument is the order: a JSON object written by
-`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment,
-with `gemini_calls.mjs` loaded, which prints the arguments of the calls. Written against 0.61.0.
+`GeminiDriver.command`. The prompt is read from stdin. The CLI inherits this process's environment.
+It also loads `gemini_calls.mjs`, which prints the arguments of the calls. Written against 0.61.0.
 
 Guarantees:
 
@@ -238,7 +238,7 @@ class AcpTurn:
         """`said`: whether the model's last answer has text or calls. `called`: whether it has
         calls."""
         self.reason = ""
-        """Reason that the model's last answer gives for its end; empty if the answer broke off."""
+        """Finish reason of the model's last answer; empty if the answer broke off."""
         self.stats = {"input_tokens": 0, "output_tokens": 0, "cached": 0}
 
     def open_conversation(self) -> str:

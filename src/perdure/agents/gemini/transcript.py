@@ -234,7 +234,7 @@ def words_of(message: dict[str, Any]) -> str:
     for prompts that a resume drops.
 
     A prompt that names a file with `@` is recorded with the file's content. The field
-    `displayContent` has the prompt without it.
+    `displayContent` has the prompt without that content.
     """
     parts = _parts(message.get("content"))
     if any("functionResponse" in part for part in parts):

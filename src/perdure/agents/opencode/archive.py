@@ -69,9 +69,9 @@ def checked(session_id: str) -> str:
 
 
 def title(mark: str) -> str:
-    """Return the title that perdure gives a new session. By this title, which contains the
-    attempt's unique `mark`, the session can be found later. The CLI does not ask a model for a
-    title if it is given one."""
+    """Return the title that perdure gives a new session. The title contains the attempt's unique
+    `mark`, so that the session can be found later. If a title is given, the CLI does not ask a
+    model for one."""
     return f"perdure {mark}"
 
 
@@ -221,9 +221,9 @@ class OpenCodeArchive:
         return Command(argv=(program.path, "session", "delete", session_id), stdin=b"")
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        """Return the command `opencode import` with the copy as an export on stdin. The command
-        adds missing rows and changes none. The session then belongs to the directory in which the
-        command runs. Raise ValueError if the copy is of another session."""
+        """Return the command `opencode import`. On stdin it gets the copy in the format of an
+        export. The command adds missing rows and changes none. The session then belongs to the
+        directory in which the command runs. Raise ValueError if the copy is of another session."""
         told = [entry for line in copy.split(b"\n") if (entry := json_lines.read(line))]
         head = next((entry for entry in told if entry.get("type") == "session"), {})
         if head.get("id") != checked(session_id):
@@ -274,8 +274,8 @@ def _row(content: Any) -> dict[str, Any]:
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the part without its field `compacted`. The CLI adds this time to the output of an old
-    tool call when it no longer sends that output."""
+    """Return the part without its field `compacted`. The field is the time at which the CLI stopped
+    sending the output of an old tool call to the model."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
         time.pop("compacted", None)
     return part
@@ -306,9 +306,9 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Return at most `limit` sessions of all directories that people and programs began. Sessions
-    of subagents (those with a parent) are left out. `only`: return only the conversation with this
-    id."""
+    """Return at most `limit` sessions that people and programs began, in any directory. Sessions of
+    subagents (those with a parent) are left out. `only`: return only the conversation with this id.
+    """
     found = []
     for key, where, updated in _rows(home, _NEWEST, only, only, str(limit)):
         turns, first, _ = (_rows(home, _PROMPTS, key) or [(0, "", "")])[0]

@@ -214,9 +214,9 @@ class OpenCodeDriver:
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused; empty if it is not refused. A reason may be its prompt,
-        its arguments, or a conversation that belongs to another directory. OpenCode would run a
-        turn of such a conversation, print nothing and never end. Reads the database."""
+        """Return why the launch is refused; empty if it is not refused. The reason may be the
+        prompt, the arguments, or a conversation that belongs to another directory. OpenCode would
+        run a turn of such a conversation, print nothing and never end. Reads the database."""
         asked = launch.continuation
         if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)

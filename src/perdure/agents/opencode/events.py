@@ -1,9 +1,9 @@
 """Converts OpenCode's `run --format json` lines into events. Pure. Observed with 1.18.33.
 
 A line is printed when a part is complete, so a tool appears only when it has ended. Tokens are
-counted for each step and printed when the tools of the step have ended. Before, only the start of
-the step is known. `step_finish` with the reason `unknown` means that the stream broke off; the CLI
-then repeats the request immediately.
+counted for each step and printed when the tools of the step have ended. Until then, only the start
+of the step is known. `step_finish` with the reason `unknown` means that the stream broke off; the
+CLI then repeats the request immediately.
 """
 
 from __future__ import annotations

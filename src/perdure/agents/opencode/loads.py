@@ -5,8 +5,8 @@ called by the driver. Written against 1.18.33.
   out, unless it was interrupted and has content.
 - A finished summary (an answer with the flag `summary`) replaces everything before the request that
   it answers.
-- While a session is reverted, the message or part to which it is reverted and everything after it
-  is left out; the next prompt deletes it.
+- While a session is reverted, the message or part to which it is reverted is left out, and so is
+  everything after that. The next prompt deletes what is left out.
 - A tool that was running at a kill gets the result "[Tool execution was interrupted]".
 """
 

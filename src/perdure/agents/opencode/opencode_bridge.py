@@ -44,7 +44,7 @@ RULES = [
     {"permission": name, "action": "deny", "pattern": "*"}
     for name in ("question", "plan_enter", "plan_exit")
 ]
-"""Permission rules that a new session gets. They are the same that `opencode run` sets."""
+"""Permission rules that a new session gets. `opencode run` sets the same rules."""
 
 
 class ServeFailed(Exception):

@@ -18,8 +18,9 @@ from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
 """Assumed number of bytes of text for each token. Prose has about 4 bytes for each token, source
-code between 3 and 4. With 3, an estimate is rather too high, which ends a budget early. An estimate
-that is too low would let the budget be overspent."""
+code between 3 and 4. With 3, an estimate tends to be too high, so that a run may be stopped
+slightly before it has used up its budget. An estimate that is too low would let the run spend more
+than its budget."""
 _STOPPED = "MessageAbortedError"
 
 

@@ -136,7 +136,8 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
 
 def _reported_version(path: str, environ: Mapping[str, str]) -> str:
     """Return the version that the program prints for `--version`; "unknown" if it prints none. For
-    an agent over ACP, `path` is a whole command. It is not run, and the result is "unknown"."""
+    an agent over ACP, `path` is a whole command. This command is not run, and the result is
+    "unknown"."""
     if not Path(path).exists():
         return "unknown"
     with tempfile.TemporaryDirectory(prefix="pp") as scratch:
@@ -217,8 +218,8 @@ def _play(
     stopping: Callable[[], bool],
 ) -> dict[str, tuple[RowFinding, float]]:
     """Run one scene. Return the answers to all its rows, each with the duration of the scene in
-    seconds. If the scene did not reach a row, its answer is negative and tells the reason. Raise
-    Interrupted."""
+    seconds. If the scene did not reach a row, the answer to that row is negative and tells the
+    reason. Raise Interrupted."""
     began = time.monotonic()
     found: dict[str, RowFinding] = {}
     missing = RowFinding("", False, "not seen")

@@ -1,5 +1,5 @@
 """The scenes in which the agent is killed, stopped, started twice, or given other flags than
-before. `scenes` has the others and describes what a scene is."""
+before. The other scenes are in `scenes`, which also describes what a scene is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The rows of `perdure prove`. Each row is a statement about an agent that is tested, with a rule
-for whether perdure relies on it.
+"""The rows of `perdure prove`. Each row is a statement about an agent. `perdure prove` tests
+whether the statement is true, and a rule tells whether perdure relies on it.
 
 Used by `scenes` (which answers the rows), by the command line and by the documents. A row's id is
 stable: it is used in JSON, in `known.json` and in docs/reference/prove.md. Pure.
@@ -15,8 +15,8 @@ from perdure.protocols import Abilities
 
 
 class ProveRow(Struct, frozen=True):
-    """One statement about an agent that is tested. `relied` is a function of the agent's abilities;
-    it returns whether perdure relies on the statement."""
+    """One statement about an agent, which `perdure prove` tests. `relied` is a function of the
+    agent's abilities; it returns whether perdure relies on the statement."""
 
     id: str
     asks: str

@@ -44,7 +44,7 @@ PATIENCE_S = 120.0
 """Time limit of an agent's run, in seconds. It is long, so that the answers are the same on a slow
 machine; OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
-"""Time limit in seconds for turns that some CLIs are known never to end."""
+"""Time limit for a turn that some CLIs never end, in seconds."""
 SETTLE_S = 10.0
 """Time limit for a program to write its transcript while it waits for the model's answer, in
 seconds. Half of this time is the limit for a leftover process to end by itself."""

@@ -28,8 +28,8 @@ def environ(
       are written there (see `write_codex_home`, `write_gemini_home`). Codex without a home needs
       the arguments of `codex_args`.
     - `retries`: number of the CLI's own retries after a failure.
-    - `subscription`: whether Claude Code gets a subscription's token in place of an API key. Only
-      then does it read when a usage limit ends.
+    - `subscription`: whether Claude Code gets a subscription's token in place of an API key.
+      Without such a token, Claude Code does not read the time at which a usage limit ends.
     """
     if agent.startswith("acp-"):
         behind = agent.removeprefix("acp-")

@@ -1,10 +1,10 @@
 """Selects the next reply of the rehearsed model. The server calls it once for each request of a
 conversation. Thread-safe.
 
-`by request` (the default): the n-th request that a script answers gets its n-th reply, independent
-of the history. A `fail` or `limit` answers a request without using the reply up. A reply with a
-`hang` or `cut` is used up when that line has taken effect for the last time (`xK`). A CLI that
-retries on its own after a cut gets the next reply.
+`by request` (the default): the n-th request that a script answers gets the script's n-th reply,
+independent of the history. A `fail` or `limit` answers a request without using the reply up. A
+reply with a `hang` or `cut` is used up when that line has taken effect for the last time (`xK`). A
+CLI that retries on its own after a cut gets the next reply.
 
 `by history`: the next reply depends on the history that reached the model. After a kill and a
 resume, the script continues at the right place. A conversation that lost its history starts over.
@@ -187,8 +187,8 @@ def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]
 
 def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
     """Compare the reply's marks with the history, in order, and return how many of them match
-    before the first difference. If the history has only the beginning of a text at that point,
-    because the text was cut short, it counts as a match too."""
+    before the first difference. A text that was cut short counts as a match too: the history then
+    has only the beginning of the text at that point."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):

@@ -75,8 +75,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def side(self) -> bool:
-        """Return whether the request is made beside the conversation, for example for a title. Such
-        a request does not advance a script."""
+        """Return whether the request is not part of the conversation itself, for example because it
+        asks for a title. Such a request does not advance a script."""
         return self.answer in ("side", "wait", "other")
 
     @property

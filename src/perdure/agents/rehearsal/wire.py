@@ -13,7 +13,7 @@ from perdure.agents.rehearsal.planner import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
-"""One step of an answer: bytes to send, or an action between them. A Hang or a Cut is the last
+"""One step of an answer: bytes to send, or an action such as a pause. A Hang or a Cut is the last
 step. `TokenCounts` sends nothing; it records the usage that the client has received so far."""
 
 

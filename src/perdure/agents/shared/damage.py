@@ -1,8 +1,9 @@
 """Finds lines of a transcript that its CLI cannot have written. A disk or a file system may leave
 such lines after a power failure.
 
-A driver passes the words that its CLI uses, and a test for its records. A changed text in an
-otherwise complete record is not found, because only a comparison with a copy shows it.
+A driver passes the words that its CLI uses, and a function that recognizes the CLI's records. A
+changed text in an otherwise complete record is not found, because only a comparison with a copy
+shows it.
 """
 
 from __future__ import annotations

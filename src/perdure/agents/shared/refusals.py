@@ -1,5 +1,5 @@
-"""Checks whether a launch cannot work, for any agent. Each function returns the reason as one
-sentence for a person, or an empty string. Shared by the drivers' `refuse`."""
+"""Finds reasons why a launch of any agent cannot work. Each function returns the reason as one
+sentence for a person, or an empty string if it finds none. Shared by the drivers' `refuse`."""
 
 from __future__ import annotations
 

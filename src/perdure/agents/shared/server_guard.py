@@ -1,8 +1,9 @@
 """Ends an agent's server when the program that started it is gone. Used by `codex_bridge`,
 `opencode_bridge` and `gemini_bridge`: `ServerGuard` on systems other than Linux, `die_with` (which
-uses prctl(2)) on Linux. `codex_bridge` has its own `die_with`, because it imports nothing there.
+uses prctl(2)) on Linux. `codex_bridge` has its own `die_with`, because it does not import this
+module on Linux.
 
-It uses only the standard library, because the bridges run with `python -I -S`.
+This module uses only the standard library, because the bridges run with `python -I -S`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ def die_with(parent: int) -> None:
 
 
 class ServerGuard:
-    """A child process that waits until this process is gone and then kills a server with SIGKILL.
+    """A child process that waits until its parent, the bridge, is gone and then kills a server with
+    SIGKILL.
 
     If the guard is created with the process id of the server, the child process also holds the
     pipes to the server open. Otherwise the server would notice the loss of its client before the
     child process kills it. If the guard is created before the server, the server's process must
-    call `adopt` before it runs the server's program. Then no server is left running, whenever this
-    process is killed.
+    call `adopt` before it runs the server's program. Then no server is left running, no matter when
+    the bridge is killed.
     """
 
     def __init__(self, server: int = 0) -> None:

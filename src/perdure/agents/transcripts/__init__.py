@@ -33,7 +33,8 @@ __all__ = [
 
 def fingerprint(prompt: str) -> str:
     """Return a hash of the prompt that ignores white space. An agent may change the white space of
-    a prompt in its transcript. The hash is the same for the prompt that was sent."""
+    a prompt when it writes the prompt into its transcript. The prompt there still has the same hash
+    as the prompt that was sent."""
     return hashlib.sha256(" ".join(prompt.split()).encode("utf-8", "surrogatepass")).hexdigest()[
         :16
     ]
@@ -54,9 +55,9 @@ def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
 
 
 def begins_with(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
-    """Return whether the conversation still begins with the snapshot. The file must begin with the
-    same bytes. For an agent whose later records can undo earlier ones, the prompts must be the same
-    too."""
+    """Return whether the conversation still begins with what the snapshot describes. The file must
+    begin with the same bytes. For an agent whose later records can undo earlier ones, the
+    conversation must also begin with the same prompts."""
     return prefix(path, earlier.size) == earlier.sha256 and (
         not driver.abilities.rewinds or _same_prompts(driver, path, earlier)
     )

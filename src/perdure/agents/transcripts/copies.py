@@ -3,9 +3,9 @@ referenced by checkpoints, and restored to the place where an agent looks for th
 
 A copy and the files that belong to it (in `beside/`: long tool output, subagents) only grow. If the
 agent's file no longer begins with its copy, the copy is moved aside and kept. So a checkpoint does
-not have to copy anything. It stores the length and the SHA-256 of the part of a copy that belongs
-to it (`CopyPart`). That part is found by its SHA-256, even if the copy was moved aside later. A
-lock file in the conversation's directory allows one writer at a time.
+not have to copy anything. It stores only the length and the SHA-256 of the copy's content at that
+time (`CopyPart`). This part of the copy is found by its SHA-256, even if the copy was moved aside
+later. A lock file in the conversation's directory allows one writer at a time.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Copies(Struct, frozen=True):
         return tuple(found)
 
     def content(self, agent: str, session_id: str, parts: Sequence[CopyPart] = ()) -> bytes:
-        """Return the content of the newest copy, or of the first one of `parts`. Raise
+        """Return the content of the newest copy or, if there are `parts`, of the first part. Raise
         WorkspaceError if it cannot be read."""
         try:
             if not parts:
@@ -208,10 +208,10 @@ class Copies(Struct, frozen=True):
         )
 
     def import_part(self, agent: str, part: CopyPart, source: Path) -> Path | None:
-        """Store a part of a copy that came from another machine (the file `source`). A copy with
-        the same name is moved aside. Return the new file, or None if the part already exists. The
-        caller must have checked the part's name. Raise WorkspaceError if the part cannot be
-        written."""
+        """Store a part that came from another machine, with the content of the file `source`. A
+        copy with the same name is moved aside. Return the new file, or None if the part already
+        exists. The caller must have checked the part's name. Raise WorkspaceError if the part
+        cannot be written."""
         place = self.of(agent, part.session_id).parent / part.name
         try:
             private_directories(place.parent)

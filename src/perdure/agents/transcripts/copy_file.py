@@ -248,8 +248,8 @@ def _append(
     """Append the source's content after the known part to the copy, and return the new facts.
 
     Return None if the known facts cannot be used. This is the case if the source or the end of the
-    copy has changed. It is also the case if a text that is a secret only now extends across the end
-    of the copy.
+    copy has changed. It is also the case if a text that extends across the end of the copy counts
+    as a secret now, but did not when the copy was made.
     """
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
