@@ -4,7 +4,7 @@ Called by `export` for a file and by `publication` for a checkpoint store.
 Every stream is searched for secrets while it is read. Conversations are taken from perdure's own
 copies, up to the length that the checkpoint records. The workdir is taken as a git pack of the
 changes since the run began. Nothing else in an agent's home is read, so no credentials, settings,
-hooks or servers can be included.
+hooks or MCP servers can be included.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def search(
 
 def search_commits(git: Git, commit: str, have: Sequence[str], scan: Scan) -> None:
     """Search for secrets in the messages and authors of the commits that `commit` adds to the
-    commits `have`. Findings are added to `scan`, as of a file that is only in the history."""
+    commits `have`. Findings are added to `scan`, in the same form as for a file that is only in the
+    history."""
     raw = git.run(
         "rev-list",
         "--format=raw",

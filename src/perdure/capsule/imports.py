@@ -243,8 +243,9 @@ def _planned(
 
 
 def _own_branch(branch: str, name: str) -> str:
-    """Return the branch of the run's new worktree. perdure makes no branch with a name such as
-    `fix/#12`. The restore of the checkpoint switches to that branch."""
+    """Return the branch with which the run's new worktree is made: the run's own `branch`, or
+    `perdure/NAME` if perdure makes no branch of that name (such as `fix/#12`). In that case, the
+    restore of the checkpoint switches to the run's own branch later."""
     try:
         return check_branch(branch)
     except UsageError:
@@ -252,9 +253,9 @@ def _own_branch(branch: str, name: str) -> str:
 
 
 def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
-    """Return the planned workspace on this host for a run that began on another host. It is the
-    same workspace that a new run with this spec would get. If that one cannot be used here, it is a
-    directory below `state`."""
+    """Return the planned workspace on this host for a run that began on another host. It is the one
+    that a new run with this spec would get or, if that cannot be used here, a directory below
+    `state`."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(workspaces.plan(run.spec, run.name, Path("/")), base=base)

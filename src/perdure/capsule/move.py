@@ -82,8 +82,8 @@ def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest
 def move_from(
     engine: Engine, ref: str, url: str, wish: ImportRequest, *, over: bool = False
 ) -> ImportResult:
-    """Import a run from a checkpoint store, and return it. This machine then holds its term. Raises
-    NotFound, Conflict, CapsuleError.
+    """Import a run from a checkpoint store, and return it. This machine then holds the run's term.
+    Raises NotFound, Conflict, CapsuleError.
 
     The new term is stored first, then the newest manifest is read. Therefore the import includes
     everything that the other machine published before. If that machine tries to publish later, it
@@ -144,8 +144,9 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
 
 
 def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
-    """Give the term that this machine took back to the run's former owner. Do nothing if yet
-    another machine holds it by now. If the store does not answer, this machine keeps the term."""
+    """Begin one more term, for the run's former owner, so that this machine no longer holds the
+    run. If the run had no term before, it is released. Do nothing if another machine has begun a
+    newer term. If the store does not answer, this machine keeps the term."""
     with suppress(PerdureError):
         newest = store.term(key)
         if newest is not None and newest.number == place.number:

@@ -3,7 +3,7 @@ This module defines the keys of the objects; `buckets` reads and writes them.
 
     members/{sha256}                       a part of a file, as a zstd frame
     runs/{run}/{term}-{number}.json        a manifest, written after all parts that it names
-    runs/{run}/terms/{term}.json           the machine that may publish from then on
+    runs/{run}/terms/{term}.json           the machine that may publish in this term
 
 No object is ever changed or deleted here. The machine that holds the newest *term* may publish. To
 take a run over, a machine creates the object of the next term. On any store with conditional

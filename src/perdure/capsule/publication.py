@@ -273,8 +273,8 @@ class CheckpointPublisher(Struct):
         return self._store
 
     def _check_term(self, run_id: str) -> None:
-        """Check whether this machine still holds the run's term. This check is needed while no
-        checkpoint is uploaded, because each upload checks the term itself."""
+        """Check whether this machine still holds the run's term. This check is needed only while no
+        checkpoint is uploaded: each upload checks the term itself."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: held_term(self.engine, self._open(), run))
 

@@ -84,9 +84,9 @@ class Scan(Struct):
                 return
 
     def look(self, place: str, content: bytes, file: str = "", blob: str = "") -> None:
-        """Record the secrets in `content`. Unlike in `over`, the whole content is in memory. `file`
-        is its path in the checkpoint's git tree, and `blob` its id there, if it is a file of the
-        workdir."""
+        """Record the secrets in `content`. Unlike in `over`, the whole content is in memory. If the
+        content is a file of the workdir, `file` is the file's path in the checkpoint's git tree,
+        and `blob` is the id of the content in git."""
         for start, _, kind in self._spans(content):
             self.findings.append(
                 SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file, blob)

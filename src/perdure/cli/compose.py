@@ -62,8 +62,8 @@ def settings() -> Settings:
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:
-    """Return the user's environment for drivers. Variables that name the directories of homes are
-    added for homes that are linked to a volume."""
+    """Return the user's environment for drivers. For each home that is linked to a volume, the
+    variable that names the home's directory is added, unless the user has set it."""
     from perdure.host.homes import linked_homes
 
     return linked_homes.HomeEnvironment(chosen.state, os.environ)

@@ -1,5 +1,6 @@
 """The command `perdure`: finds the verb, loads only its module, and handles all errors in one
-place. Nothing heavy is imported here, so that `perdure ls` does not load what only others need."""
+place. Nothing heavy is imported here, so that `perdure ls` does not load what only other verbs
+need."""
 
 from __future__ import annotations
 

@@ -153,8 +153,8 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 
 
 def verdict(proofs: Sequence[ProveResult]) -> str:
-    """Return the last line of the output. It says whether all checks passed that perdure relies
-    on."""
+    """Return the last line of the output. It says whether all checks that perdure relies on have
+    passed."""
     broken = {
         f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
         for proof in proofs

@@ -10,8 +10,8 @@ from pathlib import Path
 
 def user_home(environ: Mapping[str, str]) -> Path:
     """Return the value of HOME, or else the account's home directory. Return `/` if the account has
-    none, as a container's user without an entry in /etc/passwd. No files are found there, and a run
-    is refused because the directory is not writable."""
+    none. This is the case for a container's user without an entry in /etc/passwd. No files are
+    found in `/`, and a run is refused because the directory is not writable."""
     if home := environ.get("HOME"):
         return Path(home)
     try:

@@ -2,7 +2,7 @@
 and answer it. The answer is an annotation of the TaskRun; the operator gives it to the next
 attempt.
 
-Of two answers to a request the first one counts, also if the operator has not read it yet.
+If a request gets two answers, the first one counts, even if the operator has not read it yet.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _answer(taskruns: TaskRuns, arguments: argparse.Namespace, kind: AnswerKind,
             asked = taskruns.patch(arguments.name, change, seen=body)
             break
         except Conflict:
-            # Another program changed the TaskRun in the meantime. It may have answered.
+            # Another program changed the TaskRun in the meantime. That program may have answered
+            # the request.
             if tries == MOST_TRIES - 1:
                 raise
             time.sleep(0.1)

@@ -1,8 +1,8 @@
 """`sessions`, `diff` and `debug` of `perdure --cluster`: show a task's state on its volume claim.
 
 The state of a TaskRun is on a volume to which one pod at a time can write. Between two attempts,
-these verbs create a pod with that volume. They make it from the newest attempt's Job: same image,
-same account, same protection, but none of the attempt's Secrets.
+these verbs create a pod with that volume. The pod is made from the newest attempt's Job: it has the
+same image, account and security settings, but none of the attempt's Secrets.
 
 `sessions` and `diff` run the verb of the same name in the pod, and then delete the pod. The pod of
 `debug` stays, for `kubectl exec`. All three need the permissions to read Jobs and to create and

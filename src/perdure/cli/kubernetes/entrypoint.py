@@ -8,7 +8,7 @@ other directories. So a new container has everything that the previous one had. 
 the expected one, nothing is started.
 
 By default the homes are replaced by links at their usual paths. A variable would reach only COMMAND
-and its children. An agent in a second shell (`docker exec`) would not find its conversations.
+and its children, so an agent in a second shell (`docker exec`) would not find its conversations.
 perdure never tries to detect a container. It links homes only for this verb and for `perdure home`.
 """
 

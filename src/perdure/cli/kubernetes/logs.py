@@ -90,8 +90,8 @@ def follow(
     logs: PodLogs | None = None,
     is_acted_on: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """Wait until a TaskRun is over, and return it. Its log is printed by `logs`, unless that is
-    None.
+    """Wait until a TaskRun is over, and return it. The TaskRun's log is printed by `logs`, or not
+    at all if `logs` is None.
 
     `is_acted_on` returns whether the operator has acted on the caller's request. Before that, the
     TaskRun does not count as over. Temporary errors of the API server are printed, and do not end

@@ -260,8 +260,8 @@ def _engine(
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
-        # Without an expiry in the order, the agent cannot ask: an older operator, or a mode without
-        # a volume, has no place for requests between two pods.
+        # If the order has no expiry, the agent cannot ask. The operator is then an older one, or
+        # the pod has no volume, so requests could not be kept between two pods.
         request_expiry=0.0,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
         if order.state == "checkpoints"

@@ -134,7 +134,7 @@ def _run_store(order: Order, secrets: given.Secrets) -> RunStoreAccess | None:
 
 def through_relay(order: Order, directory: Path | None) -> tuple[Order, bool]:
     """Wait for the relay of this pod. Return the order and whether the relay serves the repository.
-    If the relay serves a checkpoint store, the returned order names that one.
+    If the relay serves a checkpoint store, the returned order names the relay as its store.
 
     Raises UsageError if a Secret is not valid, and StoreAway if the relay does not start.
     """

@@ -102,8 +102,8 @@ def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
 
 def request_lines(request: AgentRequest, name: str, program: str = "perdure") -> list[str]:
     """Return the lines that show a request. Control characters in the agent's text are made
-    visible, so that it cannot imitate other output of the terminal. `program` is the command that
-    answers it."""
+    visible, so that the text cannot imitate other output of the terminal. `program` is the command
+    that answers the request."""
     lines = [f"{name}  request {request.number}  {_state(request)}"]
     asked = questions(request)
     for each in asked:

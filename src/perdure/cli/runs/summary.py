@@ -108,8 +108,9 @@ def _is_plain(file: FileOfWork, directory: str, top: Path) -> bool:
 
     The two differ in these cases. git counts a deleted and an added file as one renamed file. git
     does not count files in repositories inside the workdir. git also does not count a file that
-    differs from its commit only because of a filter of the repository. Such a file is older than
-    the attempt, whose directory is `directory`.
+    differs from its commit only because of a filter of the repository. Such a file was last changed
+    before the attempt began, so the result is False for every file of that age. `directory`: the
+    attempt's own directory, whose `prompt.md` has the time when the attempt began.
     """
     parts = file.name.split("/")
     if file.state not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
