@@ -1,9 +1,9 @@
 """`perdure move`: moves a run to a checkpoint store, or from one to this machine.
 
-The newest manifest of a run in the store is the run's state. Its newest term says which machine
-holds it. Any machine may take a released run. A run that another machine still holds is taken over
-only if that machine has published nothing for a while, or if a person insists. The other machine
-notices the new term and stops (`publication`).
+The newest manifest of a run in the store is the run's state. The run's newest term says which
+machine holds the run. Any machine may take a released run. A run that another machine still holds
+is taken over only if that machine has published nothing for a while, or if a person insists. The
+other machine notices the new term and stops (`publication`).
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _limit(seconds: float) -> float:
 
 
 def _display_value(value: object) -> str:
-    """Return the value of a dropped field as text. Of environment variables, only the names are
+    """Return the value of a dropped field as text. For environment variables, only the names are
     included."""
     if isinstance(value, dict | tuple):
         return ", ".join(value)

@@ -57,8 +57,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Kind of git-ignored files that a checkpoint includes: `small`, `all` or `none`."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
-    """Action for a conversation that was idle for so long that it is no longer in the service's
-    prompt cache. To continue it, the model must read all of it again."""
+    """Action for a conversation that was idle for too long and is no longer in the service's prompt
+    cache. To continue such a conversation, the model must read all of it again."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """Maximum number of concurrent runs on one account, by agent."""
     when_full: WhenFull = WhenFull.COMPACT

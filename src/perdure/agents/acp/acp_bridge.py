@@ -68,8 +68,8 @@ LATE_S = 10.0
 """Maximum wait for the items of `known` that are still missing when the agent falls silent during a
 replay, in seconds. Counted from the agent's response to `session/load`."""
 ANNOUNCED_S = 2.0
-"""Maximum wait for the announcement of a tool call after the agent has requested a permission for
-it, in seconds."""
+"""Maximum wait for the announcement of a tool call whose permission request has already arrived, in
+seconds."""
 CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time limits for the agent to exit, in seconds: after its input was closed, and after SIGTERM."""
@@ -523,8 +523,8 @@ async def load_or_resume(
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
-    """Return whether the agent's own list of conversations lacks this conversation. An error of the
-    agent may name no cause. In that case only the list proves that the conversation is lost. False
+    """Return whether the agent's own list of conversations lacks this conversation. Only the list
+    proves that a conversation is lost, because the agent's errors may name no cause. Return False
     if the agent offers no list."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False

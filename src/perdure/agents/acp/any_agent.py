@@ -51,8 +51,9 @@ from perdure.protocols import Abilities, Archive, Prompt, Retention, SpokenMessa
 from perdure.rules.transcript_repair import RepairResult
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""Value of the bridge's option `allow` for each permissions level. The level `read` is missing,
-because nothing but this option restricts the agent. A launch with `read` is refused."""
+"""Value of the bridge's option `allow` for each permissions level. The level `read` is missing.
+Nothing but this option restricts the agent, and an agent may request permissions for some calls
+only. So a launch with `read` is refused."""
 
 
 class AnyAcpDriver:

@@ -14,9 +14,9 @@ Permissions are set again for every turn:
 
 - Codex has modes. Each mode has its own sandbox, and a request to go beyond it is refused.
 - OpenCode and Gemini CLI are restricted as on their command lines.
-- Claude Code does not restrict itself over ACP. It requests permissions, and the bridge grants
-  those that the level allows. That is not enough to enforce `read`, so a launch with `read` is
-  refused.
+- Claude Code does not restrict itself over ACP. It requests permissions for some calls, and the
+  bridge grants those that the level allows. Other calls run without a request, so a launch with
+  `read` is refused.
 """
 
 from __future__ import annotations

@@ -348,8 +348,9 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 def _since_boundary(
     file: _File, chain: list[_Record]
 ) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
-    """Return the records of a chain after its newest boundary. The second value is the file and the
-    chain as they were before that boundary, or None if the chain has no boundary."""
+    """Return two values: the records of a chain that follow its newest boundary, and the file and
+    the chain as they were before that boundary. The second value is None if the chain has no
+    boundary."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -426,8 +427,8 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
 
 
 def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
-    """Return the items in the order of the request. The second list has the items that are left out
-    of the request."""
+    """Return two lists: the items of the request in their order, and the items that are left out of
+    the request."""
     calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
     results: dict[str, Item] = {}
     for each in _flat(shown):

@@ -3,8 +3,8 @@ stopped, and questions. Pure; written against 0.169.0.
 
 A call is identified by the command, its directory, and the fact that it runs without the sandbox.
 An approval request of the app server contains the same three if the model itself asked to run the
-command outside the sandbox (`sandbox_permissions`). Codex never asks for a command that failed in
-the sandbox.
+command outside the sandbox (`sandbox_permissions`). Codex requests no approval for a command that
+failed in the sandbox.
 """
 
 from __future__ import annotations

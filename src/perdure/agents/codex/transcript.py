@@ -164,8 +164,7 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 def messages(content: bytes) -> Iterator[str]:
     """Yield the messages that running turns got by `turn/steer`. The CLI writes such a message in
-    the same form as a prompt. It does so before it sends the request to the model that contains the
-    message (0.169.0)."""
+    the same form as a prompt, before it sends the message to the model (0.169.0)."""
     for each in spoken(content):
         if not each.by_agent and each.text.startswith(MESSAGE_START):
             yield each.text

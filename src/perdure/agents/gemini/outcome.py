@@ -3,8 +3,8 @@ printed by 0.61.0.
 
 An attempt succeeded if its result has `status: success`, no error came before it, and the exit code
 is 0. After SIGTERM and SIGINT the code is 0, but there is no result. After a failed request the
-code is the HTTP status modulo 256 (429 becomes 173). After other failures before the result it is
-one of the CLI's own small codes.
+code is the HTTP status modulo 256 (429 becomes 173). After any other failure without a result, the
+code is a small number that the CLI defines.
 """
 
 from __future__ import annotations

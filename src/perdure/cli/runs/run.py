@@ -309,8 +309,9 @@ def start_and_follow(
     - `begin`: starts the run with the engine.
     - `new`: if true, the run is cancelled if its first attempt cannot start.
     - `updated`: if true, the run has new instructions. If they wait for another host, return 75.
-    - `made`: id that the run has if `begin` made it. An older run with the same key has another id,
-      and is not cancelled. Empty if `begin` always makes a run.
+    - `made`: id that `begin` gives to a new run; empty if `begin` always makes a new run. If
+      `begin` returns a run with another id, that is an older run with the same key, and it is not
+      cancelled.
     """
     from contextlib import nullcontext
 
