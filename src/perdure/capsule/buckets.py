@@ -145,8 +145,8 @@ class RelayedBucket(msgspec.Struct, frozen=True):
         content: bytes | None = None,
     ) -> tuple[int, bytes]:
         """Send a request to the relay, and return the status and the content of its answer. Raises
-        CapsuleError if the relay refuses the request, and StoreAway or OSError if it cannot carry
-        it out."""
+        CapsuleError if the relay refuses the request, and StoreAway or OSError if the request fails
+        in another way."""
         address = relay.read(self.directory)
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=RELAY_S)
         try:

@@ -44,8 +44,8 @@ def frame(content: bytes) -> bytes:
 
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
-    """Return the content of a frame. Raises CapsuleError if it is not exactly this part. Never
-    decompresses more than the size of the part."""
+    """Return the content of a frame. Raises CapsuleError if the content is not exactly this part.
+    Never decompresses more than the size of the part."""
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
         raise CapsuleError(

@@ -72,8 +72,8 @@ def machine(state: Path) -> str:
 
 
 def held_term(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
-    """Return the term of a run that this machine holds. If the run has no term yet, begin one.
-    Raises OwnedElsewhere if another machine holds the term or the run was released."""
+    """Return the run's term if this machine holds it. If the run has no term yet, begin one. Raises
+    OwnedElsewhere if another machine holds the term or the run was released."""
     key, mine = run.origin or run.id, machine(engine.state)
     term = store.term(key)
     if term is None:

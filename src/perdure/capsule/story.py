@@ -46,8 +46,8 @@ temporary file."""
 
 
 class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a run except its files. It describes the time of the export or upload, which
-    may be later than the checkpoint."""
+    """Everything about a run except its files. It describes the run at the time of the export or
+    upload, which may be later than the checkpoint."""
 
     run: TaskRun
     contexts: tuple[Context, ...]

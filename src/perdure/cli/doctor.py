@@ -374,8 +374,8 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
 
 def mask(name: str, value: str, ordinary: bool) -> str:
     """Return the value of a variable for display. An `ordinary` value is returned unchanged. Any
-    other value may be secret. A long one is reduced to its first three characters and its length, a
-    short one to an ellipsis."""
+    other value may be secret. If it is long, it is reduced to its first three characters and its
+    length; if it is short, to an ellipsis."""
     if ordinary:
         return value
     if len(value) > 12:

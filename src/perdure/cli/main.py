@@ -253,8 +253,8 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # Allow flags between positional arguments. argparse builds a second parser for that, so it is
-    # done only if the verb has positional arguments. argparse cannot do it for an argument that
+    # Allow flags between positional arguments. argparse builds a second parser for that, so this is
+    # done only if the verb has positional arguments. argparse cannot do this for an argument that
     # takes the rest of the line (`...`).
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     if places:

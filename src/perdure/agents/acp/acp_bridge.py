@@ -74,8 +74,8 @@ CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time limits for the agent to exit, in seconds: after its input was closed, and after SIGTERM."""
 OVER_S = (2.0, 1.0)
-"""The same two time limits as END_S, in seconds, for an agent that has completed its turn. They are
-shorter, so that a run ends soon after the agent's result."""
+"""Time limits for an agent that has completed its turn, in seconds and in the same order as in
+END_S. They are shorter, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 REJECTED = "This call needs a permission that nobody has given."
@@ -322,8 +322,8 @@ class AcpClient(TurnPrinter):
 
     async def announced(self, call: str) -> dict[str, Any]:
         """Return the announcement of the tool call. OpenCode 1.18.33 sends the announcement before
-        or after the permission request, so wait for it for at most ANNOUNCED_S. Return an empty
-        dict if none arrives."""
+        or after the permission request, so wait up to ANNOUNCED_S. Return an empty dict if no
+        announcement arrives."""
         end = time.monotonic() + ANNOUNCED_S
         while not (found := self.calls.get(call) or {}).get("rawInput"):
             self.told.clear()

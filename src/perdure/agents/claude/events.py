@@ -398,7 +398,7 @@ def _usage(found: dict[str, Any]) -> Usage:
     cached input separately; here the input includes it.
 
     Since some version after 2.1.240, `total_cost_usd` accumulates over resumes. So it is read only
-    if the CLI is too old to report the usage since the previous result. In those versions
+    if the CLI is too old to report the usage since the previous result. In such an old version,
     `total_cost_usd` counts only the current process.
     """
     models = found.get("model_usage_since_last_result")

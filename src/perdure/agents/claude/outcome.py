@@ -221,8 +221,8 @@ def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Return the outcome. For a usage limit, add the time at which the limit ends. Where the CLI's
-    message does not help, put an explanation in front of the detail."""
+    """Return an outcome of this kind. For a usage limit, add the time at which the limit ends. If
+    the CLI's message would not help a person, put an explanation in front of it."""
     if kind is _K.RATE_LIMITED:
         return ending(kind, words, exit, _until(words, exit, events))
     found = ending(kind, words, exit)

@@ -252,8 +252,8 @@ class Thread:
         self.ended: dict[str, Any] = {}
         self.policy = "on-request" if server.requests else "never"
         self.is_strange = False
-        """Whether the server must not get another turn: it has begun a turn on its own, or still
-        holds a message to a turn that is over."""
+        """Whether the server must not get another turn. This is the case if it has begun a turn on
+        its own, or if it still holds a message for a turn that is over."""
         self.messages = ""
         """Directory with people's messages to the running turn. Empty if no more messages are
         passed to the turn."""
@@ -333,8 +333,9 @@ class Thread:
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str, messages: str = "") -> bool:
-        """Run one turn. `messages`: the directory with people's messages to this turn; empty if it
-        takes none. Return whether the turn was completed. Raise ServerRefused or ServerEnded."""
+        """Run one turn. `messages`: the directory with people's messages to this turn; empty if the
+        turn takes no messages. Return whether the turn was completed. Raise ServerRefused or
+        ServerEnded."""
         if not self.id:
             self.open()
         self.error, self.ended, self.messages = "", {}, messages

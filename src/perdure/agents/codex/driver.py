@@ -262,8 +262,8 @@ class CodexDriver:
         return unprinted_calls.unprinted(content)
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
-        """Return whether a person can allow calls of this run later. This needs the app server,
-        because `codex exec` never asks for an approval."""
+        """Return whether a person can allow calls of this run later. It is possible only with the
+        app server, because `codex exec` never asks for an approval."""
         return spec.permissions is Permissions.EDIT and is_bridged(spec.agent_args, version)
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:

@@ -41,8 +41,8 @@ is in `_QUESTION`."""
 
 
 def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
-    """Return the arguments that identify a command. The model may later repeat a call that a person
-    allowed. The arguments are the same for both calls."""
+    """Return the arguments that identify a command. They are the same if the model later repeats a
+    call that a person allowed."""
     return {
         COMMANDS[tool]: command,
         "workdir": os.path.normpath(directory),

@@ -188,9 +188,9 @@ def sidecar_files(transcript: Path) -> Sequence[Path]:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """Yield the prompts that are in the conversation after these records, in order. Prompts that
-    were rolled back are skipped. Prompts that the CLI condensed into a summary are included,
-    because the conversation continued from them."""
+    """Yield the prompts that the conversation contains once all of these records are applied, in
+    order. Prompts that were rolled back are skipped. Prompts that the CLI condensed into a summary
+    are included, because the conversation continued from them."""
     said: dict[str, str] = {}
     alive: set[str] = set()
     condensed: set[str] = set()

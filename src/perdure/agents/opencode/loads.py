@@ -107,8 +107,9 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
 def _reverted(
     messages: list[_Message], revert: dict[str, Any]
 ) -> tuple[list[_Message], list[_Message]]:
-    """Split the messages at the point to which the session was reverted. Return the messages before
-    that point and those from there on. A message that contains the point is split into two."""
+    """Split the messages at the point to which the session was reverted. Return two lists: the
+    messages before that point, and the messages at and after it. A message that contains the point
+    is split into two."""
     at = next(
         (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
     )

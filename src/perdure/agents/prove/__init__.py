@@ -98,8 +98,9 @@ def candidates(
     wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]
 ) -> tuple[list[ProveCandidate], list[str]]:
     """Return the programs to test, and a sentence for each agent that was skipped. The given
-    programs and those of the wanted agents are tested. Without either, all installed agents are
-    tested. Raise AgentMissing if a wanted agent is missing, or if no agent is installed."""
+    programs and those of the wanted agents are tested. If there are neither given programs nor
+    wanted agents, all installed agents are tested. Raise AgentMissing if a wanted agent is missing,
+    or if no agent is installed."""
     found: list[ProveCandidate] = []
     passed: list[str] = []
     for name, path in programs:

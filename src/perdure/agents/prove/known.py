@@ -36,8 +36,9 @@ class KnownAnswers(Struct, frozen=True):
 
 
 def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
-    """Return the recorded answers to compare this version with. They are those of the same version
-    if recorded, else those of the newest recorded version. None if none are recorded for the agent.
+    """Return the recorded answers with which this version is compared: those of the same version
+    or, if it is not recorded, those of the agent's newest recorded version. None if nothing is
+    recorded for the agent.
     """
     versions = read(file).get(agent, {})
     if not versions:

@@ -37,7 +37,8 @@ def claude(home: Path) -> Retention | None:
 
 def gemini(home: Path) -> Retention | None:
     """Return the retention that `general.sessionRetention` sets; None if the clean-up is disabled.
-    It is enabled by default, and also removes every conversation that was ever resumed."""
+    The clean-up is enabled by default, and also removes every conversation that was ever resumed.
+    """
     kept = json_lines.part(_settings(home), "general", "sessionRetention")
     if json_lines.part(kept, "enabled") is False:
         return None

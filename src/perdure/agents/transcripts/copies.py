@@ -54,7 +54,8 @@ BESIDE = "beside"
 
 def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
     """Return the path of the conversation's file; None if there is none. An agent with an archive
-    has no such files. Its conversation is first written to a file in `directory`."""
+    has no such files. Its conversation is first written to a file in `directory`, and the path of
+    that file is returned."""
     if driver.archive is None:
         return driver.transcript(home, session_id)
     content = driver.archive.read(home, session_id)
@@ -335,9 +336,9 @@ class Copies(Struct, frozen=True):
         order. False for an agent without an archive. Raise OSError.
 
         OpenCode 1.18.33 changes a row until it is complete, so a copy that was made during a turn
-        may have incomplete rows. Of such rows, only kind and id are compared. A message that was
-        incomplete or had no parts in the copy may have more parts now. These may even come before
-        messages of another process that are already in the copy.
+        may have incomplete rows. Only kind and id of such rows are compared. A message that was
+        incomplete or had no parts in the copy may have more parts now. These parts may even be
+        placed before messages of another process that are already in the copy.
         """
         if driver.archive is None:
             return False

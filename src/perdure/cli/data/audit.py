@@ -120,8 +120,8 @@ def _what(line: AuditLine, names: dict[str, str]) -> str:
 
 
 def _of_store() -> Iterator[str]:
-    """Yield the problems of the store's audit trail, as sentences. After the last one, print the
-    number of lines of the trail and its last hash."""
+    """Yield the problems of the store's audit trail, as sentences. After the last problem, print
+    the number of lines of the trail and the last hash."""
     store = open_to_read(settings())
     yield from store.audit_problems()
     number, last = store.audit_head()

@@ -42,8 +42,8 @@ MESSAGE = Path("/dev/termination-log")
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
-"""Time in seconds before the end of the grace period at which perdure exits, even if the agent has
-not ended. Only the state that was saved before is kept."""
+"""Time between perdure's exit and the end of the grace period, in seconds. perdure exits then even
+if the agent has not ended. Only the state that was saved before is kept."""
 REST_S = 2.0
 """Time in seconds that leftover processes have to end. The pod's first process must exit before the
 kubelet kills it, because the operator does not trust the result of a killed pod."""

@@ -137,8 +137,8 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 
 def _is_unattended(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Return whether no process works on the run, and none is expected to. Either its supervisor
-    died, or the run is due and no worker has claimed it in time. `again` reads the run again."""
+    """Return whether no process works on the run or is about to. Either the run's supervisor died,
+    or the run is due and no worker has claimed it in time. `again` reads the run again."""
     from perdure.cli.compose import probe, settings
 
     if run.state is RunState.RUNNING:

@@ -51,8 +51,8 @@ def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: s
 
 
 def _is_repository(repo: str, asked: str) -> bool:
-    """Return whether `asked` names the repository `repo`. It may be the repository's whole path or
-    URL, the last part of the path or URL, or a directory in the repository."""
+    """Return whether `asked` names the repository `repo`. `asked` may be the repository's whole
+    path or URL, the last part of the path or URL, or a directory in the repository."""
     asked = local_path(asked)
     here = Path(asked).expanduser()
     top = repository_of(here.resolve()) if here.is_dir() else None

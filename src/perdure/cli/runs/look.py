@@ -482,7 +482,7 @@ def _copy(
         decoder = None
     offset = 0
     while True:
-        # Check whether the attempt has ended before its file is read. In this order, everything
+        # First check whether the attempt has ended, then read its file. In this order, everything
         # that the attempt wrote before its end is printed.
         ended = not follow or any(
             attempt.number == number and attempt.ended for attempt in store.attempts(run_id)

@@ -184,9 +184,9 @@ def notifies(chosen: Settings) -> bool:
 
 
 def devices_of(engine: Engine, chosen: Settings) -> Devices | None:
-    """Return the object that reads people's browsers from the store and sends notices to them.
-    Return None if push messages are off. Raises StoreError if the key that signs messages cannot be
-    used."""
+    """Return the object that reads people's registered browsers from the store and sends notices to
+    these browsers. Return None if push messages are off. Raises StoreError if the key that signs
+    messages cannot be used."""
     if not chosen.serve_push_contact:
         return None
     from perdure.engine.notices.devices import Devices

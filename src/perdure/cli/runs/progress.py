@@ -56,8 +56,8 @@ def _changes_needed(report: RunReport) -> str:
 
 
 def apply_commands(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
-    """Return the commands that apply a run's changes to the user's checkout, as text. It includes
-    `git merge` only if the branch is in the user's repository and has new commits."""
+    """Return the commands that apply a run's changes to the user's checkout, as text. The text
+    includes `git merge` only if the branch is in the user's repository and has new commits."""
     moved = place.backend == Backend.WORKTREE and head not in ("", place.base)
     merge = f", or git merge {clean(place.branch)}" if moved else ""
     return f"perdure apply {name}{merge}"

@@ -171,8 +171,8 @@ def _content(name: str) -> bytes:
 
 
 def _keys(given: Path | None) -> dict[str, tuple[str, Ed25519PublicKey]]:
-    """Return the trusted keys by their ids. If a file of a key is `given`, only that key is
-    trusted, and nothing else on this host is read, not even its state directory."""
+    """Return the trusted keys by their ids. If a key file is `given`, only the key in it is
+    trusted, and nothing else on this host is read, not even the state directory."""
     from perdure.engine.attestation import hostkey
     from perdure.engine.attestation.envelope import key_id
 

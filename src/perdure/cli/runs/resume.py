@@ -126,8 +126,8 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
 
 
 def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
-    """Return the prompt from the arguments, or ask for one on a terminal. It may be empty only if
-    the run is unfinished; the agent then continues its task. Raises UsageError."""
+    """Return the prompt from the arguments, or ask for one on a terminal. The prompt may be empty
+    only if the run is unfinished; the agent then continues its task. Raises UsageError."""
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED

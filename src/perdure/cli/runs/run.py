@@ -205,8 +205,8 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
         or is_remote(run.spec.repo)
     ):
         return
-    # Say nothing about a workdir that exists already: it may have these changes. Ignore errors of
-    # the repository here, because the run will fail with them anyway.
+    # Say nothing if the workdir exists already, because the checkout's changes may be in it. Ignore
+    # errors of the repository here, because the run will fail with them anyway.
     if run.attempt or Path(place.path).exists():
         return
     with suppress(PerdureError):

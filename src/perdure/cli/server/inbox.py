@@ -175,8 +175,8 @@ def _intent_lines(intent: Intent | None) -> list[tuple[str, str]]:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """Parse stored deliveries again with this version of perdure. It may handle deliveries that an
-    older version ignored. Return the exit code."""
+    """Parse stored deliveries again with this version of perdure. This version may handle
+    deliveries that an older version ignored. Return the exit code."""
     from perdure.forge.webhooks import parsed, read
 
     store = open_engine(settings()).store
