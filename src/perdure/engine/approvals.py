@@ -23,7 +23,7 @@ from perdure.rules.requests import digest, late
 
 
 class Always(Struct, frozen=True, kw_only=True):
-    """Settings of the rule that `--always` makes of an answer. The rule then answers similar calls
+    """Settings of the rule that `--always` derives from an answer. The rule answers similar calls
     in the future."""
 
     scope: str = "run"
@@ -36,8 +36,8 @@ class Always(Struct, frozen=True, kw_only=True):
 def _rule_of(
     store: RunStore, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
 ) -> ApprovalRule:
-    """Return the rule that will answer calls like the one of this request. Raises UsageError if no
-    rule can be made."""
+    """Return the rule that will answer calls like the one that this request is about. Raises
+    UsageError if no such rule is possible."""
     if request.size == len(request.payload):
         given = json.loads(request.payload)
     else:
@@ -71,8 +71,8 @@ def _rule_of(
 def answer_always(
     engine: Engine, ref: str, number: int, always: Always, why: str, by: str
 ) -> tuple[TaskRun, Path]:
-    """Answer a request, and save a rule that answers calls like it in the future. Return the run
-    and the path of the rule's file.
+    """Answer a request, and save a rule that answers similar calls in the future. Return the run
+    and the path of the file with the rule.
 
     Raises UsageError, NotFound, Conflict, ConfigError.
     """

@@ -1,9 +1,9 @@
-"""Runs one attempt, from preparing the workdir to storing the outcome. Called by `worker`, and on
-another machine by a Job that claims one run.
+"""Runs one attempt, from preparing the workdir to storing the outcome. Called by `worker` and, on a
+Kubernetes cluster, by `kubernetes.pod`.
 
 `perform` runs a claimed attempt. `take_over` continues an attempt whose supervisor died, whether or
-not its agent is still alive. Each ends in one `finish`, which stores exactly one outcome, one
-receipt and one decision.
+not its agent is still alive. Each call of one of them ends with one `finish`, which stores exactly
+one outcome, one receipt and one decision.
 
 The steps, by module:
 
@@ -55,7 +55,8 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
 def _perform(engine: Engine, claim: Claim) -> TaskRun:
     begun = _open_and_launch(engine, claim)
-    # The modules that follow and close an attempt are imported only once its agent has started.
+    # The modules that follow and close an attempt are imported late, so that they do not delay the
+    # start of its agent.
     if isinstance(begun, LiveAttempt):
         return _follow(engine, begun)
     from perdure.engine.attempt.finish import close_unopened
@@ -86,14 +87,14 @@ def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
 
 
 def _refused(error: PerdureError) -> Outcome:
-    """Return the outcome for an error. The detail includes the error's hint, for the person who
-    reads it later with the run."""
+    """Return the outcome for an error. Its detail includes the error's hint, because a person may
+    read the outcome long after the error."""
     hint = f". {error.hint}" if error.hint else ""
     return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"{str(error).rstrip('.')}{hint}")
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
-    """Continue an attempt whose supervisor died. Follow its agent if that is alive; otherwise
+    """Continue an attempt whose supervisor died. If its agent is alive, follow the agent; otherwise
     record how the agent ended. Return the run in its new state.
 
     Raises LostLease if another supervisor took the attempt over first.

@@ -80,8 +80,9 @@ def active_parking(store: RunStore, seat: AccountSlot) -> Parking | None:
 
 
 def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
-    """Return the pauses that become necessary after an attempt. An account is paused until the
-    usage limit ends that the agent reported. An agent that repeatedly fails to start is paused too.
+    """Return the pauses that become necessary after an attempt. If the agent reported a usage
+    limit, the account is paused until the limit ends. If the agent has repeatedly failed to start,
+    the agent is paused.
     """
     found: list[Parking] = []
     outcome = attempt.outcome
@@ -138,6 +139,6 @@ def wait_for(store: RunStore, run: TaskRun, seat: AccountSlot) -> bool:
 
 
 def parking_keys(engine: Engine, run: TaskRun) -> Sequence[str]:
-    """Return the names that a pause (`Parking.what`) of this run can have: its account and its
-    agent."""
+    """Return the values of `Parking.what` with which a pause affects this run: the names of its
+    account and of its agent."""
     return (account_of(engine, run), run.spec.agent)

@@ -3,7 +3,7 @@ compared with what the agent would load. Called by `start_facts`, before anythin
 
 The sources are perdure's own: the session's snapshot, the transcript at the newest launch,
 perdure's own copy, and the journal (prompts, answers, tool calls and their results). A transcript
-that lacks any of these items is never trusted as complete.
+that lacks an item of the baseline is never trusted as complete.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
         for attempt in store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
-    # A restore removes from the conversation all that was said in attempts before the restore.
+    # A restore may remove from the conversation what was said in earlier attempts. So these
+    # attempts do not show what the conversation must contain.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
@@ -198,9 +199,9 @@ def _snapshots(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot,
 def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
     """Return the number of damaged lines that no receipt has reported yet. Pure.
 
-    The part of the transcript from which an attempt last continued is skipped. A line that was cut
-    off by a kill is not damaged: perdure saw the transcript end within that line, and the CLI later
-    continued after it.
+    The beginning of the transcript that already existed when an attempt last continued the
+    conversation is skipped. A line that was cut off by a kill does not count as damaged. Such a
+    line is recognized by a recorded state of the transcript that ends within it.
     """
     before = known.last_continued
     if before is not None and _is_prefix(content, before):
@@ -301,7 +302,8 @@ def compare_transcript(
     except OSError:
         content = None
     if path is None or content is None:
-        # The driver finds damaged files by the conversation's name, although they lack its id.
+        # A damaged file may have lost the conversation's id. The driver can still find it by its
+        # name.
         if driver.files_of(home, session_id):
             return TranscriptCondition.CHANGED
         return TranscriptCondition.ABSENT
@@ -330,8 +332,8 @@ def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set
 
 
 def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return the items that the agent would load from a transcript when it resumes; None if the
-    driver cannot determine them. Secrets are redacted first, because the journal is redacted too.
+    """Return the items that the agent would load from a transcript on a resume; None if the driver
+    cannot determine them. Secrets are redacted first, because the journal is redacted too.
     """
     return loaded(driver, home, redactor.bytes(content))
 

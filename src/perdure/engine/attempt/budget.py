@@ -3,8 +3,8 @@ including a running one, and so do rounds of checks. Used by `launch`, `supervis
 plans.
 
 Dollars that an agent reports are used as they are. If it reports only tokens, and its model is
-known, dollars are estimated from the list prices of `pricing`. The estimate is good enough for a
-budget, and is shown only if the run has a budget.
+known, dollars are estimated from the list prices of `pricing`. This estimate is good enough to
+enforce a budget, and is shown only if the run has one.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def model_of(attempt: Attempt, model: str) -> str:
 
 
 def reserved(attempts: Sequence[Attempt]) -> Reserve:
-    """Return the amount that replies which were cut off may have cost, in addition to their
-    estimated cost that was already charged."""
+    """Return how much more the replies that were cut off may have cost than the estimate that was
+    already charged for them."""
     return reserve(attempt.costs for attempt in attempts)
 
 

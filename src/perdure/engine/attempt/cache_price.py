@@ -39,8 +39,9 @@ def weigh(
     asked: Continuation,
     new_id: str,
 ) -> Continuation:
-    """Return `asked`, with the estimated cost of each alternative added. Return a cheaper
-    continuation instead if the settings allow it, or `refuse` if a person has to decide."""
+    """Return `asked`, the planned continuation, with the estimated cost of each alternative added.
+    If the settings allow a cheaper continuation, return that one. If a person has to decide, return
+    `refuse`."""
     choice = _choice(engine, claim, driver, live, fill)
     weighed = replace(
         asked,
@@ -108,6 +109,6 @@ def _is_question(attempt: Attempt) -> bool:
 
 
 def has_choice(asked: Continuation) -> bool:
-    """Return whether a cheaper continuation may replace this one. That is allowed only if the agent
-    would resume its own transcript unchanged."""
+    """Return whether a cheaper continuation may replace `asked`. It may do so only if `asked`
+    resumes the agent's own transcript unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

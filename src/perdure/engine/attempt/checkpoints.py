@@ -86,8 +86,8 @@ class Checkpointing(Struct):
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """Request a checkpoint as soon as the minimum interval since the last one has passed. The
-        next tool may run for hours, and the machine may be lost meanwhile."""
+        """Request a checkpoint that is taken when the minimum interval since the last one has
+        passed. The next tool may run for hours, and the machine may be lost meanwhile."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted:
@@ -296,8 +296,8 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
 
 
 def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
-    """Return the state with which the agent's transcript must begin. It is the transcript that
-    perdure put in place for this attempt, or else the last state that perdure saw."""
+    """Return the state with which the agent's transcript must begin: that of the transcript that
+    perdure put in place for this attempt or, without one, the last state that perdure saw."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:
         return opened.attempt.before
@@ -338,8 +338,9 @@ def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
 
 def save_before_cleanup(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
     """Save the present workdir, with the conversation of its last checkpoint, as an additional
-    checkpoint. Return that checkpoint. It is not deleted when later ones are taken. The caller
-    holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is published."""
+    checkpoint. Return the new checkpoint, which is not deleted when later ones are taken. The
+    caller holds the workdir's lock. Raises PerdureError and OSError; in that case nothing is
+    published."""
     number = engine.store.next_checkpoint(workspace.id, last.run)
     saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
     kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)

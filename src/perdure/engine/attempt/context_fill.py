@@ -127,8 +127,8 @@ def changes(
     asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
 ) -> list[AnyEvent]:
     """Return the journal events about changes in the conversation's size during an attempt. If a
-    requested compaction did not happen, an event says so, and the next attempt does not request it
-    again."""
+    requested compaction did not happen, one event reports this, and the next attempt does not
+    request a compaction again."""
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)
@@ -147,8 +147,7 @@ def changes(
 def rolled_over(
     context: FillRules, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
-    """Return the journal events about a conversation that is too long and that a new one
-    replaces."""
+    """Return the journal events which say that a new conversation replaces one that is too long."""
     held = fill_of(context, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]

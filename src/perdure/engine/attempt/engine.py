@@ -134,8 +134,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     copies: Copies
     state: Path
     environ: Mapping[str, str]
-    """The user's environment, including the paths of agents' homes that are linked to a volume. It
-    may change while a supervisor runs."""
+    """The user's environment, plus the variables with the paths of linked homes. The values may
+    change while a supervisor runs."""
     worker: str
     homes: LinkedHomes
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
@@ -185,9 +185,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Function that returns whether the supervisor was asked to end. If it returns True, the
     running attempt is stopped gracefully."""
     leaving: str = ""
-    """Outcome detail of attempts that ended because the supervisor was asked to end. Attempts with
-    this detail count as `lost`. Without it they count as `cancelled`, as if a person had stopped
-    them."""
+    """Outcome detail of attempts that ended because the supervisor was asked to end. If it is set,
+    such attempts count as `lost`. If it is empty, they count as `cancelled`, as if a person had
+    stopped them."""
 
     def attempt_directory(self, claim: Claim) -> Path:
         """Return the directory with the attempt's logs and the records of its processes."""
@@ -199,7 +199,7 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     def require_here(self, run: TaskRun, so: str) -> None:
         """Raise Conflict if the run's workdir and conversation are on another host. `so`: the part
-        of the message that names the impossible action."""
+        of the message that says what is impossible, such as "it cannot be moved"."""
         if self.elsewhere(run):
             raise Conflict(
                 f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
@@ -222,8 +222,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """Return the ids of live processes that use a conversation. Before that, end the idle kept
-        agents that use it, except the one in the workdir with the id `but`."""
+        """First end the idle kept agents that use a conversation, except the one in the workdir
+        with the id `but`. Then return the ids of the live processes that use the conversation."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)

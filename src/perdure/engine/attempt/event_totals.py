@@ -62,8 +62,8 @@ class Joiner(Struct):
         return full
 
     def rest(self) -> list[AgentEvent]:
-        """Return a list with one event for the text collected so far, and begin a new text. The
-        list is empty if there is no text."""
+        """Return a list with one event for the text collected so far; empty if there is no text.
+        Then begin a new text."""
         text, self.pieces, self.length = "".join(self.pieces), [], 0
         if text:
             return [Said(text)]
@@ -72,8 +72,8 @@ class Joiner(Struct):
 
 class CutReply(Struct, frozen=True):
     """A reply that was cut off when the agent ended. `seen`: the reported part; None if nothing was
-    reported. `missing`: the expected usage of the rest. `most`: the usage of the rest if the reply
-    was as long as the longest."""
+    reported. `missing`: the expected usage of the rest. `most`: the usage of the rest if the whole
+    reply was as long as the longest earlier reply."""
 
     seen: Reply | None
     missing: Usage
@@ -268,9 +268,9 @@ class EventTotals(Struct):
         """Return estimates of the usage that the agent did not report before it ended. They cover
         replies that were cut off, and a request of which no reply was seen.
 
-        The input of that request is estimated as the whole conversation. An output is assumed to be
-        as long as the average of the earlier replies (`missing`), or as long as the longest of them
-        and at least `REPLY` (`most`).
+        The input of that request is estimated as the whole conversation. The output of a reply is
+        assumed to have the average length of the complete replies (`missing`), or the length of the
+        longest one and at least `REPLY` (`most`).
 
         `earlier`: replies before this attempt. `added`: tokens that were added to the conversation
         since the last reply; None if no request was under way.

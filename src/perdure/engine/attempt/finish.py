@@ -293,8 +293,8 @@ def _sessions(
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     changed = changed or broken or evidence.copy_kept is False
-    # If the agent refuses its transcript, perdure's copy will replace it. So a defect that causes
-    # the refusal must not get into the copy.
+    # If the agent refuses its transcript, perdure's copy will replace the transcript. So a defect
+    # that causes the refusal must not get into the copy.
     taken = not changed and not _unused(opened, evidence)
     if transcript is not None and found is not None and found.turns and taken:
         try:
@@ -302,7 +302,8 @@ def _sessions(
         except PerdureError:
             taken = False
         found = found if taken else session.snapshot
-    # For an agent whose transcript cannot be read, an answer shows that it received its prompt.
+    # If perdure cannot read the agent's transcript, an answer of the agent shows that the prompt
+    # arrived.
     given = bool(evidence.prompt_found) or (
         evidence.answered and not opened.driver.abilities.transcripts
     )
@@ -418,8 +419,9 @@ def _finish(
     ended = replace(ended, costs=costs)
     counted = tally(claim, earlier, ended, outcome)
     if requests and budget_is_over(counted):
-        # An answer would start an attempt with a new budget, and only `retry` may do that. The
-        # agent asks again in the attempt that `retry` starts.
+        # An answer to a request would start an attempt with a new budget, which only `retry` may
+        # do. So the requests are dropped, and the agent asks again in the attempt that `retry`
+        # starts.
         requests = ()
         outcome = replace(outcome, kind=OutcomeKind.BUDGET_SPENT, detail=NO_BUDGET_TO_GO_ON)
         ended = replace(ended, outcome=outcome)

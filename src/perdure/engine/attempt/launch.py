@@ -76,8 +76,8 @@ def start(
 
 
 def _check_wanted(engine: Engine, claim: Claim) -> None:
-    """Raise NotStarted if the run was stopped while the attempt was prepared. With a shared
-    database, renew the lease too: raises LostLease."""
+    """Raise NotStarted if the run was stopped while the attempt was prepared. If the database is
+    shared, renew the lease first, and raise LostLease if it was lost."""
     if engine.host.id:
         run = beat(engine, claim)
     else:
@@ -237,7 +237,7 @@ def _start_single_turn(
 
 
 def _make_messages_directory(launch: Launch, command: Command) -> None:
-    """Make the attempt's directory of messages if this command takes messages into its turn."""
+    """Make the attempt's directory of messages if the agent's command uses the directory."""
     told = launch.messages
     # In Claude Code's arguments the path is part of a JSON text, which escapes characters outside
     # ASCII. So the arguments are searched for the escaped path.

@@ -62,8 +62,9 @@ class LiveAttempt(Struct, kw_only=True):
             os.close(self.lock_fd)
             self.lock_fd = None
         if self.idle is not None:
-            # The agent's turn is not over, so another supervisor will adopt the attempt. The agent
-            # can then no longer be kept, and ends with its turn.
+            # `idle` is still set, so the agent's turn is not over, and another supervisor will
+            # adopt the attempt. That supervisor cannot keep the agent, which therefore ends after
+            # this turn.
             self.idle.kept.leave()
 
     @property

@@ -12,8 +12,8 @@ from perdure.model import Session
 from perdure.model.events import ItemsMarked
 
 MOST = 2000
-"""Maximum number of marks that are compared with a replay. They are passed in one argument of a
-command, whose length is limited."""
+"""Maximum number of marks that are compared with a replay. All of them are passed in one
+command-line argument, and the length of an argument is limited."""
 
 
 def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:

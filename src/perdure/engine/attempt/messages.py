@@ -46,7 +46,7 @@ class MessageWatch(Struct):
     engine: Engine
     opened: LiveAttempt
     told: int = 0
-    """Newest version of the run's instructions up to which messages were written for the agent's
+    """Version of the run's instructions up to which all messages were placed for the agent's
     hook."""
     delivered: frozenset[int] = frozenset()
     """Versions of the instructions for which the journal says that the CLI received the message."""
@@ -125,7 +125,7 @@ class MessageWatch(Struct):
 
 def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
     """Return the versions of the messages that the hook gave to the CLI. Each is paired with the
-    moment when it did: `turn` or `boundary`."""
+    point in the turn at which the hook did this: `turn` or `boundary`."""
     found = []
     for path in directory.glob("taken-*"):
         number = path.name.removeprefix("taken-")

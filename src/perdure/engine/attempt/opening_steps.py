@@ -145,8 +145,8 @@ def _summarized(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Ask the agent for a summary of its conversation, unless there is one already. Return the
-    session with that turn added."""
+    """Ask the agent for a summary of its conversation, unless a summary exists already. Return the
+    session with the summary turn added."""
     from perdure.engine.attempt.rollover import find_summary, request_summary
 
     if find_summary(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
@@ -156,7 +156,7 @@ def _summarized(
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
     """Return the sessions of the run's scope. They are read from the store, never from a cache. If
-    there is none in use, lost records are rebuilt first."""
+    no session is in use, lost records are rebuilt first."""
     key = SessionKey(claim.run.spec.agent, claim.run.scope)
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
@@ -197,8 +197,8 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> LiveAttempt | None:
-    """Return the attempt of a supervisor that died, with its process if there is one. Return None
-    if its start was never stored."""
+    """Return the attempt that another supervisor started before it died, with the agent's process
+    if there is one. Return None if the start of the attempt was never stored."""
     attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
     if attempt.continuation is None or not attempt.directory:
         return None

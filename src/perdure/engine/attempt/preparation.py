@@ -2,7 +2,7 @@
 prompt, and stores the start.
 
 `opening_steps` calls `begin` while it holds the workdir's lock. Everything before `store.begin` can
-be repeated at any time. After it the start is permanently recorded. The agent is not started here.
+be repeated at any time; that call records the start permanently. The agent is not started here.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from perdure.rules.placement import planned_since
 
 
 class CopyNotInPlace(Exception):
-    """Raised if a copy could not replace the transcript that the agent would load. `rung`: the way
-    to continue the conversation that failed because of it."""
+    """Raised if a copy could not replace the transcript that the agent would load. `rung`: the rung
+    (way to continue the conversation) that failed for this reason."""
 
     def __init__(self, rung: Rung) -> None:
         super().__init__(rung)
@@ -382,8 +382,8 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
 def _install_repaired(
     engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
 ) -> tuple[Path, list[str]]:
-    """Put the repaired copy where the agent finds it. Return its path, and the paths to which the
-    replaced files were moved. Raises CopyNotInPlace."""
+    """Put the repaired copy where the agent finds it. Return the copy's path, and the paths to
+    which the replaced files were moved. Raises CopyNotInPlace."""
     from perdure.engine.attempt.repair import REPAIRED_COPY
     from perdure.engine.attempt.restore_transcript import make_room, run_import
 

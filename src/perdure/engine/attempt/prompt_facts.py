@@ -171,8 +171,8 @@ def _unrecorded(
 
 
 def _taken_back(asked: Continuation) -> int:
-    """Return the number of known items that the agent will not load, because they are on another
-    branch of its transcript. Return 0 if perdure replaced the agent's transcript."""
+    """Return the number of known items that the agent will not load because they are on another
+    branch of its transcript; 0 if perdure replaced the transcript."""
     shown = asked.shown
     if shown is not None and asked.rung is Rung.NATIVE:
         return shown.off_branch
@@ -376,8 +376,8 @@ def _newest_delivered(
     0 if none is.
 
     `heard`: fingerprints of the prompts in a transcript that replaced the agent's own; None if it
-    was not replaced. A replacing transcript is the only evidence. `copied`: whether that transcript
-    is perdure's newest copy.
+    was not replaced. If it was, only the new transcript shows which versions were received.
+    `copied`: whether the new transcript is perdure's newest copy.
     """
     if live is None:
         return 0

@@ -274,9 +274,9 @@ def _ruled(
     requests: tuple[AgentRequest, ...],
     given: Mapping[str, Any],
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests. Those that a saved rule decides have an answer. If the rules cannot be
-    read, a person has to answer all requests. `given`: the complete arguments of each call, by its
-    digest."""
+    """Return the requests, with an answer filled in for each one that a saved rule decides. If the
+    rules cannot be read, return the requests without answers, so that a person has to answer them.
+    `given`: the complete arguments of each call, by its digest."""
     approvals = [each for each in requests if each.kind is RequestKind.APPROVAL]
     if not approvals:
         return requests
@@ -294,8 +294,8 @@ def _ruled(
         if each not in approvals:
             continue
         arguments = given.get(each.sha256)
-        # If the name of the tool was cut off, it may equal the name of another tool. No rule
-        # applies to it.
+        # A rule applies only to a call that is completely known. If the name of the tool was cut
+        # off, it may equal the name of another tool.
         if not isinstance(arguments, dict) or digest(each.tool, arguments) != each.sha256:
             continue
         rule = decide(

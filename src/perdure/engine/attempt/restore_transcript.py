@@ -36,8 +36,8 @@ def place_transcript(
     parts: Sequence[CopyPart] = (),
     exactly: bool = False,
 ) -> Path:
-    """Put a copy of the conversation where the agent looks for it, and return its path. Without
-    `parts` it is the newest copy, else the state that a checkpoint names.
+    """Put a copy of the conversation where the agent looks for it, and return the path. `parts`:
+    the parts of the copy that a checkpoint names; without them, the newest copy is used.
 
     `directory`: a new directory for the records of the importing process. Raises WorkspaceError and
     ValueError.
@@ -48,9 +48,9 @@ def place_transcript(
         return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
     copy = engine.copies.content(driver.name, session_id, parts)
     there = driver.archive.read(home, session_id)
-    # The agent may refuse the conversation because of a row that is not in the copy, so the archive
-    # is cleared first. An exact restore (`exactly`) keeps rows that are newer than its checkpoint.
-    # They are reported.
+    # The agent may refuse the conversation because of a row that is not in the copy, so the
+    # conversation's rows are removed first. An exact restore (`exactly`) does not remove them if
+    # the copy is the beginning of what the archive has.
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:

@@ -3,8 +3,8 @@ it because it is too long.
 
 Called by `opening_steps` before the new conversation begins. In that turn the agent has read-only
 permissions. The summary is stored in the journal, so an attempt that is repeated after a kill does
-not ask again. If the conversation has no room left, or there is no answer, perdure's own brief is
-used instead.
+not ask again. If the conversation is too full for another turn, or the agent does not answer,
+perdure's own brief is used instead.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _as_it_is(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
 ) -> Session:
     """Update perdure's own copy of the conversation. Return the session with the summary turn
-    included."""
+    added."""
     transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
         engine.copies.take(driver, live.id, transcript)
@@ -165,8 +165,8 @@ def _continues_session(asked: Continuation, session_id: str) -> bool:
 
 
 def end_orphaned_summary(engine: Engine, claim: Claim) -> Usage:
-    """End a summary turn whose supervisor died, and return the usage that the agent had reported
-    for it."""
+    """End a summary turn whose supervisor died. Return the usage that the agent had reported for
+    this turn."""
     found = process.find(engine.attempt_directory(claim) / TURN)
     if found is None:
         return Usage()

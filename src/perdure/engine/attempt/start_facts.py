@@ -345,8 +345,8 @@ def _foreign_marks(
     kept = {fingerprint(each.text) for each in driver.prompts(copy)}
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
-    # A prompt that is also in the copy may have been damaged in `found`. It then looks like another
-    # program's prompt.
+    # One of the copy's prompts may be damaged in `found`, and then looks like another program's
+    # prompt. So unknown prompts count only if they outnumber the copy's prompts that are missing.
     if len(strange) <= len(kept.difference(there)):
         return frozenset()
     return frozenset(strange)

@@ -70,8 +70,8 @@ attempts without a budget."""
 METERED_S = 1.0
 """Minimum interval between two writes of an attempt's usage to the store, in seconds."""
 LAST_WORD_S = 1.0
-"""Time in seconds in which an agent may end by itself after the reply that spent the budget, if it
-calls no tool."""
+"""Time in seconds that an agent gets to end by itself after its budget is spent. An agent whose
+last action was a tool call is ended at once, because it would send another request."""
 UNSUPERVISED_S = 10.0
 """Maximum time in seconds that an agent with a budget may continue while its supervisor does not
 respond. The cost is not counted during that time, so the shim then ends the agent. If the
@@ -199,8 +199,8 @@ class _Watch(Struct):
             self.checkpoints.tool_ended()
         resumes = self.opened.asked.kind is Start.RESUME
         # A resume that failed immediately has nothing to save. If the agent refuses its transcript,
-        # perdure's copy will replace it, so a defect that causes the refusal must not get into the
-        # copy.
+        # perdure's copy will replace the transcript, so a defect that causes the refusal must not
+        # get into the copy.
         saves = self.reading.answered or not resumes
         if self.reading.turn_over and not was_over and saves:
             self.save_turn()
@@ -366,8 +366,8 @@ class _Watch(Struct):
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """End an agent whose turn is over but that does not exit. End the processes that it left
-        running too, unless the policy keeps them."""
+        """End an agent whose turn is over but that does not exit. Also end the processes that the
+        agent left running, unless the policy keeps them."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0

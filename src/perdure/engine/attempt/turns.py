@@ -2,9 +2,9 @@
 the transcript. Used by `supervision`.
 
 A process that has exited has written everything. A process that stays alive may report the end of
-its turn before it has written all of it. So the attempt is over only when the agent's last words
-are in the transcript. If they do not appear, or anything still runs in the background, the agent is
-not kept. The attempt then ends when the process exits, as any other attempt does.
+its turn before it has written the whole turn. So the attempt is over only when the agent's last
+words are in the transcript. If they do not appear, or anything still runs in the background, the
+agent is not kept. The attempt then ends when the process exits, as any other attempt does.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Turn(Struct):
             pid = self.opened.process.agent_pid
         else:
             pid = None
-        # If the keeper was asked to keep the agent, it has answered by now or the agent has exited.
+        # If the keeper was asked to keep the agent, by now either the keeper has answered or the
+        # agent has exited.
         resting = self.decided and not self.why and kept.is_ready()
         if (
             end.cause == "turn"

@@ -3,8 +3,9 @@ done. Called by `finish`.
 
 The check is started as an agent is, under a shim and with a directory and a log of its own. None of
 its processes survives the end of the check, a stop, or the death of the supervisor. An interrupted
-check is run again from its beginning and does not count. It gets the agent's environment without
-the agent's credentials. Its output is limited in length and redacted; the agent gets an excerpt.
+check does not count and is run again from its beginning. Every check gets the agent's environment
+without the agent's credentials. The output of a check is limited in length and redacted; the agent
+gets an excerpt.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ the idle agents there first. Guarantees:
 - An agent gets a turn only if a new process would have the same settings and conversation.
 - The conversation must contain nothing that the agent's process has not seen.
 - A turn is over when the agent reports it, nothing runs any more, and the transcript has all of it.
-- Any deviation ends the process, which costs no more than a new start.
+- If any of these conditions is not met, the process is ended; the next attempt then starts a new
+  one.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Idle(Struct, kw_only=True):
 
 
 class WarmAgents:
-    """The kept agents of this process, by workdir. Agents of other processes are registered in
-    files in `directory`, and can be ended from here."""
+    """The kept agents of this process, by workdir. Files in `directory` register the agents of all
+    processes of this host, so that this class can also end agents of other processes."""
 
     def __init__(self, directory: Path, keep: Keep, grace_s: float) -> None:
         self.directory, self.keep, self.grace_s = directory, keep, grace_s

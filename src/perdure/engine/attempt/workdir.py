@@ -87,7 +87,7 @@ def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except NotFound:
-        # Somebody deleted the checkpoint, so the workdir will be created from its branch.
+        # Somebody deleted the checkpoint, so the workdir will be created from the run's branch.
         mark.unlink(missing_ok=True)
         if lost:
             engine.store.record_outside_attempt(run.id, [WorkdirLost(place=place.path)])
