@@ -356,8 +356,8 @@ def update(
     changes: Changes = NO_CHANGES,
 ) -> TaskRun:
     """Give a run new instructions and files, and return the run. If an attempt is running, the run
-    is queued when it has ended; otherwise it is queued immediately. The settings of a running run
-    cannot be changed.
+    is queued when that attempt has ended; otherwise it is queued immediately. The settings of a
+    running run cannot be changed.
 
     Raises UsageError, Conflict.
     """
@@ -446,8 +446,8 @@ def only_open(run: TaskRun, made: Sequence[AgentRequest], verdict: AnswerKind) -
 def check_answer(
     name: str, request: AgentRequest, verdict: AnswerKind, words: str, program: str = "perdure"
 ) -> None:
-    """Check that an answer fits its request. `name` is that of the run, and `program` the command
-    that the hints name. Raises UsageError."""
+    """Check that an answer fits its request. `name`: the run's name. `program`: the command to use
+    in the hints of error messages. Raises UsageError."""
     question = request.kind is RequestKind.QUESTION
     if verdict is AnswerKind.TEXT and not question:
         raise UsageError(
@@ -643,8 +643,8 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
                 f"{run.name}: the trash keeps it",
             )
-        # The run is removed from the list before its workdir is moved. From then on, no attempt can
-        # start in the workdir.
+        # The run is removed from the list before its workdir is moved, so that no attempt can start
+        # in the workdir meanwhile.
         engine.store.remove(run.id)
         about = {
             "verb": "rm",

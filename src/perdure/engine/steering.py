@@ -66,9 +66,9 @@ def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
 
 
 def _placed_messages(attempt: Attempt, contexts: Sequence[Context]) -> Sequence[int]:
-    """Hand the messages to the running turn. Return the versions of the instructions that the turn
-    accepts. If a file cannot be written now, the attempt's supervisor hands the messages over
-    later."""
+    """Place the messages for the running turn. Return the versions of the instructions that were
+    placed; empty if the turn takes no messages. If a file cannot be written now, the attempt's
+    supervisor hands the messages over later."""
     if not attempt.directory or attempt.ended is not None:
         return ()
     try:

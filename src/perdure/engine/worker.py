@@ -203,8 +203,9 @@ class _ThrottledReport:
 def _next_job_or_error(
     engine: Engine, mine: set[str], told: _ThrottledReport | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """Return the next job; None if there is none. With `told`, a transient database error is
-    reported and None is returned, so that the caller tries again. Other errors are raised."""
+    """Return the next job; None if there is none. If `told` is given, it reports a transient
+    database error, and None is returned so that the caller tries again. All other errors are
+    raised."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:

@@ -67,8 +67,7 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
     turns: int
     """Number of prompts that the person added to the conversation."""
     kept: bool
-    """Whether the conversation still contains everything that it contained when perdure last read
-    it."""
+    """Whether the conversation still has everything that it had when perdure last read it."""
     rewound: bool = False
     """Whether the person rewound the conversation, which removes its newest part."""
     others: tuple[Conversation, ...] = ()
@@ -234,8 +233,9 @@ def _is_default_home(
 def _as_it_is_now(
     store: RunStore, state: Path, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
-    """Read the transcript. Return the session updated from it, the number of prompts that a person
-    added, and whether it still contains everything that it contained when perdure last read it."""
+    """Read the transcript. Return three values: the session updated from the transcript, the number
+    of prompts that a person added, and whether the transcript still has everything that it had when
+    perdure last read it."""
     path = locate(driver, home, session.id, _directory(state, run))
     now = snapshot(driver, path)
     if path is None or now is None:

@@ -77,8 +77,8 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
 
 def diagnose(index: ConversationIndex, ref: str) -> Diagnosis:
-    """Return the diagnosis of the conversation whose id is `ref` or begins with `ref`. With a
-    complete id, it is found even if its file is too damaged to be listed. Raises NotFound, and
+    """Return the diagnosis of the conversation whose id is `ref` or begins with `ref`. A complete
+    id finds even a conversation whose file is too damaged to be listed. Raises NotFound, and
     UsageError if several ids begin with `ref`."""
     try:
         return diagnosis(index, index.find(ref))

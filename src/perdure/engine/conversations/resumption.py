@@ -1,9 +1,9 @@
-"""Continues a conversation that a person chose. If a run already uses the conversation, this run
-continues; otherwise a new run is made for it.
+"""Continues a conversation that a person chose. If a run already uses the conversation, that run
+continues; otherwise a new run is made for the conversation.
 
-A conversation that was begun without perdure is first registered: it gets a confirmed session with
-its own scope, the current transcript becomes its known state, and perdure makes a copy. From then
-on it is handled like any other conversation.
+A conversation that was begun without perdure is first registered: perdure stores a confirmed
+session with a scope of its own, records the current state of the transcript, and copies the
+transcript. After that, it handles the conversation like any other.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from perdure.rules.run_titles import role_of_run, title_of, title_of_run
 
 LOOKED_THROUGH = 500
 PREFIX = 4
-"""Minimum number of characters that a person must type of an id, if not the whole id."""
+"""Minimum length of an id's beginning with which a person may name a conversation, in
+characters."""
 TAIL = 512 * 1024
 """Number of bytes that are read from the end of a transcript for a preview."""
 
@@ -59,8 +60,8 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def first(self) -> str:
-        """Return the first prompt of the conversation. If the run forked the conversation, return
-        the first prompt after the fork."""
+        """Return the first prompt of the conversation. If the conversation is a fork that a run
+        made, return the first prompt after the fork."""
         if self.run is not None and self.run.spec.forks:
             return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:

@@ -42,7 +42,7 @@ class Devices(Struct, frozen=True):
             raise
         except NoticeRefused:
             raise
-        except StoreError as error:  # The key that signs messages cannot be used.
+        except StoreError as error:  # The key that signs messages is unusable.
             raise NoticeRefused(str(error)) from error
         except Exception as error:
             # A failure of one browser must not keep others from getting messages. The text of a
@@ -59,7 +59,8 @@ def channels_for(devices: Sequence[PushDevice], run: TaskRun, at: int) -> list[C
     for device in devices:
         limits = limits_of(device.repositories, device.labels)
         if device.added <= at and limits.see(repo, run.spec.labels):
-            # The person's choices contain something that this version does not know.
+            # A device is skipped if the person's choices contain a value that this version does not
+            # know.
             with suppress(ValueError):
                 found.append(device.channel)
     return found

@@ -63,8 +63,8 @@ def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Noti
 def answers_of(
     engine: Engine, channel: Channel, run: str, public_url: str
 ) -> tuple[NoticeAnswer, ...]:
-    """Return the possible answers to the open approval requests of a run, each with its links.
-    Raises StoreError."""
+    """Return, for each of a run's first `LINKED_MOST` open approval requests, the links that allow
+    or deny the call. Raises StoreError."""
     now = engine.store.now()
     opened = [
         each

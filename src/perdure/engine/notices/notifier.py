@@ -39,8 +39,8 @@ REST_S = 60.0
 """Pause in seconds after a notice to a channel or browser failed. Nothing is sent to it during the
 pause, because each try may take until its timeout, and all other notices wait for that."""
 WEEK_MS = 7 * 86_400_000
-"""Age in milliseconds. A notice of this age is no longer sent, and a line of the audit trail of
-this age is ignored."""
+"""Age in milliseconds from which a notice is no longer sent, and a line of the audit trail is
+ignored."""
 KEPT_MS = 30 * 86_400_000
 """Age in milliseconds at which a notice that was sent or given up is deleted from the outbox."""
 Page = Callable[[str], str]

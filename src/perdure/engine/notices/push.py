@@ -212,7 +212,8 @@ class _Limited:
         return self.socket
 
     def _end(self) -> None:
-        # Not SSLSocket.shutdown, which would take the TLS state away from the reading thread.
+        # `SSLSocket.shutdown` would discard the TLS state that the reading thread still uses, so
+        # the method of the plain socket is called.
         with suppress(OSError):
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 

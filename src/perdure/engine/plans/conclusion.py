@@ -107,7 +107,7 @@ def conclude(
 
 
 def _end_is_recorded(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
-    """Return whether the recorded end of the task was recorded for the newest attempt of its
+    """Return whether the recorded end of the task belongs to the newest attempt of the task's
     run."""
     return end is not None and any(
         each.number == end.checkpoint and each.attempt == run.attempt

@@ -33,7 +33,7 @@ MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """Return the stored plan of this name. If there is none, check the given plan, store it and
     return it. `seed`: the fields that all tasks' specs share. A repository in the plan overrides
-    the seed's; it is relative to the directory of `file`.
+    that of the seed; its path may be relative to the directory of `file`.
 
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
@@ -174,8 +174,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
     )
     if not any(stand.planned is not None for stand in stands.values()):
-        # The stored base is a commit of the old repository or base. It is dropped if the file names
-        # another one.
+        # The stored base is a commit that was resolved from the old repository and base. It is
+        # dropped if the file now names another repository or base.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(
             fresh,
@@ -191,8 +191,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
             run = _assigned(engine, stand.run, stand.task, new)
             if new.prompt != stand.task.prompt:
                 told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
-    # All changes are stored in one transaction. If perdure is killed before it, the next start
-    # applies all of them; if it is killed after it, nothing is left to apply.
+    # All changes are stored in one transaction. If perdure is killed before the transaction, the
+    # next start applies all changes; after it, nothing is left to apply.
     return engine.store.put_plan(fresh, told)
 
 

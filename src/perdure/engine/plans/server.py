@@ -72,7 +72,7 @@ def _is_same(there: PlanRun, plan: Plan) -> bool:
 
 class PlanDriver:
     """Drives the plans that `take` has stored, each in its own thread. It is a context manager: the
-    threads run until its end. `say` is called with a line for each problem."""
+    threads run until the `with` block ends. `say` is called with a line for each problem."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
         self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
@@ -172,8 +172,8 @@ class PlanDriver:
         self._say(f"plans: {error or type(error).__name__}")
 
     def _due(self) -> list[PlanRun]:
-        """Return the plans that can continue and that no process drives. A plan is left out if its
-        only open tasks were stopped or failed."""
+        """Return the plans that can continue and that no process drives. A plan whose unfinished
+        tasks were all stopped or failed is not among them."""
         found = []
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)

@@ -192,8 +192,8 @@ def _fill_workdir(engine: Engine, source: TaskStatus, end: TaskEnd, place: Works
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
-    # If there is no checkpoint, the commit is fetched and merged. There is none if this task was
-    # added to the plan after `source` was done.
+    # `source` has no checkpoint if this task was added to the plan after `source` was done. Its
+    # commit is then fetched and merged.
     engine.workspaces.checkpoints.copy_commit(there, place, end.commit)
     return engine.workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"

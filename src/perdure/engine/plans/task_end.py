@@ -1,10 +1,10 @@
-"""Records where a successful task left its workdir and conversation. Other tasks can then begin at
-this point while this conversation continues. Called by `driver` and `conclusion`.
+"""Records where a successful task left its workdir and conversation. Other tasks can then begin
+from this point while the task's conversation continues. Called by `driver` and `conclusion`.
 
 Uncommitted files are committed on the task's branch in the agent's name, because only commits can
-be merged, and a fork of commits does not copy every file. If another workdir starts from this task,
-or if it is the plan's last task, a checkpoint of workdir and conversation is taken as well. It
-includes the small ignored files.
+be merged, and a workdir that is made from a commit has only committed files. If another workdir
+starts from this task, or if it is the plan's last task, a checkpoint of workdir and conversation is
+taken as well. It includes the small ignored files.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The session service: records of conversations for programs that schedule tasks, and statistics of
-them.
+"""The session service, for programs that schedule tasks: records of conversations, and statistics
+of how often conversations continued.
 
 A session is a pointer to an agent's own conversation. The store's table of sessions is
 authoritative; this package only reads and changes it. `service` has the operations (create, get,

@@ -4,7 +4,7 @@ attempts and the journal of runs.
 Called by an attempt that finds no session although earlier attempts had one, and by
 `Sessions.rebuild`. This module only reads and decides; the caller stores the records. A rebuilt
 record only means that the conversation existed. As for every session, the next attempt checks
-whether its transcript or perdure's copy can be used.
+whether the agent's transcript or perdure's copy can be used.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def missing(
     copies: Copies,
     usual_s: float = 0.0,
 ) -> tuple[Session, ...]:
-    """Return the session records of the key that are missing in the store, retired ones first. They
-    are not stored. `usual_s`: default lifetime of a session, in seconds."""
+    """Return, without storing them, the session records of the key that are missing in the store,
+    retired ones first. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _SessionHistory(key, str(home))

@@ -1,5 +1,5 @@
 """Statistics of continuity over a period: how often conversations continued, why some did not, and
-how many tokens that saved. Pure.
+how many tokens were saved by continuing. Pure.
 
 Only receipts and usage are read. In the names here, *was to go on* means that an attempt was
 supposed to continue a conversation: it resumed or forked one, replaced a lost one, or was refused
@@ -57,7 +57,7 @@ class Statistics(Struct, frozen=True, kw_only=True):
     """Number of attempts that were supposed to continue a conversation and whose receipt says that
     they did (`WENT_ON`)."""
     expired: int
-    """Number of attempts that were supposed to continue a conversation, but its session had
+    """Number of attempts that were supposed to continue a conversation whose session had
     expired."""
     verdicts: Mapping[str, int]
     fallbacks: Mapping[str, int]
@@ -74,8 +74,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
     @property
     def success_rate(self) -> float | None:
-        """Return the share of attempts that continued a conversation, from 0 to 1, among those that
-        were supposed to. Return None if no attempt was supposed to."""
+        """Return the share, from 0 to 1, of the attempts supposed to continue a conversation that
+        did so. Return None if there were no such attempts."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None

@@ -3,9 +3,9 @@ elsewhere, and removes them one at a time. If a removal fails, the item stays, a
 reason.
 
 A dry run does everything except the removal. The record of the last sweep (`sweep.json` in the
-state directory) contains the readings of both clocks and an id of the root's volume. If one of them
-does not match at the next sweep, nothing is removed and the record is not updated. This lasts until
-it matches again or a person accepts the change.
+state directory) contains the readings of both clocks and an id of the root's volume. If the clocks
+or the volume do not fit this record at the next sweep, nothing is removed and the record is not
+updated. No sweep removes anything until they fit again or a person accepts the change.
 """
 
 from __future__ import annotations
@@ -269,8 +269,8 @@ def _judged(row: Row, proof: RemovalCheck) -> Row:
 
 def _why_not_saved(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
     """Return the reason why a workdir in the trash is not proven to be saved elsewhere, as a
-    sentence; empty if it is. It is saved if the checkpoint that it depends on still exists
-    completely and its run is still on the list."""
+    sentence; empty if it is. A workdir that depends on a checkpoint is saved if that checkpoint
+    still exists completely and the checkpoint's run is still on the list."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""

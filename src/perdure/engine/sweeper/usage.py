@@ -128,8 +128,9 @@ def size_of(path: Path) -> int:
 def _sizes(
     top: Path, seen: set[tuple[int, int]], unreadable: list[str]
 ) -> Iterator[tuple[int, bool]]:
-    """Yield a pair for `top` and for everything below it: its size on disk in bytes, and whether
-    the size counts. The size of a file with several hard links counts only the first time."""
+    """Yield a pair for `top` and for each file and directory below it: its size on disk in bytes,
+    and whether this size counts. The size of a file with several hard links counts only the first
+    time."""
     try:
         status = top.lstat()
     except OSError:

@@ -43,8 +43,7 @@ def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None 
 
 
 class Forges:
-    """A context manager that holds all API clients, and closes them at the end. An address that is
-    not configured has no client."""
+    """A context manager that holds all API clients, and closes them at the end."""
 
     def __init__(
         self,

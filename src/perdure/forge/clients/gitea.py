@@ -1,5 +1,5 @@
 """The client for Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its
-templates/swagger/v1_json.tmpl. Forgejo's API has the same calls as far as they are used here.
+templates/swagger/v1_json.tmpl. Forgejo's API has all the calls that are used here.
 
 Differences from GitHub: only an administrator of the repository may query another user's permission
 (routers/api/v1/repo/collaborators.go). `/assignees` is open to all, but it is no substitute: in an

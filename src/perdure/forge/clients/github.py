@@ -44,8 +44,8 @@ from perdure.model.forge.state import (
 ACCEPT = "application/vnd.github+json"
 LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
 """Suffixes of the hosts where github.com keeps the logs of jobs. github.com redirects there, with a
-signature in the URL. No other redirect to another host is followed, and the token is not sent
-there."""
+signature in the URL. Redirects to any other host are not followed. The token is not sent to the
+hosts of logs."""
 ACTIONS = "github-actions"
 """Slug of the GitHub app whose check runs are jobs. For these, the id of the check run is also the
 id of the job."""

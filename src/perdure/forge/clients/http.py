@@ -90,7 +90,7 @@ class HttpClient:
         self._client.close()
 
     def get(self, path: str, **query: object) -> Payload:
-        """Fetch and return an object. This method and all that follow raise the errors that
+        """Fetch and return an object. This method and all methods below raise the errors that
         `ForgeApi` documents."""
         return self._object(self.send("GET", path, query=query))
 
@@ -108,8 +108,8 @@ class HttpClient:
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
             if following is None:
                 return
-            # Only the query of the link is used. Its host name may be wrong: Gitea takes it from
-            # its own configuration.
+            # Only the query of the link to the next page is used. The link's host name may be
+            # wrong: Gitea takes it from its own configuration.
             try:
                 query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
             except ValueError as error:

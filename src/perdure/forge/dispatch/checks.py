@@ -2,8 +2,8 @@
 
 GitHub reports one failed workflow as a check run, a check suite and a workflow run, and every forge
 reports each check separately. All of these become one update for each commit, with the logs of the
-failures. The event names the user who pushed, who is usually the agent itself. So the author is no
-evidence that the report can be trusted. Only the branch and the commit are used, and they must
+failures. The event names the user who pushed, who is usually the agent itself, so this name does
+not show whether the report can be trusted. Only the branch and the commit are used, and they must
 belong to a run. Called by `dispatcher`.
 """
 

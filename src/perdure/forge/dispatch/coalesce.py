@@ -1,6 +1,6 @@
 """Merges the edits of a text into one event before they are reported. A text that was edited twice
-is reported once, with its newest content. Also recognizes a comment that two deliveries report.
-Called by `dispatcher`."""
+is reported once, with its newest content. Also recognizes a comment that was reported by two
+deliveries. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
 def told_before(
     store: InboxStore, delivery: Delivery, intent: Intent, queued: Sequence[Told]
 ) -> str:
-    """Return why a comment is not told to its run again: another delivery has told it, or is in
-    `queued`. Return an empty text if there is none. perdure may find a comment by asking the forge
-    before the webhook of the comment arrives."""
+    """Return the reason not to pass a comment to its run: another delivery of the same comment was
+    handled or is in `queued`. Return an empty text if there is no such delivery. perdure may find a
+    comment by asking the forge before the webhook of the comment arrives."""
     if intent.kind not in SAID or not intent.comment:
         return ""
     handled = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)

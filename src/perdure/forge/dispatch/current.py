@@ -157,9 +157,10 @@ class Current:
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Return the intent with its branch, if the event leaves it out: a failed check that names
-        only its commit, or a comment on a pull request. The forge is not asked about comments that
-        no rule accepts. Other intents are returned unchanged. Raises the same errors as `of`."""
+        """Add the branch to an intent whose event leaves it out, and return the intent. Such an
+        intent is a failed check that names only its commit, or a comment on a pull request. The
+        forge is not asked about comments that no rule accepts. Other intents are returned
+        unchanged. Raises the same errors as `of`."""
         if is_headless(intent):
             rules = [rule for rule in rules if is_for(rule, intent)]
         elif not is_placeless(intent):
@@ -245,7 +246,8 @@ class Current:
         }
         for key in (source, repository, thing):
             if key in self._waits and now < self._waits[key].until:
-                # Each time that an error is raised, its traceback grows.
+                # Every raise adds to an error's traceback. The traceback is removed, because this
+                # error may be raised many times.
                 raise self._waits[key].error.with_traceback(None)
         try:
             found = ask()

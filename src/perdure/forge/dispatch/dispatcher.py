@@ -349,8 +349,8 @@ class Dispatcher:
         choice: RuleChoice,
         news: Mapping[str, Sequence[Told]],
     ) -> str:
-        """Return why the run does not get a comment that another delivery has told it; empty if it
-        gets the comment."""
+        """Return the reason why the run does not get a comment: it already gets the comment from
+        another delivery. Return an empty text if it does not."""
         if choice.run is None:
             return ""
         queued = news.get(choice.run.id, ())
@@ -594,8 +594,8 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Return the reason why the delivery contains nothing new, if the run already works on what it
-    asks for. Otherwise return an empty text. Gitea and Forgejo report all labels and assignees
+    """Return the reason to ignore a delivery that asks for work on which the run already works.
+    Return an empty text for any other delivery. Gitea and Forgejo report all labels and assignees
     whenever one of them changes. An issue that is opened with labels or assignees arrives as
     several events."""
     run = choice.run

@@ -40,7 +40,8 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # The first update since then contains the person's own comment, so it is not counted.
+    # The first update since the last comment of a person contains that comment, so this update is
+    # not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

@@ -3,8 +3,8 @@ comments on lines, and a failed check without its branch (Gitea 1.26.4, modules/
 `tests/forges/recorded/gitea-1.26` has examples of both).
 
 GitHub and GitLab send a delivery for each comment on a line, and name the branch of a failed check.
-GitHub does not name the branch of the pull request that a comment is on. GitLab leaves out the
-diff. Without a token, nothing is added.
+For a comment on a pull request, GitHub does not name the pull request's branch. For a comment on a
+line, GitLab leaves out the diff. Without a token, nothing is added.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def is_headless(intent: Intent) -> bool:
 
 
 def with_branch(api: ForgeApi, intent: Intent) -> Intent:
-    """Add the branch of the pull request to a comment that does not name it, and return the intent.
-    To a failed check that names only its commit, add the pull request too. A branch in another
-    repository is not added. Raises ForgeError."""
+    """Add the branch of the pull request to a comment whose event names no branch, and return the
+    intent. To a failed check that names only its commit, add the pull request and its branch. A
+    branch in another repository is not added. Raises ForgeError."""
     if is_placeless(intent):
         found = api.pull_at(intent.repository, intent.commit)
     elif is_headless(intent):
@@ -97,8 +97,8 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
 
 
 def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
-    """Add the part of the diff to a comment on a line, because GitLab does not send it. Returns the
-    intent. Raises ForgeError."""
+    """Add to a comment on a line the part of the diff that it is about, because GitLab does not
+    send this part. Returns the intent. Raises ForgeError."""
     if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
         return intent
     try:

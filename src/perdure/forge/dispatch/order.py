@@ -9,7 +9,7 @@ from perdure.protocols import InboxStore
 ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
 """Kinds of intents after which the work is over."""
 LOOKED_AT = 1000
-"""Number of deliveries, the newest ones of a source, that are searched for related events."""
+"""Number of a source's newest deliveries that are searched for related events."""
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:

@@ -48,8 +48,7 @@ OVERLAP_MS = 600_000
 """Period that two successive searches both cover, in milliseconds. The clocks of the machines may
 differ."""
 LOOKED_AT = 2000
-"""Number of deliveries, the newest ones of a source, with which the comments on the forge are
-compared."""
+"""Number of a source's newest deliveries with which the comments on the forge are compared."""
 RUNS_MOST = 100
 ON_ITS_WAY_MS = 120_000
 """Age in milliseconds up to which a comment is skipped, because its delivery may still arrive."""
@@ -67,7 +66,7 @@ CommentKey = tuple[str, int, CommentKind, str]
 
 class _KnownComments(Struct, frozen=True):
     """The comments in the inbox: their authors and texts, and the keys of those that have an id.
-    The list is complete from the time `since` on (ms since 1970)."""
+    The list has all comments that arrived since the time `since` (ms since 1970)."""
 
     texts: set[tuple[str, str]]
     keys: set[CommentKey]
@@ -218,8 +217,8 @@ class Reconciler:
     def _unbegun(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, repository: str
     ) -> Iterator[Arrived]:
-        """Yield a delivery for each open issue that has the agent's label, or is assigned to the
-        agent, and has no run."""
+        """Yield a delivery for each open issue that has no run, although it has the agent's label
+        or is assigned to the agent."""
         for label in rule.labels:
             for issue in forge.open_issues(repository, label=label):
                 if not self._run_of(source, rule, kind, issue) and (
@@ -255,9 +254,9 @@ class Reconciler:
     def _later_events(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
-        """Yield a delivery for each later event of an issue or pull request of the rule's newest
-        runs. Closing and reopening are always included. Comments are included only if the forge
-        does not list its failed deliveries."""
+        """Yield a delivery for each missed event of the issues and pull requests of the rule's
+        newest runs. Changes of their state (closed, reopened, assigned, labeled) are always
+        included. Comments are included only if the forge does not list its failed deliveries."""
         known = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)
@@ -374,7 +373,8 @@ class Reconciler:
         because their webhooks may still arrive.
 
         A comment whose text is new but whose id is in the inbox was edited. It is skipped, because
-        the forge does not say who edited it: often everybody who may write can."""
+        the forge does not say who edited it: often everybody with write access can edit
+        comments."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
         for comment in forge.comments(issue.ref, since=max(since, known.since)):
             text = (comment.author.casefold(), comment.text.strip())
@@ -420,7 +420,7 @@ class Reconciler:
 
 def _kinds(intent: Intent) -> Sequence[CommentKind]:
     """Return the kinds of comments that the intent may report. Forges number comments and reviews
-    separately. An edit may be that of a comment or a review."""
+    separately. The event of an edit does not show whether a comment or a review was edited."""
     match intent.kind:
         case IntentKind.COMMENTED:
             return (CommentKind.COMMENT,)

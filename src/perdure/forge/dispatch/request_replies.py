@@ -272,7 +272,8 @@ def _is_before(
     request: AgentRequest, delivery: Delivery, intent: Intent, said: CommentAnswer
 ) -> bool:
     """Return whether the comment was written before the agent made the request, and does not name
-    it. The comment's author cannot have seen the request, so the comment is not an answer."""
+    the request. The author of such a comment cannot have seen the request, so the comment is not an
+    answer."""
     written = min(filter(None, (intent.at, delivery.received)))
     return not said.request and written < request.asked
 

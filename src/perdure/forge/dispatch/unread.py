@@ -1,9 +1,9 @@
 """Handles comments that were written before their issue was closed, but that the agent had not read
 by then.
 
-Such a comment starts no work, because the issue was closed after it. But it is not lost: its author
-is told by a reply on the forge, and the agent gets the comment if its run continues. Called by
-`dispatcher`.
+Such a comment starts no work, because the issue was closed after the comment was written. But it is
+not lost: a reply on the forge informs its author, and the agent gets the comment if the run
+continues. Called by `dispatcher`.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class UnreadComments:
 
     def reply_about_queued(self, source: str, rule: Rule, run: TaskRun) -> None:
         """Reply to the authors of comments that are queued as instructions of the run, if no
-        attempt has begun with these instructions yet. If there is another attempt, it begins with
-        them even without a reply. Raises ForgeUnavailable."""
+        attempt has begun with these instructions yet. The reply changes nothing for the run: its
+        next attempt, if there is one, gets these instructions. Raises ForgeUnavailable."""
         store = self._engine.store
         begun = max((each.context_version for each in store.attempts(run.id)), default=0)
         waiting = [each.at for each in store.contexts(run.id) if each.version > max(begun, 1)]

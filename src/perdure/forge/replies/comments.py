@@ -72,7 +72,7 @@ class _PendingSteps(Struct):
     silent: bool = False
     """Whether the forge did not answer. If so, the remaining steps are skipped."""
     held: bool = False
-    """Whether the branch still has to be pushed. It is retried until it is pushed."""
+    """Whether the branch still has to be pushed. The push is retried until it succeeds."""
 
     def note(self, what: str, error: PerdureError) -> None:
         self.reasons.append(f"{what}: {error}")
@@ -356,7 +356,8 @@ class _PostingUpdate(Struct):
         because a forge sends no notification for an edited comment. Each need is posted once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # After new instructions or new requests, the same message is posted again.
+        # The version of the instructions and the requests are part of the hash, so that the same
+        # message is posted again when one of them changes.
         ids = [short_id(each) for each in requests]
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()

@@ -32,7 +32,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class DeliveryRefused(PerdureError):
-    """A webhook is not accepted. `status` is the HTTP status of the answer."""
+    """Raised if a webhook is not accepted. `status` is the HTTP status of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
