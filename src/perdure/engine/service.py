@@ -550,8 +550,8 @@ def diff(
 
 
 def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
-    """Merge the run's changes into the checkout at `to`. If they cannot all be merged, nothing
-    changes, and `Applied.refused` has the reasons.
+    """Merge the run's changes into the checkout at `to`, and return the result. If not all of them
+    can be merged, nothing changes, and `Applied.refused` has the reasons.
 
     Raises Conflict while the run is running, UsageError if there are no changes to apply, NotFound
     if the workdir is gone or `to` is not a checkout.
@@ -590,8 +590,8 @@ class RemovedRuns(Struct, frozen=True, kw_only=True):
 
 
 def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
-    """Remove a finished run from the list and move its workdir into the trash. Its branch, journal
-    and transcript copies are kept.
+    """Remove a finished run from the list, move its workdir into the trash, and return the result.
+    The run's branch, journal and transcript copies are kept.
 
     Raises Conflict for a run that is not finished or that a person has opened. Without `force`,
     raises WorkspaceError if the workdir has changes that are not saved elsewhere; the message lists

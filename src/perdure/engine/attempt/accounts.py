@@ -31,7 +31,8 @@ OF_A_MODEL = late_pattern(
 
 def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
     """Return a digest of the credentials and service settings in the agent's environment; empty if
-    there are none. Two digests show whether the credentials changed, without revealing them."""
+    there are none. A comparison of two digests shows whether the credentials changed, without
+    revealing them."""
     given = engine.agent_environment(driver, run)
     own = sorted(
         (name, value)

@@ -4,7 +4,7 @@ its home works without an error message, but its conversation cannot be resumed 
 
 Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
 another user. Where /tmp is read-only and TMPDIR is not set, every command of Claude Code fails, and
-so does every command in Codex's sandbox. Their tasks still end without an error.
+so does every command in Codex's sandbox. The agents' tasks still end without an error.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 `perdure approve --always` and `perdure deny --always` write it, and it is read at the end of each
 attempt. People may edit it.
 
-The file is not in the repository, because there the agent that asks for approval could write it.
+The file is not in the repository, because the agent that asks for approval could change it there.
 """
 
 from __future__ import annotations

@@ -253,7 +253,8 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return `now`, with the items that a person rewound added to its `dropped` items. Pure.
+    """Return `now`. Its `dropped` items then include the items that a person removed by rewinding.
+    Pure.
 
     OpenCode deletes rewound items from its database, so they are in no transcript.
     """
@@ -421,9 +422,9 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
     """Return the journal with its call ids replaced by those in the transcript. Needed for agents
     whose output and transcript use different call ids. Pure.
 
-    The search begins at the journal's first prompt in the transcript. Calls are matched by their
-    command if possible, otherwise in order. A call without a match keeps its own id, so it counts
-    as missing.
+    The search begins where the journal's first prompt last occurs in the transcript. Calls are
+    matched by their command if possible, otherwise in order. A call without a match keeps its own
+    id, so it counts as missing.
     """
     rows = [*now.items, *now.condensed, *now.dropped]
     first = next((each.item for each in journal if each.item.kind is ItemKind.PROMPT), None)

@@ -297,7 +297,8 @@ def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
 
 def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
     """Return the state with which the agent's transcript must begin: that of the transcript that
-    perdure put in place for this attempt or, without one, the last state that perdure saw."""
+    perdure put in place for this attempt or, without one, the last state that perdure saw. None if
+    there is no such state."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:
         return opened.attempt.before

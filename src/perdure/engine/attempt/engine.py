@@ -207,8 +207,8 @@ class Engine(Struct, frozen=True, kw_only=True):
             )
 
     def unavailable_reason(self, run: TaskRun) -> str:
-        """Return the reason why the run cannot continue on this host. Empty if the run's files are
-        here, or can be fetched."""
+        """Return the reason why the run cannot continue on this host; empty if the run's files are
+        here or can be fetched."""
         if not self.elsewhere(run):
             return ""
         there = f"its workdir and conversation are on {run.host_name}"

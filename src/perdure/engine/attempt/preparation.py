@@ -344,7 +344,8 @@ def parent_of(asked: Continuation) -> str:
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
     """Return the total usage that the CLI had counted before the launch; zero if the CLI keeps no
-    such total. For a CLI whose count continues in a fork, it is the parent's total."""
+    such total. Before a fork, `before` is the parent's transcript, so this is the parent's
+    total."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:

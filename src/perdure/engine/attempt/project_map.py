@@ -89,9 +89,9 @@ def drawn_of(
 
 
 def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:
-    """Return, for each file name, the task that added the file. A run without a task name is given
-    by its own name. The result is found by comparing checkpoints of the runs in the same workdir or
-    plan. For a file that several runs added, the earliest counts."""
+    """Return, for each file name, the name of the task that added the file, or the name of the run
+    if that run has no task name. The result is found by comparing checkpoints of the runs in the
+    same workdir or plan. For a file that several runs added, the earliest counts."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}

@@ -183,8 +183,8 @@ def _earlier(
     engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
 ) -> tuple[str, ...]:
     """Return what was said in a lost conversation before this run joined it, as lines of text. For
-    a fork, this ends at the turn where the fork begins. The run's own journal lacks this part.
-    Empty unless a new conversation replaces the lost one."""
+    a fork, the lines end at the turn where the fork begins. The run's own journal lacks this part
+    of the conversation. Empty unless a new conversation replaces the lost one."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)

@@ -156,8 +156,8 @@ def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
 
 
 def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """Return the run's newest checkpoint of this workdir. If a checkpoint was restored later,
-    return the restored one."""
+    """Return the run's newest checkpoint of this workdir, or the checkpoint that was restored
+    later. None if there is no such checkpoint."""
     mine = [
         each
         for each in store.checkpoints(run.id)

@@ -88,8 +88,8 @@ def retry(
 
 
 def resume(engine: Engine, ref: str) -> PlanRun:
-    """Continue a plan whose runs are performed by a pool. Stopped and failed tasks wait for a
-    person. Raises the same errors as `run`."""
+    """Continue a plan whose runs are performed by a pool, and return the plan. Stopped and failed
+    tasks wait for a person. Raises the same errors as `run`."""
     plan = engine.store.plan(ref)
     return _drive(engine, plan, plan.plan, 0, lambda plan: None, (), pooled=True)
 

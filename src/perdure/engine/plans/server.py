@@ -41,10 +41,9 @@ performs is not interrupted."""
 
 
 def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
-    """Store a plan, or return the stored one if the same plan was received before. Plans are
-    identified by name.
+    """Store a plan and return it. If the same plan was received before, return the stored one.
 
-    Raises Conflict if another plan has the name, and the errors of `begin`.
+    Raises Conflict if a different plan has the same name, and the errors of `begin`.
     """
     there: PlanRun | None
     try:

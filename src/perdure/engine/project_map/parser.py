@@ -40,8 +40,8 @@ class ParserProcess:
         self.asker = asker
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
-        """Return the outline of a file, as `outline_of` does. If the child process dies while it
-        parses this file, return an empty outline. Raises ParserStopped."""
+        """Return the outline of a file, or None, as `outline_of` does. If the child process dies
+        while it parses this file, return an empty outline. Raises ParserStopped."""
         if self.asker.over:
             raise ParserStopped
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))

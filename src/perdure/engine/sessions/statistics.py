@@ -1,7 +1,7 @@
 """Statistics of continuity over a period: how often conversations continued, why some did not, and
 how many tokens were saved by continuing. Pure.
 
-Only receipts and usage are read. In the names here, *was to go on* means that an attempt was
+Only receipts and usage are read. In the names of this module, *to go on* says that an attempt was
 supposed to continue a conversation: it resumed or forked one, replaced a lost one, or was refused
 because one was lost. *Bought* tokens are those that did not come from the prompt cache.
 """
@@ -74,8 +74,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
     @property
     def success_rate(self) -> float | None:
-        """Return the share, from 0 to 1, of the attempts supposed to continue a conversation that
-        did so. Return None if there were no such attempts."""
+        """Of the attempts that were supposed to continue a conversation, return the share that did,
+        from 0 to 1. Return None if there were no such attempts."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None

@@ -395,9 +395,9 @@ def _last_checkpoint(
 
 
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
-    """Lock the workdir, verify again that nothing would be lost, and move it to the trash. Return
-    its path in the trash. Raises Conflict if the workdir has come into use, or has changes that are
-    not saved elsewhere."""
+    """Lock the workdir, verify again that nothing would be lost, and move the workdir to the trash.
+    Return its path there; None if the workdir no longer existed. Raises Conflict if the workdir has
+    come into use, or has changes that are not saved elsewhere."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]

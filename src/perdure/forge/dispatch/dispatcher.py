@@ -301,10 +301,10 @@ class Dispatcher:
     def _present(
         self, delivery: Delivery, intent: Intent, choice: RuleChoice, rules: Sequence[Rule]
     ) -> tuple[Intent | str, Sequence[Rule]]:
-        """Ask the forge, as `Current.of` does. The delivery may be a comment on a closed issue that
-        has a run. If the comment was written before the closing, tell its author that it was not
-        read. A comment that was written after the closing continues the run if it mentions the
-        agent."""
+        """Ask the forge, and return the same values as `Current.of`. The delivery may be a comment
+        on a closed issue that has a run. If the comment was written before the closing, tell its
+        author that it was not read. A comment that was written after the closing continues the run
+        if it mentions the agent."""
         now, able = self._current.of(delivery, intent, rules)
         if isinstance(now, Intent) or choice.run is None or intent.kind not in SPOKEN:
             return now, able
@@ -349,8 +349,8 @@ class Dispatcher:
         choice: RuleChoice,
         news: Mapping[str, Sequence[Told]],
     ) -> str:
-        """Return the reason why the run does not get a comment: it already gets the comment from
-        another delivery. Return an empty text if it does not."""
+        """Return the reason not to pass a comment to the run, if another delivery already passes
+        it; otherwise an empty text."""
         if choice.run is None:
             return ""
         queued = news.get(choice.run.id, ())

@@ -97,8 +97,8 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
 
 
 def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
-    """Add to a comment on a line the part of the diff that it is about, because GitLab does not
-    send this part. Returns the intent. Raises ForgeError."""
+    """Add to a comment on a line the part of the diff that the comment is about, because GitLab
+    does not send this part. Returns the intent. Raises ForgeError."""
     if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
         return intent
     try:

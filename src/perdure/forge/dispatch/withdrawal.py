@@ -100,7 +100,7 @@ def _previous_intent(
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
     """Return the previous report about the same issue or, if there is none, the intent that began
-    the run."""
+    the run; None if neither is in the inbox."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:

@@ -103,9 +103,9 @@ class PostingUpdater(Struct, frozen=True, kw_only=True):
             return
         now = self.engine.store.now()
         run = self.engine.store.get(run_id)
-        # Times have a resolution of a millisecond. If the run changed in this very millisecond, it
-        # may change again with the same time. So a time one millisecond earlier is stored as
-        # `seen`, and the run is read again.
+        # Times have a resolution of one millisecond. If the run changed in the present millisecond,
+        # it may change again with the same time. So the time stored as `seen` is one millisecond
+        # earlier, and the run is read again.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
         if origin is not None and rule is not None:
