@@ -53,7 +53,7 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
 
 def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
     """Return the plan in a JSON object that has the structure of a plan file. Raises UsageError,
-    and PlanError. Its problems have no line numbers."""
+    and PlanError, whose problems have no line numbers."""
     _need_libraries()
 
     def line_of(*path: object) -> int:

@@ -1,6 +1,7 @@
 """Builds the object that every `--json` prints about a run. It is stable and versioned. Pure.
 
-New fields do not change `schema_version`; removing a field or changing its meaning raises it.
+New fields do not change `schema_version`; a removed field, or a field with a changed meaning,
+increases it.
 """
 
 from __future__ import annotations

@@ -303,8 +303,8 @@ def compare_transcript(
     except OSError:
         content = None
     if path is None or content is None:
-        # A damaged file may have lost the conversation's id. The driver can still find it by its
-        # name.
+        # The content of a damaged file may lack the conversation's id, but the driver finds the
+        # file by its file name.
         if driver.files_of(home, session_id):
             return TranscriptCondition.CHANGED
         return TranscriptCondition.ABSENT

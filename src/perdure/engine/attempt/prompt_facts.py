@@ -398,8 +398,8 @@ def _newest_delivered(
         for a in ended
         if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
     ]
-    # If no other run shares the conversation, the version in the session's record counts too. A
-    # person may have used the conversation since it was recorded.
+    # If no other run shares the conversation, the version in the session's record counts too. After
+    # a person had the run open, the conversation may be one in which no attempt has worked yet.
     return max([*files_note, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 

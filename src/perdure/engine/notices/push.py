@@ -75,9 +75,8 @@ class PushSender(Struct, frozen=True, kw_only=True):
         return base64.urlsafe_b64encode(point).decode().rstrip("=")
 
     def check(self, device: PushDevice) -> None:
-        """Raise ValueError if messages cannot be sent to a browser. The reason is that the
-        browser's keys are not valid, or that its server is not allowed. The server's name is not
-        resolved."""
+        """Raise ValueError if messages cannot be sent to a browser because its keys are not valid
+        or its server is not allowed. The server's name is not resolved."""
         from cryptography.hazmat.primitives.asymmetric import ec
 
         point = key_bytes("the key p256dh", device.public_key, POINT_BYTES)

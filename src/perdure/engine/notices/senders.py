@@ -1,8 +1,9 @@
 """Sends one notice to one channel.
 
-A channel gets a notice twice if perdure is killed after the receiver accepted the notice and before
-that was stored. Both copies of a webhook have the same `webhook-id`, and both copies of a mail the
-same `Message-ID`, so a receiver can recognize them. Services of Apprise have no such id.
+A channel gets a notice twice if perdure is killed after the receiver has accepted the notice and
+before the acceptance is stored. Both copies of a webhook have the same `webhook-id`, and both
+copies of a mail the same `Message-ID`, so a receiver can recognize them. Services of Apprise have
+no such id.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class MapPlace(Struct, frozen=True):
 
     file: OutlineFile
     why: str
-    """Reason for the file's position in the order: `mentioned`, `near`, `made` or `rest`. They
-    are the four steps in the module's docstring."""
+    """Reason for the file's position in the order: `mentioned`, `near`, `made` or `rest`. These are
+    the four groups in the module's docstring, in the same order."""
     imports: tuple[str, ...] = ()
     """Files of the project that this file imports."""
     others: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Ranked(Struct, frozen=True):
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
     """Return the files in order of relevance. `made`: for each file that a task made, the name of
-    that task. The files of the oldest task come first."""
+    that task; its entries begin with the files of the oldest task."""
     made = made or {}
     resolver = Resolver(project.files)
     links = {name: _links(resolver, file) for name, file in project.files.items()}

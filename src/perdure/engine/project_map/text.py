@@ -17,7 +17,7 @@ from perdure.engine.project_map.relevance import MapPlace, Ranked
 
 BYTES_A_TOKEN = 3
 """Number of bytes that count as one token. Prose has about 4 bytes a token, source code between 3
-and 4. The estimate is therefore rather too high, and the map stays within its limit."""
+and 4. The estimate is therefore seldom too low, and the map stays within its limit."""
 LEAST_TOKENS = 200
 NAME_WIDTH = 160
 MOST_SYMBOLS = 60

@@ -1,9 +1,9 @@
 """Operations on session records, for programs that schedule tasks. Called by the library
 (`Runner.sessions`) and by `perdure sessions`.
 
-Every change requires that the record is still as it was read. If it was changed meanwhile, or an
-attempt is running in its scope, Conflict is raised and nothing changes. `get` may be answered from
-the session cache, if there is one; every other method reads the store.
+Every change requires that the record is still as it was read. If the record was changed meanwhile,
+or an attempt is running in its scope, Conflict is raised and nothing changes. `get` may be answered
+from the session cache, if there is one; every other method reads the store.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
     @property
     def success_rate(self) -> float | None:
-        """Of the attempts that were supposed to continue a conversation, return the share that did,
-        from 0 to 1. Return None if there were no such attempts."""
+        """Return `went_on` divided by `to_go_on`: the share, from 0 to 1, of successful
+        continuations. Return None if no attempt was supposed to continue a conversation."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None

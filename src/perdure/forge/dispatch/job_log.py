@@ -44,8 +44,9 @@ def _last_drawn(line: str) -> str:
 
 
 def _named(found: re.Match[str]) -> str:
-    """Return the text that replaces one of GitHub's markers. It is `error: ` or `warning: ` for
-    these two markers. It is empty for the others, which only make parts of the log collapsible."""
+    """Return the text that replaces one of GitHub's markers. It is `error: ` for the marker of an
+    error and `warning: ` for that of a warning. It is empty for the other markers, which only make
+    parts of the log collapsible."""
     if found[1] in ("error", "warning"):
         return f"{found[1]}: "
     return ""

@@ -300,7 +300,8 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
     if isinstance(error, TemplateSyntaxError):
         name, line = error.name or name, error.lineno
     else:
-        # jinja2 adds frames with the lines of the template to the traceback.
+        # jinja2 adds frames for the templates to the traceback. They contain the lines in the
+        # templates.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
         frames = [
             frame

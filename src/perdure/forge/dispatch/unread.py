@@ -114,9 +114,9 @@ class UnreadComments:
         self.reply(found, rule)
 
     def reply(self, told: Sequence[Told], rule: Rule) -> None:
-        """Post a reply to the authors of these comments. Each comment is replied to once, because
-        the reply contains a marker for it. There is no reply if the rule reports nothing, or if the
-        forge refuses it. Raises ForgeUnavailable."""
+        """Post a reply to the authors of these comments. Each comment is replied to only once: the
+        reply contains a marker for the comment, by which it is found again. There is no reply if
+        the rule reports nothing, or if the forge refuses it. Raises ForgeUnavailable."""
         groups: dict[IssueRef, list[Told]] = {}
         for delivery, intent in told:
             if rule.report and self._needs_reply(delivery, intent, rule):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 MOST_NODES = 5_000
-"""Maximum number of child nodes that are read of a file or a class."""
+"""Maximum number of child nodes that are read from a file or a class."""
 MOST_TOKENS = 400
 WIDTH = 200
 _STRINGS = (
