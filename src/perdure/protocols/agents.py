@@ -85,9 +85,9 @@ class Abilities(Struct, frozen=True, kw_only=True):
 
 
 class Folder(Struct, frozen=True, kw_only=True):
-    """One directory of an agent's home, and the environment variable that moves it. Its path is
-    `inner` below the value of the variable. If the variable is not set, its path is `inner` below
-    `usual` in HOME."""
+    """One directory of an agent's home. If the environment variable `variable` is set, the
+    directory is `inner` below its value. Otherwise the directory is `inner` below `usual` in
+    HOME."""
 
     name: str
     """Name of the directory below `homes/` on a volume. If the home is on a volume, `variable` is
@@ -105,12 +105,12 @@ class Folder(Struct, frozen=True, kw_only=True):
     """Patterns (fnmatch, of paths below the directory) of files that are never moved, such as locks
     and sockets."""
     index: tuple[str, ...] = ()
-    """Patterns of files in which the agent stores the directory's own path. They are useless after
-    a move, and the agent recreates them if they are missing."""
+    """Patterns of files in which the agent stores the directory's own path. Such a file is useless
+    after a move. The agent recreates it if it is missing."""
 
     def root(self, environ: Mapping[str, str]) -> Path:
-        """Return the value of `variable` in this environment, or the default path if it is not
-        set."""
+        """Return the value of `variable` in this environment, or the default path if the variable
+        is not set."""
         return Path(environ.get(self.variable) or Path(environ.get("HOME") or "/", self.usual))
 
     def at(self, environ: Mapping[str, str]) -> Path:
@@ -178,15 +178,13 @@ class Archive(Protocol):
         ...
 
     def relocated(self, copy: bytes, directory: Path) -> bytes:
-        """Convert a copy of a conversation that was made in another directory or on another
-        machine. Returns the bytes that `read` will return after the copy was restored in
-        `directory`."""
+        """Return the bytes that `read` will return after this copy of a conversation has been
+        restored in `directory`. The copy may be from another directory or another machine."""
         ...
 
     def settled(self, row: Mapping[str, Any]) -> str:
         """Return the part of a row from `read` that the CLI will not change any more; empty if
-        there is none. For the row of a message, it is empty until the message can get no more
-        parts."""
+        there is none. As long as a message can get more parts, the result for its row is empty."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
@@ -285,8 +283,8 @@ class ContinuesSilently(Protocol):
 
 @runtime_checkable
 class Asks(Protocol):
-    """An optional interface, for drivers of agents that let a person allow a single call. A launch
-    with `answers` allows each call that was approved once."""
+    """An optional interface, for drivers of agents that let a person allow a single call. If a
+    launch has `answers`, each approved call may run one time."""
 
     def may_ask(self, spec: TaskSpec, version: str) -> bool:
         """Return whether a person can allow a call of this run later, with this version of the CLI.
@@ -295,9 +293,9 @@ class Asks(Protocol):
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         """Return the calls that did not run because a permission or an answer was missing. They are
-        read from the end of the agent's output and from the run's directory of requests. If the
-        driver is a `ReadsDenials`, it also reads such calls from `transcript`. For other drivers
-        `transcript` is empty."""
+        read from the end of the agent's output and from `directory`, the run's directory of
+        requests. A driver that is a `ReadsDenials` also reads such calls from `transcript`, which
+        is empty for other drivers."""
         ...
 
 
@@ -318,8 +316,8 @@ class TakesMessages(Protocol):
     `perdure.engine.attempt.messages`)."""
 
     def messages(self, content: bytes) -> Sequence[str]:
-        """Return the texts that the agent received while its turns ran, in order. They are read
-        from a part of a transcript. One text may contain several messages. Pure."""
+        """Return the texts that the agent received while its turns ran, in order. `content` is a
+        part of a transcript. One text may contain several messages. Pure."""
         ...
 
 
@@ -418,9 +416,9 @@ class AgentDriver(Protocol):
         ...
 
     def files_of(self, home: Path, session_id: str) -> Sequence[Path]:
-        """Return every file that belongs to the conversation by its name, including files that are
-        too damaged for `transcript` to find. The first is the one that a resume would use. Reads
-        the file system."""
+        """Return every file whose name shows that it belongs to the conversation, including files
+        that are too damaged for `transcript` to find. The first is the one that a resume would use.
+        Reads the file system."""
         ...
 
     def retention(self, home: Path) -> Retention | None:

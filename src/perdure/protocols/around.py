@@ -27,8 +27,8 @@ class Publisher(Protocol):
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Fetch workdir and conversation of a claimed run, as another host published them. Raises
-        PerdureError."""
+        """Download the workdir and conversation of a claimed run, as another host published them,
+        and return the run. Raises PerdureError."""
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:

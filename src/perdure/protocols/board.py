@@ -46,7 +46,8 @@ class BoardRow(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     """The newest attempts, in the order in which they began."""
     place: tuple[int, int]
-    """Position of the row in its list. To get the next page, pass it as `before`."""
+    """Position of the row in its list. To get the next page, pass the last row's position as the
+    argument `before` of `BoardStore.board`."""
 
 
 class FailedAttempt(Struct, frozen=True):
@@ -86,8 +87,8 @@ class BoardStore(Protocol):
         before: tuple[int, int] = ...,
         limit: int = 50,
     ) -> Sequence[BoardRow]:
-        """Return the rows of one list, the run that changed last first. `before`: only rows after
-        this position in the list."""
+        """Return the rows of one list, the run that changed last first. `before`: return only the
+        rows that follow this position in the list, that is, runs that changed earlier."""
         ...
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:

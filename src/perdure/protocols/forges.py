@@ -79,13 +79,13 @@ class ForgeApi(Protocol):
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
         """Return the login that last added this label, assigned this login, or reopened the issue;
-        empty if unknown. GitHub and GitLab are not asked, so their result is always empty."""
+        empty if unknown. For GitHub and GitLab the result is always empty, and no call is made."""
         ...
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
         """Return the comments that were made or changed since a time (ms), oldest first. This
-        login's own comments are included. For a pull request, so are reviews and their comments on
-        lines."""
+        login's own comments are included. For a pull request, the reviews and their comments on
+        lines are included too."""
         ...
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
@@ -141,8 +141,8 @@ class ForgeApi(Protocol):
         ...
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
-        """Return the pull request of this branch of the same repository: the open one if there is
-        one, otherwise the newest. None if there is none."""
+        """Return the pull request that would merge this branch of the same repository: the open one
+        if there is one, otherwise the newest. None if the branch has none."""
         ...
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:

@@ -176,8 +176,8 @@ class InboxStore(Protocol):
 
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
         """Delete the bodies of deliveries that were settled before `bodies_before` (ms), and the
-        whole rows of those settled before `rows_before`. Deliveries that still wait, or failed, are
-        kept completely. Returns the numbers of deleted bodies and of deleted rows. A deleted
+        whole rows of those settled before `rows_before`. Deliveries that still wait or that failed
+        are kept completely. Returns the numbers of deleted bodies and of deleted rows. A deleted
         delivery that arrives again counts as new."""
         ...
 
@@ -215,7 +215,8 @@ class PostingStore(Protocol):
         ...
 
     def final_words(self, run_id: str) -> str:
-        """Return the agent's text at the end of its newest turn; empty if there is none."""
+        """Return the text with which the run's agent ended its newest turn; empty if there is
+        none."""
         ...
 
     def record_outside_attempt(

@@ -74,7 +74,8 @@ _GIT = frozenset(
 """Subcommands of git that are allowed in a pattern. They run no program that an argument names, and
 no alias can replace them. `_GIT_RUNNERS` excludes options that name a program, such as `--exec`."""
 _GIT_RUNNERS = ("--ex", "--rec", "--upl")
-"""First letters of those options of git that name a program to run."""
+"""Beginnings of the git options that name a program to run, because git also accepts an abbreviated
+option."""
 
 
 class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,5 @@
-"""Decides how full a conversation is, and what to do before it gets too long for its model. Pure.
+"""Measures how full a conversation is, and decides what to do before it gets too long for its
+model. Pure.
 
 A conversation's *fill* is the size of its newest request: the input, including cached parts.
 `attempt` reads it from the transcript before and after every attempt (`AgentDriver.fill`).
@@ -10,9 +11,10 @@ conversation::
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)
 
-The CLIs also compact by themselves, when a conversation reaches a certain size. Claude Code and
+The CLIs also compact by themselves when a conversation reaches a certain size. Claude Code and
 Codex get that size when they are launched; they append the result to the transcript. Gemini CLI and
-OpenCode use a size of their own. The pages in docs/decisions describe how this was found out.
+OpenCode use a size of their own. The pages in docs/decisions describe how this behavior was
+observed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def fingerprint(attempt: Attempt) -> str:
 
 def loop(attempts: Sequence[Attempt]) -> str:
     """Return a sentence that describes the crash loop, for a person. Empty if the run's newest
-    attempts are not a series of crashes. `attempts` are oldest first."""
+    attempts are not a crash loop. `attempts` are oldest first."""
     last = attempts[-IN_A_ROW:]
     if len(last) < IN_A_ROW or not all(_in_vain(attempt) for attempt in last):
         return ""

@@ -267,8 +267,8 @@ def _files(changes: list[FileChange]) -> list[str]:
 
 
 def _drift(previous: AttemptOfRun, attempt: AttemptOfRun) -> list[str]:
-    """Return sentences on changes since the previous attempt in the CLI's version, account and
-    flags. They are not part of the conversation."""
+    """Return sentences on changes of the CLI's version, account and flags since the previous
+    attempt. The conversation itself does not show these changes."""
     changes = []
     if previous.agent_version and attempt.agent_version not in (
         "",

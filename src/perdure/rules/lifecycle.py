@@ -235,7 +235,7 @@ def budget_is_over(tally: Tally) -> bool:
 
 def _budget_sentence(tally: Tally) -> str:
     """Return a sentence that says whether the budget is spent or only may be spent, and what to do.
-    The caller has found that one of the two is the case."""
+    Called only if one of the two is true."""
     left = tally.budget_usd - tally.spent_usd
     if left <= 0 or tally.reserve.usd < left:
         return NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]

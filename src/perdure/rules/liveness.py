@@ -29,9 +29,9 @@ class Signs(Struct, frozen=True, kw_only=True):
 def liveness(signs: Signs) -> Liveness:
     """Return which processes of the attempt are alive.
 
-    A supervisor that is known to be alive counts even if its lease has expired: it may be stopped
-    or slow. If it is unknown whether the supervisor is alive, it counts until its lease expires. On
-    another host, the shim ends the agent before the lease expires.
+    A supervisor that is known to be alive is counted as alive even after its lease has expired: it
+    may be stopped or slow. If it is unknown whether the supervisor is alive, it is counted as alive
+    until its lease expires. On another host, the shim ends the agent before the lease expires.
     """
     if signs.supervisor or (signs.supervisor is None and not signs.lease_over):
         return Liveness.ATTENDED

@@ -27,7 +27,7 @@ from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
 
 LONG_MS = 5 * 60_000
-"""Minimum wait of a queued run, in ms, about which people get a notice."""
+"""Minimum waiting time of a queued run, in ms, for which people get a notice."""
 TITLE_MOST, SENTENCE_MOST = 100, 300
 """Maximum lengths of the title and the sentence of a push message, in characters."""
 KINDS = ("run_finished", "run_queued", "person_needed")
@@ -158,7 +158,7 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
 
 
 def push_of(notice: Notice, body: NoticeBody) -> bytes:
-    """Return the JSON of a push message. It tells in one sentence what happened, and contains the
+    """Return the JSON of a push message. It says in one sentence what happened, and contains the
     path of the run's page. It has no address of a forge, no cost and no links, and is shorter than
     3 kB."""
     run = body.data.run

@@ -40,8 +40,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     standing: TranscriptCondition = TranscriptCondition.WHOLE
     """How the agent's transcript compares with perdure's own record of it."""
     announced: bool = False
-    """Whether an agent's output showed that it had opened the conversation. If so, the agent may
-    have sent a request to the model."""
+    """Whether the output of an agent showed that the agent had opened the conversation. If so, the
+    agent may have sent a request to the model."""
     copy: Snapshot | None = None
     """perdure's own copy of the transcript; None if there is none."""
     edits: tuple[str, ...] = ()
@@ -248,9 +248,13 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
-    """Return how to start after a conversation that was announced but never began. It had no
-    content, so nothing is lost with it. If it was to replace a lost conversation, the older
-    conversation is still lost."""
+    """Return how to start after a new conversation of which nothing usable is on disk. Normally it
+    never began, so nothing is lost and the attempt begins a conversation.
+
+    The conversation counts as lost if its agent may have sent a request to the model, or if its
+    transcript is unusable. If it was to replace a lost one, that older conversation is still
+    lost.
+    """
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to replace it, never started"
@@ -315,8 +319,8 @@ def _without_transcripts(at: Situation) -> Continuation:
 
 
 def _keeping_none(at: Situation) -> Continuation:
-    """Return how to continue with an agent that keeps no conversation after its process ends. Each
-    task begins a new conversation. The files in the workdir are not lost."""
+    """Return how to start an attempt of an agent that keeps no conversation after its process ends.
+    Each attempt begins a new conversation. Only the files in the workdir survive."""
     if at.heard or at.forks:
         known = at.session or at.lost
         return _after_loss(

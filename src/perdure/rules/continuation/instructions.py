@@ -59,7 +59,8 @@ def _counted_at(
                 return given - gone
             case _:
                 pass
-    # A journal from another machine may not have a record of the checkpoint.
+    # A journal from another machine may have no record of the checkpoint. Then only the times can
+    # show which versions came before the checkpoint.
     return {context.version for context in contexts if context.at <= checkpoint.at} - gone
 
 

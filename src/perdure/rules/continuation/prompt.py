@@ -3,8 +3,8 @@
 The prompt states facts. It is never a bare "continue", because agents do nothing in answer to that.
 A first prompt, and an update after a finished turn, are passed on unchanged, with a list of new
 files. Other prompts also state facts that the agent cannot know: how it was ended, what others
-changed meanwhile, what a check reported. A command's output is put between marks that its author
-could not have known.
+changed meanwhile, what a check reported. A command's output is put between random marks, which
+nobody could have written into the output.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OTHERS = 40
 
 
 class Unrecorded(Struct, frozen=True, kw_only=True):
-    """Something that the agent said (`said`) or a command that it ran (`ran`), but that is missing
-    in its conversation."""
+    """A message that the agent wrote (`said`) or a command that it ran (`ran`), which is missing
+    from its conversation."""
 
     said: str = ""
     ran: str = ""
@@ -47,8 +47,8 @@ class Story(Struct, frozen=True, kw_only=True):
     workdir: str = ""
     """State of the workdir now, in one or two lines. Empty if the prompt does not describe it."""
     done: tuple[str, ...] = ()
-    """The earlier conversation and the work done in it, oldest first. A new conversation gets them
-    in a brief."""
+    """Facts about the earlier conversation and the work done in it, oldest first. They go into the
+    brief of a new conversation."""
     turns_between: int = 0
     left: str = ""
     """The directory in which this conversation worked before it moved here; empty if it did not

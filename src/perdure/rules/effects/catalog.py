@@ -86,7 +86,7 @@ class KnownProgram(Named, frozen=True):
     statement: frozenset[str] = frozenset()
     """Options whose value is a statement in the program's own language, such as SQL."""
     writes: str = ""
-    """Pattern of those statements that change something, in the program's own language."""
+    """Pattern of the statements (in the program's own language) that change something."""
 
 
 class Wrapper(Named, frozen=True):
@@ -355,8 +355,9 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Return the likely effects of a script that belongs to the agent or the repository. Only its
-    name is examined."""
+    """Return a possible effect of a script that belongs to the agent or the repository; empty if
+    none is likely. The script itself is not read: only its name and its first argument are
+    examined."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
         return [_possible(SCRIPT, call)]

@@ -82,8 +82,9 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the context of a part of this node. If the outcome of this node is not visible,
-        the outcome of the part is not visible either."""
+        """Return the context of a part of this node. `proves` and `disproves`: whether the outcome
+        of the node shows the success and the failure of the part. If the outcome of the whole
+        command does not show that of the node, it does not show that of the part either."""
         return _Place(
             self.proves and proves,
             self.disproves and disproves,

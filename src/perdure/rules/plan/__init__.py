@@ -77,8 +77,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Strand(Struct, frozen=True, kw_only=True):
-    """How one task takes part in the conversations of a plan. A strand is a series of tasks that
-    share one conversation and workdir."""
+    """One task's membership in a strand, which is a series of tasks that share one conversation and
+    workdir."""
 
     name: str
     """Name of the strand, which is the name of its first task."""

@@ -1,9 +1,10 @@
 """Decides which tasks of a plan share a conversation. Pure.
 
-Tasks that share a conversation form a *strand*. A task looks at its needs that use the same agent,
-and continues the strand of the first one that no other task continues. If there is none, it forks
-the conversation of the first need. Some agents' programs cannot make that fork (`Forking`). Then
-the task continues at the end of the strand instead, or begins a new conversation with a brief.
+Tasks that share a conversation form a *strand*. A task needs other tasks. Among those that use the
+same agent, it continues the strand of the first one that no other task continues. If there is no
+such task, it forks the conversation of the first one. Some agents' programs cannot make that fork
+(`Forking`). Then the task continues at the end of the strand instead, or begins a new conversation
+with a brief.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from perdure.rules.plan import Forking, Plan, PlanTask, Strand, Unforkable
 
 
 def order(plan: Plan) -> list[PlanTask]:
-    """Return the tasks sorted so that each follows its needs. Otherwise the order of the file is
-    kept."""
+    """Return the tasks sorted so that each comes after the tasks that it needs. Otherwise the order
+    of the file is kept."""
     left, done = list(plan.tasks), dict[str, PlanTask]()
     while left:
         task = next(task for task in left if all(need in done for need in task.needs))
@@ -29,7 +30,7 @@ def order(plan: Plan) -> list[PlanTask]:
 def assign_strands(
     plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
 ) -> dict[str, Strand]:
-    """Return the strand of each task, by the task's name. It says which tasks share a conversation
+    """Return the strand of each task, by the task's name. Tasks of one strand share a conversation
     and a workdir. `forking` returns where an agent's program can fork a conversation. Different
     agents never share a conversation: a task of another agent begins its own, with the files of its
     needs."""
