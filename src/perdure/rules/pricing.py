@@ -160,7 +160,7 @@ def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
 
 
 def lifetime_s(agent: str, *, hour: bool) -> float:
-    """Return how long after its last use a service keeps a conversation in the prompt cache, in
+    """Return how long a service keeps a conversation in the prompt cache after its last use, in
     seconds. `hour`: whether the longer of Anthropic's two times is paid for.
 
     Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
@@ -176,8 +176,8 @@ def lifetime_s(agent: str, *, hour: bool) -> float:
 
 
 def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
-    """Return the cost of each way over an attempt, in US dollars. It includes the input, and the
-    output of the summary; all other output is ignored."""
+    """Return the cost of each way over an attempt, in US dollars. Input and the output of a
+    compaction's summary are counted. All other output is ignored."""
     if cache.lifetime_s >= HOUR_S:
         write = price.write_1h or price.write
     else:

@@ -2,8 +2,8 @@
 
 `attempt` gathers the evidence (`perdure.agents.transcripts`, the driver's events) and calls `judge`
 once per attempt. Nothing is inferred from an exit code, from age, or from "not found". The verdict
-`native` is given only when all evidence that could contradict it was checked. `broken` is never a
-success.
+`native` is given only when all evidence that could contradict it was checked. An attempt with the
+verdict `broken` never counts as a success.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
     if shown.damaged:
         return Verdict.REPAIRED
     # `relation` names only the worst difference. A conversation can have both gaps and a summary,
-    # so both are looked up here.
+    # so the summary is checked separately.
     if shown.condensed:
         return Verdict.COMPACTED
     return Verdict.NATIVE
@@ -122,7 +122,7 @@ def _damage(shown: Shown) -> list[str]:
 def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
     """Return the receipt of a new conversation. It claims nothing about an earlier conversation.
     The verdict is `broken` only if the agent opened another conversation than requested, or if
-    somebody else wrote into it."""
+    somebody else wrote into the new one."""
     if continuation.kind is Start.REBUILD:
         verdict = Verdict.REBUILT
     else:

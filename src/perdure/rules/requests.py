@@ -221,8 +221,9 @@ def payload_lines(request: AgentRequest) -> list[str]:
 
 
 def _in_one_line(text: str) -> str:
-    """Return the text with `\\n` and `\\r` for line breaks. If the text has one of these, or a line
-    break, its own backslashes are doubled. So two texts never look the same."""
+    """Return the text with `\\n` and `\\r` for line breaks. If the text contains a line break, or
+    literally `\\n` or `\\r`, its own backslashes are doubled first. So two different texts never
+    look the same."""
     if any(each in text for each in ("\n", "\r", "\\n", "\\r")):
         text = text.replace("\\", "\\\\")
     return text.replace("\r", "\\r").replace("\n", "\\n")
@@ -250,8 +251,8 @@ def is_shown_whole(request: AgentRequest, clean: Callable[[str], str]) -> bool:
 
 def answers_text(requests: Sequence[AgentRequest]) -> str:
     """Return the part of the agent's next prompt that reports the answers to requests; empty if
-    there are none. Calls that are parked in the conversation get their answers there, and are left
-    out."""
+    there are none. Parked calls are left out, because their answers are inserted in the
+    conversation itself."""
     lines = []
     for each in requests:
         if each.parked:

@@ -72,8 +72,8 @@ def title_of_run(run: TaskRun) -> str:
 
 
 def role_of_run(run: TaskRun) -> str:
-    """Return the name of the rule that a run works under; empty if it has none. Runs that older
-    versions started have the role only as a label."""
+    """Return the name of the rule that a run works under; empty if it has none. Runs that were
+    started by an older version of perdure have the role only as a label."""
     labels = run.spec.labels
     return run.spec.rule or (labels.get("agent", "") if "delivery" in labels else "")
 

@@ -77,8 +77,8 @@ def check(spec: TaskSpec) -> TaskSpec:
     """Return the task with every field converted to its type: a path to text, a list to a tuple, a
     word to an enum value.
 
-    Raises UsageError, which names the first invalid field and the accepted values. The field's
-    value is shown only if it is not the prompt.
+    Raises UsageError, which names the first invalid field and the accepted values. The error shows
+    the field's value, except for a prompt.
     """
     kinds = get_type_hints(TaskSpec)
     return replace(

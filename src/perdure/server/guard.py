@@ -1,5 +1,5 @@
-"""Authenticates requests before any route is chosen. Refuses unknown clients, and writes that a
-page of another site made a browser send.
+"""Authenticates requests before any route is chosen. Refuses unknown clients. Also refuses a write
+request that a browser sent because of a page of another site.
 
 The addresses that need no authentication are listed here. Every other address needs a principal,
 even if it does not exist.
@@ -110,7 +110,8 @@ def address_of(scope: Scope) -> str:
 
 def refuse_misaddressed_webhook(method: str, headers: Headers) -> None:
     """Raise Problem if a forge sends a webhook to an address that takes none, for example
-    `/webhook/shop`. "Invalid token" would send people to look for the mistake in the secret."""
+    `/webhook/shop`. Without this check the answer would be "invalid token", and people would look
+    for the mistake in the secret."""
     if method in SAFE or not any(name in headers for name in WEBHOOK_HEADERS):
         return
     if "authorization" not in headers:
@@ -123,8 +124,8 @@ def refuse_misaddressed_webhook(method: str, headers: Headers) -> None:
 
 
 def refuse_other_sites(headers: Headers) -> None:
-    """Raise Problem if a page of another site made a browser send this write. Only browsers send
-    the two headers that are checked here, so requests of other programs pass."""
+    """Raise Problem if a browser sent this write request because of a page of another site. Only
+    browsers send the two headers that are checked here, so requests of other programs pass."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
         raise Problem(
@@ -145,7 +146,7 @@ def _split(url: str) -> SplitResult:
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
-    """Raise Problem for a browser's write to the API that does not prove that one of perdure's own
+    """Raise Problem if a browser's write request to the API has no proof that one of perdure's own
     pages sent it. The proof is a header. Forms of the dashboard use a field instead."""
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
         raise Problem(

@@ -104,7 +104,7 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         """Protects `_loop` and `_listeners`, so that no listener is added while `_tell` checks
-        whether there are any."""
+        whether there are listeners."""
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
         """Every record up to this number was sent to the listeners, or is older than this process.

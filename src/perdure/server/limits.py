@@ -136,8 +136,8 @@ class LimitedStore:
         return [each for each in found if self.sees(each.run)][:limit]
 
     def parked(self) -> Sequence[object]:
-        """Return an empty list. Paused accounts concern the whole server, so a limited token sees
-        none."""
+        """Return an empty list. Parked accounts concern the whole server, so a limited token sees
+        none of them."""
         return ()
 
     def ended(self, since: int, until: int, agent: str = "", scope: str = "") -> Sequence[Any]:
@@ -238,7 +238,7 @@ def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -
 
 def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
     """Raise Problem with 403 if a client with limits chooses the conversation or workdir of a new
-    run. It could choose one that a run outside of the limits uses."""
+    run. Otherwise the client could choose one that a run outside of the limits uses."""
     if not limits:
         return
     names = ("scope", "service", "task", *(("branch",) if limits.labels else ()))

@@ -73,7 +73,8 @@ class Principal(Struct, frozen=True):
     @property
     def may_widen(self) -> bool:
         """Return whether the client may go beyond the owner's settings. Only an admin without
-        limits may: commands that a limited admin adds to a task would not keep to its limits."""
+        limits may. The commands that an admin may add to a task run on the server, where the limits
+        of a token do not restrict them."""
         return self.may(TokenScope.ADMIN) and not self.limits
 
     def __repr__(self) -> str:

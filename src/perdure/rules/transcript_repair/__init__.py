@@ -4,7 +4,7 @@ Pure: takes bytes, returns a diagnosis and new bytes. The drivers call it (`Agen
 There is one module for each CLI, and `records` reads lines for all of them. Three rules:
 
 - Only content that the CLI or the model's service does not accept is changed, because an unneeded
-  change is a risk. The behavior of both was tested with the real programs
+  change is a risk. The behavior of the CLIs and of the services was tested with the real programs
   (docs/reference/mending.md).
 - Every change is in the edit log, with its line and its reason. No word of the conversation is
   invented: an inserted record says that perdure inserted it.

@@ -2,10 +2,11 @@
 (docs/reference/mending.md).
 
 Claude Code handles most damage itself. It skips unreadable lines, incomplete last lines and doubled
-results, and bridges unknown parents. It leaves out a thinking block without a signature after the
-service refused it, and closes an unanswered call at the end. It refuses a file in which it finds no
-conversation, and an image over the service's limit. It silently loses several things: a call in the
-middle without its result, records that share a line, and everything before a line without a parent.
+results, and still reads the whole conversation if a line names an unknown parent. It leaves out a
+thinking block without a signature after the service refused it, and closes an unanswered call at
+the end. It refuses a file in which it finds no conversation, and an image over the service's limit.
+It silently loses several things: a call in the middle without its result, records that share a
+line, and everything before a line without a parent.
 """
 
 from __future__ import annotations
@@ -137,9 +138,9 @@ def _tools(made: Draft, session_id: str) -> None:
 
 
 def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
-    """Return two lines with their message ids: the last line that has more than tool results, and
-    the last such line of an earlier message. One message may take several lines. The two show
-    whether the conversation continued after a call."""
+    """Return the numbers and message ids of at most two lines: the last line that has more than
+    tool results, and the last such line of another message. One message may take several lines. The
+    two lines show whether the conversation continued after a call."""
     last: list[tuple[int, str]] = []
     for line, record in reversed(said):
         own = text(part(record, "message", "id"))
@@ -303,8 +304,9 @@ def _chain(made: Draft) -> None:
     """Report a line in the middle that has no parent, and fix it if possible. Such a line hides
     everything before it from the model.
 
-    The CLI's print mode never starts over in the same file, so there the parent was lost. In its
-    interactive program a person may have gone back to the beginning, so the line is only reported.
+    The CLI's print mode never starts over in the same file. So the parent was lost, and the line is
+    attached to the line before it. In the interactive program a person may have gone back to the
+    beginning, so the line is only reported.
     """
     before: TranscriptLine | None = None
     said = False

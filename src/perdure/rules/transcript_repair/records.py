@@ -130,8 +130,8 @@ def _dumped(record: Record | None) -> bytes:
 
 
 def draft(content: bytes, habits: Habits) -> Draft:
-    """Return the transcript's lines. All damage that can be repaired without knowing the CLI's
-    records is repaired in them."""
+    """Return the transcript's lines as a draft. Damage that can be repaired without knowing what
+    the CLI's records mean is already repaired."""
     made = Draft()
     content = _plain(content, habits, made)
     pieces = content.split(b"\n")

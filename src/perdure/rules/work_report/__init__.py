@@ -1,8 +1,8 @@
 """Reports an attempt's work, and the verdict on it, from the journal alone. Pure.
 
 Every command and page calls `work_report` with the run's records. So all of them show the same
-report, also later and for an attempt that was killed. Facts that were never observed are left out,
-and the verdict does not claim them.
+report, even long after the attempt, and even if the attempt was killed. Facts that were never
+observed are left out, and the verdict does not claim them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _READERS = frozenset(
 """Names of tools that change no file, in lower case."""
 _BACKGROUND = "Command running in background"
 """Beginning of the result with which Claude Code (2.1.329) answers a call whose command continues
-in the background. It does not say whether the command will succeed."""
+in the background. The result does not show whether the command will succeed."""
 
 
 def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
@@ -174,7 +174,7 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 
 
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
-    """Return the saved rules whose answers this attempt's agent got."""
+    """Return the saved rules (see `rules.approvals`) that gave answers to this attempt's agent."""
     given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
     rules = {
         record.event.number: record.event.rule

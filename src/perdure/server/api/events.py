@@ -59,7 +59,8 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         if listener is None:
             raise Problem(503, "Too many live streams are open", "try again later")
         if after >= 0:
-            # A number that does not exist yet, from another database, must hide no new records.
+            # The client's number may come from another database and be greater than that of any
+            # record here. It must not hide new records.
             begin = min(after, max(newest, listener.since))
         elif run:
             begin = 0

@@ -246,9 +246,9 @@ class Restore(Body):
 
 
 class Reset(Body):
-    """Names the work to clear: that of a run, of an agent on an issue or branch of a repository, or
-    of a service's task. Without `dry_run: false` nothing is cleared, and the answer lists what
-    would be cleared."""
+    """Names the work to clear: one run, an agent's work on an issue or branch of a repository, or a
+    task of a service. Without `dry_run: false` nothing is cleared, and the answer lists what would
+    be cleared."""
 
     run: Line = ""
     agent: Line = ""

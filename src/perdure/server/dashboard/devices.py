@@ -1,5 +1,5 @@
-"""The page on which people add their browsers. A browser then gets a push message when a run needs
-its person.
+"""The page on which people add their browsers. After that, a person's browser gets a push message
+when a run needs that person.
 
 `push.js` asks the browser for its subscription and sends it with the form. The endpoint and the
 keys come from the browser, so they are checked here, and again when a message is sent.
@@ -76,7 +76,8 @@ def devices(visit: Visit) -> Response:
 
 
 def add(visit: Visit) -> Response:
-    """Add the browser that sends the form. If it was added before, change what its person chose."""
+    """Add the browser that sends the form. If it was added before, replace the choices of its
+    person."""
     if not visit.desk.settings.serve_push_contact:
         raise Conflict("Push messages are off on this server", "the setting serve_push_contact")
     sender = _sender(visit)
@@ -100,7 +101,7 @@ def add(visit: Visit) -> Response:
 
 def renew(visit: Visit) -> Response:
     """Postpone the expiry of the browser, because its person has opened the dashboard in it. The
-    response tells whether the browser is in the store."""
+    response says whether the browser is in the store."""
     known = visit.desk.engine.store.renew_device(_device(visit))
     return JSONResponse({"known": known}, headers=HEADERS)
 

@@ -2,8 +2,8 @@
 the browser to the provider, and another receives it when it comes back.
 
 A signed cookie holds the sign-in in progress, so only the browser that began it can complete it.
-Each state is used once. On return the person gets a page, not a redirect. The new cookie is
-SameSite=Strict, and a browser would not send it after a redirect that began on another site.
+Each state is used once. At the end the person gets a page and not a redirect, because a browser
+would not send the new cookie (SameSite=Strict) after a redirect that began on another site.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
             sign_ins.say(f"sign-in: {one_line(str(error), 300)}")
             return sign_in_page(wanted, FAILED, 502, sign_ins.name)
         answer = RedirectResponse(place, 303, HEADERS)
-        # SameSite=Lax, because the browser must send this cookie when the provider redirects it
-        # back.
+        # SameSite=Lax, because the browser must send this cookie when the provider redirects the
+        # browser back.
         answer.set_cookie(
             COOKIE,
             cookie,

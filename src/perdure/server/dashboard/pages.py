@@ -118,8 +118,8 @@ class Static(StaticFiles):
         answer = super().file_response(full_path, *rest, **more)
         kept = any(letter.isdigit() for letter in Path(full_path).name)
         if Path(full_path).name == WORKER:
-            # These headers let the worker in this directory receive messages for all pages, and
-            # forbid it to load anything.
+            # These headers let the service worker in this directory receive messages for all pages,
+            # and forbid the worker to load anything.
             answer.headers["service-worker-allowed"] = "/"
             answer.headers["content-security-policy"] = "default-src 'none'"
         answer.headers["cache-control"] = "max-age=31536000, immutable" if kept else "no-cache"

@@ -1,5 +1,5 @@
-"""The pages of conversations: all on this machine and in the store. They can be searched, read,
-resumed and forked."""
+"""The pages of conversations, on this machine and in the store. A person can search, read, resume
+and fork a conversation there."""
 
 from __future__ import annotations
 

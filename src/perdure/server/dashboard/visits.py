@@ -93,8 +93,8 @@ class Visit(Struct, frozen=True, kw_only=True, dict=True):
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Return whether the user may do what needs this scope. A program's token does not suffice:
-        only a signed-in browser may act on the dashboard."""
+        """Return whether the user has this scope and uses a signed-in browser. A program's token is
+        not enough for the actions of the dashboard."""
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
