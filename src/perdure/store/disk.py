@@ -1,4 +1,5 @@
-"""Decides whether a database may be on a file system: on a local disk yes, on the network no.
+"""Decides whether a file system may hold a database. A local one may, a network file system may
+not.
 
 SQLite's write-ahead log needs shared memory and reliable locks. On a network file system both fail
 silently, and two hosts that write at the same time corrupt the database (sqlite.org/wal.html: "does

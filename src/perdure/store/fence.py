@@ -71,8 +71,8 @@ def lost_lease(claim: Claim) -> LostLease:
 
 
 def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
-    """Return the run that has the same key, or None. Raises Conflict if it has another spec or
-    other task files."""
+    """Return the run that has the same key, or None. Raises Conflict if that run has another spec
+    or other task files."""
     row = write.one("run_by_key", ref=spec.key) if spec.key else None
     if row is None:
         return None
@@ -117,8 +117,9 @@ def next_state(
     """Return the new state, `run_after` and reason of a run whose attempt has ended.
 
     These follow the attempt's decision, with two exceptions. If a person added instructions during
-    the attempt, the run is queued again, unless its budget is spent: then only a person may spend
-    more. If a person stopped the run, it is not queued again, also not for instructions.
+    the attempt, the run is queued again, unless its budget is spent, because then only a person may
+    spend more. If a person stopped the run, it is never queued again, not even for new
+    instructions.
     """
     decision = ending.decision
     state, run_after, reason = decision.state, decision.run_after, decision.reason

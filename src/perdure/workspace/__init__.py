@@ -155,7 +155,8 @@ class Workspaces:
         )
 
     def add_credentials(self, credentials: Credentials) -> None:
-        """Add credentials that are used where the ones added earlier return nothing."""
+        """Add credentials for URLs for which the credentials that were added earlier return
+        nothing."""
         before = self._credentials
         self._credentials = lambda url: (
             (before(url) if before is not None else None) or credentials(url)
@@ -167,7 +168,7 @@ class Workspaces:
         `cwd` is the user's current directory. Relative paths start there. If the task names no
         repository, the one that contains `cwd` is used. Raises UsageError for invalid names and
         combinations, NotFound for a missing repository or base, WorkspaceError for a repository
-        without a commit or a branch that is checked out elsewhere.
+        without a commit, and for a branch that is checked out elsewhere.
         """
         return layout.plan(
             self._places,
@@ -535,8 +536,8 @@ class Workspaces:
 
     def restore_from_trash(self, workspace: Workspace, run: str) -> bool:
         """Move the workdir back from the trash, if this run's clean-up moved it there. Return
-        whether it was moved back. If something else is at its original path, it stays in the trash.
-        The caller holds the workdir's lock. Raises WorkspaceError."""
+        whether it was moved back. If something else is at the original path, the workdir stays in
+        the trash. The caller holds the workdir's lock. Raises WorkspaceError."""
         from perdure.workspace import trash
 
         self._ready()

@@ -1,10 +1,10 @@
 """Saves and restores the branches, tags and stashes of a repository that only its agent uses.
 Without a checkpoint they would be lost with the workdir.
 
-`capture` collects them and makes their commits parents of the checkpoint. So gc keeps the commits,
-and a capsule contains them. `restore` recreates missing branches and tags. An existing branch is
-never moved: the commit in the checkpoint gets a rescue ref instead. A tag is restored as the commit
-that it names, without its message.
+`collect_branches` lists them, and the snapshot makes their commits parents of the checkpoint. So gc
+keeps the commits, and a capsule contains them. `restore_branches` recreates missing branches and
+tags. An existing branch is never moved: the commit in the checkpoint gets a rescue ref instead. A
+tag is restored as the commit that it names, without its message.
 """
 
 from __future__ import annotations

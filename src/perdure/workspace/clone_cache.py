@@ -3,9 +3,9 @@ their objects from it.
 
 The cache is made by init and fetch, never by clone, with the address and the refspecs on the
 command line. So neither a server nor a configuration can choose what runs or where it is written.
-Objects are never pruned: with extensions.preciousObjects git itself refuses. For each workspace, a
-ref keeps the commit that its work began at. The clone is full because git 2.39 cannot borrow from a
-partial clone ("invalid object" in every borrower).
+Objects are never pruned: with extensions.preciousObjects git itself refuses to. For each workspace,
+a ref keeps the commit that its work began at. The clone is full because git 2.39 cannot borrow from
+a partial clone ("invalid object" in every borrower).
 
 All callers hold the cache's lock. Processes that wait for the lock share one fetch: if another
 process began and finished a fetch meanwhile, its result is used. If the server cannot be reached,

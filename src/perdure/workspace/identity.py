@@ -183,7 +183,7 @@ def check_branch(branch: str) -> str:
 
 
 def check_saved_branch(branch: str) -> str:
-    """Return the name of a branch that a checkpoint was taken on if git allows such a branch.
+    """Return the name of the branch on which a checkpoint was taken, if git allows that name.
     Raises UsageError.
 
     An agent or a user may choose any name, such as `fix/#12`. perdure only uses it below

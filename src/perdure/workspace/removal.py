@@ -456,8 +456,8 @@ def _submodules(workdir_git: WorkdirGit) -> Iterator[str]:
 
 def _rebuildable(top: Path, name: str) -> bool:
     """Return whether a build can recreate the file or directory. This is so if its own name or that
-    of a parent directory is in `REBUILDABLE`, or if it has a cache tag in it. A directory that
-    contains a repository cannot be recreated."""
+    of a parent directory is in `REBUILDABLE`, or if the directory contains a cache tag. A directory
+    that contains a repository cannot be recreated."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(

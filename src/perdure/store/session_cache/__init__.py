@@ -8,8 +8,9 @@ Redis, then the store), `redis` (the shared part: scripts, time limits, a circui
 `records` (the cached records, signed with the store's own secret, because other programs can write
 to Redis too).
 
-A cached session may be outdated. While all processes reach Redis, this lasts only moments. If a
-process stored a session but could not reach Redis, it lasts at most `records.SURE_S` seconds.
+A cached session may be outdated. While all processes reach Redis, an outdated session is replaced
+within moments. If a process stored a session but could not reach Redis, the outdated one is used
+for at most `records.SURE_S` seconds.
 """
 
 from __future__ import annotations

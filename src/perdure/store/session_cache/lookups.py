@@ -24,8 +24,8 @@ TTL_S = 3600.0
 """Time after which an unused record in Redis expires, in seconds. Each use restarts this time."""
 MEMORY_S = 5.0
 SUBSCRIPTION_TIMEOUT_S = 3.0
-"""Time in seconds after the last message from Redis. When it is over, this process no longer trusts
-the sessions in its memory."""
+"""Maximum time in seconds since the last message from Redis. After that, this process no longer
+trusts the sessions in its memory."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
 
@@ -55,8 +55,8 @@ class CachedLookups:
         far: SharedCache,
         hear: Callable[[LocalCache, threading.Event], None],
     ) -> None:
-        """Set up the cache. `hear` is run in a thread. It follows the writes of other processes and
-        updates the LocalCache, until the event that it gets is set."""
+        """Set up the cache. `hear` is called in a thread, with the LocalCache and an event. Until
+        the event is set, it follows the writes of other processes and updates the LocalCache."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = LocalCache()
         self._ended = threading.Event()
@@ -178,7 +178,7 @@ class LocalCache:
             self._kept.pop(name, None)
 
     def alive(self) -> None:
-        """Record the time at which Redis has sent a message, which is now."""
+        """Record that Redis has sent a message just now."""
         self._heard = time.monotonic()
 
     def lost(self) -> None:

@@ -97,7 +97,7 @@ class MetricTally(Struct):
     def saved(self) -> int | None:
         """Number of tokens that were saved by continuing conversations. Attempts that continued a
         conversation are compared with the mean of those that began one. Only successful attempts
-        count. None if there are none of either kind."""
+        count. None if one of the two groups is empty."""
         if self.cold and self.warm:
             return round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
         return None

@@ -1,5 +1,5 @@
 """Sends spans in a thread to the collector that OpenTelemetry's variables name. An attempt never
-waits for it and never fails because of it.
+waits for the collector and never fails because of it.
 
 A batch that the collector rejects is retried for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
 and reported once. When the process ends, the last spans are sent for at most `LAST_S` seconds.

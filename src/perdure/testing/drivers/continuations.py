@@ -114,8 +114,8 @@ class GoingOn(Suite):
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
 
     def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
-        """If a conversation's transcript was deleted, the CLI does not find the conversation. It
-        finds it again after the transcript was restored from a copy."""
+        """If a conversation's transcript was deleted, the CLI does not find the conversation. After
+        the transcript is restored from a copy, a resume continues the conversation."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         copy = tmp_path / "main"

@@ -90,8 +90,8 @@ class StartSuite(Suite):
         assert stage.prompts(session) == list(AWKWARD)
 
     def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
-        """If it gets an empty text, a name, an option or a path in place of an id, the driver
-        refuses it and finds no file for it."""
+        """The driver refuses an empty text, a name, an option or a path in place of an id, and
+        finds no file for it."""
         stage = bench("say Never.")
         for bad in (
             "",

@@ -93,9 +93,9 @@ class InboxSuite:
         )
 
     def test_once_by_id_and_by_body(self, store: Store) -> None:
-        """If a delivery arrives whose id or body is already stored, the stored one's counter is
-        increased and nothing else is stored. Deliveries from different sources are always different
-        ones."""
+        """If a delivery arrives whose id or body is already stored, only the counter of the stored
+        delivery is increased. Deliveries from different sources never count as the same
+        delivery."""
         first = arrived("one", '{"a": 1}')
         (accepted,) = store.accept([first])
         again = store.accept([first, arrived("two", '{"a": 1}'), arrived("one", '{"a": 2}')])

@@ -77,8 +77,8 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_the_same_key_means_the_same_files(self, store: Store) -> None:
-        """A run is refused if its key is known and it has other files than the existing run, or
-        none."""
+        """A run is refused if its key is known and it has other files than the existing run, or no
+        files."""
         spec = TaskSpec(prompt="x", key="k")
         run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
         assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
@@ -317,8 +317,8 @@ class Persons:
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
 
     def test_a_stop_applies_to_earlier_instructions_too(self, store: Store) -> None:
-        """Instructions came during an attempt, and then a stop was requested. When the attempt
-        ends, its run is cancelled, whatever the outcome, and has no condition."""
+        """If a stop is requested after instructions came during an attempt, the run is cancelled
+        when the attempt ends, whatever its outcome. The run then has no condition."""
         condition = Condition(type="needs_person", message="log in", at=store.now())
         refused = ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=condition)
         for end in (SUCCESS, FAILURE, AGAIN, refused):

@@ -26,8 +26,8 @@ from perdure.workspace.snapshot.index import Staged
 FORMAT = 1
 
 LISTED = 1000
-"""Maximum number of names in two lists of `checkpoint.json`: files that were left out, and files
-that changed while they were read."""
+"""Maximum number of names in each of two lists of `checkpoint.json`: files that were left out, and
+files that changed while they were read."""
 
 
 class CapturedState(Struct):

@@ -15,9 +15,9 @@ setting of the repository is used.
 
 Each capture starts with the index of the last one, so unchanged files are not read. Its indexes are
 written to a temporary directory, which is moved into place before the ref is written. The ref keeps
-the objects of its index alive. If git fails with the kept index, that index is discarded and
-everything is read again. A workdir that has not changed gets its last commit under the new number.
-When `save` returns, the checkpoint survives a power cut.
+gc from removing the objects that the index names. If git fails with the kept index, that index is
+discarded and everything is read again. A workdir that has not changed gets its last commit under
+the new number. When `save` returns, the checkpoint survives a power cut.
 """
 
 from __future__ import annotations

@@ -141,9 +141,9 @@ class WorkdirCheckpoints:
     def save_last(
         self, workspace: Workspace, number: int, against: AttemptBaseline, *, ignored: str = "small"
     ) -> tuple[Saved, WorkSeen | None]:
-        """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
-        with its state at the beginning of the attempt. Returns the checkpoint and the comparison;
-        the comparison is None where git cannot compare the two states."""
+        """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare the
+        workdir with its state at the beginning of the attempt. Returns the checkpoint and the
+        comparison. The comparison is None where git cannot compare the two states."""
         from perdure.workspace.work import observe
 
         with self._open(workspace) as repo:

@@ -34,10 +34,10 @@ MOST_BYTES = 8 << 30
 """Maximum total size of the files in a directory without git, in bytes. A larger directory is not
 saved. `CheckpointRepository.most_files` limits the number of files."""
 _MOST_PASSED = 50
-"""Maximum number of names passed to git as arguments. In a repository of 100,000 files, `ls-files`
-needs longer for more names than for the whole list (git 2.39)."""
+"""Maximum number of names passed to git as arguments. For more names than this in a repository of
+100,000 files, `ls-files` takes longer than for the whole list (git 2.39)."""
 _MOST_PASSED_LENGTH = 16_384
-"""Maximum total length of these names, in characters."""
+"""Maximum total length of the names passed to git as arguments, in characters."""
 
 
 class Listing:
@@ -105,8 +105,8 @@ class Listing:
     def _list_all(self) -> tuple[list[str], list[str]]:
         """Return (names whose file differs from the index or is gone, names that are not in the
         index)."""
-        # diff-files is used and not ls-files, because it also names a file whose mode or time alone
-        # has changed.
+        # diff-files is used because, unlike ls-files, it also names a file of which only the mode
+        # or the time has changed.
         changed = self.piece.begun
         if changed is None:
             changed = self._list_changed_contents()[0]

@@ -3,10 +3,11 @@ nothing in them can run.
 
 git runs the programs that a repository's hooks and configuration name. So `files` asks this module
 about each file of a checkpoint from another machine. Hooks are left out, except samples, which
-never run. So is the state of a rebase or another operation in progress, because it may contain
-commands. A configuration with more than a plain clone's settings is renamed to `config.imported`
-and replaced by a plain one. Files that point git to another directory (`.git` as a file or a link,
-`commondir`) also get the ending `.imported`. Each of these files is named in a note.
+never run. The state of a rebase or another operation in progress is left out too, because it may
+contain commands. A configuration with more than a plain clone's settings is renamed to
+`config.imported` and replaced by a plain one. Files that point git to another directory (`.git` as
+a file or a link, `commondir`) also get the ending `.imported`. Each of these files is named in a
+note.
 """
 
 from __future__ import annotations

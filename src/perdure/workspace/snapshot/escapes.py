@@ -1,8 +1,8 @@
 """Encodes names that git cannot store, for a checkpoint's tree.
 
-git cannot store a name that has `.git` as one of its parts. Such a part gets a `%` at its end. So
-does a part that already looks encoded (`.git%` becomes `.git%%`): names stay distinct and can be
-decoded. A link called `.gitmodules`, which git refuses, is encoded in the same way.
+git cannot store a name that has `.git` as one of its parts. Such a part gets a `%` at its end. A
+part that already looks encoded gets one too (`.git%` becomes `.git%%`), so names stay distinct and
+can be decoded. A link called `.gitmodules`, which git refuses, is encoded in the same way.
 
 `folded` helps to recognize names that another file system takes for `.git`, such as `.GIT`.
 """
@@ -47,7 +47,7 @@ def folded(part: str) -> str:
 
 def ignores_case(top: Path) -> bool:
     """Return whether the file system takes `.GIT` and `.git` in this directory for the same name.
-    True if the directory has no `.git`, because then it is unknown."""
+    True if the directory has no `.git`, because then the answer is unknown."""
     if not os.path.lexists(top / ".git"):
         return True
     try:

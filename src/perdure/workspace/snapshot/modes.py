@@ -1,10 +1,10 @@
 """Decides which permissions of files and directories a checkpoint keeps, and how they are restored.
 
-A mode is recorded only as far as it withholds permissions: from `rwxr-xr-x` for directories and
-programs, from `rw-r--r--` for other files. Modes that follow from perdure's own umask are not
-recorded. On restore, a file never gets more than the current umask allows, but permissions that it
-has already may stay. A setuid, setgid or sticky bit, or write permission for others, is never taken
-from a checkpoint.
+A recorded mode can only withhold permissions: from `rwxr-xr-x` for directories and programs, from
+`rw-r--r--` for other files. Modes that follow from perdure's own umask are not recorded. On
+restore, a file never gets more than the current umask allows, but permissions that it has already
+may stay. A setuid, setgid or sticky bit, or write permission for others, is never taken from a
+checkpoint.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ OUTSIDE = "refs/perdure/outside"
 """Prefix of the refs that mark checkpoints from another machine. Such checkpoints are restored with
 extra checks."""
 LAST = "refs/perdure/last"
-"""Prefix of the refs that name the commit of the last capture, so that gc keeps the objects of its
-index."""
+"""Prefix of the refs that name the commit of the last capture, so that gc keeps the objects that
+the capture's index names."""
 
 
 def update_refs(refs: Git, directory: Path, orders: Sequence[str]) -> None:
