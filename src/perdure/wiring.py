@@ -223,11 +223,11 @@ def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
 def helper_logins(
     chosen: Settings, environ: Mapping[str, str], guarded: bool
 ) -> Callable[[str], tuple[str, str] | None]:
-    """Return a function that asks the user's own credential helpers of git for a login.
+    """Return a function that asks the user's own git credential helpers for a login.
 
     If `guarded` is true, the function answers only for servers that the configuration names.
-    Otherwise a person without an account on this machine could name a repository that only the user
-    may read.
+    Without this limit, a person without an account on this machine could name a repository that
+    only the user may read.
     """
     hosts = hosts_of(chosen, guarded)
 
@@ -255,8 +255,8 @@ def this_host(chosen: Settings) -> Host:
     """Return the identity of this host among the hosts that share the database.
 
     If the files of a run are on another host, this host waits some time for that host to continue
-    the run. After that it takes the run over. Without a checkpoint store it never does so, because
-    it cannot fetch the files.
+    the run. After that it takes the run over. Without a checkpoint store this host never takes over
+    a run, because it cannot fetch the files.
     """
     from perdure.host import process
     from perdure.model import UNSHARED_HOST

@@ -41,8 +41,8 @@ a process still uses the entry."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One entry of the trash. `unsaved` says what would be lost with it; if it is None, that is not
-    known, and the entry is never purged automatically."""
+    """One entry of the trash. `unsaved` says what would be lost with the entry. If `unsaved` is
+    None, the loss is not known, and the entry is never purged automatically."""
 
     id: str
     path: Path

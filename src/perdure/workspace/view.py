@@ -193,8 +193,9 @@ class WorkdirGit(Struct, frozen=True, kw_only=True):
         absent = {name for name in status.changed if not os.path.lexists(self.top / name)}
         if not absent:
             return status
-        # The view's index has no flags. Only the workdir's own index marks these files. It may be
-        # damaged, as in an agent's repository; then every absent file counts as deleted.
+        # The view's index has no flags. Only the workdir's own index marks the files that a sparse
+        # checkout left out. If that index is damaged, as may happen in an agent's repository, every
+        # absent file counts as deleted.
         listed = self.repository.run("ls-files", "-z", "-v", good=(0, 128), cap=_MOST_LISTED)
         lines = os.fsdecode(listed.stdout).split("\0")
         absent.intersection_update(line[2:] for line in lines if line[:2] in ("S ", "s "))
@@ -337,7 +338,7 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 def _update_view(inspector: Git, directory: Path, objects: Path, head: str) -> None:
     """Point the view at a commit. The index of the view keeps the state of unchanged files, so that
     the next inspection reads few files. The view need not be durable: git refuses a damaged view,
-    and it is then made again."""
+    and perdure then makes a new one."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)

@@ -1,13 +1,12 @@
 """Determines the changes of an attempt, in files and commits: its last checkpoint compared with its
 beginning.
 
-`Checkpoints.save_last` calls it while the checkpoint repository is open. It starts one git process,
-and a second one if HEAD moved. If there are new uncommitted files, another one finds out which of
-them are ignored. If files are gone, another one finds out which of them a sparse checkout left out.
-If files were compared with a commit and attributes can apply to them, three others find out whether
-only their line ends differ.
-For an attempt that changed nothing it starts none, except in a directory of the user's that has no
-checkpoint yet.
+`WorkdirCheckpoints.save_last` calls it while the checkpoint repository is open. It starts one git
+process, and a second one if HEAD moved. If there are new uncommitted files, another one finds out
+which of them are ignored. If files are gone, another one finds out which of them a sparse checkout
+left out. If files were compared with a commit and attributes can apply to them, three others find
+out whether only their line ends differ. For an attempt that changed nothing it starts none, except
+in a directory of the user's that has no checkpoint yet.
 """
 
 from __future__ import annotations

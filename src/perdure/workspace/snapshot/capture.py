@@ -1,7 +1,7 @@
 """Saves a workdir as one commit: the workdir's part of a checkpoint.
 
-The attempt calls `Checkpoints.save` while the agent runs and after it has ended. The commit's tree
-has these entries:
+The attempt calls `WorkdirCheckpoints.save` while the agent runs and after it has ended. The
+commit's tree has these entries:
 
 - `worktree/`: every file as bytes: tracked, untracked, and ignored ones by policy.
 - `index/`: staged content; absent if equal to the last commit.

@@ -126,8 +126,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
         with_agent_objects: bool = False,
         timeout_s: float = 1800.0,
     ) -> GitResult:
-        """Run git in the checkpoint repository. `index`: the index to use; `lent`: whether git may
-        also read the agent's objects."""
+        """Run git in the checkpoint repository. `index`: the index to use. `with_agent_objects`:
+        whether git may also read the agent's objects."""
         env = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
             "GIT_LITERAL_PATHSPECS": "0" if args[0] == "check-ignore" else "1",

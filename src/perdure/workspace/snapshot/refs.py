@@ -35,9 +35,9 @@ def update_refs(refs: Git, directory: Path, orders: Sequence[str]) -> None:
     NAME COMMIT` or `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    During a deletion, a mark file exists in `directory`. If a mark file is found
-    later, a deletion was killed. Then a lock of the packed refs is removed, unless it is older than
-    the mark file."""
+    During a deletion, a mark file exists in `directory`. If the mark file is found later, that
+    deletion was killed. Then a lock of the packed refs is removed, unless it is older than the mark
+    file."""
     assert refs.git_dir is not None
     mark = directory / "deleting"
     for line in orders:

@@ -1,11 +1,11 @@
 """Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, and an operation in
 progress.
 
-`Checkpoints.restore` calls it and holds the workdir's lock. The current state is saved first
-under a rescue ref, so a restore can be undone by another one. Only differences are written. A
-restore can be killed at any moment: the next call saves what it finds and completes the restore,
-and the first rescue ref still has the original state. A file that the checkpoint left out (see
-`scan`) is not touched. It goes to the trash only if it is in the way.
+`WorkdirCheckpoints.restore` calls it; its caller holds the workdir's lock. The current state is
+saved first under a rescue ref, so a restore can be undone by another one. Only differences are
+written. A restore can be killed at any moment: the next call saves what it finds and completes the
+restore, and the first rescue ref still has the original state. A file that the checkpoint left out
+(see `scan`) is not touched. It goes to the trash only if it is in the way.
 
 A checkpoint may come from another machine, so nothing in it is trusted: names, ids and the text
 beside the trees are checked.
@@ -146,8 +146,8 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
 
 
 def _check_name(name: str) -> None:
-    """Raise ValueError if no file can have this name, so that a call of the system would refuse it
-    with an error other than OSError."""
+    """Raise ValueError if no file can have this name. Callers that use a name expect only OSError,
+    but Python refuses such a name with another error."""
     if "\0" in name:
         raise ValueError("a name contains a null character")
     os.fsencode(name)

@@ -104,8 +104,8 @@ class _Scan:
         else:
             tree = self._git("write-tree").text
         # Grafts are entries that git cannot store under their own name; `_grafted` adds them to the
-        # tree. In that case no commit contains this tree without the grafts, so gc may have removed
-        # it by the next capture, and its id is not kept.
+        # tree. No commit contains the tree without its grafts. gc may have removed it by the next
+        # capture, so its id is not kept.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes

@@ -50,7 +50,7 @@ class TaskFileWorkdir:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO | None]:
-        """Yield the file, open for reading; None if there is none. Raises Odd."""
+        """Yield the file, open for reading; None if there is none. Raises UnexpectedFile."""
         with contextlib.ExitStack() as stack:
             *above, last = _parts(name)
             try:
@@ -68,8 +68,8 @@ class TaskFileWorkdir:
         token: str,
         rescue: Callable[[BinaryIO], None],
     ) -> bool:
-        """Replace the file, if its mark (see `mark`) is `before`. Return whether the file now has
-        the mark `after`; False means that nothing was written.
+        """Replace the file, if its mark (see `file_mark`) is `before`. Return whether the file now
+        has the mark `after`; False means that nothing was written.
 
         `token` identifies this write, so that the remains of an interrupted write are recognized
         and removed. `rescue` is called with the replaced file if another process wrote to it during
@@ -118,7 +118,7 @@ class TaskFileWorkdir:
     @contextlib.contextmanager
     def _directory(self, parts: list[str] | tuple[str, ...], *, make: bool) -> Iterator[int]:
         """Yield a descriptor of a directory in the workdir. `make`: whether missing directories are
-        made. Raises Odd, FileNotFoundError."""
+        made. Raises UnexpectedFile, FileNotFoundError."""
         fd = os.open(self._top, _DIRECTORY)
         try:
             for part in parts:
@@ -139,8 +139,8 @@ class TaskFileWorkdir:
 
 
 def _parts(name: str) -> list[str]:
-    """Return the parts of a name. Raises Odd for a name that leads outside or into git's directory.
-    The name may come from a journal of another machine, which is not trusted."""
+    """Return the parts of a name. Raises UnexpectedFile for a name that leads outside or into git's
+    directory. The name may come from a journal of another machine, which is not trusted."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
         raise UnexpectedFile
@@ -148,7 +148,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _open(fd: int, name: str) -> BinaryIO | None:
-    """Open a regular file; return None if there is no file. Raises Odd."""
+    """Open a regular file; return None if there is no file. Raises UnexpectedFile."""
     try:
         found = os.lstat(name, dir_fd=fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
