@@ -193,9 +193,9 @@ class Archive(Protocol):
         ...
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        """Return the command that restores an own copy, to be run in the workdir. It changes no
-        other conversation. Raises ValueError for an invalid id, and for bytes that are no copy of
-        this conversation."""
+        """Return the command that restores an own copy, to be run in the workdir. The command
+        changes no other conversation. Raises ValueError for an invalid id, and for bytes that are
+        no copy of this conversation."""
         ...
 
 
@@ -273,7 +273,7 @@ class TellsRefusals(Protocol):
 @runtime_checkable
 class ContinuesSilently(Protocol):
     """An optional interface, for drivers whose agent may continue without output after it reported
-    the end of a turn. Its conversations are in an archive."""
+    the end of a turn. The agent's conversations are in an archive."""
 
     def will_continue(self, content: bytes) -> bool:
         """Return whether a conversation ends with a message that the agent will still answer.

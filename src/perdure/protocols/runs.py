@@ -267,13 +267,13 @@ class RunStore(Protocol):
     ) -> None:
         """Append events under the claim. Also stores the session and the attempt's usage so far, if
         given. `received` is the version of the newest message that the running turn has received.
-        It becomes the attempt's context version."""
+        That version becomes the attempt's context version."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
-        """Store the attempt's outcome, receipt, usage, sessions and last events and the run's next
-        state, in one transaction. If the run has a newer context version than the attempt, a final
-        state other than `cancelled` becomes `queued` instead."""
+        """Store the outcome, receipt, usage, sessions and last events of the attempt, and the run's
+        next state, in one transaction. Return the run. If the run has a newer context version than
+        the attempt, a final state other than `cancelled` becomes `queued` instead."""
         ...
 
     def update(
@@ -285,40 +285,40 @@ class RunStore(Protocol):
         events: Sequence[AnyEvent] = (),
         message: str = "",
     ) -> TaskRun:
-        """Append a version of the instructions with its files, and the given events. A run in a
-        final state becomes `queued` and gets one more attempt. `deliveries`: as in `add`.
-        `message`: the key of a message for the running attempt; a message with the same key and
-        text is appended only once. Raises Conflict if the key was used with another text."""
+        """Append a version of the instructions with its files, and the given events. Return the
+        run. A run in a final state becomes `queued` and gets one more attempt. `deliveries`: as in
+        `add`. `message`: the key of a message for the running attempt; a message with the same key
+        and text is appended only once. Raises Conflict if the key was used with another text."""
         ...
 
     def requeue(
         self, run_id: str, reason: str, more: int = 1, *, after_success: bool = False
     ) -> TaskRun:
-        """Queue a run again because a person retries it. It is due now, and gets `more` attempts in
-        addition to those made. Raises Conflict while the run is running. Also raises it if the run
-        has succeeded, unless `after_success` is set."""
+        """Queue a run again because a person retries it, and return the run. It is due now, and
+        gets `more` attempts in addition to those made. Raises Conflict while the run is running.
+        Also raises Conflict if the run has succeeded, unless `after_success` is set."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
-        """Change the spec of a run, except its prompt. If the spec names another agent, the run is
-        handed over to that agent. Workdir and history are kept. Raises Conflict while the run is
-        running."""
+        """Change the spec of a run, except its prompt, and return the run. If the spec names
+        another agent, the run is handed over to that agent. Workdir and history are kept. Raises
+        Conflict while the run is running."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
-        """Record that a person has opened the run in the agent's own program. Until `take_back`,
-        `claim` takes neither this run nor any other run on its workdir or conversation. Raises
-        Conflict while one of these runs is running, or is already open."""
+        """Record that a person has opened the run in the agent's own program, and return the run.
+        Until `take_back`, `claim` takes neither this run nor any other run on its workdir or
+        conversation. Raises Conflict while one of these runs is running, or is already open."""
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
         """Record that the person no longer has the run open, if `open_run` was called. Also stores
-        the new states of the conversations, retired ones first."""
+        the new states of the conversations, retired ones first. Returns the run."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """Return the run on this run's workdir or conversation that a person has open. This may be
-        the given run itself. None if there is none."""
+        """Return the run on this run's workdir or conversation that a person has open. The result
+        may be the given run itself; None if no such run is open."""
         ...
 
     def retitle(self, run_id: str, title: str) -> None:
@@ -327,8 +327,8 @@ class RunStore(Protocol):
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:
-        """Request the cancellation of a running run. A pending or queued run becomes `cancelled`
-        immediately."""
+        """Request the cancellation of a running run, and return the run. A pending or queued run
+        becomes `cancelled` immediately."""
         ...
 
     def remove(self, run_id: str) -> None:
@@ -338,8 +338,8 @@ class RunStore(Protocol):
         ...
 
     def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
-        """Put a removed run, given by its full id, back in the list. It gets this name and key if
-        they are still free."""
+        """Put a removed run, given by its full id, back in the list, and return the run. It gets
+        this name and key if they are still free."""
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
@@ -367,9 +367,9 @@ class RunStore(Protocol):
         ...
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Store a run from another machine with everything that belongs to it, in one transaction.
-        Its state is final, so it is not claimed until a person continues it. Raises Conflict if its
-        name or id is taken."""
+        """Store a run from another machine with everything that belongs to it, in one transaction,
+        and return the run. Its state is final, so it is not claimed until a person continues it.
+        Raises Conflict if its name or id is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str, run_id: str) -> int:
@@ -400,9 +400,9 @@ class RunStore(Protocol):
         self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
     ) -> TaskRun:
         """Store the conversations as they are after a restore, retired ones first, together with
-        the event of the restore. The caller must hold the workdir's lock. Raises Conflict if an
-        attempt has begun and is still running. A run that is claimed, but whose attempt has not
-        begun, raises no Conflict."""
+        the event of the restore. Return the run. The caller must hold the workdir's lock. Raises
+        Conflict if an attempt has begun and is still running. A run that is claimed, but whose
+        attempt has not begun, raises no Conflict."""
         ...
 
     def fetched(
@@ -413,9 +413,9 @@ class RunStore(Protocol):
         checkpoint: Checkpoint,
         event: CheckpointRestored,
     ) -> TaskRun:
-        """Store that the claimed run's workdir and conversation are now on this host. Stores the
-        workspace, the conversations (retired ones first) and the fetched checkpoint, in one
-        transaction."""
+        """Record that the claimed run's workdir and conversation were downloaded to this host, and
+        return the run. Stores the workspace, the conversations (retired ones first) and the fetched
+        checkpoint, in one transaction."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...

@@ -140,7 +140,8 @@ class InboxStore(Protocol):
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
         """Store the deliveries in one durable transaction: as `received`, or as `ignored` if they
-        have no intent. If a delivery is already stored, only its count is increased."""
+        have no intent. If a delivery is already stored, only its count is increased. Return the
+        number of each delivery, and whether it is new."""
         ...
 
     def inbox(
@@ -395,7 +396,7 @@ class RequestStore(Protocol):
         *,
         via: str = "",
     ) -> tuple[TaskRun, AgentRequest]:
-        """Answer a request. When no other request of the run is open, the run becomes due. `via`
-        identifies the comment on a forge that contains the answer. Raises NotFound, and Conflict if
-        the request is not open any more."""
+        """Answer a request, and return the run and the answered request. When no other request of
+        the run is open, the run becomes due. `via` identifies the comment on a forge that contains
+        the answer. Raises NotFound, and Conflict if the request is not open any more."""
         ...

@@ -119,8 +119,8 @@ def measure(
 
 
 def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
-    """Return whether a conversation that is too long has to wait for a person. This is so if it may
-    neither be compacted nor be replaced by a new one."""
+    """Return whether a conversation that is too long has to wait for a person. It has to wait if it
+    may neither be compacted nor be replaced by a new one."""
     return following is Measure.STOP or (
         following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
     )

@@ -151,8 +151,8 @@ def cost(usage: Usage, price: Price, hour: int = 0) -> float:
 
 
 def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
-    """Return the usage with an estimated cost from the list price. It is returned unchanged if the
-    agent reported dollars or the model has no list price."""
+    """Return the usage with an estimated cost from the list price. The usage is returned unchanged
+    if the agent reported dollars, or if the model has no list price."""
     price = None if usage.cost_usd else price_of(model)
     if price is None or not (usage.input or usage.output):
         return usage

@@ -151,8 +151,8 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _without_transcripts(continuation: Continuation, evidence: Evidence) -> Receipt:
-    """Return the receipt of a conversation whose transcript cannot be read. It is judged by its id,
-    and by the items that the agent replayed from it."""
+    """Return the receipt of a conversation whose transcript cannot be read. The verdict depends on
+    the conversation's id, and on the items that the agent replayed from the conversation."""
     if _other_id(evidence):
         return _receipt(
             Verdict.BROKEN,

@@ -1,9 +1,9 @@
 """Determines the title, the link and the role under which a run is shown. Pure. It imports little,
 because `perdure ls` uses it.
 
-The title of a run that a forge started is that of its issue or pull request. Its prompt begins with
-perdure's own words, so the prompt is never used as its title. The title of any other run is the
-first words of its prompt.
+The title of a run that a forge started is that of its issue or pull request. The prompt of such a
+run begins with perdure's own words, so it is never used as the title. The title of any other run is
+the first words of its prompt.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 is untrusted, so it is cleaned before it is shown.
 
 Every command and page uses this module. It imports little, so that `perdure ls` stays fast. Only
-`write_stderr` writes anything: a log line. It is here so that every package may use it.
+`write_stderr` writes anything: a log line. That function is here so that every package may use it.
 """
 
 from __future__ import annotations

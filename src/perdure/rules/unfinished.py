@@ -248,7 +248,8 @@ def question_line(question: QuestionAsked, last: str = "") -> str:
 
 
 def denials(ends: OpenEnds) -> str:
-    """Return one sentence with the denied calls and the number of denials of each."""
+    """Return one sentence with the number of denied calls, and the first `NAMED` of them with the
+    number of denials of each."""
     total = sum(ends.denied.values()) + ends.more
     first = [
         f"{_call(call)} ({count} times)" if count > 1 else _call(call)

@@ -39,10 +39,10 @@ def application(
     routes: Sequence[BaseRoute] = (),
     proxies: Proxies | None = None,
 ) -> Starlette:
-    """Return the ASGI application. `problems` returns the reasons why no work can be accepted now;
-    empty if there are none. It may block. `hosts` are host names to allow in addition to loopback.
-    `routes` are the protected routes. If `principals` is None, every request to a protected route
-    is refused."""
+    """Return the ASGI application. `problems` is a function that returns the reasons why no work
+    can be accepted now, or nothing if work can be accepted. It may block. `hosts` are host names to
+    allow in addition to loopback. `routes` are the protected routes. If `principals` is None, every
+    request to a protected route is refused."""
 
     checks = CapacityLimiter(CHECKS_AT_ONCE)
 

@@ -160,8 +160,8 @@ class Provider(Struct):
         return time.monotonic() - self._keys_at < FRESH_S
 
     def _secret(self) -> str:
-        """Return the client's secret. It is read from its file each time, so that it can be changed
-        while the server runs. Raises ProviderAway."""
+        """Return the client's secret; empty if none is configured. The file is read each time, so
+        that the secret can be changed while the server runs. Raises ProviderAway."""
         if not self.chosen.secret_file:
             return ""
         try:

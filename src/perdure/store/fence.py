@@ -143,8 +143,8 @@ def settle(
     reason: str,
     condition: Condition | None = None,
 ) -> TaskRun:
-    """Change the state of a run whose attempt ended, and record the change in the journal. Raises
-    ValueError if the state machine has no such transition."""
+    """Change the state of a run whose attempt ended, record the change in the journal, and return
+    the run. Raises ValueError if the state machine has no such transition."""
     from perdure.model.codec import encode
     from perdure.model.events import RunFinished, RunQueued
 
@@ -216,9 +216,9 @@ def instruct(
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
-    """Queue a run that has no attempt in progress, and allow `more` further attempts. The run is
-    due immediately, even if it was queued for a later time. Raises ValueError if the state machine
-    has no such transition."""
+    """Queue a run that has no attempt in progress, allow `more` further attempts, and return the
+    run. The run is due immediately, even if it was queued for a later time. Raises ValueError if
+    the state machine has no such transition."""
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 

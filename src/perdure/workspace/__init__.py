@@ -190,13 +190,12 @@ class Workspaces:
             source.reach(self._git(), locks.make_private(self._places.scratch))
 
     def plan_here(self, path: Path) -> Workspace:
-        """Return the workspace of an existing directory of the user's. Changes nothing. Raises
-        NotFound."""
+        """Return the workspace of an existing directory that belongs to the user. Changes nothing.
+        Raises NotFound."""
         return layout.plan_here(path)
 
     def plan_new(self, path: Path) -> Workspace:
-        """Return the workspace of a directory of the user's that does not exist yet. Changes
-        nothing."""
+        """Return the workspace of a user's directory that does not exist yet. Changes nothing."""
         return layout.plan_new(path)
 
     def existing_branches(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
@@ -664,7 +663,8 @@ class Workspaces:
             )
 
     def _pinned(self, workspace: Workspace) -> str:
-        """Return the commit that the workdir began at; empty for a directory of the user's."""
+        """Return the commit that the workdir began at; empty for a directory that belongs to the
+        user."""
         if workspace.backend is Backend.ISOLATED:
             cache = self._places.cache(self._source(workspace.repo).id)
             return (

@@ -47,9 +47,9 @@ class Branches(Struct):
 
 
 def collect_branches(repo: CheckpointRepository, known: Branches) -> Branches:
-    """Return the refs (without HEAD) and stashes of a repository that belongs to an agent. Empty
-    for a repository of the user's. Returns `known`, the result of the last capture, if no ref has
-    changed. Raises GitFailed."""
+    """Return the refs (without HEAD) and stashes of a repository that belongs to an agent. Empty if
+    the repository belongs to the user. Returns `known`, the result of the last capture, if no ref
+    has changed. Raises GitFailed."""
     if repo.agent_objects is None or repo.repository is None:
         return Branches()
     said = repo.repository.run(

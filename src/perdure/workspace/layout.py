@@ -67,7 +67,8 @@ def plan(
 
 
 def plan_here(path: Path) -> Workspace:
-    """Return the workspace of an existing directory of the user's; see `Workspaces.plan_here`."""
+    """Return the workspace of an existing directory that belongs to the user; see
+    `Workspaces.plan_here`."""
     path = path.resolve()
     if not path.is_dir():
         raise NotFound(f"There is no directory {path}.", "Create it first, or give another.")

@@ -55,8 +55,8 @@ OUTPUT = tuple(
     .vite .output *.egg-info *.egg *.pyc *.pyo *.o *.class *.tsbuildinfo""".split()
 )
 """Patterns of ignored names that builds and tests write. Such files may go to the trash. They are
-deleted from it only if they are also saved elsewhere, because other tools use these names for all
-kinds of directories."""
+deleted from the trash only if they are also saved elsewhere, because other tools use these names
+for all kinds of directories."""
 
 _OID = late_pattern(r"[0-9a-f]{40,64}")
 
@@ -506,7 +506,7 @@ def trash_workdir(
 ) -> Path | None:
     """Move the workdir into the trash and return its new path; None if there is no workdir. `about`
     is stored with the entry. If `about` has no `unsaved`, nothing counts as saved, and the entry
-    stays until a person purges it. Raises UsageError for a directory of the user's."""
+    stays until a person purges it. Raises UsageError for a directory that belongs to the user."""
     if workspace.backend is Backend.HERE:
         raise UsageError(f"{workspace.path} is your own directory and is not removed.")
     path = Path(workspace.path)

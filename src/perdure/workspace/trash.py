@@ -327,7 +327,7 @@ def finish_purges(directory: Path) -> None:
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
     """Move a leftover of an interrupted step into the trash and return its new path. An empty
-    directory is removed instead."""
+    directory is removed instead. Returns None if nothing was moved."""
     if not os.path.lexists(leftover):
         return None
     with suppress(OSError):

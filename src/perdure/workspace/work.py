@@ -6,7 +6,7 @@ process, and a second one if HEAD moved. If there are new uncommitted files, ano
 which of them are ignored. If files are gone, another one finds out which of them a sparse checkout
 left out. If files were compared with a commit and attributes can apply to them, three others find
 out whether only their line ends differ. For an attempt that changed nothing it starts none, except
-in a directory of the user's that has no checkpoint yet.
+in a user's directory that has no checkpoint yet.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class AttemptBaseline(Struct, frozen=True, kw_only=True):
     commit: str = ""
     head: str = ""
     since: Path | None = None
-    """A file that perdure wrote just before it launched the agent. Its modification time tells when
-    the agent was launched."""
+    """A file that perdure wrote just before it launched the agent. Its modification time is used as
+    the time of the launch."""
     foreign: frozenset[str] = frozenset()
     """Names of files that something other than the agent changed before the launch: task files, and
     drift."""
@@ -137,8 +137,8 @@ def _base_by_time(
     repo: CheckpointRepository, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
     """Return two things, judged by commit time: the commit to compare the workdir with, and the
-    commits that were made since the attempt began. Used in a directory of the user's, where HEAD
-    was not recorded at the start."""
+    commits that were made since the attempt began. Used in a directory that belongs to the user,
+    where HEAD was not recorded at the start."""
     since = began.st_mtime if began is not None else 0.0
     # Commit times have a resolution of one second: a commit in the second of the launch counts as
     # older than the launch.

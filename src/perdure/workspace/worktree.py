@@ -39,8 +39,8 @@ LOCKED = "perdure: a task's workdir"
 
 
 def git_directory(path: Path) -> Path | None:
-    """Return the admin directory that the file `path/.git` names, if that directory names `path` in
-    turn; else None."""
+    """Return the admin directory that the file `path/.git` names; None if there is no such file, or
+    if that directory does not name `path`."""
     admin = _git_directory_of_link(path)
     if admin and _workdir_of_admin(admin) == path / ".git":
         return admin
@@ -55,8 +55,8 @@ def _git_directory_of_link(path: Path) -> Path | None:
 
 
 def _workdir_of_admin(admin: Path) -> Path | None:
-    """Return the `.git` file that an admin directory names. git may have written its path as a
-    relative one."""
+    """Return the `.git` file that an admin directory names; None if it names none. git may have
+    written a relative path."""
     back = read(admin / "gitdir").rstrip("\n")
     if back:
         return Path(os.path.normpath(admin / back))
@@ -234,7 +234,7 @@ def _require_own_worktree(path: Path, workspace: Workspace) -> None:
 
 def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
     """Move the remains of an earlier creation into the trash, so that a new workdir does not begin
-    with them. Return the new path."""
+    with them. Return their new path; None if there were none, or only an empty directory."""
     if not os.path.lexists(leftover):
         return None
     from perdure.workspace.trash import discard

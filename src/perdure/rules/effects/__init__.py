@@ -67,8 +67,8 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
             case ToolEnded(tool_id=tool_id, ok=ok):
                 for place, each in calls.get((record.attempt, tool_id), []):
                     found[place] = _ended(found[place], each, ok)
-            # The sandbox stopped the call after it had begun. So the record of the call's end tells
-            # more than the record of the denial.
+            # A sandbox stops a call after it has begun. So the record of the call's end, and not
+            # the record of the denial, shows the outcome.
             case ToolDenied(tool_id=tool_id, by=by) if by != "sandbox":
                 for place, _ in calls.get((record.attempt, tool_id), []):
                     found[place] = replace(found[place], ok=False, outcome=DENIED)

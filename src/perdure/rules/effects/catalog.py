@@ -444,8 +444,8 @@ def _sorted(
     verbs: Sequence[str] = (),
 ) -> _Arguments:
     """Return the words of a call, divided into options and others. `leading`: whether the program
-    starts another one. Its own options then end at the first word that is neither a verb nor an
-    assignment."""
+    starts another one. In that case the first program's own options end at the first word that is
+    neither a verb nor an assignment."""
     options: list[str] = []
     places: list[int] = []
     at = 1

@@ -148,7 +148,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
     """Return the text beside a run in a list: the most important fact about the run's current
-    state."""
+    state. Empty for a group of runs without such a fact."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)

@@ -38,7 +38,7 @@ class Measured(Struct):
     ) -> tuple[Found | None, bool]:
         """Return the cached measurement, and whether a new one is in progress. A new one is started
         if the cached one is older than `fresh_s` seconds. If nothing is cached, wait up to
-        `FIRST_S` for the first one."""
+        `FIRST_S` seconds for the first one; the result is None if it takes longer."""
         with self._lock:
             found = self._found.get(name)
             if name not in self._under_way and (

@@ -41,8 +41,8 @@ class Tracer:
         self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]
     ) -> None:
         # The OpenTelemetry exporter logs every failed try. Without a logging configuration these
-        # messages go to standard error. So its log is silenced here, and `tell` reports the problem
-        # once.
+        # messages go to standard error. So the exporter's log is silenced here, and `tell` reports
+        # the problem once.
         logging.getLogger(OTLPSpanExporter.__module__).addHandler(logging.NullHandler())
         named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""

@@ -67,8 +67,8 @@ def _pointers(git: Git) -> list[str]:
     try:
         return _split(git.run(*words, good=(0, 1), cap=1 << 26).stdout)
     except GitFailed:
-        # If the names cannot be found, there is no note. That must not prevent the start of the
-        # attempt.
+        # If the names cannot be found, there is no note. A missing note must not prevent the start
+        # of the attempt.
         return []
 
 

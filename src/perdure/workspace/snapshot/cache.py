@@ -1,10 +1,10 @@
 """Caches the state of a workdir between two captures, so that unchanged files are not read again.
 
 `capture` reads the workdir and describes the result in a `CapturedState`. The last `CapturedState`
-of each workdir is kept in its checkpoint repository (`CheckpointRepository`). It consists of
-`look.json` and git indexes with the state of each file, in a directory named by the commit's id.
-The cache only saves time. A `CapturedState` that cannot be read, or that belongs to another
-directory, is ignored."""
+of each workdir is kept in its checkpoint repository (`CheckpointRepository`). It is stored as
+`look.json` and as git indexes with the state of each file, in a directory named by the checkpoint
+commit's id. The cache only saves time. A `CapturedState` that cannot be read, or that belongs to
+another directory, is ignored."""
 
 from __future__ import annotations
 

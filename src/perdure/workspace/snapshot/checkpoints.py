@@ -159,8 +159,8 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Restore the workdir to a checkpoint (a commit that `save` returned): files, index, HEAD
-        and branch. Its current state is saved first. Idempotent: after a kill, another call
-        completes the restore. The caller holds the workdir's lock.
+        and branch. The workdir's current state is saved first. Idempotent: after a kill, another
+        call completes the restore. The caller holds the workdir's lock.
 
         Raises NotFound, Conflict while a process works in the workdir, WorkspaceError.
         """

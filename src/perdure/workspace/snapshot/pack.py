@@ -1,7 +1,7 @@
 """Copies a checkpoint to another workdir of this machine, or exports it as one pack for a capsule.
 
-A pack holds the checkpoint's commit with all its files, and the run's own commits. Its history is
-cut at the commit that the run began at. If a pack is unpacked into an empty directory, the
+A pack holds the checkpoint's commit with all its files, and the run's own commits. The history in a
+pack is cut at the commit that the run began at. If a pack is unpacked into an empty directory, the
 repository is shallow. A clone of the run's repository already has the history before the cut. Files
 can be left out of the checkpoint. Those that are committed stay in the history, and are named.
 Unpacking runs nothing and checks that the pack is complete; `restore` checks the content.

@@ -83,8 +83,8 @@ def _branch(name: str) -> str:
 
 
 def common_of(workspace: Workspace) -> Path | None:
-    """Return the repository that a worktree belongs to, if it exists. This works even if the
-    worktree's link to the repository is broken."""
+    """Return the repository that a worktree belongs to; None if it does not exist, or if the
+    workdir is no worktree. This works even if the worktree's link to the repository is broken."""
     if workspace.backend is not Backend.WORKTREE:
         return None
     common = common_directory(workspace.repo)

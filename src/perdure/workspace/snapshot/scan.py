@@ -296,8 +296,8 @@ class _Scan:
         )
 
     def _grafts(self, odd: list[str]) -> list[tuple[str, str, str]]:
-        """Return (mode, id, name in the tree) of each of the names in `odd`, which git cannot store
-        under their own name."""
+        """Return (mode, id, name in the tree) for each name in `odd` that still exists. git cannot
+        store these files and directories under their own name."""
         grafts = []
         for name in odd:
             path = self.piece.root / name
