@@ -38,7 +38,8 @@ server on this machine."""
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
-    """Return the store, opened for reading only. Nothing is created or written."""
+    """Return the store, opened for reading only. Opening it may upgrade an older schema (see
+    `perdure.store.open`). Nothing else is written."""
     from perdure import store as stores
 
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)

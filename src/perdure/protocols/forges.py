@@ -130,9 +130,9 @@ class ForgeApi(Protocol):
     def hunk(
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
     ) -> str:
-        """Return the part of a pull request's diff that precedes and includes a line. Empty if
-        there is none. Also empty for all forges but GitLab, because the others send that part with
-        the comment."""
+        """Return the part of a pull request's diff that precedes and includes a line. With
+        `removed`, `line` is a number in the old file. Empty if there is no such part. Also empty
+        for all forges but GitLab, because the others send that part with the comment."""
         ...
 
     def branch(self, repository: str, name: str) -> Branch | None:

@@ -106,7 +106,8 @@ def measure(
     rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
 ) -> Measure:
     """Return the step that is needed before the conversation continues. `exhausted`: whether the
-    conversation's newest request was refused as too long."""
+    conversation's newest request was refused as too long. `compacts` and `in_vain`: as in
+    `can_compact`."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
     if rules.policy is WhenFull.STOP:

@@ -35,8 +35,8 @@ def last_message(records: Iterable[Record], attempt: int = 0) -> str:
             case TurnEnded(ok=True, text=text) if text.strip() and (
                 tool_since or record.attempt != said_by
             ):
-                # Claude Code repeats its final message in this event. For a turn without any other
-                # text (a slash command), the answer is only here.
+                # Claude Code repeats its final message in this event. The answer to a slash command
+                # is only in this event, because its turn has no other text.
                 parts, stated, said_by = [], text.strip("\n"), record.attempt
             case _:
                 pass

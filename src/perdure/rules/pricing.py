@@ -208,8 +208,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """Return the way to continue that the user's policy selects. By default, while the cache is
-    warm, and if the price is unknown, the conversation continues unchanged."""
+    """Return the way to continue that the user's policy selects. The conversation continues
+    unchanged by default, while the cache is warm, or if the price is unknown."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

@@ -162,8 +162,8 @@ class OpenEnds(Struct):
         if call[0].lower() in LOOKING:
             return
         self.question, self.refused = None, False
-        # A sandbox may stop only a part of a command. If a later call succeeded, the agent is taken
-        # to have found another way.
+        # A sandbox may stop only a part of a command. If a later call succeeded, it is assumed that
+        # the agent found another way.
         for each in self.sandboxed:
             self.denied.pop(each, None)
         self.sandboxed.clear()

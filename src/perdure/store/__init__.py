@@ -34,11 +34,13 @@ def open(  # noqa: A001 - used as stores.open
     """Open and return the store at a file path, a `sqlite:///absolute/path` URL or a
     `postgresql://` URL. The database is created or upgraded if needed.
 
-    With `read_only` nothing is changed; if there is no store, the result is an empty one.
-    `observers` are called with each committed Record. `host` identifies this machine among those
-    that share the database. `allow_network` permits a database file on a network file system. It is
-    meant for users who know that their file system has reliable locks. Raises StoreError with one
-    sentence if the database is not writable, full, damaged, unreachable, or from a newer perdure.
+    A store that is opened with `read_only` accepts no writes. Opening it still upgrades an older
+    schema, and creates the tables of an empty PostgreSQL database. If there is no file at the path,
+    the result is an empty store, and no file is made. `observers` are called with each committed
+    Record. `host` identifies this machine among those that share the database. `allow_network`
+    permits a database file on a network file system. It is meant for users who know that their file
+    system has reliable locks. Raises StoreError with one sentence if the database is not writable,
+    full, damaged, unreachable, or from a newer perdure.
     """
     from pathlib import Path
 

@@ -90,8 +90,8 @@ class ComparisonRepository(Struct, frozen=True, kw_only=True):
         shutil.copy2(
             view / "index",
             self.directory / "index",
-            # copy2 keeps the modification time of the index. git compares that time with the
-            # modification times of the files.
+            # copy2 keeps the modification time of the index. git compares that time with those of
+            # the files, so a newer time would hide changes.
         )
         names = list(status.changed)
         for name in status.untracked:

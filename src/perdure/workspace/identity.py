@@ -294,6 +294,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     start = f"{scheme}://{at}{place}"
     if scp and not scp["path"].startswith("/"):
         # A relative path in the form `host:path` starts at the user's home on the server, while
-        # `ssh://host/path` starts at the root. Only forges treat both alike.
+        # `ssh://host/path` starts at the root. Forges treat both alike, but other servers do not,
+        # so the form is kept.
         start, path = f"{at}{place}:", path.removeprefix("/")
     return Remote(f"{start}{path}", scheme, f"{start}{path.removesuffix('.git')}")

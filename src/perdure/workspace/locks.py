@@ -48,7 +48,8 @@ def lock_workspace(
     places: Places, workspace: Workspace, holder: str, *, brief: bool = False
 ) -> int:
     """Take the workspace's lock without waiting for its holder, and return its descriptor. Raises
-    InUse with a description of the holder.
+    InUse with a description of the holder. `holder` and `brief` describe this lock to the next
+    caller: who holds it, and whether only for a moment.
 
     The lock is tried for a short time (`BRIEF_WAIT_S`), because a child of another thread or of a
     killed supervisor holds the parent's descriptors between fork and exec. On a busy machine, such

@@ -146,7 +146,8 @@ def retry_with_new_view(
     places: Places, workspace: Workspace, action: Callable[[], _T], *, alone: bool = False
 ) -> _T:
     """Call `action` and return its result. If git fails with the view, discard the view and call
-    `action` once more."""
+    `action` once more. `alone`: `action` uses a view for every backend, not only for an isolated
+    workdir."""
     try:
         return action()
     except GitFailed:

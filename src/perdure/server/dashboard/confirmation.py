@@ -35,7 +35,8 @@ def ask(
     undo: str = "",
     danger: bool = False,
 ) -> Response:
-    """Return the page that asks `question`. Its form is sent to the address of the page itself."""
+    """Return the page that asks `question`. Its form is sent to the address of the page itself.
+    `yes` is the text of the button, and `back` the path of the page to return to."""
     return visit.page(
         "ask.html",
         question=question,

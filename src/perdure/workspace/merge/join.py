@@ -87,8 +87,8 @@ def merge(
     if not left:
         commit(places, workspace, git, message)
     joined = retry_with_new_view(places, workspace, look, alone=True)
-    # Remains of a merge that was killed while it put files in place. All their content is in
-    # commits.
+    # Discard what a merge left that was killed while it put files in place. All of this content is
+    # in commits.
     for number, stage in enumerate(left):
         discard(places, f"{workspace.id}-{time.time_ns()}", stage, f"merge-{number}")
     return joined

@@ -110,8 +110,8 @@ def load_state(
             shutil.copy2(
                 path,
                 new_directory / path.name,
-                # copy2 keeps the modification time of the index. git compares that time with the
-                # modification times of the files.
+                # copy2 keeps the modification time of the index. git compares that time with those
+                # of the files, so a newer time would hide changes.
             )
     return known
 

@@ -197,8 +197,8 @@ def _capture_state(
     if copy is not None:
         state.staged = staging.staged(repo, new_directory / "user-index.read")
         if repo.agent_objects is not None:
-            # The tree is in the checkpoint repository already, but its objects may be only in the
-            # agent's own repository.
+            # The tree of the agent's index is in the checkpoint repository already. The files in
+            # that tree may exist only in the agent's own repository, so they are copied.
             base = state.tree or repo.write_object("tree", b"")
             named = [
                 change.new

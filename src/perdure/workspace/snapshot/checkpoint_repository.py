@@ -299,8 +299,8 @@ class CheckpointRepository(Struct, frozen=True, kw_only=True):
         if commit != last:
             if self.user_objects is not None:
                 self._copy_to_user_repository(commit, last)
-            # The indexes that `capture` made are in perdure's git directory. The objects may be on
-            # another file system.
+            # Two directories are flushed: the objects may be on another file system than perdure's
+            # git directory, which has the indexes that `capture` made.
             flush_each(self.checkpoint_objects, self.directory)
         kept = f"{LAST}/{self.id}"
         orders = [

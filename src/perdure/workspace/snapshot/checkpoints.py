@@ -44,8 +44,8 @@ class WorkdirCheckpoints:
         self, source: Workspace, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Copy the source's current state (files, staged and unstaged) to the target, on the
-        target's own branch. The source is only read. The target must hold no work yet. Raises the
-        errors of `restore`."""
+        target's own branch. The source is only read. The target must hold no work yet. `ignored`:
+        as in `save`. Raises the errors of `restore`."""
         with self._open(source) as repo:
             ref = f"refs/perdure/fork/{target.id}"
             commit = capture.save(repo, ref, ignored).commit
@@ -58,7 +58,7 @@ class WorkdirCheckpoints:
         self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Copy one of the source's checkpoints to the target's workdir, on the target's own branch.
-        The source is only read. Raises the errors of `restore`."""
+        The source is only read. `ignored`: as in `save`. Raises the errors of `restore`."""
         with self._open(source) as repo:
             return self._grow(repo, commit, target, ignored)
 
@@ -173,7 +173,7 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> tuple[str, ...]:
         """Return the names of the files that differ from a checkpoint. The names are untrusted
-        text. Writes no ref."""
+        text. `ignored`: as in `save`. Writes no ref."""
         from perdure.workspace.snapshot import restore
 
         with self._open(workspace) as repo:

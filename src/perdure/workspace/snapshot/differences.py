@@ -302,7 +302,8 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
         try:
             known[directory] = stat.S_ISDIR((root / directory).lstat().st_mode)
         except OSError:
-            # The directory is gone. git itself reports that its files are gone.
+            # The directory is gone. It counts as one, because git itself reports that its files are
+            # gone.
             known[directory] = True
     return known[directory]
 

@@ -248,7 +248,8 @@ class Placer:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            # The path is below a link that is itself one of the changes.
+            # ELOOP: the path is below a link. There is nothing to remove, because the link itself
+            # is one of the changes.
             if error.errno != errno.ELOOP:
                 raise
             return

@@ -105,7 +105,8 @@ def pack(
         )
         name = repo.run(*words, stdin=asked.encode()).text
         if unwanted:
-            # A commit of the run, a stash or a side of a conflict may also have the content.
+            # A content that was to be left out may still be in the pack, because a commit of the
+            # run, a stash or a side of a conflict has it.
             packed = _ids_in(repo, scratch / f"pack-{name}.idx")
             kept += [plain for blob, plain in unwanted.items() if blob in packed]
         with (scratch / f"pack-{name}.pack").open("rb") as file:

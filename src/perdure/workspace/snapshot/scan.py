@@ -288,7 +288,8 @@ class _Scan:
                             "neither a file nor a link",
                         )
                         special.append((name, kind))
-        # A directory that changed just before the capture may change again within one clock tick.
+        # A directory that changed just before the capture may change again within one clock tick,
+        # and keep its time. So 0 is recorded, and the next capture inspects it again.
         return (
             there.st_ctime_ns if there.st_ctime_ns < started - _RACY_NS else 0,
             sorted(odd),
