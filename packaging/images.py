@@ -70,9 +70,10 @@ def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
     import perdure
 
     arguments = parsed(words)
-    shown = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=TOP, stdout=subprocess.PIPE, text=True, check=True
-    )
+    # git refuses to read the checkout of another user, unless a command names it as safe. Whoever
+    # runs this script trusts its checkout already.
+    asked = ["git", "-c", f"safe.directory={TOP}", "rev-parse", "HEAD"]
+    shown = subprocess.run(asked, cwd=TOP, stdout=subprocess.PIPE, text=True, check=True)
     for command in commands(arguments, perdure.__version__, shown.stdout.strip(), home_of(environ)):
         print(shlex.join(command), flush=True)
         if not arguments.print:
