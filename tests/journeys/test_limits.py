@@ -3,6 +3,7 @@ launched, what they wait for, and what a person sees."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 import perdure
 from perdure import store as stores
-from perdure.engine.worker import drive
+from perdure.engine.worker import LEFT_ALONE_MS, drive
 from perdure.errors import Conflict
 from tests.journeys.stage import Stage
 
@@ -104,6 +105,37 @@ def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
     assert (ended.code, begun.code) == (0, 0), ended.err + begun.err
     assert begun.json["attempts"][0]["started"] >= ended.json["attempts"][0]["ended"]
     assert [attempt["number"] for attempt in begun.json["attempts"]] == [1]
+
+
+@pytest.mark.parametrize("waits", ["for its turn", "for a pool"])
+def test_a_run_that_waits_for_another_is_followed(stage: MakeStage, waits: str) -> None:
+    """A run waits for the only seat of its account, or for the only place of a pool. Commands that
+    follow it wait for its end, however long it has been due."""
+    script = (
+        "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
+        "Do it too\nsay Done too.\n"
+    )
+    one = stage(script, extra={"PERDURE_ACCOUNT_JOBS": "claude=1"} if "turn" in waits else {})
+    if "turn" in waits:
+        others = [one.start(*words(one, "first"), "Do it now.")]
+        one.rehearsal.wait_for(1)
+        others.append(one.start(*words(one, "second"), "Do it too."))
+        waiting(one, "second", "1 of 1 runs of account claude/")
+    else:
+        with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+            runner.submit("Do it now.", name="first", agent="claude")
+            runner.submit("Do it too.", name="second", agent="claude")
+        others = [one.start("work", "--once", "--jobs", "1")]
+        one.rehearsal.wait_for(1)
+    due = one.perdure("show", "second", "--json").json["updated"]
+    one.until(lambda: time.time() * 1000 > due + LEFT_ALONE_MS, "the run has been due for long")
+    verbs = (("wait", "second"), ("attach", "second"), ("logs", "-f", "second"))
+    following = [one.start(*verb) for verb in verbs]
+    asked = one.perdure("wait", "second", "--timeout", "3")
+    assert (asked.code, asked.err) == (75, "second is still queued\n")
+    (one.home / "go").touch()
+    assert [one.finish(each).code for each in following] == [0, 0, 0]
+    assert [one.finish(each).code for each in others] == [0] * len(others)
 
 
 def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:

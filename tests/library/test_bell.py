@@ -9,7 +9,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from perdure.host.wakeup import Bell, ring
+from perdure.host.wakeup import Bell, has_pool, ring
 
 LONG_S = 3600.0
 
@@ -43,7 +43,10 @@ def test_nobody_has_to_be_there(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
     assert len(list((tmp_path / "bells").iterdir())) == 1
+    assert not has_pool(tmp_path / "nothing") and not has_pool(tmp_path)
+    assert len(list((tmp_path / "bells").iterdir())) == 1
     with closing(Bell(tmp_path)) as bell:
+        assert has_pool(tmp_path)
         ring(tmp_path)
         assert [path.name for path in (tmp_path / "bells").iterdir()] == [str(os.getpid())]
         bell.wait(LONG_S)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -60,29 +61,45 @@ class Bell:
 def ring(state: Path) -> None:
     """Ring all bells of a state directory, because a run has become due that no pool works on yet.
     Never raises."""
-    directory = _directory(state)
+    for bell in _bells(state):
+        try:
+            with _connected(bell) as end:
+                _kick(end)
+        except ConnectionRefusedError:
+            # Nothing listens on this socket: its pool was killed.
+            bell.unlink(missing_ok=True)
+        except OSError:
+            continue
+
+
+def has_pool(state: Path) -> bool:
+    """Return whether a living worker pool takes its runs from this state directory. Changes
+    nothing, and never raises."""
+    for bell in _bells(state):
+        with contextlib.suppress(OSError), _connected(bell):
+            return True
+    return False
+
+
+def _bells(state: Path) -> list[Path]:
     try:
-        names = [path.name for path in directory.iterdir()]
+        return list(_directory(state).iterdir())
     except OSError:
-        return
-    if not names:
-        return
+        return []
+
+
+@contextlib.contextmanager
+def _connected(bell: Path) -> Iterator[socket.socket]:
+    """Yield a socket that is connected to a bell. Raises OSError."""
     from perdure.host.system.sockets import short_path
 
-    for name in names:
-        with (
-            short_path(directory) as short,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
-        ):
-            end.setblocking(False)
-            try:
-                end.connect(f"{short}/{name}")
-                _kick(end)
-            except ConnectionRefusedError:
-                # Nothing listens on this socket: its pool was killed.
-                (directory / name).unlink(missing_ok=True)
-            except OSError:
-                continue
+    with (
+        short_path(bell.parent) as short,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
+    ):
+        end.setblocking(False)
+        end.connect(f"{short}/{bell.name}")
+        yield end
 
 
 def _directory(state: Path) -> Path:

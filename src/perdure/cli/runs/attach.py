@@ -13,14 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from perdure.cli.arguments import seconds_of
-from perdure.cli.compose import Stopper, open_to_read, settings
+from perdure.cli.compose import Stopper, open_to_read, probe, settings
 from perdure.cli.parser import optional_name
-from perdure.cli.runs.look import UNATTENDED, is_unclaimed
+from perdure.cli.runs.look import UNATTENDED, UnclaimedCheck
 from perdure.model import Liveness, RunState, TaskRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from perdure.cli.runs.progress import Progress
     from perdure.protocols import RunStore
 
@@ -50,12 +48,13 @@ def wait_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
+    is_unclaimed = UnclaimedCheck(settings(), store)
     if arguments.timeout:
         end = time.monotonic() + arguments.timeout
     else:
         end = float("inf")
     while run.state not in FINAL and not waits_for_person(run, store.now()):
-        if _is_unattended(run, store.now(), partial(store.get, run.id)):
+        if _is_unattended(run, store, is_unclaimed):
             print(f"{run.name} has no supervisor: perdure retry {run.name}", file=sys.stderr)
             return UNATTENDED
         if time.monotonic() > end:
@@ -121,6 +120,7 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
     records = store.history(run.id, limit=1_000_000)
     progress.catch_up(records, attempts[-1].started if attempts else run.created, store.now())
     seen = records[-1].seq if records else 0
+    is_unclaimed = UnclaimedCheck(settings(), store)
     while True:
         run = store.get(run.id)
         for record in store.history(run.id, after=seen):
@@ -130,17 +130,17 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
             stopper.asked
             or run.state in FINAL
             or waits_for_person(run, store.now())
-            or _is_unattended(run, store.now(), partial(store.get, run.id))
+            or _is_unattended(run, store, is_unclaimed)
         ):
             return run
         time.sleep(NAP_S)
 
 
-def _is_unattended(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Return whether no process works on the run or is about to. Either the run's supervisor died,
-    or the run is due and no worker has claimed it in time. `again` reads the run again."""
-    from perdure.cli.compose import probe, settings
-
+def _is_unattended(run: TaskRun, store: RunStore, is_unclaimed: UnclaimedCheck) -> bool:
+    """Return whether no process works on the run, and none is expected to. Either its supervisor
+    died, or the run is due and no worker has claimed it in time."""
     if run.state is RunState.RUNNING:
-        return probe(settings()).liveness(run, now, again) not in (None, Liveness.ATTENDED)
-    return is_unclaimed(run, now)
+        again = partial(store.get, run.id)
+        found = probe(settings()).liveness(run, store.now(), again)
+        return found not in (None, Liveness.ATTENDED)
+    return is_unclaimed(run)

@@ -7,6 +7,7 @@ import codecs
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -401,12 +402,50 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
     return "\n".join([f"instructions, version {version}:", *lines])
 
 
-def is_unclaimed(run: TaskRun, now: int) -> bool:
-    """Return whether the run is due, but no worker has claimed it in time."""
-    from perdure.engine.worker import LEFT_ALONE_MS
+class UnclaimedCheck:
+    """Checks whether a followed run is due, but no worker has claimed it in time, so that probably
+    none will."""
 
-    due = max(run.run_after, run.updated)
-    return run.state is RunState.QUEUED and now - due > LEFT_ALONE_MS
+    def __init__(self, chosen: Settings, store: RunStore) -> None:
+        self._chosen, self._store, self._probe = chosen, store, probe(chosen)
+        self._turn = 0.0
+        """When the run was first seen to wait for its turn, or last seen to wait for a run that is
+        running; 0 if it does not wait."""
+
+    def __call__(self, run: TaskRun) -> bool:
+        from perdure.engine.attempt.accounts import waits_for_turn
+        from perdure.engine.worker import LEFT_ALONE_MS
+        from perdure.host.wakeup import has_pool
+
+        late_ms = self._store.now() - max(run.run_after, run.updated)
+        if run.state is not RunState.QUEUED or late_ms <= LEFT_ALONE_MS:
+            self._turn = 0.0
+            return False
+        if has_pool(self._chosen.state) and run.host in ("", this_host(self._chosen).id):
+            # A pool takes each run that can start here, but it may be busy.
+            return False
+        if not waits_for_turn(run):
+            return True
+        if self._is_seat_held(run):
+            self._turn = time.monotonic()
+            return False
+        # A supervisor that waits for its turn is not known to the store. So it gets some time to
+        # claim the run after the run that it waits for has ended.
+        self._turn = self._turn or time.monotonic()
+        return time.monotonic() - self._turn > LEFT_ALONE_MS / 1000
+
+    def _is_seat_held(self, run: TaskRun) -> bool:
+        from perdure.engine.attempt.accounts import may_hold_seat
+
+        now = self._store.now()
+        for claim in self._store.claims():
+            again = partial(self._store.get, claim.run.id)
+            if (
+                may_hold_seat(run, claim.run)
+                and self._probe.liveness(claim.run, now, again) is Liveness.ATTENDED
+            ):
+                return True
+        return False
 
 
 class UnattendedCheck:
@@ -415,12 +454,13 @@ class UnattendedCheck:
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store
+        self._is_unclaimed = UnclaimedCheck(chosen, store)
         self._since = 0.0
 
     def __call__(self, run_id: str) -> bool:
         again: Callable[[], TaskRun] = lambda: self._store.get(run_id)  # noqa: E731
         run = again()
-        if is_unclaimed(run, self._store.now()):
+        if self._is_unclaimed(run):
             sys.stdout.flush()
             print(
                 f"{run.name} is due, but no worker has claimed it: perdure retry {run.name} "

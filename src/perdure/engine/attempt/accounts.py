@@ -27,6 +27,9 @@ OF_A_MODEL = late_pattern(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
 """Pattern of a message about a limit of a single model. The account's other models stay usable."""
+TURN = "waits for its turn"
+"""Beginning of the reason of a run that waits because too many runs of its account or of its rule
+are running."""
 
 
 def credentials_digest(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
@@ -123,13 +126,10 @@ def wait_for(store: RunStore, run: TaskRun, seat: AccountSlot) -> bool:
         store.defer(run.id, parking.until, f"parked: {parking.reason}")
         return True
     if seat.jobs and store.seats_taken(seat.account) >= seat.jobs:
-        reason = (
-            f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are "
-            f"running"
-        )
+        reason = f"{TURN}: {seat.jobs} of {seat.jobs} runs of account {seat.account} are running"
     elif seat.rule_jobs and store.seats_taken_under(seat.rule) >= seat.rule_jobs:
         reason = (
-            f"waits for its turn: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent "
+            f"{TURN}: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent "
             f"{seat.rule} are running"
         )
     else:
@@ -137,6 +137,17 @@ def wait_for(store: RunStore, run: TaskRun, seat: AccountSlot) -> bool:
     if run.reason != reason:
         store.defer(run.id, run.run_after, reason)
     return True
+
+
+def waits_for_turn(run: TaskRun) -> bool:
+    """Return whether a queued run waits because too many other runs are running."""
+    return run.reason.startswith(TURN)
+
+
+def may_hold_seat(run: TaskRun, other: TaskRun) -> bool:
+    """Return whether `other`, which is running, may be a run for whose end `run` waits."""
+    same_rule = bool(run.spec.rule) and other.spec.rule == run.spec.rule
+    return other.spec.agent == run.spec.agent or same_rule
 
 
 def parking_keys(engine: Engine, run: TaskRun) -> Sequence[str]:
