@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure import wiring
 from perdure.config.files import load
@@ -16,12 +17,18 @@ from perdure.engine.attempt import Engine, perform, take_over
 from perdure.engine.attempt.opening_steps import open_attempt
 from perdure.engine.service import stop
 from perdure.model import OutcomeKind, RunState, TaskSpec
+from perdure.model.events import AgentLaunched, Record
+from perdure.protocols import Observer
 from tests.conftest import Scratch
 
 
 @pytest.fixture
 def engine(scratch: Scratch, tmp_path: Path) -> Engine:
     """Make an engine with an agent that prints nothing and writes nothing."""
+    return make_engine(scratch, tmp_path)
+
+
+def make_engine(scratch: Scratch, tmp_path: Path, *observers: Observer) -> Engine:
     program = tmp_path / "claude"
     program.write_text("#!/bin/sh\nexec sleep 98\n")
     program.chmod(0o755)
@@ -30,7 +37,7 @@ def engine(scratch: Scratch, tmp_path: Path) -> Engine:
         "PERDURE_CLAUDE": str(program),
         "PERDURE_STATE": str(tmp_path / "state"),
     }
-    return wiring.open_engine(load(environ, tmp_path), environ)
+    return wiring.open_engine(load(environ, tmp_path), environ, observers)
 
 
 def killed(engine: Engine, *, recorded: bool) -> Path:
@@ -92,3 +99,24 @@ def test_a_stop_during_the_preparation_starts_no_agent(
     ended = perform(engine, claim)
     assert (ended.state, ended.reason) == (RunState.CANCELLED, "stopped on request")
     assert not started.exists()
+
+
+def test_a_stop_during_the_launch_is_obeyed_at_once(scratch: Scratch, tmp_path: Path) -> None:
+    """A stop is stored while the agent is started, so `perdure stop` finds no agent to stop. The
+    supervisor stops it, although it does not renew the lease for an hour."""
+
+    def observe(record: Record) -> None:
+        if isinstance(record.event, AgentLaunched):
+            engine.store.request_cancel(record.run)
+
+    engine = replace(make_engine(scratch, tmp_path, observe), lease_s=4 * 3600.0)
+    finished = tmp_path / "finished"
+    (tmp_path / "claude").write_text(f"#!/bin/sh\nsleep 60\ntouch {finished}\n")
+    spec = TaskSpec(prompt="Do it.", service="api", task="t")
+    run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
+    claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
+    assert claim is not None
+    assert perform(engine, claim).state is RunState.CANCELLED
+    (attempt,) = engine.store.attempts(run.id)
+    assert attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.CANCELLED
+    assert not finished.exists()
