@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).parents[1]
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
-# Not the build for musl; Codex has no other one.
+# The pattern `[!l]` leaves out Claude Code's build for musl. Codex has only one build.
 NATIVE = {
     "claude": "@anthropic-ai/claude-code-linux-*[!l]/claude",
     "codex": "@openai/codex-linux-*/vendor/*/bin/codex",
@@ -86,7 +86,8 @@ HOMES = frozenset(
     str(place)
     for home in (os.environ.get("HOME") or _account, _account)
     for place in (Path(home), Path(home).resolve())
-    # Debian's nobody has /nonexistent, which is what perdure gives git where it is to have no home.
+    # Debian's user `nobody` has the home /nonexistent. perdure sets the same HOME for git where git
+    # must not have a home.
     if home != "/nonexistent"
 )
 _TOPS = tuple(f"{home.rstrip('/')}/{name}" for home in HOMES for name in GUARDED)
@@ -109,13 +110,13 @@ _PATHS = {
     **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect"), 1),
     **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
 }
-"""Audit events that name files, with the number of their first arguments that are files."""
+"""Audit events that name files, with the number of leading arguments that are paths."""
 _ENVIRONMENTS = {"subprocess.Popen": 3, "os.posix_spawn": 2, "os.exec": 2}
-"""Audit events that start a program, and the place of its environment among their arguments."""
+"""Audit events that start a program, with the index of the environment among their arguments."""
 
 
 class RealHomeTouched(AssertionError):
-    """A test left its scratch directory."""
+    """A test used a file of the real home."""
 
 
 _touched: list[str] = []
@@ -167,8 +168,8 @@ def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(autouse=True)
 def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The guard of one test: a home of its own, and a list of touched files of the real one. The
-    list must be empty, even if the code under test swallowed the guard's error."""
+    """Guard one test: give it a home of its own, and yield the list of files that it touches in the
+    real home. The list must stay empty, even if the code under test swallows the guard's error."""
     _touched.clear()
     mounted = spread.count()
     _move_into(_scratch_directory, monkeypatch)
@@ -183,8 +184,8 @@ def _move_into(directory: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _places(directory: Path) -> dict[str, str]:
-    """Return the variables for the directories in which a program may write, with the directories
-    made."""
+    """Make the directories in which a program may write, and return the variables that name
+    them."""
     home = directory / "home"
     xdg = {"CONFIG": ".config", "DATA": ".local/share", "STATE": ".local/state", "CACHE": ".cache"}
     places = {
@@ -226,9 +227,10 @@ class Scratch:
 
 @pytest.fixture
 def scratch(_scratch_directory: Path) -> Scratch:
-    """The test's own home and temporary directory, and an environment that names no other."""
+    """Return the test's own home and temporary directory, and an environment that names no
+    others."""
     places = _places(_scratch_directory)
-    # Claude Code takes full permissions as root only inside a sandbox, which a scratch is.
+    # As root, Claude Code accepts full permissions only in a sandbox. A scratch directory is one.
     environ = {
         "PATH": os.environ["PATH"],
         "LANG": "C.UTF-8",
@@ -334,16 +336,16 @@ SLOW_AGENTS = ("gemini", "opencode", "acp")
 test-slow`."""
 
 ALWAYS = ("test_a_task_succeeds_in_a_worktree_of_its_own", "test_everything_is_killed_at_once")
-"""The journeys that `make test` also runs with the slow CLIs: from start to end, and interrupted
-and continued."""
+"""The journeys that `make test` also runs with the slow CLIs: one from start to end, and one that
+is killed and continued."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Iterator[None]:
-    """Mark the tests of slow CLIs, so that the suite stays under ten minutes on two cores; then
-    sort them."""
+    """Mark the tests of slow CLIs, so that `make test` takes less than ten minutes on two cores.
+    Then sort all tests."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         agent = item.callspec.params.get("agent", "") if hasattr(item, "callspec") else ""
@@ -388,11 +390,11 @@ ELSEWHERE = {
     "kubernetes": "test-kubernetes",
     "image": "test-image",
 }
-"""Tests that are left out by their marker, and the command that runs them."""
+"""Markers of tests that a command may leave out, with the `make` target that runs them."""
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Report what did not run: a green suite may be incomplete."""
+    """Report which tests did not run, because a suite may pass and yet be incomplete."""
     expression = config.option.markexpr or ""
     if os.geteuid() != 0:
         terminalreporter.write_line("not run: what is marked root; root runs it", yellow=True)

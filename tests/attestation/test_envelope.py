@@ -53,12 +53,13 @@ def statement(run: str = "brisk-otter") -> Statement:
 
 
 def keys(*among: Ed25519PrivateKey) -> dict[str, object]:
-    """Return the public keys by their ids."""
+    """Return the public keys of these private keys, by key id."""
     return {key_id(each.public_key()): each.public_key() for each in among}
 
 
 def verify(content: bytes, *among: Ed25519PrivateKey) -> Statement:
-    """Open an envelope with the public part of these keys."""
+    """Return the statement of an envelope, verified with the public part of these keys (`KEY` if
+    none is given)."""
     return opened(content, keys(*(among or (KEY,))))  # type: ignore[arg-type]
 
 
@@ -113,8 +114,8 @@ def test_every_cut_fails() -> None:
 
 
 def test_another_form_of_the_same_fails() -> None:
-    """Blanks, another order of fields, a second signature, an unknown field, and base64 with other
-    padding bits are refused, although the signed bytes are the same."""
+    """An envelope with extra blanks, another order of fields, a second signature, an unknown field,
+    or other padding bits in its base64 is refused, although the signed bytes are the same."""
     content = signed(statement(), KEY)
     envelope = json.loads(content)
     twice = {**envelope, "signatures": envelope["signatures"] * 2}
@@ -136,8 +137,8 @@ def test_another_form_of_the_same_fails() -> None:
 
 
 def test_another_key_is_named() -> None:
-    """A statement of another key is refused by the id of the key, even if it claims to be of the
-    trusted one."""
+    """A statement that another key signed is refused, and the error names that key's id. It is also
+    refused if its key id was replaced by the id of the trusted key."""
     content = signed(statement(), OTHER)
     with pytest.raises(NotVerified, match=f"names key '{key_id(OTHER.public_key())[:16]}'"):
         verify(content)
@@ -214,8 +215,8 @@ def test_a_statement_is_about_what_the_attempt_left() -> None:
 
 
 def test_the_key_of_a_host(tmp_path: Path) -> None:
-    """A host has one key, which only its owner can read. A file that others can read is refused, as
-    is an invalid key. Trusted keys have names."""
+    """A host has one key, which only its owner can read. A key file that others can read is
+    refused, as is an invalid key. Trusted keys have names."""
     with pytest.raises(NotFound, match="no signing key"):
         hostkey.load(tmp_path)
     made = hostkey.make(tmp_path)
@@ -244,8 +245,8 @@ def test_the_key_of_a_host(tmp_path: Path) -> None:
 
 
 def test_a_receipt_in_a_comment() -> None:
-    """The comment on a forge has the receipt on a line of its own, as the verifier reads it. A
-    receipt that is too long is left out, and the comment says so."""
+    """The comment on a forge has the receipt on a line of its own, in the form that the verifier
+    reads. A receipt that is too long is left out, and the comment says so."""
     spec = TaskSpec(agent="claude", prompt="p")
     run = TaskRun(
         id="r", name="brisk-otter", spec=spec, state=RunState.SUCCEEDED, created=1, updated=2

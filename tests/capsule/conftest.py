@@ -141,7 +141,8 @@ def _changes(workdir: Path) -> None:
 
 
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
-    """Return every file below by its mode and content, or its link; git's own files are left out."""
+    """Return mode and content of every file below the directory, or mode and target of a link, by
+    path. git's own files are left out."""
     return {
         str(path.relative_to(directory)): (
             path.lstat().st_mode,

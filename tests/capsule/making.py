@@ -35,7 +35,7 @@ class Given:
 
 
 def manifest(given: Given, **fields: Any) -> Manifest:
-    """Return a manifest with a story, a journal and a conversation of a few parts."""
+    """Return a manifest with a run's record, a journal and a conversation of a few parts."""
     talk = CapsuleConversation(
         agent="claude",
         id="01234567-89ab-cdef-0123-456789abcdef",

@@ -1,4 +1,4 @@
-"""The capsule as a file: the same bytes for the same contents, and nothing is used before it is
+"""Capsules as files: equal contents give equal bytes, and nothing of a capsule is used before it is
 checked."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAIN = json.loads(manifests.encode(manifest(Given())))
 
 
 def unpack(content: bytes, near: Path) -> dict[str, bytes]:
-    """Return every file of a capsule by its name, as `imports` would find it."""
+    """Unpack a capsule as `imports` does, and return every file of it by name."""
     read = Capsule(io.BytesIO(content), "it")
     with verification.verified(read.manifest, read, near) as found:
         read.end()
@@ -67,8 +67,8 @@ def test_it_is_plain_zstd_behind_lengths(tmp_path: Path) -> None:
 def test_a_changed_capsule_is_refused_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """After bytes are flipped, cut, doubled, moved or inserted, the result is exactly the same
-    files, or a sentence and nothing on the disk."""
+    """A capsule whose bytes were flipped, cut, repeated or inserted either unpacks to exactly the
+    same files, or is refused with a sentence. Nothing is left on the disk."""
     content = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 3))):
         if not content:
@@ -124,7 +124,7 @@ HOSTILE = st.recursive(
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return every place in a JSON value."""
+    """Return the path (keys and indexes) of every value in a JSON value."""
     inside = (
         node.items()
         if isinstance(node, dict)
@@ -138,8 +138,8 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(max_examples=400)
 @given(st.sampled_from(places(PLAIN)), HOSTILE)
 def test_a_hostile_manifest_is_refused_in_words(place: tuple[Any, ...], value: Any) -> None:
-    """With any value in any place of the manifest, it is read, or refused with a sentence, and
-    there is never another error."""
+    """A manifest with an arbitrary value in any place is either read or refused with a sentence. No
+    other error occurs."""
     changed = json.loads(json.dumps(PLAIN))
     if not place:
         changed = value
@@ -182,8 +182,8 @@ NO_MANIFESTS = [
 
 @pytest.mark.parametrize("content", NO_MANIFESTS, ids=lambda content: repr(content[:24]))
 def test_what_is_no_manifest_is_refused_in_words(content: bytes) -> None:
-    """Deep nesting, duplicate names, missing or endless numbers, lone surrogates and other formats
-    each give a sentence, and no traceback."""
+    """Deep nesting, duplicate fields, missing fields, infinite and overlong numbers, lone
+    surrogates and other formats are each refused with one sentence and no traceback."""
     with pytest.raises(CapsuleError) as caught:
         manifests.read(content)
     assert "\n" not in str(caught.value)
@@ -229,8 +229,8 @@ def _framed(*frames_: bytes, digest: bytes = bytes(32)) -> bytes:
 
 
 def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    """A frame that would unpack to more than a hundred times its size, or to more than a part may
-    hold, is not unpacked."""
+    """A compressed frame that would unpack to more than a hundred times its size, or to more than a
+    part may hold, is not unpacked."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))
@@ -271,8 +271,8 @@ def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
-    """A file is created, never written through a link, even if another process could place a link
-    there."""
+    """A file is created, never written through a link, even if another process put a link in its
+    place."""
     given = Given()
     file = given.file("main", b"mine")
     (tmp_path / "victim").write_text("kept")

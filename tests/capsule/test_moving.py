@@ -58,8 +58,8 @@ def imported(engine: Engine, path: Path, **wish: Any) -> ImportResult:
 
 
 def nothing_is_left(engine: Engine, into: Path) -> None:
-    """Check that there is no run, no directory, no copy and nothing staged. A workdir that was made
-    is in the trash."""
+    """Check that a failed import left no run, no target directory, no own copy of a transcript and
+    no staged file."""
     assert list(engine.store.find()) == [] and not into.exists()
     assert [
         path for path in engine.state.rglob("*") if path.is_file() and path.name.startswith("main")
@@ -68,8 +68,9 @@ def nothing_is_left(engine: Engine, into: Path) -> None:
 
 
 def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Files with their modes, links, stages, branch and commits, conversation, attempts, receipts,
-    instructions and journal are all there, in another directory, and nothing is due."""
+    """An import into another directory restores files with their modes, links, staged changes,
+    branch and commits, conversation, attempts, receipts, instructions and journal. No attempt is
+    due afterwards."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     workdir = Path(run.workspace.path)
@@ -221,8 +222,8 @@ def test_nothing_in_a_capsule_widens_what_this_machine_grants(
 
 
 def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """The name and the id must be others, because the first run has them. Both runs know their
-    origin."""
+    """A second import of a capsule needs another name and another directory, because the first run
+    has those. It gets another id. Both runs know the id that the run had on the first machine."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     first = imported(two, path, into=tmp_path / "a").run
@@ -273,7 +274,7 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
 def test_a_committed_secret_cannot_be_left_out(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Content of the run's commits is exported with its history. The export says so."""
+    """A secret in a file of a commit cannot be redacted or left out, so the export is refused."""
 
     def change(workdir: Path) -> None:
         (workdir / "key.txt").write_text(TOKEN)
@@ -290,7 +291,8 @@ def test_a_committed_secret_cannot_be_left_out(
 def test_a_secret_in_the_message_of_a_commit_is_found(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """It cannot be left out, because the pack has the commit."""
+    """A secret in the message of a commit is found. It cannot be left out, because the pack
+    contains the commit."""
 
     def change(workdir: Path) -> None:
         git(workdir, "commit", "-q", "--allow-empty", "-m", f"Use {TOKEN} for now")
@@ -307,7 +309,8 @@ def test_a_secret_in_the_message_of_a_commit_is_found(
 
 
 def is_inside(token: str, place: Path) -> bool:
-    """Return whether a file below has the text, or an object of the repository there."""
+    """Return whether the text is in a file below the directory, or in an object of its git
+    repository."""
     words = ["git", "cat-file", "--batch-all-objects", "--batch"]
     objects = subprocess.run(words, cwd=place, capture_output=True, check=True).stdout
     contents = [path.read_bytes() for path in place.rglob("*") if path.is_file()]
@@ -317,8 +320,8 @@ def is_inside(token: str, place: Path) -> bool:
 def test_copies_of_a_file_that_is_left_out_are_left_out(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """git names equal files by one path only. All of them are left out and listed, also a staged
-    one."""
+    """git lists only one path for files with equal content. Yet all copies of a file that is left
+    out are left out and listed, also a staged one."""
 
     def change(workdir: Path) -> None:
         for name in ("a/.env", "backup/.env", "staged.txt"):
@@ -397,7 +400,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
 
 
 def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> bytes:
-    """Return a capsule with some files replaced and matching digests, as an attacker would make it."""
+    """Return a capsule with some files replaced and their digests updated, as an attacker would
+    make it."""
     from msgspec.structs import replace as with_
 
     given = Given()
@@ -424,8 +428,8 @@ def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> byte
 
 
 def try_in(engine: Engine, content: bytes, into: Path) -> bool:
-    """Return whether it was imported. Any other error than perdure's own fails the test, and so
-    does an incomplete import."""
+    """Return whether the capsule was imported. An incomplete import fails the test, and so does any
+    error that is not perdure's own."""
     capsule = Capsule(io.BytesIO(content), "it")
     try:
         import_run(engine, capsule.manifest, capsule, ImportRequest(source="it", into=into))
@@ -445,7 +449,7 @@ def test_a_hostile_story_is_read_or_refused(
     data: st.DataObject,
 ) -> None:
     """A capsule with matching digests has an arbitrary value anywhere in the run's record or
-    journal. It is imported, or refused with a sentence; a refused one leaves nothing behind."""
+    journal. It is imported, or it is refused with a sentence and leaves nothing behind."""
     manifest, files = whole
     top = tmp_path_factory.mktemp("story")
     name = data.draw(st.sampled_from(["run.json", "journal.jsonl"]))
@@ -483,8 +487,8 @@ def test_a_hostile_pack_is_refused(
     at: float,
     flip: int,
 ) -> None:
-    """Any byte of a git pack is changed, with a matching digest in the manifest. git's own checks
-    refuse it, and nothing is left."""
+    """A git pack with any one byte changed, and the matching digest in the manifest, is refused by
+    git's own checks. Nothing is left."""
     manifest, files = whole
     pack = bytearray(files["packs/0.pack"])
     pack[int(at * len(pack))] ^= flip
@@ -608,8 +612,8 @@ def test_a_hostile_description_is_refused(
 def test_a_link_that_cannot_exist_is_refused(
     machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, target: bytes
 ) -> None:
-    """A link has an empty target, or one with a null character. The import names it, and leaves
-    nothing behind."""
+    """An import refuses a link whose target is empty or has a null character. It names the link,
+    and leaves nothing behind."""
     evil = hostile(whole, tmp_path / "evil", {"a": ("100644", b"a\n"), "b": ("120000", target)})
     capsule, engine = Capsule(io.BytesIO(evil), "it"), machine("two")
     wanted = ImportRequest(source="it", into=tmp_path / "into")
@@ -658,13 +662,13 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
 
 
 def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
-    """Several attempts run at the same time and upload now and then. perdure never uploads one run
-    twice at the same time. Otherwise two manifests would have the same number, and one of them
-    would be refused as if another machine had been faster."""
+    """While several attempts upload at the same time, perdure never runs two uploads of one run at
+    once. Otherwise two manifests would have the same number, and one of them would be refused as if
+    another machine had published it first."""
 
     class SupervisionResult:
-        """A store that is queried at the beginning of each upload, counts overlapping ones, and
-        lets none continue."""
+        """Stub of a store. It is queried at the beginning of each upload, counts uploads of one run
+        that overlap, and fails every upload."""
 
         def __init__(self) -> None:
             self.turn, self.inside, self.twice = threading.Lock(), Counter[str](), 0
@@ -701,8 +705,9 @@ def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
 def test_who_lost_its_place_publishes_nothing(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """After a take-over the first machine's checkpoints and attempts are refused, and it says which
-    machine has the run. It may take the run back as any other machine would."""
+    """After a take-over the first machine's checkpoints and attempts are refused, and the error
+    names the machine that has the run. The first machine may take the run back as any other machine
+    would."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
@@ -740,8 +745,8 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
     publish(one, move.open_store(url), run, one.store.checkpoints(run.id)[-1], SecretOptions())
-    # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not
-    # said that it is its own.
+    # The slower machine waits for the lock of its new workdir. At that moment it has read who owns
+    # the run, but has not yet claimed the run.
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
     lock.parent.mkdir(parents=True, mode=0o700)
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
@@ -769,9 +774,9 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
 def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """While another machine is taking the run over, the machine that had it can publish nothing
-    more. It gets an error, so it does not consider work saved that nobody continues. If the
-    take-over fails, it can publish again."""
+    """While another machine is taking the run over, the machine that had it cannot publish. It gets
+    an error, so it does not report work as saved that nobody would continue. If the take-over
+    fails, it can publish again."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
@@ -807,7 +812,8 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
 def test_a_store_that_cannot_be_reached_stops_nobody(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Attempts still start, and a sentence says what could not be uploaded."""
+    """If the checkpoint store cannot be reached, attempts still start, and a sentence says what
+    could not be uploaded."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     (tmp_path / "store").write_text("a file")
@@ -820,8 +826,8 @@ def test_a_store_that_cannot_be_reached_stops_nobody(
 def test_what_is_no_capsule_is_refused_by_the_command(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """`perdure import` of another file, of a truncated capsule, from a pipe and of nothing gives a
-    sentence and a hint, no traceback, and nothing is made."""
+    """`perdure import` of another kind of file, of a truncated capsule, from a pipe and of nothing
+    gives a sentence and a hint, but no traceback. It makes nothing."""
     path = exported(
         machine("one"),
         worked(machine("one"), repository, tmp_path / "agent"),
@@ -857,8 +863,8 @@ def test_a_clone_is_cut_where_the_run_began(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
     """The agent commits before its first checkpoint. The uploaded changes are based on a commit
-    that the repository has, so that a clone on another machine can import them. That holds as well
-    when the repository went on meanwhile and the clone is created again."""
+    that the repository has, so that a clone on another machine can import them. The same holds if
+    the repository has got new commits and the clone is created again."""
     one = machine("one")
     began = git(repository, "rev-parse", "HEAD").strip()
     run = worked(one, repository, tmp_path / "home", backend="isolated")
@@ -887,8 +893,9 @@ def test_a_clone_is_cut_where_the_run_began(
 def test_only_the_end_of_an_attempt_is_all_of_it(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """`settled` means that nothing would be lost. It is not set if the attempt's last checkpoint
-    could not be taken, or if one leaves work out. Build output and pipes are not work."""
+    """`settled` means that nothing would be lost. It is not set if the last checkpoint was not
+    taken at the end of the attempt, or leaves out work. Build output and pipes do not count as
+    work."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     publishing = CheckpointPublisher(one, (tmp_path / "store").as_uri(), SecretOptions())
@@ -937,8 +944,8 @@ class Overtaken(CheckpointStore):
 def test_who_is_overtaken_while_it_publishes_knows_it(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """The other machine read the store before this manifest was written, so the checkpoint is not
-    reported as saved."""
+    """If another machine takes the run over just before the manifest is written, that machine has
+    not read the manifest. So the checkpoint is not reported as saved."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
@@ -956,8 +963,8 @@ def test_who_is_overtaken_while_it_publishes_knows_it(
 def test_what_a_conversation_was_told_its_own_copy_says(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """A checkpoint is uploaded late, when the run already has newer instructions. Its conversation
-    does not contain them, so they do not count as given to the agent."""
+    """If a checkpoint is uploaded after the run got newer instructions, its conversation does not
+    contain them. So they do not count as given to the agent."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     store = move.open_store((tmp_path / "store").as_uri())

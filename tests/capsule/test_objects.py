@@ -62,8 +62,8 @@ def test_a_part_that_is_not_there_or_was_changed_is_noticed(store: CheckpointSto
 
 
 def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
-    """Eight machines take a run over at the same moment. One gets the term, and all others are told
-    that another machine was faster."""
+    """Eight machines take a run over at the same moment. One gets the term, and all others get an
+    error that another machine was faster."""
     store.begin(RUN, Term(number=1, owner="a", at=1))
     won: list[str] = []
     lost: list[Conflict] = []
@@ -101,8 +101,8 @@ def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
 
 
 def test_a_late_manifest_hides_nothing(store: CheckpointStore) -> None:
-    """A machine that lost its place may still publish, but that never counts as newer than the next
-    machine's manifest."""
+    """A machine that has lost its term may still write a manifest, but that manifest never counts
+    as newer than the next machine's."""
     ours, late = manifest(Given(), number=1), manifest(Given(), number=900)
     store.publish(RUN, 2, 1, ours)
     store.publish(RUN, 1, 900, late)
@@ -130,7 +130,8 @@ def test_a_run_that_is_not_there_is_not_found(store: CheckpointStore) -> None:
     ],
 )
 def test_a_strange_object_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    """Any other object in the store in place of a term or a manifest is an error with a sentence."""
+    """An object that is neither a term nor a manifest, stored where one is expected, gives an error
+    with a sentence."""
     store = open_store((tmp_path / "s").as_uri())
     for name in ("terms/000001.json", "000001-00000001.json"):
         place = tmp_path / "s" / "runs" / RUN / name

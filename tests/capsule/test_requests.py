@@ -46,7 +46,8 @@ ALLOWED = replace(OPEN, state=RequestState.ANSWERED, answer=AnswerKind.ALLOW, by
 def test_a_request_arrives(
     request_there: AgentRequest, here: tuple[RequestState, AnswerKind | None, str]
 ) -> None:
-    """Everybody has the whole time to answer; an approval that was not used is asked for again."""
+    """An imported request can be answered for the full time again. An approval that was given but
+    not used is requested again."""
     spec, state = TaskSpec(prompt="x"), RunState.QUEUED
     run = TaskRun(id="b" * 32, name="task", spec=spec, state=state, created=1, updated=1, attempt=3)
     start = Continuation(kind=Start.FRESH)

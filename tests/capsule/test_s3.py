@@ -43,8 +43,8 @@ def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the answer to a write is lost, the client writes again and finds its own object. That is
-    no conflict. An object of another machine still is."""
+    """If the answer to a write is lost, the client writes again and finds its own object, which is
+    no conflict. Another machine's object is a conflict."""
     with bucket() as kept:
         for name, value in kept.environ().items():
             monkeypatch.setenv(name, value)
@@ -63,7 +63,7 @@ def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
 
 
 def test_without_credentials_s3_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that refuses is named, with advice."""
+    """If S3 refuses access, the error names the store and gives advice."""
     with bucket() as kept:
         for name, value in {**kept.environ(), "AWS_ACCESS_KEY_ID": "nobody"}.items():
             monkeypatch.setenv(name, value)

@@ -90,8 +90,8 @@ FORMS = {
 
 @pytest.mark.parametrize("name", ["", "me:", "ada:", "lovelace:"])
 def test_a_password_in_basic_authentication_is_found(name: str) -> None:
-    """In base64 after a user's name of any length, as in a header, hardly a letter of the secret is
-    left."""
+    """A password in a header for basic authentication is found. Its base64 follows a user name of
+    any length, so hardly any letter of the password can be recognized."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
     text = b"Authorization: Basic " + base64.b64encode(f"{name}hunter/2 horse battery".encode())
     clean = b"".join(scan.over("here", io.BytesIO(text)))
@@ -125,8 +125,8 @@ def test_the_values_of_this_environment_are_found(form) -> None:
     st.integers(1, 97),
 )
 def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -> None:
-    """However a text is cut into windows, the findings are the same, and so is the result, with its
-    length."""
+    """However a text is cut into windows, the findings and the redacted text are the same. The
+    redacted text is as long as the original."""
     text = " ".join(pieces).encode()
     whole = Scan()
     expected = b"".join(whole.over("x", io.BytesIO(text)))
@@ -139,7 +139,7 @@ def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -
 
 
 def test_the_table_never_shows_a_value() -> None:
-    """A person sees only place, line and kind."""
+    """The table of findings shows place, line and kind, but never the secret."""
     scan = Scan()
     scan.look("notes.md", "\n\n".join(SECRETS.values()).encode())
     told = str(scans.SecretsFound(scan.findings, ""))
@@ -148,7 +148,7 @@ def test_the_table_never_shows_a_value() -> None:
 
 
 def test_the_shapes_do_not_match_their_own_source() -> None:
-    """perdure's own source can be exported."""
+    """The patterns find nothing in perdure's own source, so it can be exported."""
     top = Path(__file__).parents[2]
     for path in (*top.glob("src/perdure/capsule/*.py"), Path(__file__)):
         assert list(find_tokens(path.read_bytes())) == [], path

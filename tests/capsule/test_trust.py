@@ -9,7 +9,7 @@ from perdure.model.forge.postings import Origin, labels_of
 
 def test_a_change_of_continuity_or_of_a_time_limit_is_named() -> None:
     """`fresh-ok` becomes `disclose`, and time limits are brought within bounds; each is named with
-    both values. Values within the bounds, and no limit, stay without a word."""
+    both values. Values within the bounds, and a limit that is not set, stay and are not named."""
     wide = TaskSpec(
         prompt="Go.", continuity=ContinuityPolicy.FRESH_OK, timeout_s=172_800.0, stall_s=0.5
     )

@@ -69,7 +69,8 @@ class Bench:
         self.transcript.parent.mkdir(parents=True, exist_ok=True)
 
     def opened(self) -> LiveAttempt:
-        """Return the run's attempt: begun, or taken over from the process that was killed."""
+        """Begin the run's attempt, or take it over from the process that was killed, and return
+        it."""
         store, session = (
             self.engine.store,
             Session(
@@ -160,7 +161,7 @@ class Bench:
 
 
 def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
-    """Let a process work, and kill it and its children this long after its first checkpoint."""
+    """Start a process that works. Kill it and its children `seconds` after its first checkpoint."""
     fields = (workspace.id, workspace.path, workspace.repo, workspace.branch, workspace.base)
     command = [
         sys.executable,
@@ -182,8 +183,8 @@ def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
 
 
 def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
-    """Kill one run this many times. After each kill everything that is published is complete, and
-    the newest checkpoint can be restored."""
+    """Kill one run this many times. Check after each kill that every published checkpoint is
+    complete and that the newest can be restored. Return how many checkpoints were checked."""
     yard = make_yard(top)
     workspace, place = made(yard, backend)
     rows = 0

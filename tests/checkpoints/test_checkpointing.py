@@ -48,8 +48,8 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
 
 
 def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
-    """No number of later checkpoints removes the checkpoint that a restore made first, nor, because
-    of it, the end of the previous attempt."""
+    """The checkpoint that a restore made first is never removed, however many checkpoints follow.
+    The last one of the attempt before the restore is kept as well."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     for number, why in enumerate(("end", "restore"), 1):
@@ -67,8 +67,8 @@ def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
 
 
 def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
-    """A checkpoint is taken in the background and published by the next look. One that is due
-    meanwhile is taken afterwards, and the last one at the end."""
+    """A checkpoint is taken in the background and published later. One that is requested meanwhile
+    is taken next, and the last one at the end."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     checkpoints = Checkpointing(bench.engine, opened)

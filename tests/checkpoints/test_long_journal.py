@@ -16,8 +16,8 @@ from perdure.testing.stores.samples import SUCCESS, begun, claimed, submit
 
 
 def test_the_end_of_a_very_long_journal_is_read(tmp_path: Path) -> None:
-    """The newest records say what is the case now. perdure reads them also if the journal is
-    longer than it reads at once."""
+    """The newest records say what is true now. perdure reads them even if the journal is longer
+    than what it reads at once."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         run = submit(store)
         claim = claimed(store, run)

@@ -74,8 +74,8 @@ def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
 
 
 def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
-    """Make a run with an earlier checkpoint and later work, and a known conversation for each. Kill
-    the restore this many times, at random moments."""
+    """Make a run with an earlier checkpoint and later work, each with a known conversation. Kill
+    its restore this many times, at random moments. Return how often each result was seen."""
     yard = make_yard(top)
     engine = engine_at(top, yard.environ)
     spec = TaskSpec(

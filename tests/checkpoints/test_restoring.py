@@ -53,8 +53,8 @@ def checkpoint(engine: Engine, run: TaskRun, number: int, **more: object) -> Che
 
 
 def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
-    """While another process has the workdir an attempt is postponed, and the process is named. The
-    attempt does not count, and no person is asked."""
+    """While another process has locked the workdir, an attempt is postponed, and that process is
+    named. The attempt does not count, and no person is asked."""
     run, top = queued(ground)
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "perdure restore task")
@@ -71,8 +71,8 @@ def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
 
 @pytest.mark.parametrize("again", range(5))
 def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) -> None:
-    """Whenever a pool claims it, a restore is completed or refused without a change, and no attempt
-    asks for a person."""
+    """At whatever moment a pool claims the run, its restore is completed, or refused without a
+    change. No attempt asks for a person."""
     run, top = queued(ground)
     assert run.workspace is not None
     engine, store = ground.engine, ground.engine.store

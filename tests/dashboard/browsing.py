@@ -34,12 +34,12 @@ NODES = """() => {
   if (window.xss) bad.push("it ran");
   return bad;
 }"""
-"""Elements and attributes that perdure's own pages do not have, so an agent must have added them.
-"""
+"""A script that finds elements and attributes which perdure's own pages do not have, so an agent
+must have added them."""
 
 
 class Looking:
-    """A window. With `script` False it has no JavaScript."""
+    """A browser window. If `script` is False, it runs no JavaScript."""
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class Looking:
         return self.page
 
     def nodes(self) -> list[Any]:
-        """Return elements that an agent has put into the page; empty if all is well."""
+        """Return the elements that an agent has put into the page. The list is empty if there are
+        none."""
         found: list[Any] = self.page.evaluate(NODES)
         return found
 
@@ -100,8 +101,8 @@ class Looking:
         self.context.close()
 
     def harmless(self) -> None:
-        """Check that there was no dialog, no request to another host, and no error on the console
-        except for an address that was meant to fail."""
+        """Check that there was no dialog, no request to another host, and no error on the console.
+        An error for an address that was expected to fail is allowed."""
         left = [
             each
             for each in self.bad

@@ -1,4 +1,5 @@
-"""A real headless Chromium, and two servers: one full of hostile texts, and one whose agents work."""
+"""A real headless Chromium, and two servers: one full of hostile texts, and one whose agents
+run."""
 
 from __future__ import annotations
 
@@ -65,8 +66,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    """A server with runs, plans, deliveries and conversations that are full of hostile text, and an
-    admin's token."""
+    """Run a server with runs, plans, deliveries and conversations that are full of hostile text.
+    Yield it with an admin's token."""
     serving = Serving(tmp_path_factory.mktemp("full"))
     fill(serving.state / "perdure.db")
     token = serving.token("admin")
@@ -76,8 +77,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, st
 
 @pytest.fixture(scope="module")
 def working() -> Iterator[tuple[Stage, Serving, str]]:
-    """Run a server with a pool of two, Claude Code on a script, and an admin's token. Its paths are
-    short, because sockets have at most 108 bytes."""
+    """Run a server with a pool of two, and Claude Code with a scripted model. Yield it with an
+    admin's token. Its paths are short, because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pd"))
     rehearsal = Rehearsal(SCRIPTS).start()
     stage = Stage(directory, "claude", rehearsal)
@@ -93,7 +94,8 @@ def working() -> Iterator[tuple[Stage, Serving, str]]:
 
 @pytest.fixture
 def look(browser: Browser) -> Iterator[Callable[..., Looking]]:
-    """Open a window that is signed in. At the end nothing forbidden may have happened in any."""
+    """Open a signed-in window. At the end of the test, check that nothing forbidden happened in any
+    window."""
     made: list[Looking] = []
 
     def make(serving: Serving, token: str, **settings: object) -> Looking:

@@ -65,12 +65,12 @@ STATES = (RunState.SUCCEEDED, RunState.FAILED, RunState.QUEUED, RunState.CANCELL
 
 
 def storable(text: str) -> str:
-    """Return a text as it can be stored: without NUL."""
+    """Return the text without NUL characters, which cannot be stored."""
     return text.replace("\x00", "")
 
 
 def fill(database: Path) -> None:
-    """Put each payload into each of the fields, of one run or another."""
+    """Fill a new database so that each payload is in each field of some run."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(stores.open(database)) as store:
         for number in range(0, len(PAYLOADS), 4):
@@ -94,7 +94,7 @@ def _rotated(number: int) -> Iterator[str]:
 
 
 def run(store: SqlStore, number: int, *words: str) -> None:
-    """Make a run that ended, with a payload in each of its fields."""
+    """Make a run that has ended, with a payload in each of its fields."""
     prompt, detail, reason, branch, path, session, flag, version, tool, said, why, ask = words[:12]
     name, state = f"r-{number}", STATES[number % len(STATES)]
     place = Workspace(

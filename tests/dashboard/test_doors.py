@@ -76,7 +76,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
 def test_a_run_that_was_reset_after_its_success_can_be_retried(
     served: tuple[Serving, str],
 ) -> None:
-    """The page of a run that succeeded offers no retry, unless a person reset the run since."""
+    """The page of a run that succeeded offers a retry only if a person has reset the run since."""
     serving, token = served
     door = Door(serving, token)
     with closing(stores.open(serving.state / "perdure.db")) as store:
@@ -144,8 +144,8 @@ def test_the_door_leads_nowhere_else(served: tuple[Serving, str], next: str) -> 
 
 
 def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, str]) -> None:
-    """An action needs a POST from this site with the form's secret of this sign-in. Any other
-    request leaves the run as it is."""
+    """An action needs a POST from this site with the secret that this sign-in's forms have. Any
+    other request leaves the run as it is."""
     serving, token = served
     door, other = Door(serving, token), Door(serving, token)
     csrf = door.csrf()
@@ -188,8 +188,8 @@ def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, s
 def test_who_may_dispatch_stays_within_what_the_owner_has_set(
     served: tuple[Serving, str], tmp_path: Path
 ) -> None:
-    """As in the API, only an admin may use a repository that is no https address, or a conversation
-    in its own directory. Nothing is started otherwise."""
+    """As in the API, only an admin may use a repository that is not an https address, or continue a
+    conversation in the directory where it began. For anybody else nothing is started."""
     serving, token = served
     said_by_hand(serving, tmp_path)
     door, admin = Door(serving, serving.token("dispatch")), Door(serving, token)
@@ -225,7 +225,8 @@ def said_by_hand(serving: Serving, cwd: Path) -> None:
 
 
 def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
-    """Too much data, too many fields, and data that is not text get a sentence, and have no effect."""
+    """A form with too much data, too many fields, or data that is not text is refused with a
+    sentence and has no effect."""
     serving, token = served
     assert Door(serving).ask("POST", "/sign-in", "token=" + "x" * 9000)[0] == 413
     door = Door(serving, token)
@@ -271,8 +272,8 @@ def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
 
 
 def test_what_a_browser_may_keep(served: tuple[Serving, str]) -> None:
-    """Pages are never cached. A script with its version in its name is, and perdure's own scripts
-    are revalidated."""
+    """Pages are never cached. A script with its version in its name is cached, and perdure's own
+    scripts and styles are revalidated."""
     serving, token = served
     door = Door(serving, token)
     kept = {
@@ -317,7 +318,7 @@ def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
         shown = [
             int(line) for each in pages for line in re.findall(r"<span>line (\d+)</span>", each)
         ]
-        # The first page is a full one, whichever way one comes to it.
+        # The first page is full, in both directions of paging.
         assert (sorted(set(shown)) if link == "earlier" else shown) == list(
             range(2 * tasks.PAGE + 10)
         ) and len(pages) == 3

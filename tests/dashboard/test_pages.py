@@ -87,7 +87,8 @@ def test_a_sign_in_that_is_over_while_one_looks(
     The form does not appear inside the page."""
     window = look(*full)
     page = window.open("/plans/hostile")
-    # Only the first look of `wait_for_function` may evaluate: the page's policy forbids the others.
+    # `wait_for_function` can evaluate an expression only once, because the page's policy forbids
+    # the later evaluations.
     listens = "Boolean(document.querySelector('#live')._htmx?.sse)"
     full[0].until(lambda: page.evaluate(listens), "the page listens")
     window.context.clear_cookies()

@@ -1,4 +1,5 @@
-"""Threads, timelines, diffs and fingerprints that are made from nouns, and slow measurements."""
+"""Threads, timelines, diffs and fingerprints, computed without a store or a browser, and slow
+measurements."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
 
 
 def _report(value: Any) -> Any:
-    """Return a report of these fields: one that is read by attributes."""
+    """Return a value from which the fields of a report can be read as attributes."""
     if isinstance(value, dict) and value:
         return SimpleNamespace(**{name: _report(each) for name, each in value.items()})
     return [_report(each) for each in value] if isinstance(value, list) else value
@@ -146,7 +147,7 @@ rename to is
 
 
 def test_a_patch_is_read() -> None:
-    """A patch is read as files with their kind of change and numbered lines. Invisible characters
+    """A patch is read as files with their kind of change and numbered lines; invisible characters
     are shown, and lines beyond the limit are only counted."""
     found = diffs.read(PATCH)
     assert [(each.name, each.how, each.added, each.removed) for each in found.files] == [
@@ -173,8 +174,8 @@ def test_a_patch_is_read() -> None:
 
 
 def test_failures_are_one_where_only_numbers_differ() -> None:
-    """Failures that differ only in ids, paths, numbers and addresses are the same failure. Other
-    agents or outcomes are not."""
+    """Failures that differ only in ids, paths, numbers and addresses form one group. Those of other
+    agents or outcomes form another."""
     one = normal(
         "API Error 529 at /home/ada/x.py:12, request 4f3a9c1b7d22, see https://example.com/a?b=1"
     )
@@ -221,8 +222,8 @@ def test_a_plan_stands_in_columns() -> None:
 
 
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many simultaneous requests start one measurement. A failure is reported, and measured again
-    after it has been forgotten."""
+    """Many simultaneous requests start one measurement. If it fails, the failure is reported, and
+    the measurement is repeated after the cached failure has expired."""
     monkeypatch.setattr(measurements, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 

@@ -1,9 +1,10 @@
-"""Push messages in a real browser: it is added on the page, a run needs a person, the message comes
-through a push service on loopback, the service worker shows it, and a click opens the run's page.
+"""Push messages in a real browser. The browser is added on the page; a run needs a person; the
+message comes through a push service on loopback; the service worker shows it; a click opens the
+run's page.
 
-Only the browser's own connection to its maker's push service is replaced: it cannot be reached from
-here. What the browser would subscribe to is this test's push service, and what that got is given to
-the service worker as the browser would.
+Only the browser's connection to the push service of its vendor is replaced, because that service
+cannot be reached from here. The browser subscribes at this test's push service, and each message
+that arrives there is given to the service worker as the browser would do it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ SHOWN = """async () => {
 def pushing(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Serving, PushService, str]]:
-    """A server, a push service that it may reach, and a reader's token."""
+    """Run a server and a push service that it may reach. Yield both with a reader's token."""
     home = tmp_path_factory.mktemp("pushing")
     with closing(PushService(home)) as service:
         config = CONFIG.format(host=service.host)
@@ -111,8 +112,8 @@ def deliver(window: Looking, page: Page, data: str) -> None:
 def test_from_the_button_to_the_page_of_the_run(
     pushing: tuple[Serving, PushService, str], store: SqlStore, look: Callable[..., Looking]
 ) -> None:
-    """One press adds the browser. A run that needs a person is in its message, which is shown once
-    even if it comes twice. A click opens the run. A test message comes too."""
+    """One press of the button adds the browser. A message names the run that needs a person, and is
+    shown once even if it comes twice. A click opens the run. A test message comes too."""
     serving, service, token = pushing
     window = look(serving, token)
     page = opened(window, service)
@@ -143,8 +144,9 @@ def test_from_the_button_to_the_page_of_the_run(
     assert shown["title"] == message["title"] and shown["body"] == message["text"]
     assert shown["tag"] == run.name and shown["data"]["url"] == f"{window.base}/runs/{run.name}"
 
-    # A click needs the desktop's notifications, which a headless browser has none of: the worker
-    # gets the same event. It may open a window only after a real click, so that call is recorded.
+    # A click needs the notifications of a desktop, which a headless browser does not have. So the
+    # worker gets the same event from the test. It may open a window only after a real click, so the
+    # call is recorded instead.
     (worker,) = window.context.service_workers
     assert worker.url == f"{window.base}/static/push-worker.js"
     said = worker.evaluate(
@@ -173,7 +175,8 @@ def test_from_the_button_to_the_page_of_the_run(
 def test_the_worker_trusts_no_message(
     pushing: tuple[Serving, PushService, str], look: Callable[..., Looking]
 ) -> None:
-    """The worker trusts no message: it shows text, and opens a page of this dashboard."""
+    """The worker does not trust a message: it shows only text, and opens only a page of this
+    dashboard."""
     serving, service, token = pushing
     window = look(serving, token)
     page = opened(window, service)
@@ -197,7 +200,7 @@ def test_the_worker_trusts_no_message(
     urls = {tag: each["data"]["url"] for tag, each in shown.items()}
     assert urls.pop("6") == f"{window.base}/runs/a-run"
     assert set(urls.values()) == {f"{window.base}/"}
-    # Signing out in the browser removes it.
+    # Signing out removes this browser from the devices.
     page.click("text=sign out")
     page.wait_for_url("**/sign-in")
     with closing(stores.open(serving.state / "perdure.db")) as store:
@@ -207,12 +210,12 @@ def test_the_worker_trusts_no_message(
 def test_a_browser_stays_while_it_is_used(
     pushing: tuple[Serving, PushService, str], store: SqlStore, look: Callable[..., Looking]
 ) -> None:
-    """Any page keeps the browser for another month, and says if it is not known any more. A browser
-    may refuse messages."""
+    """Opening any page renews the browser's subscription for another month, or says that the server
+    no longer knows the browser. A browser may refuse messages."""
     serving, service, token = pushing
     window = look(serving, token)
     page = opened(window, service)
-    with page.expect_response("**/notify/renew"):  # By the page that follows.
+    with page.expect_response("**/notify/renew"):  # The next page sends it.
         page.click("text=Notify me on this device")
     expect(page.locator(".devices li")).to_have_count(1)
     before = store.devices()[0].expires
@@ -225,7 +228,7 @@ def test_a_browser_stays_while_it_is_used(
     window.context.clear_permissions()
     page.click("text=Change this device")
     expect(page.locator("#push-said")).to_contain_text("does not allow messages")
-    # The server forgets it: the bell of every page says so.
+    # The server forgets the browser. The bell of every page shows this.
     store.remove_device(store.devices()[0].id)
     window.context.grant_permissions(["notifications"], origin=window.base)
     page.evaluate("sessionStorage.removeItem(Object.keys(sessionStorage).find((each) => each.startsWith('perdure push')))")  # fmt: skip
@@ -234,8 +237,8 @@ def test_a_browser_stays_while_it_is_used(
 
 
 def test_the_form_is_checked(pushing: tuple[Serving, PushService, str], store: SqlStore) -> None:
-    """The fields of a form may be anything: no private server, no key that is none, no event
-    that is none. Nobody sees or removes the devices of another person."""
+    """A form may contain anything. A push service at a private address, an invalid key and an
+    unknown event are refused. Nobody sees or removes the devices of another person."""
     serving, service, token = pushing
     door = Door(serving, token)
     good = {"csrf": door.csrf(), "endpoint": service.endpoint, "name": "\u202ex\n" * 50, "on_done": "yes", "labels": "team=web, kind = fix",
@@ -282,8 +285,8 @@ def test_the_form_is_checked(pushing: tuple[Serving, PushService, str], store: S
 
 
 def test_what_is_served(pushing: tuple[Serving, PushService, str]) -> None:
-    """The page has the same policy as every page. The worker may load nothing, and may serve all
-    pages. The private key is nowhere."""
+    """The page has the same policy as every page. The worker may load nothing from elsewhere, and
+    may serve all pages. The private key is in no answer."""
     serving, _, token = pushing
     door = Door(serving, token)
     status, headers, page = door.ask("GET", "/notify")
@@ -302,7 +305,8 @@ def test_what_is_served(pushing: tuple[Serving, PushService, str]) -> None:
 
 
 def test_a_server_without_push(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """The page says how to turn it on. There is no bell, and nothing can be added."""
+    """Without push messages in the configuration, the page says how to enable them. There is no
+    bell, and no browser can be added."""
     window = look(*full)
     page = window.open("/notify")
     expect(page.locator("main")).to_contain_text("push_contact")

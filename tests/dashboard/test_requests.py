@@ -91,7 +91,8 @@ def test_a_call_is_allowed_by_keyboard_on_a_phone(
 def test_a_question_is_answered_by_keyboard_on_a_phone(
     asked: tuple[Serving, dict[str, TaskRun], Path], look: Callable[..., Looking]
 ) -> None:
-    """The question and its options are text. The answer is the typed text."""
+    """A question and its options are shown as text. The answer is the text that the person
+    typed."""
     serving, runs, database = asked
     window = look(serving, serving.token("dispatch"), width=390)
     page = window.open(f"/runs/{runs['question'].name}")
@@ -108,7 +109,7 @@ def test_a_question_is_answered_by_keyboard_on_a_phone(
 
 
 def test_who_may_answer(asked: tuple[Serving, dict[str, TaskRun], Path]) -> None:
-    """A reader sees a request without a form. With `dispatch` a call can be refused and not
+    """A reader sees a request without a form. With `dispatch` a call can be refused, but not
     allowed. A form of another site is refused. A call that was not shown completely cannot be
     allowed."""
     serving, runs, database = asked

@@ -31,7 +31,7 @@ def begin(window: Looking, stage: Stage, name: str, prompt: str) -> Page:
 
 
 def stands(page: Page, state: str) -> None:
-    """Wait until the run's page says so, without a reload."""
+    """Wait until the run's page shows the state, without a reload."""
     expect(page.locator(f"#head h1 .glyph.s-{state}")).to_be_visible()
 
 
@@ -160,8 +160,8 @@ def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Lookin
 
 
 def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Looking]) -> None:
-    """A real agent prints markup, and makes files with markup in their names. None of it is in a
-    page of its run as markup."""
+    """A real agent prints markup, and makes files with markup in their names. No page of its run
+    has any of it as markup."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "hostile", "HOSTILE <script>alert(1)</script>")
@@ -183,8 +183,8 @@ def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Lo
 def test_a_token_has_its_own_verbs(
     working: Working, look: Callable[..., Looking], scope: str, verbs: set[str]
 ) -> None:
-    """A visitor who may only read sees no action, and cannot use one by its address. A reset needs
-    an admin."""
+    """A visitor who may only read sees no actions, and cannot trigger one by requesting its
+    address. A reset needs an admin."""
     stage, serving, token = working
     begun = begin(look(serving, token), stage, f"for-{scope}", "Make one.txt")
     stands(begun, "succeeded")

@@ -1,4 +1,4 @@
-"""The offices of a test, which are closed after it."""
+"""A fixture that makes offices (see `office.py`) for a test and closes them after it."""
 
 from __future__ import annotations
 

@@ -74,9 +74,10 @@ class Office:
     def deliver(
         self, forge: Forge, event: str, body: dict[str, Any], source: str = "hub"
     ) -> Delivery:
-        """Return the result of a webhook in one round, from its raw body on."""
+        """Receive a webhook from its raw body on, run one round of the dispatcher, and return the
+        result."""
         self.count += 1
-        # No two are the same: a real one has the time.
+        # No two bodies are the same, as a real one has a time.
         raw = json.dumps({**body, "numbered": self.count}).encode()
         headers = payloads.headers(forge, event, raw)
         arrived = receive(
@@ -92,7 +93,7 @@ class Office:
         return self.delivery(accepted.number)
 
     def told(self, *intents: Intent, source: str = "hub") -> list[Delivery]:
-        """Return the results of these deliveries in one round."""
+        """Store deliveries, run one round of the dispatcher, and return their results."""
         numbers = self.arrive(*intents, source=source)
         self.dispatcher.round()
         return [self.delivery(number) for number in numbers]

@@ -1,5 +1,5 @@
-"""The base of the work advances: the agent is told once, with the new commits, and can merge
-them."""
+"""The base branch of the work advances: the agent gets one message with the new commits, and can
+merge them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def comment(text: str) -> Intent:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_told_once(make: Callable[..., Office], backend: str) -> None:
-    """The first update afterwards names the new commits and the new position of the base. The next
-    one does not, unless there are more. The agent can merge the named commits."""
+    """The first update after a change names the new commits and the new position of the base. The
+    next update names them only if there are more. The agent can merge the named commits."""
     office = make()
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
@@ -55,8 +55,8 @@ def test_told_once(make: Callable[..., Office], backend: str) -> None:
 
 
 def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The update, and the note that the agent knows the new base, are stored in one transaction.
-    After a kill, the next update does not repeat it."""
+    """The update, and the record that the agent knows the new base, are stored in one transaction.
+    After a kill, the next update does not repeat the commits."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
         office.engine, office.rules, TaskSpec(prompt="", base="main"), office.said.append
@@ -84,7 +84,7 @@ def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_base_that_is_gone(office: Office) -> None:
-    """If the branch is gone, or cannot be fetched, the update has no news of the base."""
+    """If the base branch is gone, the update says nothing about it."""
     office.ground.yard.git("branch", "side")
     office.dispatcher = Dispatcher(
         office.engine,

@@ -54,14 +54,14 @@ GITLAB_LOG = (
 
 @pytest.fixture(params=list(Forge))
 def at(request: pytest.FixtureRequest, make: Callable[..., Office]) -> Iterator[ChildProcess]:
-    """Make an office whose agent has pushed a commit for issue 4, and its forge."""
+    """Make an office whose agent has pushed a commit for issue 4. Yield it with its forge."""
     with opened(make, request.param) as found:
         yield found
 
 
 @contextmanager
 def opened(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[ChildProcess]:
-    """Make the same office for a rule, inside the block."""
+    """Make the same office for a given rule and forge, as a context manager."""
     with asked(make, rule, DIALECTS[forge], forge) as found:
         state, office = found.small.state, found.office
         for number in range(1, 5):
@@ -178,8 +178,8 @@ def test_a_commit_that_the_branch_has_left(at: ChildProcess) -> None:
 
 
 def test_a_log_that_cannot_be_had(at: ChildProcess) -> None:
-    """A log that is gone or not readable for this login is no error. The agent gets the failure,
-    with the reason why there is no log."""
+    """A log that is gone, or that this login may not read, is no error. The agent gets the failure,
+    with the reason why the log is missing."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     assert red(at)[0].state is HANDLED
     said = at.office.prompts()[1]
@@ -188,7 +188,7 @@ def test_a_log_that_cannot_be_had(at: ChildProcess) -> None:
 
 def test_the_limit_is_said_on_the_forge_and_by_why(make: Callable[..., Office]) -> None:
     """When the attempts of a pull request are used up, the run needs a person. Its comment on the
-    forge says so (see tests.posting), and so does `perdure why`."""
+    forge says so (tested in `tests.posting`), and so does `perdure why`."""
     with opened(make, Forge.GITHUB, replace(DEV, ci_attempts=1)) as at:
         state, office = at.small.state, at.office
         state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
@@ -265,8 +265,8 @@ def test_the_lines_of_a_review_with_their_hunks(make: Callable[..., Office], for
 
 
 def test_an_excerpt_is_bounded() -> None:
-    """However long a log is, its excerpt has at most the requested number of characters, and the
-    error."""
+    """However long a log is, its excerpt contains the error and has at most the requested number of
+    characters."""
     log = (
         "\n".join(f"line {number}" for number in range(200_000))
         + "\nE   AssertionError: no\n"

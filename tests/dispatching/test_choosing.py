@@ -1,4 +1,4 @@
-"""The choice of one among several agents for a delivery, and the conditions under which each
+"""The choice among several agents for a delivery, and the settings under which each of them
 works."""
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ OPENED = {"pull": True, "number": 9, "branch": "perdure/dev-4"}
 
 
 def test_each_gets_what_is_its_own(make: Callable[..., Office]) -> None:
-    """Dev is assigned the issue, and eye is asked to review dev's pull request. Comments on it go
-    to dev, who owns the branch, also eye's own comments, unless they mention eye."""
+    """`dev` is assigned the issue, and `eye` is asked to review dev's pull request. Comments on the
+    pull request, even eye's own, go to dev, who owns the branch, unless they mention eye."""
     office = make(EYE, DEV)
     office.ground.yard.git("branch", "perdure/dev-4")
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
@@ -63,7 +63,7 @@ def test_a_quoted_comment_of_perdure(make: Callable[..., Office]) -> None:
 
 def test_handed_over(make: Callable[..., Office]) -> None:
     """A run that was handed over to another agent, or whose rule now names another agent, still
-    belongs to the issue. It gets later deliveries, and no second run begins."""
+    belongs to the issue. That run gets later deliveries, and no second run begins."""
     office = make()
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
     run = office.end(office.claim())
@@ -77,7 +77,7 @@ def test_handed_over(make: Callable[..., Office]) -> None:
 
 
 def test_only_its_sources(make: Callable[..., Office]) -> None:
-    """An agent with given sources ignores a repository of the same name on another forge."""
+    """A rule that lists its sources ignores a repository of the same name on another forge."""
     office = make(replace(DEV, sources=("hub",)))
     (other,) = office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)), source="elsewhere")
     assert other.state is DeliveryState.IGNORED
@@ -87,7 +87,7 @@ def test_only_its_sources(make: Callable[..., Office]) -> None:
 
 def test_under_what_conditions(make: Callable[..., Office]) -> None:
     """Model, permissions, budget, timeout, attempts, check and author of the commits come from the
-    rule, else from the settings."""
+    rule. What the rule does not set comes from the settings."""
     rule = replace(
         DEV,
         model="haiku",

@@ -1,5 +1,5 @@
-"""Finished work is cleaned up, nothing is lost that exists only there, and work that continues
-finds everything in place."""
+"""Finished work is cleaned up, but nothing is removed that is saved nowhere else. Work that
+continues finds everything in place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, Delivery
 
 
 def worked(office: Office, *, commit: bool = True) -> Path:
-    """Make a run that has completed its first turn, with one more file, committed or not."""
+    """Make a run that has completed its first turn, with one new file, committed or not."""
     office.told(ASSIGNED)
     run, claim = office.run(), office.claim()
     assert run.workspace is not None
@@ -87,8 +87,8 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
 
 
 def test_what_is_not_saved_stays(office: Office) -> None:
-    """A workdir with work that no checkpoint has stays, and its run says which. Once that work is
-    saved elsewhere, the next end removes the workdir."""
+    """A workdir with work that no checkpoint has stays, and the run's condition says which work.
+    Once that work is saved elsewhere, the next clean-up removes the workdir."""
     top = worked(office, commit=False)
     (top / "data.log").write_bytes(bytes(11 << 20))
     (kept,) = office.told(CLOSED)
@@ -162,9 +162,9 @@ def conditions(office: Office) -> list[str]:
 
 
 def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None:
-    """The condition is checked again after an apply and a restore. It names what is left, and is
-    removed when nothing is. A run that is queued again has no such condition until the next
-    clean-up."""
+    """The condition is checked again after an apply and a restore. It names the work that is still
+    unsaved, and is removed when there is none. A run that is queued again does not have the
+    condition until the next clean-up."""
     top = worked(office)
     (top / "data.log").write_bytes(bytes(11 << 20))
     (top / "more.log").write_bytes(bytes(11 << 20))
@@ -188,7 +188,7 @@ def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None
 
 
 def test_back_from_its_checkpoint(office: Office) -> None:
-    """The trash was purged meanwhile. The checkpoint of the clean-up restores everything."""
+    """If the trash was purged since, the clean-up's checkpoint restores everything."""
     top = worked(office)
     office.told(CLOSED)
     for entry in sweeper.listed(office.engine.workspaces, office.engine.state):
@@ -206,8 +206,8 @@ def test_back_from_its_checkpoint(office: Office) -> None:
 
 
 def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """perdure is killed when the workdir is created again and still empty. It is filled before its
-    agent continues, although its branch is gone."""
+    """perdure is killed when the workdir has been created again but is still empty. The workdir is
+    filled before the agent continues, although its branch is gone."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
         office.engine, office.rules, TaskSpec(prompt="", backend="isolated"), office.said.append
@@ -246,7 +246,8 @@ def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:
 
 
 def test_while_nobody_has_begun(office: Office) -> None:
-    """An issue that is closed before its agent began is not worked on. When it is reopened, it is."""
+    """An issue that is closed before its agent began is not worked on. When it is reopened, the
+    agent works on it."""
     office.told(ASSIGNED, intent(IntentKind.COMMENTED, text="hurry"), CLOSED)
     assert office.run().state is RunState.CANCELLED and office.run().context_version == 1
     office.told(REOPENED)
@@ -254,8 +255,9 @@ def test_while_nobody_has_begun(office: Office) -> None:
 
 
 def test_out_of_order(office: Office) -> None:
-    """An issue was closed and reopened, but the deliveries arrive in the other order. The times of
-    the forge decide, and the workdir stays. The opposite case is tested, too."""
+    """An issue was closed and reopened, but the two deliveries arrive in the opposite order. The
+    forge's own times decide, so the workdir stays. An issue that was reopened and then closed is
+    tested, too."""
     top = worked(office)
     assert [
         each.state for each in office.told(replace(REOPENED, at=2000), replace(CLOSED, at=1000))
@@ -294,8 +296,8 @@ def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
 
 @pytest.mark.parametrize("moved", [False, True], ids=["before", "after"])
 def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
-    """perdure is killed just before the workdir is moved, or just after. The next round completes
-    the move. When the issue is reopened, everything is there."""
+    """perdure is killed just before or just after the workdir is moved to the trash. The next round
+    completes the move. When the issue is reopened, everything is there."""
     top = worked(office)
     trash_workdir = office.engine.workspaces.trash_workdir
 
@@ -319,7 +321,8 @@ def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, mo
 
 
 def test_somebody_stands_in_it(office: Office) -> None:
-    """While a process uses the workdir, the end waits and says so. Nothing is half done."""
+    """While a process uses the workdir, the clean-up waits and says so. No part of it is done
+    yet."""
     top = worked(office)
     workspace = office.run().workspace
     assert workspace is not None
@@ -332,7 +335,7 @@ def test_somebody_stands_in_it(office: Office) -> None:
 
 
 def test_what_a_person_has_reset_stays_so(office: Office) -> None:
-    """After a reset by a person the run starts over: no earlier clean-up is undone."""
+    """After a person has reset a run, it starts over: no earlier clean-up is undone."""
     top = worked(office)
     office.told(CLOSED)
     sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
@@ -341,7 +344,7 @@ def test_what_a_person_has_reset_stays_so(office: Office) -> None:
 
 
 def test_a_stranger_reopens(office: Office) -> None:
-    """A login that no rule works for cannot cause a restore."""
+    """A login for which no rule works cannot cause a restore by reopening the issue."""
     top = worked(office)
     office.told(CLOSED)
     assert [each.state for each in office.told(replace(REOPENED, author="mallory"))] == [IGNORED]
@@ -374,7 +377,7 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
 )
 def test_transferred_on_github(make: Callable[..., Office], place: str) -> None:
     """GitHub redirects from a transferred issue to the new one, which is open. The work of the old
-    issue is over all the same. After a mere rename of the repository it is not."""
+    issue ends nevertheless. After a mere rename of the repository it does not end."""
     with asked(make, DEV, github, Forge.GITHUB) as asking:
         office, state = asking.office, asking.small.state
         old = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -392,7 +395,7 @@ def test_transferred_on_github(make: Callable[..., Office], place: str) -> None:
 
 
 def test_on_another_host(office: Office) -> None:
-    """Among several hosts on one database, the host with the workdir cleans it up. Other hosts
+    """Among several hosts on one database, the host that has the workdir cleans it up. Other hosts
     wait, and name that host."""
     top, engine = worked(office), office.engine
     run = office.run()

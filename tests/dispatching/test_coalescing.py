@@ -1,4 +1,4 @@
-"""Several events become one update: each is told once, in order, and nothing is lost in between."""
+"""Several events become one update: each event is in it once, in order, and none is lost."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def comment(text: str, **more: object) -> Intent:
 
 
 def test_events_while_an_agent_is_at_work(office: Office) -> None:
-    """Events during an attempt wait, and the reason is shown. Then they become one update, in
-    order, each once."""
+    """Events during an attempt wait, and the reason is shown. Afterwards they become one update,
+    which has each event once, in order."""
     office.told(ASSIGNED)
     claim = office.claim()
     waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
@@ -55,7 +55,8 @@ def test_events_while_an_agent_is_at_work(office: Office) -> None:
 
 
 def test_events_of_one_round(office: Office) -> None:
-    """Events that wait together before the first attempt become the task and one update."""
+    """Among events that wait together before the first attempt, the first becomes the task, and all
+    others become one update."""
     found = office.told(
         ASSIGNED,
         comment("first"),
@@ -68,7 +69,8 @@ def test_events_of_one_round(office: Office) -> None:
 
 
 def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
-    """Opened, labelled and assigned come as three events and make one task with nothing to add."""
+    """If an issue is opened, labelled and assigned in three events, they make one task and no
+    update."""
     opened = intent(
         IntentKind.OPENED,
         whom=("dev-bot",),
@@ -130,7 +132,7 @@ def test_while_a_person_has_it_open(office: Office) -> None:
 
 
 def test_two_servers_at_once(office: Office) -> None:
-    """With two dispatchers on one store, each delivery is told once."""
+    """With two dispatchers on one store, each delivery reaches the agent once."""
     office.told(ASSIGNED)
     claim = office.claim()
     office.arrive(*(comment(f"<{number}>") for number in range(20)))
@@ -148,8 +150,8 @@ def test_two_servers_at_once(office: Office) -> None:
 def test_one_that_makes_trouble_holds_up_nobody(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A delivery that fails for an unforeseen reason waits and says so. The others are handled, and
-    it is tried again later."""
+    """A delivery that fails for an unforeseen reason waits and says so. The other deliveries are
+    handled, and the failed one is tried again later."""
     plan = office.engine.workspaces.plan
 
     def broken(spec: TaskSpec, name: str, cwd: Path) -> Workspace:

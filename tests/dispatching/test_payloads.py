@@ -1,5 +1,5 @@
-"""From a forge's raw webhook to the prompt: for each of the four forges, exactly the right text,
-and once."""
+"""From a forge's raw webhook to the prompt: each of the four forges gives exactly the right text,
+once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def send(office: Office, sent: Sent) -> Delivery:
 
 
 def begun(office: Office, forge: Forge) -> None:
-    """Make a run whose agent was assigned, and whose first attempt is over."""
+    """Make a run whose agent was assigned, and whose first attempt has ended."""
     assert send(office, minimal.assigned(forge)).state is HANDLED
     office.end(office.claim())
 
@@ -58,8 +58,8 @@ def unmarked(prompt: str) -> str:
 @every_forge
 @pytest.mark.parametrize("sender", ["dev-bot", "github-actions[bot]", "mallory"])
 def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sender: str) -> None:
-    """All deliveries about one failed workflow become one update, whoever they name as the author:
-    usually the agent itself has pushed."""
+    """All deliveries about one failed workflow become one update, whoever they name as the author.
+    Usually this is the agent itself, because it has pushed."""
     begun(office, forge)
     pushed(office)
     states = [send(office, sent).state for sent in minimal.red(forge, sender)]
@@ -67,8 +67,8 @@ def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sen
     (prompt,) = office.prompts()[1:]
     assert f"{BRANCH} has failed" in prompt
     assert "There is no log: perdure has no token to ask the forge with." in prompt
-    # Of the one whose branch is known: a check run names the job, a workflow itself, a pipeline
-    # nothing.
+    # The name of what failed, in the delivery that names the branch: the job in a check run, the
+    # workflow in a workflow run, nothing in a pipeline.
     names = {Forge.GITHUB: "build", Forge.GITEA: "CI (http", Forge.FORGEJO: "ci.yml (http"}
     assert names.get(forge, "") in prompt
 
@@ -81,7 +81,7 @@ def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> Non
     send(office, minimal.commented(forge, "Please also test it."))
     claim = office.claim()
     sent = [send(office, each) for each in minimal.red(forge, "dev-bot")]
-    # Without a token nobody knows the branch of a status of Gitea.
+    # Without a forge token, the branch of a status of Gitea is unknown.
     waits = [each for each in sent if each.intent is not None and each.intent.branch]
     assert waits and {each.state for each in waits} == {WAITS}
     office.end(claim)
@@ -92,8 +92,8 @@ def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> Non
 
 @every_forge
 def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
-    """A failed check of another commit, of another branch or of a fork reaches the agent only if
-    the author of the commit may instruct it."""
+    """A failed check of another commit, another branch or a fork reaches the agent only if the
+    author of that commit may instruct it."""
     begun(office, forge)
     pushed(office)
     strange = minimal.red(forge, "mallory", commit="5" * 40)
@@ -114,8 +114,8 @@ def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: Forge) -> None:
-    """After a number of repairs in a row the agent gets no more failures, and a person is needed. A
-    comment by a person continues the run and restarts the count."""
+    """After a limited number of failed repairs in a row the agent gets no more failed checks, and a
+    person is needed. A comment by a person continues the run and restarts the count."""
     office = make()
     office.rules = (replace(office.rules[0], ci_attempts=2),)
     office.dispatcher._rules = office.rules
@@ -194,7 +194,7 @@ RECORDED_COMMENTS = [
 def test_a_recorded_comment_on_a_line(
     office: Office, forge: Forge, event: str, body: tuple[str, str, dict[str, str]], said: str
 ) -> None:
-    """A body that a forge really sent becomes one prompt with file, line and text."""
+    """A body that a forge really sent becomes one prompt with the comment's file, line and text."""
     begun(office, forge)
     assert office.deliver(forge, event, of_the_story(*body)).state is HANDLED
     office.dispatcher.round()
@@ -206,8 +206,8 @@ GITEAS = {"ada/web": "shop/web"}
 
 
 def test_a_recorded_red_check_of_what_the_run_pushed(office: Office) -> None:
-    """The body names the agent's own login, and becomes one update, however often it comes. (A
-    status of Gitea names no branch: see the tests with an API.)"""
+    """A recorded body that names the agent's own login becomes one update, however often it comes.
+    (A status of Gitea names no branch: see the tests with an API.)"""
     begun(office, Forge.GITHUB)
     pushed(office, "ec26c3e57ca3a959ca5aad62de7213c562f8c821")
     words = GITHUBS | {'"Codertocat"': '"dev-bot"'}
@@ -223,12 +223,12 @@ ISSUES = {"Codertocat/Hello-World": "shop/web", '"number":1': '"number":4'}
 
 @pytest.mark.parametrize("forge", [Forge.GITHUB, Forge.GITEA, Forge.FORGEJO])
 def test_a_recorded_unassignment(office: Office, forge: Forge) -> None:
-    """The run is stopped, once, and no prompt follows from it."""
+    """A recorded unassignment stops the run once, and gives no prompt."""
     begun(office, forge)
     if forge is Forge.GITHUB:
         event = "issues"
         body = of_the_story("github", "issues_unassigned", ISSUES | {'"Codertocat"': '"dev-bot"'})
-        # In the recorded one a person takes the issue off themselves.
+        # In the recorded body a person unassigns themselves; here ada unassigns the agent.
         body["sender"]["login"] = "ada"
     else:
         event = "issue_assign"
@@ -301,7 +301,7 @@ def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
 
 
 def test_a_recorded_edit_of_a_comment(office: Office) -> None:
-    """The body becomes one prompt with only the difference."""
+    """A recorded edit of a comment becomes one prompt with only the difference."""
     begun(office, Forge.GITHUB)
     body = of_the_story("github", "issue_comment_edited", ISSUES | {'"Codertocat"': '"ada"'})
     send(office, minimal.commented(Forge.GITHUB, body["changes"]["body"]["from"]))
@@ -316,8 +316,8 @@ def test_a_recorded_edit_of_a_comment(office: Office) -> None:
 
 @every_forge
 def test_edits_that_come_together(office: Office, forge: Forge) -> None:
-    """The agent gets a comment that was edited meanwhile in its newest version, and two edits of an
-    issue as one difference."""
+    """If a comment was edited before the agent gets it, the agent gets only its newest version. Two
+    edits of an issue become one difference."""
     begun(office, forge)
     send(office, minimal.commented(forge, "Go on.", id=1))
     claim = office.claim()
@@ -364,7 +364,7 @@ def test_an_approval_on_gitlab(office: Office) -> None:
 @every_forge
 def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
     """An unassigned agent stops, and comments do not start it. After another assignment it
-    continues in the same conversation with all of them."""
+    continues in the same conversation and gets all those comments."""
     send(office, minimal.assigned(forge))
     run = office.run()
     off = send(office, minimal.unassigned(forge))
@@ -399,7 +399,8 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> None:
-    """The agent is asked to stop at once. A waiting delivery is not begun until it has ended."""
+    """The agent of an unassigned run is asked to stop at once. Waiting deliveries are handled only
+    after it has ended."""
     send(office, minimal.assigned(forge))
     claim = office.claim()
     waiting = send(office, minimal.commented(forge, "And test it."))
@@ -426,8 +427,8 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
 
 @every_forge
 def test_others_are_unassigned(office: Office, forge: Forge) -> None:
-    """No run stops because another person is unassigned, another label is removed, or the agent
-    unassigns itself."""
+    """A run does not stop when another person is unassigned, when another label is removed, or when
+    the agent unassigns itself."""
     send(office, minimal.assigned(forge, left=("ben",)))
     assert send(office, minimal.unassigned(forge, "ben", left=("dev-bot",))).state is IGNORED
     send(office, minimal.labelled(forge, "bug"))
@@ -454,7 +455,7 @@ def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> None:
-    """Gitea sends all labels at each change. After a stop, a label that was there all the time does
+    """Gitea sends all labels at each change. After a stop, a label that the issue had before does
     not restart the run."""
     send(office, minimal.labelled(forge))
     send(office, minimal.commented(forge, "@dev-bot stop"))
@@ -464,8 +465,8 @@ def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> N
 
 @every_forge
 def test_a_word_to_stop(office: Office, forge: Forge) -> None:
-    """`@login stop` stops the run if its author may do that. In a quote, in code, within a
-    sentence, or by others it does not."""
+    """`@login stop` stops the run if its author may do that. The same text in a quote, in code,
+    within a sentence, or by others does not stop it."""
     begun(office, forge)
     for text in (
         "> @dev-bot stop\nNo!",
@@ -497,7 +498,7 @@ def test_a_word_to_stop(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_nothing_to_stop(office: Office, forge: Forge) -> None:
-    """An agent that is told to stop where it has begun nothing starts nothing."""
+    """`@login stop` has no effect on an issue for which no run exists."""
     told = send(office, minimal.commented(forge, "@dev-bot stop"))
     assert (told.state, told.reason, office.runs()) == (IGNORED, "there is nothing to stop", [])
 
@@ -521,8 +522,8 @@ def test_mentions_in_quotes_and_code_begin_nothing(office: Office, forge: Forge)
 
 
 def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> None:
-    """An issue that only members may read on GitLab is not worked on, as the branch may be public,
-    unless the rule allows it."""
+    """An issue that only members may read on GitLab is worked on only if the rule allows it,
+    because the branch may be public."""
     office = make()
     issue, note = (
         minimal.assigned(Forge.GITLAB),
@@ -546,8 +547,8 @@ def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> 
 
 
 def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
-    """perdure also asks the forge. An issue that became confidential after the delivery does not
-    become work, and internal notes never reach the agent."""
+    """perdure also asks the forge itself. If an issue became confidential after the delivery, it
+    becomes no task. Internal notes never reach the agent."""
     with asked(make, DEV, gitlab, Forge.GITLAB) as at:
         for number in range(1, 5):
             at.small.state.issue("shop/web", "ada", f"Issue {number}", assignees=["dev-bot"])

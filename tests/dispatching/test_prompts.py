@@ -92,7 +92,7 @@ outside = st.text(max_size=400) | st.from_regex(
 def test_others_cannot_write_the_marks(text: str, title: str, author: str, branch: str) -> None:
     """Other people's text in a body, a title, a login or a branch is between the marks of this
     prompt, unchanged, and is not read as a template. Everything outside of the marks is perdure's
-    own."""
+    own text."""
     asked = intent(
         IntentKind.COMMENTED, text=text, title=title, author=author, branch=branch, description=""
     )
@@ -123,7 +123,7 @@ def test_others_cannot_write_the_marks(text: str, title: str, author: str, branc
 
 
 def test_a_team_changes_what_is_said(tmp_path: Path) -> None:
-    """A team's template replaces perdure's. It may include that one and files of its own, and
+    """A team's template replaces perdure's. It may include perdure's template and its own files. It
     cannot remove the marks."""
     rule = team(
         tmp_path, first="{% include 'perdure/first.md' %}\n{% include 'manners.md' %}", manners="Be kind to {{ task.agent }}.",
@@ -166,8 +166,8 @@ def test_templates_that_are_refused(tmp_path: Path, template: str, line: int, wh
 
 
 def test_directories_that_are_refused(tmp_path: Path) -> None:
-    """A missing directory is reported, as is a directory without a template or with one that is too
-    long or not text."""
+    """A missing directory of templates is reported. So is a directory without a template, or with a
+    template that is too long or not text."""
     rules = [replace(RULE, templates=str(tmp_path / "none"))]
     for name, content in (("empty", None), ("binary", b"\xff\xfe"), ("long", b"x" * 300_000)):
         (tmp_path / name).mkdir()

@@ -1,5 +1,5 @@
-"""Work that no delivery reported is found by asking: after an outage all work is there, once, and
-only for authors who were allowed."""
+"""Events that no delivery reported are found by asking the forge. After an outage all work is
+found, once, and only if its authors may give it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class ChildProcess:
     kind: Forge = Forge.GITEA
 
     def round(self) -> int:
-        """Return how many deliveries were found, after which the dispatcher has a round."""
+        """Return how many events were found by one round of questions. Then run one round of the
+        dispatcher."""
         found = self.reconciler.round()
         self.office.dispatcher.round()
         return found
@@ -122,8 +123,8 @@ def test_all_of_an_outage_is_found_once(asking: ChildProcess) -> None:
 
 
 def test_work_that_was_taken_back_and_given_again(asking: ChildProcess) -> None:
-    """An agent that was unassigned without a delivery is stopped, once. Assigned again, it
-    continues. If a comment told it to stop, it does not continue by itself."""
+    """An agent that was unassigned without a delivery is stopped, once. When it is assigned again,
+    it continues. If a comment told it to stop, only another event continues it."""
     office, state = asking.office, asking.small.state
     number = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"]).number
     item = state.repositories["shop/web"].items[number]
@@ -157,8 +158,8 @@ def test_work_that_was_taken_back_and_given_again(asking: ChildProcess) -> None:
 
 
 def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office]) -> None:
-    """If a rule names no authors, everybody who may write can stop a run by a comment. Their other
-    comments reach the agent when the run continues."""
+    """If a rule names no authors, everybody with write access can stop a run by a comment. Their
+    other comments reach the agent when the run continues."""
     with asked(make, replace(DEV, authors=()), gitea_dialect, Forge.GITEA) as asking:
         office, state = asking.office, asking.small.state
         state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -179,8 +180,8 @@ def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office])
 
 
 def test_what_was_said_meanwhile(asking: ChildProcess) -> None:
-    """A comment and a review without deliveries become one update, in order. Comments that were
-    delivered, or that perdure or the agent itself wrote, do not."""
+    """A comment and a review that no delivery reported become one update, in order. Comments that
+    were delivered, or that perdure or the agent itself wrote, are left out."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -209,9 +210,9 @@ def test_what_was_said_meanwhile(asking: ChildProcess) -> None:
 
 
 def test_a_comment_that_somebody_else_edited(asking: ChildProcess) -> None:
-    """Ben edits ada's comment, whose author the rule names and he is not. The forge lists it with
-    the new text, under ada's name, and perdure does not take it for ada's words. So it is with a
-    comment that no webhook had reported."""
+    """The rule names ada as an author, but not Ben. Ben edits ada's comment, and the forge lists
+    the new text under ada's name. perdure does not treat that text as ada's, even if no webhook has
+    reported the comment."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -235,8 +236,8 @@ def test_a_comment_that_somebody_else_edited(asking: ChildProcess) -> None:
 
 
 def test_a_webhook_that_comes_after_its_comment_was_found(asking: ChildProcess) -> None:
-    """A comment that perdure found by asking is not told again when its webhook arrives, with
-    another id and body: neither later, nor while both wait for the same attempt."""
+    """A comment that perdure found by asking is not repeated when its webhook arrives with another
+    id and body. This holds if the webhook comes later, and if the two wait for the same attempt."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -266,8 +267,8 @@ def test_a_webhook_that_comes_after_its_comment_was_found(asking: ChildProcess) 
 
 
 def test_closed_and_opened_again_meanwhile(asking: ChildProcess) -> None:
-    """The run of an issue that was closed without a delivery is cleaned up, and that of a reopened
-    one continues. A stranger cannot reopen a run."""
+    """If an issue was closed without a delivery, its run is cleaned up. If an issue was reopened,
+    its run continues. A stranger cannot reopen a run."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -289,7 +290,7 @@ def test_closed_and_opened_again_meanwhile(asking: ChildProcess) -> None:
 
 
 def test_merged_once_and_gone_on_since(asking: ChildProcess) -> None:
-    """A pull request was merged before the issue was reopened, and its agent has worked since. The
+    """A pull request was merged, then its issue was reopened and the agent has worked since. The
     old merge no longer ends the run."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -318,8 +319,8 @@ def test_a_forge_that_does_not_answer(asking: ChildProcess) -> None:
 
 
 def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> None:
-    """If the forge lists its failed deliveries, it is asked to send them again under their ids,
-    except those that have arrived meanwhile."""
+    """If the forge lists its failed deliveries, perdure asks it to send them again under their ids,
+    except those that have arrived in the meantime."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"
@@ -334,7 +335,7 @@ def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> N
 
 
 def test_what_was_said_before_it_began(asking: ChildProcess) -> None:
-    """The first prompt has the earlier discussion of the people for whom the agent works, and no
+    """The first prompt has the earlier comments of the people for whom the agent works, and no
     stranger's text."""
     state = asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -348,8 +349,8 @@ def test_what_was_said_before_it_began(asking: ChildProcess) -> None:
 
 
 def test_found_is_kept_like_a_delivery(asking: ChildProcess) -> None:
-    """A found event can be replayed: its body is read to the same intent. A forge cannot send such
-    a body."""
+    """An event that was found by asking can be replayed: its stored body gives the same intent. A
+    forge cannot send such a body."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
     (one,) = asking.office.engine.store.inbox()
@@ -369,9 +370,9 @@ def test_found_is_kept_like_a_delivery(asking: ChildProcess) -> None:
 def test_where_nobody_tells_who_chose_the_agent(
     make: Callable[..., Office], rule: Rule, count: int
 ) -> None:
-    """Some forges do not say who added a label. A rule for named people then does nothing, because
-    nobody knows for whom it would work. A rule for everybody who may write works for the issue's
-    author, if the author may write."""
+    """Some forges do not report who added a label. A rule for named people then does nothing,
+    because the person who chose the agent is unknown. A rule for everybody with write access works
+    for the issue's author, if that author has write access."""
     with asked(make, rule, github_dialect, Forge.GITHUB) as asking:
         asking.small.state.issue("shop/web", "ada", "By who may", labels=["agent"])
         asking.small.state.issue("shop/web", "mallory", "By who may not", labels=["agent"])
@@ -417,8 +418,8 @@ def test_an_unforeseen_answer_ends_no_thread(
 
 
 def test_a_delivery_that_never_comes_is_not_asked_for_for_ever(make: Callable[..., Office]) -> None:
-    """A delivery that is refused each time it is sent again (its signature is wrong, it is too
-    large) is given up after a few times."""
+    """If a delivery is refused each time it is sent again (for a wrong signature or its size),
+    perdure stops asking for it after a few times."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"

@@ -1,8 +1,8 @@
-"""From the deliveries that a real Gitea 1.26.4 sent, with the headers that it signed, to the
-prompts: exactly the right text, and once.
+"""From the signed deliveries that a real Gitea 1.26.4 sent to the prompts: exactly the right text,
+once.
 
-`tests/servers/gitea/story.py` recorded them. Forgejo sends the same bodies for the same events, and
-its own headers beside Gitea's.
+`tests/servers/gitea/story.py` recorded the deliveries. Forgejo sends the same bodies for the same
+events, with its own headers beside Gitea's.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Told:
         self.known = 0
 
     def new(self, name: str) -> list[str]:
-        """Deliver a recorded body three times: under its own id, again, and under another id. Give
-        the agent's turn for it. Returns the new prompts."""
+        """Deliver a recorded body three times: under its own id, under the same id again, and under
+        another id. Run one attempt if one is due. Return the new prompts."""
         body, found = payloads.raw(RECORDED, name), payloads.sent_headers(RECORDED, name)
         if self.forge is Forge.FORGEJO:
             found = payloads.as_forgejo(found)
@@ -67,7 +67,7 @@ class Told:
         return [unmarked(each) for each in told]
 
     def one(self, name: str) -> str:
-        """Return the only prompt of a delivery."""
+        """Return the new prompt of a delivery, which must be the only one."""
         (told,) = self.new(name)
         return told
 
@@ -78,15 +78,15 @@ class Told:
 
     @property
     def withdrawn(self) -> str:
-        """Return why the run was stopped; empty if it was not."""
+        """Return the reason why the run was stopped, or an empty string if it was not."""
         found = [each for each in self.office.run().conditions if each.type == "withdrawn"]
         return found[0].message if found else ""
 
 
 @both
 def test_the_story_of_an_issue(office: Office, forge: Forge) -> None:
-    """Assigned, edited, commented, reviewed, approved and stopped: each event is one prompt with
-    its own text. Events that do not concern the agent give none."""
+    """An issue is assigned, edited, commented, reviewed, approved and stopped: each event gives one
+    prompt with its own text. Events that do not concern the agent give none."""
     told = Told(office, forge)
     told.none("issues.opened")
     assert office.runs() == []
@@ -141,16 +141,16 @@ def pushed(office: Office, commit: str) -> None:
 
 
 def begun(office: Office, repository: str) -> None:
-    """Make a run whose agent was assigned to issue 1 of the repository, and whose first attempt is
-    over."""
+    """Make a run whose agent was assigned to issue 1 of the repository, and whose first attempt has
+    ended."""
     body = of_the_story(RECORDED, "issue_assign.assigned", {"ada/web": repository})
     assert office.deliver(Forge.GITEA, "issue_assign", body).state is HANDLED
     office.end(office.claim())
 
 
 def test_a_red_run_without_a_token(office: Office) -> None:
-    """Gitea reports a red run in several deliveries. The agent is told once, with the report that
-    names the branch, and not while the run is pending."""
+    """Gitea reports a failed run of Actions in several deliveries. The agent gets one update, from
+    the delivery that names the branch, and none while the run is pending."""
     begun(office, "ada/checked")
     commit = str(payloads.recorded(RECORDED, f"actions.{RED[1]}")["workflow_run"]["head_sha"])
     pushed(office, commit)
@@ -165,8 +165,8 @@ def test_a_red_run_without_a_token(office: Office) -> None:
 
 @pytest.mark.parametrize("trigger", ["push", "pull_request"])
 def test_a_red_run(make: Callable[..., Office], trigger: str) -> None:
-    """With a token the status of a job and the run of its workflow are one update, with the log.
-    That also holds if the workflow belongs to the pull request and names no branch."""
+    """With a forge token the status of a job and the run of its workflow become one update, with
+    the log. This also holds if the workflow belongs to the pull request and names no branch."""
     with asked(make, replace(DEV, repositories=("ada/*",)), dialect, Forge.GITEA) as at:
         state, office = at.small.state, at.office
         state.repository("ada/checked", ada="admin", dev_bot="write")
@@ -191,14 +191,14 @@ def test_a_red_run(make: Callable[..., Office], trigger: str) -> None:
 
 
 def of_actions(trigger: str) -> Sequence[str]:
-    """Return the names of the recorded deliveries about Actions of this trigger."""
+    """Return the names of the recorded deliveries about runs of Actions with this trigger."""
     names = (path.stem for path in (payloads.RECORDED / RECORDED).glob("actions.*.json"))
     return sorted(each for each in names if each.split(".")[2] == trigger)
 
 
 def test_the_lines_of_a_review(make: Callable[..., Office]) -> None:
-    """The review was recorded without its comments on lines. With a token the prompt has each of
-    them, with file, line and diff."""
+    """Gitea's delivery of a review has no comments on lines. With a forge token the prompt has each
+    of them, with file, line and diff."""
     with asked(make, replace(DEV, repositories=("ada/*",)), dialect, Forge.GITEA) as at:
         state, office = at.small.state, at.office
         state.repository("ada/web", ada="admin", dev_bot="write")

@@ -1,5 +1,5 @@
 """Requests of agents that are answered by comments on the four forges: who may answer, which
-request is meant, how often, and the refusals."""
+request a comment answers, how often, and which comments are refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CALL, QUESTION = RequestKind.APPROVAL, RequestKind.QUESTION
 
 @contextmanager
 def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[ChildProcess]:
-    """Make an office whose run works on issue 1 of the forge."""
+    """Make an office whose run works on issue 1 of the forge, as a context manager."""
     with asked(make, rule, DIALECTS[forge], forge) as asking:
         asking.small.state.issue("shop/web", "ada", "Deploy", assignees=["dev-bot"])
         begins = intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=1, forge=forge)
@@ -91,9 +91,9 @@ def comments(asking: ChildProcess) -> list[str]:
 
 @every_forge
 def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: Forge) -> None:
-    """The raw webhook allows the call in the name of its login. The run is due, and the comment
-    does not become instructions for the agent. The same comment has no effect when it is delivered
-    again, even if the agent has asked once more."""
+    """The raw webhook of a comment allows the call; the answer is recorded under the login of its
+    author. The run is due, and the comment does not become instructions for the agent. The same
+    comment has no effect when it is delivered again, even if the agent has asked once more."""
     office = make()
     assert office.deliver(*minimal.assigned(forge)).state is HANDLED
     asks(office, CALL)
@@ -123,8 +123,8 @@ def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: 
 
 @every_forge
 def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> None:
-    """An answer without a number is refused in one comment that lists the requests, however often
-    it is delivered. An answer with a number is used for that request."""
+    """An answer without a number is refused in one comment that lists the requests, even if it is
+    delivered several times. An answer with a number answers that request."""
     with on(make, forge) as asking:
         first, second = asks(asking.office, CALL, CALL)
         prefix = asking.forge.command_prefix
@@ -140,7 +140,7 @@ def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> Non
         first, second = requests(asking.office)
         assert (first.state, second.answer) == (RequestState.OPEN, AnswerKind.DENY)
         assert second.words == "use\nthe `staging` one"
-        # Late, and twice: one sentence that names who was first.
+        # This answer comes too late. The reply names the person who answered first.
         assert said(asking, f"/approve {short_id(second)}", comment="9").state is IGNORED
         assert "Request 2 was answered already by forge:hub/ada: deny." in comments(asking)[1]
         assert short_id(first) in comments(asking)[1]
@@ -149,8 +149,8 @@ def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> Non
 
 
 def test_a_plain_reply_answers_a_question(make: Callable[..., Office]) -> None:
-    """The reply is used without its quotes and with its code, also beside an open call. A second
-    reply is instructions again, because no question is open."""
+    """A plain reply answers a question, without the quotes in it but with its code, even if a call
+    is open, too. A second reply is instructions, because no question is open any more."""
     with on(make, Forge.GITEA) as asking:
         asks(asking.office, CALL, QUESTION)
         quoted = "> Which?\n> /approve\n\nUse `SQLite`,\nplease."
@@ -219,8 +219,8 @@ def test_who_may_answer(make: Callable[..., Office]) -> None:
 
 
 def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> None:
-    """A comment from before the request, an edited one, one with an unknown id, and an approval of
-    a call that the forge did not show completely answer nothing."""
+    """A request is not answered by a comment that is older, was edited, or has an unknown id, nor
+    by an approval of a call that the forge did not show completely."""
     with on(make, Forge.GITHUB) as asking:
         payload = json.dumps({"command": "x" * 5000})
         asks(asking.office, CALL)
@@ -258,8 +258,8 @@ def on_its_pull(asking: ChildProcess) -> Intent:
 
 
 def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -> None:
-    """GitHub leaves out the branch of a comment on a pull request. perdure asks the forge, and the
-    run of that branch is meant."""
+    """GitHub leaves out the branch of a comment on a pull request. perdure asks the forge for it,
+    and the answer goes to the run of that branch."""
     with on(make, Forge.GITHUB) as asking:
         asks(asking.office, CALL)
         text = f"/approve {short_id(requests(asking.office)[0])}"
@@ -269,8 +269,8 @@ def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -
 
 
 def test_a_comment_on_the_pull_request_is_told_and_stops(make: Callable[..., Office]) -> None:
-    """The run of the pull request's branch gets the comments there, and stops if one says so. The
-    forge is not asked about a stranger's comment."""
+    """Comments on a pull request reach the run of its branch, and one that says `stop` stops the
+    run. For a stranger's comment perdure does not ask the forge."""
     with on(make, Forge.GITHUB) as asking:
         office, comment = asking.office, on_its_pull(asking)
         asked_before = len(asking.small.requests)
@@ -285,8 +285,8 @@ def test_a_comment_on_the_pull_request_is_told_and_stops(make: Callable[..., Off
 
 
 def test_an_edited_comment_that_was_found_answers_nothing(make: Callable[..., Office]) -> None:
-    """No webhook reported a comment, and somebody has edited it. For a rule for everybody who may
-    write it counts as an edit, which answers no request."""
+    """A comment that no webhook reported was edited before perdure found it. For a rule for
+    everybody with write access it counts as an edit, which answers no request."""
     with on(make, Forge.GITEA, replace(DEV, authors=())) as asking:
         office, store = asking.office, asking.office.engine.store
         (request,) = asks(office, CALL)
@@ -302,7 +302,8 @@ def test_an_edited_comment_that_was_found_answers_nothing(make: Callable[..., Of
 
 
 def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
-    """Instructions that came before the approval close the request, so the approval is late."""
+    """Instructions that came before the approval supersede the request, so the approval is too
+    late."""
     with on(make, Forge.GITEA) as asking:
         asks(asking.office, CALL)
         news, approval = asking.office.told(
@@ -317,8 +318,8 @@ def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
 
 
 def test_an_answer_is_used_once_over_a_kill(make: Callable[..., Office]) -> None:
-    """perdure is killed between the answer and the end of its delivery. The delivery is handled
-    again, and answers nothing else."""
+    """perdure is killed after it stored the answer and before it has completed the delivery. The
+    delivery is handled again, and does not answer another request."""
     with on(make, Forge.GITEA) as asking:
         store, run = asking.office.engine.store, asking.office.run()
         asks(asking.office, CALL, CALL)
@@ -330,8 +331,8 @@ def test_an_answer_is_used_once_over_a_kill(make: Callable[..., Office]) -> None
 
 
 def test_two_agents_on_one_issue(make: Callable[..., Office]) -> None:
-    """Each agent has a question. A reply that mentions one agent answers its question. A reply
-    without a mention is refused with a list of both."""
+    """Each of two agents on one issue has a question. A reply that mentions one agent answers its
+    question. A reply without a mention is refused with a list of both requests."""
     eye = replace(DEV, name="eye", login="eye-bot", labels=("eye",))
     office = make(replace(DEV), eye)
     for login in ("dev-bot", "eye-bot"):

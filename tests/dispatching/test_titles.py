@@ -1,5 +1,5 @@
 """A person finds "the reviewer's work on issue 12" by its title: in `ls`, on the board, in the
-picker, in `top` and on the page of the run."""
+picker, in `top` and on the run's page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -
     office = filled(make)
     store, now = office.engine.store, office.engine.store.now()
     run = next(run for run in office.runs() if run.scope == "hub:reviewer:shop/web#12")
-    # ls, the short way and the long one.
+    # `ls`, in its short and its long form.
     listed = subprocess.run(
         [sys.executable, "-m", "perdure", "ls"], check=True, capture_output=True, text=True,
         env={**os.environ, "PERDURE_STATE": str(office.engine.state)},
@@ -73,7 +73,7 @@ def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -
     assert "reviewer (claude)" in finds(listed.splitlines())
     rows = newest(f"{office.engine.state}/perdure.db", (), 50, ["reviewer"])
     assert rows is not None and {row["role"] for row in rows} == {"reviewer"} and len(rows) == 2
-    # The board, by search, by filter and by looking, and the page of the run.
+    # The board with a search, with a filter and without either, and the page of the run.
     serving = Serving(tmp_path / "web", "", PERDURE_STATE=str(office.engine.state))
     try:
         token = serving.token("read")
@@ -103,7 +103,7 @@ def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -
     assert "reviewer (claude)" in finds(lines)
     row = next(row for row in store.board("queued") if row.id == run.id)
     assert LINK in peek(row, (), now).plain
-    # One run.
+    # The report of one run.
     report = report_of(store, run)
     assert (report.title, report.link, report.role) == (
         "#12 Fix the login page", LINK, "reviewer",

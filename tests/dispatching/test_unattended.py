@@ -23,8 +23,8 @@ CHECK = intent(IntentKind.CI_FAILED, number=0, branch="perdure/dev-4", text="bui
 
 @pytest.mark.parametrize("event", [ANSWER, CHECK], ids=["agent", "check"])
 def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> None:
-    """Answers of another agent and failing checks lead to a limited number of updates in a row.
-    Then a person is needed. After a comment by a person, the count starts again."""
+    """Answers of another agent and failed checks cause a limited number of updates in a row. Then a
+    person is needed. After a comment by a person, the count starts again."""
     dev = Rule(
         name="dev",
         agent="claude",
@@ -52,8 +52,9 @@ def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> 
 
 
 def test_its_own_status_as_a_pipeline(make: Callable[..., Office]) -> None:
-    """GitLab makes a pipeline from perdure's own status, and reports its failure without a reason.
-    No agent continues because of that. A failed job beside it reaches the agent."""
+    """GitLab makes a pipeline from perdure's own status and reports that it failed, without a
+    reason. No agent continues because of that. Another failed check of the same commit reaches the
+    agent."""
     with asked(make, replace(DEV, authors=("ada", "cid")), gitlab, Forge.GITLAB) as asking:
         office, state = asking.office, asking.small.state
         state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])

@@ -1,5 +1,5 @@
-"""A comment that was written before its issue was closed is not lost: its author is told, and the
-agent gets it if the work continues."""
+"""A comment that was written before its issue was closed is not lost: its author gets a reply, and
+the agent gets the comment if the work continues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WISH = of_one(IntentKind.COMMENTED, author=BEN, text="Round up, too.")
 
 @pytest.fixture
 def asking(make: Callable[..., Office]) -> Iterator[ChildProcess]:
-    """An office with a token, whose run has ended its first turn."""
+    """Make an office with a forge token, whose run has ended its first turn."""
     with asked(make, RULE, gitea, Forge.GITEA) as found:
         begin(found)
         yield found
@@ -70,7 +70,7 @@ REPLY = (
 
 
 def read_later(asking: ChildProcess, wish: str = "Round up, too.") -> None:
-    """Open the issue again: the agent gets the comment, once."""
+    """Reopen the issue, and check that the agent gets the comment once."""
     office = asking.office
     before = len(office.prompts())
     assert reopen(asking).state is HANDLED
@@ -82,8 +82,8 @@ def read_later(asking: ChildProcess, wish: str = "Round up, too.") -> None:
 
 @pytest.mark.parametrize("forge", list(Forge))
 def test_closed_by_somebody_else(make: Callable[..., Office], forge: Forge) -> None:
-    """Ben comments, and Ada closes the issue in the same moment. Ben is told once, in a comment
-    of its own. When the issue is opened again, the agent gets his comment."""
+    """Ben comments, and Ada closes the issue at the same moment. One reply tells Ben that the agent
+    did not read his comment. When the issue is reopened, the agent gets the comment."""
     with asked(make, RULE, DIALECTS[forge], forge) as asking:
         begin(asking)
         close(asking)
@@ -99,8 +99,8 @@ def test_closed_by_somebody_else(make: Callable[..., Office], forge: Forge) -> N
 
 
 def test_while_the_agent_works(asking: ChildProcess) -> None:
-    """The comment waits for the end of the attempt. The closing stops the attempt, and Ben is
-    told."""
+    """A comment during an attempt waits for the end of the attempt. Then the closing stops the
+    attempt, and Ben gets the reply."""
     office = asking.office
     office.told(of_one(IntentKind.COMMENTED, text="Go on."))
     claim = office.claim()
@@ -118,8 +118,8 @@ def test_while_the_agent_works(asking: ChildProcess) -> None:
 
 
 def test_given_to_a_run_that_has_not_begun_with_it(asking: ChildProcess) -> None:
-    """The comment became an instruction, but the issue is closed before an attempt begins with it.
-    Ben is told. The agent gets the comment with the reopening."""
+    """The comment became instructions, but the issue is closed before an attempt begins with them.
+    Ben gets the reply. When the issue is reopened, the agent gets the comment."""
     office = asking.office
     assert office.told(WISH)[0].state is HANDLED
     assert office.run().state is RunState.QUEUED
@@ -140,7 +140,7 @@ def test_closed_by_its_author(
     asking: ChildProcess, text: str, mentions: tuple[str, ...], told: bool
 ) -> None:
     """A person who comments and then closes the issue gets no reply, unless the comment names the
-    agent. The agent gets the comment if the issue is opened again."""
+    agent. The agent gets the comment if the issue is reopened."""
     close(asking)
     asking.office.told(replace(WISH, text=text, mentions=mentions), replace(CLOSED, author=BEN))
     assert len(replies(asking)) == told
@@ -148,8 +148,8 @@ def test_closed_by_its_author(
 
 
 def test_its_webhook_comes_late(asking: ChildProcess) -> None:
-    """The closing was handled before the comment arrived, which is older. Ben is told. A comment
-    that is younger than the closing starts nothing, and nobody is told."""
+    """The closing is handled before the webhook of an older comment arrives. Ben gets the reply. A
+    comment that is newer than the closing starts nothing, and its author gets no reply."""
     office = asking.office
     close(asking)
     office.told(replace(CLOSED, at=2000))
@@ -173,8 +173,8 @@ def test_the_agent_is_named_after_the_closing(asking: ChildProcess) -> None:
 
 
 def test_the_run_is_not_ended_again(asking: ChildProcess) -> None:
-    """The issue is still closed while the run works on a comment that named the agent. The search
-    for missed events does not stop the run. When the run is over, it is cleaned up."""
+    """A comment that names the agent continues its run although the issue is closed. The search for
+    missed events does not stop that run. When the run has ended, it is cleaned up."""
     office, item = asking.office, asking.small.state.repositories["shop/web"].items[1]
     asking.small.state.now_is(office.engine.store.now() - 60_000)
     close(asking)
@@ -190,7 +190,8 @@ def test_the_run_is_not_ended_again(asking: ChildProcess) -> None:
 
 
 def test_killed_after_the_reply(asking: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """perdure is killed when the reply is posted and not stored. It is not posted again."""
+    """perdure is killed after it has posted the reply and before it has stored that fact. The reply
+    is not posted again."""
     store = asking.office.engine.store
     close(asking)
     numbers = asking.office.arrive(WISH, CLOSED)
@@ -208,8 +209,8 @@ def test_killed_after_the_reply(asking: ChildProcess, monkeypatch: pytest.Monkey
 
 
 def test_a_stranger_is_neither_told_nor_read(make: Callable[..., Office]) -> None:
-    """The comment of a person for whom the rule does not work has no effect, before the closing or
-    after it."""
+    """The comment of a person for whom the rule does not work has no effect, whether it is older or
+    newer than the closing."""
     with asked(make, replace(DEV, authors=()), gitea, Forge.GITEA) as asking:
         begin(asking)
         close(asking)
@@ -230,7 +231,7 @@ def test_nothing_is_reported(make: Callable[..., Office]) -> None:
 
 
 def test_the_forge_refuses_the_reply(asking: ChildProcess) -> None:
-    """A login that may not comment there does not keep the work from its end."""
+    """If the login may not comment there, the run is cleaned up nevertheless."""
     asking.small.state.repositories["shop/web"].access["dev-bot"] = "read"
     close(asking)
     told, end = asking.office.told(WISH, CLOSED)
@@ -239,7 +240,8 @@ def test_the_forge_refuses_the_reply(asking: ChildProcess) -> None:
 
 
 def test_without_a_token(make: Callable[..., Office]) -> None:
-    """Without a token nobody can be told. The agent still gets the comment with the reopening."""
+    """Without a forge token there is no reply. The agent still gets the comment when the issue is
+    reopened."""
     office = make(
         Rule(name="dev", agent="claude", authors=("ada", "ben"), clone="", login="dev-bot")
     )

@@ -1,4 +1,5 @@
-"""Deliveries that the forge cannot be asked about wait, and hold up nothing else."""
+"""Deliveries for which the forge does not answer perdure's questions wait, and do not delay
+others."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ WAITS, HANDLED = DeliveryState.RECEIVED, DeliveryState.HANDLED
 
 
 def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]) -> None:
-    """If the token has no right to ask who may write, the deliveries of that repository wait. Later
-    deliveries of other repositories do not."""
+    """If the token has no right to ask who has write access, the deliveries of that repository
+    wait. Later deliveries of other repositories do not."""
     with asked(make, replace(DEV, authors=()), gitea, Forge.GITEA) as asking:
         asking.small.state.repository("shop/far", ada="admin", dev_bot="write")
         for repository in ("shop/far", "shop/web"):
@@ -37,8 +38,8 @@ def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]
 def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(
     make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a forge always fails at one issue, it is asked about the next one as soon as it may be
-    asked again."""
+    """If a forge always fails for one issue, perdure asks it about the next issue as soon as it may
+    ask again."""
     clock = [time.monotonic()]
     monkeypatch.setattr(current, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
@@ -60,8 +61,8 @@ def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(
 
 
 def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Office]) -> None:
-    """If a forge fails at the comments of an issue, they are not requested at every look at the
-    inbox."""
+    """If a forge fails to list the comments of an issue, they are not requested again in each round
+    of the dispatcher."""
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
         asking.small.state.issue("shop/web", "ada", "One", assignees=["dev-bot"])
         (number,) = asking.office.arrive(ASSIGNED)
@@ -75,8 +76,8 @@ def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Off
 def test_an_error_that_is_raised_again_does_not_grow(
     make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a forge limits the rate, every look at the inbox raises the same error. Its traceback
-    keeps its length."""
+    """While a forge limits the rate, each round of the dispatcher raises the same error object. Its
+    traceback does not grow."""
     clock = [time.monotonic()]
     monkeypatch.setattr(current, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
@@ -93,8 +94,8 @@ def test_an_error_that_is_raised_again_does_not_grow(
 def test_a_forge_that_cannot_be_asked_is_logged_once(
     make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log says that deliveries wait because the forge rejects the token: once for all of them,
-    and again after a while."""
+    """If the forge rejects the token, the log says once that deliveries wait, not once for each
+    delivery. It says so again after some time."""
     clock = [time.monotonic()]
     monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with asked(make, DEV, gitea, Forge.GITEA) as asking:

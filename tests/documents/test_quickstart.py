@@ -1,5 +1,5 @@
-"""The quickstart: every command of the page is typed into a terminal of 80 by 24, on the real
-Claude Code, and the screens are compared with files that a person can read."""
+"""The quickstart: every command of the page is typed into a terminal of 80 by 24, with the real
+Claude Code. The screens are compared with files that a person can read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_quickstart_looks_as_it_did(quickstart: Stage) -> None:
             if "--name rounding" in command:
                 assert "\x1b[32m✓ rounding" in reader.terminal.tmux("capture-pane", "-p", "-e")
             if "doctor" in command:
-                # What it shows of the machine has no place in a file.
+                # The output of this command depends on the machine, so its screen is not compared.
                 assert reader.code == 0 and "ok" in reader.screens.pop().splitlines()[-1]
     finally:
         reader.close()

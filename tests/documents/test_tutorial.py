@@ -1,5 +1,5 @@
-"""The tutorial: every command of the page is typed in order into a terminal of 80 by 24, on the
-real Claude Code. The outputs on the page are part of the real ones."""
+"""The tutorial: every command of the page is typed in order into a terminal of 80 by 24, with the
+real Claude Code. The outputs on the page must be part of the real ones."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def stage() -> Iterator[Stage]:
 
 
 def test_the_tutorial(stage: Stage) -> None:
-    """The page is typed into a terminal, with an agent that is killed where the page says so. The
-    output is that of the page, and each screen is the one that a person approved last."""
+    """Every command of the page is typed into a terminal. The agent is killed where the page says
+    so. The output is that of the page, and each screen is the one that a person approved last."""
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     steps = list(STEP.finditer(PAGE.read_text()))
     assert len(steps) == len(re.findall(r"^```sh$", PAGE.read_text(), re.MULTILINE)) == 9

@@ -1,5 +1,5 @@
-"""A small agent that speaks ACP, for behavior that no real agent shows on request. Its first
-argument is the scene. It runs as a process."""
+"""A small agent that speaks ACP, for behavior that real agents do not show on request. It is
+started as a program; its first argument names the scene, which is the behavior to show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 HISTORY = Path(os.environ.get("HOME", "/")) / "acp-history.json"
-"""This agent's record of its conversation: role and text, or the id of a tool call."""
+"""This agent's record of its conversation: for each message, its role and its text or the id of a
+tool call."""
 KEEPING = ("keeps", "resumes", "lies", "forgets the end", "late", "empty", "other")
 ABILITIES: dict[str, dict[str, Any]] = {
     "forgets": {"loadSession": False},
@@ -32,7 +33,8 @@ def chunk(words: str) -> None:
 
 
 def replay(scene: str) -> None:
-    """Replay the history, as the scene says."""
+    """Send the stored history as a replay. In some scenes another history, none or only a part of
+    it is sent."""
     if scene in ("lies", "empty"):
         if scene == "lies":
             tell(
@@ -51,7 +53,8 @@ def replay(scene: str) -> None:
 
 
 def keep(prompt: str) -> None:
-    """Answer in pieces around a tool call, and record everything."""
+    """Send an answer in pieces, with a tool call in between, and store prompt, call and answer in
+    the history."""
     history = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
     call, last = f"call-{len(history)}", f"answer {len(history)}"
     HISTORY.write_text(json.dumps([*history, ["user", prompt]]))
@@ -70,7 +73,7 @@ def keep(prompt: str) -> None:
 
 
 def turn(scene: str) -> None:
-    """Play the events between a prompt and its answer."""
+    """Send the events between a prompt and the end of its turn."""
     if scene == "dies":
         chunk("half")
         os._exit(7)

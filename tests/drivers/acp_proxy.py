@@ -1,9 +1,9 @@
-"""Starts a real agent that speaks ACP and changes one thing: `acp_proxy.py SCENE COMMAND...`. It
-runs as a process.
+"""Starts a real agent that speaks ACP and changes one thing in what it sends: `acp_proxy.py SCENE
+COMMAND...`. It runs as a program.
 
-`honest`: nothing is changed. `resumes`: it does not offer to load. `unable`: it offers neither to
-load nor to resume. `lies`: it replays another conversation. `refuses`: it answers each request to
-load with an error that names no cause.
+`honest`: nothing is changed. `resumes`: the agent does not offer to load a conversation. `unable`:
+it offers neither to load nor to resume. `lies`: it replays another conversation. `refuses`: it
+answers each request to load with an error that names no cause.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A small server that speaks as `codex app-server` does, for behavior that the real one does not
-show on request. Its first argument is the scene."""
+show on request. Its first argument names the scene, which is the behavior to show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def say(words: str, thread: str = "one") -> None:
 
 
 def turn(scene: str) -> None:
-    """Play the events after a prompt was taken."""
+    """Send the events that follow after a prompt was accepted."""
     tell("turn/started", turn={"id": "t"})
     if scene == "dies":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,5 +1,5 @@
-"""`codex app-server`, as the CLI's own terminal uses it: taking turns back, and compaction on
-request."""
+"""`codex app-server`, used as the CLI's own terminal uses it: to remove the last turns, and to
+compact on request."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CodexTerminal:
         return answer["result"] or {}
 
     def go_back(self, turns: int) -> None:
-        """Take turns back, as a person does with the Esc key twice."""
+        """Remove the last turns, as a person does by pressing Esc twice."""
         self.call("thread/revert", threadId=self.thread, beforeTurnId=self.turns[-turns])
 
     def compact(self) -> None:

@@ -1,5 +1,5 @@
-"""An agent's home that was moved, copied or linked, and a conversation in it that continues. Shared
-by fast and slow CLIs."""
+"""An agent's home that was moved, copied or linked, and a conversation in it that continues. The
+tests of fast and of slow CLIs share this."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WAYS = ("moved", "copied", "linked")
 
 
 def goes_on_elsewhere(stage: Bench, way: str) -> None:
-    """Play two turns, move the home, and play two more turns. Everything reaches the model, from
-    the new place."""
+    """Play two turns, move the home, and play two more turns. Check that the whole conversation
+    still reaches the model, read from the new place."""
     session = stage.run("hello one").session_id
     stage.run("hello two", resume(session))
     old = Path(stage.environ[VARIABLES[stage.driver.name]])

@@ -1,5 +1,5 @@
-"""Compares the items that a driver says a resume would load with those that the next request
-brought to the model."""
+"""Compares the items that, according to a driver, a resume would load with those that the next
+request sent to the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LENGTH = 40
 
 
 def told(found: Loaded) -> list[tuple[str, str]]:
-    """Return the driver's items: the kind, and the call's id or the beginning of the words. A
-    summary reaches the model as a prompt. Gemini CLI records a call's id with the tool's name
-    before it, and sends it without."""
+    """Return the driver's items as pairs of a kind, and the call's id or the beginning of the text.
+    A summary has the kind `prompt`, because the model gets it as one. Gemini CLI records a call's
+    id after the tool's name, and sends only the id."""
     return [
         (_kind(each), each.key.rpartition("__")[2] or each.said[:LENGTH]) for each in found.items
     ]
@@ -30,7 +30,8 @@ def _kind(each: Item) -> str:
 
 
 def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
-    """Return the model server's record in the same form. A result that Gemini repeats appears once."""
+    """Return the messages that the model server got, as the same kind of pairs. A result that
+    Gemini repeats is returned once."""
     found: list[tuple[str, str]] = []
     for message in messages:
         each = (KINDS[message.role], message.call or " ".join(message.text.split())[:LENGTH])
@@ -40,14 +41,16 @@ def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
 
 
 def loads_now(stage: Bench, session_id: str) -> Loaded:
-    """Return the items that a resume would load from the conversation as it is on disk."""
+    """Return what the driver reports as the items that a resume would load from the conversation as
+    it is on disk."""
     found = loaded(stage.driver, stage.home, stage.content(session_id))
     assert found is not None
     return found
 
 
 def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, BenchRun]:
-    """Resume with a prompt, and compare the driver's items with the first request. Return both."""
+    """Resume with a prompt, and check that the first request has the items that the driver
+    reported. Return the driver's report and the run."""
     found = loads_now(stage, session_id)
     before = len(stage.rehearsal.requests)
     ran = stage.run(prompt, resume(session_id), **spec)

@@ -89,8 +89,8 @@ def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
 
 
 def test_the_replay_of_a_conversation_is_not_its_next_answer(tmp_path: Path) -> None:
-    """An agent may replay old messages before and after its answer to the load. They do not count
-    as new messages."""
+    """An agent may replay old messages before and after its response to the request to load. They
+    do not count as new messages."""
     code, events = run(tmp_path, "plain", start="resume", session="one")
     assert (code, said(events)) == (0, "The answer.")
     assert [event.session_id for event in events if isinstance(event, SessionSeen)] == ["one"]
@@ -105,7 +105,8 @@ def test_a_message_of_any_length_is_read(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
-    """The turn has failed, and the messages before the end are kept."""
+    """If an agent dies during its turn, the turn has failed, and the messages until then are
+    kept."""
     code, events = run(tmp_path, "dies")
     assert (code, said(events)) == (1, "half")
     assert outcome(code, events) == (OutcomeKind.FAILED, "the agent ended before it had answered")
@@ -122,8 +123,9 @@ def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
 def test_what_the_agent_cannot_do_is_said(
     tmp_path: Path, scene: str, kind: OutcomeKind, words: str
 ) -> None:
-    """Each is a failed turn with its reason, and no new conversation is begun instead of the old
-    one."""
+    """An agent that needs another version of the protocol, cannot continue the conversation, or
+    reaches its limit of requests gives a failed turn with that reason. No new conversation is begun
+    instead of the old one."""
     asked = {"start": "resume", "session": "one"} if scene == "forgets" else {}
     code, events = run(tmp_path, scene, **asked)
     found = outcome(code, events)
@@ -146,8 +148,8 @@ def test_what_the_agent_cannot_do_is_said(
 def test_questions_are_answered_by_the_level(
     tmp_path: Path, allow: str, place: str, answer: str
 ) -> None:
-    """An edit is granted inside the workdir at the level that allows edits. Outside of it, also
-    behind a link, it is granted only at the last level."""
+    """An edit inside the workdir is granted from the level that allows edits on. An edit outside of
+    it, also through a link, is granted only at the last level."""
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "link").symlink_to(tmp_path)
     _, events = run(tmp_path, "asks", place, cwd=str(tmp_path / "work"), allow=allow)
@@ -155,14 +157,15 @@ def test_questions_are_answered_by_the_level(
 
 
 def test_nothing_of_the_workdir_is_imported(tmp_path: Path) -> None:
-    """A workdir with modules named like the library's and the standard ones has no effect."""
+    """Modules in the workdir with the names of the ACP library and of standard modules are not
+    imported."""
     for name in ("acp", "json", "asyncio", "pydantic"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the workdir')")
     assert run(tmp_path, "plain")[0] == 0
 
 
 def test_the_agent_ends_with_the_bridge(tmp_path: Path) -> None:
-    """An agent that does not end when its input is closed is ended after its turn."""
+    """An agent that does not exit when its input is closed is killed after its turn."""
     code, events = run(tmp_path, "stays")
     assert (code, said(events)) == (0, "The answer.")
     alive = [
@@ -181,8 +184,8 @@ def _runs_in(process: Path, directory: Path) -> bool:
 
 
 def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) -> None:
-    """While Gemini has a file of the same minute, its conversation is not loaded. The turn begins
-    when the file is gone."""
+    """While there is a file of Gemini for the current minute, its conversation is not loaded. The
+    turn begins when the file is gone."""
     held = [
         tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes))
         for minutes in range(3)
@@ -201,8 +204,8 @@ def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) 
 
 
 def test_a_library_that_is_not_installed_is_told(tmp_path: Path) -> None:
-    """Without the extra the bridge starts no agent and says what to install. The outcome is not a
-    failure of the agent."""
+    """Without the `acp` extra the bridge starts no agent, and says what to install. The outcome is
+    not counted as a failure of the agent."""
     done = subprocess.run(
         [sys.executable, "-S", "-P", str(BRIDGE), "{}"],
         input=b"",
@@ -225,8 +228,8 @@ def launch(agent: str, prompt: str = "hello", **spec: Any) -> Launch:
 
 
 def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
-    """The flags of the permissions level come after `--acp`, and the conversation's file of the
-    current minute is named."""
+    """The flags of the permissions level come after `--acp`. The order for the bridge names the
+    file that Gemini would overwrite if it loaded the conversation in the same minute."""
     order = json.loads(
         registry.load("acp-gemini")
         .command(launch("acp-gemini", permissions=Permissions.FULL, model="m"))
@@ -243,23 +246,23 @@ def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
 
 
 def test_a_level_that_nothing_enforces_is_refused() -> None:
-    """Claude Code over ACP only asks, and nothing enforces `read`, so that level is not launched;
-    the others are."""
+    """Claude Code over ACP only asks for permission. It has nothing that enforces `read`, so a
+    launch at that level is refused. The other levels are accepted."""
     claude = registry.load("acp-claude")
     assert "read" in claude.refuse(launch("acp-claude", permissions=Permissions.READ))
     assert claude.refuse(launch("acp-claude", permissions=Permissions.EDIT)) == ""
 
 
 def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
-    """The prompt no longer begins with a slash. Other prompts are not changed."""
+    """A prompt that begins with a slash gets a label before it. Other prompts are not changed."""
     codex = registry.load("acp-codex")
     assert codex.command(launch("acp-codex", "/logout")).stdin == b"Prompt: /logout"
     assert codex.command(launch("acp-codex", "a/b")).stdin == b"a/b"
 
 
 def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    """The error says how to configure an ACP agent of one's own. For an invalid name it lists the
-    known agents."""
+    """The error says how to configure your own ACP agent. For an invalid name it lists the known
+    agents."""
     with pytest.raises(AgentMissing) as error:
         registry.load("acp-nobody").locate({"PATH": str(tmp_path)})
     assert "PERDURE_ACP_NOBODY" in error.value.hint
@@ -269,7 +272,8 @@ def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_may_be_given(tmp_path: Path) -> None:
-    """The words of PERDURE_ACP_NAME are the agent's command; a missing program is an error."""
+    """The value of PERDURE_ACP_NAME is the agent's command. It is an error if its program is
+    missing."""
     driver = registry.load("acp-opencode")
     given = {"PATH": "/usr/bin:/bin", "PERDURE_ACP_OPENCODE": "env A=b sh -c 'true it'"}
     assert driver.locate(given).path == "env A=b sh -c 'true it'"
@@ -288,7 +292,7 @@ def test_the_command_may_be_given(tmp_path: Path) -> None:
     ],
 )
 def test_no_line_is_fatal(line: bytes) -> None:
-    """Any line is parsed to events or to nothing."""
+    """Any line is parsed to events, or to none, without an error."""
     assert all(
         isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line)
     )
@@ -303,7 +307,8 @@ def test_no_line_is_fatal(line: bytes) -> None:
     ],
 )
 def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list[str]) -> None:
-    """The agent's command, without the words that make it speak ACP, runs the import."""
+    """The import of a copy is run by the agent's command, without the words that make it speak
+    ACP."""
     archive = registry.load("acp-opencode").archive
     assert archive is not None
     session = "ses_e02d74f19ffeNc6A2Emub9haj6"
@@ -322,7 +327,7 @@ PROMPT = "prompt:" + hashlib.sha256(b"hello").hexdigest()[:16]
 
 
 def marks(events: Sequence[AgentEvent]) -> tuple[str, ...]:
-    """Return the marks of a completed turn."""
+    """Return the marks of the completed turn, or nothing if no turn was completed."""
     return next(
         (event.marks for event in events if isinstance(event, ItemsMarked) and event.ended), ()
     )
@@ -340,8 +345,8 @@ def opened(events: Sequence[AgentEvent]) -> tuple[str, str, int | None]:
 def test_what_is_taken_up_is_told(
     tmp_path: Path, scene: str, word: str, replayed: int | None
 ) -> None:
-    """A loaded conversation is compared with its known items, even if the replay is late. Nothing
-    is known about a resumed one."""
+    """A loaded conversation is compared with its known items, even if the replay is late. A resumed
+    conversation is not replayed, so there is nothing to compare."""
     _, first = run(tmp_path, scene, known=[])
     assert opened(first) == ("one", "new", None)
     known = marks(first)
@@ -380,8 +385,8 @@ def test_a_replay_that_lacks_something_gets_no_prompt(
 
 
 def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> None:
-    """Without an offer to load or resume there is no id, and a request to continue finds no
-    conversation."""
+    """An agent that offers neither to load nor to resume gives no session id. A request to continue
+    ends with `session_missing`."""
     _, first = run(tmp_path, "forgets", known=[])
     assert opened(first) == ("", "new", None) and marks(first) == ()
     code, events = run(tmp_path, "forgets", known=[], start="resume", session="one")
@@ -389,9 +394,9 @@ def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> No
 
 
 def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
-    """Its command comes from a variable with its name. A missing variable or program is an error.
-    The driver reports that it cannot read transcripts. It forks no conversation, and refuses
-    permissions that nothing would enforce."""
+    """An unknown agent's command comes from a variable with the agent's name. A missing variable or
+    program is an error. The driver reports that it cannot read transcripts. It does not fork, and
+    refuses permissions that nothing would enforce."""
     driver = registry.load("acp-my-own")
     command = f"{sys.executable} {AGENT} plain"
     program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})

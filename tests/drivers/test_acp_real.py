@@ -1,4 +1,4 @@
-"""The ACP driver on two real agents, with the rehearsal: the conformance suite, and the differences
+"""The ACP driver with two real agents and the rehearsal: the conformance suite, and what differs
 over ACP."""
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class OverAcp(DriverConformance):
     """Tests that are the same for every agent over ACP."""
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While the agent behind the bridge has the conversation open, it is in the register. After
-        the bridge has ended, it is not."""
+        """While the agent behind the bridge has the conversation open, the driver reports it as a
+        writer. After the bridge has ended, it does not."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         writers = lambda: list(stage.driver.writers(stage.home, first.session_id))  # noqa: E731
@@ -69,8 +69,8 @@ class OverAcp(DriverConformance):
         assert writers() == []
 
     def test_the_native_program_goes_on_with_the_conversation(self, bench: Make) -> None:
-        """A conversation that began over ACP is the agent's own: its command line resumes it, and
-        the reverse works too."""
+        """A conversation that began over ACP is the agent's own: its command line can resume it.
+        One that began on the command line can be resumed over ACP."""
         stage = bench("say The word is plum.\n---\nsay Plum.\n---\nsay Plum, still.")
         by_hand = replace(stage, driver=registry.load(stage.driver.name.removeprefix("acp-")))
         first = stage.run("tell me a word")
@@ -86,7 +86,8 @@ class OverAcp(DriverConformance):
         assert "The word is plum." in stage.reached_the_model()
 
     def test_a_model_that_is_not_offered_runs_no_turn(self, bench: Make) -> None:
-        """The turn is not made with another model silently. The outcome names the available models."""
+        """If the model is not available, no turn is run with another one. The outcome names the
+        available models."""
         stage = bench("say Never.")
         ran = stage.run("hello", model="no-such-model")
         assert ran.outcome.kind is OutcomeKind.CONFIG_ERROR, ran.outcome
@@ -104,14 +105,14 @@ class TestCodexOverAcp(OverAcp):
         yield from benches("codex")
 
     def test_a_warning_is_not_the_models_answer(self, bench: Make) -> None:
-        """codex-acp reports an unknown model as an answer of the model. It does not count as an
-        answer."""
+        """codex-acp reports that a model is unknown in a message of the model. That message does
+        not count as an answer."""
         ran = bench("say Plum.").run("hello")
         assert "".join(event.text for event in ran.events if isinstance(event, SaidPart)) == "Plum."
 
     def test_a_failed_turn_is_no_success_whatever_the_stop_reason_says(self, bench: Make) -> None:
-        """After a stream that broke off, codex-acp reports `end_turn`. The outcome is still the
-        failure."""
+        """After a stream that broke off, codex-acp reports the stop reason `end_turn`. The outcome
+        is still a failure."""
         ran = bench("cut clean x99\nsay Never.").run("hello")
         assert ran.outcome.kind is OutcomeKind.OVERLOADED, ran.outcome
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [False]
@@ -133,24 +134,25 @@ class TestOpenCodeOverAcp(OverAcp):
     def test_a_failing_service_is_told_apart(
         self, bench: Make, status: int, kind: OutcomeKind
     ) -> None:
-        """A refused key. The errors that OpenCode retries by itself would take 73 seconds."""
+        """Only a rejected key (401) is tested. The errors that OpenCode retries by itself would
+        take 73 seconds."""
         super().test_a_failing_service_is_told_apart(bench, status, kind)
 
     def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
-        """The end is not known: OpenCode waits by itself for as long as the service says, without
-        output."""
+        """Over ACP the end of a limit is not known: OpenCode waits without output for as long as
+        the service says."""
         assert bench("limit 2\nsay Later.").run("hello").outcome.ok
 
     def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
-        """The refusal is not reported over ACP. OpenCode compacts by itself, and each repeated
-        request is an event."""
+        """Over ACP the refusal of a too long conversation is not reported. OpenCode compacts by
+        itself, and each repeated request is an event."""
         ran = bench("full\nsay Later.").run("hello")
         assert ran.outcome.ok
         assert len(ran.seen(RetrySeen)) >= 1
 
     def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
-        """A stream that ended without the model's last word is requested again at once, and each
-        time is an event."""
+        """A stream that ended before the end of the answer is requested again at once. Each
+        repeated request is an event."""
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
         assert len(ran.seen(RetrySeen)) == 3
         assert ran.outcome.ok

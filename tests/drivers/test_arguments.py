@@ -1,4 +1,4 @@
-"""The user's arguments for an agent beside those that perdure needs: merged, or refused with a
+"""The user's arguments for an agent that perdure also sets: they are merged, or refused with a
 sentence."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ID = "11111111-2222-4333-8444-555555555555"
 
 
 def launch(agent: str, *arguments: str, cwd: str = "/") -> Launch:
-    """Return a fresh launch with these arguments."""
+    """Return a launch of a new conversation with these arguments."""
     spec = TaskSpec(prompt="x", agent=agent, agent_args=arguments)
     begins = Continuation(kind=Start.FRESH, session_id=ID if agent != "codex" else "")
     return Launch(
@@ -32,8 +32,8 @@ def launch(agent: str, *arguments: str, cwd: str = "/") -> Launch:
 def settings_of(
     *arguments: str, cwd: str = "/"
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """Return the settings of the launch, which must be one argument, the other arguments of the
-    user, and the notes."""
+    """Return the settings of the launch, the last two words of its command, and its notes. The
+    settings must be in one argument."""
     command = registry.load("claude").command(launch("claude", *arguments, cwd=cwd))
     given = [word for word in command.argv if word.startswith("--settings")]
     assert len(given) == 1
@@ -44,8 +44,8 @@ def settings_of(
     "spelled", [("--settings", '{"model":"opus"}'), ('--settings={"model":"opus"}',)]
 )
 def test_settings_of_the_user_are_merged(spelled: tuple[str, ...]) -> None:
-    """In both spellings the user's setting is used, and so is the one that keeps the CLI from
-    deleting conversations."""
+    """The user's setting is used in both spellings. The setting that keeps the CLI from deleting
+    conversations stays."""
     found, _, notes = settings_of(*spelled)
     assert found == {"model": "opus", "cleanupPeriodDays": 3650}
     assert notes == ()
@@ -66,7 +66,8 @@ def test_a_file_and_a_repeated_flag_are_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", ["0", "7", "true", '"x"'])
 def test_the_clean_up_cannot_be_switched_on(days: str) -> None:
-    """perdure's value for the key wins, and a note says so."""
+    """For the number of days after which the CLI deletes conversations, perdure's value wins over a
+    lower or invalid one, and a note says so."""
     found, _, notes = settings_of(f'--settings={{"cleanupPeriodDays":{days}}}')
     assert found == {"cleanupPeriodDays": 3650}
     assert notes == (
@@ -75,14 +76,15 @@ def test_the_clean_up_cannot_be_switched_on(days: str) -> None:
 
 
 def test_a_longer_time_of_the_user_holds() -> None:
-    """A setting that keeps conversations longer than perdure requires is unchanged."""
+    """If the user's setting keeps conversations longer than perdure requires, it is not changed."""
     found, _, notes = settings_of('--settings={"cleanupPeriodDays":99999}')
     assert (found, notes) == ({"cleanupPeriodDays": 99999}, ())
 
 
 def test_bad_settings_are_one_sentence_before_the_launch(tmp_path: Path) -> None:
-    """Broken JSON, a value that is not an object, and a file with variables, whose values must not
-    appear in a command line."""
+    """Settings are refused before the launch if they are broken JSON. So is a file with variables
+    that does not keep conversations: perdure would have to merge it, and the variables' values must
+    not appear in a command line."""
     claude = registry.load("claude")
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}}')
     (tmp_path / "broken.json").write_text("[")
@@ -98,7 +100,8 @@ def test_bad_settings_are_one_sentence_before_the_launch(tmp_path: Path) -> None
 
 
 def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_path: Path) -> None:
-    """Its content stays out of the command line."""
+    """The content of a settings file with variables stays out of the command line if nothing has to
+    be merged into it."""
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}, "cleanupPeriodDays": 3650}')
     own = launch("claude", "--settings=secret.json", cwd=str(tmp_path))
     command = registry.load("claude").command(own)
@@ -108,8 +111,8 @@ def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_p
 
 
 def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
-    """It may be in a directory that does not exist yet. If the file is missing, the CLI ends with
-    its own error."""
+    """A settings file that is missing is passed on, because it may be in a directory that does not
+    exist yet. If it is still missing at the launch, the CLI ends with its own error."""
     assert registry.load("claude").refuse(launch("claude", "--settings=missing.json")) == ""
     assert (
         "--settings=missing.json"
@@ -135,7 +138,8 @@ def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
     ],
 )
 def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argument: str) -> None:
-    """Each form that the CLI accepts is refused: with its value attached, and in camel case."""
+    """An argument that would move the conversation is refused in each form that the CLI accepts,
+    such as with its value attached, or in camel case."""
     assert "cannot be passed" in registry.load(agent).refuse(launch(agent, argument))
 
 

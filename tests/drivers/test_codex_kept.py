@@ -1,5 +1,5 @@
-"""Codex as a process that is kept: the bridge on the real app server, and on a small one for
-behavior that the real one does not show on request."""
+"""Codex as a kept agent: the bridge with the real app server, and with a small one for behavior
+that the real one does not show on request."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SERVER = Path(__file__).with_name("codex_server.py")
 
 
 class Kept(CodexDriver):
-    """Launches by the app server: each is the first turn of a process that is then ended. Forks use
-    `exec`."""
+    """The Codex driver with launches by the app server: each launch is the first turn of a process
+    that then ends. Forks use `exec`."""
 
     def command(self, launch: Launch) -> Command:
         assert self.warm is not None
@@ -44,7 +44,7 @@ def kept(make: Make, script: str, **options: bool) -> Bench:
 
 
 class TestKept(DriverConformance):
-    """Runs the driver's conformance suite for Codex as a kept process: threads, ends and errors are
+    """Runs the driver's conformance suite for Codex as a kept agent: threads, ends and errors are
     the same."""
 
     @pytest.fixture
@@ -53,8 +53,9 @@ class TestKept(DriverConformance):
             yield partial(kept, make)
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """The process that has the thread open is the server, below the bridge. It is killed with
-        the bridge, and the thread has no record of an interruption by the user."""
+        """The process that has the thread open is the server, below the bridge. When the bridge is
+        killed, the server is killed too, and the thread has no record of an interruption by the
+        user."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -69,8 +70,8 @@ class TestKept(DriverConformance):
         assert b"turn_aborted" not in rollout.read_bytes()
 
     def test_a_kept_process_has_many_turns(self, bench: Make) -> None:
-        """Prompts that are already waiting become turns one after the other, and the process ends
-        after the last one. All of them are in one thread, and all events are seen."""
+        """Prompts that are already waiting become turns one after the other, all in one thread. The
+        process ends after the last turn. All events are seen."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         command = stage.driver.command(stage.launch("hello one"))
         more = [
@@ -92,7 +93,8 @@ class TestKept(DriverConformance):
 def carry_out(
     scene: str, *prompts: str, thread: str = "", messages: str = ""
 ) -> tuple[int, list[dict[str, Any]], str]:
-    """Run the bridge with the small server. Return its exit code, its lines and its stderr."""
+    """Run the bridge with the small server. Return the bridge's exit code, its output lines and its
+    stderr."""
     order = {
         "command": [sys.executable, str(SERVER), scene],
         "thread": thread,
@@ -116,13 +118,14 @@ def said(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def test_what_the_server_asks_for_is_refused() -> None:
-    """No person is there to allow a command. The server gets an error, as it does from `exec`."""
+    """The server's request to allow a command gets an error, as with `exec`, because no person is
+    there to allow it."""
     code, lines, _ = carry_out("asks", "hello")
     assert (code, said(lines)) == (0, ["refused", "The answer."])
 
 
 def messages_in(directory: Path) -> str:
-    """Place two messages to the running turn."""
+    """Write two messages for the running turn to the directory, and return its path."""
     for version in (2, 3):
         (directory / f"{version}.json").write_text(json.dumps(f"message {version}"))
     (directory / "armed").touch()
@@ -130,8 +133,9 @@ def messages_in(directory: Path) -> str:
 
 
 def test_a_message_that_a_turn_left_behind_reaches_no_other_turn(tmp_path: Path) -> None:
-    """The server accepts a message, and its turn ends without it. The process gets no other turn,
-    in which the message would appear besides the one in the next prompt."""
+    """If the server accepts a message, but its turn ends before the model has got it, the bridge
+    ends without another turn. Otherwise the message would reach that turn twice: left over in the
+    thread, and in the next prompt."""
     (tmp_path / "taken-3").touch()
     code, lines, _ = carry_out("keeps", "hello", "again", messages=messages_in(tmp_path))
     assert (code, said(lines)) == (0, ["message 2", "The answer."])
@@ -139,8 +143,8 @@ def test_a_message_that_a_turn_left_behind_reaches_no_other_turn(tmp_path: Path)
 
 
 def test_no_message_overtakes_a_refused_one(tmp_path: Path) -> None:
-    """The server refuses a message, as it does at the end of a turn. The later message is not
-    passed on either, and the process goes on with the next turn."""
+    """If the server refuses a message, as it does at the end of a turn, the later message is not
+    passed on either. The turn ends as usual."""
     code, lines, _ = carry_out("refuses", "hello", messages=messages_in(tmp_path))
     assert (code, said(lines)) == (0, ["message 2", "The answer."])
     assert not (tmp_path / "taken-3").exists()
@@ -148,8 +152,8 @@ def test_no_message_overtakes_a_refused_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scene", ["wider", "asking", "strange"])
 def test_no_turn_begins_with_other_permissions(scene: str) -> None:
-    """A server with another sandbox than ordered, or one that would ask, gets no prompt, and the
-    attempt fails with the server's message."""
+    """A server with a sandbox other than ordered, or one that would ask for permission, gets no
+    prompt. The attempt fails with the server's message."""
     code, lines, err = carry_out(scene, "hello")
     assert (code, lines) == (1, [])
     assert registry.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
@@ -163,23 +167,23 @@ def test_no_prompt_goes_into_another_thread() -> None:
 
 
 def test_only_its_own_thread_and_turn_count() -> None:
-    """Messages and the end of another thread's turn, or of an earlier turn, do not count for this
-    one. Unknown notifications are ignored. Commands that are still running are ended and reported
-    before the turn is over."""
+    """Messages and the end of another thread's turn, or of an earlier turn, are ignored. So are
+    unknown notifications. Commands that are still running are ended and reported before the turn is
+    over."""
     code, lines, _ = carry_out("crowd", "hello")
     assert (code, said(lines)) == (0, ["The answer."])
     assert [line["type"] for line in lines][-2:] == ["item.completed", "turn.completed"]
 
 
 def test_a_long_line_arrives_whole() -> None:
-    """A message of some megabytes is one line."""
+    """A message of three megabytes arrives in one line."""
     code, lines, _ = carry_out("long", "hello", "again")
     assert (code, [len(words) for words in said(lines)]) == (0, [3_000_000] * 2)
 
 
 def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
-    """If the server is killed, the bridge ends by the same signal. If it exits, the bridge exits
-    with its code. A failed turn is code 1."""
+    """If the server is killed, the bridge ends by the same signal. If the server exits, the bridge
+    exits with the same code. A failed turn gives exit code 1."""
     assert carry_out("dies", "hello")[0] == -9
     assert carry_out("leaves", "hello", "again")[0] == 3
     code, lines, _ = carry_out("fails", "hello")
@@ -190,14 +194,15 @@ def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
 
 
 def test_a_turn_that_nobody_asked_for() -> None:
-    """A server that begins a turn by itself is ended, as with `exec`, and gets no other prompt."""
+    """If a server begins a turn by itself, it is ended, as with `exec`, and gets no other
+    prompt."""
     code, lines, _ = carry_out("by itself", "hello", "again")
     assert (code, said(lines)) == (0, ["The answer."])
 
 
 def test_where_a_turn_is_over() -> None:
-    """A turn is over when its end is reported. The record of that end in the rollout marks it, and
-    the next turn may begin."""
+    """A turn is over when its end is reported. The mark that is returned is the text by which the
+    record of that end is found in the rollout."""
     warm = registry.load("codex").warm
     assert warm is not None
     lines = (
@@ -233,8 +238,8 @@ def order(how: Launch) -> dict[str, Any]:
 
 
 def test_what_is_ordered() -> None:
-    """The order has the thread to resume, the level, the model, and the settings that `exec` also
-    gets."""
+    """The order for the bridge has the thread to resume, the permissions level, the model, and the
+    settings that `exec` also gets."""
     fresh = order(
         launch(
             permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")
@@ -262,8 +267,8 @@ def test_what_is_ordered() -> None:
     ],
 )
 def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...]) -> None:
-    """Arguments that the app server does not know, and forks, are run with `exec`. An invalid id is
-    refused."""
+    """Forks, and launches with arguments that the app server does not know, are run with `exec`. An
+    invalid id is refused."""
     warm = registry.load("codex").warm
     assert warm is not None
     assert warm.command(launch(agent_args=arguments)) is None
@@ -277,8 +282,8 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
     [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)],
 )
 def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
-    """The app server is used for known versions and newer ones. An older or unknown version is
-    started as one process for each turn."""
+    """The app server is used for tested versions of Codex and newer ones. For older or unknown
+    versions, each turn has its own process."""
     warm = registry.load("codex").warm
     assert warm is not None
     assert (warm.command(launch(version)) is not None) is is_kept

@@ -1,5 +1,5 @@
-"""Damaged lines are found in the middle of a transcript of every CLI, and nothing that a CLI writes is
-called damaged. Pure; on recordings of the CLIs."""
+"""Damaged lines in the middle of a transcript are found for every CLI, and nothing that a CLI
+writes is reported as damaged. The tests read recordings of the CLIs and start no process."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ HARMS = (
 
 
 def lines_of(agent: str) -> tuple[list[bytes], int]:
-    """Return the lines of a recording, and the place of the one with a tool's result."""
+    """Return the lines of a recording, and the index of the line with a tool's result."""
     lines = Recording(agent).content.split(b"\n")
     return lines, next(at for at, each in enumerate(lines) if b"tool-one" in each)
 
 
 @AGENTS
 def test_a_recording_has_no_damaged_line(agent: str) -> None:
-    """Nothing in a transcript as the CLI wrote it is called damaged."""
+    """No line of a transcript is reported as damaged if the CLI wrote it."""
     assert not registry.load(agent).damaged(Recording(agent).content)
 
 
 @AGENTS
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_line_is_found(agent: str, harm: Callable[[bytes], bytes]) -> None:
-    """Exactly the damaged line is returned, by its offsets."""
+    """Only the damaged line is reported, by its start and end offset."""
     lines, at = lines_of(agent)
     lines[at] = harm(lines[at])
     start = sum(len(line) + 1 for line in lines[:at])
@@ -87,7 +87,8 @@ def test_a_damaged_line_is_found(agent: str, harm: Callable[[bytes], bytes]) -> 
 
 @AGENTS
 def test_the_end_of_a_transcript(agent: str) -> None:
-    """A record that a kill cut off is not damage. Zero bytes are, which no kill leaves behind."""
+    """An incomplete last record, as a kill leaves it, is not damage. Zero bytes are damage, because
+    no kill leaves them."""
     driver, content = registry.load(agent), Recording(agent).content
     assert not driver.damaged(content + b'{"type":"us')
     assert driver.damaged(content + b'{"ty\0\0') == ((len(content), len(content) + 6),)
@@ -102,8 +103,9 @@ def look(path: Path, content: bytes) -> Snapshot:
 
 
 def test_what_no_receipt_has_told_of(tmp_path: Path) -> None:
-    """A torn record at which the file ended at a look is no damage. A damaged line counts until an
-    attempt went on behind it; one that is found later counts again."""
+    """An incomplete record is not damage if an earlier snapshot of the file ended with it. A
+    damaged line counts until an attempt has continued after it. A damaged line that is found later
+    counts again."""
     driver, whole = registry.load("claude"), Recording("claude").content
     torn = look(tmp_path / "main", whole + b'{"type":"us')
     after = whole + b'{"type":"us\n' + whole
@@ -114,12 +116,12 @@ def test_what_no_receipt_has_told_of(tmp_path: Path) -> None:
     assert damage_of(driver, after, Baseline(recorded_states=(zeroed,))) == 1
     assert damage_of(driver, after, Baseline(last_continued=zeroed, recorded_states=(zeroed,))) == 0
     assert damage_of(driver, after + b"null\n", Baseline(last_continued=zeroed)) == 1
-    # Where the transcript is another one by now, everything in it counts.
+    # If the transcript has been replaced since, every damaged line in it counts.
     assert damage_of(driver, b"x\n" + after, Baseline(last_continued=zeroed)) == 2
 
 
 def test_a_deep_record_is_read() -> None:
-    """A record may be nested as deeply as a reader of JSON allows."""
+    """A record may be nested as deeply as Python's JSON reader allows."""
     driver = registry.load("claude")
     for depth in range(950, 1001, 5):
         deep = b'{"type":"user","content":' * depth + b"1" + b"}" * depth + b"\n"

@@ -1,4 +1,4 @@
-"""How the agents are found, and their command lines, without starting one."""
+"""How the drivers find their agents, and the command lines that they build. No agent is started."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def argv(agent: str, **how: object) -> list[str]:
 
 
 def test_the_native_program_is_found_behind_the_wrapper() -> None:
-    """The npm command on PATH leads to the platform package's own file, with its version. The
-    wrapper is never started."""
+    """From the npm command on PATH the driver finds the executable file of the platform's package,
+    with its version. The wrapper script is never started."""
     environ = {"PATH": str(MODULES / ".bin")}
     for agent, version in (("claude", "2.1.329"), ("codex", "0.169.0")):
         program = registry.load(agent).locate(environ)
@@ -56,8 +56,8 @@ def test_the_native_program_is_found_behind_the_wrapper() -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Path) -> None:
-    """A script on PATH is used, or the program that the variable names, which has precedence. A
-    name that is a version is the version."""
+    """A script on PATH is used as it is. The program that the variable names has precedence. If the
+    file's name is a version number, that is the version."""
     script = tmp_path / agent
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -77,7 +77,8 @@ def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Pat
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_missing_program_names_the_command_that_installs_it(agent: str, tmp_path: Path) -> None:
-    """There is nothing on PATH, or the variable names no program."""
+    """The error for a program that is not on PATH, or that the variable names but that does not
+    exist, has the command that installs the agent."""
     for environ in (
         {"PATH": str(tmp_path)},
         {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(tmp_path)},
@@ -88,7 +89,8 @@ def test_a_missing_program_names_the_command_that_installs_it(agent: str, tmp_pa
 
 
 def test_where_the_conversations_are_kept() -> None:
-    """The CLI's own variable, else its folder in the user's home."""
+    """Conversations are in the directory that the CLI's own variable names, else in the CLI's
+    directory in the user's home."""
     claude, codex = registry.load("claude"), registry.load("codex")
     assert claude.home({"HOME": "/h"}) == Path("/h/.claude")
     assert claude.home({"HOME": "/h", "CLAUDE_CONFIG_DIR": "/c"}) == Path("/c")
@@ -105,7 +107,8 @@ def test_the_prompt_goes_by_stdin_alone(agent: str) -> None:
 
 
 def test_how_claude_is_told_which_conversation() -> None:
-    """The id is chosen at first, resumed by id or by path, or forked. `latest` is never used."""
+    """The id is set for a new conversation; a conversation is resumed by id or by path, or forked.
+    `latest` is never used."""
     assert f"--session-id={ID}" in argv("claude")
     assert f"--session-id={ID}" in argv("claude", kind=Start.REBUILD)
     assert f"--resume={ID}" in argv("claude", kind=Start.RESUME)
@@ -123,7 +126,8 @@ def test_how_claude_is_told_which_conversation() -> None:
 
 
 def test_how_codex_is_told_which_conversation() -> None:
-    """All flags come before the subcommand, and the prompt's dash is last."""
+    """The id of the conversation comes after the subcommand. All flags come before it, and the dash
+    for the prompt on stdin is last."""
     assert argv("codex")[-1] == "-"
     assert "resume" not in argv("codex")
     assert argv("codex", kind=Start.RESUME)[-3:] == ["resume", ID, "-"]
@@ -133,7 +137,7 @@ def test_how_codex_is_told_which_conversation() -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("kind", [Start.WAIT, Start.REFUSE])
 def test_what_starts_nothing_has_no_command(agent: str, kind: Start) -> None:
-    """A wait and a refusal start no process."""
+    """There is no command for the continuations `wait` and `refuse`, which start no process."""
     with pytest.raises(ValueError):
         argv(agent, kind=kind)
 
@@ -165,8 +169,8 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt
 
 
 def test_the_limits_are_those_of_the_clis() -> None:
-    """The longest prompt that each CLI takes is accepted, and one more character is refused. A
-    character of Codex may have four bytes."""
+    """The longest prompt that each CLI accepts is accepted, and a prompt with one more character is
+    refused. For Codex a character may have four bytes."""
     claude, codex = registry.load("claude"), registry.load("codex")
     assert not claude.refuse(launch("claude", prompt="x" * (10 << 20)))
     assert claude.refuse(launch("claude", prompt="/" + "x" * ((10 << 20) - 1)))
@@ -253,7 +257,7 @@ def test_which_variables_are_the_agents_own(agent: str) -> None:
 
 
 def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
-    """The hint lists the known agents."""
+    """The error for an unknown agent lists the known agents in its hint."""
     with pytest.raises(AgentMissing) as error:
         registry.load("nobody")
     assert "claude, codex" in error.value.hint
@@ -262,7 +266,7 @@ def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
 def install(
     folder: Path, name: str, module: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Install a distribution with one driver, as pip would."""
+    """Install a distribution that has one driver as an entry point, as pip would."""
     (folder / f"{module}.py").write_text(source)
     meta = folder / f"{module}-1.0.dist-info"
     meta.mkdir()
@@ -274,8 +278,8 @@ def install(
 def test_a_driver_from_outside_is_found_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry point of another distribution is a driver like the built-in ones, and is in the list
-    of names."""
+    """A driver from an entry point of another distribution is used like the built-in ones, and is
+    in the list of names."""
     source = (
         "from perdure.agents.claude.driver import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name "
         "= 'guest'\n"
@@ -295,7 +299,7 @@ def test_a_driver_from_outside_is_found_by_its_name(
 def test_what_is_no_driver_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, words: str
 ) -> None:
-    """An object without a driver's methods, and a module that cannot be imported, are one clear
+    """An entry point that is not a driver, or whose module cannot be imported, gives one clear
     error."""
     install(tmp_path, module, module, source, monkeypatch)
     with pytest.raises(DriverError, match=words):
@@ -304,7 +308,7 @@ def test_what_is_no_driver_is_refused(
 
 
 def test_the_list_of_drivers_costs_nothing(tmp_path: Path) -> None:
-    """Importing the package loads no driver."""
+    """Importing the package and listing the drivers' names loads no driver."""
     import subprocess
 
     code = (

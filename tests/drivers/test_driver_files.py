@@ -1,4 +1,4 @@
-"""The drivers' findings in the agents' own files, without starting an agent."""
+"""What the drivers read from the agents' own files. No agent is started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def texts(driver: object, content: bytes) -> list[str]:
 )
 def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
     """In recorded transcripts with interruptions, tool results and background notices, only the
-    sent texts are prompts."""
+    texts that were sent are prompts."""
     assert texts(registry.load(agent), (RECORDED / name).read_bytes()) == expected
 
 
@@ -69,7 +69,7 @@ def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(agent: str, content: bytes) -> None:
-    """No content raises an error."""
+    """Reading the prompts of a file with any content raises no error."""
     list(registry.load(agent).prompts(content + b'\n{"type":"user"}'))
 
 
@@ -80,7 +80,8 @@ def user_line(content: object, **more: object) -> bytes:
 
 
 def queued_line(words: str, mode: str = "prompt", **more: object) -> bytes:
-    """A prompt that Claude Code took while it worked (2.1.329)."""
+    """Return Claude Code's line of a prompt that it accepted while it was running a turn
+    (2.1.329)."""
     attached = {"type": "queued_command", "prompt": words, "commandMode": mode}
     return json.dumps({"type": "attachment", "attachment": attached, **more}).encode()
 
@@ -112,7 +113,8 @@ def queued_line(words: str, mode: str = "prompt", **more: object) -> bytes:
     ],
 )
 def test_prompts_of_claude_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """If the line names its origin, that decides. In older versions the known beginnings do."""
+    """If a line names the origin of its text, the origin decides whether it is a prompt. Without an
+    origin, as in older versions, known beginnings decide."""
     assert texts(CLAUDE, line) == expected
 
 
@@ -151,14 +153,15 @@ def codex_line(*blocks: tuple[str, str]) -> bytes:
     ],
 )
 def test_prompts_of_codex_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """If the message names its origin, that decides. In older versions the known beginnings do."""
+    """If a message names its origin, the origin decides whether it is a prompt. Without an origin,
+    as in older versions, known beginnings decide."""
     assert texts(CODEX, line) == expected
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_what_is_sent_to_claude_is_what_is_found(prompt: str) -> None:
-    """The space that keeps a slash from being a command is taken away again, whatever the prompt
-    begins with."""
+    """perdure puts a space before a slash, so that the prompt is not a command. That space is
+    removed again when the prompt is read, whatever the prompt begins with."""
     from perdure.agents.claude.transcript import sent
 
     assert texts(CLAUDE, user_line(sent(prompt), promptSource="sdk")) == [prompt]
@@ -175,7 +178,8 @@ def test_of_several_files_of_a_conversation_the_newest_is_taken(tmp_path: Path) 
 
 
 def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
-    """Claude's tool output in separate files is found. Codex has no files beside the transcript."""
+    """Claude's files with the output of tools belong to the conversation. Codex has no files beside
+    the transcript."""
     transcript = tmp_path / f"{ID}.jsonl"
     transcript.touch()
     assert list(CLAUDE.sidecar_files(transcript)) == []
@@ -185,8 +189,8 @@ def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
 
 
 def test_a_rollout_goes_back_to_its_own_day(tmp_path: Path) -> None:
-    """The day is taken from the name of the copy, or from its first line. A file at that place is
-    replaced. A copy of another thread is refused."""
+    """A copy of a rollout is restored to the folder of its day, which is in the copy's name or in
+    its first line. A file that exists there is replaced. A copy of another thread is refused."""
     name = f"rollout-2026-11-21T07-42-43-{ID}.jsonl"
     place = tmp_path / "sessions/2026/11/21" / name
     copy = tmp_path / "main"
@@ -214,8 +218,8 @@ def start_of(pid: int) -> str:
 
 
 def test_a_left_over_entry_of_the_register_is_no_writer(tmp_path: Path) -> None:
-    """An entry in Claude's register is still there after a SIGKILL. A process that is gone, or
-    another one with its number, does not count."""
+    """After a SIGKILL an entry remains in Claude's register. It does not count as a writer if its
+    process is gone, or if another process has its process id now."""
     sessions = tmp_path / "sessions"
     sessions.mkdir()
     with subprocess.Popen(["true"]) as gone:
@@ -245,8 +249,8 @@ def git(*words: str) -> None:
 
 
 def test_only_a_worktree_that_its_repository_knows_opens_the_sandbox(tmp_path: Path) -> None:
-    """The directories that a commit needs are named. A `.git` that an agent could have written adds
-    none."""
+    """The sandbox may write to the directories that a commit in a worktree needs. A `.git` file
+    that an agent could have written adds no directory."""
     repo, linked = tmp_path / "repo", tmp_path / "linked"
     git("init", "-q", str(repo))
     git("-C", str(repo), "commit", "-q", "--allow-empty", "-m", "base")
@@ -280,7 +284,8 @@ def rollout(*entries: Entry) -> bytes:
 
 
 def test_a_rollout_shows_which_replies_called_a_tool() -> None:
-    """Codex 0.169.0 writes the calls of a reply before the record of its usage."""
+    """A reply is reported as calling a tool if the rollout has calls before the record of the
+    reply's usage, as Codex 0.169.0 writes it."""
 
     def told(reply: str) -> Entry:
         return "token_usage_record", {"response_id": reply, "usage": {"input_tokens": 5}}
@@ -293,9 +298,9 @@ def test_a_rollout_shows_which_replies_called_a_tool() -> None:
 
 
 def test_a_rollout_shows_a_request_that_is_under_way() -> None:
-    """Codex 0.169.0 records the prompt and the results of tools before it asks its model, and the
-    usage when the answer has come. After two parallel calls, it asks the model only when both have
-    ended."""
+    """A request to the model is open after its prompt or the results of its tools were recorded,
+    until its usage is recorded (Codex 0.169.0). After two parallel calls, the next request begins
+    only when both have ended."""
 
     def item(kind: str, **more: object) -> Entry:
         return "response_item", {"type": kind, **more}
@@ -340,13 +345,13 @@ def test_a_rollout_shows_a_request_that_is_under_way() -> None:
         ([*calls, ended("1"), ended("2"), told], None),
         ([*calls, ended("1"), ended("2"), ("event_msg", {"type": "turn_aborted"})], None),
         ([*calls, ended("1"), ended("2"), told, ("compacted", {})], OpenRequest(model="gpt-5.5")),
-        # Versions before 0.169.0 write totals alone.
+        # Versions before 0.169.0 write only totals.
         ([*asked, count(5)], None),
         ([*said, count(5), ended("1"), ended("2")], full),
         ([*said, count(5), ended("1"), ended("2"), count(5)], full),
         ([*said, count(5), ended("1"), ended("2"), count(9)], None),
         ([*calls, ended("1"), ended("2"), count(9)], full),
-        # A call of an earlier turn never gets its result.
+        # This call of an earlier turn never gets its result.
         (
             [
                 *calls,

@@ -1,5 +1,5 @@
-"""How full a conversation is according to each CLI's transcript, and how a launch sets the level at
-which it is compacted."""
+"""The fill of a conversation according to each CLI's transcript, and the setting of the fill at
+which the CLI compacts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def jsonl(*entries: dict[str, Any]) -> bytes:
 
 
 def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
-    """Return an answer of Claude Code."""
+    """Return Claude Code's record of an answer."""
     used = {
         "input_tokens": tokens,
         "cache_read_input_tokens": cached,
@@ -33,7 +33,7 @@ def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def counted(tokens: int, total: int = 0) -> dict[str, Any]:
-    """Return a record in which Codex reports its token count."""
+    """Return Codex's record of a token count."""
     info = {
         "last_token_usage": {"input_tokens": tokens, "total_tokens": total or tokens + 9},
         "model_context_window": 258_400,
@@ -43,7 +43,7 @@ def counted(tokens: int, total: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
-    """The size of the last request in a conversation recorded on the real CLI, and the model's
+    """The fill of a recorded conversation is the size of its last request, with the model's
     name."""
     fill = registry.load(agent).fill((RECORDINGS / f"{agent}.jsonl").read_bytes())
     assert fill.tokens == 100
@@ -53,7 +53,7 @@ def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
 
 
 def test_a_recorded_compaction_is_counted() -> None:
-    """Claude Code recorded the size before the compaction and after it."""
+    """From Claude Code's record of a compaction the size before and after it is read."""
     fill = registry.load("claude").fill((RECORDINGS / "claude-compacted.jsonl").read_bytes())
     assert fill.compactions == 1
     assert (fill.held, fill.left) == (107, 2591)
@@ -69,8 +69,8 @@ def test_damage_tells_nothing(agent: str) -> None:
 
 
 def test_claude_counts_its_own_answers_alone() -> None:
-    """Subagents, and the CLI's own error texts, do not count for the conversation. After a
-    compaction the CLI's estimate counts until the next answer."""
+    """Subagents, and the CLI's own error texts, do not count for the fill. After a compaction the
+    CLI's estimate counts until the next answer."""
     fill = registry.load("claude").fill
     whole = [
         said(100),
@@ -91,8 +91,8 @@ def test_claude_counts_its_own_answers_alone() -> None:
 
 
 def test_codex_counts_what_the_summary_carried() -> None:
-    """The count before a compaction is that of the request for the summary. After it, Codex has an
-    estimate of the rest."""
+    """The size before a compaction is that of the request for the summary. The size after it is
+    Codex's own estimate."""
     fill = registry.load("codex").fill
     model = {"type": "turn_context", "payload": {"model": "gpt-6"}}
     shrunk = {"type": "compacted", "payload": {"message": "..."}}
@@ -104,8 +104,8 @@ def test_codex_counts_what_the_summary_carried() -> None:
 
 
 def test_claude_tells_its_fill_while_it_works() -> None:
-    """Each answer has the size of its request. A subagent's answer does not count for the
-    conversation. The result has the models' windows."""
+    """Each answer reports the size of its request as the fill. A subagent's answer does not count.
+    The result has the windows of the models."""
     parse = registry.load("claude").parse
 
     def sizes(line: bytes) -> list[AgentEvent]:
@@ -140,8 +140,8 @@ def launched(
 
 
 def test_a_launch_says_when_to_compact() -> None:
-    """Claude Code gets a percentage of its usable window, Codex a number of tokens. Without a level
-    both keep their defaults."""
+    """Claude Code gets the level as a percentage of its usable window, Codex as a number of tokens.
+    Without a level both keep their defaults."""
     level = CompactAt(tokens=160_000, window=200_000, percent=80)
     name = "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"
     assert launched("claude", level)[1][name] == "88"

@@ -174,7 +174,7 @@ def test_no_recording_is_left_out(agent: str, table: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
-    """The parsers know every line of the recordings."""
+    """The parsers recognize every line of the recordings."""
     assert not [
         event
         for name in recorded(agent)
@@ -195,12 +195,14 @@ def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
     ],
 )
 def test_the_end_of_a_limit_is_known(agent: str, name: str, until: int | None) -> None:
-    """Claude's own event has the second. Codex's text has the minute, and its end is used."""
+    """The end of a limit is read from Claude's own event to the second. Codex's text names a
+    minute, and the end of that minute is used."""
     assert outcome(agent, name).until == until
 
 
 def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
-    """Without the event, the sentence of the result is read, in its time zone."""
+    """If there is no event, the end of a limit is read from the text of the result, in the time
+    zone that it names."""
     without = [event for event in events("claude", "429-week") if not isinstance(event, LimitSeen)]
     found = registry.load("claude").outcome(exit_of("claude", "429-week"), without)
     assert found.until == 1795506540_000
