@@ -1,4 +1,4 @@
-"""Finds files that appear while a test waits, and directories for them."""
+"""Finds files that appear while a test waits, and directories for temporary files."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
 def test_who_was_stopped_by_perdure_did_not_fail(
     agent: str, cause: str, kind: OutcomeKind, name: str
 ) -> None:
-    """The supervisor's cause has precedence over the agent's output."""
+    """If perdure ended the agent, perdure's reason decides the outcome, not the agent's output."""
     stopped = replace(exit_of(agent, name), cause=cause, code=None, signal=15)
     assert registry.load(agent).outcome(stopped, events(agent, name)).kind is kind
 
@@ -231,13 +231,13 @@ def test_who_was_stopped_by_perdure_did_not_fail(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("end", [Exit(code=1), Exit(code=None), Exit(signal=9), Exit(code=137)])
 def test_a_good_result_is_no_success_without_exit_code_zero(agent: str, end: Exit) -> None:
-    """The agent's own success message is not enough."""
+    """The agent's own success message without exit code 0 is not a success."""
     assert registry.load(agent).outcome(end, events(agent, "ok")).kind is K.FAILED
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_exit_code_zero_is_no_success_without_a_result(agent: str) -> None:
-    """An incomplete stream with code 0 is a failure."""
+    """Exit code 0 with an incomplete stream is a failure."""
     before_the_end = [event for event in events(agent, "ok") if not isinstance(event, TurnEnded)]
     assert registry.load(agent).outcome(Exit(code=0), before_the_end).kind is K.FAILED
     assert registry.load(agent).outcome(Exit(code=0), []).kind is K.FAILED
@@ -264,8 +264,8 @@ def test_an_error_told_as_the_answer_is_an_error() -> None:
 
 
 def test_an_answer_about_an_error_of_the_service_is_an_answer() -> None:
-    """An answer may begin with the text of an API error, because the task was about it. The CLI
-    says that the turn was completed."""
+    """An answer may begin with the text of an API error, because the task was about that error. It
+    counts as an answer if the CLI says that the turn was completed."""
     text = "API Error: 429 means that the client sent too many requests."
     facts = {"subtype": "success", "terminal_reason": "completed"}
     answer = TurnEnded(ok=True, text=text, turns=1, facts=facts)
@@ -291,7 +291,7 @@ def test_a_prompt_that_was_eaten_as_a_command_is_a_failure() -> None:
 
 
 def test_a_damaged_index_of_codex_says_what_to_do() -> None:
-    """The sentence names the files to move away, which Codex then makes again."""
+    """The outcome's sentence names the index files to move away, which Codex then creates again."""
     end = Exit(
         code=1,
         stderr_tail=(
@@ -305,15 +305,16 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
 
 
 def test_codex_refuses_a_resume_in_unknown_words() -> None:
-    """No turn has begun, whatever the message is, so another copy of the conversation is tried."""
+    """If Codex ends before a turn has begun, the resume counts as refused, whatever the message
+    says. So another copy of the conversation is tried."""
     words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
     end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
     assert registry.load("codex").outcome(end, []).kind is K.SESSION_BROKEN
 
 
 def test_usage_of_claude_is_what_this_launch_added() -> None:
-    """The second turn of a conversation reports its own tokens and cost, although the CLI's total
-    continues."""
+    """The second turn of a conversation reports only its own tokens and cost, although the CLI's
+    totals include the first turn."""
     (used,) = [event for event in events("claude", "tool") if isinstance(event, UsageSeen)]
     assert used == UsageSeen(
         Usage(input=300, output=14, cached=80, cache_write=20, cost_usd=0.001196), cumulative=False
@@ -321,14 +322,16 @@ def test_usage_of_claude_is_what_this_launch_added() -> None:
 
 
 def test_several_results_of_claude_add_up() -> None:
-    """Each result is counted from the previous one, so their sum is the usage of the launch."""
+    """Each result of Claude has totals. Only the difference from the previous result is counted, so
+    the sum is the usage of the launch."""
     used = [event.usage for event in events("claude", "background") if isinstance(event, UsageSeen)]
     assert len(used) == 2
     assert sum(used, Usage()).cost_usd == pytest.approx(0.001736)
 
 
 def test_usage_of_codex_counts_over_the_thread() -> None:
-    """Codex repeats the tokens of earlier launches, and the flag says so."""
+    """Codex reports the tokens of earlier launches again. The flag on the usage says that it is
+    cumulative."""
     (used,) = [event for event in events("codex", "tool") if isinstance(event, UsageSeen)]
     assert used == UsageSeen(Usage(input=300, output=21, cached=120), cumulative=True)
 
@@ -364,7 +367,7 @@ def test_a_tool_that_failed_is_seen_as_failed() -> None:
 
 
 def test_an_api_error_is_no_word_of_the_agent() -> None:
-    """Claude prints its own errors as the assistant's text. They do not count as an answer."""
+    """Claude prints its own errors as text of the assistant. They do not count as an answer."""
     for name in CLAUDE:
         if CLAUDE[name][0] in (K.AUTH_FAILED, K.OVERLOADED, K.RATE_LIMITED, K.CONFIG_ERROR):
             assert not [event for event in events("claude", name) if isinstance(event, Said)], name

@@ -103,7 +103,7 @@ objects = st.builds(
 
 
 def in_contract(agent: str, line: bytes) -> None:
-    """Assert that any line leads to events that the journal can store, and to an outcome."""
+    """Check that any line gives events that the journal can store, and an outcome."""
     driver = registry.load(agent)
     found = driver.parse(line)
     for event in found:
@@ -135,8 +135,8 @@ def test_any_bytes_are_events(agent: str, line: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 @given(value=objects | values)
 def test_any_json_is_events(agent: str, value: Any) -> None:
-    """No JSON raises an error, whatever the types of its fields are, with lone surrogates and
-    infinities."""
+    """No JSON raises an error, whatever the types of its fields are, and even with lone surrogates
+    and infinite numbers."""
     in_contract(agent, json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
@@ -171,7 +171,8 @@ def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) 
     ],
 )
 def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None:
-    """Nesting and numbers that break a JSON reader give an unknown line, or a number within limits."""
+    """Nesting and numbers that break a JSON reader give an unknown line, or a number within the
+    limits of the journal."""
     in_contract(agent, line)
 
 
@@ -186,7 +187,7 @@ def test_what_is_not_known_is_kept(agent: str) -> None:
 
 
 def test_long_text_is_cut_and_said_so() -> None:
-    """A text over the limit keeps its beginning, and its end says how much is missing."""
+    """A text over the limit keeps its beginning. A note at its end says how much is missing."""
     long = {
         "type": "assistant",
         "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]},
@@ -219,7 +220,8 @@ def test_claude_says_when_it_asks_its_model() -> None:
 
 
 def test_the_last_id_counts() -> None:
-    """A result names the conversation again, because the id may have changed during the run."""
+    """The conversation's id in the result counts, because the id may have changed during the
+    run."""
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"the-new-one","result":""}'
     assert registry.load("claude").parse(line)[0] == SessionSeen("the-new-one")
 

@@ -1,4 +1,4 @@
-"""The drivers on the real CLIs, with the rehearsal: the conformance suite, and the behavior of
+"""The drivers with the real CLIs and the rehearsal: the conformance suite, and the behavior of
 single CLIs."""
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Make = Callable[..., Bench]
 
 
 def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
-    """Make benches in a scratch directory with a short path (the path of a socket has at most 108
-    bytes), and end what they started."""
+    """Make benches in a scratch directory with a short path, because the path of a socket has at
+    most 108 bytes. At the end, stop what they started."""
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 
@@ -69,8 +69,8 @@ class TestClaude(DriverConformance):
         yield from benches("claude")
 
     def test_full_permissions_as_root_need_a_word_of_the_user(self, bench: Make) -> None:
-        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do. Every other
-        user is accepted."""
+        """As root, the CLI refuses full permissions without IS_SANDBOX=1, and the outcome says what
+        to do. Other users need no such variable."""
         stage = bench("say One.")
         bare = replace(
             stage,
@@ -96,8 +96,8 @@ class TestClaude(DriverConformance):
 
     @pytest.mark.parametrize("depth", [1, 4])
     def test_a_copy_lies_where_the_cli_itself_would_put_it(self, bench: Make, depth: int) -> None:
-        """The project's folder has the CLI's own name, also for long paths and for letters beyond
-        ASCII."""
+        """A copy is restored to the folder that the CLI itself would use for the project, also for
+        long paths and for letters beyond ASCII."""
         stage = bench("say One.")
         deep = replace(stage, cwd=stage.cwd.joinpath(*[f"{'a_b.c' * 10}-ü-日本-🙂"] * depth))
         deep.cwd.mkdir(parents=True)
@@ -107,7 +107,8 @@ class TestClaude(DriverConformance):
         )
 
     def test_no_conversation_is_cleaned_away(self, bench: Make) -> None:
-        """A run is long enough for the CLI's own clean-up. A conversation of forty days ago stays."""
+        """A run lasts long enough for the CLI's own clean-up to start. Yet a conversation from
+        forty days ago stays."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
@@ -116,8 +117,8 @@ class TestClaude(DriverConformance):
         assert old.exists()
 
     def test_settings_of_the_user_do_not_switch_the_clean_up_on(self, bench: Make) -> None:
-        """The user has settings. A conversation of forty days ago stays, and the user's setting
-        works."""
+        """With settings given by the user, a conversation from forty days ago still stays, and the
+        user's setting is used."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
@@ -129,8 +130,8 @@ class TestClaude(DriverConformance):
         assert stage.rehearsal.last.model == "claude-haiku-5-5"
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """The last argument is a flag that takes any number of words. It takes neither the prompt
-        nor a flag of perdure."""
+        """If the user's last argument is a flag that takes any number of words, it takes neither
+        the prompt nor a flag of perdure."""
         stage = bench("say One.")
         assert stage.run("hello", agent_args=("--add-dir", str(stage.cwd))).outcome.ok
         assert "hello" in stage.reached_the_model()
@@ -144,8 +145,8 @@ class TestCodex(DriverConformance):
         yield from benches("codex")
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """The last argument is a flag that takes any number of files. It does not take the
-        subcommand."""
+        """If the user's last argument is a flag that takes any number of files, it does not take
+        the subcommand."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         (stage.cwd / "dot.png").write_bytes(DOT)
@@ -159,9 +160,10 @@ class TestCodex(DriverConformance):
 
     @pytest.mark.parametrize("linked", [True, False])
     def test_a_commit_works_where_editing_is_allowed(self, linked: bool) -> None:
-        """In the sandbox the agent commits to its branch, also on resume. In a linked worktree it
-        cannot write the hooks."""
-        # The sandbox lets a tool write anywhere below /tmp, hooks included.
+        """In the sandbox the agent can commit to its branch, also after a resume. In a linked
+        worktree it cannot write git's hooks."""
+        # The sandbox lets a tool write anywhere below /tmp, so the repository is made elsewhere,
+        # where its hooks are protected.
         place = Path(tempfile.gettempdir())
         for bench in benches("codex", "/var/tmp" if place.is_relative_to("/tmp") else str(place)):
             stage = bench(
@@ -205,16 +207,16 @@ class TestCodex(DriverConformance):
 
 
 def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> None:
-    """Claude's clean-up removes conversations older than 30 days in any start that lasts a few
-    seconds. In perdure's starts it removes none."""
+    """Claude's clean-up removes conversations older than 30 days in every start that lasts a few
+    seconds. When perdure starts Claude, none is removed."""
     for parent in ("without", "with"):
         (tmp_path / parent).mkdir()
     kept = {}
     for name in ("without", "with"):
         for make in benches("claude", str(tmp_path / name)):
             go = tmp_path / name / "go"
-            # Without perdure the reply waits for the clean-up; with it there is nothing that could
-            # be waited for.
+            # Without perdure, the reply waits until the clean-up is seen. With perdure there is no
+            # event to wait for, so the reply is slow.
             wait = f"hold {go}" if name == "without" else "slow 12"
             stage = make(
                 f"say One.\n---\n{wait}\nsay A long answer in many words, so that the clean-up has "
@@ -244,8 +246,8 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
 
 
 def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
-    """The setting is used; the default if it is missing or cannot be read; none if clean-up is
-    switched off or does not exist."""
+    """The retention in the user's settings is read. It is the default if the setting is missing or
+    cannot be read, and None if clean-up is switched off or does not exist."""
     claude, gemini = registry.load("claude"), registry.load("gemini")
     for text, days in (
         ("", 30),

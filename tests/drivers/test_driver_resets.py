@@ -1,4 +1,4 @@
-"""The end of a usage limit, read from text."""
+"""The end of a usage limit, parsed from the text of a CLI."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def ms(moment: datetime) -> int:
     ],
 )
 def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
-    """Every form of time that a CLI prints is parsed correctly. A time without seconds means the
-    end of that minute, and an hour that has passed means tomorrow."""
+    """Every form of time that a CLI prints is parsed. A time without seconds means the end of that
+    minute. An hour that has already passed today means tomorrow."""
     assert resets_at(words, ms(NOW), UTC) == ms(expected)
 
 
@@ -65,13 +65,13 @@ def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
     ],
 )
 def test_what_names_no_time_is_none_or_local(words: str) -> None:
-    """Without a time there is no guess. For an unknown zone the given one is used."""
+    """A text without a time gives None. If its time zone is unknown, the local zone is used."""
     found = resets_at(words, ms(NOW), UTC)
     assert found == (ms(datetime(2026, 11, 21, 15, 1, tzinfo=UTC)) if "Nowhere" in words else None)
 
 
 def test_local_time_is_that_of_the_zone_handed_in() -> None:
-    """Codex prints local time without a zone."""
+    """Codex prints local time without a zone. It is read in the zone that the caller passes."""
     assert resets_at("try again at 10:00 AM.", ms(NOW), BERLIN) == ms(
         datetime(2026, 11, 21, 10, 1, tzinfo=BERLIN)
     )
@@ -82,7 +82,7 @@ def test_local_time_is_that_of_the_zone_handed_in() -> None:
     st.integers(1, 4_000_000_000_000),
 )
 def test_any_words_are_read(words: str, now: int) -> None:
-    """No text raises an error."""
+    """Any text is parsed, or gives None, without an error."""
     resets_at(words, now, UTC)
 
 
@@ -93,7 +93,8 @@ def test_any_words_are_read(words: str, now: int) -> None:
     st.integers(1_600_000_000_000, 2_000_000_000_000),
 )
 def test_a_clock_without_a_day_is_within_a_day(hour: int, minute: int, half: str, now: int) -> None:
-    """The next such time is later than now and at most a day and a minute away."""
+    """A time of day without a date means its next occurrence: later than now, and at most a day and
+    a minute away."""
     found = resets_at(f"resets {hour}:{minute:02}{half}", now, UTC)
     assert found is not None
     assert now < found <= now + (24 * 60 + 1) * 60_000

@@ -1,5 +1,5 @@
-"""Conversations on disk as the drivers list them, with any content of an agent's home, and any
-amount of it."""
+"""Lists of the conversations on disk, as the drivers make them, whatever an agent's home contains
+and however much."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def claude_line(words: str, cwd: str = "/src/app") -> str:
 
 
 def write(driver: AgentDriver, home: Path, number: int, words: str, age_s: int = 0) -> Path:
-    """Write a conversation with that one prompt, as the CLI would have written it at that time."""
+    """Write a conversation with this one prompt and this age, as the CLI would have written it.
+    Return its transcript."""
     path = {
         "claude": home / "projects" / "-src-app" / f"{IDS[number]}.jsonl",
         "codex": home / "sessions/2026/11/21" / f"rollout-2026-11-21T08-00-00-{IDS[number]}.jsonl",
@@ -92,7 +93,7 @@ def test_the_newest_come_first_and_no_more_than_asked_for(
 
 
 def test_what_is_no_conversation_is_passed_over(driver: AgentDriver, tmp_path: Path) -> None:
-    """Empty and damaged files, foreign names, a directory or a dangling link in place of a file,
+    """Empty and damaged files, unknown names, a directory or a dangling link in place of a file,
     and a missing home are ignored."""
     assert not driver.conversations(tmp_path / "nowhere", 9)
     good = write(driver, tmp_path, 1, "the good one")
@@ -109,7 +110,8 @@ def test_what_is_no_conversation_is_passed_over(driver: AgentDriver, tmp_path: P
 
 
 def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path) -> None:
-    """The listing shows the first prompt, cut if it is long, but does not count the turns."""
+    """A list shows the first prompt of a long transcript, shortened if necessary, but not the
+    number of turns."""
     path = write(driver, tmp_path, 1, "begin " * 200)
     with path.open("ab") as file:
         file.write((b"x" * 1023 + b"\n") * (listing_order.WHOLE // 1024 + 1))
@@ -119,7 +121,8 @@ def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path
 
 
 def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -> None:
-    """The first line of a Codex thread says who began it."""
+    """Codex threads that a subagent began are not listed. The first line of a thread says who began
+    it."""
     driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     path.write_text(path.read_text().replace('"exec"', '{"subagent": "review"}'))
@@ -127,7 +130,7 @@ def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -
 
 
 def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
-    """The parent is known even before the fork has a prompt of its own."""
+    """The parent of a fork is known even before the fork has a prompt."""
     driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     head = json.dumps(
@@ -144,7 +147,7 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=400), st.sampled_from([*FILES, "opencode"]))
 def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
-    """With any content of a transcript, a read returns nothing or a fact, and raises no error."""
+    """A read of a transcript with any content returns a value or None, and raises no error."""
     driver = registry.load(name)
     for piece in (
         content,
@@ -157,8 +160,8 @@ def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
 
 
 def test_the_end_of_a_turn_is_its_last_answer() -> None:
-    """Claude Code forks at the last message of the agent before the next prompt. If there is none,
-    the error is a sentence."""
+    """A fork of Claude Code begins at the agent's last message before the next prompt. If there is
+    no such message, the error is one sentence."""
     answers = [
         json.dumps({"type": "assistant", "uuid": each, "message": {"content": []}}) + "\n"
         for each in IDS[1:4]

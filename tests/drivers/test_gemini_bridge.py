@@ -1,5 +1,5 @@
-"""How Gemini CLI's bridge finds the call that a permission request is about, and which launches use
-the bridge."""
+"""How Gemini CLI's bridge finds the tool call that a permission request is about, and which
+launches use the bridge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID = "0b6c641a-496d-4fb2-b8c3-c8923ea0411b"
 
 
 def answer(*contents: str, reason: str = "STOP", call_id: str = "") -> dict[str, Any]:
-    """Return a piece of an answer with calls of `write_file`."""
+    """Return a part of a model's answer that calls `write_file` once for each content."""
     calls = [
         {"id": call_id, "name": "write_file", "args": {"file_path": "Makefile", "content": each}}
         for each in contents
@@ -28,7 +28,8 @@ def answer(*contents: str, reason: str = "STOP", call_id: str = "") -> dict[str,
 
 
 def taken(calls: ReportedCalls, number: int) -> str:
-    """Return the content of the call that the CLI asks for by its number; empty if not known."""
+    """Return the content of the call to which the CLI's request with this number belongs, or an
+    empty string if it is not known."""
     found = calls.take(f"write_file__write_file_1795455071154_{number}")
     return found["args"]["content"] if found else ""
 
@@ -52,8 +53,8 @@ def test_a_call_with_an_id_of_the_service_is_found_by_it() -> None:
 
 
 def test_a_call_that_may_be_another_one_is_not_known() -> None:
-    """A subagent's calls are reported too, but never asked for: an approved one of them must not
-    let another call run."""
+    """Calls of a subagent are reported, but never need permission. If a request could belong to
+    more than one call, the call is unknown, so that an approval cannot let another call run."""
     calls = ReportedCalls()
     calls.add(answer("of a subagent"))
     calls.add(answer("of the agent"))
@@ -121,7 +122,8 @@ def test_only_a_launch_with_answers_uses_the_bridge(tmp_path: Path) -> None:
     "place", [".gemini/settings.json", ".gemini/extensions/x/hooks/hooks.json"]
 )
 def test_hooks_for_tools_keep_the_command_line(place: str, tmp_path: Path) -> None:
-    """Over its protocol the CLI runs no hooks for tools, and they must not be skipped."""
+    """A launch with hooks for tools uses the command line, because over its protocol the CLI does
+    not run such hooks."""
     given = launch(tmp_path, answers=True)
     path = tmp_path / place
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""The driver's findings in Gemini CLI's own files and command lines, and how it starts the CLI,
-without starting it."""
+"""What the driver reads from Gemini CLI's own files and command lines, and how it would start the
+CLI. The CLI is not started."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def texts(content: bytes) -> list[str]:
 
 
 def test_what_is_still_in_the_conversation_follows_from_the_whole_file() -> None:
-    """A new list of messages rolls a failed turn back, and a rewind removes later messages. Neither
-    is a prompt any more."""
+    """A prompt counts only if the file as a whole keeps it. A new list of messages removes a failed
+    turn, and a rewind removes later messages."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun)) == ["one", "two"]
     assert texts(written(*begun, replaced(CONTEXT, user("1", "one"), model("a", "One.")))) == [
@@ -74,8 +74,8 @@ def test_what_is_still_in_the_conversation_follows_from_the_whole_file() -> None
 
 
 def test_a_resume_within_the_same_minute_writes_the_list_twice() -> None:
-    """The CLI writes first an empty list, then the full one. The prompts are there again, in their
-    order."""
+    """On a resume within the same minute the CLI writes an empty list, then the full one. All
+    prompts are found again, in order."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     full = replaced(CONTEXT, user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun, head(), replaced(CONTEXT))) == []
@@ -87,8 +87,8 @@ def test_a_resume_within_the_same_minute_writes_the_list_twice() -> None:
 
 
 def test_what_was_condensed_stays() -> None:
-    """After a compression the earlier prompts are part of the summary, even if a resume writes the
-    list again."""
+    """After a compression the earlier prompts count as part of the summary, even if a resume writes
+    the list of messages again."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     short = (
         CONTEXT,
@@ -144,7 +144,7 @@ def test_what_is_sent_is_what_is_found(prompt: str) -> None:
 
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(content: bytes) -> None:
-    """No content raises an error."""
+    """Reading the prompts of a file with any content raises no error."""
     GEMINI.prompts(
         content + b'\n{"type":"user"}\n{"$set":{"messages":[{"id":[]},3]}}\n{"$rewindTo":"x"}'
     )
@@ -163,8 +163,8 @@ def test_damage_costs_only_the_damaged_lines() -> None:
 
 
 def test_bytes_that_are_there_do_not_hide_a_history_that_is_gone(tmp_path: Path) -> None:
-    """A record that removes the history is appended, so every byte is still there. The driver must
-    still not take the snapshot for the file's beginning."""
+    """If a record that removes the history is appended, all earlier bytes are still in the file.
+    Even so, the driver must not report that the file continues the snapshot."""
     path = tmp_path / "session.jsonl"
     path.write_bytes(written(head(), replaced(CONTEXT), user("1", "one"), model("a", "One.")))
     earlier = snapshot(GEMINI, path)
@@ -187,8 +187,9 @@ def chat(home: Path, project: str, minute: str, session: str, *records: object) 
 
 
 def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path) -> None:
-    """A resume leaves a newer, empty file with the same id. Another id may share the first eight
-    letters. If there is no file, the result is None."""
+    """A resume leaves a newer, empty file with the same id, and another id may have the same first
+    eight letters. The file that has the conversation is returned, or None if there is no such
+    file."""
     real = chat(tmp_path, "a", "19", ID, user("1", "one"))
     chat(tmp_path, "a", "21", ID, replaced(CONTEXT))
     other = ID[:9] + "0000" + ID[13:]
@@ -202,8 +203,8 @@ def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path)
 
 
 def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None:
-    """Neither the CLI nor a resume finds it, but the file exists, and perdure does not report it as
-    missing. The empty file that a resume leaves does not count."""
+    """Neither the CLI nor a resume finds a file whose first line is torn. But the file exists, so
+    perdure does not report it as missing. The empty file that a resume leaves does not count."""
     torn = chat(tmp_path, "a", "19", ID, user("1", "one"))
     torn.write_bytes(torn.read_bytes()[:40])
     assert GEMINI.transcript(tmp_path, ID) is None
@@ -214,8 +215,9 @@ def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None
 
 
 def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
-    """The project is found by the CLI's register, by the owner's mark, or by the name that the CLI
-    will give. A copy of another conversation is refused."""
+    """A copy is restored to the folder of its project. That folder is found in the CLI's register,
+    by the mark of its owner, or by the name that the CLI will give it. A copy of another
+    conversation is refused."""
     home, copy, cwd = tmp_path / "home", tmp_path / "main", tmp_path / "My_App"
     cwd.mkdir()
     copy.write_bytes(written(head(), user("1", "one")))
@@ -237,8 +239,8 @@ def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
 
 
 def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
-    """They are in a directory named by the whole id, beside the file whose name has a part of the
-    id."""
+    """The files of subagents belong to the conversation. Their directory is named by the whole id,
+    and is beside the transcript, whose name has only a part of the id."""
     path = chat(tmp_path, "a", "19", ID)
     assert list(GEMINI.sidecar_files(path)) == []
     (path.parent / ID).mkdir()
@@ -246,8 +248,8 @@ def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
 
 
 def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
-    """The CLI has no register. A live process counts by its arguments and its home; one with
-    another home, or another program, does not."""
+    """A live process counts as a writer by its arguments and its home, because the CLI has no
+    register. A process with another home, and another program, do not count."""
     script = tmp_path / "gemini.js"
     script.write_text("import time; time.sleep(60)")
 
@@ -321,14 +323,15 @@ def test_the_script_is_found_behind_the_command(tmp_path: Path) -> None:
 
 
 def test_where_the_conversations_are_kept() -> None:
-    """`.gemini` in the CLI's own variable, else in the user's home."""
+    """Conversations are in `.gemini` in the directory that the CLI's own variable names, else in
+    the user's home."""
     assert GEMINI.home({"HOME": "/h"}) == Path("/h/.gemini")
     assert GEMINI.home({"HOME": "/h", "GEMINI_CLI_HOME": "/g"}) == Path("/g/.gemini")
 
 
 def test_how_it_is_told_which_conversation(tmp_path: Path) -> None:
-    """The id is chosen at first, resumed by id, or forked from the parent's file. `latest`, a path,
-    and no id are never used."""
+    """The id is set for a new conversation. A conversation is resumed by its id, or forked from the
+    parent's file. `latest`, a path and an empty id are never used."""
     assert f"--session-id={ID}" in GEMINI.command(launch()).argv
     assert f"--session-id={ID}" in GEMINI.command(launch(kind=Start.REBUILD)).argv
     assert f"--resume={ID}" in GEMINI.command(launch(kind=Start.RESUME)).argv
@@ -356,7 +359,7 @@ def test_how_it_is_told_which_conversation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", list(Permissions))
 def test_permissions_are_set_again_on_each_resume(level: Permissions) -> None:
-    """The same flags for the first launch and for a resume."""
+    """The permissions flags are the same for the first launch and for a resume."""
 
     def flags(kind: Start) -> list[str]:
         return [
@@ -378,8 +381,8 @@ def test_the_prompt_goes_by_stdin_alone() -> None:
 
 
 def test_what_every_launch_is_given() -> None:
-    """Every launch has one process, a trusted workdir, and the guard of the conversations beside
-    the task's own modules."""
+    """Every launch runs as one process, trusts the workdir, and loads the guard of the
+    conversations beside the modules that the task sets."""
     env = GEMINI.command(launch()).env
     assert env == {
         "GEMINI_CLI_NO_RELAUNCH": "true",
@@ -460,8 +463,9 @@ def test_which_variables_are_its_own() -> None:
 
 
 def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
-    """The CLI records the file's content after the prompt, and the prompt itself beside it. A
-    resume writes both again."""
+    """If a prompt names a file, the CLI records the prompt with the file's content after it, and
+    the prompt alone beside that. The driver returns the prompt alone. A resume writes both
+    again."""
     sections = [
         "look at @f.txt please",
         "\n--- Content from referenced files ---",

@@ -120,7 +120,8 @@ def test_no_recording_is_left_out() -> None:
     [("429-limit", 120), ("429-limit-long", 7200), ("429-daily", None), ("429", None)],
 )
 def test_the_end_of_a_limit_is_known(name: str, seconds: int | None) -> None:
-    """The end is taken from the seconds in the sentence, if it has them."""
+    """The end of a limit is computed from the seconds in the sentence. It is None if there are
+    none."""
     assert GEMINI.outcome(exit_of(name), events(name)).until == (
         None if seconds is None else AT + seconds * 1000
     )
@@ -132,18 +133,19 @@ def test_the_end_of_a_limit_is_known(name: str, seconds: int | None) -> None:
 )
 @pytest.mark.parametrize("name", ["ok", "500", "429", "unknown"])
 def test_who_was_stopped_by_perdure_did_not_fail(cause: str, kind: OutcomeKind, name: str) -> None:
-    """The supervisor's cause has precedence over the agent's output."""
+    """If perdure ended the agent, perdure's reason decides the outcome, not the agent's output."""
     assert GEMINI.outcome(replace(exit_of(name), cause=cause), events(name)).kind is kind
 
 
 @pytest.mark.parametrize("end", [Exit(code=1), Exit(code=None), Exit(signal=9), Exit(code=173)])
 def test_a_good_result_is_no_success_without_exit_code_zero(end: Exit) -> None:
-    """The agent's own success message is not enough."""
+    """The agent's own success message without exit code 0 is not a success."""
     assert GEMINI.outcome(end, events("ok")).kind is K.FAILED
 
 
 def test_exit_code_zero_is_no_success_without_a_good_result() -> None:
-    """There is no result, or a result after an error: the CLI says `success` after too many turns."""
+    """Exit code 0 is no success if there is no result, or if an error came before the result: the
+    CLI says `success` even after too many turns."""
     before = [event for event in events("ok") if not isinstance(event, TurnEnded)]
     assert GEMINI.outcome(Exit(code=0), before).kind is K.FAILED
     assert GEMINI.outcome(Exit(code=0), []).kind is K.FAILED
@@ -156,8 +158,8 @@ def test_exit_code_zero_is_no_success_without_a_good_result() -> None:
 
 
 def test_a_tool_is_seen_with_its_command_and_its_end() -> None:
-    """The events name the conversation, the tool, its command, its output and the answer; the
-    counts are of this launch."""
+    """The events name the conversation, the tool, its command, its output and the answer. The
+    counts are only those of this launch."""
     found = events("tool")
     started, ended = (
         next(e for e in found if isinstance(e, ToolStarted)),
@@ -180,8 +182,8 @@ def joined(found: list[Any]) -> list[Any]:
 
 
 def test_the_pieces_of_an_answer_become_one() -> None:
-    """Each text is complete before the event that follows it, and no piece is left. Other events
-    are not changed."""
+    """The pieces of an answer are joined to one text before the event that follows them, and no
+    piece is left over. Other events are not changed."""
     found = events("tool")
     assert any(isinstance(event, SaidPart) for event in found)
     whole = joined(found)

@@ -1,4 +1,4 @@
-"""The driver on the real Gemini CLI, with the rehearsal: the conformance suite, and the problems
+"""The driver with the real Gemini CLI and the rehearsal: the conformance suite, and the problems
 that only this CLI has."""
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class TestGemini(DriverConformance):
         return bench
 
     def test_the_clean_up_keeps_away_from_conversations(self, bench: Make) -> None:
-        """A resume in a later minute leaves an empty file behind, for which any other run deletes
-        the conversation, live or not. It does not if perdure starts it. It does if it is started
-        without perdure, so this test shows the danger as well."""
+        """A resume in a later minute leaves an empty file. Because of that file, the next run of
+        the CLI deletes the conversation, even if it is in use. A run that perdure starts does not.
+        A run without perdure does, and this test shows it."""
         stage = bench("say One.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -103,7 +103,8 @@ class TestGemini(DriverConformance):
         assert stage.driver.transcript(stage.home, first.session_id) is None
 
     def test_tools_do_not_inherit_the_guard(self, bench: Make) -> None:
-        """A command of the agent gets the user's own NODE_OPTIONS, without perdure's part."""
+        """A command of the agent gets the user's own NODE_OPTIONS, without the words that perdure
+        adds."""
         stage = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
         assert stage.run("look", permissions=Permissions.FULL).outcome.ok
         assert (stage.cwd / "options.txt").read_text() == "[]\n"
@@ -168,8 +169,8 @@ class TestGemini(DriverConformance):
         assert stage.run("hello one", chosen).outcome.ok
 
     def test_a_later_turn_that_failed_is_taken_back_and_the_rest_goes_on(self, bench: Make) -> None:
-        """The history no longer has the prompt of the failed turn. Everything before it stays,
-        unchanged in the file."""
+        """The history no longer has the prompt of the failed turn. All earlier records stay, and
+        their bytes in the file are unchanged."""
         stage = bench("say One.\n---\nfail 503\nsay Three.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -186,7 +187,7 @@ class TestGemini(DriverConformance):
 
     def test_a_prompt_like_a_command_stays_in_the_conversation(self, bench: Make) -> None:
         """On a resume, Gemini CLI drops prompts with a leading slash or question mark from the
-        history. The prompts that perdure sent stay."""
+        history. Such prompts stay if perdure sent them."""
         stage = bench("say Yes.")
         session = stage.run("/first of all").session_id
         for prompt in ("?second", "third"):
@@ -197,8 +198,8 @@ class TestGemini(DriverConformance):
         assert stage.prompts(session) == ["/first of all", "?second", "third"]
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """Settings in the repository allow every command, and would do so alone. At the level
-        `read` the agent still runs none."""
+        """Settings in the repository allow every command, which would be enough without perdure. At
+        the level `read` the agent still runs none."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         (stage.cwd / ".gemini").mkdir()
         (stage.cwd / ".gemini" / "settings.json").write_text(
@@ -208,8 +209,8 @@ class TestGemini(DriverConformance):
         assert not (stage.cwd / "made.txt").exists()
 
     def test_from_another_directory_nothing_is_found(self, bench: Make) -> None:
-        """A conversation belongs to its directory. Elsewhere it is missing, and no new one is
-        begun."""
+        """A conversation belongs to its directory. From another directory it counts as missing, and
+        no new one is begun."""
         stage = bench("say One.")
         first = stage.run("hello one")
         elsewhere = replace(stage, cwd=stage.cwd.with_name("elsewhere"))

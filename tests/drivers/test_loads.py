@@ -1,5 +1,5 @@
-"""The items that a resume loads, according to the drivers: each story on the real CLI, compared
-with the model server's record."""
+"""The items that a resume loads, as the drivers report them. Each test plays a story with the real
+CLI and compares the report with the messages that the model server received."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def waits(met: Any) -> None:
 
 
 def test_turns_with_tools(bench: Make) -> None:
-    """Two turns with parallel and single calls. Prompts, answers, calls and results are in order
-    and complete."""
+    """After two turns with parallel and single tool calls, the prompts, answers, calls and results
+    are complete and in order."""
     stage = bench(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)
@@ -79,8 +79,8 @@ def test_turns_with_tools(bench: Make) -> None:
 
 
 def test_killed_in_a_tool(bench: Make) -> None:
-    """The CLI invented a result for the call. It is marked, even if a later attempt finds it in the
-    file."""
+    """For a call that a kill interrupted, the CLI invents a result. The result is marked as
+    invented, even if a later attempt finds it in the file."""
     stage = bench(f"say Let me see.\nrun {LONG}" + MORE)
     session = _killed_in_tool(stage)
     before, _ = goes_on(stage, session, "hello two")
@@ -127,7 +127,7 @@ def _call_recorded(stage: Bench) -> bool:
 
 
 def _tools(stage: Bench) -> list[int]:
-    """Return the processes of the long command in the bench's directory."""
+    """Return the process ids of the long command in the bench's directory."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -144,7 +144,7 @@ def _tools(stage: Bench) -> list[int]:
 
 
 def typed(stage: Bench, words: str, session: str) -> None:
-    """Give the CLI one of its own commands, which a driver's prompt never is."""
+    """Give the CLI one of its own commands, which perdure never sends as a prompt."""
     argv = [
         stage.driver.locate(stage.environ).path,
         "-p",
@@ -163,8 +163,8 @@ def typed(stage: Bench, words: str, session: str) -> None:
 
 
 def test_claude_rewound(claude: Make) -> None:
-    """After a return to an earlier answer the later turns are on a dead branch, although the file
-    still has them."""
+    """After a return to an earlier answer the later turns are on a branch that is not loaded,
+    although the file still has them."""
     stage = claude(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
@@ -193,8 +193,8 @@ def test_claude_rewound(claude: Make) -> None:
 
 
 def test_claude_compacted(claude: Make) -> None:
-    """A summary replaces the earlier conversation, except for the records that the boundary keeps.
-    A second compaction has the same effect."""
+    """A summary replaces the earlier conversation, except for the records that the compact boundary
+    keeps. A second compaction has the same effect."""
     stage = claude(f"summary What happened so far.\n{TOOLS}{MORE}")
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
@@ -214,7 +214,8 @@ def test_claude_compacted(claude: Make) -> None:
 
 
 def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
-    """Compare with the request, without the text of `/compact` itself, which is not an item."""
+    """Check that the loaded items equal the request. The text of `/compact` itself is in the
+    request, but is not an item."""
     stage.run("go on", resume(session))
     asked = shown(stage.rehearsal.last.messages)[:-1]
     assert [
@@ -223,8 +224,8 @@ def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
 
 
 class Crowd:
-    """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as
-    well. `sign`: a file that exists from then on."""
+    """A model that answers a prompt containing "ours" only after the other process's prompt has
+    come. `sign`: the file that it creates then."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign
@@ -382,7 +383,8 @@ class Paper:
 
 
 def papers() -> dict[str, Paper]:
-    """Return transcripts by the feature that decides which records Claude Code loads."""
+    """Return transcripts by name, one for each feature that decides which records Claude Code
+    loads."""
     other = {"5": "q2", "6": "b2"}
 
     def branch(paper: Paper, parent: str = "2") -> Paper:
@@ -596,8 +598,8 @@ def papers() -> dict[str, Paper]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_claude_shapes(claude: Make, part: int) -> None:
-    """The CLI resumes thirty shapes of a transcript. For each one the driver returns what is
-    loaded."""
+    """The CLI resumes thirty different transcripts. For each one the driver reports the items that
+    the CLI really loads."""
     stage = claude("\n---\n".join(["say Answer."] * 20))
     wrong = {}
     for name, paper in list(papers().items())[part::4]:
@@ -622,7 +624,7 @@ def test_claude_shapes(claude: Make, part: int) -> None:
 
 
 def go_back(stage: Bench, thread: str, turns: int) -> None:
-    """Take turns back, as a person does with the Esc key twice."""
+    """Remove the last turns, as a person does by pressing Esc twice."""
     terminal = opened(stage, thread)
     terminal.go_back(turns)
     terminal.close()
@@ -635,8 +637,8 @@ def opened(stage: Bench, thread: str) -> CodexTerminal:
 
 
 def test_codex_went_back(codex: Make) -> None:
-    """Going back begins a new file for the same thread. The rest of the earlier file is loaded, and
-    what it removes is named."""
+    """Removing turns begins a new file for the same thread. The rest of the earlier file is loaded,
+    and the removed items are named."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
@@ -653,7 +655,8 @@ def test_codex_went_back(codex: Make) -> None:
 
 
 def test_codex_compacted(codex: Make) -> None:
-    """The prompts stay, and a summary replaces the rest, also in a fork and after going back."""
+    """After a compaction the prompts stay and a summary replaces the rest. This also holds in a
+    fork, and after turns were removed."""
     stage = codex(f"summary What happened so far.\n{TOOLS}{MORE}")
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
@@ -677,7 +680,7 @@ def test_codex_compacted(codex: Make) -> None:
 
 def test_codex_forked(codex: Make) -> None:
     """A fork's file does not repeat its parent. The parent's items are loaded up to the point of
-    the fork, whatever the parent did since."""
+    the fork, whatever the parent has done since."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id
@@ -696,8 +699,8 @@ def test_codex_forked(codex: Make) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_nothing_that_stands_in_a_file_raises(agent: str) -> None:
-    """Hostile files are read as far as possible: records with unexpected types, cycles, and lines
-    that are no records."""
+    """Hostile files are read as far as possible without an error: records with unexpected types,
+    cycles, and lines that are not records."""
     odd: list[Any] = [None, 1, [], {}, "x", [1], {"a": 1}, [{"type": []}]]
     keys = (
         "type",

@@ -1,5 +1,5 @@
-"""On the slow CLIs (Gemini CLI, OpenCode): compares the items that a resume loads with the requests
-that the model server recorded, and continues a conversation after its home was moved."""
+"""The slow CLIs (Gemini CLI, OpenCode): the items that a resume loads are compared with the
+requests that the model server recorded. Also, a conversation continues after its home was moved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def opencode() -> Iterator[Make]:
 
 def test_gemini_turns_with_tools_and_a_rewind(gemini: Make) -> None:
     """Every result is loaded once, however often the CLI repeats it. The items that a rewind
-    removed are named."""
+    removed are named as removed."""
     stage = gemini(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two")
@@ -54,8 +54,8 @@ def test_gemini_turns_with_tools_and_a_rewind(gemini: Make) -> None:
 
 
 def test_gemini_prompts_that_name_files(gemini: Make) -> None:
-    """A prompt with `@file` is the original one, after a resume too. The model gets the file's
-    content after it."""
+    """A prompt with `@file` is loaded as it was given, also after a resume. The model gets the
+    file's content after it."""
     stage = gemini("\n---\n".join(f"say Answer {number}." for number in range(6)))
     (stage.cwd / "f.txt").write_text("secret plan")
     prompt = "look at @f.txt please"
@@ -70,8 +70,8 @@ def test_gemini_prompts_that_name_files(gemini: Make) -> None:
 
 
 def test_opencode_turns_with_tools_and_a_revert(opencode: Make) -> None:
-    """Items after the point to which a session was reverted are not loaded, and are named as long
-    as they exist."""
+    """Items after the point to which a session was reverted are not loaded. They are named as long
+    as they exist in the database."""
     stage = opencode(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)
@@ -85,7 +85,7 @@ def test_opencode_turns_with_tools_and_a_revert(opencode: Make) -> None:
 
 
 def _revert(stage: Bench, session: str) -> None:
-    """Take the last prompt back, as the CLI's own `/undo` records it."""
+    """Revert the last prompt, with the record that the CLI's own `/undo` makes."""
     with closing(sqlite3.connect(stage.home)) as database, database:
         question = (
             "select id from message where session_id = ? and json_extract(data, '$.role') = 'user' "
@@ -100,7 +100,7 @@ def _revert(stage: Bench, session: str) -> None:
 
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
 def test_a_conversation_goes_on_at_another_path(agent: str) -> None:
-    """A home that was moved is still the same home."""
+    """A conversation continues after its home was moved, copied or linked to another path."""
     for make in benches(agent):
         goes_on_elsewhere(
             make("\n---\n".join(f"say Answer {number}." for number in range(6))), "moved"

@@ -1,5 +1,5 @@
-"""Whether the real CLIs are logged in, as `doctor` finds it in a scratch home, without a key and
-without a network."""
+"""Whether the real CLIs are logged in, as `perdure doctor` finds out in a scratch home, without a
+key or a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGENTS = ("claude", "codex", "gemini", "opencode")
 
 
 class Desk:
-    """A user's scratch home, in which doctor runs."""
+    """A user's scratch home, in which `perdure doctor` runs."""
 
     def __init__(self, top: Path) -> None:
         self.home = top / "home"
@@ -49,7 +49,8 @@ class Desk:
         return done.returncode, json.loads(done.stdout)["findings"]
 
     def said(self, agent: str, **more: str) -> tuple[int, str]:
-        """Return the exit code and the problem; an empty text if there is none."""
+        """Return the exit code of `perdure doctor` and the problem that it names, or an empty
+        string if there is none."""
         code, findings = self.doctor("--agent", agent, **more)
         lacks = [f["message"] for f in findings if f["topic"] == agent and f["state"] == "bad"]
         return code, "".join(lacks)
@@ -61,8 +62,8 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_claude(desk: Desk) -> None:
-    """Not logged in: not ok, exit code 1 and the command that logs in. The check makes no home. A
-    key counts as a login."""
+    """Without a login, the check fails with exit code 1 and the command that logs in. The check
+    creates no home. A key counts as a login."""
     code, lacks = desk.said("claude")
     assert code == 1 and "not logged in" in lacks and "claude auth login" in lacks
     assert list(desk.home.iterdir()) == []
@@ -101,8 +102,8 @@ def test_codex(desk: Desk) -> None:
 
 
 def test_gemini(desk: Desk) -> None:
-    """It needs a chosen method and a key. A key in the environment or in its .env, or a login, is
-    enough."""
+    """Gemini needs a chosen method of authentication and a key. A key in the environment or in
+    Gemini's .env file, or a login, is enough."""
     code, lacks = desk.said("gemini")
     assert code == 1 and "GEMINI_API_KEY" in lacks
     assert desk.said("gemini", GEMINI_API_KEY="x") == (0, "")
@@ -119,8 +120,8 @@ def test_gemini(desk: Desk) -> None:
 
 
 def test_opencode(desk: Desk) -> None:
-    """Some of its models need no login, so a missing login is only a warning. With a key or a login
-    there is no warning."""
+    """Some of OpenCode's models need no login, so a missing login is only a warning. With a key or
+    a login there is no warning."""
     _, findings = desk.doctor("--agent", "opencode")
     assert [f["state"] for f in findings if "opencode auth login" in f["message"]] == ["warn"]
     _, findings = desk.doctor("--agent", "opencode", ANTHROPIC_API_KEY="x")
@@ -139,7 +140,7 @@ def test_an_agent_that_nobody_uses_is_a_warning(desk: Desk) -> None:
 
 
 def test_a_cli_that_does_not_answer(desk: Desk, tmp_path: Path) -> None:
-    """An unknown answer of another version of the CLI is not a verdict: nothing is reported as
+    """If the CLI gives an unknown answer, as another version may, no login is reported as
     missing."""
     script = tmp_path / "claude"
     script.write_text("#!/bin/sh\necho \"error: unknown command 'auth'\"\nexit 1\n")

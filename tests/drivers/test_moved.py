@@ -1,5 +1,5 @@
-"""An agent's home at another path: a new mount point, a move, a copy, a link. Nothing is damaged,
-so the conversation continues."""
+"""An agent's home at another path: a new mount point, a move, a copy, a link. Nothing in it is
+damaged, so its conversations continue."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def codex() -> Iterator[Make]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_conversation_goes_on_at_another_path(bench: Make, way: str) -> None:
-    """It continues by its id, in the new place, with all that was said. A copy does not write to
-    the old place."""
+    """The conversation continues by its id in the new place, with everything that was said. After a
+    copy, nothing is written to the old place."""
     goes_on_elsewhere(bench(SCRIPT), way)
 
 
 def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
-    """There is no separate index for the thread if the home's own is correct, and none if there is
-    no index at all."""
+    """perdure makes no separate index for the thread if the home's own index is correct, or if the
+    home has no index."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
     assert index.separate_index(stage.home, session) is None
@@ -52,8 +52,8 @@ def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
 
 
 def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
-    """A person's command gets the index too. A fork of a thread in a moved home has the whole
-    history."""
+    """The command that a person gets to continue the thread uses the repaired index, too. A fork of
+    a thread in a moved home has the whole history."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
     new = stage.home.rename(stage.home.with_name("elsewhere"))

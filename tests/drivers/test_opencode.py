@@ -1,5 +1,5 @@
-"""OpenCode's driver without the CLI: its command lines, and the meaning of its output and its rows.
-`recorded/opencode.json`: 1.18.33."""
+"""OpenCode's driver without the CLI: its command lines, and how it reads the CLI's output and
+database rows. The recordings in `recorded/opencode.json` are of version 1.18.33."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def argv(kind: Start = Start.FRESH, **how: Any) -> list[str]:
 
 
 def test_how_opencode_is_told_which_conversation() -> None:
-    """A new session gets the attempt's mark as its title. Others are named by their exact id. The
-    directory is always given."""
+    """A new session gets the attempt's mark as its title. An existing session is named by its exact
+    id. The directory is always given."""
     assert "--title=perdure run-1.1" in argv()
     assert "--title=perdure run-1.1" in argv(Start.REBUILD)
     assert not any("session" in word for word in argv())
@@ -116,7 +116,8 @@ def test_how_opencode_is_told_which_conversation() -> None:
     ],
 )
 def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
-    """Any other text is refused before the launch. An empty id would silently start a new session."""
+    """Any text that is not an id of OpenCode is refused before the launch. An empty id would
+    silently start a new session."""
     for kind in (Start.RESUME, Start.FORK):
         with pytest.raises(ValueError):
             argv(kind, session_id=bad)
@@ -130,7 +131,8 @@ def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
 def test_a_writer_is_found_from_a_directory_that_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open pipes and sockets, whose names are not paths, do not hide a writer."""
+    """Open pipes and sockets of a process, whose names are not paths, do not hide that it is a
+    writer."""
     session, home, away = "ses_" + "a" * 26, tmp_path / "opencode.db", tmp_path / "away"
     home.touch()
     away.mkdir()
@@ -151,15 +153,15 @@ def test_a_writer_is_found_from_a_directory_that_is_gone(
 
 
 def test_the_prompt_goes_by_stdin_alone() -> None:
-    """As an argument the prompt would arrive in quotes."""
+    """The prompt is passed only on stdin. As an argument it would arrive in quotes."""
     command = DRIVER.command(launch(prompt="-secret words"))
     assert command.stdin == b"-secret words"
     assert not any("secret" in word for word in command.argv)
 
 
 def test_permissions_are_set_again_on_each_resume() -> None:
-    """The same permissions for a first launch, a resume and a fork, in the variable that overrides
-    every configuration file."""
+    """The permissions are the same for a first launch, a resume and a fork. They are in the
+    variable that overrides every configuration file."""
     told = {
         level: {
             json.dumps(DRIVER.command(launch(kind, permissions=level)).env)
@@ -190,7 +192,8 @@ def test_arguments_that_would_undo_perdures_own_are_refused(arguments: tuple[str
 
 
 def test_where_the_conversations_are_kept() -> None:
-    """It is one file, found by the CLI's own variables, else in the user's home."""
+    """All conversations are in one file, which is found by the CLI's own variables, else in the
+    user's home."""
     assert DRIVER.home({"HOME": "/h"}) == Path("/h/.local/share/opencode/opencode.db")
     assert DRIVER.home({"HOME": "/h", "XDG_DATA_HOME": "/d"}) == Path("/d/opencode/opencode.db")
     assert DRIVER.home({"HOME": "/h", "OPENCODE_DB": "mine.db"}) == Path(
@@ -200,7 +203,8 @@ def test_where_the_conversations_are_kept() -> None:
 
 
 def test_the_native_program_is_found_behind_the_wrapper() -> None:
-    """The npm command on PATH leads to the platform package's own file, with its version."""
+    """From the npm command on PATH the driver finds the executable file of the platform's package,
+    with its version."""
     modules = Path(__file__).parents[2] / "agents" / "node_modules"
     program = DRIVER.locate({"PATH": str(modules / ".bin")})
     assert Path(program.path).read_bytes()[:4] == b"\x7fELF"
@@ -258,7 +262,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_every_recorded_end_is_understood(name: str) -> None:
-    """Each end has its kind, and a sentence that helps a person."""
+    """Each recorded end gives the right kind of outcome, and a sentence that helps a person."""
     kind, words = OUTCOMES[name]
     found = outcome(name)
     assert (found.kind, words in found.detail) == (kind, True), found
@@ -291,8 +295,8 @@ def test_what_a_turn_says() -> None:
 
 
 def test_a_session_with_an_open_message_goes_on() -> None:
-    """After an answer that fills the window, 1.18.33 prints the end of the turn and then asks
-    itself for a summary. Its database shows that the turn is not over."""
+    """After an answer that fills the window, OpenCode 1.18.33 prints the end of the turn and then
+    requests a summary. Its database shows that the turn is not over."""
 
     def line(role: str, **more: Any) -> bytes:
         data = {"role": role, **more}
@@ -308,15 +312,16 @@ def test_a_session_with_an_open_message_goes_on() -> None:
 
 
 def test_an_answer_that_broke_off_is_a_retry_and_no_end() -> None:
-    """Three times `unknown`, then the complete answer."""
+    """Three answers that break off with the reason `unknown` are retries. Only the complete answer
+    after them ends the turn."""
     assert [
         type(event) for event in events("cut-clean") if isinstance(event, RetrySeen | TurnEnded)
     ] == [RetrySeen] * 3 + [TurnEnded]
 
 
 def test_an_agent_that_retried_without_end_was_overloaded() -> None:
-    """perdure ended the agent because of its retries. The outcome says so, and the run is tried
-    again later."""
+    """If perdure ended the agent because it retried too often, the outcome is `overloaded`, and the
+    run is tried again later."""
     found = DRIVER.outcome(Exit(signal=15, cause="retrying"), [RetrySeen()] * 5)
     assert (found.kind, "again and again" in found.detail) == (K.OVERLOADED, True)
 
@@ -433,8 +438,8 @@ def read(path: Path) -> bytes:
 
 
 def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> None:
-    """Later content is appended to the earlier content, on a new line. Other sessions are not
-    included."""
+    """After a turn was added, the content of a session begins with its earlier content, and the
+    added part begins on a new line. Other sessions are not included."""
     before = read(database)
     say(database, "msg_3", "user", [{"type": "text", "text": "hello two"}])
     say(database, "msg_4", "user", [{"type": "text", "text": "a stranger's"}], session=OTHER)
@@ -445,8 +450,8 @@ def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> 
 
 
 def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
-    """A prompt's summary of changes, the mark of a pruned output and the order of keys are not part
-    of the conversation."""
+    """The summary of changes to a prompt, the mark of a pruned output and the order of keys do not
+    change the content of a conversation."""
     say(
         database,
         "msg_3",
@@ -488,7 +493,7 @@ def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
 def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
     database: Path, statement: str
 ) -> None:
-    """Missing rows, other words, another speaker and broken content are each noticed."""
+    """Missing rows, changed text, another role and broken content are each noticed."""
     before = read(database)
     change(database, statement)
     assert not read(database).startswith(before)
@@ -510,8 +515,8 @@ def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
 def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
     database: Path, tmp_path: Path, statement: str, same: bool
 ) -> None:
-    """A copy that was made within a turn has rows that still change. The content of a finished row
-    does not change."""
+    """A copy that was made during a turn has rows that may still change. The content of a finished
+    row must not change."""
     ended = {"status": "completed", "input": {"command": "cat"}, "output": "alder"}
     parts = [
         {"type": "tool", "state": ended},
@@ -535,9 +540,9 @@ def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
 def test_a_message_may_grow_in_front_of_another_process(
     database: Path, tmp_path: Path, grows: str, same: bool
 ) -> None:
-    """Two processes write into one session. An answer that was not finished in the copy gets its
-    last part in front of the other process's prompt, and so does a prompt whose text had not come.
-    A finished message gets no more parts."""
+    """Two processes write into one session. An answer that was unfinished in the copy may get its
+    last part before the other process's prompt; so may a prompt whose text was missing. A finished
+    message gets no more parts."""
     finished = {"time": {"created": 1, "completed": 2}}
     say(database, "msg_3", "assistant", [{"type": "step-start"}], **finished)
     say(database, "msg_4", "assistant", [{"type": "step-start"}])
@@ -559,7 +564,7 @@ def test_a_message_may_grow_in_front_of_another_process(
 
 
 def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> None:
-    """Synthetic texts, attachments and compactions are ignored."""
+    """Synthetic texts, attachments and compactions do not count as prompts."""
     parts = [
         {"type": "text", "text": "Continue", "synthetic": True},
         {"type": "file", "url": "x"},
@@ -571,7 +576,8 @@ def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> Non
 
 
 def test_a_conversation_is_found_by_the_mark_of_its_launch(database: Path) -> None:
-    """The whole mark must match. If several match, the newest is used."""
+    """A session is found by the whole mark of its launch. If several have the mark, the newest is
+    returned."""
     assert ARCHIVE.find(database, "run-1.1") == ID
     assert ARCHIVE.find(database, "run-1") == ARCHIVE.find(database, "%") == ""
     change(database, "insert into session values (?, '/work/dir', 'perdure run-1.1', 2)", OTHER)
@@ -582,7 +588,7 @@ def test_a_conversation_is_found_by_the_mark_of_its_launch(database: Path) -> No
 def test_a_database_that_cannot_be_read_holds_nothing(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """A missing, empty or invalid database has no conversation, is not an error, and is not
+    """A missing, empty or invalid database gives no conversations and no error. It is not
     created."""
     path = tmp_path / "opencode.db"
     if content is not None:
@@ -606,8 +612,8 @@ def test_reading_does_not_disturb_a_writer(database: Path) -> None:
 
 
 def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> None:
-    """Every message and part has its own id, in the form that `opencode import` takes. A copy of
-    something else is refused."""
+    """A restored copy has the form that `opencode import` reads, and every message and part keeps
+    its id. A copy of something else is refused."""
     say(database, "msg_3", "user", [])
     command = ARCHIVE.restore(Program(path="/bin/opencode", version="1.18.33"), ID, read(database))
     assert command.argv == ("/bin/opencode", "import", "/dev/stdin")
@@ -630,8 +636,8 @@ def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> Non
 
 
 def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
-    """Calls that were running, or about to run, at a kill are found with their commands. The output
-    has those that ended."""
+    """Calls that were running or waiting at a kill are read from the database with their commands.
+    Calls that ended are in the output."""
     before = read(database)
     states = [
         {"status": status, "input": {"command": f"{status} it"}}
@@ -661,8 +667,9 @@ def counted(read: int, wrote: int, cost: float = 0.0) -> dict[str, Any]:
 
 
 def test_an_answer_that_was_cut_off_is_estimated(database: Path) -> None:
-    """Its request had what the previous answer left and what came since: results of tools, a
-    prompt, and the text of an answer without a count. Its own text is its output."""
+    """The input of an interrupted answer is estimated as the previous answer's context and
+    everything since: results of tools, a prompt, and the text of an answer without a count. Its
+    output is estimated from its own text."""
 
     def tool(output: str, **given: str) -> dict[str, Any]:
         state = {"status": "completed", "input": given, "output": output}
@@ -699,8 +706,8 @@ def test_an_answer_that_was_cut_off_is_estimated(database: Path) -> None:
 
 
 def test_a_writer_is_known_by_its_command_line_and_its_open_file(database: Path) -> None:
-    """A writer names the session and has this database open. A process that forks from the session,
-    or uses another database, is not one."""
+    """A process is a writer if its command line names the session and it has this database open. A
+    process that forks from the session, or that uses another database, is not a writer."""
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select 1 from "
         "session'); print(1, flush=True); sys.stdin.read()"

@@ -1,8 +1,9 @@
-"""The OpenCode driver on the real CLI, with the rehearsal: the conformance suite, and the problems
+"""The OpenCode driver with the real CLI and the rehearsal: the conformance suite, and the problems
 that only this CLI has.
 
-OpenCode repeats a request after a 429 or a 5xx six times in 73 seconds, without output and without
-a setting. That is too slow for the suite. Those ends are read from recordings, in `test_opencode`.
+After a 429 or a 5xx, OpenCode repeats the request six times in 73 seconds, without output, and no
+setting changes this. That is too slow for the suite, so these ends are read from recordings in
+`test_opencode`.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ class TestOpenCode(DriverConformance):
     def test_a_failing_service_is_told_apart(
         self, bench: Make, status: int, kind: OutcomeKind
     ) -> None:
-        """A refused key. The other errors take too long here."""
+        """Only a rejected key is tested. The other errors take too long here."""
         super().test_a_failing_service_is_told_apart(bench, status, kind)
 
     def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
-        """The end is not known: OpenCode waits by itself for as long as the service says, without
-        output."""
+        """The end of a limit is not known: OpenCode waits without output for as long as the service
+        says."""
         stage = bench("limit 2\nsay Later.")
         assert stage.run("hello").outcome.ok
         first, second = stage.rehearsal.requests
         assert second.time - first.time >= 2000
 
     def test_a_conversation_without_a_word_is_found_by_its_mark(self, bench: Make) -> None:
-        """OpenCode was killed before the model said anything, and may have printed nothing. The
-        title leads to the session, which continues."""
+        """OpenCode was killed before the model answered, and may have printed nothing. The session
+        is found by its title, and continues."""
         stage = bench("hang\nsay Never.\n---\nsay I am here.")
         command = stage.driver.command(replace(stage.launch("hello one"), mark="run-1.1"))
         with stage._process(command) as process:
@@ -89,15 +90,15 @@ class TestOpenCode(DriverConformance):
         assert link.run("hello two", resume(first.session_id)).outcome.ok
 
     def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
-        """A stream that ends without the model's last word is requested again at once, and each
-        time is an event."""
+        """A stream that ended before the end of the answer is requested again at once. Each
+        repeated request is an event."""
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
         assert len(ran.seen(RetrySeen)) == 3
         assert ran.outcome.ok
 
     def test_a_copy_put_back_leaves_the_others_alone(self, bench: Make, tmp_path: Path) -> None:
-        """The database has other conversations, and newer turns of this one. The copy adds none to
-        them and removes none."""
+        """A copy is restored while the database has other conversations, and newer turns of this
+        one. No item of those is added or removed."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         mine, other = stage.run("mine"), stage.run("other")
         copy = tmp_path / "main"
@@ -108,8 +109,8 @@ class TestOpenCode(DriverConformance):
         assert [stage.content(ran.session_id) for ran in (mine, other)] == before
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """A project's configuration allows everything, also for an agent of its own. At the level
-        `read` the agent still runs no command."""
+        """A project's configuration allows everything, also for an agent that it defines. At the
+        level `read` the agent still runs no command."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         allow = '{"permission":"allow","agent":{"build":{"permission":{"bash":"allow"}}}}'
         (stage.cwd / "opencode.json").write_text(allow)
@@ -119,16 +120,16 @@ class TestOpenCode(DriverConformance):
         assert not (stage.cwd / "made.txt").exists()
 
     def test_a_path_outside_is_refused_and_the_agent_goes_on(self, bench: Make) -> None:
-        """At the level `edit` a tool that leaves the workdir fails. The model is told, and the turn
-        continues to its end."""
+        """At the level `edit` a tool call that leaves the workdir fails. The model gets the error,
+        and the turn continues to its end."""
         stage = bench("run ls /usr/share\n---\nsay I may not.")
         ran = stage.run("look around", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
         assert "I may not." in str(ran.events)
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """The last argument is a flag that takes any number of files. It takes neither the prompt
-        nor a flag of perdure."""
+        """If the user's last argument is a flag that takes any number of files, it takes neither
+        the prompt nor a flag of perdure."""
         stage = bench("say One.")
         (stage.cwd / "note.txt").write_text("a note")
         assert stage.run("hello", agent_args=("--file", "note.txt")).outcome.ok
@@ -136,8 +137,8 @@ class TestOpenCode(DriverConformance):
 
 
 def test_a_title_uses_up_no_script() -> None:
-    """Without a title OpenCode asks the model for one. That is a side request, which does not use
-    the script."""
+    """For a session without a title OpenCode asks the model for one. The rehearsal answers this as
+    a side request, without using an answer of the script."""
     for bench in benches("opencode"):
         stage = bench("say One.\n---\nsay Two.")
         assert stage.run("hello one").outcome.ok

@@ -11,7 +11,8 @@ from perdure.agents.codex import driver as codex
 from perdure.agents.opencode import driver as opencode
 from perdure.agents.shared.programs import Package, native
 
-# From `optionalDependencies` of the pinned versions, with the program's path in each package.
+# Packages from `optionalDependencies` of the pinned versions, with the program's path in each
+# package.
 TREES = [
     (claude.PACKAGE, "@anthropic-ai/claude-code/cli.js", "@anthropic-ai/claude-code-{}/claude"),
     (codex.PACKAGE, "@openai/codex/bin/codex.js", "@openai/codex-{}/vendor/any-triple/bin/codex"),
@@ -27,8 +28,8 @@ TREES = [
 def test_a_wrapper_is_resolved_on_linux_and_on_macos(
     tmp_path: Path, package: Package, wrapper: str, program: str, target: str, inside: bool
 ) -> None:
-    """The program of this system's package is found beside the wrapper's package or inside of it,
-    also through a link on PATH, and never that of another system."""
+    """The program for this system is found in a package beside the wrapper's package or inside of
+    it, also through a link on PATH. A program for another system is never used."""
     modules = tmp_path / "lib/node_modules"
     start = _file(modules / wrapper)
     home = modules

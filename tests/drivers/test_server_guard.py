@@ -1,4 +1,5 @@
-"""A bridge on a system without prctl(2) leaves no server of an agent behind, however it ends."""
+"""On a system without prctl(2), a bridge leaves no server process of its agent running, however the
+bridge ends."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ ORDERS = {
 def test_a_killed_bridge_leaves_no_server(
     agent: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    """The real server of the CLI ends when its bridge is killed, without help of the kernel."""
+    """The CLI's real server ends when its bridge is killed, even if the kernel does not signal
+    it."""
     bridge, words, fields = ORDERS[agent]
     command = [str(native(agent)), *words]
     order = {"command": command, "cwd": str(tmp_path), "model": "", "requests": "", **fields}
@@ -77,7 +79,8 @@ def test_a_killed_bridge_leaves_no_server(
 def server_of(bridge: int, command: list[str]) -> int:
     """Return the process id of the server below the bridge; 0 if it has not started."""
     for each in psutil.Process(bridge).children(recursive=True):
-        # The script of Gemini CLI comes after the words of node.
+        # Gemini CLI's script comes after the words that start node, so only the end of the command
+        # line is compared.
         if each.cmdline()[-len(command) :] == command:
             return each.pid
     return 0

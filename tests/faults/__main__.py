@@ -1,7 +1,8 @@
-"""`python -m tests.faults full|calls|cut|all N`: runs this many trials of a kind, two at a time.
-The exit code is 1 if a promise did not hold.
+"""`python -m tests.faults full|calls|cut|all N` runs N trials of a kind, two at a time. The exit
+code is 1 if a promise did not hold.
 
-`all N`: N full disks by size, N/2 by call, N/4 power cuts.
+`all N` runs N trials with full disks of different sizes, N/2 with calls that fail, and N/4 with
+power cuts.
 """
 
 from __future__ import annotations

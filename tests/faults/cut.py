@@ -2,9 +2,9 @@
 everything stops and the file is copied: the copy is what the machine finds after the power cut.
 
 The moments are chosen around acknowledgements (the accepted task, the conversation's id, a
-checkpoint, the outcome) and over the whole run. A cut counts only if a supervisor was alive.
-Everything that was acknowledged must be in the copy: every record that another process had read
-from the journal, and every published checkpoint, with all its objects and its part of the
+checkpoint, the outcome), and spread over the whole run. A cut counts only if a supervisor was
+alive. Everything that was acknowledged must be in the copy: every record that another process had
+read from the journal, and every published checkpoint, with all its objects and its part of the
 conversation. A `retry` on the copy must succeed, and the checkpoint must be restorable. Needs root.
 """
 
@@ -28,17 +28,18 @@ from tests.journeys.stage import PATIENCE_S, Stage
 
 SIZE_MB = 192
 AROUND = ("run_submitted", "session_pinned", "checkpoint_taken", "attempt_ended", "")
-"""The acknowledgements around which the power is cut, in turn; None means any record of the run."""
+"""The acknowledgements around which the power is cut, in turn. An empty string means any record of
+the run."""
 RECORDS = 18
 """Approximate number of records that a run writes while its supervisor is alive."""
 LATE_S = 0.08
-"""Longest time from the record to the cut, in seconds. Every other cut comes at once."""
+"""Longest time from the record to the cut, in seconds. Every other cut comes without delay."""
 DRAWS = 5
 Acks = dict[int, Any]
 
 
 def trial(number: int, count: int) -> Trial:
-    """Make one cut that hits a live run; repeat until there is one."""
+    """Cut the power until a cut hits a live run. Return that trial."""
     kind = AROUND[number % len(AROUND)]
     for draw in range(DRAWS):
         found = play(
@@ -85,7 +86,8 @@ def _cut(stage: Stage, dice: random.Random, found: Trial, kind: str) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         found.struck = supervisor.poll() is None
-        # What can be read now has been committed: somebody may have read it.
+        # The journal is read just before the copy. What can be read then has been committed,
+        # because any other process could have read it.
         acks, published = _read(stage)
         subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True)
         stage.lose_machine(supervisor)
@@ -113,16 +115,16 @@ def _kind(event: Any) -> str:
 
 
 def _watch(stage: Stage, met: Callable[[Acks], bool], supervisor: subprocess.Popen[str]) -> None:
-    """Read the journal from another process while it is written, until it contains the given text
-    or the command has ended."""
+    """Read the journal from another process while the run writes it, until the condition is met or
+    the command has ended."""
     end = time.monotonic() + PATIENCE_S
     while supervisor.poll() is None and time.monotonic() < end and not met(_read(stage)[0]):
         time.sleep(0.001)
 
 
 def _read(stage: Stage) -> tuple[Acks, list[Any]]:
-    """Return the journal by its numbers, and the checkpoints; nothing if the database does not
-    exist yet."""
+    """Return the journal's records by number, and the checkpoints. Both are empty if the database
+    does not exist yet."""
     if not (stage.state / DATABASE).exists():
         return {}, []
     try:
@@ -144,7 +146,7 @@ def _read(stage: Stage) -> tuple[Acks, list[Any]]:
 
 def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) -> Any:
     """Check that everything that could be read before the cut is still there. Return the newest
-    checkpoint that has the agent's file."""
+    checkpoint that contains the file which the agent wrote."""
     stored, checkpoints = _read(stage)
     lost = [event for seq, event in acks.items() if stored.get(seq) != event]
     if lost:

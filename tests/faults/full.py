@@ -20,18 +20,19 @@ from tests.faults.wall import PROGRAMS, Injected, met, seen
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 NEEDED = {"state": 192, "workdirs": 200, "repository": 64, "home": 1450, "all": 1800}
-"""Approximate amount that the task writes to each place, in KB (Codex 0.169.0). A trial allows a
-part of it."""
+"""Approximate amount that the task writes to each place, in KB (Codex 0.169.0). Each trial has room
+for only a part of it."""
 PLACES = tuple(NEEDED)
 LEAST, MOST = 0.02, 0.97
 DRAWS = 5
-"""Number of tries: a program may end before the chosen call, and then another one is chosen."""
+"""Number of tries for one trial. A program may end before it reaches the chosen call; then another
+call is chosen."""
 INSIDE = "PERDURE_TEST_INSIDE"
 
 
 def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
-    """Run this package's command in a mount namespace. `as_root`: with root's own rights, for loop
-    mounts."""
+    """Run this package's command in a mount namespace and return its exit code. `as_root`: with
+    root's own rights, which loop mounts need."""
     command = [
         "unshare",
         *([] if as_root else ["--map-root-user"]),
@@ -45,8 +46,8 @@ def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
 
 
 def trial(number: int, count: int) -> Trial:
-    """Make trial `number` of `count`: the places in turn, each with sizes from nearly nothing to
-    nearly enough."""
+    """Make trial `number` of `count`. The trials use the places in turn, each with sizes from
+    nearly nothing to nearly enough."""
     place = PLACES[number % len(PLACES)]
     step, steps = number // len(PLACES), max((count - 1) // len(PLACES), 1)
     size = int(NEEDED[place] * (LEAST + (MOST - LEAST) * step / steps))
@@ -56,7 +57,8 @@ def trial(number: int, count: int) -> Trial:
 
 
 def by_call(number: int, count: int) -> Trial:
-    """Make trial `number`: the programs in turn, repeated until one of its calls had that answer."""
+    """Make trial `number` with one of the programs, in turn. Repeat it until a call of that program
+    has failed for lack of space."""
     program = PROGRAMS[number % len(PROGRAMS)]
     for draw in range(DRAWS):
         seed = number + draw * 10_000
@@ -78,7 +80,8 @@ def mount(place: Path, size_kb: int) -> None:
 
 
 def resize(place: Path, size_kb: int) -> None:
-    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    # Only the given options are set. `mount` would otherwise repeat the options that it finds,
+    # among them the owner, which has no name in the user namespace.
     words = ["--options-mode=ignore", "-o", f"remount,size={size_kb}k", str(place)]
     subprocess.run(["mount", *words], check=True)
 
@@ -102,7 +105,8 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
         size += (space.f_blocks - space.f_bfree) * space.f_frsize // 1024
         resize(where, size)
         before = dict(stage.environ)
-        # The watermarks would refuse the task at the door: here it is to meet the wall.
+        # perdure's limits on free space would refuse the task at its start, but here it must run
+        # until the disk is full.
         stage.environ["PERDURE_DISK_REFUSE"] = "0"
         done = _run(stage, [*seen(log), sys.executable, "-m", "perdure"])
         found.met = met(log)
@@ -118,7 +122,7 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
 
 
 def _more_files(stage: Stage) -> None:
-    """Add enough files to the repository for all sizes."""
+    """Add enough files to the repository that it can fill volumes of all sizes."""
     for number in range(20):
         (stage.repo / f"part{number:02}.txt").write_text(f"{number:08}\n" * 900)
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
@@ -152,7 +156,7 @@ def _run(stage: Stage, words: list[str]) -> Done:
 
 
 def _strike(stage: Stage, found: Trial, done: Done) -> None:
-    """Check the promises that hold while there is no room."""
+    """Check the promises that hold while the disk is full."""
     found.ended = done.code != 0
     if not one_sentence(done):
         found.wrong.append(f"a traceback: {done.err[-400:]}")

@@ -1,4 +1,4 @@
-"""Shared parts of both kinds of faults: one task on a real agent CLI, and the checks after the
+"""What both kinds of faults share: one task with a real agent CLI, and the checks after the
 fault."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 
 AGENT = "codex"
-"""The agent that starts fastest."""
+"""The agent with the shortest start-up time."""
 SCRIPT = """by history
 run echo precious > one.txt
 ---
@@ -53,7 +53,7 @@ class Trial:
     """Whether the fault happened: a call was answered with ENOSPC, or the power was cut while a
     supervisor was alive. Other trials do not count."""
     ended: bool = False
-    """Whether the command ended with an error because of it."""
+    """Whether the command ended with an error because of the fault."""
     met: Counter[str] = field(default_factory=Counter)
     """The faults that happened: how many calls of each program got no space, and after which
     acknowledgements the power was cut."""
@@ -65,7 +65,8 @@ def play(
     act: Callable[[Stage, random.Random, Trial], None],
     prepare: Callable[[Path], None] = lambda place: None,
 ) -> Trial:
-    """Make one trial in a scratch directory. `prepare` may mount something on it first."""
+    """Make one trial in a scratch directory, and return its result. `prepare` may mount something
+    on the directory first."""
     trial = Trial(seed, what)
     directory = Path(tempfile.mkdtemp(prefix="pf"))
     prepare(directory)
@@ -82,15 +83,16 @@ def play(
 
 
 def one_sentence(done: Done) -> bool:
-    """Return whether a failed command said so in perdure's way, without a traceback."""
+    """Return whether a failed command reported its failure as perdure does, in one sentence without
+    a traceback."""
     return "Traceback" not in done.err
 
 
 def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
-    """When the disk works again, no manual step is needed: the task is completed, and the stored
-    data are valid.
+    """Check that the task can be completed without manual steps when the disk works again, and that
+    the stored data are valid.
 
-    `file`: the agent's file must be there as well.
+    `file`: whether the file that the agent writes must exist as well.
     """
     accepted = bool(json.loads(stage.perdure("ls", "--json").out)["runs"])
     done = stage.perdure(*(("retry", "task", "--json") if accepted else RUN))
@@ -120,8 +122,8 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
 
 
 def tool_failed(stage: Stage) -> bool:
-    """Whether every command of the agent was reported as failed. Then there may be no file, and the
-    journal says why. The scripted model continues regardless."""
+    """Return whether every command of the agent was reported as failed. Then its file may be
+    missing, and the journal says why. The scripted model continues after failed commands."""
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         kinds = [
             json.loads(row[0])
@@ -131,7 +133,7 @@ def tool_failed(stage: Stage) -> bool:
 
 
 def whole(stage: Stage) -> list[str]:
-    """Return what is broken on the disk; empty if all is well."""
+    """Return what is damaged on the disk. The list is empty if nothing is."""
     wrong = []
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         if (said := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
@@ -162,7 +164,8 @@ def whole(stage: Stage) -> list[str]:
 
 
 def summary(trials: list[Trial]) -> int:
-    """Print the counts, and each failed trial with its seed. Return the exit code."""
+    """Print the counts, and each failed trial with its seed. Return the exit code of the
+    program."""
     for trial in trials:
         for line in trial.wrong:
             print(f"WRONG seed {trial.seed}, {trial.what}: {line}", flush=True)

@@ -1,5 +1,5 @@
-"""A disk that becomes full: new work is refused early, running work is written to the end, reads
-always work, and recovery needs no manual step."""
+"""A disk that becomes full: new work is refused early, the results of running work are still
+written, reads always work, and recovery needs no manual step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ print(json.dumps({"made": made, "written": written, "failed": failed, "read": re
 
 
 def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
-    """Run Python code on a tmpfs of this size, in a mount namespace."""
+    """Run Python code on a tmpfs of this size, in a mount namespace. Return what it printed, read
+    as JSON."""
     place.mkdir()
     inside = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
     command = [
@@ -79,8 +80,8 @@ def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
 
 
 def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> None:
-    """On a completely full volume sixty runs are still accepted, and reads work. With room again
-    the ballast is restored."""
+    """On a completely full volume the database still accepts sixty runs, and reads work. When there
+    is space again, the ballast is made again."""
     found = on_a_small_disk(
         tmp_path / "state", "40m", "-c", TO_THE_WALL, str(tmp_path / "state"), "16"
     )
@@ -95,8 +96,8 @@ def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> N
 
 
 def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
-    """Nothing is stored then, existing data are read, and the database is valid. With room again it
-    continues."""
+    """Without a ballast a write on a full disk stores nothing and gives one sentence. Existing data
+    can be read, and the database stays valid. When there is space again, writes work."""
     found = on_a_small_disk(
         tmp_path / "state", "10m", "-c", TO_THE_WALL, str(tmp_path / "state"), "0"
     )
@@ -134,8 +135,8 @@ print(json.dumps({"log": (state / "perdure.db-wal").exists(), "read": len(stores
 
 @pytest.mark.parametrize("how", ["shut", "killed"])
 def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: str) -> None:
-    """Not even SQLite's shared memory gets space: after a clean end, and with the log that a kill
-    left."""
+    """Lists can be read on a volume that has no space even for SQLite's shared memory. This holds
+    after a clean end, and with the write-ahead log that a kill left."""
     found = on_a_small_disk(
         tmp_path / "state", "4m", "-c", FULL_AND_SHUT, str(tmp_path / "state"), how
     )
@@ -143,8 +144,8 @@ def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: st
 
 
 def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
-    """New work is refused only if both the percentage and the number of bytes are small. A tenth of
-    a large disk is a lot, and so is all of a small one."""
+    """New work is refused only if the percentage of free space and the free bytes are both below
+    their limits. A tenth of a large disk is a lot, and so is all of a small one."""
     large = DiskRoom(
         tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7
     )
@@ -162,8 +163,8 @@ def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
 
 
 def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
-    """One sentence has the path and the numbers, exit code 7, and the commands that help. A mark of
-    0 refuses nothing."""
+    """The refusal is one sentence with the path and the numbers. It has exit code 7 and the
+    commands that help. A limit of 0 refuses nothing."""
     there = free_space(tmp_path / "not" / "yet")
     never, always = (
         Volumes(places=(tmp_path,), refuse=0.0),
@@ -176,8 +177,8 @@ def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
 
 
 def test_a_ballast_takes_real_space_and_never_the_last(tmp_path: Path) -> None:
-    """Its blocks are allocated. It is made once, released at once, and not made if that would leave
-    too little space."""
+    """The ballast's blocks are really allocated. It is made once and released as a whole. It is not
+    made if too little space would be left."""
     ballast = Ballast(tmp_path, 4 * MB)
     assert ballast.make() and ballast.path.stat().st_blocks * 512 >= 4 * MB
     assert ballast.give_up() and ballast.path.stat().st_blocks == 0
@@ -201,8 +202,8 @@ perdure run --detach --name late Do; echo "code $?"
 def test_a_full_disk_refuses_at_the_door_and_opens_again(
     tmp_path: Path, repository: Path, agents: dict[str, Path]
 ) -> None:
-    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind. Lists
-    still work. With room it is accepted."""
+    """`perdure run` on a full volume ends with exit code 7 and one sentence, and leaves nothing
+    behind. Lists still work. When there is space again, the run is accepted."""
     state = tmp_path / "state"
     state.mkdir()
     environ = {
@@ -220,7 +221,7 @@ def test_a_full_disk_refuses_at_the_door_and_opens_again(
         'mount -t tmpfs -o size=8m none "$PERDURE_STATE" && head -c 7900000 /dev/zero > '
         f'"$PERDURE_STATE/filler"\n{REFUSED}'
     )
-    # A pid namespace: the detached supervisor ends with it.
+    # A pid namespace, so that the detached supervisor ends with the command.
     command = [
         "unshare",
         "--map-root-user",
@@ -241,8 +242,8 @@ def test_a_full_disk_refuses_at_the_door_and_opens_again(
 
 @pytest.mark.journey
 def test_a_sample_of_full_disks() -> None:
-    """Nine of the trials of `make faults`: a real agent gets no space, and a retry succeeds when
-    there is room."""
+    """Nine of the trials of `make faults`: a real agent's disk becomes full, and a retry succeeds
+    when there is space again."""
     assert full.in_a_namespace(["full", "5"]) == 0 and full.in_a_namespace(["calls", "4"]) == 0
 
 
@@ -250,8 +251,9 @@ COUNTED = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \|(?: \d+ \|)? (\d+) \|$", 
 
 
 def test_the_page_tells_of_the_trials_that_are_made() -> None:
-    """The reference has a line for each volume, program and acknowledgement of the trials, with at
-    least the trials of a pull request and no failure. The text below has the same numbers."""
+    """The reference has a line for each volume, program and acknowledgement of the trials. Each
+    line has at least as many trials as a pull request runs, and no failure. The text below the
+    table has the same numbers."""
     page = (TOP / "docs/reference/faults.md").read_text().partition("\n## A lost Redis\n")[0]
     lines = [
         (what.split("`")[1] if "`" in what else "", *map(int, counts))

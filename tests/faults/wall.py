@@ -1,11 +1,11 @@
-"""ENOSPC, observed and caused by strace: which program met a full disk, and a full disk for only
+"""Observes and causes ENOSPC with strace: which program met a full disk, and a full disk for only
 one kind of program.
 
-`seen` is put before a command. Every call of it and of all its descendants that got no space is
-recorded. `Injected` lets one of `PROGRAMS` get no space from some call on: the supervisor with all
-its threads, each git, the shim, or the agent with its children. The programs below the supervisor
-are replaced by a script that runs the real program under strace, which detaches itself, so that
-pids, descriptors and parents stay the same.
+`seen` returns words to put before a command. Every call that got no space is recorded, of the
+command and of all its descendants. `Injected` makes the calls of one of `PROGRAMS` fail from some
+call on. The program is the supervisor with all its threads, each git, the shim, or the agent with
+its children. A program below the supervisor is replaced by a script that runs the real program
+under strace. strace detaches itself, so that pids, descriptors and parents stay the same.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CALLS = (
     "pwrite64,fsync,fdatasync,syncfs,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,ftruncate,fallocate,"
     "copy_file_range"
 )
-"""Calls that may get no space, and that never write to another process. git and the shim write only
-files and a pipe, so `write` is included for them."""
+"""Calls that may fail for lack of space, and that never write to another process. git and the shim
+write only to files and a pipe, so `write` is included for them."""
 SEEN = f"{CALLS},write,writev,pwritev,openat,open,creat,setxattr,sendfile"
 DEEP = {"supervisor": 40, "git": 6, "shim": 8, "agent": 12}
-"""Number of calls of one kind that a program makes in at least some trials: from one of them on
-there is no room."""
+"""The highest number of the call from which there is no space, by program. At least some trials
+make that many calls of one kind."""
 GITS = 25
-"""Approximate number of gits that run before and after an agent's turn."""
+"""Approximate number of git processes that are started before and after an agent's turn."""
 STAND_IN = """#!/bin/sh
 {when}
 exec strace -D -f -qq -o {log}.$$ -e trace={calls} -e inject={calls}:error=ENOSPC:when={first}+ {program} "$@"
@@ -42,8 +42,8 @@ exec strace -D -f -qq -o {log}.$$ -e trace={calls} -e inject={calls}:error=ENOSP
 
 
 def seen(log: Path) -> list[str]:
-    """Return the words before a command. It, its threads and its children are followed to their
-    end."""
+    """Return the words to put before a command. strace follows the command, its threads and its
+    children to their end."""
     return [
         "strace",
         "-f",
@@ -59,7 +59,8 @@ def seen(log: Path) -> list[str]:
 
 
 def met(log: Path) -> Counter[str]:
-    """Return how often each program got no space. Threads count by their own names."""
+    """Return for each program how many of its calls got no space. Threads count by their own
+    names."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return Counter(
         found[1]
@@ -70,8 +71,8 @@ def met(log: Path) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Injected:
-    """A program that gets no space from its `first` call of a kind on. For git: the `gits`th git
-    and all later ones."""
+    """Makes one program get no space from call `first` of a kind on. For git this applies to
+    process `gits` and all later ones."""
 
     program: str
     first: int
@@ -83,10 +84,11 @@ class Injected:
         return cls(program, dice.randint(1, DEEP[program]), dice.randint(1, GITS), log)
 
     def put(self, stage: Stage) -> list[str]:
-        """Install the replacement. Return the words that start perdure."""
+        """Install the script that replaces the program. Return the words that start perdure."""
         perdure = ["-m", "perdure"]
         if self.program == "supervisor":
-            # `-b execve`: what the supervisor starts is let go; its threads are followed.
+            # With `-b execve` strace detaches from the programs that the supervisor starts, but
+            # follows its threads.
             trace = [
                 "strace",
                 "-f",
@@ -133,7 +135,7 @@ class Injected:
         return [sys.executable, "-c", start]
 
     def fired(self) -> int:
-        """Return how many calls had that answer."""
+        """Return how many calls failed for lack of space."""
         return sum(
             log.read_text(errors="replace").count("(INJECTED)")
             for log in self.log.parent.glob(f"{self.log.name}.*")

@@ -1,4 +1,4 @@
-"""The small forge, as the suite uses it."""
+"""The small forge as a `Place` for the suite of `ForgeApi`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS = {"dev-bot": "t0ken-of-the-bot", "cid": "t0ken-of-cid"}
 
 
 class SmallPlace:
-    """`tests.forgeapi.suite.Place` on a `SmallForge`."""
+    """Implements `tests.forgeapi.suite.Place` with a `SmallForge`."""
 
     def __init__(self, kind: Forge, small: SmallForge) -> None:
         self.kind, self.small = kind, small
@@ -98,7 +98,7 @@ class SmallPlace:
 
 @contextmanager
 def small_place(kind: Forge, dialect: Any, **options: Any) -> Iterator[SmallPlace]:
-    """Make a small forge of a kind, with its people."""
+    """Make a small forge of a kind, with the people of the suite."""
     with SmallForge(dialect, **options) as small:
         place = SmallPlace(kind, small)
         try:

@@ -1,5 +1,5 @@
-"""The promises of every `ForgeApi`, tested on a forge on which tests can act. Subclasses provide
-the forge."""
+"""The promises that every `ForgeApi` keeps, as tests. A subclass provides the forge and the means
+to change it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Place(Protocol):
     """A forge with a repository `shop/prices`: `ada` administers it, `ben` may write, `cid` may
     only read, and `dev-bot` is perdure's login.
 
-    People act as if on the web pages.
+    The methods of the people do what they would do on the forge's web pages.
     """
 
     forge: ForgeApi
-    """Return the client of dev-bot, an administrator of shop/prices."""
+    """The client of dev-bot, an administrator of shop/prices."""
     repository: str
 
     def as_reader(self) -> ForgeApi:
@@ -51,11 +51,12 @@ class Place(Protocol):
     ) -> int: ...
 
     def pull(self, author: str, title: str, head: str, base: str = "main") -> int:
-        """Open a pull request from a branch with a commit of its own."""
+        """Make a branch with a commit, open a pull request from it, and return the number of the
+        pull request."""
         ...
 
     def branch(self, name: str) -> str:
-        """Make a branch with a commit of its own, and return the commit."""
+        """Make a branch with a commit, and return the commit."""
         ...
 
     def say(self, ref: IssueRef, author: str, text: str) -> None: ...
@@ -78,13 +79,13 @@ class Place(Protocol):
     def delete_comment(self, ref: IssueRef, id: str) -> None: ...
 
     def reactions(self, ref: IssueRef) -> set[tuple[str, str]]:
-        """Return login and reaction of each reaction to the issue itself."""
+        """Return the login and the content of each reaction to the issue itself."""
         ...
 
 
 class ForgeSuite:
-    """The suite. It needs the fixture `place`, which may be shared: every test makes its own
-    issues."""
+    """The tests that every forge must pass. They need the fixture `place`, which may be shared,
+    because every test makes its own issues."""
 
     verdicts = True
     """Whether the forge reports the verdict of a review."""
@@ -99,8 +100,8 @@ class ForgeSuite:
         assert place.forge.address.startswith("http") and not place.forge.address.endswith("/")
 
     def test_an_issue_is_told_as_it_stands(self, place: Place) -> None:
-        """Title, text, author, labels, assignees and state are the current ones, even if the text
-        is hostile."""
+        """Title, text, author, labels, assignees and state of an issue are the current ones, even
+        if the text is hostile."""
         number = place.issue("cid", "Rounding 'is' off", HOSTILE, ["agent", "bug"], ["dev-bot"])
         found = place.forge.issue(IssueRef(place.repository, number))
         assert (found.title, found.author, found.open, found.ref.pull) == (
@@ -163,8 +164,8 @@ class ForgeSuite:
                 place.forge.permission(place.repository, name)
 
     def test_one_comment_is_found_again_and_edited(self, place: Place) -> None:
-        """A comment is found by its marker among others, only if perdure wrote it. Editing it adds
-        no comment."""
+        """A comment is found by its marker among others, but only if perdure wrote it. Editing it
+        adds no comment."""
         ref = IssueRef(place.repository, place.issue("ben", "Sticky"))
         marker = "<!-- perdure:task=tr-1 -->"
         place.say(ref, "cid", f"{marker} not yours")
@@ -184,7 +185,7 @@ class ForgeSuite:
             place.forge.edit_comment(ref, made, "gone")
 
     def test_comments_since(self, place: Place) -> None:
-        """Comments since a time are listed, oldest first, without earlier ones."""
+        """Comments since a time are listed, oldest first. Earlier ones are left out."""
         ref = IssueRef(place.repository, place.issue("ben", "Talk"))
         for text in ("one", "two", "three"):
             place.say(ref, "ben", text)
@@ -195,7 +196,8 @@ class ForgeSuite:
         assert said[-1] in place.forge.comments(ref, since=said[-1].updated)
 
     def test_reactions_are_put_once(self, place: Place) -> None:
-        """An existing reaction is not an error, and every reaction that perdure uses exists."""
+        """Adding a reaction that exists already is not an error. The forge has every reaction that
+        perdure uses."""
         ref = IssueRef(place.repository, place.issue("ben", "React"))
         for reaction in (*Reaction, Reaction.EYES):
             place.forge.react(ref, reaction)
@@ -203,8 +205,8 @@ class ForgeSuite:
         place.forge.react(ref, Reaction.ROCKET, place.forge.comment(ref, "on me"))
 
     def test_a_pull_request_is_opened_once(self, place: Place) -> None:
-        """A second call returns the open one. After it is closed it is still found, and the next
-        call opens another."""
+        """A second call returns the open pull request. After that one is closed, it is still found,
+        and the next call opens another."""
         head = "perdure/dev-1"
         commit = place.branch(head)
         assert place.forge.find_pull(place.repository, head) is None
@@ -236,14 +238,14 @@ class ForgeSuite:
         assert third.ref != first.ref and third.open and third.draft
 
     def test_a_pull_request_of_nothing_is_refused(self, place: Place) -> None:
-        """Without such a branch nothing is opened, and the error says so."""
+        """Without the branch no pull request is opened, and the error says so."""
         with pytest.raises((ForgeRefused, NotFound)):
             place.forge.open_pull(
                 place.repository, head="no/such", base="main", title="Nothing", text=""
             )
 
     def test_merged_is_not_closed(self, place: Place) -> None:
-        """A merged pull request says so."""
+        """A merged pull request is reported as merged, not as closed."""
         number = place.pull("ben", "Merge me", "ben/one")
         place.end(IssueRef(place.repository, number, True), merged=True)
         found = place.forge.pull(place.repository, number)
@@ -251,7 +253,7 @@ class ForgeSuite:
 
     def test_reviews_and_their_lines(self, place: Place) -> None:
         """A review is among the comments of a pull request with its verdict, and its comments on
-        lines have their places."""
+        lines have file and line."""
         number = place.pull("dev-bot", "Review me", "perdure/dev-2")
         ref = IssueRef(place.repository, number, True)
         place.say(ref, "cid", "looks fine")
@@ -277,8 +279,8 @@ class ForgeSuite:
         assert place.forge.pull_at(place.repository, commit) is None
 
     def test_a_commit_is_judged(self, place: Place) -> None:
-        """A status is stored under its name, and the newest one with a name is the current one of
-        the commit."""
+        """A status of a commit is stored under its name. The newest status with a name is the
+        current one."""
         commit = place.branch("judged")
         place.forge.set_status(
             place.repository, commit, CheckState.PENDING, context="perdure/dev", text="running"
@@ -311,8 +313,8 @@ class ForgeSuite:
             assert found is not None and (found.name, found.commit) == (name, commit)
 
     def test_open_issues_by_label_and_by_assignee(self, place: Place) -> None:
-        """Open issues with the label, or the assignee, are found, and nothing if no issue ever had
-        the label."""
+        """Open issues with a label or an assignee are found. Nothing is found for a label that no
+        issue ever had."""
         one = place.issue("ben", "By label", labels=["sweep"])
         two = place.issue("ben", "By assignee", assignees=["dev-bot"])
         closed = place.issue("ben", "Closed", labels=["sweep"], assignees=["dev-bot"])
@@ -338,8 +340,8 @@ class ForgeSuite:
         assert place.forge.repositories(["far/away"]) == ["far/away"]
 
     def test_a_token_that_is_not_taken(self, place: Place) -> None:
-        """A wrong token needs a person. The message says where the token is stored, and not what it
-        is."""
+        """A wrong token needs a person. The message names the place where the token is stored, but
+        not the token."""
         with pytest.raises(ForgeDenied) as denied:
             place.with_token("b4d" * 14).whoami()
         assert (
@@ -347,7 +349,8 @@ class ForgeSuite:
         )
 
     def test_what_is_not_allowed(self, place: Place) -> None:
-        """A login without permission gets an error: a reader can set no status."""
+        """A login without the permission gets an error: one that may only read cannot set a
+        status."""
         commit = place.branch("not-yours")
         with pytest.raises((ForgeDenied, NotFound)):
             place.as_reader().set_status(place.repository, commit, CheckState.SUCCESS, context="x")

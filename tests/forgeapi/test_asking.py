@@ -1,5 +1,5 @@
-"""Failed requests to a forge that fails on command. Every kind of failure is one typed error, and
-nothing loops."""
+"""Requests to a forge that fails as the test tells it. Every kind of failure gives one type of
+error, and nothing is repeated without end."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_every_status_is_one_kind_of_error(
 def test_too_many_requests(
     place: SmallPlace, status: int, headers: dict[str, str], wait: float
 ) -> None:
-    """The forge says, in one of its ways, until when it accepts no requests. Until then no call of
-    this client asks it."""
+    """The forge says, in one of several ways, until when it accepts no requests. Until then the
+    client sends none."""
     place.small.fail(status, **headers)
     found = error_of(place)
     assert isinstance(found, ForgeUnavailable) and wait - 2900 < found.retry_s <= wait
@@ -113,8 +113,8 @@ def test_too_many_requests(
 
 
 def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
-    """GitHub's secondary limit may have no header. Its message is enough, and other 403s are not a
-    limit."""
+    """GitHub's answer about a secondary limit may have no header. Its message is enough to
+    recognize the limit. Other answers with 403 are not a limit."""
     place.small.fail(
         403, body=b'{"message": "You have exceeded a secondary rate limit. Please wait"}'
     )
@@ -129,13 +129,14 @@ def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none(place: SmallPlace, body: bytes) -> None:
-    """An answer that is not the requested object does not count, and the request is repeated later."""
+    """An answer that is not the expected kind of JSON is an error, and the request is repeated
+    later."""
     place.small.fail(200, body=body)
     assert isinstance(error_of(place), ForgeUnavailable)
 
 
 def test_an_object_of_nonsense(place: SmallPlace) -> None:
-    """An object in which every field has another type is read without an error."""
+    """An object whose fields all have wrong types is read without an error."""
     place.small.fail(
         200,
         body=json.dumps(
@@ -153,7 +154,7 @@ def test_an_object_of_nonsense(place: SmallPlace) -> None:
 
 
 def test_a_list_of_nonsense(place: SmallPlace) -> None:
-    """A list of anything but objects is read without an error."""
+    """A list of items that are not objects is read without an error."""
     place.small.fail(200, body=b'[null, 1, "x", [], {}]')
     assert all(each.text == "" for each in place.forge.comments(REF))
 
@@ -166,7 +167,7 @@ def test_too_much_is_not_read(place: SmallPlace, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
-    """Nothing is unpacked, because a small body can contain a large one."""
+    """A compressed answer is refused, because a small body can unpack to a very large one."""
     place.small.fail(200, body=b"\x1f\x8b", content_encoding="gzip")
     assert isinstance(error_of(place), ForgeUnavailable)
 
@@ -193,7 +194,7 @@ def test_no_other_host_is_followed(place: SmallPlace, location: str) -> None:
 
 
 def test_a_redirect_within_the_host(place: SmallPlace) -> None:
-    """A read is followed within the host (a renamed repository), a write is not, and a loop of
+    """A read follows a redirect within the host (a renamed repository), a write does not. A loop of
     redirects ends."""
     place.small.fail(301, location=f"/api/v1/repos/{REPOSITORY}/issues/1")
     assert place.forge.issue(REF).title == "One"
@@ -205,7 +206,8 @@ def test_a_redirect_within_the_host(place: SmallPlace) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A forge that is down is unavailable, however often it is asked. The error says when to retry."""
+    """If nothing listens at the forge's address, each request gives the error that the forge is
+    unavailable. The error says when to retry."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         down = connect(
@@ -219,8 +221,9 @@ def test_nobody_listens() -> None:
 
 
 def test_a_connection_that_breaks(place: SmallPlace) -> None:
-    """A connection that is closed without an answer is unavailable. The forge is asked whether the
-    request was carried out: a pull request is found."""
+    """If the connection is closed without an answer, the forge is unavailable. For a new pull
+    request, the forge is then asked whether the request was carried out, and the pull request is
+    found."""
     place.branch("perdure/dev-3")
     place.small.fail(break_off=True)
     assert isinstance(error_of(place), ForgeUnavailable)
@@ -234,8 +237,8 @@ def test_a_connection_that_breaks(place: SmallPlace) -> None:
 
 
 def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that accepts the connection and never answers, or sends a byte now and then, is given
-    up."""
+    """If a forge accepts the connection but never answers, or sends only a byte now and then, the
+    request is given up."""
     monkeypatch.setattr(http, "CALL_S", 0.5)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -277,7 +280,7 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that sends headers without end is disconnected; nothing else would end this test."""
+    """A forge that sends headers without end is disconnected. Otherwise this test would not end."""
     monkeypatch.setattr(http, "CALL_S", 0.5)
     cut = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -312,7 +315,7 @@ def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
-    """If the file with the token is replaced, the next request uses the new one. If it is missing,
+    """If the token's file is replaced, the next request uses the new token. If the file is missing,
     empty or invalid, the error names its path."""
     file = tmp_path / "token"
     client = connect(Forge.GITEA, place.small.url, ForgeToken(f"the file {file}", file))
@@ -330,7 +333,7 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
 
 
 def test_https_is_checked(place: SmallPlace) -> None:
-    """A server without TLS is refused for https."""
+    """An https address whose server does not use TLS gives an error."""
     client = connect(
         Forge.GITEA, place.small.url.replace("http:", "https:"), ForgeToken("x", held="t0ken")
     )
@@ -351,7 +354,8 @@ RULE = {"dev": {"agent": "claude", "clone": "/srv/{repository}"}}
 
 
 def test_the_configuration_of_a_forge() -> None:
-    """Address and token of a source are read. GitHub and GitLab have default addresses."""
+    """The address and the token of a source are read from the configuration. GitHub and GitLab have
+    default addresses."""
     (tea,) = sources(TABLE)
     assert (tea.url, tea.token_env, tea.token_file) == ("https://git.example.com/tea", "TEA", "")
     (hub,) = sources({"hub": {"forge": "github", "secret_file": "/s", "token_file": "/t"}})
@@ -403,8 +407,8 @@ def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
 
 
 def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
-    """An agent uses its own token, else its source's. The variables are removed afterwards. Without
-    a token there is no client."""
+    """An agent uses its own token, else its source's. The variables with tokens are removed from
+    the environment afterwards. Without a token there is no client."""
     (tmp_path / "own").write_text(TOKENS["cid"])
     tables = {
         "tea": {"forge": "gitea", "secret_file": "/s", "url": place.small.url, "token_env": "TEA"},
@@ -427,8 +431,8 @@ def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
 
 
 def test_clients_that_cannot_be(tmp_path: Path) -> None:
-    """A missing token is an error before anything starts. So is a rule for everybody who may write,
-    without a token to ask the forge with."""
+    """A missing token is an error before anything starts. So is a rule for everybody with write
+    access if there is no token with which the forge can be asked."""
     (tea,) = sources(TABLE)
     with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty") as raised:
         forges([tea], rules(RULE), {})
@@ -460,7 +464,7 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://[::1", "https://[x]/", f"/x?{'a=b&' * 60}"])
 def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
-    """If the next page or a redirect has an invalid address, the error is one that callers
+    """If the next page or a redirect has an invalid address, the error has a type that callers
     handle."""
     place.small.fail(200, body=b"[{}]", link=f'<{address}>; rel="next"')
     with pytest.raises(PerdureError):
@@ -471,13 +475,15 @@ def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
 
 
 def test_a_token_at_the_cut(place: SmallPlace) -> None:
-    """The forge's message is searched for the token before it is cut."""
+    """The token is removed from the forge's message before the message is shortened, so that a part
+    of the token cannot remain."""
     place.small.fail(422, body=json.dumps({"message": "x" * 295 + TOKENS["dev-bot"]}).encode())
     assert TOKENS["dev-bot"][:4] not in str(error_of(place))
 
 
 def test_slow_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list whose pages all come in time is given up when it takes too long as a whole."""
+    """A list is given up if all its pages together take too long, even if each page comes in
+    time."""
     monkeypatch.setattr(http, "PAGES_S", -1.0)
     with pytest.raises(ForgeUnavailable, match="for one list"):
         place.forge.comments(REF)

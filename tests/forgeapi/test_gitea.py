@@ -1,5 +1,4 @@
-"""Gitea and Forgejo, on the small forge. The same suite on a real Gitea is a part of `make
-test-forge`."""
+"""Gitea and Forgejo, on the small forge. `make test-forge` also runs the suite on a real Gitea."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ class TestGitea(ForgeSuite):
             yield found
 
     def test_only_administrators_are_told_permissions(self, place: SmallPlace) -> None:
-        """For a login that is no administrator, the error says what to do. It may always ask for
-        its own permissions."""
+        """For a login that is not an administrator, the error says what to do. Every login may ask
+        for its own permissions."""
         place.repo.access["cid"] = "write"
         with pytest.raises(
             ForgeDenied,
@@ -34,6 +33,7 @@ class TestGitea(ForgeSuite):
         assert place.with_token(TOKENS["cid"]).permission(REPOSITORY, "cid") is Access.WRITE
 
     def test_failed_deliveries_are_not_told(self, place: SmallPlace) -> None:
-        """Gitea has no call for them: the result is None, and no request is sent."""
+        """Gitea has no call that lists failed deliveries, so the result is None and no request is
+        sent."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=1) is None
         assert not place.small.requests

@@ -1,5 +1,5 @@
-"""GitHub, on a small forge that is compared with GitHub's published description of its API, as is
-every request. The real one was not used."""
+"""GitHub's client on a small forge. Each request and answer is compared with GitHub's published
+description of its API. No test uses the real GitHub."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class TestGitHub(ForgeSuite):
         assert place.repo.again == [3]
 
     def test_failed_deliveries_are_not_everybodys(self, place: SmallPlace) -> None:
-        """The result is None for a login that does not administer the webhooks, and if no webhook
-        leads to the receiver."""
+        """The result is None if the login does not administer the webhooks, or if no webhook has
+        the receiver's address."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=0) is None
         place.repo.hook = "https://perdure.example.com/webhooks/shop"
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=0) == []
@@ -50,7 +50,8 @@ class TestGitHub(ForgeSuite):
         )
 
     def test_a_reaction_to_a_line(self, place: SmallPlace) -> None:
-        """Comments on lines have their own addresses."""
+        """A reaction to a comment on a line uses another address than one to an ordinary
+        comment."""
         number = place.pull("ben", "Lines", "ben/lines")
         place.review(number, "cid", "commented", "see", [("a.py", 3, "why")])
         ref = IssueRef(REPOSITORY, number, True)

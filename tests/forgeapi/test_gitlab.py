@@ -1,4 +1,5 @@
-"""GitLab, on a small forge made after its documentation. The real one was not used."""
+"""GitLab's client on a small forge that was made from GitLab's documentation. No test uses the real
+GitLab."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class TestGitLab(ForgeSuite):
             yield found
 
     def test_what_events_say_of_themselves_is_left_out(self, place: SmallPlace) -> None:
-        """A system note does not count as a comment."""
+        """A note that GitLab itself wrote about an event does not count as a comment."""
         number = place.issue("ben", "Notes")
         place.small.state.say(
             REPOSITORY, number, "ben", "changed the description", verdict="system"
@@ -35,20 +36,21 @@ class TestGitLab(ForgeSuite):
         ]
 
     def test_issues_and_merge_requests_are_counted_apart(self, place: SmallPlace) -> None:
-        """An issue is not found under a merge request's address."""
+        """Issues and merge requests are numbered separately: an issue is not found at a merge
+        request's address."""
         number = place.issue("ben", "Only an issue")
         with pytest.raises(NotFound):
             place.forge.issue(IssueRef(REPOSITORY, number, True))
 
     def test_a_project_in_groups(self, place: SmallPlace) -> None:
-        """The complete path of a project is one part of the address."""
+        """The complete path of a project is sent as one part of the address."""
         place.small.state.repository("shop/back/end", dev_bot="write")
         number = place.small.state.issue("shop/back/end", "ben", "Deep").number
         assert place.forge.issue(IssueRef("shop/back/end", number)).title == "Deep"
 
     def test_a_status_twice(self, place: SmallPlace) -> None:
-        """GitLab refuses to set a status to the state that it already has. perdure does not treat
-        that as an error. A reaction to a missing issue is still one."""
+        """GitLab refuses to set a status to the state that it already has. perdure does not report
+        that as an error. A reaction to a missing issue is reported."""
         commit = place.branch("twice")
         for _ in range(2):
             place.forge.set_status(REPOSITORY, commit, CheckState.PENDING, context="perdure")
@@ -60,13 +62,13 @@ class TestGitLab(ForgeSuite):
             place.forge.react(gone, Reaction.EYES)
 
     def test_who_is_blocked_may_nothing(self, place: SmallPlace) -> None:
-        """Only active members count."""
+        """A blocked member has no permissions: only active members count."""
         place.small.state.blocked.add("ada")
         assert place.forge.permission(REPOSITORY, "ada") is Access.NONE
 
     def test_failed_deliveries(self, place: SmallPlace) -> None:
-        """A delivery without a successful attempt is listed, and can be resent; None if GitLab does
-        not answer for it."""
+        """A delivery without a successful attempt is listed, and can be sent again. The result is
+        None if GitLab does not answer for this webhook."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0) is None
         place.repo.hook = "https://perdure.example.com/webhooks/lab"
         place.repo.sent = [
@@ -82,7 +84,7 @@ class TestGitLab(ForgeSuite):
         assert place.repo.again == [1]
 
     def test_a_reaction_to_a_comment_on_a_line(self, place: SmallPlace) -> None:
-        """Any note can have one."""
+        """A comment on a line can get a reaction, like any other comment."""
         number = place.pull("ben", "Lines", "ben/lines")
         place.review(number, "cid", "commented", "", [("a.py", 3, "why")])
         ref = IssueRef(REPOSITORY, number, True)

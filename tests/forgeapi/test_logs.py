@@ -1,4 +1,5 @@
-"""The end of a failed job's log, wherever the forge keeps it. Nothing is sent to any other host."""
+"""The end of a failed job's log, on whichever host the forge keeps it. No other host gets a
+request."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def token() -> ForgeToken:
 
 
 def test_the_log_of_each_failed_job(small: SmallForge) -> None:
-    """A failed check has its log and its address. A passed one is left out, and for a repeated job
-    only the newest counts."""
+    """Each failed check is reported with its log and its address. A passed check is left out. For a
+    repeated job only the newest result counts."""
     state = small.state
     state.job(REPOSITORY, COMMIT, "build", log="an old failure")
     state.job(REPOSITORY, COMMIT, "build", log="the newest failure")
@@ -78,7 +79,7 @@ def test_no_more_logs_than_a_few(small: SmallForge) -> None:
 
 @contextmanager
 def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Run a host that keeps logs. Return its address, and the headers of its requests."""
+    """Run a host that stores logs. Yield its address, and the list of the headers that it gets."""
     asked: list[dict[str, str]] = []
 
     class One(BaseHTTPRequestHandler):
@@ -106,8 +107,8 @@ def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_log_on_another_host(known: bool) -> None:
-    """GitHub redirects to the host of the log. That host is asked without the token, and only if it
-    is one of GitHub's."""
+    """GitHub redirects to the host that stores the log. perdure asks that host only if it is one of
+    GitHub's, and without the token."""
     with SmallForge(github) as small, storage(b"it broke") as (host, asked):
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write").logs = f"http://{host}/"

@@ -2,16 +2,16 @@
 
 Bodies that a forge really sent are in `recorded`. The bodies here are for events that were not
 recorded, and for stories of many events. Each is about issue 4 of shop/web, or about pull request
-9 for it. Their names and nesting were compared with:
+9, which solves that issue. Their names and nesting were compared with:
 
-- GitHub: docs.github.com, "Webhook events and payloads".
-- Gitea 1.26.4: modules/structs/hook.go and services/webhook/notifier.go; and `recorded/gitea-1.26`.
-- Forgejo 13 to 16: modules/webhook/type.go (it has no event for a commit status),
-  modules/structs/hook.go (`ActionPayload` has neither repository nor sender) and action.go.
-- GitLab 18: doc/user/project/integrations/webhook_events.md, lib/gitlab/hook_data/note_builder.rb
-  (`position`, `internal`), lib/gitlab/data_builder/issuable.rb (`changes`, only what is safe of
-  it; no `assignees` where there are none) and pipeline.rb (`ref` is the source branch); and
-  event_webhook_types.go of GitLab's own Go client 1.46.0.
+- GitHub: docs.github.com, "Webhook events and payloads". - Gitea 1.26.4: modules/structs/hook.go
+and services/webhook/notifier.go; and `recorded/gitea-1.26`. - Forgejo 13 to 16:
+modules/webhook/type.go (it has no event for a commit status), modules/structs/hook.go
+(`ActionPayload` has neither repository nor sender) and action.go. - GitLab 18:
+doc/user/project/integrations/webhook_events.md, lib/gitlab/hook_data/note_builder.rb (`position`,
+`internal`), lib/gitlab/data_builder/issuable.rb (`changes` has only safe fields; `assignees` is
+missing if there are none) and pipeline.rb (`ref` is the source branch); and event_webhook_types.go
+of GitLab's own Go client 1.46.0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPOSITORY = "shop/web"
 BRANCH = "perdure/dev-4"
 COMMIT = "c0ffee" + "0" * 34
 Sent = tuple[Forge, str, dict[str, Any]]
-"""The forge, the event's name in the headers, and the body."""
+"""A webhook: the forge, the event's name in the headers, and the body."""
 GITHUB_LIKE = (Forge.GITHUB, Forge.GITEA, Forge.FORGEJO)
 
 
@@ -36,7 +36,7 @@ def _like(forge: Forge, action: str, sender: str, **more: Any) -> dict[str, Any]
 LAB_TIME = "2026-01-02 03:04:05 UTC"
 """A time as GitLab writes it in webhooks."""
 LAB_TIMES = {"updated_at": {"previous": "2026-01-01 03:04:05 UTC", "current": LAB_TIME}}
-"""Part of every `changes`."""
+"""The field that is part of `changes` in every body of GitLab."""
 
 
 def _lab(kind: str, user: str, **more: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def unassigned(
             "issues",
             _like(forge, "unassigned", sender, issue=issue, assignee={"login": login}),
         )
-    # Gitea and Forgejo do not say whom.
+    # Gitea and Forgejo do not say who was unassigned.
     return forge, "issue_assign", _like(forge, "unassigned", sender, issue=issue)
 
 
@@ -213,7 +213,7 @@ def commented(forge: Forge, text: str, sender: str = "ada", id: int = 71, **more
 
 def comment_edited(forge: Forge, before: str, text: str, sender: str = "ada", id: int = 71) -> Sent:
     if forge is Forge.GITLAB:
-        # What it said before is not sent.
+        # GitLab does not send the earlier text of a comment.
         note = {
             "id": id,
             "note": text,
@@ -310,7 +310,8 @@ def on_a_line(
             "pull_request_review_comment",
             _like(forge, "created", sender, pull_request=_pull(), comment=comment),
         )
-    # What was said of its lines is not in it: modules/structs/hook.go, ReviewPayload.
+    # Gitea and Forgejo send no text of the comments on lines: modules/structs/hook.go,
+    # ReviewPayload.
     review = {"type": "pull_request_review_comment", "content": text}
     return (
         forge,
@@ -321,7 +322,7 @@ def on_a_line(
 
 def approved(forge: Forge, text: str, sender: str = "ada") -> Sent:
     if forge is Forge.GITLAB:
-        # An approval has no words on GitLab: those that come with it are a note.
+        # On GitLab an approval has no text. The text that a person adds is sent as a note.
         note = {
             "id": 73,
             "note": text,
@@ -358,8 +359,8 @@ def approved(forge: Forge, text: str, sender: str = "ada") -> Sent:
 def red(
     forge: Forge, sender: str, commit: str = COMMIT, branch: str = BRANCH, name: str = "build"
 ) -> list[Sent]:
-    """Return everything that a forge sends about one failed workflow with one failed job, in its
-    order."""
+    """Return every webhook that a forge sends about one failed workflow with one failed job, in the
+    forge's order."""
     url = f"https://forge.example/{REPOSITORY}/actions/runs/1"
     if forge is Forge.GITLAB:
         run = {"id": 31, "name": None, "ref": branch, "sha": commit, "status": "failed", "url": url}
@@ -402,7 +403,7 @@ def red(
         }
         body = {"action": "failure", "run": run, "prior_status": "running"}
         return [(forge, "action_run_failure", body)]
-    # Gitea names no branch with a status: modules/structs/hook.go has that as a thing to do.
+    # Gitea does not name the branch of a status: modules/structs/hook.go has a TODO for that.
     status = {
         "state": "failure",
         "context": f"CI / {name} (push)",

@@ -1,5 +1,5 @@
-"""Webhooks as the forges send them: recorded bodies, bodies that are derived from one, and the
-headers with their signatures."""
+"""Webhooks as the forges send them: recorded bodies, changed copies of recorded bodies, and signed
+headers."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def raw(forge: str, name: str) -> bytes:
 
 
 def sent_headers(forge: str, name: str) -> dict[str, str]:
-    """Return the headers that came with a recorded body, as the forge signed it with `SECRET`."""
+    """Return the headers that Gitea sent with a recorded body. They are signed with `SECRET`."""
     told: dict[str, dict[str, str]] = json.loads((RECORDED / f"{forge}.headers.json").read_bytes())
     return told[name]
 
 
 def as_forgejo(headers: dict[str, str]) -> dict[str, str]:
-    """Return the headers of Forgejo for a delivery of Gitea."""
+    """Return Gitea's headers of a delivery as Forgejo would send them."""
     own = {name: value for name, value in headers.items() if name.startswith("x-gitea-")}
     return headers | {name.replace("gitea", "forgejo"): value for name, value in own.items()}
 
 
 def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
-    """Return a recorded body with changes. It is marked as derived."""
+    """Return a recorded body with changes. It has a mark that it is not the recorded one."""
     body = recorded(forge, name)
     change(body)
     return json.dumps({**body, "derived_by_perdure": True}).encode()
@@ -51,7 +51,7 @@ def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
 def headers(
     forge: Forge, event: str, body: bytes, secret: str = SECRET, id: str = ""
 ) -> dict[str, str]:
-    """Return the forge's headers, with names in lower case."""
+    """Return the headers that the forge would send with the body, with names in lower case."""
     delivery = id or str(uuid.uuid4())
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     found = {"content-type": "application/json"}
@@ -153,7 +153,8 @@ def gitea_workflow(body: Any) -> None:
 
 
 def forgejo_run(body: Any) -> None:
-    """Return a run's own repository and user, because the event has none."""
+    """Change a body of Gitea to Forgejo's event of a failed run. The run has repository and user,
+    because the event itself has neither."""
     repository, sender = body.pop("repository"), body.pop("sender")
     body |= {
         "action": "failure",
@@ -171,7 +172,8 @@ def forgejo_run(body: Any) -> None:
 
 
 def forgejo_pull_run(body: Any) -> None:
-    """Return the run of a pull request, which has the pull request's number in place of a branch."""
+    """Change the body to the run of a pull request, which names the pull request's number instead
+    of a branch."""
     forgejo_run(body)
     body["run"] |= {"prettyref": "#9", "is_fork_pull_request": True}
 

@@ -1,5 +1,5 @@
-"""Mentions and commands in an author's own words, in the Markdown of the forges, at a bounded cost
-for any text."""
+"""Mentions and commands in text that the author wrote, in the Markdown of the forges. The cost is
+bounded for any text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("text", OWN_WORDS)
 def test_who_is_called(text: str) -> None:
-    """A login in the author's own words is called."""
+    """A login in the author's own text is mentioned."""
     assert mentioned(text) == ("dev-bot",)
 
 
@@ -76,8 +76,8 @@ def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
 
 @given(st.text(alphabet="`~>@-* \n\tabc<!", max_size=300))
 def test_what_is_left_is_said(text: str) -> None:
-    """For any text, only words of the text are returned, and only logins that it names are
-    mentioned."""
+    """For any text, the result contains only lines of that text, and only logins that the text has
+    are mentioned."""
     assert set(visible_text(text)) <= set(text) | {" ", "\n"}
     assert all(login in text for login in mentioned(text))
 
@@ -86,7 +86,7 @@ def test_what_is_left_is_said(text: str) -> None:
     "piece", ["`", "``` ", "<!--", "> ", "@", "~~~\n", "` `` ", "* ", "a\n\n", "@a-", "`a``b```c"]
 )
 def test_texts_at_the_bound(piece: str) -> None:
-    """The longest accepted text is read to its end, whatever it consists of, so a command at its
+    """The longest accepted text is read completely, whatever it consists of, so a command at its
     end counts."""
     text = f"{piece * (60_000 // len(piece))}\n\n"
     assert stop_commands(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
@@ -109,13 +109,15 @@ def test_texts_at_the_bound(piece: str) -> None:
     ],
 )
 def test_a_difference(before: str, now: str, shown: str) -> None:
-    """The result has the removed and added lines, with a few around them, and no others."""
+    """A difference has the removed and the added lines and a few lines around them, and no
+    others."""
     assert difference(before, now) == shown
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
 def test_every_difference(before: list[str], now: list[str]) -> None:
-    """Exactly the lines that are in one text only are marked, and equal texts have none."""
+    """The difference marks exactly the lines that only one of the texts has. Equal texts have no
+    difference."""
     shown = difference("\n".join(before), "\n".join(now)).splitlines()
     gone, come = (
         [line[2:] for line in shown if line[0] == "-"],
@@ -143,8 +145,8 @@ DIFF = (
     ],
 )
 def test_the_hunk_of_a_line(line: int, removed: bool, shown: str) -> None:
-    """The result is the hunk with the line, counted in the new file or the old one, up to the line
-    itself."""
+    """For a line of the new file or the old one, the result is the hunk that contains it, up to
+    that line."""
     assert hunk_at(DIFF, line, removed=removed) == shown
 
 

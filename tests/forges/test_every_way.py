@@ -1,5 +1,5 @@
-"""Every recorded webhook, sent in every way: again, in any order, with another id, changed, cut,
-compressed, as a form; into a real store."""
+"""Every recorded webhook, sent in many ways to a real store: again, in any order, with another id,
+changed, shortened, compressed, and as a form."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def take(forge: Forge, secret: str, body: bytes, *, id: str = "", **change: str) -> Arrived:
-    """Receive it as the server does, with one source for each forge."""
+    """Receive a body as the server does, with one source for each forge and secret."""
     headers = payloads.headers(forge, "push", body, secret, id=id) | change
     return receive(
         headers,
@@ -59,8 +59,8 @@ def take(forge: Forge, secret: str, body: bytes, *, id: str = "", **change: str)
 
 def test_sent_again_in_any_order(store: SqlStore) -> None:
     """Each delivery is sent three times, out of order, some at once and some under new ids. Each is
-    stored once, all are counted, and all answers for one name the same number. A year later it is
-    still known, though its body was deleted."""
+    stored once, and every copy is counted. All answers for one delivery have the same number. A
+    year later it is still recognized, although its body was deleted."""
     chance = random.Random(11)
     sends = [
         (at, f"id-{at}" if again % 2 else f"id-{at}-{again}")
@@ -97,8 +97,9 @@ def test_sent_again_in_any_order(store: SqlStore) -> None:
     ids=lambda value: value.stem if isinstance(value, Path) else str(value)[:6],
 )
 def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
-    """A flipped bit, a piece cut off, a byte more, another secret: 401. Packed, as a form, or as
-    text: 415. No other error occurs, and no answer contains anything of the secret or the body."""
+    """A body with a flipped bit, a part missing or a byte more, and one with another secret, gets
+    401. A compressed body, a form, and plain text get 415. No other error occurs, and no answer has
+    any part of the secret or the body."""
     body = path.read_bytes()
     headers = payloads.headers(forge, "push", body, secret)
     at = random.Random(path.stem).randrange(len(body))
@@ -151,8 +152,8 @@ def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
     ],
 )
 def test_texts_that_break_stores(store: SqlStore, text: str) -> None:
-    """Half characters, NUL, direction marks, escapes and quotes in every text of a delivery: it is
-    stored and read back."""
+    """A delivery is stored and read back with half characters, NUL, direction marks, escapes and
+    quotes in each of its texts."""
     for directory, name in (
         ("github", "issue_comment_created"),
         ("gitlab", "issue_comment_create"),
@@ -170,7 +171,7 @@ def test_texts_that_break_stores(store: SqlStore, text: str) -> None:
 
 
 def _with(text: str, value: object) -> object:
-    """Return the same body, with the text added to every text that has a meaning."""
+    """Return the body with the text added to every string that contains a space."""
     if isinstance(value, dict):
         return {key: _with(text, each) for key, each in value.items()}
     if isinstance(value, list):

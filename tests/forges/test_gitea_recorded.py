@@ -1,5 +1,6 @@
-"""Recorded deliveries of a real Gitea 1.26.4, about one issue and its pull request, and about red
-runs of its Actions (`tests/servers/gitea/story.py`), and the intents that they become."""
+"""Recorded deliveries of a real Gitea 1.26.4, and the intents that they become. They are about one
+issue and its pull request, and about failed runs of its Actions
+(`tests/servers/gitea/story.py`)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ CHECKED: dict[str, Any] = {
     "branch": "",
     "author": "dev-bot",
 }
-# The workflow's run names the login that pushed, its job's status does not.
+# The delivery about a workflow's run names the login that pushed. The delivery about a job's status
+# does not.
 OF_A_JOB = CHECKED | {"author": "gitea-actions"}
 
 SAID: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +48,8 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "issue_assign.assigned": ("assigned", ISSUE | {"whom": ("dev-bot",)}),
-    # Nobody is named: `unassigned` is found by what was told before.
+    # This delivery names no login. `unassigned` is known only by comparison with earlier
+    # deliveries.
     "issue_assign.unassigned": ("unassigned", ISSUE | {"whom": ()}),
     "issue_label.label_updated": ("labelled", ISSUE | {"labels": ("agent",)}),
     "issue_label.label_updated-2": ("labelled", ISSUE | {"labels": ()}),
@@ -72,7 +75,7 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
         "comment_edited",
         PULL | {"text": "Nearly there.", "before": "Nearly."},
     ),
-    # What was said of single lines is not in it.
+    # The comments on single lines are not in this delivery.
     "pull_request_review_comment.reviewed": ("line_commented", PULL | {"text": "A question."}),
     "pull_request_review_rejected.reviewed": (
         "changes_requested",
@@ -80,7 +83,7 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "pull_request_review_approved.reviewed": ("approved", PULL | {"text": "Good, but rename it."}),
     "pull_request_sync.synchronized": ("", {}),
-    # It names no branch: modules/structs/hook.go has that as a thing to do.
+    # This delivery names no branch: modules/structs/hook.go has a TODO for that.
     "status": ("ci_failed", STATUS | {"author": "dev-bot"}),
     "status-2": ("ci_failed", STATUS | {"author": "ada"}),
     "actions.status.push.pending": ("", {}),
@@ -98,7 +101,7 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "actions.workflow_run.pull_request.requested": ("", {}),
     "actions.workflow_run.pull_request.in_progress": ("", {}),
-    # The run of a pull request names no branch either.
+    # The run of a workflow for a pull request does not name the branch either.
     "actions.workflow_run.pull_request.completed": ("ci_failed", CHECKED | {"rollup": True}),
     "pull_request.closed": ("closed", PULL),
     "pull_request.reopened": ("reopened", PULL),
@@ -124,14 +127,14 @@ def comes_to(forge: Forge, event: str, body: bytes, name: str) -> None:
 
 
 def test_every_recorded_body_is_read_here() -> None:
-    """The table above has exactly the recorded bodies."""
+    """The table `SAID` has exactly the recorded bodies."""
     assert {path.stem for path in (payloads.RECORDED / RECORDED).iterdir()} == set(SAID)
 
 
 @pytest.mark.parametrize("name", SAID)
 def test_what_a_real_gitea_sends(name: str) -> None:
-    """Each body is authentic by its own headers, and becomes the right intent. With one more byte
-    it is refused."""
+    """Each body is authentic with its recorded headers, and becomes the right intent. With one more
+    byte it is refused."""
     headers, body = payloads.sent_headers(RECORDED, name), payloads.raw(RECORDED, name)
     arrived = received(headers, body, Forge.GITEA)
     comes_to(Forge.GITEA, arrived.event, body, name)
@@ -143,7 +146,8 @@ def test_what_a_real_gitea_sends(name: str) -> None:
     "name", [each for each in SAID if not each.startswith(("status", "actions"))]
 )
 def test_the_same_from_forgejo(name: str) -> None:
-    """Forgejo sends the same bodies with its own headers; failed checks are different."""
+    """Forgejo sends the same bodies as Gitea, with its own headers. Only failed checks are
+    different."""
     body = payloads.raw(RECORDED, name)
     headers = payloads.as_forgejo(payloads.sent_headers(RECORDED, name))
     comes_to(Forge.FORGEJO, received(headers, body, Forge.FORGEJO).event, body, name)

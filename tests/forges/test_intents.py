@@ -104,8 +104,8 @@ DULL = [
 def test_what_a_webhook_comes_to(
     forge: Forge, event: str, body: bytes, kind: str, fields: dict[str, Any]
 ) -> None:
-    """Each relevant payload becomes an intent with its repository, author, issue or pull request,
-    and the other fields."""
+    """Each webhook that concerns perdure becomes an intent with its repository, author, issue or
+    pull request, and other fields."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is not None, reading.reason
     found = reading.intent
@@ -120,7 +120,7 @@ def test_what_a_webhook_comes_to(
     ("forge", "event", "body"), DULL, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
-    """For every other event there is a short reason why nothing follows from it."""
+    """For every other event there is a short reason why perdure ignores it."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is None and reading.reason
 
@@ -135,7 +135,7 @@ def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
     ],
 )
 def test_a_text_that_is_cut_says_so(forge: Forge, event: str, name: str) -> None:
-    """A text of more than 60,000 characters ends with the number of characters that are
+    """A text of more than 60,000 characters is cut. It ends with the number of characters that are
     missing."""
 
     def lengthen(body: Any) -> None:
@@ -149,7 +149,8 @@ def test_a_text_that_is_cut_says_so(forge: Forge, event: str, name: str) -> None
 
 
 def from_a_fork(body: Any) -> None:
-    """Return the pull request of a fork whose branch has the name of an agent's own branch."""
+    """Change a body so that its pull request comes from a fork whose branch has the name of an
+    agent's own branch."""
     for thing in (body.get("pull_request", {}), body.get("workflow_run", {})):
         if "head" in thing:
             thing["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "mallory/fork"}}
@@ -181,6 +182,6 @@ def from_a_fork_that_is_gone(body: Any) -> None:
 )  # fmt: skip
 def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:
     """Events of a fork's pull request do not concern the agent's own, whatever its branch is
-    called. Anybody can open one and close it, or let its checks fail."""
+    called. Anybody can open and close such a pull request, or make its checks fail."""
     found = read(forge, event, parsed(body)).intent
     assert found is not None and found.branch == "" and "perdure/dev-1" in body.decode()

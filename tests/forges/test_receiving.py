@@ -1,5 +1,5 @@
-"""The forge of a delivery is recognized and its signature checked. Any defect leads to a refusal
-and has no other effect."""
+"""A delivery's forge is recognized, and its signature is checked. Any defect causes a refusal and
+nothing else."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def status(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> 
 
 @way
 def test_an_authentic_delivery(forge: Forge, secret: str) -> None:
-    """Each forge is recognized by its headers, and its delivery by the forge's id. A second active
-    secret also counts."""
+    """Each forge is recognized by its headers, and each delivery has the id that the forge gave it.
+    A delivery that is signed with the second active secret is authentic, too."""
     headers, body = sent(forge, secret)
     assert detect(headers) is forge
     found = take(headers, body, "another secret, the old one", secret, expected=forge)
@@ -67,8 +67,8 @@ def test_an_authentic_delivery(forge: Forge, secret: str) -> None:
 
 @way
 def test_a_flipped_bit(forge: Forge, secret: str) -> None:
-    """A body with any bit flipped, a part cut off, or another signature is refused. A plain token
-    does not protect the body, so only the token is changed there."""
+    """A body with a flipped bit or a missing part, or with another signature, is refused. GitLab's
+    plain token does not protect the body, so only the token is changed there."""
     headers, body = sent(forge, secret)
     signed = not (forge is Forge.GITLAB and secret == SECRET)
     for at in range(0, len(body), 97) if signed else ():
@@ -92,8 +92,8 @@ def test_a_flipped_bit(forge: Forge, secret: str) -> None:
 
 @way
 def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
-    """Without a secret, or with an empty one, nothing is authentic, even if it was signed with the
-    empty one."""
+    """Without a secret, or with an empty one, no delivery is authentic, even if it was signed with
+    the empty secret."""
     event, directory, name = EVENTS[forge]
     body = p.raw(directory, name)
     empty = p.headers(forge, event, body, "")
@@ -103,7 +103,7 @@ def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
 
 def test_the_order_of_detection() -> None:
     """Forgejo also sends Gitea's and GitHub's headers, and Gitea sends GitHub's. The most specific
-    header decides, and so does its signature."""
+    header decides which forge it is, and that forge's signature is checked."""
     headers, body = sent(Forge.FORGEJO, SECRET)
     assert detect(headers) is Forge.FORGEJO
     assert status(headers | {"x-forgejo-signature": ""}, body) == 401
@@ -120,8 +120,8 @@ def test_the_order_of_detection() -> None:
 
 
 def test_standard_webhooks() -> None:
-    """The signature is that of the specification's own example. Five minutes of difference, another
-    id, and an unknown version are refused."""
+    """The signature of the specification's own example is accepted. A time that differs by five
+    minutes, another id, and an unknown version are refused."""
     body = b'{"test": 2432232314}'
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330",
@@ -158,8 +158,8 @@ def test_standard_webhooks() -> None:
     ],
 )
 def test_only_plain_json(change: dict[str, str], expected: int) -> None:
-    """A form is refused, and the answer names the setting to change. Any other body that is not
-    plain JSON is refused, too."""
+    """A form is refused, and the answer names the forge's setting to change. Any other body that is
+    not plain JSON is refused, too."""
     headers, body = sent(Forge.GITEA, SECRET)
     assert status(headers | change, body) == expected
     assert (
@@ -176,7 +176,7 @@ def test_only_plain_json(change: dict[str, str], expected: int) -> None:
     ids=range(14),
 )  # fmt: skip
 def test_authentic_nonsense(body: bytes) -> None:
-    """A signed body that is not a JSON object is refused with 400, and never ends in an error."""
+    """A signed body that is not a JSON object is refused with 400, and causes no other error."""
     assert status(p.headers(Forge.GITHUB, "push", body), body) == 400
 
 
@@ -224,8 +224,8 @@ def test_a_delivery_without_an_id() -> None:
 
 
 def test_hostile_fields() -> None:
-    """Foreign text is limited and valid. An address with a password, a path with `..`, and an
-    invalid number are dropped."""
+    """Text from the forge is limited in length and valid. An address with a password, a path with
+    `..`, and an invalid number are dropped."""
     body = p.recorded("github", "issue_comment_created")
     body["comment"] |= {"body": "x\x00\ud800" + "y" * 100_000, "html_url": "javascript:alert(1)"}
     body["issue"] |= {"title": "a\nb\x1b[31m" + "c" * 1000, "number": 1}
@@ -283,7 +283,8 @@ BODIES += [
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_payload_raises(data: st.DataObject) -> None:
-    """A real payload with any value in any place is read, and the result is within its limits."""
+    """A real body with any value in any place is read without an error, and the result is within
+    its limits."""
     forge, event, body = data.draw(st.sampled_from(BODIES))
     payload = json.loads(body)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -327,5 +328,6 @@ def test_no_payload_raises(data: st.DataObject) -> None:
     st.binary(max_size=60),
 )  # fmt: skip
 def test_nobody_gets_in_without_the_secret(headers: dict[str, str], body: bytes) -> None:
-    """A sender without the secret is refused, with any headers and body. There is no other error."""
+    """A sender without the secret is refused, whatever the headers and the body are. There is no
+    other error."""
     assert status(headers | {"content-type": "application/json"}, body) in (400, 401)

@@ -1,5 +1,5 @@
-"""git as perdure runs it: with limits, without the caller's environment, and with a sentence when
-it fails."""
+"""git as perdure runs it: with limits, without the caller's environment, and with one sentence as
+the error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
 
 
 def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: Git) -> None:
-    """Settings of ~/.gitconfig affect plain git and not perdure's git, except for the user's name."""
+    """Settings in ~/.gitconfig affect plain git, but not perdure's git. Only the user's name is
+    used."""
     assert yard.git("config", "init.defaultBranch") == "main"
     assert git.run("config", "init.defaultBranch", good=(1,)).stdout == b""
     assert git.user() == {"user.name": "Una User", "user.email": "una@example.org"}
@@ -61,7 +62,8 @@ def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: G
     ],
 )
 def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) -> None:
-    """Configuration from the environment has precedence over an agent's entries in the repository."""
+    """perdure's configuration in the environment has precedence over the settings that an agent
+    made in the repository."""
     yard.git("config", key, "evil")
     assert yard.git("config", key) == "evil"
     assert git.run("config", key).text != "evil"
@@ -81,8 +83,8 @@ def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) 
     ],
 )
 def test_no_transport_is_allowed_unless_asked_for(yard: Yard, git: Git, url: str) -> None:
-    """Every transport is refused by default, also after the repository's configuration has allowed
-    all."""
+    """Every transport is refused by default, even if the repository's configuration allows all of
+    them."""
     yard.git("config", "protocol.allow", "always")
     yard.git("config", "protocol.ext.allow", "always")
     with pytest.raises(GitFailed, match="not allowed"):
@@ -90,14 +92,14 @@ def test_no_transport_is_allowed_unless_asked_for(yard: Yard, git: Git, url: str
 
 
 def test_one_transport_can_be_asked_for(yard: Yard, git: Git) -> None:
-    """A call may use the transport that it names, and no other."""
+    """A call may use the transport that it asks for, and no other."""
     git.run("fetch", "--", str(yard.repo), allow=("file",))
     with pytest.raises(GitFailed, match="not allowed"):
         git.run("fetch", "--", "https://127.0.0.1:1/o/r", allow=("file",))
 
 
 def test_a_call_over_its_deadline_is_ended_with_its_children(yard: Yard, git: Git) -> None:
-    """git and its children have ended, and the error says after how long."""
+    """After the timeout git and its children are ended, and the error names the timeout."""
     note = yard.top / "pid"
     for seconds in (
         0.3,
@@ -122,7 +124,7 @@ def alive(pid: int) -> bool:
 
 
 def test_output_has_a_cap(git: Git) -> None:
-    """A git with endless output is ended, and only the end of stderr is kept."""
+    """A git process with endless output is ended, and only the end of its stderr is kept."""
     with pytest.raises(GitFailed, match="more than 1000 bytes"):
         git.run("-c", "alias.flood=!yes", "flood", cap=1000)
     told = git.run("-c", "alias.loud=!yes x | head -c 1000000 >&2; echo end >&2", "loud")
@@ -130,7 +132,8 @@ def test_output_has_a_cap(git: Git) -> None:
 
 
 def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None:
-    """The message names the command, the path and git's own reason. argv, code and stderr are kept."""
+    """The error's message names the command, the path and git's own reason. The error also has
+    argv, exit code and stderr."""
     with pytest.raises(
         GitFailed, match=f"git show failed in {yard.repo}: bad revision 'nothing'"
     ) as caught:
@@ -143,7 +146,7 @@ def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None
 
 
 def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
-    """git never waits for a terminal. Bytes and files can be its input."""
+    """git never waits for input from a terminal. Bytes or a file can be given as its stdin."""
     assert git.run("hash-object", "--stdin").text == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
     assert git.run("hash-object", "--stdin", stdin=b"second\n").text == yard.git(
         "rev-parse", "HEAD:README"
@@ -155,7 +158,7 @@ def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
 
 
 def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
-    """A lock given in `keep` is inherited by git and its children."""
+    """A lock's descriptor that is passed as `keep` is inherited by git and its children."""
     with (yard.top / "lock").open("w") as lock:
         git = Git(cwd=yard.repo, environ=yard.environ, keep=(lock.fileno(),))
         assert git.run(
@@ -165,12 +168,14 @@ def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "HEAD:README", "--all", "HEAD~9", ""])
 def test_what_is_no_commit_is_empty(git: Git, name: str) -> None:
-    """A revision that names no commit, or looks like an option, is not found, and no program runs."""
+    """A revision that names no commit, or that looks like an option, gives an empty result. For the
+    latter git is not started."""
     assert git.commit(name) == ""
 
 
 def test_head_and_refs_are_read(yard: Yard, git: Git) -> None:
-    """The branch is empty on a detached HEAD; refs come by full name, by prefix or exactly."""
+    """The branch is empty on a detached HEAD. Refs are found by full name, or below a path:
+    `refs/heads/a` finds `a/b`, but `refs/heads/mai` does not find `main`."""
     oid = yard.git("rev-parse", "HEAD")
     yard.git("branch", "a/b")
     assert git.head() == (oid, "main")
@@ -180,15 +185,15 @@ def test_head_and_refs_are_read(yard: Yard, git: Git) -> None:
 
 
 def test_a_new_ref_is_not_written_over_an_old_one(yard: Yard, git: Git) -> None:
-    """With `new` an existing branch is an error and stays."""
+    """With `new`, an existing branch gives an error and is not changed."""
     with pytest.raises(GitFailed):
         git.set_ref("refs/heads/main", yard.git("rev-parse", "HEAD~1"), "x", new=True)
     assert yard.git("log", "-1", "--format=%s") == "second"
 
 
 def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
-    """Newlines, quotes, arrows and bytes that are not text are preserved. A rename is a deletion
-    and a new file."""
+    """A status has paths with newlines, quotes, arrows and bytes that are not text unchanged. A
+    rename is a deletion and a new file."""
     names = ["a\nb", "a -> b", '"q"', " x ", "\udcff", "? y"]
     for name in names:
         (yard.repo / name).write_text("x")
@@ -201,7 +206,7 @@ def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
 
 
 def test_unmerged_and_unborn_are_told_by_a_status() -> None:
-    """A conflict is a change; before the first commit there is no head."""
+    """A conflict is reported as a change. Before the first commit the status has no head."""
     text = (
         b"# branch.oid (initial)\0# branch.head main\0u UU N... 100644 100644 100644 100644 1 2 3 "
         b"a b\0? c\0"
@@ -229,7 +234,8 @@ def test_a_newline_in_a_path_forges_no_worktree(yard: Yard, git: Git) -> None:
 
 
 def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
-    """If git is missing, or would ignore the settings, nothing is run."""
+    """If git is missing, or so old that it would ignore perdure's settings, no git command is
+    run."""
     for version, why in (
         ("git version 2.30.2", "too old"),
         ("nonsense", "too old"),
@@ -256,7 +262,7 @@ def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
 def test_an_operand_that_looks_like_an_option_is_an_operand(
     yard: Yard, git: Git, args: tuple[str, ...]
 ) -> None:
-    """After `--` or --end-of-options nothing is read as an option; without them `worktree add -b
+    """After `--` or --end-of-options no word is read as an option. Without them `worktree add -b
     -D` really deletes a branch."""
     yard.git("branch", "victim")
     git.run(*args, allow=("file",), good=range(256))
@@ -266,15 +272,15 @@ def test_an_operand_that_looks_like_an_option_is_an_operand(
 
 
 def test_a_status_on_a_broken_repository_is_never_empty(yard: Yard, git: Git) -> None:
-    """If git cannot tell, the result is an error and not `clean`."""
+    """If git cannot read the repository, a status is an error and not `clean`."""
     (yard.repo / ".git/index").write_bytes(b"torn")
     with pytest.raises(GitFailed):
         git.status()
 
 
 def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
-    """A server that accepts the connection and sends nothing ends as an error with a hint. A
-    repository cannot lift the limit."""
+    """A request to a server that accepts the connection and sends nothing ends with an error that
+    has a hint. A repository's configuration cannot remove the time limit."""
     yard.git("config", "http.lowSpeedTime", "0")
     assert git.run("config", "http.lowSpeedTime").text == "30"
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(GitFailed) as caught:
@@ -300,7 +306,7 @@ HALF = (
     ids=["handshake", "question", "answer", "too many"],
 )
 def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: bool) -> None:
-    """A server that is killed in the handshake, before its answer or in it, is treated as
+    """A server that is killed during the handshake, before its answer or during it, counts as
     temporarily unavailable, like an overloaded one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -329,7 +335,8 @@ def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: 
 
 
 def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:
-    """Escape sequences and direction overrides on git's stderr become question marks in the error."""
+    """Escape sequences and direction overrides in git's stderr become question marks in the
+    error."""
     evil = r"printf 'fatal: \033]0;pwned\007 \342\200\256 x\033[2J\n' >&2; exit 1"
     with pytest.raises(GitFailed) as caught:
         git.run("-c", f"alias.evil=!{evil}", "evil")
@@ -338,7 +345,7 @@ def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:
 
 
 def test_grafts_are_not_believed(yard: Yard, git: Git) -> None:
-    """`info/grafts` changes history for plain git, and not for perdure's git."""
+    """`info/grafts` changes the history for plain git, but not for perdure's git."""
     (yard.repo / ".git/info").mkdir(exist_ok=True)
     (yard.repo / ".git/info/grafts").write_text(yard.git("rev-parse", "HEAD") + "\n")
     assert yard.git("rev-list", "--count", "HEAD") == "1"

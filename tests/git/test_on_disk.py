@@ -1,4 +1,5 @@
-"""HEAD and the user's name are read from files: the result is git's own, or nothing."""
+"""HEAD and the user's name are read directly from files. The result equals git's own answer, or is
+empty."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def _asked(yard: Yard, place: Path) -> tuple[str, str]:
-    """Return git's own answer about a workdir."""
+    """Return HEAD's branch and commit in a workdir, as git itself reports them."""
     branch = yard.git("symbolic-ref", "--quiet", "--short", "HEAD", cwd=place, check=False)
     return yard.git("rev-parse", "HEAD", cwd=place), branch
 
 
 def test_head_is_what_git_says(yard: Yard) -> None:
-    """The same result on a loose branch, a packed one, one that is both, a detached HEAD and a
-    linked worktree."""
+    """HEAD is read correctly on a loose branch, a packed branch, one that is both, a detached HEAD
+    and in a linked worktree."""
     git_dir = yard.repo / ".git"
     linked = yard.top / "linked"
     yard.git("worktree", "add", "-q", "-b", "deep/er", str(linked))
@@ -66,8 +67,8 @@ def _link(git_dir: Path) -> None:
 
 
 def test_refs_are_what_git_says(yard: Yard) -> None:
-    """Loose and packed refs are read; if both exist, the loose one counts. A lock of git is not a
-    ref."""
+    """Loose and packed refs are read. If a ref is both, the loose one counts. A lock file of git is
+    not a ref."""
     common = yard.repo / ".git"
     git = Git(cwd=common, git_dir=common, environ=yard.environ)
     for name in ("topic/one", "topic/two/three", "topical", "alone"):
@@ -84,8 +85,8 @@ def test_refs_are_what_git_says(yard: Yard) -> None:
 
 
 def test_a_checkout_is_found_as_git_finds_it(yard: Yard) -> None:
-    """It is found from a subdirectory. A linked worktree, a bare repository and other people's
-    files are left to git."""
+    """A checkout is found from a subdirectory. For a linked worktree, a bare repository and files
+    of another user, git itself is asked."""
     below, linked, bare = yard.repo / "a/b", yard.top / "linked", yard.top / "bare.git"
     below.mkdir(parents=True)
     for start in (yard.repo, below):
@@ -124,15 +125,16 @@ def test_a_checkout_is_found_as_git_finds_it(yard: Yard) -> None:
     ],
 )
 def test_anything_unusual_is_left_to_git(yard: Yard, change: Callable[[Path], None]) -> None:
-    """An unknown format, a link, a pipe, and a name that leads out of the branches are left to git."""
+    """For an unknown format, a link, a pipe, and a name that leads out of the branches, git itself
+    is asked."""
     git_dir = yard.repo / ".git"
     change(git_dir)
     assert on_disk.head(git_dir) is None
 
 
 def test_the_users_name_is_what_git_says(yard: Yard) -> None:
-    """The name in the repository's configuration has precedence over the user's. Quoted, escaped or
-    included values are left to git."""
+    """The name in the repository's configuration has precedence over the user's. If a value is
+    quoted, escaped or included, git itself is asked."""
     own, git_dir = yard.top / "home/.gitconfig", yard.repo / ".git"
     git = Git(cwd=yard.repo, environ=yard.environ)
     assert on_disk.user(git_dir, own) == git.user()
@@ -153,9 +155,11 @@ def test_the_users_name_is_what_git_says(yard: Yard) -> None:
 
 
 def test_a_program_is_asked_once_for_its_version(yard: Yard, tmp_path: Path) -> None:
-    """This very file is remembered; a script, which may start any git, never is."""
+    """The version of a program is stored for exactly this file. For a script, which may start any
+    git, it is never stored."""
     memory, path = tmp_path / "memory", os.environ["PATH"]
-    # Another spelling of PATH each time: within one process a program is asked once anyway.
+    # Each call has another spelling of PATH, because within one process each program is asked only
+    # once.
     assert require(f"{path}:/first", memory)
     known = memory.read_text(encoding="ascii")
     memory.write_text("of another program\n", encoding="ascii")

@@ -1,4 +1,4 @@
-"""Servers that the tests on a real Gitea need besides it."""
+"""Fixtures of other tests that the tests on a real Gitea use."""
 
 from __future__ import annotations
 

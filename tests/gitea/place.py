@@ -1,4 +1,4 @@
-"""A real Gitea for `tests.forgeapi.suite`."""
+"""A real Gitea as a `Place` for the suite of `ForgeApi`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _files = count()
 
 
 class GiteaPlace:
-    """`tests.forgeapi.suite.Place`: a repository of the organisation `shop`, and its people."""
+    """Implements `tests.forgeapi.suite.Place` with a repository of the organisation `shop`, and its
+    people."""
 
     def __init__(self, gitea: Gitea, name: str = "prices") -> None:
         self.gitea = gitea

@@ -1,5 +1,5 @@
-"""A failed run of a real Gitea's Actions on the agent's push, and the verdict on the run's work,
-with its signed receipt, in the comments."""
+"""On a real Gitea: a failed run of Actions on the agent's push; and comments with the verdict on
+the run's work and its signed receipt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failures(one: World) -> list[tuple[str, DeliveryState]]:
 
 def test_a_red_run_of_what_the_agent_pushed(gitea: Gitea) -> None:
     """The job's status and the workflow's run become one update in the same conversation, with the
-    error of the job's log. Only the agent itself, which pushed, and Gitea are named as authors."""
+    error from the job's log. Their authors are only the agent itself, which pushed, and Gitea."""
     with world(gitea, SCRIPT, 'publish = "pull"') as one:
         path = ".gitea/workflows/push.yml"
         gitea.commit(one.repository, "main", path, workflow(ON_PUSH), by="ada")
@@ -83,7 +83,7 @@ def test_the_verdict_and_the_receipt(gitea: Gitea, tmp_path: Path) -> None:
                 f"the receipt is on {place}",
             )
             (line,) = signed(text)
-            # The line ends with a newline where it was signed.
+            # The receipt was signed with the newline at its end.
             receipt.write_text(f"{line}\n")
             words = ("receipt", "verify", str(receipt), "--key", str(key), "--run", name)
             assert one.stage.perdure(*words).code == 0

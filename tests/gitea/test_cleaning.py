@@ -1,5 +1,5 @@
-"""The end of the work on a real Gitea: only saved work is removed, and what the forge keeps counts
-as saved."""
+"""The end of the work on a real Gitea: only saved work is removed. Commits that the forge keeps
+count as saved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.forge
 
 
 def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
-    """After a squash no branch has the agent's commits any more. Gitea keeps them with the pull
-    request, so the workdir may be removed, and is restored with its commits when the issue is
-    reopened."""
+    """After a squash no branch has the agent's commits. Gitea keeps them with the pull request, so
+    the workdir may be removed. When the issue is reopened, the workdir is restored with its
+    commits."""
     with world(
         gitea,
         "run echo up > rounding.txt && git add . && git commit -qm up\n---\nsay Done.\n---\nsay "
@@ -38,9 +38,9 @@ def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
 
 
 def test_a_comment_and_the_closing_together(gitea: Gitea) -> None:
-    """Mallory comments and Ada closes the issue while the agent works. Mallory is told. A mention
-    on the closed issue continues the conversation, with what Mallory said, and the issue's state
-    does not end the run."""
+    """Mallory comments and Ada closes the issue while the agent works. Mallory gets a reply. A
+    mention on the closed issue continues the conversation, and the prompt also has Mallory's
+    comment. The run does not end although the issue is closed."""
     script = "run sleep 15\n---\nsay Done.\n---\nsay Again.\n"
     with world(gitea, script, whom='authors = ["ada", "mallory"]') as one:
         one.start()

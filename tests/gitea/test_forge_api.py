@@ -1,5 +1,5 @@
-"""perdure's client on a real Gitea: the promises for every forge, and the behavior that only a real
-one has."""
+"""perdure's client on a real Gitea: the suite for every forge, and behavior that the small forge
+does not have."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class TestRealGitea(ForgeSuite):
         )
 
     def test_only_administrators_are_told_permissions(self, real: GiteaPlace) -> None:
-        """For a login that may only write, the error says what to do. It may always ask for its own
-        permissions."""
+        """For a login with only write access, the error says what to do. Every login may ask for
+        its own permissions."""
         writer = real.with_token(real.gitea.tokens["ben"])
         with pytest.raises(
             ForgeDenied, match=r"only to its administrators; ben is not one"

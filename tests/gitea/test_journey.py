@@ -1,5 +1,5 @@
-"""The journey of an issue on a real Gitea, with the real Claude Code: what reached the model, and
-the state of the forge."""
+"""The journey of an issue on a real Gitea, with the real Claude Code. The texts that reached the
+model and the state of the forge are checked."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def _reopened(one: World) -> None:
         lambda: "Negative numbers too, please." in one.prompts()[-1],
         "the comment reached the model",
     )
-    # One that found the workdir in use, while its branch was pushed, has begun nothing.
+    # An attempt that found the workdir locked, because its branch was being pushed, has not begun
+    # and is left out.
     later = [
         each
         for each in one.settled(3)["attempts"][2:]

@@ -1,4 +1,4 @@
-"""Facts that a real Gitea's webhooks leave out, requested from it."""
+"""perdure asks a real Gitea for facts that its webhooks leave out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The people who may use the agent on a real Gitea, and the other events that continue its work."""
+"""People who may use the agent on a real Gitea, and other events that continue its work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def reasons(one: World, kind: str, author: str) -> list[str]:
 
 
 def test_who_may_write_and_a_check_that_failed(gitea: Gitea) -> None:
-    """Gitea is asked who may write. A mention by a reader is ignored with a reason, and an
-    assignment by an owner starts work. A failed check goes back into the same conversation if it is
-    about the newest commit of the branch, although Gitea names no branch. A failed check of another
-    commit does not."""
+    """perdure asks Gitea who has write access. A mention by a reader is ignored with a reason, and
+    an assignment by an owner starts work. A failed check of the branch's newest commit continues
+    the same conversation, although Gitea does not name the branch. A failed check of another commit
+    does not."""
     with world(gitea, SCRIPT, 'publish = "pull"', 'access = "write"') as one:
         one.start()
         number = one.issue("Rounding", "The quercus total is off by a cent.", assigned=False)

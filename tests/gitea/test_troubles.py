@@ -27,8 +27,8 @@ def own() -> Iterator[Gitea]:
 
 
 def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
-    """The issue was received, and then Gitea is killed. The attempt waits for it and says so, and
-    is made when it is there again."""
+    """Gitea is killed after the issue was received. The attempt waits for Gitea and says so. It
+    starts when Gitea runs again."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "0")
         one.issue("Rounding", "The total is off by a cent.")
@@ -49,9 +49,9 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
 
 
 def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> None:
-    """The run succeeds while the forge is down, and its report says that it waits. After perdure
-    and the forge were killed and started again, the branch, one pull request, one comment and the
-    status are on the forge."""
+    """The run succeeds while the forge is down, and perdure logs that its report on the forge is
+    incomplete. After perdure and the forge were killed and started again, the branch, one pull
+    request, one comment and the status are on the forge."""
     with world(own, SCRIPT.format(go=tmp_path / "go"), 'publish = "pull"') as one:
         one.start("--jobs", "1")
         one.issue("Rounding", "The total is off by a cent.")
@@ -76,8 +76,8 @@ def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> 
 
 
 def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
-    """No work begins without an answer of the forge. The error names the place of the token, not
-    the token. A new token in the same file is enough, without a restart."""
+    """No work begins without an answer of the forge. The error names the place where the token is
+    stored, but not the token. If the same file gets a new token, work begins without a restart."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "1")
         old = own.tokens["dev-bot"]
@@ -95,10 +95,10 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
 
 
 def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
-    """Gitea sends no delivery twice, so perdure asks for missed events after a restart. An issue
-    that a permitted person assigned meanwhile becomes work; one that a stranger opened does not. A
-    run whose pull request was merged meanwhile is cleaned up. Each happens once, however often
-    perdure is started."""
+    """Gitea sends no delivery twice, so after a restart perdure asks for missed events. An issue
+    that a permitted person assigned in the meantime becomes work; one that a stranger opened does
+    not. A run whose pull request was merged is cleaned up. Each happens once, however often perdure
+    is started."""
     with world(gitea, SCRIPT.format(go="/"), 'publish = "pull"', 'access = "write"') as one:
         one.start("--jobs", "1")
         one.serving.kill()

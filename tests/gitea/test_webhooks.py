@@ -1,5 +1,4 @@
-"""A real Gitea's webhooks: they are the same as the recorded ones, and reach a real `perdure
-serve`."""
+"""A real Gitea's webhooks equal the recorded ones, and reach a real `perdure serve`."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ secret_file = "{home}/secret"
 
 
 def test_what_it_sends_is_what_was_recorded() -> None:
-    """Each delivery of a whole story is authentic by its real headers, and becomes the same intent
-    as the recorded one. None is missing."""
+    """Each delivery of a complete story is authentic with its real headers, and becomes the same
+    intent as the recorded one. None is missing."""
     with running() as own, listening() as listener:
         told = recording(own, listener)
     for name, call in told.items():
@@ -38,9 +37,9 @@ def test_what_it_sends_is_what_was_recorded() -> None:
 
 
 def test_it_reaches_perdure(gitea: Gitea, serves: Callable[..., Serving]) -> None:
-    """A delivery about an issue is in the inbox under the id that Gitea gave it. One that is signed
-    with another secret is not, nor one that was sent while perdure was down: Gitea does not send it
-    again, only the next one arrives."""
+    """A delivery about an issue is in the inbox under the id that Gitea gave it. A delivery that is
+    signed with another secret is not. A delivery that was sent while perdure was down is lost,
+    because Gitea does not send it again; the next one arrives."""
     serving = serves(CONFIG).start()
     gitea.user("ann")
     repository = gitea.repository("ann", "inbox")

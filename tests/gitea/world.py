@@ -1,5 +1,5 @@
-"""A team in miniature: a real Gitea with a repository and its people, Claude Code on a script, and
-a real `perdure serve` between them.
+"""A team in miniature: a real Gitea with a repository and its people, Claude Code with a scripted
+model, and a real `perdure serve` between them.
 
 `ada` owns the repository and gives the tasks, `mallory` may only read it, and `dev-bot` is
 perdure's login.
@@ -49,8 +49,8 @@ _numbers = count(1)
 
 
 class World:
-    """One repository and one perdure. `issue`, `say` and the like are actions of people; `run` is
-    what perdure shows."""
+    """One repository and one perdure. Methods such as `issue` and `say` are actions of people;
+    `run` returns what perdure shows."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class World:
         self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
-        """Start perdure's server, and add the webhook to Gitea."""
+        """Start perdure's server, add the webhook to Gitea, and return this object."""
         self.serving.start(*(words or ("--jobs", "2")))
         self.gitea.webhook(
             self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET
@@ -83,15 +83,16 @@ class World:
         return self
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """Wait longer than other tests: a forge that was down is asked again after a minute or two."""
+        """Wait until the condition is met. This waits longer than in other tests, because perdure
+        asks a forge that was down again only after a minute or two."""
         return self.serving.until(met, what, PATIENCE_S)
 
     def do(self, method: str, path: str, body: object = None, *, by: str = "ada") -> Any:
-        """Make one call of Gitea's API, below the repository."""
+        """Make one call of Gitea's API about the repository, and return the answer."""
         return self.gitea.api(method, f"/repos/{self.repository}{path}", body, by=by)
 
     def issue(self, title: str, text: str, *, assigned: bool = True, by: str = "ada") -> int:
-        """Open a new issue, for dev-bot."""
+        """Open a new issue, by default assigned to dev-bot, and return its number."""
         made = {"title": title, "body": text} | ({"assignees": ["dev-bot"]} if assigned else {})
         number: int = self.do("POST", "/issues", made, by=by)["number"]
         return number
@@ -100,7 +101,7 @@ class World:
         self.do("POST", f"/issues/{number}/comments", {"body": text}, by=by)
 
     def pulls(self) -> list[dict[str, Any]]:
-        """Return the pull requests, open or not."""
+        """Return all pull requests, open and closed."""
         found: list[dict[str, Any]] = self.do("GET", "/pulls?state=all")
         return found
 
@@ -110,7 +111,7 @@ class World:
         return base64.b64decode(found).decode()
 
     def comment(self, number: int = 1) -> str:
-        """Return the only comment of dev-bot there, or None."""
+        """Return dev-bot's comment on the issue, which must be the only one, or an empty string."""
         found = [
             each["body"]
             for each in self.do("GET", f"/issues/{number}/comments")
@@ -123,7 +124,7 @@ class World:
         return {each["content"] for each in self.do("GET", f"/issues/{number}/reactions") or []}
 
     def statuses(self, commit: str) -> dict[str, str]:
-        """Return names and states."""
+        """Return the state of each status of a commit, by name."""
         return {
             each["context"]: each["status"]
             for each in self.do("GET", f"/commits/{commit}/status")["statuses"] or []
@@ -139,7 +140,8 @@ class World:
         return self.stage.show(found["name"])
 
     def settled(self, attempts: int) -> dict[str, Any]:
-        """Return the only run, when it has this many attempts and all are over."""
+        """Wait until the only run has ended and has at least this many attempts. Return it as
+        `perdure show --json` prints it."""
 
         def met() -> dict[str, Any] | None:
             found = self.run() if self.runs() else {"state": ""}
@@ -171,9 +173,9 @@ def world(
     settings: str = "",
 ) -> Iterator[World]:
     """Make a world on this Gitea with its own directory and rehearsal, and close it at the end.
-    `more`: further lines of `[agents.dev]`. `whom`: the people for whom that rule works.
-    `settings`: lines outside of all tables. The paths are short, because the path of a socket has
-    at most 108 bytes."""
+    `more`: further lines of `[agents.dev]`. `whom`: the line of that rule that says for which
+    people it works. `settings`: lines outside of all tables. The paths are short, because the path
+    of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     found = World(gitea, directory, Rehearsal(script).start(), more, whom, settings)
     try:

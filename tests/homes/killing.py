@@ -1,8 +1,8 @@
-"""Kills the move of a home at each of its steps, and checks what is left and what the next call
-does with it.
+"""Kills the move of a home at each of its steps. Checks what is left, and what the next call does
+with it.
 
-`make home-kills` does it at every named step and before every single change of the file system, in
-all situations, and prints the counts; a sample of it runs in the suite. The process kills itself
+`make home-kills` kills at every named step and before every single change of the file system, in
+all situations, and prints the counts. A sample of it runs in the suite. The process kills itself
 with SIGKILL: at the n-th step that `tell` reports, or before the n-th call that changes something,
 as Python's audit events name them. A kill counts only if it happened.
 """
@@ -41,13 +41,14 @@ CHANGES = (
     "ctypes.call_function",
 )
 BEGINNING = '{"turn": "oth'
-"""Return the missing part of a transcript that continued on the volume; empty if all is well."""
+"""The beginning of a transcript whose longer version is on the other side. It may be missing after
+a move."""
 ENDED, REFUSED = 0, 7
 
 
 @dataclass(frozen=True)
 class World:
-    """A user's home, a volume and perdure's state, in one directory."""
+    """A user's home, a volume and perdure's state, all in one directory."""
 
     top: Path
     way: str
@@ -99,7 +100,7 @@ def write(path: Path, text: str) -> None:
 
 
 def database(path: Path, *words: str) -> None:
-    """Make a database with its last rows in the WAL, as a killed agent leaves it."""
+    """Make a database whose last rows are only in the WAL, as a killed agent leaves it."""
     with closing(sqlite3.connect(path)) as made:
         made.executescript(
             "pragma journal_mode=wal; pragma wal_autocheckpoint=0; create table said (words text);"
@@ -129,19 +130,19 @@ def home_at(place: Path) -> None:
 
 
 def empty(world: World) -> None:
-    """There is no home yet, and nothing on the volume."""
+    """Leave the home missing, and the volume empty."""
 
 
 def full(world: World) -> None:
-    """Both sides have files, with different names."""
+    """Write files to home and volume, with different names."""
     home_at(world.home / ".claude")
     write(world.home / ".claude.json", '{"servers": []}')
     write(world.volume / "homes/claude/projects/-x/two.jsonl", '{"turn": "other"}\n')
 
 
 def conflict(world: World) -> None:
-    """Both sides have the same names: a shorter and a longer transcript each way, and files that
-    differ."""
+    """Write files with the same names to home and volume: transcripts that are longer on one side
+    or the other, and files that differ."""
     full(world)
     there = world.volume / "homes/claude"
     write(there / "projects/-w/one.jsonl", '{"turn": 1}\n')
@@ -154,14 +155,14 @@ def conflict(world: World) -> None:
 
 
 def dangling(world: World) -> None:
-    """The home is a link to nothing."""
+    """Make the home a link to a target that does not exist."""
     (world.home / ".claude").symlink_to("nowhere")
     write(world.home / ".claude.json", "{}")
     write(world.volume / "homes/claude/projects/-x/two.jsonl", '{"turn": "other"}\n')
 
 
 def link_to_link(world: World) -> None:
-    """The home is a link to a link to a directory."""
+    """Make the home a link to a link to a directory."""
     home_at(world.home / "dotfiles/claude")
     (world.home / "again").symlink_to(world.home / "dotfiles/claude")
     (world.home / ".claude").symlink_to("again")
@@ -187,8 +188,8 @@ def made(top: Path, situation: str, way: str) -> World:
 def died_at(
     act: Callable[[Callable[[str], None]], None], number: int, *, changes: bool
 ) -> int | None:
-    """Run it in a child that kills itself at the n-th step or change. Return its exit code, or None
-    if the kill happened."""
+    """Run `act` in a child process that kills itself at the n-th step or change. Return its exit
+    code, or None if it was killed."""
     pid = os.fork()
     if pid == 0:
         left = [number]
@@ -218,8 +219,8 @@ def died_at(
 def sweep(
     top: Path, situation: str, way: str, verb: str, *, changes: bool, stride: int = 1
 ) -> Iterator[tuple[int, list[str]]]:
-    """Kill at one step after the other until the action completes. Yield each kill that happened,
-    with what was wrong after it."""
+    """Kill at one step after the other until the action completes. Yield the number of each kill,
+    with the faults that were found after it."""
     number = 1
     while True:
         world = made(top / f"{situation}-{way}-{verb}-{changes:d}-{number}", situation, way)
@@ -249,7 +250,7 @@ def sweep(
 
 
 def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
-    """Check the result of a finished call."""
+    """Check the home and the volume after a completed call. Yield each fault."""
     if lost := before - world.hashes():
         yield f"{len(lost)} file(s) lost"
     place, target = world.home / ".claude", world.volume / "homes/claude"
@@ -279,8 +280,8 @@ def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
 
 
 def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[str]:
-    """Check that the database has its rows, also those in the WAL. If there were two, each has its
-    own."""
+    """Check that the databases have all their rows, also those in the WAL. If there were two
+    databases, each must have its own rows. Yield each fault."""
     place = world.volume / "homes/claude" if verb == "link" else world.home / ".claude"
     wanted = {
         "full": [["one", "two"]],
@@ -294,8 +295,8 @@ def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[st
 
 
 def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -> int:
-    """Run on a file system in memory, so that durable writes cost nothing. A stride of 1 takes
-    every step, of 3 every third."""
+    """Run the kills on a file system in memory, so that durable writes cost nothing, and return the
+    exit code. With a stride of 1 every step is tested, with 3 every third."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True)
     fired = bad = 0
     for situation in chosen or SITUATIONS:
@@ -314,8 +315,8 @@ def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -
 
 
 def command(program: str, top: Path, *words: str) -> list[str]:
-    """Return the command of this program, or of its neighbor, in a user and mount namespace, which
-    needs no rights."""
+    """Return the command that runs this program, or `refusing.py`, in a user and mount namespace,
+    which needs no rights."""
     return [
         "unshare",
         "--user",

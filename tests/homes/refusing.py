@@ -1,8 +1,8 @@
-"""A volume that cannot take a home: read-only, too small, or full in the middle. Runs in a
-namespace in which it may mount.
+"""A volume that cannot take a home: it is read-only, too small, or becomes full during the move.
+This program runs in a namespace in which it may mount.
 
-perdure is also killed at each step. Whatever happens, the home stays complete at its old place.
-After the volume is repaired, the next call succeeds.
+perdure is also killed at each step. In all cases the home stays complete at its old place. After
+the volume is repaired, the next call succeeds.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ def mount(place: Path, *options: str) -> None:
 
 
 def remount(place: Path, *options: str) -> None:
-    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    # Only the given options are set. `mount` would otherwise repeat the options that it finds,
+    # among them the owner, which has no name in the user namespace.
     words = ["--options-mode=ignore", "-o", ",".join(("remount", *options))]
     subprocess.run(["mount", *words, place], check=True)
 
 
 def made(top: Path, kind: str, way: str) -> World:
-    """Make a full home, and beside it a volume with its own file system, which is then damaged."""
+    """Make a full home, and beside it a volume with its own file system, which then gets the fault
+    `kind`."""
     world = World(top, way)
     world.home.mkdir(parents=True)
     world.volume.mkdir()
@@ -55,8 +57,8 @@ def made(top: Path, kind: str, way: str) -> World:
 
 
 def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
-    """Kill at every step until the call itself refuses. Return the kills, the exit codes, and what
-    was wrong."""
+    """Kill at every step until the call itself refuses. Return the number of kills, the exit code
+    of the refusal, and the faults that were found."""
     wrong: list[str] = []
     number = 1
     while True:

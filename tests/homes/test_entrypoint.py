@@ -1,8 +1,8 @@
-"""`perdure entrypoint` as PID 1 of a container: the volume is checked, signals are passed on, no
-process is left, and the exit code is the command's.
+"""`perdure entrypoint` as PID 1 of a container: it checks the volume, passes signals on, leaves no
+process behind, and exits with the command's exit code.
 
-A container here is a user, mount and process namespace with a file system for the volume, as an
-engine makes it.
+Here a container is a user, mount and process namespace with a file system for the volume, as a
+container engine makes it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ENTRYPOINT = f"exec {sys.executable} -m perdure entrypoint"
 
 
 def script(top: Path, entrypoint: str, *, before: str = "") -> str:
-    """Run the container's command: a volume is mounted, the home is new, and the entrypoint
-    replaces the shell."""
+    """Return the shell script of the container: it mounts the volume, and is then replaced by the
+    entrypoint."""
     volume = shlex.quote(str(top / "volume"))
     return f"{before or f'mount --bind {volume} {volume}'}; {entrypoint}"
 
@@ -61,7 +61,7 @@ def environ(top: Path) -> dict[str, str]:
 
 
 def run(top: Path, command: str, *words: str, before: str = "", code: int = 0) -> str:
-    """Run the container to its end. Return its output."""
+    """Run the container to its end, check its exit code, and return its output."""
     entrypoint = (
         f"{ENTRYPOINT} --volume {top}/volume {' '.join(words)} -- sh -c {shlex.quote(command)}"
     )
@@ -77,8 +77,8 @@ def run(top: Path, command: str, *words: str, before: str = "", code: int = 0) -
 
 @contextmanager
 def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the container. Return it with the pid of its first process as seen from here. The command
-    prints a line when it is ready."""
+    """Run the container. Wait until its command has printed a line. Yield the container, and the
+    process id of its PID 1 as seen from outside."""
     entrypoint = (
         f"{ENTRYPOINT} --volume {top}/volume --agent claude --grace 20 -- sh -c "
         f"{shlex.quote(command)}"
@@ -97,9 +97,9 @@ def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], in
 
 
 def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: Path) -> None:
-    """The command is not PID 1, finds the homes at their usual places and perdure's directories by
-    variables, and ends with its own code. No variable of an agent is set: a second shell in the
-    container has none either, and finds the same homes."""
+    """The command is not PID 1. It finds the homes at their usual places, and perdure's directories
+    by variables. Its exit code is passed on. No variable of an agent is set, so a second shell in
+    the container finds the same homes."""
     said = run(
         top,
         'echo "$$ $PERDURE_STATE $CLAUDE_CONFIG_DIR$CODEX_HOME$GEMINI_CLI_HOME"; '
@@ -116,9 +116,9 @@ def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: 
 
 
 def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> None:
-    """With `--variable` the command gets the variables that move the agents' homes. Only OpenCode's
-    home is linked, because OpenCode has no such variable. The next container, without the flag, has
-    links to the same files."""
+    """With `--variable` the command gets the variables that name the agents' homes on the volume.
+    Only OpenCode's home is linked, because OpenCode has no such variable. The next container,
+    without the flag, has links to the same files."""
     said = run(
         top,
         'echo "$CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME"; ls -A "$HOME"; '
@@ -134,8 +134,8 @@ def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> 
 
 
 def test_what_one_container_left_the_next_one_has(top: Path) -> None:
-    """With a new home and the same volume, the files of the agents' homes and the note about them
-    are there again."""
+    """In a new container with an empty home and the same volume, the files of the agents' homes are
+    there again, and perdure knows that the homes are linked."""
     run(
         top,
         'echo kept > "$HOME/.claude/kept"; echo "{}" > "$HOME/.claude.json"; '
@@ -148,8 +148,8 @@ def test_what_one_container_left_the_next_one_has(top: Path) -> None:
 
 
 def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) -> None:
-    """SIGTERM to PID 1 is passed to the command. A command that dies of SIGKILL gives 137, and a
-    missing one 127."""
+    """SIGTERM to PID 1 is passed on to the command. If the command dies by SIGKILL, the exit code
+    is 137; if it is missing, 127."""
     with running(
         top, "trap 'echo stopping; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
     ) as (container, first):
@@ -165,7 +165,8 @@ def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) ->
 
 
 def test_orphans_are_collected_while_the_command_lives(top: Path) -> None:
-    """PID 1 adopts a process whose parent has ended, and leaves no zombie of it."""
+    """PID 1 adopts a process whose parent has ended, and leaves no zombie when that process
+    ends."""
     (top / "orphan").write_text("#!/bin/sh\necho $$ > pid.new; mv pid.new pid; sleep 0.2\n")
     waited = (
         f"cd {top}; sh -c 'sh orphan &'; until test -e pid; do sleep 0.05; done; while test -e "
@@ -175,8 +176,8 @@ def test_orphans_are_collected_while_the_command_lives(top: Path) -> None:
 
 
 def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
-    """Its processes get SIGTERM and time to write their data before the container ends. Their
-    number is printed."""
+    """Processes that the command leaves behind get SIGTERM and time to write their data before the
+    container ends. Their number is printed."""
     left = f"""trap 'echo in order > {top}/order; exit' TERM; echo up > {top}/up; while :; do sleep 0.05; done"""
     said = run(
         top,
@@ -189,8 +190,8 @@ def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
 
 
 def test_nothing_starts_without_the_volume(top: Path) -> None:
-    """An empty mount point, or another volume than the expected one, ends the container with 7 and
-    a reason."""
+    """An empty mount point, or a volume other than the expected one, ends the container with exit
+    code 7 and a reason."""
     assert "a mount point" in run(top, "touch started", before=f"cd {top}", code=7)
     run(top, "true", "--agent", "claude")
     assert "another volume" in run(
@@ -223,7 +224,8 @@ def _commands(pid: int) -> Iterator[bytes]:
 
 
 def test_it_works_for_an_ordinary_user(top: Path) -> None:
-    """As uid 10001 without rights, on a volume that belongs to that user, as in the image."""
+    """The entrypoint works as uid 10001 without rights, on a volume that this user owns, as in the
+    image."""
     user = "exec unshare --user --map-user=10001 --map-group=10001"
     words = ["--volume", f"{top}/volume", "--", "sh", "-c", "id -u; test -w $HOME/.claude"]
     entrypoint = shlex.join([sys.executable, "-m", "perdure", "entrypoint", *words])

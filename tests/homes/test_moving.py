@@ -1,5 +1,5 @@
-"""Homes are moved to a volume and back. A kill at any step loses nothing, and impossible moves are
-refused before they begin."""
+"""Homes are moved to a volume and back. A kill at any step loses nothing, and an impossible move is
+refused before it begins."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ WAYS = ("variable", "symlink")
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation: str) -> None:
-    """A kill at every named step of `link` and `unlink` (every fourth one, but all where both sides
-    conflict), and before every 61st change of the file system. No file's content is ever lost.
-    `make home-kills` tests all of them."""
+    """After a kill at a named step of `link` or `unlink`, or before a change of the file system, no
+    file's content is lost, and the next call completes the move. Every fourth step is tested (all
+    of them if both sides conflict), and every 61st change. `make home-kills` tests all."""
     steps = 1 if situation == "conflict" else 4
     done = subprocess.run(
         command("killing", tmp_path, "61", str(steps), situation),
@@ -45,15 +45,16 @@ def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation
 
 
 def test_a_volume_that_cannot_take_the_home_leaves_it_where_it_was(tmp_path: Path) -> None:
-    """The volume is read-only, too small, or becomes full, and perdure is also killed at every step
-    before. The move is refused and nothing is lost; after the volume is repaired, it succeeds."""
+    """If the volume is read-only, too small, or becomes full, the move is refused and nothing is
+    lost. This holds also if perdure is killed at any step before. After the volume is repaired, the
+    move succeeds."""
     done = subprocess.run(command("refusing", tmp_path), cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [(code, wrong) for _, _, _, code, wrong in told] == [(7, [])] * 6
     assert all(
         kills > 0 for kind, _, kills, _, _ in told if kind != "read-only"
-    )  # that one is refused before the first step
+    )  # A read-only volume is refused before the first step, so no kill is possible.
 
 
 @pytest.fixture(params=WAYS)
@@ -66,7 +67,8 @@ def target(world: World) -> Path:
 
 
 def test_linked_twice_is_linked_once(world: World) -> None:
-    """The second call finds everything done. No file is written, and nothing more is moved aside."""
+    """If a home is linked twice, the second call finds nothing to do. It writes no file and moves
+    nothing aside."""
     world.link()
     before = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
     kept = kept_beside(*LinkedHomes(world.top / "state").all())
@@ -81,8 +83,8 @@ def test_linked_twice_is_linked_once(world: World) -> None:
 def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_name(
     tmp_path: Path,
 ) -> None:
-    """The volume's settings keep their name beside the home's. Of two states of one transcript the
-    longer one keeps the name."""
+    """If home and volume have different settings, the volume's file keeps its name, and the home's
+    file is kept beside it. Of two states of one transcript the longer one keeps the name."""
     world = made(tmp_path / "world", "conflict", "variable")
     world.link()
     assert (target(world) / "settings.json").read_text() == '{"theirs": true}'
@@ -100,8 +102,8 @@ def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_n
 
 
 def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: World) -> None:
-    """If the home was used again after a killed call, that home is the one to keep. The files that
-    the killed call had copied are kept beside it."""
+    """If the home was used again after a killed call, the home's files keep their names. The files
+    that the killed call had copied are kept beside them."""
     steps: list[str] = []
     died_at(
         lambda tell: world.link(lambda step: tell(step) if step == "durable" else None),
@@ -128,8 +130,8 @@ def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: W
 
 
 def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> None:
-    """After `unlink` the home has all its files, also those made on the volume, with rights and
-    times. The file beside it is beside it again."""
+    """After `unlink` the home has all its files, also those made on the volume, with their modes
+    and times. The file that was beside the home is beside it again."""
     old = world.home / ".claude/projects/-w/one.jsonl"
     old.chmod(0o600)
     os.utime(old, ns=(10**18, 10**18))
@@ -165,8 +167,8 @@ def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) 
 
 
 def test_links_lead_where_they_led(world: World) -> None:
-    """A link within the home leads to the copy. One that leads out of it leads to the same place
-    from the volume. Pipes stay and are named."""
+    """A link within the home leads to the copy. A link that leads out of the home leads to the same
+    target from the volume. Pipes are not moved, and are named."""
     (world.home / "dotfiles").mkdir()
     write(world.home / "dotfiles/CLAUDE.md", "mine\n")
     (world.home / ".claude/CLAUDE.md").symlink_to("../dotfiles/CLAUDE.md")
@@ -185,7 +187,8 @@ def test_links_lead_where_they_led(world: World) -> None:
 
 
 def test_a_hostile_volume_leads_nowhere(world: World) -> None:
-    """A link on the volume, in place of a directory of the home, is not written through."""
+    """If the volume has a link in place of a directory of the home, nothing is written through that
+    link."""
     outside = world.top / "outside"
     outside.mkdir()
     target(world).joinpath("commands").symlink_to(outside)
@@ -196,8 +199,8 @@ def test_a_hostile_volume_leads_nowhere(world: World) -> None:
 
 @pytest.mark.parametrize("where", ["home", "volume"])
 def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where: str) -> None:
-    """A process with an open file, in the old place or on the volume, is named with its id, and
-    everything stays."""
+    """While a process has a file of the home open, at its old place or on the volume, nothing is
+    moved, and the error names the process id."""
     opened = {
         "home": world.home / ".claude/settings.json",
         "volume": target(world) / "projects/-x/two.jsonl",
@@ -212,8 +215,8 @@ def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where:
 
 
 def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
-    """A process of the agent with this home in its environment counts, even without open files. A
-    process with another home does not."""
+    """While a process of the agent has this home in its environment, the home is not moved, even if
+    no file is open. A process with another home does not count."""
     program = world.top / "claude"
     program.symlink_to(shutil.which("sleep") or "/bin/sleep")
     here, elsewhere = (
@@ -234,15 +237,16 @@ def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
 
 
 def test_nothing_moves_while_an_attempt_starts(world: World) -> None:
-    """Between the question where a home is and the agent's start in it, no home is moved."""
+    """Between an attempt's question where the home is and the agent's start in it, no home is
+    moved."""
     with LinkedHomes(world.top / "state").still(), pytest.raises(Conflict, match="just starting"):
         world.link()
     world.link()
 
 
 def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> None:
-    """After the home was wiped and not linked again, a home by symlink is refused; one by variable
-    needs no link."""
+    """If a home is linked by symlink, and the link is missing because the home was wiped, an
+    attempt is refused. A home that is linked by variable needs no link."""
     world.link()
     shutil.rmtree(world.home)
     world.home.mkdir()
@@ -281,7 +285,7 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
 
 def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: Path) -> None:
     """A driver's answer changes as soon as a home is linked. A variable that the user has set to
-    another place is kept."""
+    another directory is kept."""
     world = made(tmp_path / "world", "full", "variable")
     seen = HomeEnvironment(world.top / "state", world.environ)
     own = HomeEnvironment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": "/elsewhere"})
@@ -312,7 +316,8 @@ def test_places_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
-    """Codex's index is not moved, and is moved aside if the volume has another path."""
+    """Codex's index is moved aside, not to the volume, if it names another path than the
+    volume's."""
     home, state = tmp_path / "home", tmp_path / "state"
     write(home / ".codex/sessions/2026/01/01/rollout-x.jsonl", "{}\n")
     write(home / ".codex/state_5.sqlite", "old paths")
@@ -340,7 +345,7 @@ def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_changes_nothing(world: World) -> None:
-    """It reports what would be copied, and makes no file, directory or note."""
+    """A dry run reports what would be copied, and makes no file, directory or note."""
     before = sorted(world.top.rglob("*"))
     call = Linking(
         volume=volume_at(world.volume, make=True, new=True, dry_run=True),
@@ -355,7 +360,7 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     """The exit code is 2 without a volume, 5 for an unknown agent, 7 for a directory that is not a
-    volume, and 7 from `verify` if the volume is gone."""
+    volume, and 7 for `verify` if the volume is gone."""
     environ = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(TOP / "src")}
 
     def perdure(*words: str) -> int:
@@ -377,8 +382,8 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) -> None:
-    """A copy of the environment during a link or an unlink has the home's variable or lacks it. A
-    pool that copied it at that moment once ended with a KeyError."""
+    """A copy of the environment that is made during a link or an unlink is complete: it has the
+    home's variable, or does not. A pool that made such a copy once ended with a KeyError."""
     home = Linked(
         agent="claude", name="claude", volume="/v", volume_id="i", target="/v/claude", place="/h/.claude", way="variable",
         variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",

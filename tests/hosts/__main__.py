@@ -1,7 +1,7 @@
-"""`python -m tests.hosts database|holders|all N`: runs this many trials of a kind and prints the
-counts. The exit code is 1 if a promise did not hold.
+"""`python -m tests.hosts database|holders|all N` runs N trials of a kind and prints the counts. The
+exit code is 1 if a promise did not hold.
 
-`all N`: N/2 failures of the database (F8), N of lease holders (F10).
+`all N` runs N/2 trials with failures of the database (F8), and N with holders of a lease (F10).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""F8: a server that restarts, is killed, loses connections in the middle of a COMMIT, has none
-left, or reports serialization failures.
+"""F8: a server that restarts, is killed, loses connections in the middle of a COMMIT, has no
+connection left, or reports serialization failures.
 
-Four writers of a trial do the work of a host in an attempt, on runs of their own with known keys.
+In each trial four writers do what a host does in an attempt, on their own runs with known keys.
 Every call must return as if nothing had happened. At the end each key has exactly one run, one
-attempt and one outcome, and each event is there once.
+attempt and one outcome, and each event is stored once.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 WRITERS = 4
 KEYS = 3
-"""Number of keys of each writer."""
+"""Number of keys for each writer."""
 MOST = 24
-"""Number of connections that the server takes."""
+"""Maximum number of connections that the server accepts."""
 SERVER = {**DURABLE, "max_connections": str(MOST), "superuser_reserved_connections": "2"}
 FAILED = "(xact_rollback > 0 OR sessions_killed > 0)"
-"""SQL condition on pg_stat_database: the trial had a failure. A trial without one would prove
-nothing."""
+"""SQL condition on pg_stat_database: whether the trial caused a failure. A trial without one would
+prove nothing."""
 KINDS = (
     "cut before COMMIT",
     "cut after COMMIT",
@@ -53,7 +53,8 @@ KINDS = (
 
 
 def trial(server: Server, kind: str, seed: int) -> list[str]:
-    """Make one database with one kind of failure at a random moment. Return the broken promises."""
+    """Make one database with one kind of failure at a random moment. Return the promises that did
+    not hold."""
     dice = random.Random(seed)
     url, proxy = server.database(), Proxy(server.port)
     name = url.rpartition("/")[2]
@@ -139,9 +140,9 @@ def _write(url: str, writer: str, begun: threading.Barrier) -> None:
 
 
 def _told(call: Callable[..., T], *words: Any) -> T:
-    """Return the result of a call. A call that gave up, because no server was there for longer than
-    its patience, is repeated. It reported that nothing was stored; if that was wrong, the data is
-    there twice now."""
+    """Return the result of a call. If a call gave up because no server answered for a long time, it
+    is repeated. Such a call reports that nothing was stored. If that were wrong, the data would
+    then be stored twice."""
     for _ in range(20):
         try:
             return call(*words)

@@ -1,8 +1,9 @@
-"""A host that holds an attempt, for F10. It starts an agent under its shim, renews the lease, and
-writes events as fast as possible.
+"""A host that holds the lease of an attempt, for F10. It starts an agent under its shim, renews the
+lease, and writes events as fast as possible.
 
 argv: URL, state directory, lease. Prints `held ATTEMPT MARK` when the agent runs, `said N` after
-each event that was acknowledged, and `refused` when the fence refused one. Then it ends.
+each event that the store acknowledged, and `refused` when the store refused an event because of the
+fencing token. Then it ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AGENT = (
     "trap 'echo asked; exit 0' TERM; (trap '' TERM; while :; do sleep 0.05; done) & while :; do "
     "echo at work; sleep 0.05; done"
 )
-"""A program that ends when it is asked to, and leaves a child that does not."""
+"""A program that ends when it gets SIGTERM, but leaves a child that ignores it."""
 
 
 def main(url: str, state: str, lease: str) -> None:

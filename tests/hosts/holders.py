@@ -43,13 +43,14 @@ KINDS = (
     "shim killed, supervisor stopped",
 )
 FENCE_ONLY = ("supervisor and shim stopped", "shim killed, supervisor stopped")
-"""Faults after which no process on the host can end the agent."""
+"""Faults after which no process on the host can end the agent. Only the fencing token protects the
+run."""
 LEASE_S = 4
 TOP = Path(__file__).parents[2]
 
 
 def trial(server: Server, kind: str, seed: int) -> list[str]:
-    """Make one trial. Return the broken promises."""
+    """Make one trial. Return the promises that did not hold."""
     dice = random.Random(seed)
     url, proxy = server.database(migrated=True), Proxy(server.port)
     through = server.url(url.rpartition("/")[2], port=proxy.port) if kind == "cut off" else url
@@ -57,7 +58,7 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
         tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as top,
         closing(proxy),
     ):
-        run_id = uuid.uuid4().hex  # by which its processes are known, among those of other trials
+        run_id = uuid.uuid4().hex  # marks this trial's processes among those of other trials
         with closing(stores.open(url)) as store:
             store.add(TaskSpec(prompt="x"), run_id, "the-run", place("p"))
         holder = subprocess.Popen(
@@ -97,7 +98,7 @@ def _trouble(
 
 
 def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> list[str]:
-    """Return what the other host finds when it may take over, and what it does."""
+    """Take the attempt over on the other host. Return the promises that did not hold."""
     environ = {
         "PERDURE_DATABASE": url,
         "PERDURE_STATE": str(state),
@@ -134,8 +135,8 @@ def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> 
 
 
 def _refused(url: str, kind: str, holder: subprocess.Popen[str]) -> list[str]:
-    """Let the late host continue. Everything that it wrote before is there, and it can write
-    nothing now."""
+    """Let the late host continue. Return what is wrong: everything that it wrote before must be
+    stored, and nothing that it writes now may be."""
     if holder.poll() is None and kind not in ("supervisor killed", "cut off"):
         holder.send_signal(signal.SIGCONT)
         out, err = holder.communicate(timeout=PATIENCE_S)

@@ -13,21 +13,22 @@ from tests.servers.postgres import Server, running
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server that may be killed, because no other test uses it."""
+    """Start a server for these tests only, so that it may be killed."""
     with running(**database.SERVER) as server:
         yield server
 
 
 @pytest.mark.parametrize("kind", database.KINDS)
 def test_a_server_in_trouble_loses_and_doubles_nothing(server: Server, kind: str) -> None:
-    """Four writers, with a restart, a kill, a cut COMMIT, no connections, and failed transactions:
-    one outcome for each key (F8)."""
+    """While the server restarts, is killed, cuts a COMMIT, has no connections, or reports failed
+    transactions, four writers get one outcome for each key (F8)."""
     assert database.trial(server, kind, seed=7) == []
 
 
 def test_who_lost_the_lease_is_ended_and_refused(postgres: Server) -> None:
-    """The host is stopped, killed, or cut off. Its agent has ended before the takeover, and no
-    later write is stored. In the last case only the fence ensures that (F10)."""
+    """A host that holds a lease is stopped, killed, or cut off. Its agent has ended before another
+    host takes over, and none of its later writes is stored. If its shim was stopped or killed as
+    well, the agent may still run, and only the fencing token protects the run (F10)."""
     with ThreadPoolExecutor(len(holders.KINDS)) as pool:
         wrong = list(pool.map(lambda kind: holders.trial(postgres, kind, seed=7), holders.KINDS))
     assert wrong == [[] for _ in holders.KINDS]

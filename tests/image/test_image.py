@@ -1,5 +1,5 @@
 """The built container image of the Containerfile: its content, and a service in it that is killed
-with its agent and continues in a new container.
+together with its agent and continues in a new container.
 
 `make test-image` builds the image first.
 """
@@ -64,7 +64,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def make(directory: Path) -> Iterator[Make]:
-    """Make containers on one volume."""
+    """Yield a function that makes containers with one shared volume."""
     made: list[ImageContainer] = []
     volume = directory / "volume"
     volume.mkdir()
@@ -80,8 +80,8 @@ def make(directory: Path) -> Iterator[Make]:
 
 
 def test_it_is_laid_out_as_the_pods_of_the_other_tests(tmp_path: Path) -> None:
-    """Entry point, command, user, directory and variables of the built image are those with which
-    the tests on a control plane run pods; no volume is declared."""
+    """The entry point, command, user, directory and variables of the built image equal those with
+    which the tests on a control plane run pods. The image declares no volume."""
     found, pod = configuration(), images(tmp_path)[PERDURE]
     assert found["Entrypoint"] == list(pod.entrypoint)
     assert found["Cmd"] == list(pod.command)
@@ -97,8 +97,8 @@ def test_it_is_laid_out_as_the_pods_of_the_other_tests(tmp_path: Path) -> None:
 
 
 def test_it_holds_every_extra_the_pinned_agents_and_tools(make: Make, directory: Path) -> None:
-    """Each extra's packages are installed, each agent has the version of agents/package.json, and
-    the tools of an ordinary project are there. A plan is read."""
+    """The image has each extra's packages, each agent in the version of agents/package.json, and
+    the tools of an ordinary project. It can read a plan."""
     plan = directory / "plan.toml"
     plan.write_text(PLAN)
     container = make(mounts={"/srv/plan.toml": plan}).start("sleep", "infinity")
@@ -141,9 +141,9 @@ def test_it_holds_every_extra_the_pinned_agents_and_tools(make: Make, directory:
 def test_a_service_killed_with_its_agent_goes_on_in_a_new_container(
     make: Make, directory: Path
 ) -> None:
-    """A webhook starts Claude Code, and the container is killed in the middle of a reply. A new one
-    on the same volume continues the same conversation, with the receipt `native`. In a second shell
-    `claude --resume` shows all of it."""
+    """A webhook starts Claude Code, and the container is killed in the middle of a reply. A new
+    container on the same volume continues the same conversation, with the receipt `native`. In a
+    second shell `claude --resume` shows all of it."""
     own = repository(directory)
     mounts = {
         "/srv/repository": own,
@@ -180,7 +180,7 @@ def _commands(container: ImageContainer) -> bytes:
 
 
 def _deliver(port: int) -> int:
-    """Open an issue with the agent's label. Return the status of the answer."""
+    """Send a webhook about a new issue with the agent's label. Return the status of the answer."""
 
     def change(body: Any) -> None:
         payloads.gitea_labels(body)

@@ -1,9 +1,9 @@
-"""GitHub's own description of the calls that perdure uses (`github.json`, made by `extract`), to
-compare both sides with.
+"""GitHub's own description of the calls that perdure uses (`github.json`, made by `extract`), with
+which perdure's requests and the small forge's answers are compared.
 
-`dressed` makes GitHub's answer from the small forge's: fields that GitHub always has are filled in,
-and unpublished fields are removed, so that a client that reads an unpublished field finds nothing.
-`check` compares a request with the published parameters and body.
+`dressed` turns the small forge's answer into GitHub's form: fields that GitHub always has are
+filled in, and unpublished fields are removed, so that a client that reads an unpublished field
+finds nothing. `check` compares a request with the published parameters and body.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ WORDS = {"uri": "https://github.invalid/", "date-time": "2026-01-02T03:04:05Z"}
 
 
 def operation(method: str, path: str) -> Any:
-    """Return the published description of a path below the API's address, or None."""
+    """Return GitHub's description of the call with this method and path, or None if there is
+    none."""
     for template, methods in DOCUMENT["paths"].items():
         pattern = re.sub(r"\\\{(ref|branch)\\\}", ".+", re.escape(template))
         if method.lower() in methods and re.fullmatch(
@@ -48,7 +49,7 @@ def answer_schema(method: str, path: str, status: int) -> Any:
 
 
 def check(method: str, path: str, query: dict[str, str], body: Any) -> None:
-    """Raise AssertionError for anything that GitHub does not publish."""
+    """Raise AssertionError if a request has something that GitHub's description does not."""
     found = operation(method, path)
     assert found is not None, f"GitHub has no {method} /{path}"
     known = {each["name"]: each for each in map(resolved, found["parameters"])}
@@ -120,7 +121,7 @@ def filled(schema: Any) -> Any:
 
 
 def dress(value: Any, schema: Any) -> Any:
-    """Convert the terms of `ForgeApi` to GitHub's."""
+    """Convert a value from the names of `ForgeApi` to GitHub's."""
     schema = resolved(schema)
     if isinstance(value, list) and schema.get("type") == "array":
         return [dress(each, schema["items"]) for each in value]
@@ -138,8 +139,8 @@ def dress(value: Any, schema: Any) -> Any:
 
 
 def dressed(method: str, path: str, status: int, value: Any) -> tuple[int, Any]:
-    """Return an answer as GitHub would give it. An answer that cannot be made valid is an error of
-    the test."""
+    """Return status and answer as GitHub would give them. An answer that cannot be made valid
+    raises AssertionError."""
     schema = answer_schema(method, path, status)
     if schema is None:
         return status, value if status >= 300 or value is None else {}

@@ -1,5 +1,5 @@
-"""Takes what perdure asks of GitHub out of GitHub's own description of its REST API: `github.json`
-beside this file.
+"""Extracts the calls that perdure makes from GitHub's own description of its REST API, and writes
+them to `github.json` beside this file.
 
     npm pack @octokit/openapi@23.0.2 && tar xzf octokit-openapi-23.0.2.tgz
     python -m tests.forgeapi.published.extract package/generated/api.github.com.json
@@ -61,7 +61,8 @@ DROPPED = (
 
 
 def without_texts(value: Any, inside: str = "") -> Any:
-    """Return a schema without the texts for people. A property may have any name."""
+    """Return a schema without its descriptions and examples. A property that has the name of one of
+    these is kept."""
     if isinstance(value, dict):
         return {
             name: without_texts(each, name)
