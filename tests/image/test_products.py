@@ -1,5 +1,6 @@
-"""Both images as products: size, labels, the list of what they hold; the operator's image at work;
-and perdure in an image of a team's own, built by the recipe of docs/how-to/containers.md.
+"""Both images as products: their size, their labels, and the list of what they contain; the
+operator's image running; and perdure in a team's own image, built by the recipe of
+docs/how-to/containers.md.
 
 `make test-image` builds the images first.
 """
@@ -69,7 +70,7 @@ def make() -> Iterator[Make]:
 
 @contextmanager
 def files(of: str) -> Iterator[Path]:
-    """Show the files of an image, below one directory."""
+    """Mount the files of an image, and yield the directory."""
     name = buildah("from", "--pull-never", of).strip()
     try:
         yield Path(buildah("mount", name).strip())
@@ -99,8 +100,8 @@ def installed_debs(root: Path) -> set[str]:
 
 
 def test_the_operators_image_is_small(tmp_path: Path, record_property: Any) -> None:
-    """Less than 150 MB, unpacked, which is what a node's disk needs; what a node fetches is less
-    than half of that."""
+    """The operator's image needs less than 150 MB of a node's disk when it is unpacked. The
+    download of a node is less than half of that."""
     layers = json.loads(buildah("inspect", "--type=image", OPERATOR))["Manifest"]
     unpacked = sum(each["size"] for each in json.loads(layers)["layers"])
     buildah("push", OPERATOR, f"oci:{tmp_path}/image")
@@ -112,7 +113,8 @@ def test_the_operators_image_is_small(tmp_path: Path, record_property: Any) -> N
 
 @pytest.mark.parametrize("of", [OPERATOR, NAME])
 def test_the_labels_are_the_projects_own(of: str) -> None:
-    """Title, version, commit, repository and license, as the package's metadata has them."""
+    """Title, version, commit, repository and license in the labels equal those of the package's
+    metadata."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     labels = configuration(of)["Labels"]
     found = {name.removeprefix(LABEL): text for name, text in labels.items() if LABEL in name}
@@ -158,7 +160,7 @@ def test_the_list_has_all_that_is_in_the_image(of: str) -> None:
 
 
 def test_the_operators_image_holds_nothing_that_it_does_not_use() -> None:
-    """No agent, no Node, no git, no package manager, no compiler."""
+    """The operator's image has no agent, no Node, no git, no package manager and no compiler."""
     with files(OPERATOR) as root:
         for name in ("apt", "gcc", "git", "node", "npm", "perl", "curl", "ssh"):
             assert not (root / "usr/bin" / name).exists(), name
@@ -190,7 +192,8 @@ def test_the_operator_of_the_image_completes_a_task(make: Make, tmp_path: Path) 
         stage.make()
         status = await stage.done()
         assert status["phase"] == "Succeeded", container.said()
-        # The operator says goodbye to the server, which is in this event loop.
+        # The operator's last request goes to the server that runs in this event loop, so the wait
+        # must not block it.
         assert await asyncio.to_thread(container.stop) == 0, container.said()
 
     play(fails(0), story)
@@ -207,8 +210,9 @@ def test_the_operator_of_the_image_completes_a_task(make: Make, tmp_path: Path) 
 def test_a_teams_image_with_perdure_performs_an_attempt(
     make: Make, tmp_path: Path, user: int, home: str, agent: str
 ) -> None:
-    """On an older Debian with another Python and without Node, as the user that pods have and as
-    the team's own, the agent works with a tool that only the team's image has."""
+    """An agent with perdure works in an image with an older Debian, another Python and no Node, as
+    the user that pods have and as the team's own user. It uses a tool that only the team's image
+    has."""
     with Rehearsal(SCRIPT) as rehearsal:
         environ = {**rehearsal.environ(agent), "HOME": home}
         own = repository(tmp_path, user)

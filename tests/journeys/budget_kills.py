@@ -1,19 +1,19 @@
 """Whether a budget holds while everything is killed: random kills over Claude Code and Codex,
 judged by the model server's own record. `make budget-kills N=200`.
 
-One trial: a task of many replies, each at a price, under a budget that is spent before they are all
-given. After a random request something is killed with SIGKILL: the agent, its shim, the supervisor,
-supervisor and agent, or everything; then `perdure retry`, and the next kill. The last attempt runs
-undisturbed. The campaign fails if in any trial the server reported more as used, priced by the list,
-than the budget and the dearest reply, or if over all trials of a CLI what perdure says differs by
-more than 5 % from what the server reported. A single trial is wrong if perdure knew that more was
-spent (by 5 % at least, as its figure may differ by so much), beyond the requests that came while
-nobody supervised the agent: these are counted and shown.
+One trial: a task of many replies, each at a price, under a budget that is spent before all replies
+are given. After a random request something is killed with SIGKILL: the agent, its shim, the
+supervisor, supervisor and agent, or everything. Then `perdure retry` follows, and the next kill.
+The last attempt runs undisturbed. The campaign fails if the usage that the server reported in a
+trial costs more, by list prices, than the budget plus the most expensive reply. It also fails if
+perdure's figure for all trials of a CLI differs from the server's by more than 5 %. A single trial
+is wrong if perdure's own figure exceeds that limit by more than 5 %. Requests that came while the
+agent had no supervisor are allowed in addition; they are counted and shown.
 
 The record counts every reply that the server began to send, in full: its input and all of its
-output, also if the connection was cut after the first byte and the client was never told a figure.
-The usage is as a conversation has it: each request carries what the one before left, and what the
-tool printed since.
+output, even if the connection was cut after the first byte and the client never got a figure. The
+usage grows as in a real conversation: each request contains the previous request, its reply, and
+the output of the tool since.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ REPLIES = 16
 KILLS = 6
 """Maximum number of kills in one trial."""
 REQUESTS, LATEST_S = 3, 1.0
-"""Latest moment of a kill: this many requests, plus this many seconds, after the last one. Counting
-requests makes a busy machine kill in the same places."""
+"""Latest moment of a kill: this many requests after the previous kill, plus this many seconds.
+Because requests are counted, kills hit the same places on a busy machine."""
 CLOSE = 0.05
 """Maximum share by which perdure's figure may differ from the server's."""
 
@@ -55,15 +55,15 @@ class Spent:
     counts: dict[str, int]
     usd: float
     dearest: float
-    """The price of its most expensive reply."""
+    """The price of the server's most expensive reply, in dollars."""
     cut: int = 0
-    """Number of replies that it began to send and could not finish."""
+    """Number of replies that the server began to send and could not finish."""
 
 
 def spent(rehearsal: Rehearsal, *, in_full: bool = False) -> Spent:
-    """Return the cost, by list prices, of the usage that the server reported. `in_full`: of all
-    answers that it began to send, each counted as complete. Anthropic reports the cached part of
-    the input separately."""
+    """Return the usage that the server reported, with its cost by list prices. `in_full`: count
+    every answer that the server began to send as complete. Anthropic reports the cached part of the
+    input separately."""
     total, prices = Usage(), [0.0]
     models = {request.number: (request.dialect, request.model) for request in rehearsal.everything}
     counted = rehearsal.begun if in_full else rehearsal.reported
@@ -100,7 +100,7 @@ class Trial:
 
     @property
     def over(self) -> float:
-        """The dollars spent beyond the budget."""
+        """The dollars spent beyond the budget, by the server's record."""
         return max(0.0, self.by_server - self.budget)
 
     @property
@@ -128,7 +128,7 @@ def script(dice: random.Random) -> str:
 
 
 def trial(seed: int, agent: str) -> Trial:
-    """Makes one trial in a scratch directory of its own."""
+    """Make one trial in its own scratch directory, and return its result."""
     dice = random.Random(seed)
     result = Trial(seed, agent, budget=round(dice.uniform(0.8, 2.5), 2))
     directory = Path(tempfile.mkdtemp(prefix="pb"))
@@ -144,7 +144,8 @@ def trial(seed: int, agent: str) -> Trial:
     result.by_server, result.dearest = recorded_spending.usd, recorded_spending.dearest
     result.cut = recorded_spending.cut
     allowed = result.budget + result.dearest * (1 + result.unattended)
-    # perdure charges a reply that a kill cut off as a long one, so its figure is rather too high.
+    # perdure counts a reply that a kill interrupted as a long one, so its figure is rather too
+    # high.
     if result.by_perdure > allowed * (1 + CLOSE):
         result.wrong.append(f"overspent knowingly: {sums(result)}")
     shutil.rmtree(directory, ignore_errors=True)
@@ -259,19 +260,19 @@ def campaign(
 
 
 def faults(t: Trial) -> list[str]:
-    """Return the violations that one trial showed."""
+    """Return the faults that one trial showed."""
     return [*t.wrong, *([] if t.held else [f"beyond the budget and one reply: {sums(t)}"])]
 
 
 def recorded(record: Path | None) -> list[Trial]:
-    """Return the trials of a record; none if there is no such file."""
+    """Return the trials of a record file, or an empty list if it does not exist."""
     if record is None or not record.exists():
         return []
     return [Trial(**json.loads(line)) for line in record.read_text().splitlines()]
 
 
 def told(t: Trial) -> str:
-    """Name the trial, so that it can be repeated."""
+    """Return the name of the trial, by which it can be repeated."""
     return (
         f"seed {t.seed} ({t.agent}, ${t.budget:.2f}, {len(t.kills)} kills: "
         f"{', '.join(t.kills) or 'none'})"
@@ -299,7 +300,7 @@ def difference(trials: list[Trial]) -> float:
 
 
 def table(trials: list[Trial]) -> str:
-    """The sums, and every failed trial with its seed."""
+    """Return the sums, and every failed trial with its seed."""
     head = f"{'':8}{'runs':>6}{'kills':>7}{'attempts':>10}{'server $':>11}{'perdure $':>11}{'differ':>9}"
     lines = [f"{head}{'over, at most':>16}{'unattended':>12}{'wrong':>7}"]
     for agent in sorted({t.agent for t in trials}):

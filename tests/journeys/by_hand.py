@@ -1,4 +1,4 @@
-"""Takes back the newest turn of a conversation, or compacts it, as a person does in the agent's own
+"""Removes the newest turn of a conversation, or compacts it, as a person does in the agent's own
 program."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
 
 
 def go_back(one: Stage, session: str, workdir: Path) -> None:
-    """Take the second turn back, and say something else instead."""
+    """Remove the second turn, and give another prompt instead."""
     if one.agent == "claude":
         (transcript,) = one.transcripts()
         at = claude_files.end_of_turn(transcript.read_bytes(), 1)
@@ -31,7 +31,8 @@ def go_back(one: Stage, session: str, workdir: Path) -> None:
         with _codex(one, session, workdir) as terminal:
             terminal.go_back(1)
     elif one.agent == "gemini":
-        # `/rewind` is a screen of the CLI's own; this is the record that it adds.
+        # `/rewind` is a screen of the CLI and cannot be used here, so the record that it would
+        # append is written directly.
         transcript = registry.load("gemini").transcript(one.agent_home / ".gemini", session)
         assert transcript is not None
         lines = [line for line in transcript.read_bytes().splitlines() if b'"user"' in line]
@@ -53,14 +54,15 @@ def go_back(one: Stage, session: str, workdir: Path) -> None:
 
 
 def compact(one: Stage, session: str, workdir: Path) -> None:
-    """Replace the conversation so far by a summary."""
+    """Replace the conversation so far by a summary, as a person would."""
     if one.agent == "claude":
         _claude(one, workdir, f"--resume={session}", "/compact")
     elif one.agent == "codex":
         with _codex(one, session, workdir) as terminal:
             terminal.compact()
     elif one.agent == "gemini":
-        # `/compress` is for the CLI's own screen; a threshold does the same before a prompt.
+        # `/compress` works only on the CLI's own screen. A low threshold has the same effect before
+        # a prompt.
         place = one.agent_home / ".gemini/settings.json"
         settings = json.loads(place.read_text())
         small = {**settings["model"], "compressionThreshold": 0.000001}

@@ -15,13 +15,13 @@ from tests.journeys.stage import Stage
 
 @pytest.fixture(params=["claude", "codex", "gemini", "opencode"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """Every journey is made with each CLI."""
+    """Return the name of the CLI. Every journey is made with each CLI."""
     return str(request.param)
 
 
 @pytest.fixture
 def stage(agent: str) -> Iterator[Callable[..., Stage]]:
-    """Makes a stage for a script; everything is ended and removed afterwards. The paths are short,
+    """Make a stage for a script. At the end stop its processes and remove it. The paths are short,
     because the path of a socket has at most 108 bytes."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pj"))

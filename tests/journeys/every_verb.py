@@ -1,4 +1,4 @@
-"""Calls `perdure` for many command lines in one process, which is quicker than a start for each.
+"""Runs many command lines of `perdure` in one process, which is faster than a start for each.
 
 `python -m tests.journeys.every_verb WIDTH` reads the command lines from standard input, as JSON.
 For each it prints the exit code, standard output and standard error. If WIDTH is above 0, both
@@ -24,7 +24,8 @@ PLAIN = sys.stdout.encoding
 
 
 def ended(words: list[str], out: TextIO, err: TextIO) -> int | str:
-    """Run one command line. Return its exit code; a traceback is left on its standard error."""
+    """Run one command line. Return its exit code. The traceback of an unexpected error is written
+    to `err`."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, err
     try:
@@ -41,7 +42,8 @@ def ended(words: list[str], out: TextIO, err: TextIO) -> int | str:
 
 
 def piped(words: list[str]) -> tuple[int | str, str, str]:
-    """Run one command line with its output in two pipes of the locale's encoding."""
+    """Run one command line with its output in two pipes. Return the exit code, stdout and stderr,
+    decoded by the locale's encoding."""
     raw = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(each, encoding=PLAIN) for each in raw)
     code = ended(words, out, err)
@@ -49,7 +51,8 @@ def piped(words: list[str]) -> tuple[int | str, str, str]:
 
 
 def on_terminal(words: list[str], width: int) -> tuple[int | str, str, str]:
-    """Run one command line on a terminal."""
+    """Run one command line on a terminal. Return the exit code, the content of the screen and an
+    empty stderr."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     seen = bytearray()
@@ -63,7 +66,7 @@ def on_terminal(words: list[str], width: int) -> tuple[int | str, str, str]:
     reader = threading.Thread(target=read)
     reader.start()
     for stream in (1, 2):
-        os.dup2(slave, stream)  # for a pager
+        os.dup2(slave, stream)  # a pager needs the real descriptors
     with os.fdopen(slave, "w", encoding="utf-8") as screen:
         code = ended(words, screen, screen)
         screen.write("\0")

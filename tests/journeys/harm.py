@@ -1,8 +1,8 @@
-"""Harms that may come to a conversation between two attempts, and an oracle that judges receipts
+"""Damage that can happen to a conversation between two attempts, and an oracle that checks receipts
 item by item.
 
-Used by `kills`. The oracle reads the model server's record alone: what was in a request has been
-shown to the model. It knows nothing of transcripts and shares no code with the drivers.
+`kills` uses both. The oracle reads only the model server's record: items in a request have been
+shown to the model. It does not read transcripts, and shares no code with the drivers.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ HARMS: dict[str, tuple[str, ...]] = {
     "gemini": ("truncated", "flipped", "transcript lost", "workdir lost", "two retries"),
     "opencode": ("workdir lost", "two retries", "stranger"),
 }
-"""By agent. OpenCode keeps all conversations in one database, which is not cut at random here."""
+"""Kinds of damage, by agent. OpenCode keeps all conversations in one database, which is not cut at
+random here."""
 
 STRANGE = "This is another matter. The other word is robinia."
 
 
 def apply(stage: Stage, harm: str, dice: random.Random) -> tuple[str, bool]:
-    """Do the harm. Return what was really done (empty if there was nothing to harm yet), and
+    """Do the damage. Return a description of it (empty if there was nothing to damage yet), and
     whether perdure had a copy of the conversation by then."""
     copied = any(b"quercus" in path.read_bytes() for path in stage.copies())
     transcripts = [path for path in stage.transcripts() if path.is_file() and path.stat().st_size]
@@ -95,7 +96,8 @@ def _apply(stage: Stage, harm: str, dice: random.Random, transcripts: Sequence[P
 
 
 def _foreign(stage: Stage, transcript: Path) -> bool:
-    """Another conversation under the id of the task's own."""
+    """Replace the transcript by another conversation with the same id. Return whether that was
+    possible."""
     shown = stage.perdure("show", "task", "--json")
     ours = (
         shown.json["attempts"][0]["session_id"]
@@ -131,7 +133,8 @@ def _foreign(stage: Stage, transcript: Path) -> bool:
 
 
 def _by_hand(stage: Stage, harm: str) -> bool:
-    """Continue the conversation as a person or another program does, or compact it."""
+    """Continue the conversation as a person or another program does, or compact it. Return whether
+    that was possible."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0 or not shown.json["attempts"] or not shown.json["workspace"]:
         return False
@@ -156,7 +159,8 @@ def _by_hand(stage: Stage, harm: str) -> bool:
             timeout=90,
         )
         return done.returncode == 0
-    # The script goes on for whoever asks: a stranger may do the task's work, so it must be able to.
+    # The scripted model may give the next step of the task to the other program, so that program
+    # must be able to carry it out.
     return stage.resume_by_hand(session, STRANGE, workdir, full=True).returncode == 0
 
 
@@ -200,9 +204,9 @@ def judge_items(
     times: tuple[int, int],
     unwritten: Collection[int],
 ) -> list[str]:
-    """Return the statements of receipts that the record disproves. `times`: when the harm was done;
-    a request of that time belongs to no attempt. `unwritten`: numbers of the attempts before which
-    no transcript had the task."""
+    """Return the statements of receipts that the server's record disproves. `times`: begin and end
+    of the damage; a request between them belongs to no attempt. `unwritten`: numbers of the
+    attempts before which no transcript had the task."""
     wrong: list[str] = []
     requests = stage.rehearsal.requests
     for attempt in report["attempts"]:
@@ -216,7 +220,7 @@ def judge_items(
         mine = [each for each in mine if not times[0] <= each.time <= times[1]]
         since = _told_new(report, attempt)
         earlier = [each for each in requests if since <= each.time < attempt["started"]]
-        # Later attempts find what those before them have put in place.
+        # Later attempts find what the earlier ones have put in place.
         first = not times[1] or _is_first_after(report, attempt, times[1])
         asked = sum(not _strange(each.messages) for each in earlier)
         said = "; ".join((reasons, attempt["why"] or ""))
@@ -240,7 +244,7 @@ def judge_items(
         messages = chain.from_iterable(each.messages for each in earlier)
         commands = {each.call: each.text for each in messages if each.role == "tool_call"}
         shown = set(items_of(mine[0].messages))
-        # What a prompt told of an earlier attempt is in the history of those that follow.
+        # An item that an earlier prompt quoted is part of the conversation for all later attempts.
         prompts = [each.text for each in mine[0].messages if each.role == "user"]
         told = " ".join(" ".join(prompts).split())
         missing = [each for each in known - shown if not is_told(each, commands, told)]
@@ -261,13 +265,13 @@ def judge_items(
 
 
 def _is_first_after(report: dict[str, Any], attempt: dict[str, Any], harmed: int) -> bool:
-    """Return whether it is the first attempt that began after the harm."""
+    """Return whether the attempt is the first one that began after the damage."""
     later = [each["number"] for each in report["attempts"] if each["started"] >= harmed]
     return bool(later) and attempt["number"] == min(later)
 
 
 def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
-    """Return the false statements about its files in the agent's prompts."""
+    """Return the false statements about files that the agent's prompts contain."""
     messages = [each.messages for each in requests if not _strange(each.messages)]
     told = {each.text for each in chain.from_iterable(messages) if each.role == "user"}
     found = []
@@ -279,8 +283,9 @@ def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
 
 
 def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
-    """Return when the newest attempt began that openly left out a part of the conversation. A later
-    `native` does not claim what was shown before that."""
+    """Return the start time of the newest earlier attempt whose receipt says that it left out a
+    part of the conversation, or 0 if there is none. A later `native` says nothing about what was
+    shown before that time."""
     begun = [
         each["started"]
         for each in report["attempts"]
@@ -296,19 +301,20 @@ def _leaves_behind(receipt: dict[str, Any]) -> bool:
 
 
 LOSSES = (DAMAGED, "in no transcript any more", "a summary by the agent replaces")
-"""Parts of sentences by which a receipt says that items are lost, or replaced by a summary."""
+"""Parts of sentences by which a receipt says that items are lost or were replaced by a summary."""
 LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
 """Verdicts which say that a part of the conversation is not shown any more."""
 
 
 def _strange(messages: Sequence[Any]) -> bool:
-    """Return a request of another program in another conversation."""
+    """Return whether a request belongs to another conversation than the task's."""
     return not any("quercus" in message.text for message in messages)
 
 
 def is_told(item: Item, commands: Mapping[str, str], told: str) -> bool:
-    """Return whether the prompts have an item that the history lacks: its text, or the command with
-    its result. Codex puts lines of its own around an output. `commands`: by the call's id."""
+    """Return whether a prompt contains an item that the history lacks: its text, or its command
+    with the result. Codex puts its own lines around an output. `commands`: the commands by the id
+    of their call. `told`: the text of the prompts."""
     kind, call, text = item
     if text and text in told:
         return True
@@ -321,8 +327,8 @@ def is_told(item: Item, commands: Mapping[str, str], told: str) -> bool:
 
 
 def _made_up(item: Item) -> bool:
-    """Return whether the CLI wrote this result for a call that never got one. Nothing is lost with
-    it."""
+    """Return whether the CLI made this result up for a call that never got one. Such a result is no
+    loss."""
     return item[0] == "result" and (
         "interrupted" in item[2] or "aborted" in item[2] or "outcome is unknown" in item[2]
     )
@@ -330,11 +336,11 @@ def _made_up(item: Item) -> bool:
 
 ALL = "it has all that perdure knows"
 LATER = "(later)"
-"""Stands for the harm in the attempts after the first one that followed it."""
+"""Used in place of the damage for all attempts after the first one that followed it."""
 GONE = ("transcript lost", "home lost")
 CHANGED = ("truncated", "flipped", "foreign")
 STRANGERS = ("stranger", "foreign", "compacted", LATER)
-"""Harms in which another program had a prompt of its own in the conversation."""
+"""Kinds of damage after which the conversation has a prompt of another program."""
 
 NOT_FOUND = "no transcript of it was found"
 ANOTHER = "another conversation was found"
@@ -350,13 +356,13 @@ SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
     "a summary by the agent": (("compacted", LATER), "nobody compacted it"),
     "the conversation was rewound": (("stranger", "compacted", LATER), "nobody rewound it"),
 }
-"""Sentences of receipts, the harms after which they are true, and other conditions under which they
-are."""
+"""Sentences of receipts. Each has the kinds of damage after which it is true, and the reason why it
+is false after others."""
 
 
 def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list[str]:
-    """Return the false sentences of a receipt and of the explanation of its attempt's start.
-    `asked`: the number of requests of the task that the model had had in this conversation.
+    """Return the reasons why sentences are false, in a receipt and in the explanation of its
+    attempt's start. `asked`: number of requests that the model got before, in this conversation.
     `unwritten`: no transcript with the task existed when the attempt began."""
     found = [
         f"{truth} ({sentence!r})"
@@ -364,12 +370,13 @@ def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list
         if sentence in said
         and harm not in harms
         and not (unwritten and sentence == NOT_FOUND)
-        # A stranger's prompt in a transcript that has nothing of the task is all that is there.
+        # If the transcript has nothing of the task, another program's prompt in it really is
+        # another conversation.
         and not (unwritten and harm in STRANGERS and sentence == ANOTHER)
     ]
     if "no turn of it reached the agent" in said:
         found.append("nobody knows whether the model was asked")
-    # The second request needs the first reply, so the agent was heard by then.
+    # The model gets a second request only after its first reply, so the agent had answered by then.
     if asked > 1 and any(each in said for each in ("never started", "no agent answered")):
         found.append(f"the model had been asked {asked} times")
     other = "another conversation" in said
@@ -381,8 +388,8 @@ def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list
 
 
 def told_of_loss(stage: Stage) -> bool:
-    """Return whether the workdir was lost and the prompts correctly say what was restored. Missing
-    files are then no violation.
+    """Return whether the workdir was lost and the prompts correctly say what was restored. Then
+    missing files are no fault.
 
     If there was a checkpoint, perdure must have restored one.
     """
@@ -394,7 +401,7 @@ def told_of_loss(stage: Stage) -> bool:
 
 
 def record(stage: Stage) -> str:
-    """The model server's record as lines of JSON, to look at a trial that failed."""
+    """Return the model server's record as lines of JSON, to examine a failed trial."""
     return "\n".join(
         json.dumps([message.role + ": " + message.text for message in each.messages])
         for each in stage.rehearsal.requests

@@ -1,19 +1,19 @@
-"""Kills at random points of a two-turn task on the real CLIs, and what came of each: `make kills
-N=200`.
+"""Kills at random moments of a two-turn task with the real CLIs, and the result of each: `make
+kills N=200`.
 
 One trial: a task of two turns (the second one by `update`). At a random moment of a random turn
 something is killed with SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or
-everything. Then `perdure retry` until it succeeds. What must never be seen: a `native` receipt
-although the model was not shown the conversation; a fresh start although a transcript with the task
-in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its
-seed.
+everything. Then `perdure retry` is repeated until it succeeds. The faults that a trial looks for: a
+`native` receipt although the model was not shown the conversation; a fresh start although there was
+a transcript with the task; a process left alive; a file that is gone or changed. A failed trial is
+repeated by its seed.
 
-In most of the trials the conversation is harmed as well (`tests.journeys.harm`), and the
-receipts are judged item by item: what the model server's record says was shown before must be shown
-again, or the receipt must say that it is not.
+In most of the trials the conversation is harmed as well (`tests.journeys.harm`), and the receipts
+are judged item by item: every item that was shown to the model before, by the model server's
+record, must be shown again, or the receipt must say that it is not.
 
-With `--warm` (Claude Code, Codex) both turns are made by one program, whose agent is kept between
-them; the kill comes at any moment of both.
+With `--warm` (Claude Code, Codex) one program makes both turns and keeps the agent between them.
+The kill may come at any moment of both.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ with perdure.open() as runner:
 
 @dataclass
 class Trial:
-    """Findings of one trial. `wrong` is empty when all promises held."""
+    """The result of one trial. `wrong` is empty if all promises held."""
 
     seed: int
     agent: str
@@ -87,17 +87,17 @@ class Trial:
     after_s: float = 0.0
     warm: bool = False
     harm: str = ""
-    """Harm that was done to the conversation after the kill; empty: none."""
+    """Damage that was done to the conversation after the kill, or an empty string."""
     copied: bool = False
     """Whether perdure had a copy of the conversation when it was harmed."""
     harm_times: tuple[int, int] = (0, 0)
-    """When the harm was done, from and to. A request of that time belongs to no attempt."""
+    """Begin and end of the damage. A request between them belongs to no attempt."""
     unwritten: list[int] = field(default_factory=list)
     """Numbers of the attempts before which no transcript had the task."""
     kept_on: bool | None = None
-    """Whether the attempt after the harm continued the conversation."""
+    """Whether the attempt after the damage continued the conversation."""
     kept: int = 0
-    """Attempts that were the second turn of a process."""
+    """Number of attempts that were the second turn of a process."""
     struck: bool = False
     wrong: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
@@ -110,8 +110,9 @@ class Trial:
 def trial(
     seed: int, agent: str, *, warm: bool = False, harms: Sequence[str] = (), late: float = 1.0
 ) -> Trial:
-    """Makes one trial in a scratch directory of its own. `harms`: the only ones that are done, in
-    every trial of an agent to which they apply; `late`: factor for the latest moment of a kill."""
+    """Make one trial in its own scratch directory, and return its result. `harms`: the only kinds
+    of damage to choose from; one is then done in every trial of an agent to which it applies.
+    `late`: factor for the latest moment of a kill."""
     dice = random.Random(seed)
     result = Trial(
         seed,
@@ -124,7 +125,7 @@ def trial(
     if warm:
         result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S[agent])
     elif dice.random() < HARMED or harms:
-        # A machine is lost as a whole, and what its disk gives back is another matter.
+        # Damage stands for the loss of a whole machine, so everything is killed.
         chosen = [each for each in HARMS[agent] if each in harms]
         result.victim, result.harm = "everything", dice.choice(chosen or HARMS[agent])
     directory = Path(tempfile.mkdtemp(prefix="pk"))
@@ -167,7 +168,8 @@ def _play(stage: Stage, result: Trial) -> None:
     )
     _judge(stage, result, report)
     workdir = Path(report["workspace"]["path"])
-    # Where the agent was done before the loss, no attempt follows, and the run says what is missing.
+    # If the agent had ended before the loss, no attempt follows, and the run itself says what is
+    # missing.
     said_so = "does not exist" in report["missed_checkpoint"]
     told = result.harm == "workdir lost" and (said_so or told_of_loss(stage))
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
@@ -181,7 +183,7 @@ def _play(stage: Stage, result: Trial) -> None:
 
 
 def _kept_turns(stage: Stage, result: Trial) -> int:
-    """Play both turns in one program, with the kill. Return how many of them perdure has accepted."""
+    """Play both turns in one program, with the kill. Return how many turns perdure has accepted."""
     words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND, stage.agent]
     pipe = subprocess.PIPE
     started = subprocess.Popen(
@@ -208,7 +210,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
     done = stage.finish(started)
     harmed = result.turn == turn and result.harm and result.struck
     if harmed and turn == 2 and _succeeded(stage, turn):
-        # The kill came after the last result: nothing goes on that could notice a harm.
+        # The kill came after the last result, so no attempt follows that could notice the damage.
         harmed, result.harm = False, ""
     if harmed:
         attempts = _attempts(stage)
@@ -246,8 +248,9 @@ def _again(stage: Stage, words: tuple[str, ...]) -> Done:
 
 
 def _recorded_run(stage: Stage) -> tuple[str, int, int]:
-    """Return the run's state, version of its instructions and number of attempts, from the database:
-    a trial asks often, and each `perdure show` costs as much as a turn of an agent."""
+    """Return the run's state, the version of its instructions and its number of attempts. They are
+    read from the database, because a trial needs them often, and each `perdure show` takes as long
+    as a turn of an agent."""
     database = stage.state / "perdure.db"
     if not database.exists():
         return "", 0, 0
@@ -307,8 +310,8 @@ def _files(stage: Stage) -> dict[str, str]:
 
 
 def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> None:
-    """Note files that are gone or changed. A file that was being written at the kill may have been
-    finished since."""
+    """Record files that are gone or changed. A file that was empty at the kill, because it was
+    being written, may have content now."""
     empty = hashlib.sha256(b"").hexdigest()
     for name, digest in before.items():
         if after.get(name) != digest and digest != empty:
@@ -316,7 +319,7 @@ def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> No
 
 
 def _transcript_has(stage: Stage, word: str) -> bool:
-    """Whether a transcript of the agent holds the task as a prompt."""
+    """Return whether a transcript of the agent has the word in a prompt."""
     from perdure.agents import registry
 
     driver = registry.load(stage.agent)
@@ -328,7 +331,7 @@ def _transcript_has(stage: Stage, word: str) -> bool:
 
 
 def _note_unwritten(stage: Stage, result: Trial, attempts: int) -> bool:
-    """Return whether a transcript has the task. If none has, note the number of the attempt that
+    """Return whether a transcript has the task. If none has, record the number of the attempt that
     begins now."""
     there = _transcript_has(stage, "quercus")
     if not there:
@@ -337,7 +340,7 @@ def _note_unwritten(stage: Stage, result: Trial, attempts: int) -> bool:
 
 
 def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
-    """Expect that every new attempt continues natively if there was a transcript with the task."""
+    """Check that every new attempt continued natively if there was a transcript with the task."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0:
         return
@@ -358,7 +361,8 @@ KEPT_ON = ("native", "repaired", "shortened", "compacted")
 
 
 def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
-    """Note whether the first judged attempt after the harm continued the conversation."""
+    """Record whether the first attempt after the damage that has a receipt continued the
+    conversation."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0:
         return
@@ -368,7 +372,7 @@ def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
 
 
 def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
-    """Compare every receipt with what the model was really shown while the attempt ran."""
+    """Compare every receipt with the messages that the model got during the attempt."""
     requests = [
         r
         for r in stage.rehearsal.requests
@@ -387,7 +391,8 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         ]
         for request in shown:
             text = said(request.messages)
-            # What a summary or a way back leaves out, the receipt says.
+            # For items that are left out by a summary or after removed turns, the receipt itself
+            # says so.
             if "quercus" not in text and verdict not in ("compacted", "shortened"):
                 result.wrong.append(
                     f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model "
@@ -471,14 +476,14 @@ def _recorded(record: Path | None) -> list[Trial]:
 
 
 def told(t: Trial) -> str:
-    """Name the trial, so that it can be repeated."""
+    """Return the name of the trial, by which it can be repeated."""
     how = ", warm" if t.warm else ""
     harm = f", {t.harm}" if t.harm else ""
     return f"seed {t.seed} ({t.agent}{how}, {t.victim}{harm}, turn {t.turn}, {t.after_s:.2f} s)"
 
 
 def table(trials: list[Trial]) -> str:
-    """The counts, and every failed trial with its seed."""
+    """Return the counts, and every failed trial with its seed."""
     kinds = ("false native", "false repaired", "untrue", "silent fresh", "orphans", "lost file")
     lines = [
         f"{'':22}{'trials':>7}{'kills':>8}"
@@ -519,8 +524,8 @@ def table(trials: list[Trial]) -> str:
 
 
 def _harm_table(trials: list[Trial]) -> list[str]:
-    """Return the harms that were done, and whether the conversation continued where perdure had a
-    copy of it."""
+    """Return the lines about the damage that was done, and how often the conversation continued if
+    perdure had a copy of it."""
     harmed = [t for t in trials if t.struck and t.harm]
     if not harmed:
         return []

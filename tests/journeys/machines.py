@@ -4,7 +4,8 @@ network, mounts, processes, IPC and host name.
 `test_capsules` opens a `machine` with a scene. The machine's disk is a file system in memory that
 only it sees, and that vanishes with it. Its network is a loopback of its own, with a rehearsal of
 its own; its user has a uid of its own. This works as root, and for an ordinary user who may make
-user namespaces. Run as a program (`-m tests.journeys.machines`), this module is what plays inside.
+user namespaces. As a program (`-m tests.journeys.machines`), this module plays the scene inside the
+machine.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
 
 
 def in_second_tool(one: Stage) -> Path:
-    """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
+    """Wait until the first tool call is checkpointed and the second one runs. Return the
+    workdir."""
     found: Path = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs")
     one.until(
         lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
@@ -72,7 +74,8 @@ def in_second_tool(one: Stage) -> Path:
 
 
 def prints(directory: Path) -> dict[str, list[object]]:
-    """Return every file below by its mode and content, or its link; git's own files are left out."""
+    """Return mode and content of every file below the directory, or mode and target of a link, by
+    path. git's own files are left out."""
     return {
         str(path.relative_to(directory)): [
             path.lstat().st_mode,
@@ -90,7 +93,7 @@ def git(directory: Path, one: Stage, *words: str) -> str:
 
 
 def manifests(one: Stage) -> list[Path]:
-    """The manifests in the checkpoint store that is set on a machine."""
+    """Return the manifests in the machine's checkpoint store."""
     place = Path(one.environ["PERDURE_CHECKPOINT_STORE"].removeprefix("file://"))
     return sorted(place.glob("runs/*/*.json"))
 
@@ -115,7 +118,8 @@ def machine(
         "enter",
         *words,
     ]
-    # A machine's disk is a separate file system anyway, and cannot be divided in its namespace.
+    # The machine's disk is a separate file system already. The tests' division of the disk does not
+    # work in its namespace.
     environ = {name: value for name, value in os.environ.items() if name != SWITCH}
     with subprocess.Popen(
         command, cwd=TOP, env=environ, text=True, stdout=subprocess.PIPE
@@ -149,7 +153,7 @@ def power_cut(opened: subprocess.Popen[str]) -> None:
 
 
 def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
-    """Set the machine up with all rights; then the scene plays as a user without rights."""
+    """Set the machine up with all rights, then play the scene as a user without rights."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "machine", directory], check=True)
     socket.sethostname({"at_work": "a-machine"}.get(scene, "b-machine"))
     with socket.socket() as asked:
@@ -164,8 +168,8 @@ def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
 
 
 def at_work(one: Stage) -> None:
-    """Start a task and wait in its second tool, with a checkpoint in the store. Print what there
-    is, and wait for the end."""
+    """Start a task, and wait until it is in its second tool call and the store has a checkpoint.
+    Print the state, and wait for the end."""
     begin(one)
     workdir = in_second_tool(one)
     one.until(lambda: manifests(one), "the checkpoint is in the store")

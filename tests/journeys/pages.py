@@ -1,5 +1,6 @@
-"""Pages of the documents, typed into a terminal of 80 by 24: each command as it is printed, and the
-screen that a reader then sees, with what differs from run to run replaced.
+"""Pages of the documentation, typed into a terminal of 80 by 24. Each command is typed as it is
+printed. The screen that a reader then sees is recorded, and everything in it that differs from run
+to run is replaced.
 
 `WRITE_SCREENS=1 pytest ...` writes the screens again; look at the difference before it is
 committed. A replacement has as many characters as the original, so that the layout stays.
@@ -39,7 +40,7 @@ VARYING = (
     # A slow machine takes several checkpoints of one attempt.
     (re.compile(r"(?<=checkpoint )\d+"), lambda m: "N"),
     (re.compile(r"\s*\(\d+ more of this\s+attempt\)"), lambda m: ""),
-    # The number of digits says where the lines after it are broken.
+    # Lines break at another place if the number has more digits.
     (
         re.compile(
             r"first\s+\d+\s+bytes\s+of\s+the\s+transcript\s+are\s+unchanged,\s+it\s+grew\s+to\s+\d+"
@@ -55,7 +56,8 @@ VARYING = (
 
 
 def commands(page: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of the page as it is printed, with the text to wait for before it."""
+    """Yield each command of the page as it is printed, with the text to wait for before the command
+    is typed."""
     for block in BLOCK.finditer(page):
         wait, command, until = block["wait"] or "", "", ""
         for line in block["text"].splitlines():
@@ -104,10 +106,11 @@ class Reader:
         self._paste(command)
 
     def end(self) -> str:
-        """Wait until the shell is back. Return the screen with what has scrolled off."""
+        """Wait until the shell's prompt is back. Return the screen and the lines that have scrolled
+        off."""
         text = self._until_prompt()
         assert all(width_of(line) <= 80 for line in text.split("\n"))
-        # Age and cost of a run at work depend on the moment.
+        # Age and cost of a running run depend on the moment, so they are not compared.
         if " ● running " not in text:
             self.screens.append(plain(text.replace(str(self.stage.home), "/home/ada")))
         return text
@@ -132,7 +135,8 @@ class Reader:
         return str(self.stage.until(self._above_prompt, "the prompt"))
 
     def _above_prompt(self) -> str:
-        """Return everything above the prompt, and a line break; empty while there is no prompt."""
+        """Return everything above the prompt with a line break, or an empty string while there is
+        no prompt."""
         text = self.terminal.tmux("capture-pane", "-p", "-S", "-").rstrip()
         above, _, last = text.rpartition("\n")
         return f"{above}\n" if last == "$" else ""
@@ -141,7 +145,8 @@ class Reader:
         self.terminal.tmux("kill-server")
 
     def compare(self, golden: str) -> None:
-        """Compare all screens with those of the file, so that a person can read the difference."""
+        """Compare all screens with those in the file. A difference is shown so that a person can
+        read it."""
         file = SCREENS / golden
         found = "\n".join(self.screens)
         print(found)
@@ -162,7 +167,7 @@ def machine(script: str) -> Iterator[Stage]:
 
 
 def plain(screen: str) -> str:
-    """Return the screen with what differs from run to run replaced."""
+    """Return the screen with everything replaced that differs from run to run."""
     for pattern, replacement in VARYING:
         screen = pattern.sub(replacement, screen)
     return screen

@@ -1,5 +1,5 @@
-"""A program: the perdure command with a record of what it starts, and of what it has imported when
-the agent's shim starts.
+"""Runs the perdure command and records the processes that it starts, and the modules that it has
+imported when the agent's shim starts.
 
 `python -m tests.journeys.recorder FILE WORDS...` behaves as `perdure WORDS...`. FILE gets one JSON
 object a line: `{"start": [...]}` for each process, `{"modules": [...]}` before the shim.
@@ -30,7 +30,7 @@ class Recorded:
 
 
 def record(stage: Stage, *words: str) -> Recorded:
-    """Run a command of perdure to its end, with a record of it."""
+    """Run a command of perdure to its end, and return the record of it."""
     log = stage.directory / "record"
     log.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "tests.journeys.recorder", str(log), *words]

@@ -7,9 +7,10 @@ is emptied or stalled; the session's rows are deleted; the agent's transcript is
 transcript and own copy are lost. In some lines every session has expired when it is used again.
 Every receipt is compared with the messages that reached the model.
 
-Each re-dispatch counts. If the transcript or perdure's own copy was there, it has to end `native`
-or `repaired`. If neither was there, the new conversation has to name the one that it replaces, and
-to bring a brief. `WRONG` lists what must never happen. A line is repeated by its seed.
+Each re-dispatch counts. If the transcript or perdure's own copy was there, its verdict must be
+`native` or `repaired`. If neither was there, the new conversation must name the one that it
+replaces, and must begin with a brief. `WRONG` lists what must never happen. A line is repeated by
+its seed.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ FAULTS = {
     "transcript torn": 6,
     "all lost": 6,
 }
-"""Frequency of each fault. On SQLite, `postgresql` is a kill."""
+"""Frequency of each fault. On SQLite, the fault `postgresql` is a kill."""
 LAUNCHED = 0.75
-"""Share of the faults in flight that come after the agent's launch, and not while perdure prepares
-it."""
+"""Share of the faults during an update that come after the agent's launch. The others come while
+perdure prepares the launch."""
 EXPIRED = (2, 5)
 """Share of the lines in which every session expires."""
 LEFT = 0.1
@@ -75,7 +76,7 @@ WRONG = ("silent fresh", "false receipt", "not disclosed", "forgotten", "not don
 
 @dataclass
 class Dispatch:
-    """One re-dispatch and what came of it."""
+    """One re-dispatch and its result."""
 
     fault: str
     there: bool
@@ -91,7 +92,7 @@ class Dispatch:
 
 @dataclass
 class Line:
-    """One run with its re-dispatches. `wrong` is empty when all promises held."""
+    """One run with its re-dispatches. `wrong` is empty if all promises held."""
 
     seed: int
     agent: str
@@ -105,15 +106,15 @@ class Line:
 
 @dataclass
 class Ground:
-    """The servers that all lines share. A server is restarted in a thread that lives as long as the
-    servers."""
+    """The servers that all lines share. A server is restarted in the thread that started it,
+    because it ends together with that thread."""
 
     postgresql: postgres.Server | None
     redis: redis.RedisServer
     faults: ThreadPoolExecutor
 
     def strike_redis(self, dice: random.Random) -> Future[None]:
-        """Kill Redis and start it again, empty it, or let it not answer for a second."""
+        """Kill Redis and start it again, empty it, or stop it from answering for a second."""
         kind = dice.choice(("restart", "flush", "stall"))
 
         def act() -> None:
@@ -179,7 +180,7 @@ class _Play:
     faults: Sequence[str]
     version: int = 1
     said: list[str] = field(default_factory=list)
-    """Return the prompts that a continued conversation has to contain: all since it began."""
+    """The prompts that a continued conversation must contain: all since it began."""
 
     def play(self) -> None:
         words = (
@@ -277,8 +278,8 @@ class _Play:
         )
 
     def _until_launched(self, started: subprocess.Popen[str]) -> None:
-        """Wait for the update's agent. On a busy machine that takes longer than any moment that
-        could be chosen."""
+        """Wait until the update's agent runs. On a busy machine that may take longer than the
+        chosen moment of the fault."""
         before = self._launches()
         self.stage.until(
             lambda: self._launches() > before or started.poll() is not None, "the agent is launched"
@@ -319,7 +320,8 @@ class _Play:
         raise AssertionError(f"show: {shown.err}")
 
     def _judge(self, attempts: list[dict[str, Any]], now: Dispatch, number: int) -> None:
-        """Compare the attempts of one re-dispatch with what the model was shown meanwhile."""
+        """Compare the attempts of one re-dispatch with the messages that the model got in that
+        time."""
         now.attempts = len(attempts)
         last = attempts[-1]
         now.verdict = (last["receipt"] or {}).get("verdict", "none")
@@ -335,8 +337,8 @@ class _Play:
                 self.told.wrong.append(f"silent fresh: {name}: {attempt['why']}")
             if began_anew:
                 self.said = ["quercus"]
-            # A conversation whose prompt never reached the agent is not held against what it was to
-            # hear.
+            # Only conversations in which a prompt reached the agent are checked for the earlier
+            # prompts.
             shown = [
                 r
                 for r in self.stage.rehearsal.requests
@@ -381,7 +383,8 @@ class _Play:
 
     def _look_up(self, runner: perdure.Runner) -> None:
         """Look a session up through the cache and compare it with the database. The cache may be
-        late for a moment, but it must find every session and must not return a retired one."""
+        out of date for a moment, but it must find every session and must not return a retired
+        one."""
         (key,) = {session.key for session in runner._engine.store.sessions()}
         truth, found = runner._engine.store.session(key), runner.sessions.get(key.agent, key.scope)
         self.told.lookups += 1
@@ -401,7 +404,7 @@ class _Play:
 
 @contextmanager
 def grounds(databases: tuple[str, ...]) -> Iterator[Ground]:
-    """Run the servers for a campaign. They end with the thread that started them."""
+    """Run the servers for a campaign. They end with the thread that starts them."""
     with ExitStack() as stack:
         faults = stack.enter_context(ThreadPoolExecutor(1))
         cache = faults.submit(redis.RedisServer).result()
@@ -447,7 +450,7 @@ def campaign(
 
 
 def name_of(each: Line) -> str:
-    """Name the line, so that it can be repeated."""
+    """Return the name of the line, by which it can be repeated."""
     return f"seed {each.seed} ({each.agent}, {each.database}{', expired' if each.expired else ''})"
 
 

@@ -1,17 +1,17 @@
-"""Whether an answer of a person has its effect exactly once while everything is killed: random kills
-between question, answer and call, over Claude Code, Codex, OpenCode, and both of those over ACP.
-`make request-kills N=100`.
+"""Whether a person's answer has its effect exactly once while everything is killed. The kills are
+random, between question, answer and call. The agents are Claude Code, Codex, OpenCode, and Codex
+and OpenCode over ACP. `make request-kills N=100`.
 
-One trial: a task of three calls that count on a server on the loopback, each of which has to be
-allowed. The person allows the first and the third, and refuses the second. At a random moment of
-each command (after a request to the model, when an approval was used, or any time) something is
-killed with SIGKILL: the agent, its shim, the supervisor, both, or everything. Then whoever comes
-next takes the run up (`perdure work`) and the person answers what is open.
+One trial: a task of three calls, each of which must be allowed. A server on the loopback counts
+them. The person allows the first and the third, and refuses the second. At a random moment of each
+command (after a request to the model, when an approval was used, or any time) something is killed
+with SIGKILL: the agent, its shim, the supervisor, both, or everything. Then another supervisor
+takes the run over (`perdure work`), and the person answers the open requests.
 
-The model repeats a call only if it is not known to have run: after a break it looks at the server's
-count. The campaign fails if the server counted a call that was not allowed, or counted one more
-often than it was allowed, or more than once; if a run did not succeed, a request stayed open, or
-the refused call's reason never reached the model.
+The model repeats a call only if it is not known to have run: after an interruption it reads the
+server's count. The campaign fails if the server counted a call that was not allowed, or counted a
+call more often than it was allowed, or more than once. It also fails if a run did not succeed, if a
+request stayed open, or if the reason of the refused call never reached the model.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ if TYPE_CHECKING:
 AGENTS = ("claude", "codex", "opencode", "acp-codex", "acp-opencode")
 MOMENTS = ("start", "request", "used")
 REFUSED = 1
-"""The step that the person refuses."""
+"""The index of the call that the person refuses."""
 WHY = "not this one, thank you"
 STEPS = 3
 KILLS = 5
-"""At most, in one trial."""
+"""Maximum number of kills in one trial."""
 LATEST_S = 1.0
 LONGEST_S = 900.0
-"""Time limit of one trial: a run that was lost several times waits before its next attempt."""
+"""Time limit of one trial, in seconds. A run that was lost several times waits before its next
+attempt."""
 
 
 COUNTER = """
@@ -80,8 +81,8 @@ for line in sys.stdin:
     if "id" in asked:
         print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
 """
-"""An MCP server whose tool Claude Code runs only with a permission: perdure lets it run shell
-commands."""
+"""An MCP server whose tool needs a permission in Claude Code. (perdure lets it run shell commands
+without asking.)"""
 
 
 class Target:
@@ -101,13 +102,13 @@ class Target:
         class Counting(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hits[int(self.path.rpartition("-")[2])] += 1
-                with suppress(OSError):  # the caller was killed, and its call was counted
+                with suppress(OSError):  # the caller may be dead; its call counts anyway
                     self.send_response(200)
                     self.end_headers()
                     self.wfile.write(b"counted\n")
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Say nothing."""
+                """Print nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
         self.port = server.server_port
@@ -121,7 +122,8 @@ class Target:
 
 
 class CarefulModel:
-    """A `ReplySource`: makes the calls one after the other, and gives up where it is stopped."""
+    """A `ReplySource` that makes the calls one after the other. It ends its turn when a call is
+    denied or waits for a person."""
 
     def __init__(self, target: Target, agent: str) -> None:
         self.target, self.agent = target, agent
@@ -148,13 +150,13 @@ class CarefulModel:
         since = messages[users[-1] :] if users else messages
         calls = {each.call for each in since if each.role == "tool_call" and url in each.text}
         waits = any("asked when your turn ends" in each.text for each in since)
-        # Claude Code is asked to make a denied call once more.
+        # A result may tell Claude Code to repeat a denied call once.
         if len(calls) > (1 if self.agent == "claude" else 0) or waits:
             return self._cue("say I cannot go on without this call.")
         if self.agent == "claude":
             return self._cue(f"call mcp__count__hit {json.dumps({'url': url})}")
         if self.agent.endswith("opencode"):
-            # Its commands need a permission only in a directory outside of the workdir.
+            # OpenCode's commands need a permission only in a directory outside of the workdir.
             given = {"command": f"curl -sS {url}", "description": "count", "workdir": "/var/tmp"}
             return self._cue(f"call bash {json.dumps(given)}")
         given = {"cmd": f"curl -sS {url}"}
@@ -170,7 +172,7 @@ class CarefulModel:
 
 @dataclass
 class Trial:
-    """Findings of one trial. `wrong` is empty when all promises held."""
+    """The result of one trial. `wrong` is empty if all promises held."""
 
     seed: int
     agent: str
@@ -180,13 +182,13 @@ class Trial:
     allowed: int = 0
     used: int = 0
     lost: int = 0
-    """Approvals that were used by a process that was killed before the call ran."""
+    """Number of approvals that were used by a process that was killed before the call ran."""
     attempts: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
 def trial(seed: int, agent: str) -> Trial:
-    """Makes one trial in a scratch directory of its own."""
+    """Make one trial in its own scratch directory, and return its result."""
     dice, result, target = random.Random(seed), Trial(seed, agent), Target()
     directory = Path(tempfile.mkdtemp(prefix="pr"))
     with target.serving(), Rehearsal(CarefulModel(target, agent)) as rehearsal:
@@ -250,7 +252,7 @@ def _used(stage: Stage) -> list[Path]:
 
 
 def _next(stage: Stage, begin: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command that comes next; empty when the run has succeeded."""
+    """Return the next command, or an empty tuple when the run has succeeded."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0:
         return begin
@@ -298,9 +300,9 @@ def _judge(stage: Stage, result: Trial, target: Target) -> None:
 def campaign(
     number: int, agents: tuple[str, ...], seed: int, jobs: int, record: Path | None = None
 ) -> list[Trial]:
-    """Make trials until there were so many kills, shared out among the agents, or until Ctrl-C. With
-    a record, every trial is a line of JSON in that file, and a campaign goes on after its last
-    line."""
+    """Make trials until there were this many kills, spread over the agents, or until Ctrl-C. If
+    there is a record, each trial is a line of JSON in that file, and an interrupted campaign
+    continues after its last line."""
     done: list[Trial] = []
     if record is not None and record.exists():
         done = [Trial(**json.loads(line)) for line in record.read_text().splitlines()]
@@ -317,7 +319,7 @@ def campaign(
 
 
 def table(trials: list[Trial]) -> str:
-    """The sums, and every failed trial with its seed."""
+    """Return the sums, and every failed trial with its seed."""
     lines = [
         f"{'':14}{'runs':>6}{'kills':>7}{'attempts':>10}{'requests':>10}{'allowed':>9}{'lost':>6}"
         f"{'wrong':>7}"

@@ -1,7 +1,7 @@
-"""A user's machine in miniature: a scratch home, a repository, the real agent CLI on the rehearsal,
-and the real `perdure` command.
+"""A user's machine in miniature: a scratch home, a repository, the real agent CLI with the
+rehearsal, and the real `perdure` command.
 
-Used by the journeys and by `kills`. Nothing outside the stage's own directory is read or written.
+The journeys and `kills` use it. Nothing outside of the stage's own directory is read or written.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TOP = Path(__file__).parents[2]
 
 
 def native(agent: str, modules: Path | None = None) -> Path:
-    """Return the pinned native program of an agent, or the one below other modules. An error says
-    how to install it."""
+    """Return the pinned native program of an agent, or the one below the directory `modules`. An
+    error says how to install it."""
     modules = modules or Path(
         os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules"
     )
@@ -49,13 +49,14 @@ def native(agent: str, modules: Path | None = None) -> Path:
 
 
 def passed_on() -> dict[str, str]:
-    """The choice of the host back end that these tests were started with (`PERDURE_HOST`)."""
+    """Return the variable that chooses the host back end (`PERDURE_HOST`), if these tests were
+    started with it."""
     return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
 
 @dataclass
 class Stage:
-    """One machine. `agent` is the CLI that plays on it."""
+    """One machine. `agent` is the CLI that runs on it."""
 
     directory: Path
     agent: str
@@ -74,8 +75,8 @@ class Stage:
             path.mkdir(parents=True, exist_ok=True)
         apart(self.home, self.home / ".local/share", self.home / ".local/state")
         self.state = self.home / ".local/state/perdure"
-        # OpenCode is moved by XDG_DATA_HOME, and perdure with it: the usual place keeps both where
-        # the stage looks.
+        # OpenCode's data directory is set by XDG_DATA_HOME, which perdure reads as well. The usual
+        # path keeps the data where the stage looks for them.
         self.agent_home = self.home / (
             ".local/share" if self.agent == "opencode" else f".{self.agent}"
         )
@@ -86,10 +87,10 @@ class Stage:
             "LANG": "C.UTF-8",
             "PERDURE_GRACE": "2s",
             "PERDURE_DISK_BALLAST": "0",
-            # Claude Code takes full permissions as root only inside a sandbox, which a stage is
+            # As root, Claude Code accepts full permissions only in a sandbox. A stage is one.
             "IS_SANDBOX": "1",
             f"PERDURE_{self.agent.upper()}": str(native(self.agent)),
-            # With a try of its own left, Gemini CLI waits for the end of a short limit by itself.
+            # With retries of its own, Gemini CLI would wait for the end of a short limit by itself.
             **self.rehearsal.environ(
                 self.agent,
                 home=self.agent_home,
@@ -117,7 +118,7 @@ class Stage:
     # -------------------------------------------------------------------------------------------------
 
     def start(self, *words: str, prompt: str | None = None) -> subprocess.Popen[str]:
-        """Starts the perdure command in the background."""
+        """Start the perdure command in the background, and return its process."""
         command = [sys.executable, "-m", "perdure", *words]
         started = subprocess.Popen(
             command,
@@ -129,7 +130,8 @@ class Stage:
             stderr=subprocess.PIPE,
         )
         assert started.stdin is not None
-        # It may have ended by now without a look at it, as when its words are refused.
+        # The command may have ended without reading its input, for example because its arguments
+        # were refused.
         with contextlib.suppress(BrokenPipeError):
             started.stdin.write(prompt or "")
             started.stdin.close()
@@ -138,32 +140,32 @@ class Stage:
         return started
 
     def finish(self, started: subprocess.Popen[str]) -> Done:
-        """Waits for the command to end."""
+        """Wait for the command to end, and return its result."""
         out, err = started.communicate(timeout=PATIENCE_S)
         return Done(started.returncode, out, err)
 
     def perdure(self, *words: str, prompt: str | None = None) -> Done:
-        """Runs the perdure command to its end."""
+        """Run the perdure command to its end, and return its result."""
         return self.finish(self.start(*words, prompt=prompt))
 
     def show(self, name: str = "task") -> dict[str, Any]:
-        """`perdure show NAME --json`."""
+        """Return the output of `perdure show NAME --json`."""
         done = self.perdure("show", name, "--json")
         assert done.code == 0, done.err
         return done.json
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """Waits until something holds, and returns it."""
+        """Wait until the condition returns a true value, and return that value."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             began = time.monotonic()
-            # A directory may go while it is listed: then it is looked at again.
+            # A directory may be removed while it is listed. Then the condition is checked again.
             with contextlib.suppress(FileNotFoundError):
                 value = met()
                 if value:
                     return value
-            # Whoever asks by a command of perdure leaves the processor to what is waited for, most
-            # of the time.
+            # If the condition runs a perdure command, most of the processor's time must be left to
+            # the process that is waited for.
             time.sleep(max(0.02, 2 * (time.monotonic() - began)))
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
 
@@ -171,7 +173,7 @@ class Stage:
     # -----------------------------------------------------------------------------------------------
 
     def attempt_directory(self, number: int) -> Path:
-        """Where attempt `number` of the only run keeps its marks."""
+        """Return the directory in which attempt `number` of the only run keeps its files."""
         return self.until(
             lambda: next(iter(self.state.glob(f"runs/*/{number}/agent.json")), None),
             f"attempt {number} is launched",
@@ -182,7 +184,7 @@ class Stage:
         return pid
 
     def agent_pid_cwd(self) -> Path:
-        """The directory in which the agent works."""
+        """Return the directory in which the agent works."""
         return Path(f"/proc/{self.agent_pid()}/cwd").readlink()
 
     def shim_pid(self, number: int = 1) -> int:
@@ -218,7 +220,7 @@ class Stage:
 
     def lose_machine(self, supervisor: subprocess.Popen[str]) -> None:
         """Kill everything at once, as a power cut would: the supervisor first, then every other
-        process, until none is alive. They are stopped before, so that none sees another's end."""
+        process, until none is alive. All are stopped first, so that none notices another's end."""
         supervisor.kill()
         killed = set[int]()
         while pids := self.marked():
@@ -231,7 +233,7 @@ class Stage:
         self.finish(supervisor)
 
     def nothing_survives(self) -> None:
-        """Fail with the command lines of the processes that an attempt left alive."""
+        """Fail if processes of an attempt are still alive, with their command lines."""
         left = {pid: command_of(pid).replace(b"\0", b" ")[:120] for pid in self.marked()}
         left = {pid: command for pid, command in left.items() if _is_live(pid)}
         assert not left, left
@@ -250,7 +252,7 @@ class Stage:
         return sorted(self.agent_home.glob(pattern))
 
     def conversations(self) -> dict[str, bytes]:
-        """Return the agent's conversations by their ids, as they are on disk."""
+        """Return the content of the agent's conversations on disk, by id."""
         if self.agent == "gemini":  # the name of the file holds eight letters of the id
             ids = {
                 json.loads(path.read_bytes().split(b"\n", 1)[0])["sessionId"]
@@ -277,7 +279,7 @@ class Stage:
         return {each: registry.load(self.agent).archive.read(database, each) or b"" for each in ids}
 
     def copies(self) -> list[Path]:
-        """perdure's own copies."""
+        """Return perdure's own copies."""
         return sorted(self.state.glob("transcripts/*/*/main*"))
 
     def resume_by_hand(
@@ -322,7 +324,8 @@ class Stage:
         for started in self.running:
             if started.poll() is None:
                 started.kill()
-        # Before their pipes are read to the end: whatever a supervisor has begun may hold them.
+        # This must happen before the pipes are read to the end, because processes that a supervisor
+        # started may hold them open.
         for pid in self.at_home():
             _send(pid, signal.SIGKILL)
         for started in self.running:
@@ -331,7 +334,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -349,8 +352,8 @@ def said(messages: Any) -> str:
 
 
 def command_of(pid: int) -> bytes:
-    """Return the command line of a process, with its words ended by NUL; empty if it has ended
-    meanwhile."""
+    """Return the command line of a process, each word ended by NUL, or an empty value if the
+    process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

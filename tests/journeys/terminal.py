@@ -16,8 +16,7 @@ from tests.journeys.stage import PATIENCE_S, Stage
 
 
 def on_terminal(stage: Stage, *words: str, columns: int = 80, **environ: str) -> tuple[int, str]:
-    """Run perdure on a terminal of that width. Return its exit code, and the raw content of the
-    screen."""
+    """Run perdure on a terminal of that width. Return its exit code, and its raw output."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {**stage.environ, "TERM": "xterm-256color", **environ}
@@ -45,7 +44,7 @@ def on_terminal(stage: Stage, *words: str, columns: int = 80, **environ: str) ->
 
 
 class Terminal:
-    """A shell in tmux, of that width."""
+    """A shell in tmux, on a terminal of the given size."""
 
     def __init__(self, one: Stage, columns: int, **environ: str) -> None:
         self.socket = str(one.directory / "tmux")
@@ -81,7 +80,7 @@ class Terminal:
         return self.tmux("capture-pane", "-p").split("\n")
 
     def shows(self, what: str) -> list[str]:
-        """Wait until the text is on the screen; return the lines of the screen."""
+        """Wait until the text is on the screen. Return the lines of the screen."""
         end = time.monotonic() + PATIENCE_S
         while what not in "\n".join(lines := self.screen()):
             assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(lines)
@@ -100,7 +99,8 @@ class Terminal:
         return int(fields[5])
 
     def modes(self) -> str:
-        """The terminal's settings, and whether its full screen and hidden cursor are in use."""
+        """Return the terminal's settings, and whether its alternate screen and hidden cursor are in
+        use."""
         flags = self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}")
         tty = self.tmux("display-message", "-p", "#{pane_tty}").strip()
         return (

@@ -1,5 +1,5 @@
-"""The main stories of one task on agents that are driven over ACP: the agent's process is a bridge,
-which runs the agent.
+"""The main stories of one task with agents that are driven over ACP: the agent's process is a
+bridge, which runs the agent.
 
 The stories are those of `test_one_task`; only the name of the agent differs.
 """
@@ -38,7 +38,7 @@ class AcpStage(Stage):
 
 @pytest.fixture(params=["codex", "opencode"])
 def stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
-    """Makes a stage for a script; everything is ended and removed afterwards."""
+    """Make a stage for a script. At the end stop its processes and remove it."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pja"))
     commands = {}

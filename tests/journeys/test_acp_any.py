@@ -1,5 +1,5 @@
-"""Real agents as `acp-mine`, of which perdure knows only that they speak ACP: what a receipt says
-about their conversations."""
+"""Real agents under the name `acp-mine`, of which perdure knows only that they speak ACP: what a
+receipt says about their conversations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TALK = (
 )
 FIRST = "Write one.txt. The magic word is quercus."
 PREFIXES = {"codex": ("CODEX_", "OPENAI_"), "opencode": ("OPENCODE_", "XDG_")}
-"""Prefixes of the variables that lead the agent to the rehearsal."""
+"""Prefixes of the variables that connect the agent to the rehearsal."""
 
 
 @pytest.fixture(params=["codex", "opencode"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The real agent behind the name."""
+    """Return the real agent behind the name."""
     return str(request.param)
 
 
@@ -87,8 +87,8 @@ def words(one: Stage, *more: str) -> list[str]:
 def test_a_conversation_goes_on(
     stage: MakeStage, scene: str, verdict: str, held: int | None
 ) -> None:
-    """A loaded conversation is compared with the journal; a resumed one is only claimed. In both
-    cases the model is shown the whole conversation."""
+    """A loaded conversation is compared with the journal. For a resumed one there is only the
+    agent's claim. In both cases the model gets the whole conversation."""
     one = stage(TALK, scene)
     first = one.perdure(*words(one), FIRST)
     assert first.code == 0, first.err
@@ -110,8 +110,8 @@ def test_a_conversation_goes_on(
 
 
 def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
-    """After a SIGKILL the next attempt loads the conversation, in which the interrupted turn is not
-    known to be complete."""
+    """After a SIGKILL in a reply, the next attempt loads the conversation. It is not known whether
+    the interrupted turn is complete in it."""
     one = stage(TALK.replace("say The word", f"hold {tmp_path / 'go'}\nsay The word"))
     started = one.start(*words(one, "--attempts", "1"), FIRST)
     one.rehearsal.wait_for(2)
@@ -134,8 +134,8 @@ def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
     ("policy", "code", "kind"), [("disclose", 0, "rebuilt"), ("strict", 3, "")]
 )
 def test_an_agent_that_lies(stage: MakeStage, policy: str, code: int, kind: str) -> None:
-    """An agent may claim that it loaded the conversation and replay another one. It is then sent no
-    prompt in it, and the policy decides what follows."""
+    """If an agent claims that it loaded the conversation but replays another one, it gets no prompt
+    there, and the policy decides what follows."""
     one = stage(TALK, "lies")
     assert one.perdure(*words(one, "--continuity", policy), FIRST).code == 0
     asked = len(one.rehearsal.requests)
@@ -183,8 +183,9 @@ def test_a_conversation_that_is_gone(stage: MakeStage) -> None:
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 @pytest.mark.parametrize(("policy", "code"), [("disclose", 0), ("strict", 3)])
 def test_an_agent_that_refuses_to_load(stage: MakeStage, policy: str, code: int) -> None:
-    """It is asked twice, because the cause is unknown, and then the policy decides; the second
-    refusal uses up no attempt. After a strict refusal a person's retry asks again."""
+    """An agent that refuses to load is asked twice, because the cause is unknown. Then the policy
+    decides; the second refusal uses up no attempt. After a strict refusal a person's retry asks
+    again."""
     one = stage(TALK)
     assert one.perdure(*words(one, "--continuity", policy), FIRST).code == 0
     honest = one.environ["PERDURE_ACP_MINE"]

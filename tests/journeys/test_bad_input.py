@@ -1,5 +1,5 @@
-"""Bad input at the command line: one clear sentence, the right exit code, nothing lost, nothing
-half-made left behind."""
+"""Bad input at the command line gives one clear sentence and the right exit code. Nothing is lost,
+and nothing incomplete is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = ("run", "--agent", "claude", "--permissions", "full", "--attempts", "1")
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """A machine with Claude Code, on which the model says one thing."""
+    """A machine with Claude Code and a model that gives one answer."""
     directory = Path(tempfile.mkdtemp(prefix="pb"))
     with Rehearsal("say Done.") as rehearsal:
         made = Stage(directory, "claude", rehearsal)
@@ -110,8 +110,7 @@ def test_hostile_task_name(stage: Stage, task: str) -> None:
     ],
 )
 def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -> None:
-    """For a misspelt or missing word there is one sentence and the help to read, and no screen of
-    usage."""
+    """A misspelt or missing word gives one sentence and the help to read, not a screen of usage."""
     done = stage.perdure(*words)
     refused(done, 2, "--help")
     assert len(done.err.splitlines()) == 2, done.err
@@ -129,7 +128,8 @@ def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -
     ],
 )
 def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
-    """`perdure ... | true` prints no error and exits as on success, whichever way Python buffers."""
+    """`perdure ... | true` prints no error and exits as on success, in each of Python's buffering
+    modes."""
     for environ in (stage.environ, stage.environ | {"PYTHONUNBUFFERED": "1"}):
         read, write = os.pipe()
         os.close(read)
@@ -142,8 +142,8 @@ def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
 
 
 def test_nowhere_to_write(stage: Stage) -> None:
-    """Without a standard output a verb does its work. If standard output is full, it says so and
-    exits with 7."""
+    """If standard output is closed, a verb does its work. If it is full, perdure says so and exits
+    with 7."""
     shell = f"{sys.executable} -m perdure"
     for words in ("--help", "ls --json", "doctor", "show nosuch"):
         done = subprocess.run(
@@ -180,7 +180,7 @@ def test_empty_prompt(stage: Stage) -> None:
 
 
 def test_prompt_over_the_limit(stage: Stage) -> None:
-    """A prompt that the agent would not take is refused with both numbers."""
+    """A prompt that is too long for the agent is refused with its length and the limit."""
     file = stage.directory / "long.txt"
     file.write_text("x" * 10_500_000)
     refused(stage.perdure(*RUN, "--prompt-file", str(file)), 2, "10,500,000")
@@ -188,8 +188,8 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
 
 
 def test_task_files_that_cannot_be_given(stage: Stage) -> None:
-    """A file that does not exist, a place outside the workdir, and a directory as a file are
-    refused before anything is made."""
+    """As a task file, a missing file, a place outside the workdir, and a directory are refused
+    before anything is made."""
     refused(stage.perdure(*RUN, "--file", "none.md", "Do it."), 5, "none.md")
     refused(
         stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."),

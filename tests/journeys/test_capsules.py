@@ -3,7 +3,7 @@ store, on the real CLIs.
 
 The machines share nothing but the capsule, or the store's directory. Homes, roots, states,
 repositories and paths differ, and machine A is removed before B begins. In one story each machine
-also has namespaces of its own (`machines`). The tests compare the messages that reached the model,
+also has namespaces of its own (`machines`). The tests check the messages that reached the model,
 and the content and modes of files.
 """
 
@@ -50,8 +50,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture
 def machines(agent: str) -> Iterator[Machines]:
-    """Two machines in directories of their own, on one rehearsal: the model's service is the same
-    for both."""
+    """Make two machines in their own directories with one rehearsal, because the model's service is
+    the same for both."""
     *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
     made: list[Stage] = []
     rehearsals: list[Rehearsal] = []
@@ -78,14 +78,14 @@ def machines(agent: str) -> Iterator[Machines]:
 
 
 def gone(one: Stage) -> None:
-    """Remove a machine."""
+    """Remove a machine's directories."""
     one.close()
     spread.remove(one.directory)
 
 
 def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:
-    """Check that the last attempt continued natively in the first one's conversation, and that the
-    model knows all of it."""
+    """Check that the last attempt continued the first one's conversation natively, and that the
+    model got all of it."""
     proven_native(attempts[0], attempts[-1], said(two.rehearsal.requests[-1].messages))
 
 
@@ -112,7 +112,7 @@ def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
     done = two.perdure("import", str(capsule), "--into", str(two.home / "work"), "--json")
     assert done.code == 0, done.err
     here = two.home / "work"
-    # Whether the second tool had begun when the first was saved is a matter of moments.
+    # The second tool call may or may not have begun when the first one was saved.
     assert {**prints(here), "begun.txt": before["begun.txt"]} == before
     assert git(here, two, "ls-files", "--stage") == staged
     (here / "go.txt").write_text("")
@@ -127,8 +127,8 @@ def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
 
 
 def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -> None:
-    """Machine A dies at once in a tool, with its disk. Machine B has another user, other paths and
-    a network of its own. It continues the task with exactly the files of the last checkpoint, and
+    """Machine A dies in a tool call together with its disk. Machine B has another user, other paths
+    and its own network. It continues the task with exactly the files of the last checkpoint, and
     finishes it natively. The machines share only the store's directory."""
     *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
     try:
@@ -144,7 +144,7 @@ def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -
             shutil.rmtree(directory)
     assert (before["uid"], after["uid"]) == (1001, 2002)
     assert after["early"][0] == 6 and "by a-machine" in after["early"][1] and not after["early"][2]
-    # Whether the second tool had begun when the first was saved is a matter of moments.
+    # The second tool call may or may not have begun when the first one was saved.
     assert {**after["files"], "begun.txt": before["files"]["begun.txt"]} == before["files"]
     assert after["staged"] == before["staged"]
     first, last = after["attempts"]
@@ -184,8 +184,8 @@ def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
 
 
 def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) -> None:
-    """After a task has succeeded it is moved to a store, where no machine owns it. Another machine
-    takes it over and continues natively with new instructions."""
+    """A task that has succeeded is moved to a store, where no machine owns it. Another machine
+    takes it over, and continues natively with new instructions."""
     one, two = machines(TALK)
     url = (two.directory / "store").as_uri()
     assert begin(one).wait() == 0
@@ -215,8 +215,8 @@ def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) 
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_request_goes_with_its_run_and_is_answered_there(machines: Machines) -> None:
-    """An agent waits for a person when its run is moved. The answer is refused on the machine that
-    gave the run away. On the other one nothing starts before the answer, and that very call runs,
+    """A run is moved while its agent waits for a person. The machine that gave the run away refuses
+    the answer. On the other machine nothing starts before the answer; then exactly that call runs,
     once."""
     file = Path(tempfile.mkdtemp(prefix="pq")) / "outside.txt"
     one, two = machines(asking(file), PERDURE_PERMISSIONS="edit")

@@ -1,5 +1,5 @@
-"""The user's own checkout before and after a run: uncommitted changes, what perdure says of them,
-and how a result is applied."""
+"""The user's own checkout before and after a run: uncommitted changes, what perdure says about
+them, and how a result is applied."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The tests do not touch the differences between the CLIs."""
+    """The agent of these tests: only one, because the CLIs do not differ here."""
     return str(request.param)
 
 
@@ -55,7 +55,7 @@ def begin(one: Stage, *words: str) -> tuple[str, ...]:
 
 
 def dirty(one: Stage) -> str:
-    """A checkout with a staged, an unstaged, a new and an ignored file; returns its status."""
+    """Make a checkout with a staged, an unstaged, a new and an ignored file. Return its status."""
     (one.repo / ".gitignore").write_text("*.log\n")
     git(one, "add", ".gitignore")
     (one.repo / "greet.py").write_text("changed = True\n")
@@ -117,7 +117,8 @@ def test_uncommitted_changes_are_included(stage: MakeStage) -> None:
 
 
 def test_a_merge_is_suggested_where_there_is_one(stage: MakeStage) -> None:
-    """If the agent committed, `git merge` is suggested, and it brings the commit."""
+    """If the agent committed, perdure suggests `git merge`, and that command brings the commit into
+    the checkout."""
     one = stage(COMMITS)
     done = one.perdure(*begin(one, "--env", "GIT_CONFIG_NOSYSTEM=1"))
     assert done.code == 0, done.err
@@ -127,7 +128,8 @@ def test_a_merge_is_suggested_where_there_is_one(stage: MakeStage) -> None:
 
 
 def test_a_lost_workdir_is_restored(stage: MakeStage) -> None:
-    """If the workdir of a run is gone, `diff` names `restore`, which brings it back."""
+    """If the workdir of a run is gone, `diff` names the command `restore`, which makes the workdir
+    again."""
     one = stage(TALK)
     assert one.perdure(*begin(one, "--quiet")).code == 0
     workdir = Path(one.show()["workspace"]["path"])
@@ -139,8 +141,8 @@ def test_a_lost_workdir_is_restored(stage: MakeStage) -> None:
 
 
 def test_a_file_url_names_the_checkout(stage: MakeStage) -> None:
-    """`--repo file://...` is the repository at that path, in `run` and in `ls`. A file URL of
-    another machine is refused, and the error says how to write it."""
+    """`--repo file://...` is the repository at that path, in `run` and in `ls`. A file URL that
+    names another machine is refused, and the error says how to write one."""
     one = stage("say Done.")
     dirty(one)
     url = f"file://{one.repo}"

@@ -46,8 +46,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; the differences of others are in the drivers' own
-    tests."""
+    """Return a CLI that keeps each conversation in a file. What is different for other CLIs is in
+    the drivers' own tests."""
     return str(request.param)
 
 
@@ -75,7 +75,8 @@ def checkpoints(one: Stage) -> list[dict[str, Any]]:
 
 
 def in_second_tool(one: Stage) -> Path:
-    """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
+    """Wait until the first tool call is checkpointed and the second one runs. Return the
+    workdir."""
     found: Path = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs")
     one.until(
         lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
@@ -85,7 +86,8 @@ def in_second_tool(one: Stage) -> Path:
 
 
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
-    """Return every file below by its mode and content, or its link; git's own files are left out."""
+    """Return mode and content of every file below the directory, or mode and target of a link, by
+    path. git's own files are left out."""
     return {
         str(path.relative_to(directory)): (
             path.lstat().st_mode,
@@ -103,8 +105,9 @@ def git(directory: Path, one: Stage, *words: str) -> str:
 
 
 def test_everything_lost_comes_back(stage: MakeStage) -> None:
-    """The machine dies in a tool, and workdir and transcript are wiped. After `restore` all files
-    are back, staged and unstaged. A retry continues natively, and the model knows what was done."""
+    """The machine dies in a tool call, and workdir and transcript are wiped. After `restore` all
+    files are back, staged and unstaged. A retry continues natively, and the model gets the whole
+    conversation."""
     one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -115,7 +118,7 @@ def test_everything_lost_comes_back(stage: MakeStage) -> None:
         path.unlink()
     done = one.perdure("restore", "task")
     assert done.code == 0, done.err
-    # Whether the second tool had begun when the first was saved is a matter of moments.
+    # The second tool call may or may not have begun when the first one was saved.
     assert {**prints(workdir), "begun.txt": before["begun.txt"]} == before
     assert git(workdir, one, "ls-files", "--stage") == staged
     assert one.transcripts()
@@ -153,8 +156,8 @@ def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
 
 
 def test_drift_is_told(stage: MakeStage) -> None:
-    """Files that a person changed between two attempts, and a HEAD that moved, are named to the
-    model and in `why`."""
+    """If a person changed files between two attempts, or moved HEAD, the next prompt and `why` name
+    that."""
     one = stage(TALK)
     done = one.finish(begin(one))
     assert done.code == 0, done.err
@@ -187,8 +190,9 @@ def test_drift_is_told(stage: MakeStage) -> None:
 
 
 def test_back_and_forth(stage: MakeStage) -> None:
-    """A restore to an earlier turn is undone by a restore to the checkpoint that it made. Each time
-    the model knows what the checkpoint contains, and gets no instruction from after it."""
+    """A restore to an earlier turn is undone by a restore to the checkpoint that the first restore
+    made. Each time the model gets exactly the conversation of the checkpoint, and no later
+    instruction."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
@@ -287,8 +291,8 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
 
 
 def test_a_run_that_succeeded_is_retried_after_a_restore_or_a_reset(stage: MakeStage) -> None:
-    """A success is not retried. After a restore or a reset the printed `perdure retry` works: once,
-    natively after the restore, in a new conversation after the reset."""
+    """A success is not retried. After a restore or a reset the printed `perdure retry` works, but
+    only once: natively after the restore, and in a new conversation after the reset."""
     one = stage(TALK)
     one.finish(begin(one))
     assert one.perdure("retry", "task").code == 6

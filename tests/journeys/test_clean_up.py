@@ -34,15 +34,15 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; the differences of others are in the drivers' own
-    tests."""
+    """Return a CLI that keeps each conversation in a file. What is different for other CLIs is in
+    the drivers' own tests."""
     return str(request.param)
 
 
 def test_swept_and_gone_on_with(stage: MakeStage) -> None:
-    """`perdure gc` removes a workdir that is full of build output. `update` continues in it
-    natively: restored from the trash with every file, or, after the trash was emptied, from the
-    checkpoint without the build output."""
+    """`perdure gc` moves a workdir full of build output to the trash. `update` then continues
+    natively in the same workdir. It is restored from the trash with every file, or, if the trash
+    was emptied, from the checkpoint without the build output."""
     one = stage(BUILDING, extra=SOON)
     done = one.finish(begin(one))
     assert done.code == 0, done.err

@@ -1,5 +1,5 @@
-"""Conversations that become too long, on the real CLIs: shown, compacted, rolled over, and never
-sent again unchanged.
+"""Conversations that become too long, on the real CLIs: their size is shown, they are compacted or
+rolled over, and they are never sent again unchanged.
 
 The rehearsal reports large counts and refuses requests as the services do. The tests compare the
 messages that reached the model.
@@ -42,13 +42,13 @@ usage in=150000 out=9 cached=20000
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs that can be told when to compact."""
+    """Return a CLI that can be told when to compact."""
     return str(request.param)
 
 
 def carried(one: Stage) -> int:
-    """The sum of the provider's counts of the full request: OpenAI's input includes its cached
-    part, Anthropic's does not."""
+    """Return the token count that is expected for the full request. OpenAI's input includes its
+    cached part, Anthropic's does not."""
     return 170_000 if one.agent == "claude" else 150_000
 
 
@@ -136,8 +136,8 @@ def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
 
 
 def test_it_rolls_over(stage: MakeStage) -> None:
-    """By this policy the old conversation writes a summary, and a new conversation begins with it.
-    The old one stays."""
+    """With this policy the old conversation writes a summary, and a new conversation begins with
+    it. The old one is kept."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\n---\nsay Two.", policy="roll-over")
     first = begun(one)["attempts"][0]
     old = first["session_id"]
@@ -205,8 +205,8 @@ def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: 
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
-    """With a strict policy no new conversation replaces it. Nothing is launched, and a person is
-    told what can be done."""
+    """With a strict policy no new conversation replaces one that is too long. Nothing is launched,
+    and perdure tells a person what can be done."""
     one = stage_at(stage, WORK + "say Two.", policy="roll-over")
     old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
     requests = len(one.rehearsal.everything)
@@ -224,8 +224,8 @@ def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> None:
-    """perdure is killed while the old conversation is asked for its summary. The next attempt ends
-    that turn, asks again, and continues."""
+    """perdure is killed while it asks for the summary of the old conversation. The next attempt
+    ends that turn, asks again, and continues."""
     one = stage_at(stage, WORK + f"hang\n---\nsay {SUMMARY}\n---\nsay Two.", policy="roll-over")
     old = begun(one)["attempts"][0]["session_id"]
     supervisor = one.start("update", "task", "Go further.", "--json")
@@ -247,8 +247,9 @@ def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> Non
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -> None:
-    """Before the next heartbeat another supervisor takes the run. The turn that asks for the
-    summary is ended, and no agent keeps running without a supervisor."""
+    """Another supervisor takes the run over while this one asks for a summary, before its next
+    heartbeat. The turn for the summary is ended, and no agent keeps running without a
+    supervisor."""
     one = stage_at(stage, WORK + "hang", policy="roll-over")
     begun(one)
     with (
@@ -269,7 +270,7 @@ def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
-    """If an attempt asked for a summary and then could not begin, its cost is that of the
+    """If an attempt asked for a summary and then could not begin, its cost is the cost of that
     summary."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\nusage in=150000 out=9", policy="roll-over")
     begun(one)
@@ -300,7 +301,7 @@ def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
 def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(
     stage: MakeStage, agent: str
 ) -> None:
-    """The size of the conversation is reported, and a roll-over works as with the other agents.
+    """perdure reports the size of the conversation, and a roll-over works as with the other agents.
     With the policy `compact`, perdure only resumes the conversation, and the agent decides when to
     compact it."""
     script = (

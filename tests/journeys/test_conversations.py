@@ -1,7 +1,7 @@
-"""Conversations on the real CLIs: continued, forked, lent to a person and taken back.
+"""Conversations with the real CLIs: continued, forked, opened by a person and taken back.
 
-The tests compare the messages that reached the model. That a parent stays as it was is checked by
-its content.
+The tests compare the messages that reached the model. They compare contents to check that a parent
+is unchanged.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs with transcripts in files that fork into any directory; the refusals of the others
-    are in their drivers' tests."""
+    """Return a CLI that keeps transcripts in files and can fork into any directory. What the other
+    CLIs refuse is in their drivers' tests."""
     return str(request.param)
 
 
 def by_hand(
     one: Stage, prompt: str, *words: str, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A person uses the agent's own program."""
+    """Use the agent's own program as a person does."""
     given = {
         "claude": [
             "-p",
@@ -123,7 +123,7 @@ def run(one: Stage, *words: str) -> dict:
 
 
 def prints(directory: Path) -> dict[str, str]:
-    """Return every file below, by its content or its link."""
+    """Return content or link target of every file below the directory, by path."""
     return {
         str(path.relative_to(directory)): str(path.readlink())
         if path.is_symlink()
@@ -149,8 +149,9 @@ def went_on(attempt: dict, session: str) -> None:
 
 
 def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None:
-    """It becomes a run in its own directory, natively. The model sees all of it and gets only the
-    new prompt, and only that is paid for."""
+    """A conversation that a person began becomes a run in its own directory, and continues
+    natively. The model gets all of it and only one new prompt. Only the cost of that prompt is
+    counted."""
     one = stage(TALK)
     session = begun_by_hand(one)
     done = one.perdure("resume", session[:13], "Go further.", "--name", "task", "--json")
@@ -195,8 +196,8 @@ def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
 
 
 def test_resume_of_a_run_goes_on_with_its_task(stage: MakeStage) -> None:
-    """A killed run continues without a prompt from a person. With a prompt it gets new
-    instructions."""
+    """A killed run continues even if the person gives no prompt. With a prompt it gets that prompt
+    as new instructions."""
     one = stage(TALK.replace("say The first", "hang\nsay The first"))
     started = one.start(
         "run",
@@ -224,8 +225,8 @@ def test_resume_of_a_run_goes_on_with_its_task(stage: MakeStage) -> None:
 
 
 def test_resume_without_a_terminal(stage: MakeStage) -> None:
-    """Without a terminal nothing is guessed: exit code 2, one sentence, and the candidates as a
-    table or as JSON."""
+    """Without a terminal perdure chooses no conversation. It exits with code 2 and prints one
+    sentence, and the candidates as a table or as JSON."""
     one = stage(TALK)
     session = begun_by_hand(one)
     requests = len(one.rehearsal.requests)
@@ -256,8 +257,8 @@ def test_resume_without_a_terminal(stage: MakeStage) -> None:
 
 
 def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> None:
-    """If the conversation's directory is gone, or a person has the conversation open, there is one
-    sentence and no new run."""
+    """If the conversation's directory is gone, or a person has the conversation open, `resume`
+    gives one sentence as its error and makes no run."""
     one = stage(HANGS)
     session = begun_by_hand(one)
     words = (
@@ -351,8 +352,8 @@ def parent_file(one: Stage, session: str) -> Path:
 
 
 def both_go_on(one: Stage, parent: str, fork: str) -> None:
-    """After a fork each run continues natively in its own conversation, and knows nothing of the
-    later instructions of the other."""
+    """Check that after a fork each run continues natively in its own conversation, and that the
+    model never gets the later instructions of the other run."""
     for name, session, other in (
         ("task", parent, "In the fork."),
         ("branched", fork, "In the parent."),
@@ -392,7 +393,7 @@ def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
 
 
 def fork_pid(one: Stage) -> int:
-    """Return the pid of the fork's first attempt."""
+    """Return the process id of the agent in the fork's first attempt."""
 
     def found() -> list[Path]:
         marks = one.state.glob("runs/*/1/agent.json")
@@ -450,8 +451,8 @@ def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
 
 
 def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
-    """Claude Code leaves out what came after the turn. Codex cannot: the error says so, and nothing
-    is made."""
+    """Claude Code forks at an earlier turn and leaves out everything after it. Codex cannot do
+    that: the error says so, and nothing is made."""
     one = stage(TALK)
     session = run(one)["attempts"][0]["session_id"]
     assert one.perdure("update", "task", "This is to be forgotten.").code == 0
@@ -474,15 +475,15 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
     for wrong in ("7", "-1"):
         refused = one.perdure("fork", "task", "x", "--turn", wrong)
         assert (refused.code, "has 2 turn(s)" in refused.err) == (2, True), refused.err
-    # The old spelling still means a turn here, and says which flag does.
+    # The old spelling `--at N` is still read as a turn, and the error names the new flag.
     old = one.perdure("fork", "task", "x", "--at", "7")
     assert old.code == 2 and "use --turn 7" in old.err and "has 2 turn(s)" in old.err
     one.nothing_survives()
 
 
 def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -> None:
-    """A running run, and a name or a branch that is taken, are refused with one sentence each.
-    There is no new run and no workdir."""
+    """A fork of a running run, and a fork with a name or a branch that exists already, are refused
+    with one sentence. No run and no workdir is made."""
     one = stage(HANGS)
     run(one)
     workdirs = sorted((one.home / ".local/share/perdure/.perdure/work").iterdir())
@@ -509,8 +510,8 @@ def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -
 
 
 def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
-    """While it is open, nothing starts. Afterwards the new turns are part of the conversation, and
-    no collision is reported."""
+    """While a person has the conversation open, no attempt starts. Afterwards the new turns are
+    part of the conversation, and no collision is reported."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
@@ -555,7 +556,8 @@ def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
 
 
 def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:
-    """`take-back` says that nothing happened. A run that is not open cannot be taken back."""
+    """If the person did nothing while the run was open, `take-back` says so. A run that is not open
+    cannot be taken back."""
     one = stage(TALK)
     run(one)
     assert one.perdure("open", "task").code == 0
@@ -594,7 +596,8 @@ def test_a_fork_that_was_made_by_hand_is_told_and_adopted_on_request(stage: Make
 
 
 def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -> None:
-    """While the agent's own program works on it, take-back is refused and names the process."""
+    """While the agent's own program still runs a turn in the conversation, take-back is refused,
+    and the error names the process."""
     one = stage(HANGS)
     report = run(one)
     session = report["attempts"][0]["session_id"]
@@ -753,7 +756,8 @@ def test_a_person_goes_on_in_the_real_program(
 
 
 def is_settled(one: Stage, workdir: str) -> None:
-    """Set Claude Code up as a person did long ago: the welcome, the key, and trust in the folder."""
+    """Prepare Claude Code's settings as after long use: the welcome was seen, the key is approved,
+    and the folder is trusted."""
     if one.agent != "claude":
         return
     path = one.agent_home / ".claude.json"
@@ -782,8 +786,8 @@ def _trusted(shown: Terminal) -> bool:
 
 
 def _asked(one: Stage, shown: Terminal) -> bool:
-    """Return whether the model got the prompt; type it if it did not. A screen that is still being
-    drawn may lose keys."""
+    """Return whether the model got the prompt. If it did not, type the prompt. A screen that is
+    still being drawn may lose keys."""
     if any("A person asks." in prompt for prompt in one.rehearsal.prompts()):
         return True
     if "A person asks." not in "\n".join(shown.screen()):
@@ -800,8 +804,8 @@ def _asked(one: Stage, shown: Terminal) -> bool:
 def test_a_conversation_is_chosen_on_a_terminal(
     stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str
 ) -> None:
-    """List, search, preview and state of the workdir fit any width. The chosen conversation
-    continues with the prompt that is then typed."""
+    """The list, search, preview and state of the workdir fit any width. The chosen conversation
+    continues with the prompt that the person then types."""
     one = stage(TALK.replace("by history\n", "by history\nsay A greeting in 日本語.\n---\n", 1))
     session = begun_by_hand(one, "Explain the greeting. " + "It is a long story. " * 20)
     by_hand(one, "Something else entirely.")

@@ -1,8 +1,8 @@
-"""Conversations that were harmed between two attempts, on the real CLIs.
+"""Conversations that were damaged between two attempts, with the real CLIs.
 
-Power cuts, mounts that come back older, people and other programs change the content of an agent's
-transcript. A receipt must never say `native` unless the model was shown all that it had been shown
-before. Each journey checks that with the model server's record.
+The content of an agent's transcript is changed by power cuts, by mounts that come back with older
+data, by people and by other programs. A receipt must not say `native` unless the model gets
+everything that it was shown before. Each journey checks this with the model server's record.
 """
 
 from __future__ import annotations
@@ -61,25 +61,25 @@ say The fourth turn is over.
 
 PRINTED = {"opencode": re.compile(rb"(?<!echo )alder")}
 SECOND = re.compile(rb"(?<!echo )birch")
-"""The newest result that perdure's own copy surely has, and not the command that prints it.
-OpenCode asks for its second tool right after a copy was made, and the copy is not repeated at once.
-"""
+"""The newest result that is certainly in perdure's own copy. The pattern does not match the command
+that prints it. OpenCode starts its second tool call right after a copy was made, and the next copy
+is not made at once."""
 OFTEN = {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
-"""Settings by which perdure's own copy follows each tool that has ended."""
+"""Settings with which perdure's own copy is renewed after each tool call."""
 SELDOM = {"PERDURE_CHECKPOINT_EVERY": "1h"}
-"""Settings by which perdure's own copy is from the end of the turn before, however slow the machine
-is."""
+"""Settings with which perdure's own copy is from the end of the previous turn, however slow the
+machine is."""
 KNOWN = ("quercus", "alder", "birch")
 
 pytestmark = pytest.mark.journey
 
 FILES = pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
-"""CLIs that keep each conversation in a file of its own."""
+"""CLIs that keep each conversation in its own file."""
 
 
 def lost_in_the_third_tool(one: Stage, *more: str) -> None:
-    """Attempt 1 loses its machine in its third tool, with the tools before it in perdure's own
-    copy."""
+    """Run attempt 1 until its machine is lost in the third tool call. perdure's own copy has the
+    earlier tool calls."""
     printed = PRINTED.get(one.agent, SECOND)
     started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
     one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
@@ -88,7 +88,7 @@ def lost_in_the_third_tool(one: Stage, *more: str) -> None:
 
 
 def lose(one: Stage, started: subprocess.Popen[str]) -> None:
-    """Lose the machine. A tool that is called again does not hang again."""
+    """Kill everything on the machine. A tool that is called again does not hang again."""
     one.lose_machine(started)
     Path(one.show()["workspace"]["path"], "go.txt").write_text("")
 
@@ -98,13 +98,13 @@ def _copied(one: Stage) -> list[bytes]:
 
 
 def shown(one: Stage, since: int) -> str:
-    """Return what reached the model in the first request after the first `since` ones."""
+    """Return the text that reached the model in the first request after the first `since` ones."""
     return said(one.rehearsal.requests[since].messages)
 
 
 def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
-    """Run one `perdure retry`, which succeeds. Return the attempts, and what the model was shown
-    first."""
+    """Run one `perdure retry`, which must succeed. Return the attempts, and the text that first
+    reached the model."""
     done = one.perdure("retry", "task", "--json", *more)
     assert done.code == 0, done.err
     attempts = done.json["attempts"]
@@ -112,8 +112,8 @@ def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def first_of(one: Stage, attempt: dict[str, Any]) -> Any:
-    """Return the first request of an attempt. An agent that is being killed may still send a
-    request before it."""
+    """Return the first request of an attempt. A request that the previous agent sent while it was
+    being killed is left out."""
     asked = [
         each
         for each in one.rehearsal.everything
@@ -128,7 +128,7 @@ def reasons(attempt: dict[str, Any]) -> str:
 
 
 def cut_short(one: Stage) -> None:
-    """Cut the file short, as a power cut does when the last writes never reached the disk."""
+    """Shorten the transcript, as a power cut does if the last writes did not reach the disk."""
     if one.agent == "opencode":
         with database(one) as rows:
             since = "(select min(rowid) from part where data like '%alder%')"
@@ -144,7 +144,7 @@ def cut_short(one: Stage) -> None:
 
 
 def flip(one: Stage) -> None:
-    """Change a block of the file, as a power cut may do."""
+    """Change a block of the transcript, as a power cut may do."""
     if one.agent == "opencode":
         with database(one) as rows:
             rows.execute("update part set data = replace(data, 'alder', 'al?er')")
@@ -166,7 +166,8 @@ def database(one: Stage) -> Iterator[sqlite3.Connection]:
 def test_a_transcript_that_comes_back_shorter_or_changed(
     stage: MakeStage, harm: Callable[[Stage], None], policy: str
 ) -> None:
-    """perdure's own copy, which is longer and complete, is restored; all that was known is shown."""
+    """perdure's own copy, which is longer and complete, is restored. The model gets everything that
+    was known."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
     harm(one)
@@ -179,8 +180,8 @@ def test_a_transcript_that_comes_back_shorter_or_changed(
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> None:
-    """The other conversation is never adopted. The own copy is restored, and nothing of the other
-    one is shown."""
+    """A conversation that another program put in the transcript's place is never continued.
+    perdure's own copy is restored, and the model gets nothing of the other conversation."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
     put_another_in_its_place(one)
@@ -193,8 +194,8 @@ def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> Non
 
 
 def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
-    """Without a copy a strict policy refuses, however often a person retries. The agent is not
-    started."""
+    """If another conversation is in the transcript's place and there is no copy, a strict policy
+    refuses, however often a person retries. The agent is not started."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", "strict")
     put_another_in_its_place(one)
@@ -210,7 +211,7 @@ def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
 
 
 def put_another_in_its_place(one: Stage) -> None:
-    """Put another program's conversation under the id of the task's own."""
+    """Replace the transcript by another program's conversation with the same id."""
     ours = one.show()["attempts"][0]["session_id"]
     elsewhere = one.directory / "elsewhere"
     elsewhere.mkdir()
@@ -253,8 +254,8 @@ def put_another_in_its_place(one: Stage) -> None:
 
 
 def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
-    """The own copy lacks the newest events. The verdict is `repaired`, and the prompt has those
-    events from the journal."""
+    """If a home is lost, perdure's own copy lacks the newest events. The verdict is `repaired`, and
+    the prompt has those events from the journal."""
     one = stage(
         TWO_TURNS.replace(
             "say The second turn is over.",
@@ -265,7 +266,7 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     assert one.perdure(*RUN, one.agent, "--attempts", "1", PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
     one.until(lambda: first_file(one.home, "third.txt"), "the tool of the second turn runs")
-    if one.agent != "opencode":  # which prints no call before its end
+    if one.agent != "opencode":  # OpenCode reports a call only at its end.
         one.until(
             lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(),
             "it is announced",
@@ -293,12 +294,13 @@ OPENED = pytest.mark.parametrize(
     [("claude", True), ("claude", False), ("codex", True), ("gemini", True), ("opencode", True)],
     indirect=["agent"],
 )
-"""Whether a person used `open` and `take-back`. The drivers do the same without them."""
+"""Whether a person used `open` and `take-back`. The drivers get the same result without them."""
 
 
 @OPENED
 def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> None:
-    """Turn 2 is on a branch that the CLI does not load any more: `shortened`, and not native."""
+    """If a person removed turn 2 in the agent's own program, the CLI no longer loads it. The
+    verdict is `shortened`, not `native`."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.perdure("update", "task", "Now the second one.", "--json").json
@@ -320,8 +322,8 @@ def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> 
 
 @OPENED
 def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
-    """A summary replaces what the model was shown: the standing is `compacted`, with the remaining
-    items."""
+    """If a person compacted the conversation, a summary replaces what the model was shown. The
+    verdict is `compacted`, and the receipt names the remaining items."""
     one = stage(TWO_TURNS.replace("by history", "by history\nsummary What happened so far."))
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.show()
@@ -340,7 +342,7 @@ def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_compacted_by_hand_after_a_lost_attempt(stage: MakeStage) -> None:
     """The compaction is appended after the old records, and only its summary has the task. The
-    standing is `compacted`, even though perdure had not read the transcript before."""
+    verdict is `compacted`, even though perdure had not read the transcript before."""
     one = stage(
         "by history\nrun echo alder > one.txt\n---\nhang\nsay One.\n---\nsay Two.\n---\nsay "
         "Three.\n"
@@ -358,7 +360,8 @@ def test_compacted_by_hand_after_a_lost_attempt(stage: MakeStage) -> None:
 
 @FILES
 def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
-    """The fork begins with what perdure knew of the parent, or it is not called a fork."""
+    """If the parent's conversation was replaced, the fork begins with perdure's own copy of it, or
+    the receipt does not call it a fork."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     put_another_in_its_place(one)
@@ -372,8 +375,8 @@ def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
-    """The machine is lost in turn 2, and the transcript is cut within turn 1. The first retry
-    continues with the own copy."""
+    """The machine is lost in turn 2, and the transcript is cut within turn 1, for which there is a
+    receipt. The first retry continues from perdure's own copy."""
     one = stage(
         TWO_TURNS.replace(
             "say The second turn is over.",
@@ -386,7 +389,7 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
     lose(one, started)
     cut_short(one)
     attempts, first_request = retried(one)
-    # No attempt works in the transcript that was cut.
+    # No attempt continues in the transcript that was cut.
     assert [each["rung"] for each in attempts] == ["fresh", "native", "copy"], attempts
     assert attempts[-1]["receipt"]["verdict"] in ("native", "repaired"), reasons(attempts[-1])
     assert "was not what perdure had recorded" in reasons(attempts[-1])
@@ -394,8 +397,8 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
 
 
 def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
-    """Machine and transcript were lost after the model was asked. A strict policy refuses, and says
-    what is known."""
+    """Machine and transcript were lost after the model got a request. A strict policy refuses, and
+    its reason says what is known."""
     one = stage("by history\nhang\nsay One.\n---\nsay Two.\n")
     started = one.start(*RUN, one.agent, "--attempts", "1", "--continuity", "strict", PROMPT)
     one.rehearsal.wait_for(1)
@@ -414,8 +417,8 @@ def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
 
 
 def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -> None:
-    """Another person continued the conversation before perdure looked again: the receipt is native,
-    with the condition `collision`."""
+    """Another person continued the conversation after an attempt was lost and before perdure read
+    it. The receipt is native, and the run has the condition `collision`."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one)
     report = one.show()
@@ -434,7 +437,7 @@ def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -
 
 def test_a_stranger_after_an_attempt_that_was_lost_at_its_start(stage: MakeStage) -> None:
     """The second attempt is lost before its prompt is recorded. A later prompt by another program
-    is not attributed to it, and the next attempt continues natively after that prompt."""
+    is not attributed to that attempt, and the next attempt continues natively after that prompt."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
@@ -470,8 +473,9 @@ say The third answer.
 
 @pytest.mark.parametrize("agent", ["claude", "gemini", "opencode"], indirect=True)
 def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> None:
-    """The stranger ends later, so Claude loads its branch. No receipt is native without perdure's
-    own answer."""
+    """Another program writes into the conversation while the last answer arrives, and ends later.
+    So Claude loads the other program's branch. No receipt is native if perdure's own answer is
+    missing there."""
     one = stage(STRANGER_JOINS)
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(2)
@@ -486,7 +490,7 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
     later = [each for each in judged if each["number"] > 1]
     assert later
     assert "foreign prompt(s)" in "; ".join(map(reasons, judged)), judged
-    # Its turn is shown, or the prompt tells of it.
+    # The model got the other program's turn, or a prompt that mentions it.
     aware = ("The stranger's word is fagus.", "somebody else continued", "or went on elsewhere")
     for attempt in later:
         mine = [each for each in asked if attempt["started"] <= each.time <= attempt["ended"]]
@@ -502,7 +506,8 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
 
 
 def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
-    """The files of the newest checkpoint are restored, and the prompt says how old they are."""
+    """If the workdir is lost, the files of the newest checkpoint are restored, and the prompt says
+    how old they are."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
@@ -536,8 +541,8 @@ say Another answer.
 
 @pytest.mark.parametrize("trial", range(2))
 def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial: int) -> None:
-    """The agent may not have recorded the result yet. The result is shown again, or the prompt has
-    it."""
+    """If an agent is killed right after the model got a result, it may not have recorded that
+    result. Then the result is sent again, or the prompt has it."""
     one = stage(ASKED_WITH_A_RESULT)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
@@ -560,8 +565,8 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
 
 
 def test_a_result_that_only_the_journal_has(stage: MakeStage) -> None:
-    """Killed before the call and its result were written down: the prompt tells the result, and the
-    receipt names the gap."""
+    """The agent is killed before it recorded a call and its result. The prompt has the result from
+    the journal, and the receipt names the gap."""
     one = stage(ASKED_WITH_A_RESULT, extra=SELDOM)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
@@ -582,7 +587,7 @@ def test_a_result_that_only_the_journal_has(stage: MakeStage) -> None:
 
 
 def cut_before_the_call(one: Stage) -> None:
-    """Leave only what the agent wrote down before its first call."""
+    """Shorten the transcript to what the agent recorded before its first call."""
     if one.agent == "opencode":
         cut_short(one)
         return
@@ -594,7 +599,7 @@ def cut_before_the_call(one: Stage) -> None:
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
-    """A home that was moved as a whole lost nothing: the receipt is native, and the transcript
+    """A home that was moved completely has lost nothing: the receipt is native, and the transcript
     keeps its name."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
@@ -633,17 +638,17 @@ REFUSED_IN_OTHER_WORDS = {
         "state": {"status": "completed", "input": {}, "output": "x", "title": "x", "metadata": {}},
     },
 }
-"""Records behind the last one, which the CLI refuses before its first request: "final paginated
-rollout record ... is missing an ordinal" (Codex 0.169.0), "Cannot read properties of null" (Gemini
-CLI 0.61.0; it rewrites the file then), "undefined is not an object (evaluating
-'N.state.time.compacted')" (OpenCode 1.18.33; it has saved the prompt by then). Only the last one is
-known to its driver. Claude Code 2.1.329 refuses none of those that were tried: null, a number, an
-unknown type, a record without a parent."""
+"""A record for each CLI that, added at the end, makes it refuse the conversation before its first
+request: "final paginated rollout record ... is missing an ordinal" (Codex 0.169.0), "Cannot read
+properties of null" (Gemini CLI 0.61.0; it rewrites the file then), "undefined is not an object
+(evaluating 'N.state.time.compacted')" (OpenCode 1.18.33; it has saved the prompt by then). Only
+OpenCode's message is known to its driver. Claude Code 2.1.329 refuses none of those that were
+tried: null, a number, an unknown type, a record without a parent."""
 
 
 def add_what_is_refused(one: Stage) -> None:
-    """Add a record to the conversation that the CLI refuses in words that its driver does not
-    list."""
+    """Add a record to the conversation that makes the CLI refuse it, with a message that the driver
+    does not know."""
     if one.agent == "opencode":
         with database(one) as rows:
             rows.execute(
@@ -661,7 +666,8 @@ def add_what_is_refused(one: Stage) -> None:
 @pytest.mark.parametrize("agent", ["codex", "gemini"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_refusal_in_words_that_the_driver_does_not_know(stage: MakeStage, policy: str) -> None:
-    """The next rung is perdure's own copy, which is complete. No rung is tried for ever."""
+    """After the refusal the next rung is perdure's own copy, which is complete. No rung is tried
+    again and again."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     add_what_is_refused(one)
@@ -671,7 +677,7 @@ def test_a_refusal_in_words_that_the_driver_does_not_know(stage: MakeStage, poli
     _, second, third = done.json["attempts"]
     assert second["rung"] == "native", second
     assert second["outcome"]["kind"] in ("session_broken", "failed"), second
-    # No request reached the model, so nothing went on.
+    # No request reached the model, so the conversation was not continued.
     assert second["receipt"] is None or second["receipt"]["verdict"] == "broken", reasons(second)
     assert second["receipt"] is None or "between the attempts" not in reasons(second)
     assert third["rung"] == "copy", (second, third, one.perdure("logs", "task").out)
@@ -699,8 +705,8 @@ say The fourth turn is over.
 
 @pytest.mark.parametrize("agent", ["codex", "gemini", "opencode"], indirect=True)
 def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
-    """perdure's own copy lacks the person's turn, which was only in the refused transcript: the
-    receipt is not native, and it names that turn."""
+    """The refused transcript had a person's turn that perdure's own copy lacks. The receipt is not
+    native, and it names that turn."""
     one = stage(PERSON_BETWEEN)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.show()
@@ -727,8 +733,8 @@ def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_a_restore_that_was_cut_off(stage: MakeStage) -> None:
-    """perdure was killed when its own copy was in place and the attempt had not begun: the next
-    one's receipt still names the person's turn."""
+    """perdure was killed after it had restored its own copy and before the attempt began. The next
+    attempt's receipt still names the person's turn."""
     one = stage(PERSON_BETWEEN)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     report = one.show()
@@ -753,8 +759,8 @@ def test_a_restore_that_was_cut_off(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
-    """No request reached the model, so nothing continued. Without an own copy a strict policy
-    refuses, and its reason is true. With a copy, a person's retry continues from it."""
+    """No request reached the model, so the conversation was not continued. Without an own copy a
+    strict policy refuses with a true reason. With a copy, a person's retry continues from it."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     add_what_is_refused(one)
@@ -787,8 +793,8 @@ def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> None:
-    """OpenCode keeps its conversations in a database. Changed and lost rows are restored from
-    perdure's own copy before the agent is started."""
+    """OpenCode keeps its conversations in a database. Rows that were changed or lost are restored
+    from perdure's own copy before the agent is started."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     flip(one)
@@ -801,7 +807,8 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
     assert done.code == 0, done.err
     _, second = done.json["attempts"]
     assert second["rung"] == "copy", second
-    # OpenCode rewrites some fields when it imports a conversation.
+    # OpenCode rewrites some fields when it imports a conversation, so the verdict may be
+    # `repaired`.
     assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
     assert "was not what perdure had recorded" in reasons(second)
     assert "newest part is missing" not in reasons(second)
@@ -812,9 +819,9 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_changed_rows_of_a_conversation_with_subagents(stage: MakeStage) -> None:
-    """Restoring the conversation would make OpenCode delete those of its subagents, so its changed
-    rows stay, also where there is an older checkpoint. The agent is not started with them: a strict
-    policy refuses before."""
+    """If perdure restored the conversation, OpenCode would delete the conversations of its
+    subagents. So the changed rows stay, even if there is an older checkpoint. A strict policy
+    refuses before the agent is started with them."""
     one = stage(TWO_TURNS.replace("cat one.txt", "cat one.txt; sleep 1"), extra=OFTEN)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]
@@ -850,7 +857,8 @@ def test_a_prompt_that_names_a_file(stage: MakeStage) -> None:
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_settings_of_the_user_keep_old_conversations(stage: MakeStage, tmp_path: Path) -> None:
     """The user's settings are merged with those that perdure needs. The CLI's clean-up runs a few
-    seconds after a start; it leaves a conversation that is older than its usual 30 days."""
+    seconds after a start. It does not delete a conversation that is older than its usual 30
+    days."""
     one = stage(f"say One.\n---\nsay Two.\n---\nhold {tmp_path / 'go'}\nsay Three.\n")
     for _ in range(2):
         by_hand = subprocess.run(

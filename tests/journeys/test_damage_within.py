@@ -1,7 +1,7 @@
-"""Lines in the middle of a transcript that were damaged before perdure had read them, on the real
+"""Lines in the middle of a transcript that were damaged before perdure had read them, with the real
 CLIs.
 
-No copy and no journal has what such a line held. That it is damaged can be seen in the file alone.
+No copy and no journal has the content of such a line. Only the file itself shows the damage.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ pytestmark = pytest.mark.journey
 
 
 def zeros(line: bytes) -> bytes:
-    """A page of the file was lost, and reads as zeros."""
+    """Return the line as zeros, as if its page of the file was lost."""
     return b"\0" * len(line)
 
 
 def no_utf8(line: bytes) -> bytes:
-    """A byte of the text was changed, so it is no UTF-8 any more."""
+    """Return the line with a changed byte, so that it is not valid UTF-8."""
     return line.replace(b"alder", b"al\xffer")
 
 
 def no_record(line: bytes) -> bytes:
-    """A key was changed: the line is JSON, but no record of this CLI."""
+    """Return the line with a changed key: it is JSON, but not a record of this CLI."""
     return line.replace(b'"type":', b'"tipe":')
 
 
 def lost_unread(one: Stage, go: Path, *more: str) -> Path:
-    """Attempt 1 loses its machine in its second tool. perdure had read no line behind the
-    conversation's id, and has no copy. `go`: the file for which the first reply waits. Return the
-    transcript."""
+    """Run attempt 1 until its machine is lost in the second tool call. perdure has read no line
+    after the conversation's id, and has no copy. `go`: the file for which the first reply waits.
+    Return the transcript."""
     started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
     one.until(
         lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard"
@@ -96,8 +96,9 @@ say Another answer.
 def test_a_damaged_line_that_perdure_had_not_read(
     stage: MakeStage, tmp_path: Path, harm: Callable[[bytes], bytes]
 ) -> None:
-    """The CLI skips the line, or shows it changed. The receipt is not native and names the damage,
-    the prompt tells the agent, and a strict policy goes on. The next receipt is native again."""
+    """The CLI skips the damaged line, or loads it changed. The receipt is not native and names the
+    damage. The prompt tells the agent about it. Even a strict policy continues. The next receipt is
+    native again."""
     go = tmp_path / "asked"
     one = stage(SCRIPT.format(go=go), extra=SELDOM)
     transcript = lost_unread(one, go, "--continuity", "strict")
@@ -119,8 +120,9 @@ def test_a_damaged_line_that_perdure_had_not_read(
 
 @FILES
 def test_a_torn_last_record_is_no_damage(stage: MakeStage, tmp_path: Path) -> None:
-    """The kill cut off a record that nobody had seen. The CLI goes on behind it, and it stays in
-    the middle of the file: no receipt calls that damage, also not after another kill."""
+    """A kill left an incomplete record that perdure had not read. The CLI continues after it, so
+    the record is now in the middle of the file. No receipt calls it damage, even after another
+    kill."""
     go = tmp_path / "asked"
     one = stage(SCRIPT.format(go=go), extra=SELDOM)
     transcript = lost_unread(one, go)
@@ -136,8 +138,8 @@ def test_a_torn_last_record_is_no_damage(stage: MakeStage, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_broken_row_of_a_database_and_no_copy(stage: MakeStage) -> None:
-    """OpenCode fails on a session with such a row. Everything else of the conversation is there: a
-    note takes the place of the row, also under a strict policy."""
+    """OpenCode fails on a session with such a row. If there is no copy, a note replaces the row,
+    also with a strict policy. The rest of the conversation is complete."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     shutil.rmtree(one.state / "transcripts")

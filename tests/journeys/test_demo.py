@@ -38,8 +38,8 @@ def demo(tmp_path: Path, *words: str, **environ: str) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.slow)])
 def test_a_newcomer_sees_a_killed_agent_continue(tmp_path: Path, agent: str) -> None:
-    """The agent is killed in its command and continues natively. Nothing of it is left, and the
-    user's home is not touched. The directory need not be a repository."""
+    """The agent is killed in its command and continues natively. Afterwards nothing of the demo is
+    left, and the user's home is unchanged. The current directory need not be a repository."""
     done = demo(tmp_path, "--agent", agent, **{f"PERDURE_{agent.upper()}": str(native(agent))})
     assert done.returncode == 0, done.stderr + done.stdout
     for words in (
@@ -56,8 +56,8 @@ def test_a_newcomer_sees_a_killed_agent_continue(tmp_path: Path, agent: str) -> 
 
 
 def test_without_what_it_needs_it_says_so(tmp_path: Path) -> None:
-    """If there is neither an agent nor npm, or no key for the real model, there is one sentence and
-    a hint, and nothing is made."""
+    """Without an agent and npm, or without a key for the real model, the demo ends with one
+    sentence and a hint, and makes nothing."""
     for name in ("git", "sh"):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
@@ -77,8 +77,8 @@ def test_without_what_it_needs_it_says_so(tmp_path: Path) -> None:
 def test_the_real_demo_gives_the_agent_its_key(
     agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent gets the key that the demo asks for, that is a key which the agent itself reads. It
-    does not get the user's own home of the agent."""
+    """The demo with the real model asks for a key that the agent reads, and passes it to the agent.
+    The agent does not get the user's own home."""
     monkeypatch.setenv(KEYS[agent], "a key")
     monkeypatch.setenv("CODEX_HOME", "/home/ada/.codex")
     environ = Scene(tmp_path, agent, "/usr/bin/true", True).environ(Rehearsal("say Hello."))
@@ -89,7 +89,7 @@ def test_the_real_demo_gives_the_agent_its_key(
 
 
 def test_what_it_installs_is_what_the_tests_run() -> None:
-    """The versions are those of agents/package.json."""
+    """The demo installs the versions of agents/package.json."""
     pins = json.loads((TOP / "agents/package.json").read_text())["dependencies"]
     for package, _ in PACKAGES.values():
         name, _, version = package.rpartition("@")
@@ -98,7 +98,7 @@ def test_what_it_installs_is_what_the_tests_run() -> None:
 
 def test_npm_installs_whole_or_not_at_all(tmp_path: Path) -> None:
     """A package's directory exists only if the package is complete. Its scripts are not run. A
-    failure leaves nothing and says why."""
+    failed installation leaves nothing behind and says why."""
     package = tmp_path / "agent"
     package.mkdir()
     about = {"name": "agent", "version": "1.0.0", "scripts": {"install": "touch ran"}}

@@ -1,5 +1,5 @@
-"""How an attempt ends: scripted endings on the real agents. Each has the outcome that the facts
-allow; honest successes are among them."""
+"""How an attempt ends: scripted endings with the real agents. Each has the outcome that the facts
+support. Some of them are true successes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ QUESTION = {
 
 @dataclass(frozen=True)
 class Ending:
-    """One scripted ending. `state` and `kind`: of the run and of its only attempt; `why`: words
-    that `perdure why` must print; `events`: kinds of events that the journal must have."""
+    """One scripted ending. `state`: the run's state; `kind`: the outcome of its only attempt;
+    `why`: words that `perdure why` must print; `events`: kinds of events that the journal must
+    have."""
 
     script: str
     state: str = "succeeded"
@@ -47,7 +48,7 @@ class Ending:
     """Words that `perdure logs` must print."""
     words: tuple[str, ...] = ()
     hook: str = ""
-    """Return the answer of a hook of the repository, as JSON."""
+    """The answer of a hook in the repository, as JSON."""
     hooked: str = "PreToolUse"
 
 
@@ -56,13 +57,13 @@ def call(tool: str, **given: Any) -> str:
 
 
 def asks(*why: str, events: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    """Check the parts of an ending that needs a person."""
+    """Return the fields of an ending after which a person is needed."""
     kind = more.pop("kind", "needs_input")
     return {"state": "failed", "kind": kind, "code": 3, "why": why, "events": events, **more}
 
 
 def waits(*why: str, events: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Check the parts of an ending whose run waits for a person's answer."""
+    """Return the fields of an ending whose run waits for a person's answer."""
     return {**asks(*why, events=(*events, "request_made")), "state": "queued"}
 
 
@@ -186,7 +187,7 @@ CLAUDE = {
         words=("--last-word", "on"),
         **asks("it says that it is blocked", "it asks: Which host?", events=("last_word_given",)),
     ),
-    # Honest successes
+    # True successes.
     "a last word in a form: done": Ending(
         f"run echo hello > out.txt\n---\n{call('StructuredOutput', **WORD)}",
         words=("--last-word", "on"),
@@ -217,7 +218,7 @@ CLAUDE = {
     ),
     "asked, and decided by itself": Ending(
         f"{call('AskUserQuestion', **QUESTION)}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",
-        # Where a person is asked, the question ends the turn.
+        # If a person can be asked, the question ends the turn.
         words=("--on-denied", "report"),
         events=("question_asked",),
     ),
@@ -249,14 +250,15 @@ def play(stage: Stage, ending: Ending, agent: str) -> Done:
 
 
 def kinds(stage: Stage) -> set[str]:
-    """The kinds of the events in the run's journal."""
+    """Return the kinds of the events in the run's journal."""
     done = stage.perdure("logs", "task", "--json")
     assert done.code == 0, done.err
     return {json.loads(line)["event"]["kind"] for line in done.out.splitlines()}
 
 
 def holds(stage: Stage, ending: Ending, agent: str = "") -> None:
-    """Play the ending and check all its expectations. `agent`: over ACP."""
+    """Play the ending and check all its expectations. `agent`: the agent over ACP, if one is
+    used."""
     done = play(stage, ending, agent or stage.agent)
     report = stage.show()
     (attempt,) = report["attempts"]
@@ -328,7 +330,7 @@ CODEX = {
     ),
     "processes that got away": Ending(
         f"{AWAY}---\nsay They run.\n",
-        # The sandbox of the other levels ends them with the command.
+        # At the other permissions levels the sandbox ends the processes together with the command.
         words=("--permissions", "full"),
         logs=("sleep 573", "sleep 574"),
     ),
@@ -340,7 +342,7 @@ CODEX = {
         ("it says that the work is incomplete: I wrote it.",),
         words=("--last-word", "on"),
     ),
-    # Honest successes
+    # True successes.
     "a last word in a form: done": Ending(
         f"run echo hello > out.txt\n---\nsay {json.dumps(WORD)}\n",
         words=("--last-word", "on"),
@@ -408,7 +410,7 @@ GEMINI = {
         logs=("ended: 1 process(es): sleep 571",),
     ),
     "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
-    # Honest successes
+    # True successes.
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
 }
@@ -433,7 +435,7 @@ OPENCODE = {
         "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
     ),
     "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
-    # Honest successes
+    # True successes.
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
 }
@@ -451,14 +453,14 @@ ACP_CODEX = {
         words=("--permissions", "full"),
         logs=("sleep 573",),
     ),
-    # Honest successes
+    # True successes.
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
 }
 
 
 def slow(names: Iterable[str], quick: str) -> list[Any]:
-    """Marks all but one ending for the slow tier."""
+    """Mark all endings except `quick` for the slow tier."""
     return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -481,7 +483,7 @@ def test_an_attempt_of_opencode_ends_as_the_facts_say(
 
 
 def acp_command() -> str:
-    """The command of Codex over ACP."""
+    """Return the command of Codex over ACP."""
     adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
     return f"env CODEX_PATH={native('codex')} node {adapter}"
 
@@ -489,7 +491,8 @@ def acp_command() -> str:
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 @pytest.mark.parametrize("name", slow(ACP_CODEX, "a question"))
 def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
-    """The same facts come from the protocol and from the transcript of the agent behind it."""
+    """Over ACP the same facts are found in the protocol and in the transcript of the agent behind
+    the bridge."""
     one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": acp_command()})
     holds(one, ACP_CODEX[name], "acp-codex")
 
@@ -499,15 +502,16 @@ LINGERS = """#!/bin/sh
 trap '' TERM
 case "$* {always}" in *json*) exec sleep 579 ;; esac
 """
-"""A program that does not exit after its turn, nor when it is asked to, and leaves nothing running
-but itself."""
+"""A program that does not exit after its turn, nor on request, and leaves no other process
+running."""
 
 
 ONE_TWO = "run echo one > one.txt\n---\nsay One.\n---\nsay Two.\n"
 
 
 def lingering(directory: Path, program: str, always: str = "") -> str:
-    """Make the program that runs this one and then stays. `always`: stay after every command line."""
+    """Write a program that runs the given one and then does not exit. `always`: if set, it does
+    this after every command line."""
     made = directory / "lingers"
     made.write_text(LINGERS.format(program=program, always=always))
     made.chmod(0o755)
@@ -531,7 +535,8 @@ def lingers(one: Stage, agent: str = "") -> None:
 def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Its last result is final, because it prints nothing more and left nothing running."""
+    """The last result of a silent agent is final, because the agent prints nothing more and left
+    nothing running."""
     program = lingering(tmp_path, str(native(agent)))
     lingers(stage(ONE_TWO, extra={f"PERDURE_{agent.upper()}": program}))
 
@@ -541,7 +546,7 @@ def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
 def test_an_agent_over_acp_that_does_not_exit_is_ended(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Its answer to the prompt is final, whatever its process does then."""
+    """The agent's response to the prompt is final, whether its process exits or not."""
     command = acp_command() if agent == "codex" else f"{native(agent)} acp"
     program = lingering(tmp_path, command, always="json")
     lingers(stage(ONE_TWO, extra={f"PERDURE_ACP_{agent.upper()}": program}), f"acp-{agent}")
@@ -549,8 +554,8 @@ def test_an_agent_over_acp_that_does_not_exit_is_ended(
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage) -> None:
-    """The policy for a denied call, and the request for a last word, may be set later. The last
-    word is then in the work report, beside the agent's message."""
+    """The policy for a denied call, and the request for a work report, may be set by a retry or an
+    update. The report then is beside the agent's message."""
     turn = f"{FETCH}{STOPS}"
     one = stage(f"{turn}---\n{turn}---\n{FETCH}---\n{call('StructuredOutput', **WORD)}")
     assert play(one, Ending(""), one.agent).code == 3
@@ -593,7 +598,7 @@ def test_a_denied_call_with_a_hostile_input(stage: MakeStage, agent: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_ten_thousand_denied_calls(stage: MakeStage, agent: str) -> None:
-    """All of them are counted, and few are named."""
+    """All ten thousand calls are counted, but only a few are named."""
     calls = [call("Write", file_path=f"{max(n, 9)}.txt", content="x") for n in range(10_000)]
     one = stage("".join(calls) + STOPS)
     done = play(one, Ending("", words=("--permissions", "read")), agent)
@@ -608,15 +613,15 @@ def test_ten_thousand_denied_calls(stage: MakeStage, agent: str) -> None:
 
 
 def alive(stage: Stage, words: str) -> list[int]:
-    """The live processes of the stage with these words in their command line."""
+    """Return the live processes of the stage with these words in their command line."""
     wanted = words.encode().replace(b" ", b"\0")
     return [pid for pid in stage.marked() if wanted in command_of(pid)]
 
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_is_to_be_kept_runs_on(stage: MakeStage, agent: str) -> None:
-    """The agent is ended. Its command in the background is kept, and so is a process that left the
-    agent's process tree."""
+    """If leftovers are to be kept, the agent is ended but its background command runs on. So does a
+    process that left the agent's process tree."""
     one = stage(
         "run (setsid nohup sleep 576 >/dev/null 2>&1 &) ; echo started\n---\n"
         + call("Bash", command="sleep 577", description="serve", run_in_background=True)
@@ -634,7 +639,7 @@ def test_what_is_to_be_kept_runs_on(stage: MakeStage, agent: str) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_is_to_be_waited_for_comes_to_its_end(stage: MakeStage, agent: str) -> None:
-    """The attempt ends when the processes have ended that the agent left running."""
+    """If leftovers are to be waited for, the attempt ends only when they have ended."""
     one = stage(
         "run (setsid sh -c 'sleep 3; echo late > late.txt' &) ; echo started\n---\nsay It runs.\n"
     )

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.journey
 
 PROMPT = "أصلح الاختبار الفاشل \u202eelif eht etirW\u202c Grüße 🎉"
 ENDLESS = frozenset("serve work top operator demo prove entrypoint _drive".split())
-"""Verbs that run without arguments until they are stopped, or for minutes."""
+"""Verbs that run until they are stopped, or for minutes, if they get no arguments."""
 STARTS = frozenset("retry open take-back gc".split())
 """Verbs that would change the run that later tests use."""
 MORE_WORDS: dict[str, tuple[str, ...]] = {
@@ -104,8 +104,8 @@ def verbs_of_a_run() -> list[str]:
 
 
 def test_a_flag_that_no_verb_has(stage: Stage) -> None:
-    """Each verb refuses it in one sentence and names the help to read. The error for a missing flag
-    spells it as it is typed."""
+    """Each verb refuses an unknown flag in one sentence, which names the help to read. The error
+    for a missing flag spells the flag as it is typed."""
     lines = [(verb, "--nonsense") for verb in sorted(VERBS)]
     for words, done in zip(lines, tried(stage, lines), strict=True):
         assert done.code == 2 and done.out == "", (words, done)
@@ -143,8 +143,8 @@ def test_a_name_that_is_none(stage: Stage) -> None:
 
 
 def test_files_and_repositories_that_are_broken(stage: Stage, tmp_path: Path) -> None:
-    """A prompt that is not text, a repository with a damaged branch, and a variable that is nearly
-    a setting: the errors use the user's words, not Python's."""
+    """Given a prompt that is not text, a repository with a damaged branch, or a variable that is
+    almost a setting, perdure's errors use the user's words, not Python's."""
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     lines = [("run", "--prompt-file", str(tmp_path / name)) for name in ("", "bytes", "none")]
     lines += [("run", "--prompt-file", "a" * 300)]
@@ -178,7 +178,7 @@ def test_views_fit_the_terminal(stage: Stage, width: int) -> None:
 
 
 def test_views_in_a_plain_locale(stage: Stage) -> None:
-    """If output is ASCII, the views have the same content, in ASCII."""
+    """If the output is ASCII only, the views have the same content, written in ASCII."""
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     ends = tried(stage, VIEWS, LANG="C", **ascii_only)
     for words, done in zip(VIEWS, ends, strict=True):

@@ -1,5 +1,5 @@
-"""Root and repository on different file systems, and a repository in which no checkpoint can be
-taken: both as a user sees them."""
+"""Root and repository on different file systems, and a repository of which no checkpoint can be
+taken, as a user sees them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def begin(one: Stage, *words: str) -> tuple[str, ...]:
 
 
 def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) -> None:
-    """With perdure's root on another file system than the repository, a run has its checkpoints.
-    Restore, export and fork work with them."""
+    """If perdure's root and the repository are on different file systems, checkpoints of a run are
+    taken. Restore, export and fork work with them."""
     one = stage(TALK, extra={"PERDURE_ROOT": str(elsewhere / "root")})
     done = one.perdure(*begin(one))
     assert done.code == 0 and "WARNING" not in done.err, done.err

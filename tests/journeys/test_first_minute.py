@@ -1,4 +1,5 @@
-"""The first commands of a person: aliases of verbs, no name, wrong words; and the lists after that."""
+"""A person's first commands: with aliases, without a name, with wrong words; and the lists that
+follow."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def stage() -> Iterator[Stage]:
 
 def test_every_verb_is_in_one_group() -> None:
     """The overview shows about twenty verbs in 80 columns, and `help all` shows every verb. An
-    alias is not listed as a verb, and runs one."""
+    alias is not listed, but runs its verb."""
     grouped = [verb for _, first, rest in GROUPS for verb in (*first.split(), *rest.split())]
     assert sorted(grouped) == sorted(verb for verb, (_, text) in VERBS.items() if text)
     assert len([verb for _, first, _ in GROUPS for verb in first.split()]) <= 23
@@ -83,9 +84,10 @@ def test_wrong_words_get_a_hint(stage: Stage) -> None:
 
 
 def test_one_run_in_all_its_views(stage: Stage) -> None:
-    """Without a name the newest run of the repository is meant, from anywhere in the repository and
-    in the workdir, and the output says which. If two runs fit, a verb that changes something does
-    not guess. Lists, logs and costs have what their flags ask for, on any terminal."""
+    """Without a name a verb uses the newest run of the repository, from any directory of the
+    repository or the workdir, and the output says which run that is. If two runs fit, a verb that
+    changes something does not guess. Lists, logs and costs show what their flags ask for, on any
+    terminal."""
     none = stage.perdure("show")
     assert none.code == 5 and "no run of" in none.err
     done = stage.perdure(
@@ -120,7 +122,7 @@ def test_one_run_in_all_its_views(stage: Stage) -> None:
     config = stage.home / ".config/perdure/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f'state = "{stage.state}"\n')
-    assert stage.perdure("ls", "--json").json["runs"] == [row]  # the long way
+    assert stage.perdure("ls", "--json").json["runs"] == [row]  # the long form
     config.unlink()
     found = [
         ("--agent", "claude"),
@@ -175,7 +177,7 @@ def test_one_run_in_all_its_views(stage: Stage) -> None:
     }
     assert stage.perdure("cost", "task").out.splitlines()[-1].startswith("total")
 
-    # --- ten thousand runs, and two that fit
+    # --- ten thousand runs, and two runs that a name could mean
     with closing(sqlite3.connect(stage.state / "perdure.db")) as database, database:
         names = [each[1] for each in database.execute("PRAGMA table_info(runs)")]
         changed = {

@@ -21,8 +21,8 @@ OFTEN = 100
 def test_a_plan_sleeps_while_its_task_waits_for_an_answer(
     scratch: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan's task has asked a person. perdure looks for the answer a few times a second, and not
-    as often as the processor can."""
+    """While a plan's task waits for a person's answer, perdure checks for the answer a few times a
+    second, and not in a busy loop."""
     environ = {**scratch.environ, "PERDURE_STATE": str(tmp_path / "state")}
     engine = wiring.open_engine(load(environ, tmp_path), environ)
     run = waiting(engine.store)

@@ -1,8 +1,8 @@
-"""An agent's home is moved to a volume, is found there by a new machine, and is moved back: one
-conversation all the way, on the real CLIs.
+"""An agent's home is moved to a volume, found there by a new machine, and moved back. The
+conversation is the same throughout, with the real CLIs.
 
-After each move the messages that reached the model contain what was said before it, and the receipt
-says `native`.
+After each move the messages that reach the model contain the earlier ones, and the receipt says
+`native`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.journey
 
 
 def at_home(stage: Stage) -> None:
-    """Remove the agents' own variables: their homes are found by HOME alone, as on a user's
+    """Remove the agents' own variables, so that their homes are found only by HOME, as on a user's
     machine."""
     for name in (
         "CLAUDE_CONFIG_DIR",
@@ -38,15 +38,15 @@ def at_home(stage: Stage) -> None:
         "XDG_CACHE_HOME",
     ):
         stage.environ.pop(name, None)
-    if stage.agent == "gemini":  # the rehearsal wrote its settings where the variable had led to
+    if stage.agent == "gemini":  # the rehearsal wrote the settings to the directory of the variable
         (stage.agent_home / ".gemini").rename(stage.home / ".gemini-settings")
         stage.agent_home.rmdir()
         (stage.home / ".gemini-settings").rename(stage.home / ".gemini")
 
 
 def begun(stage: Stage) -> str:
-    """A conversation with one turn; returns its id. perdure's own files stay when the home is
-    wiped."""
+    """Make a conversation with one turn, and return its id. perdure's own files are kept outside of
+    the home, which is wiped later."""
     at_home(stage)
     stage.environ |= {
         "PERDURE_STATE": str(stage.directory / "kept/state"),
@@ -60,7 +60,7 @@ def begun(stage: Stage) -> str:
 
 
 def goes_on(stage: Stage, session: str, prompt: str) -> None:
-    """Make one more turn in the same conversation. Check that the model was shown everything."""
+    """Run one more turn in the same conversation, and check that the model got all of it."""
     done = stage.perdure("update", "task", prompt, "--json")
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
@@ -82,7 +82,7 @@ def home(stage: Stage, *words: str) -> Done:
 
 
 def container_restart(stage: Stage) -> None:
-    """Delete the user's home with everything in it, and restore the volume and perdure's own files."""
+    """Delete the user's home and all files in it, but keep the volume and perdure's own files."""
     gone = stage.directory / f"gone-{len(list(stage.directory.glob('gone-*')))}"
     spread.rename(stage.home, gone)
     stage.home.mkdir()
@@ -112,8 +112,8 @@ def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, 
 
 
 def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
-    """Run perdure in a container of its own, by the entrypoint: a new home, and the volume of the
-    container before."""
+    """Run perdure in a new container by the entrypoint, with a new home and the volume of the
+    previous container."""
     volume = stage.directory / "volume"
     volume.mkdir(exist_ok=True)
     perdure = [sys.executable, "-m", "perdure"]
@@ -157,8 +157,8 @@ def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
 
 
 def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: MakeStage) -> None:
-    """The whole container is killed while the model answers. The next one has a new home and the
-    same volume, and continues the conversation."""
+    """The whole container is killed while the model answers. The next container has a new home and
+    the same volume, and continues the conversation."""
     one = stage(HANGS_IN_A_REPLY)
     at_home(one)
     first = contained(one, *RUN, one.agent, "--attempts", "1", "The magic word is quercus.")

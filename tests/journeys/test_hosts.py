@@ -35,14 +35,14 @@ Pair = Callable[..., tuple[Stage, Stage, Path]]
 
 @pytest.fixture
 def agent() -> str:
-    """The CLI for these tests, which do not depend on the agent."""
+    """Return one CLI for these tests, because they do not depend on the agent."""
     return "claude"
 
 
 @pytest.fixture
 def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
-    """Two stages with homes, roots and state directories of their own, one database, and a
-    directory that both reach."""
+    """Make two stages with their own homes, roots and state directories, one database, and a
+    directory that both can reach."""
     top = Path(tempfile.mkdtemp(prefix="ph"))
     made: list[Stage] = []
     with ExitStack() as stack:
@@ -104,8 +104,9 @@ def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_its_host(hosts: Pair) -> None:
-    """Without a checkpoint store no other host starts the run. Pools elsewhere skip it, and `why`
-    and `retry` name the host that it waits for. There it continues in the same conversation."""
+    """Without a checkpoint store no other host starts the run. Pools on other hosts skip it, and
+    `why` and `retry` name the host that it waits for. On that host it continues in the same
+    conversation."""
     one, two, _ = hosts()
     begun = begin(one)
     place = in_second_tool(one)
@@ -127,8 +128,8 @@ def test_a_run_waits_for_its_host(hosts: Pair) -> None:
 
 
 def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
-    """On another host, the error names the host of the plan's workdirs, and nothing changes. On its
-    own host the plan continues."""
+    """A plan that is run on another host gives an error that names the host of its workdirs, and
+    nothing changes. On its own host the plan continues."""
     one, two, shared = hosts("by history\nsay It is done.\n")
     plan = shared / "shop.toml"
     head = f'name = "shop"\nagent = "claude"\npermissions = "full"\nrepo = "{one.repo}"\n'
@@ -211,8 +212,9 @@ def test_a_key_on_another_host_cancels_nothing(hosts: Pair) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_an_answer_of_another_host(hosts: Pair, tmp_path: Path) -> None:
-    """An agent asks on one host, and its process is gone. A person answers on the other host, which
-    has neither the workdir nor the conversation. The call runs where the run is, once."""
+    """An agent asks a person on one host, and its process has ended. The person answers on another
+    host, which has neither the workdir nor the conversation. The call then runs once, on the run's
+    own host."""
     file = OUTSIDE / tmp_path.name
     one, two, _ = hosts("---\n".join([command(file), STOPS, escalated(file), "say Done.\n"]))
     try:

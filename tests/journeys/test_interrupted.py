@@ -1,5 +1,5 @@
-"""Reports about a run whose supervisor is gone, with its agent or without it, on the real agents
-and in every place that shows runs."""
+"""Reports about a run whose supervisor is gone, with or without its agent, for the real agents and
+in every place that shows runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ say It is done.
 
 
 def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
-    """Start a run and wait until its agent waits in a tool. Return the run and its supervisor."""
+    """Start a run and wait until its agent is in a tool call. Return the stage and the supervisor's
+    process."""
     one = stage(WAITS)
     words = ("--json", "--agent", one.agent, "--permissions", "full")
     started = one.start("run", "--name", "task", *words, "Write one.txt.")
@@ -40,7 +41,7 @@ def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
 
 
 def liveness(one: Stage) -> set[str | None]:
-    """Return the state in every JSON report."""
+    """Return the different values of the run's liveness in all JSON reports."""
     (row,) = one.perdure("ls", "--json").json["runs"]
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         found = runner.liveness("task")
@@ -51,7 +52,7 @@ def liveness(one: Stage) -> set[str | None]:
 
 
 def go_on(one: Stage) -> None:
-    """Run the retry that was proposed, which takes the run to its end."""
+    """Run the `retry` that perdure proposed, which completes the run."""
     (one.repo / one.show()["workspace"]["path"] / "go").touch()
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
@@ -88,7 +89,8 @@ def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: s
 def test_a_due_run_that_no_worker_claims_is_not_followed_for_ever(
     stage: MakeStage, agent: str
 ) -> None:
-    """A program submits a run and starts no worker. Commands that follow the run end with advice."""
+    """If a program submits a run and starts no worker, commands that follow the run end with
+    advice."""
     one = stage(WAITS)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         runner.submit("Write one.txt.", name="task", agent=agent)
@@ -106,8 +108,8 @@ def test_a_due_run_that_no_worker_claims_is_not_followed_for_ever(
 def test_a_run_is_unattended_when_its_agent_works_on(
     stage: MakeStage, agent: str, victims: str
 ) -> None:
-    """perdure alone was killed, or with the agent's parent. The agent works, and the reports say
-    that no supervisor follows it."""
+    """If only perdure was killed, or perdure and the agent's parent, the agent continues. The
+    reports say that it has no supervisor."""
     one, started = in_its_tool(stage)
     started.kill()
     if "shim" in victims:
@@ -126,8 +128,8 @@ def test_a_run_is_unattended_when_its_agent_works_on(
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> None:
-    """A stopped supervisor loses its lease, and the run is still shown as running. The run
-    continues as soon as the supervisor does."""
+    """If a supervisor is stopped (SIGSTOP), it loses its lease, but the run is still shown as
+    running. The run continues when the supervisor does."""
     one = stage(WAITS, extra={"PERDURE_LEASE": "3s"})
     started = one.start(
         "run",

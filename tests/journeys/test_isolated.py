@@ -1,5 +1,5 @@
-"""Repositories by URL, whose workdirs are isolated clones: forks of them, and plans whose branches
-meet again, on the real CLIs."""
+"""Repositories by URL, whose workdirs are isolated clones: forks of such runs, and plans whose
+branches are merged, with the real CLIs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs that fork."""
+    """Return a CLI that can fork."""
     return str(request.param)
 
 
@@ -47,8 +47,8 @@ def files(workdir: Path) -> dict[str, object]:
 
 
 def test_a_fork_of_a_clone_begins_where_its_parent_stands(stage: MakeStage, forge: GitHttp) -> None:
-    """The fork has a clone of its own with the parent's commits, staged and uncommitted files, and
-    the parent's conversation. The parent and the repository are unchanged."""
+    """The fork has its own clone with the parent's commits, staged and uncommitted files, and the
+    parent's conversation. The parent and the repository are unchanged."""
     one = stage(TALK)
     forge.make("shop", one.repo)
     words = (
@@ -102,9 +102,9 @@ def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) 
 
 
 def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Path) -> None:
-    """A plan with two branches on a repository by URL. Both branches run at the same time in their
-    own clones, which begin at one commit although the remote's branch moves meanwhile. The last
-    task has the files of both."""
+    """A plan on a repository by URL runs two branches at the same time, each in its own clone. Both
+    clones begin at the same commit, although the remote's branch moves in the meantime. The last
+    task has the files of both branches."""
     one = stage(
         script(
             Do_the_root=(
@@ -128,7 +128,8 @@ def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Pat
         git(one, one.repo, "commit", "-q", "--allow-empty", "-m", "meanwhile")
         git(one, one.repo, "push", "-q", str(bare), "main")
 
-    # After the first answer to a fetch, that is after the plan has found where it begins.
+    # The remote's branch moves after the first answer to a fetch, when the plan has already found
+    # the commit to begin at.
     forge.done = lambda what: moves_on(what) if what.startswith("POST") else None
     done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""A sample of the random kills; `make kills N=200` makes as many as wanted."""
+"""A sample of the random kills; `make kills N=200` makes any number of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_point(agent: str, seed: int) -> None:
-    """After any kill at any time there is no false `native`, no silent fresh start, no orphan and
-    no lost file."""
+    """After a kill at any moment there is no false `native`, no silent fresh start, no process left
+    running and no lost file."""
     result = trial(1_000 + seed, agent)
     assert not result.wrong, table([result])
 
@@ -25,8 +25,8 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
 @pytest.mark.parametrize("agent", KEPT)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
-    """The same for an agent that one program keeps between two turns: it is killed in one of them,
-    between them, or while it waits."""
+    """After a kill at any moment the same holds for an agent that one program keeps between two
+    turns: in either turn, between them, or while it waits."""
     result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])
 
@@ -56,20 +56,21 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
     ],
 )  # fmt: skip
 def test_the_oracle_knows_untrue_sentences(said: str, harm: str, asked: int, is_true: bool) -> None:
-    """The sentences of a receipt are compared with the real harm."""
+    """The oracle judges each sentence of a receipt by the damage that was really done."""
     assert (untrue(said, harm, asked) == []) is is_true
 
 
 def test_the_oracle_knows_a_transcript_that_was_never_written() -> None:
-    """The agent was killed after it had asked the model and before it had written the prompt."""
+    """The oracle accepts that there is no transcript if the agent was killed after its request to
+    the model and before it wrote the prompt."""
     said = "conversation aaaa cannot continue: no transcript of it was found"
     assert untrue(said, "", 1, unwritten=True) == []
     assert untrue(said, "", 1) != []
 
 
 def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
-    """Codex puts lines of its own around an output. The prompt has the command, its end and the
-    output."""
+    """The oracle finds a result in a prompt that has the command, its exit and its output. Codex
+    puts its own lines around an output."""
     item = (
         "result",
         "c",
@@ -83,12 +84,12 @@ def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
 
 
 def test_the_oracle_quotes_what_receipts_say() -> None:
-    """Every sentence that the oracle judges occurs in the source. A reworded sentence would no
-    longer be judged."""
+    """Every sentence that the oracle judges occurs in perdure's source. Otherwise a reworded
+    sentence would no longer be judged."""
     sources = (receipt, continuation)
     text = "".join(Path(str(each.__file__)).read_text() for each in sources)
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     quoted = {*SENTENCES, ALL, "never started", "no agent answered", "while the attempt ran"}
-    # Said by an earlier version, where it was not so.
+    # An earlier version used this sentence where it was not true.
     quoted -= {"transcript is gone"}
     assert {each for each in quoted if each not in text} == set()

@@ -1,5 +1,5 @@
 """Limits of accounts, and agents that do not start, with real programs: which runs are not
-launched, what they wait for, and what a person sees."""
+launched, what they wait for, and what perdure shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def waiting(stage: Stage, name: str, what: str) -> dict:
-    """The row of a queued run, as soon as its reason says that."""
+    """Wait until the queued run's reason has this text, and return the run's row."""
 
     def row() -> dict | None:
         rows = stage.perdure("ls", "--json").json["runs"]
@@ -63,8 +63,8 @@ def words(stage: Stage, name: str, *more: str) -> list[str]:
 
 
 def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
-    """One run meets the limit. The next run of the account is not launched, also not by another
-    supervisor; a person's retry starts it at once."""
+    """After one run has reached the limit, the next run of the account is not launched, not even by
+    another supervisor. A person's retry starts it at once."""
     one = stage("match alpha\nlimit 3000\nsay A.\n===\nmatch beta\nsay B.\n", subscription=True)
     alpha = one.start(*words(one, "alpha"), "Do alpha.")
     limited = waiting(one, "alpha", "rate_limited")
@@ -141,7 +141,7 @@ def test_a_run_that_waits_for_another_is_followed(stage: MakeStage, waits: str) 
 def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
     """The supervisor of the run on the only seat is killed, and its agent ends. The supervisor that
     waits for the seat records that end, and begins its own run. A second supervisor of a running
-    run does not wait: that is a conflict."""
+    run does not wait: it reports a conflict."""
     script = (
         "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
         "Do it too\nsay Done too.\n"
@@ -231,8 +231,8 @@ def left_alone(stage: Stage, hours: int) -> None:
 
 
 def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
-    """A long conversation was unused for hours. With `ask` nothing reaches the model before a
-    person's retry; then it continues natively."""
+    """With `ask`, nothing of a long conversation that was unused for hours reaches the model before
+    a person's retry. Then it continues natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "ask"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)
@@ -274,8 +274,8 @@ def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
 
 
 def test_a_cold_conversation_is_compacted_first(stage: MakeStage) -> None:
-    """With `compact` the CLI shortens the conversation at the start of the attempt, where that
-    costs less. It continues natively."""
+    """With `compact` the CLI shortens a cold conversation at the start of the attempt if that costs
+    less. The conversation continues natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "compact"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)

@@ -1,5 +1,5 @@
-"""A conversation that its own agent refuses continues as `repaired`, on the real CLIs: a copy is
-repaired, proven and put in place."""
+"""A conversation that its own agent refuses continues as `repaired`, with the real CLIs: a copy is
+repaired, proven and put in its place."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ say I still know the word.
 
 
 def poisoned(agent: str, content: bytes) -> bytes:
-    """Return the transcript as the agent refuses it: Claude for an image over the service's limit,
-    Codex and Gemini for their first line."""
+    """Return the transcript changed so that the agent refuses it: Claude because of an image over
+    the service's limit, Codex and Gemini because of the first line."""
     first, _, rest = content.partition(b"\n")
     if agent != "claude":
         return first[:60] + b"\n" + rest
@@ -47,7 +47,7 @@ def poisoned(agent: str, content: bytes) -> bytes:
 
 
 def poison(one: Stage) -> dict[Path, bytes]:
-    """Break the agent's transcript and perdure's copy of it. Return the contents of the agent's
+    """Damage the agent's transcript and perdure's copy of it. Return the contents of the agent's
     files afterwards."""
     for path in [*one.transcripts(), *one.copies()]:
         path.write_bytes(poisoned(one.agent, path.read_bytes()))
@@ -56,7 +56,7 @@ def poison(one: Stage) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
 def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
-    """The rungs above fail, and the repaired copy is proven and used. The model sees the history,
+    """All earlier rungs fail, and the repaired copy is proven and used. The model gets the history,
     the receipt has the edit log, and the broken transcript is kept aside unchanged."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
@@ -160,7 +160,7 @@ def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
-    """`show` prints all that was said, without control characters."""
+    """`show` prints the whole conversation without control characters."""
     one = stage("say Begin \x1b]0;title\x07\x1b[2J middle \u202e end.")
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]
@@ -171,7 +171,7 @@ def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
-    """The agent continues from the repaired copy, but sends its model only a part of it. The copy
+    """If the agent continues from the repaired copy but sends its model only a part of it, the copy
     is not used, and the policy decides."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
@@ -195,7 +195,7 @@ def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
-    """While the run is working in the conversation, no repaired copy is put in place."""
+    """While an attempt is running in the conversation, no repaired copy is put in place."""
     one = stage("hang\nsay Never.")
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(1)
@@ -213,8 +213,8 @@ def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_one_id_in_two_places(stage: MakeStage) -> None:
-    """From a third directory Claude finds no conversation at all. After the older file was moved
-    aside, the conversation continues."""
+    """If two directories have a conversation with the same id, Claude finds neither from a third
+    directory. After the older file was moved aside, the conversation continues."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()
@@ -240,8 +240,8 @@ def test_one_id_in_two_places(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
-    """OpenCode's database is not written. The finding is shown with the reason why it is not
-    repaired."""
+    """A broken row in OpenCode's database is shown with the reason why it is not repaired. The
+    database is not written."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]
@@ -260,8 +260,8 @@ def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_loss_that_a_repair_cannot_undo(stage: MakeStage) -> None:
-    """If a line in the middle is unreadable, `repair` says that the agent continues without it, and
-    that a run has perdure's own copy. The next attempt restores that copy and is native."""
+    """If a line in the middle is unreadable, `repair` says that the agent would continue without
+    it, and that perdure's own copy has it. The next attempt restores that copy and is native."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()

@@ -1,6 +1,6 @@
-"""Messages that a person tells a running agent, on the real agents: into the running turn where the
-CLI takes one, else with the next prompt of the same conversation. The model server's record shows
-that each arrives exactly once."""
+"""Messages that a person sends to a running agent with `tell`, with the real agents. They go into
+the running turn if the CLI accepts them there, else into the next prompt of the same conversation.
+The model server's record shows that each arrives exactly once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLAUDE = pytest.mark.parametrize("agent", ["claude"], indirect=True)
 BOTH = pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 CODEX = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 KEPT = {"PERDURE_WARM": "on"}
-"""Lets Codex run by its app server, which takes messages into the running turn."""
+"""Makes perdure run Codex by its app server, which accepts messages in the running turn."""
 INTO_TURN = pytest.mark.parametrize(
     ("agent", "extra"), [("claude", {}), ("codex", KEPT)], indirect=["agent"]
 )
@@ -70,13 +70,13 @@ def tell(stage: Stage, text: str, *words: str) -> str:
 
 
 def shown_to_model(request: Request, text: str) -> int:
-    """Return how often the model finds the text in a request."""
+    """Return how often a request has the text."""
     texts = [*(message.text for message in request.messages), *request.added]
     return sum(each.count(text) for each in texts)
 
 
 def kinds(stage: Stage) -> list[tuple[int, str, Any]]:
-    """Return the records about messages: attempt, kind and version."""
+    """Return attempt, kind and version of each record about messages."""
     lines = stage.perdure("logs", "task", "--json").out.splitlines()
     records = [json.loads(line) for line in lines]
     return [
@@ -90,8 +90,9 @@ def kinds(stage: Stage) -> list[tuple[int, str, Any]]:
 def test_a_message_reaches_the_model_within_the_running_turn(
     stage: MakeStage, agent: str, extra: dict[str, str]
 ) -> None:
-    """Told while a tool runs: the model has it with the result of that tool, in the same attempt,
-    once. The journal and every report say when it was told, delivered and received."""
+    """A message is sent while a tool runs. In the same attempt the model gets it once, with the
+    result of that tool. The journal and every report say when it was told, delivered and
+    received."""
     here = stage(TWO_TOOLS, extra=extra)
     started = begun(here)
     words = tell(here, "Use tabs\x1b[31m, not spaces.", "--key", "k1")
@@ -133,8 +134,8 @@ def test_a_message_reaches_the_model_within_the_running_turn(
 def test_a_message_before_the_end_of_a_turn_goes_on_with_it(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Told while the model answers for the last time: the agent does not end its turn, but goes on
-    with the message in the same process."""
+    """A message is sent while the model gives its last answer. The agent does not end its turn, but
+    continues with the message in the same process."""
     told = tmp_path / "told"
     here = stage(f"by history\nhold {told}\nsay It is done.\n---\nsay As you said.\n")
     words = ("--agent", here.agent, "--name", "task")
@@ -153,8 +154,8 @@ def test_a_message_before_the_end_of_a_turn_goes_on_with_it(
 
 @CODEX
 def test_a_message_is_in_the_next_prompt_if_no_turn_takes_it(stage: MakeStage, agent: str) -> None:
-    """`codex exec` takes nothing into its turn: perdure goes on in the same conversation as soon as
-    the turn has ended."""
+    """`codex exec` accepts no message in its turn. perdure continues the conversation with the
+    message as soon as the turn has ended."""
     here = stage(ONE_TOOL)
     started = begun(here)
     assert "as soon as its turn ends" in tell(here, "Use tabs.")
@@ -199,7 +200,8 @@ def test_a_message_over_acp_is_in_the_next_prompt(stage: MakeStage, agent: str) 
 
 @BOTH
 def test_two_messages_arrive_in_order_and_once(stage: MakeStage, agent: str) -> None:
-    """Two messages, told one after the other in the middle of a tool call."""
+    """Two messages that are sent one after the other during a tool call arrive in this order, once
+    each."""
     here = stage(ONE_TOOL)
     started = begun(here)
     tell(here, "First this: one.")
@@ -216,8 +218,8 @@ def test_two_messages_arrive_in_order_and_once(stage: MakeStage, agent: str) -> 
 
 @BOTH
 def test_a_message_survives_the_death_of_everything(stage: MakeStage, agent: str) -> None:
-    """Agent, shim and perdure are killed directly after `tell` returned: the next attempt has the
-    message in its prompt, once."""
+    """Agent, shim and perdure are killed directly after `tell` returned. The prompt of the next
+    attempt has the message, once."""
     here = stage(ONE_TOOL)
     started = begun(here)
     place = workdir(here)
@@ -237,8 +239,8 @@ def test_a_message_survives_the_death_of_everything(stage: MakeStage, agent: str
 def test_a_message_that_the_turn_has_is_not_told_again(
     stage: MakeStage, agent: str, extra: dict[str, str]
 ) -> None:
-    """Everything is killed after the model has the message: the conversation that goes on has it,
-    and the next prompt does not repeat it."""
+    """Everything is killed after the model got the message. The continued conversation has it, and
+    the next prompt does not repeat it."""
     here = stage(TWO_TOOLS, extra=extra)
     started = begun(here)
     place = workdir(here)
@@ -265,7 +267,7 @@ def test_a_message_that_the_turn_has_is_not_told_again(
 def test_a_message_that_codex_accepted_survives_the_death_of_everything(
     stage: MakeStage, agent: str
 ) -> None:
-    """Codex keeps an accepted message in its memory until the tool has ended. When everything is
+    """Codex keeps an accepted message in its memory until the tool has ended. If everything is
     killed before that, the next prompt has the message, once."""
     here = stage(ONE_TOOL, extra=KEPT)
     started = begun(here)
@@ -285,8 +287,8 @@ def test_a_message_that_codex_accepted_survives_the_death_of_everything(
 
 @CODEX
 def test_codex_has_a_message_although_perdure_is_dead(stage: MakeStage, agent: str) -> None:
-    """perdure is killed and a message is stored: the agent's turn takes it without perdure, and
-    the next perdure sees in the conversation that the model has it."""
+    """perdure is killed and a message is stored. The agent's turn accepts it without perdure, and
+    the next perdure reads in the conversation that the model got it."""
     here = stage(TWO_TOOLS, extra=KEPT)
     started = begun(here)
     place = workdir(here)
@@ -310,7 +312,7 @@ def test_codex_has_a_message_although_perdure_is_dead(stage: MakeStage, agent: s
 def test_a_kept_codex_takes_a_message_into_each_turn(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Two tasks of one process get a message while the model answers, each in its own turn. A
+    """Each of two tasks of one process gets a message in its own turn while the model answers. A
     message does not count as a prompt of another program, so the process is kept and the receipt is
     native."""
     script = [f"hold {tmp_path / name}\nsay Task {name} is done.\n" for name in ("one", "two")]
@@ -348,8 +350,8 @@ def test_a_kept_codex_takes_a_message_into_each_turn(
 def test_an_attempt_with_answers_takes_a_message_into_its_turn(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The attempt that is given a person's answer runs by the app server, although no agent is
-    kept. A call that was refused before the message came still becomes a request."""
+    """An attempt that gets a person's answer runs by the app server, although no agent is kept. A
+    call that was refused before the message came still becomes a request."""
     file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
     here = stage("---\n".join([command(file), STOPS, escalated(other), WAITS, STOPS]))
     words = ("run", "--repo", str(here.repo), "--agent", agent, "--name", "task", "Do it.")
@@ -369,8 +371,8 @@ def test_an_attempt_with_answers_takes_a_message_into_its_turn(
 
 @CLAUDE
 def test_only_a_running_agent_is_told_something(stage: MakeStage, agent: str) -> None:
-    """A message that cannot be taken is refused with one sentence and the next command, and
-    nothing is stored."""
+    """A message for a run without a running agent is refused with one sentence and the next
+    command, and nothing is stored."""
     here = stage("say It is done.\n")
     assert here.perdure("tell", "task", "x").code == 5
     run = here.perdure("run", "--repo", str(here.repo), "--name", "task", "Do it.")

@@ -1,4 +1,4 @@
-"""An attempt that is lost before its agent was started says nothing about the task, and does not
+"""An attempt that is lost before its agent was started shows nothing about the task, and does not
 use up an attempt."""
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def make_engine(scratch: Scratch, tmp_path: Path, *observers: Observer) -> Engin
 
 
 def killed(engine: Engine, *, recorded: bool) -> Path:
-    """Make a run whose only attempt was killed, with its shim and its agent. Keep the record of the
-    agent's start, or remove it, as if the kill came before."""
+    """Make a run whose only attempt was killed with its shim and its agent. If `recorded` is false,
+    remove the record of the agent's start, as if the kill came before it."""
     spec = TaskSpec(prompt="Do it.", service="api", task="t", attempts=1)
     run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
     claim = engine.store.claim("gone:00000000:1:1", 60.0, ref=run.id)
@@ -64,8 +64,8 @@ def killed(engine: Engine, *, recorded: bool) -> Path:
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded: bool) -> None:
-    """With the shim's record of the agent the only attempt is used up. Without the record and
-    without output the attempt is repeated."""
+    """If the shim has recorded the agent's start, the only attempt is used up. Without that record
+    and without output the attempt is repeated."""
     killed(engine, recorded=recorded)
     (claim,) = engine.store.claims()
     run = take_over(engine, claim)
@@ -76,8 +76,8 @@ def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded
 
 
 def test_what_it_said_is_proof_that_it_was_started(engine: Engine) -> None:
-    """A missing record alone does not prove that the program never started. Output proves that it
-    did."""
+    """A missing record alone does not prove that the agent never started. Output proves that it did
+    start."""
     directory = killed(engine, recorded=False)
     (directory / "stdout").write_text("{}\n")
     (claim,) = engine.store.claims()

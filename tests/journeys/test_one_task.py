@@ -1,5 +1,4 @@
-"""One task on the real CLIs: killed in every way, it continues, and the messages that reached the
-model prove it.
+"""One task with the real CLIs. It is killed in many ways and continues each time.
 
 Every journey checks the messages that reached the model, the receipts, the processes that are left,
 and the files.
@@ -37,7 +36,7 @@ HANGS_IN_A_REPLY = TWO_TURNS.replace("say The first", "hang\nsay The first")
 
 
 def held(go: Path) -> str:
-    """Write a script whose second reply waits until the file exists."""
+    """Return a script whose second reply waits until the file exists."""
     return TWO_TURNS.replace("say The first", f"hold {go}\nsay The first")
 
 
@@ -55,8 +54,8 @@ def run_to(stage: Stage, *more: str) -> list[str]:
 
 
 def begun_in_tool(stage: Stage) -> Path:
-    """Wait until the tool runs and the agent has reported it, or recorded it if the agent reports a
-    tool only at its end. Return the workdir."""
+    """Wait until the tool runs and the agent has reported the call. An agent that reports a call
+    only at its end must have recorded it. Return the workdir."""
     found: Path = stage.until(lambda: first_file(stage.home, "begun.txt"), "the tool runs")
     if stage.agent == "opencode":
         stage.until(
@@ -73,7 +72,7 @@ def begun_in_tool(stage: Stage) -> Path:
 
 def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
     """Check that the attempt resumed the first conversation, that the receipt says so, and that the
-    model was shown what came before."""
+    model got the earlier messages."""
     first, later = report["attempts"][0], report["attempts"][attempt - 1]
     assert later["continuation"] == "resume"
     assert later["session_id"] == first["session_id"]
