@@ -184,8 +184,8 @@ def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_pa
 
 
 def test_the_agent_ends_while_nobody_watches(stage: MakeStage, tmp_path: Path) -> None:
-    """perdure is killed, then the agent finishes alone. The retry records the success and starts
-    nothing."""
+    """perdure is killed, then the agent finishes without a supervisor. The retry records the
+    success and starts nothing."""
     one = stage(held(tmp_path / "go"))
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -241,7 +241,7 @@ def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
 
 
 def test_two_tasks_of_one_service_at_once(stage: MakeStage) -> None:
-    """Two tasks of one service run side by side in directories and conversations of their own."""
+    """Two tasks of one service run side by side, each in its own directory and conversation."""
     one = stage(
         "match alpha\nrun echo alpha > a.txt\n---\nslow 1\nsay A.\n===\nmatch beta\nrun echo beta "
         "> b.txt\n---\nslow 1\nsay B.\n"
@@ -300,7 +300,7 @@ def lose_conversation(stage: Stage, *, copies: bool) -> None:
 
 @pytest.mark.parametrize("policy", ["strict", "disclose", "fresh-ok"])
 def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
-    """Under every policy perdure's own copy is restored, and the conversation continues natively."""
+    """With every policy perdure's own copy is restored, and the conversation continues natively."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", policy), PROMPT).code == 0
     lose_conversation(one, copies=False)
@@ -312,8 +312,8 @@ def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
 
 
 def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> None:
-    """If the copies are gone too, strict stops with exit code 3 and says why. Nothing reaches the
-    model."""
+    """If perdure's own copies are gone too, the policy `strict` stops the run with exit code 3 and
+    says why. Nothing reaches the model."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "strict"), PROMPT).code == 0
     lose_conversation(one, copies=True)
@@ -326,10 +326,11 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
     why = one.perdure("why", "task").out
     assert "strict" in why and "; \n" not in why
     assert (Path(refused.json["workspace"]["path"]) / "two.txt").exists()
-    # The command that it names goes on; without the flag it would be refused for ever.
+    # The command that the error names continues the run. A retry without its flag would be refused
+    # again.
     again = one.perdure("retry", "task", "--json")
     assert again.code == 3 and "perdure retry task --continuity disclose" in again.err
-    # Beside the policy everything else that a retry may change.
+    # A retry may change these limits as well as the policy.
     limits = ("--budget-usd", "9", "--timeout", "30m", "--attempts", "2")
     model = ("--model", MODELS[one.agent]) if one.agent in MODELS else ()
     words = ("--continuity", "disclose", *limits, *model)
@@ -347,8 +348,8 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
 
 
 def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
-    """disclose opens a new conversation with a brief of what was done; the receipt says
-    `rebuilt`."""
+    """The policy `disclose` begins a new conversation with a brief of what was done. The receipt
+    says `rebuilt`."""
     one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "disclose"), PROMPT).code == 0
     lose_conversation(one, copies=True)
@@ -370,7 +371,7 @@ def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
 
 
 def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
-    """fresh-ok starts a new conversation, and the receipt names the conversation that was lost."""
+    """The policy `fresh-ok` begins a new conversation. The receipt names the one that was lost."""
     one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "fresh-ok"), PROMPT).code == 0
     lose_conversation(one, copies=True)
@@ -388,8 +389,8 @@ def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
 
 
 def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
-    """A person continued the conversation manually. The change is noticed, reported to the agent,
-    and kept as a condition."""
+    """A person continued the conversation between two attempts. perdure notices this, tells the
+    agent, and keeps it as a condition of the run."""
     one = stage(TWO_TURNS + "---\nsay To a stranger.\n---\nsay Three.\n")
     first = one.perdure(*run_to(one), PROMPT).json
     by_hand = one.resume_by_hand(
@@ -408,13 +409,14 @@ def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
 def test_a_stranger_is_on_the_conversation_at_the_same_time(
     stage: MakeStage, tmp_path: Path
 ) -> None:
-    """If a foreign process uses the conversation while the agent works, there is never a native
-    success that hides it.
+    """If another program writes to the conversation while the agent works, no receipt hides that
+    behind a native success.
 
-    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success.
-    Codex itself refuses the second writer.
+    Claude Code, Gemini CLI and OpenCode accept the second writer, so the attempt is broken and not
+    a success. Codex itself refuses the second writer.
     """
-    # The stranger has a script of its own: it is answered while the reply to the agent is held.
+    # The other program's prompt has its own script, so that it gets an answer while the agent's
+    # reply waits.
     one = stage(f"match A stranger asks.\nsay To a stranger.\n===\n{held(tmp_path / 'go')}")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
@@ -438,8 +440,8 @@ def test_a_stranger_is_on_the_conversation_at_the_same_time(
 
 
 def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
-    """After a usage limit the run is queued until the time that the service named, then continues
-    in the same conversation.
+    """After a usage limit the run is queued until the time that the service named. Then it
+    continues in the same conversation.
 
     OpenCode waits by itself, without output.
     """
@@ -500,7 +502,7 @@ def test_interrupt_at_the_terminal(stage: MakeStage) -> None:
 
 
 def test_detached(stage: MakeStage, tmp_path: Path) -> None:
-    """`--detach` returns with the name while the agent works; the run succeeds in the background
+    """`--detach` returns with the name while the agent works. The run succeeds in the background,
     and `logs -f` follows it to its end."""
     one = stage(held(tmp_path / "go"))
     done = one.perdure(
@@ -514,7 +516,7 @@ def test_detached(stage: MakeStage, tmp_path: Path) -> None:
 
 
 def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
-    """A failing check is a failed attempt. The next attempt gets the check's output in the same
+    """A failed check makes the attempt fail. The next attempt gets the check's output in the same
     conversation."""
     one = stage(
         "by history\nrun echo one > one.txt\n---\nsay I am done.\n---\nrun echo two > "
@@ -556,7 +558,7 @@ def test_handed_over_to_another_agent(stage: MakeStage) -> None:
     }
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
-    # An agent may ask for its next reply before it has told of its command.
+    # An agent may ask for its next reply before it has reported its command.
     one.until(
         lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(),
         "the command is told",
@@ -578,8 +580,8 @@ def test_handed_over_to_another_agent(stage: MakeStage) -> None:
 
 
 def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
-    """An attempt pushed and was killed afterwards. The push is in the ledger, and the next attempt
-    is told to check it."""
+    """An attempt pushed and was killed afterwards. The push is in the effect ledger, and the next
+    prompt tells the agent to check it."""
     one = stage(
         HANGS_IN_A_TOOL.replace(
             "echo one > one.txt;", "echo one > one.txt; git push ../nowhere main;"
@@ -603,8 +605,8 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
 
 
 def test_an_update_while_the_agent_works(stage: MakeStage, tmp_path: Path) -> None:
-    """New instructions for a running task wait for the end of its attempt, then enter the same
-    conversation by themselves."""
+    """New instructions for a running task wait for the end of its attempt. Then they continue the
+    same conversation without another command."""
     one = stage(held(tmp_path / "go") + "---\nsay Three.\n")
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -642,8 +644,8 @@ def test_drift_is_shown(stage: MakeStage) -> None:
 
 
 def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeStage) -> None:
-    """If answers break off, OpenCode asks again at once, without end. It is ended after a few
-    times, and the run is queued for later."""
+    """If answers break off, OpenCode repeats its request at once, without end. perdure ends it
+    after a few times, and queues the run for later."""
     if agent != "opencode":
         return
     one = stage(TWO_TURNS.replace("say The first", "cut clean x400\nsay The first"))
@@ -661,7 +663,7 @@ def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeSt
 
 
 def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
-    """The machine is lost before the model said anything. The conversation exists, and the retry
+    """The machine is lost before the model answered. The conversation exists, and the retry
     continues in it.
 
     OpenCode has printed nothing by then, not even an id. The conversation is found by the title
@@ -685,7 +687,8 @@ def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_transcript_that_was_changed_between_the_attempts(stage: MakeStage) -> None:
-    """The conversation was cut. The next attempt continues with perdure's own copy at once."""
+    """The transcript was cut between two attempts. The next attempt continues at once from
+    perdure's own copy."""
     one = stage(TWO_TURNS + "---\nsay Three.\n---\nsay Four.\n---\nsay Five.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
     (transcript,) = one.transcripts()

@@ -1,5 +1,5 @@
-"""The output of `run`, `update` and `attach` for a person or a script: the answer, the progress,
-the last line, in colors or plain."""
+"""The output of `run`, `update` and `attach` for a person or a script: the answer, the progress and
+the last line, with colors or plain."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def stage() -> Iterator[Stage]:
 
 
 def test_the_answer_is_on_standard_output_and_the_last_line_sums_up(stage: Stage) -> None:
-    """Standard output gets only the final message, without escapes; `--json` and `show` have it
-    unchanged. Progress and the summary go to standard error; with -q only the summary. On a
+    """Standard output gets only the final message, without escapes; `--json` and `show` have the
+    message unchanged. Progress and the summary go to standard error; with -q only the summary. On a
     terminal there are colors, no line is wider than the terminal, and the answer appears once."""
     done = stage.perdure("run", "--permissions", "full", "--name", "task", "Write the files.")
     assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err

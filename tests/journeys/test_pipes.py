@@ -1,5 +1,5 @@
-"""An agent leaves pipes where perdure reads files of its home. Opening a pipe waits for a writer,
-who never comes."""
+"""An agent leaves named pipes where perdure reads files of its home. Opening such a pipe would wait
+for a writer without end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ home = Path(sys.argv[1])
 print(files.transcript(home, "{SESSION}"), files.remains(home, "{SESSION}"))
 print(files.project(home, home))
 """
-"""The reading of Gemini CLI's home before each resume."""
+"""The program that reads Gemini CLI's home as perdure does before each resume."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def agent() -> str:
 
 @pytest.mark.journey
 def test_pipes_beside_a_conversation(stage: Callable[..., Stage]) -> None:
-    """The attempt ends, and the conversation continues."""
+    """With named pipes beside the transcript, the attempt ends and the conversation continues."""
     one = stage(SCRIPT)
     done = one.finish(begin(one))
     assert done.code == 0, done.err
@@ -55,7 +55,8 @@ def test_pipes_beside_a_conversation(stage: Callable[..., Stage]) -> None:
     [f"tmp/p/chats/session-2026-01-01T00-00-{SESSION[:8]}.jsonl", "projects.json", "tmp/p/.project_root"],
 )  # fmt: skip
 def test_pipes_in_the_home_of_gemini(tmp_path: Path, name: str) -> None:
-    """They count as files that are not there. (Gemini CLI itself waits for them.)"""
+    """Named pipes in Gemini's home count as missing files. (Gemini CLI itself would wait for a
+    writer.)"""
     pipe = tmp_path / name
     pipe.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(pipe)

@@ -1,5 +1,5 @@
-"""Mistakes of a person around a plan: names that collide, files that change, and a way out of every
-failure."""
+"""Mistakes of a person around a plan: names that collide, files that change, and how the person can
+continue after each failure."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ say It is done.
 
 @pytest.fixture
 def agent() -> str:
-    """The CLI that plays."""
+    """Return the CLI of these tests."""
     return "claude"
 
 
 def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
-    """Write a plan beside the repository. Each task is given as its lines of TOML."""
+    """Write a plan beside the repository and return its path. Each task is given as its lines of
+    TOML."""
     path = one.directory / f"{name}.toml"
     body = [
         f'name = "{name}"\nagent = "claude"\npermissions = "full"\n{head}',
@@ -48,9 +49,8 @@ def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
 
 def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     """A plan with the name of one that began in another repository is refused, and the error names
-    that repository. Different names of plans and tasks can give the same text when they are
-    joined. Each of two such plans, and a run with that text as its name, has a branch and workdir
-    of its own."""
+    that repository. If the joined names of plan and task are equal for two plans, and for the name
+    of a run, each still has its own branch and workdir."""
     one = stage(SCRIPT)
     begun = one.perdure(
         "plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json"
@@ -155,7 +155,7 @@ def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
 
 
 def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
-    """While no task has begun, another repository in the file is the one where the plan runs."""
+    """As long as no task has begun, the plan runs in the repository that its file names now."""
     one = stage(SCRIPT)
     first = one.repo
     one.repo = one.directory / "other"
@@ -177,7 +177,7 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{first}"')
     with perdure.open(
         first, one.environ
-    ) as runner:  # as it is when the process ends before the first task
+    ) as runner:  # as if the process ended before the first task
         begin(
             runner._engine,
             read_plan(plan, runner._settings),
@@ -198,10 +198,10 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
 
 def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
     """When the tasks together have spent the budget, no further task begins and a person is asked.
-    A higher budget in the file lets the plan continue. A run gets the rest of the budget."""
+    A higher budget in the file lets the plan continue. Each run gets what is left of the budget."""
     one = stage(SCRIPT)
     tasks = [f'name = "{name}"\nprompt = "Do {name}."' for name in ("one", "two", "three")]
-    plan = write(one, "shop", *tasks, head="budget_usd = 0.0015")  # each of them costs 0.00108
+    plan = write(one, "shop", *tasks, head="budget_usd = 0.0015")  # each task costs 0.00108
     spent = one.perdure("plan", "run", str(plan), "--json")
     assert spent.code == 3, spent.err
     assert [task["state"] for task in spent.json["tasks"]] == ["succeeded", "succeeded", "ready"]
@@ -217,8 +217,8 @@ def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
 
 
 def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
-    """Let the database refuse the next such change of the plan, as if the process were killed just
-    before it."""
+    """Make the database refuse the next change of this kind in the plan, as if the process were
+    killed just before it."""
     connection: sqlite3.Connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
     connection.create_function("cut_off", 0, lambda: 1 // 0)
     connection.execute(f"CREATE TEMP TRIGGER trouble BEFORE {what} BEGIN SELECT cut_off(); END")
@@ -235,8 +235,8 @@ def drive(runner: perdure.Runner, plan: Path) -> PlanRun:
 
 
 def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The file has new prompts for two tasks that failed, and the database fails while the plan
-    takes them in. Neither prompt is given yet. After the plan runs again, each is given once."""
+    """The file has new prompts for two tasks that failed. The database fails while the plan stores
+    them, so neither prompt is given. When the plan runs again, each is given once."""
     one = stage(SCRIPT)
     tasks = (
         'name = "one"\nprompt = "{}"\nfiles = ["x"]\nattempts = 1',
@@ -262,8 +262,9 @@ def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: 
 
 
 def test_a_failed_check_is_told_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The plan's own check failed, and the database fails while that is recorded. The agent is not
-    told yet. After the plan runs again it is told once, and that counts as one correction."""
+    """The plan's own check failed, and the database fails while that is recorded, so the agent gets
+    no message. When the plan runs again, the agent gets it once, and that counts as one
+    correction."""
     one = stage("by history\nsay It is done.\n---\nrun echo one > one.txt\n---\nsay It is right.\n")
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head='verify = "test -e one.txt"')
     with perdure.open(one.repo, one.environ) as runner:

@@ -1,4 +1,4 @@
-"""Plans on the real CLIs: one conversation, branches that fork and meet again, and nothing done
+"""Plans with the real CLIs: one conversation, branches that fork and are merged, and nothing done
 twice after any kill.
 
 The tests compare the messages that reached the model.
@@ -40,7 +40,7 @@ say The third file is written.
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs that fork."""
+    """Return a CLI that can fork."""
     return str(request.param)
 
 
@@ -50,8 +50,8 @@ on_codex = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 
 
 def write(one: Stage, *tasks: str, head: str = "") -> Path:
-    """Write a plan file beside the repository. Each task is `name: needs: prompt`, with more lines
-    of TOML after a newline."""
+    """Write a plan file beside the repository and return its path. Each task is `name: needs:
+    prompt`, with more lines of TOML after a newline."""
     lines = [
         'name = "shop"',
         f'agent = "{one.agent}"',
@@ -100,8 +100,8 @@ THREE = (
 
 @on_all
 def test_a_line_is_one_conversation(stage: MakeStage) -> None:
-    """Three tasks have one session and one workdir. Each prompt is as it was written, and the model
-    is shown all that was said before."""
+    """Three tasks share one session and one workdir. Each prompt is exactly the text of the plan,
+    and the model gets all earlier messages."""
     one = stage(LINE)
     plan = write(one, *THREE)
     done = one.perdure("plan", "run", str(plan), "--json")
@@ -151,8 +151,8 @@ DIAMOND = (
 
 
 def script(**parts: str) -> str:
-    """Write a script for each prompt, the last task first: a conversation also has the prompts of
-    the tasks before it."""
+    """Return a script for each prompt, the last task first, because a conversation also has the
+    prompts of earlier tasks."""
     return "\n===\n".join(
         f"match {prompt.replace('_', ' ')}\nby history\n{replies}"
         for prompt, replies in reversed(parts.items())
@@ -160,8 +160,8 @@ def script(**parts: str) -> str:
 
 
 def meets(one_side: str, other: str, directory: str) -> str:
-    """Return a reply whose command ends only when the other branch has come as far. Both branches
-    must run at the same time, or neither ever ends."""
+    """Return a reply whose command waits for the other branch. Unless both branches run at the same
+    time, neither ends."""
     return (
         f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e "
         f"{directory}/{other} ]; do sleep 0.05; done"
@@ -170,9 +170,9 @@ def meets(one_side: str, other: str, directory: str) -> str:
 
 @on_all
 def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
-    """The branch is a fork with its own workdir, and runs at the same time as the strand. Each
-    knows the conversation before the fork, and nothing of the other one. The last task has the
-    files of both."""
+    """One task is a fork with its own workdir, and runs at the same time as the strand. Each of the
+    two has the conversation before the fork, and nothing of the other. The last task has the files
+    of both."""
     one = stage(
         script(
             Do_the_root=(
@@ -256,7 +256,7 @@ def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
 
 
 def begun(one: Stage, prompt: str) -> int:
-    """Return how many requests began a turn with this prompt."""
+    """Return the number of requests that began a turn with this prompt."""
     return sum(prompt in text for text in one.rehearsal.prompts())
 
 
@@ -274,7 +274,7 @@ def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
     one.rehearsal.wait_for(4)
-    # The CLI writes its transcript a moment after it asks.
+    # The CLI writes its transcript a moment after its request.
     one.until(lambda: "Write the second file." in _written(one), "it is written")
     one.lose_machine(started)
     done = one.perdure("plan", "run", str(plan), "--json")
@@ -395,8 +395,8 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
 
 @on_claude
 def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeStage) -> None:
-    """Branches that no task merges are merged into the last task's workdir. Its conversation gets
-    their conflict, and then the failure of the plan's check."""
+    """Branches that no task merges are merged into the last task's workdir. That task's
+    conversation first gets the conflict of the merge, and then the failure of the plan's check."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
@@ -431,8 +431,9 @@ def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeSta
 
 @on_codex
 def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
-    """A task that has not begun may change. The prompt of a finished task may not, and the error
-    says what to do instead. All errors are reported at once, and nothing is changed."""
+    """A task that has not begun may be changed in the file. The prompt of a finished task may not
+    be changed, and the error says what to do instead. All errors are reported at once, and nothing
+    is stored."""
     one = stage(LINE)
     plan = write(one, *THREE[:2])
     assert one.perdure("plan", "run", str(plan)).code == 0
@@ -449,9 +450,9 @@ def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
 
 
 def test_a_fork_that_cannot_be_made_begins_with_a_brief(stage: MakeStage) -> None:
-    """Codex cannot fork a conversation that has already continued. As `unforkable = "brief"` asks,
-    the task begins with a brief of the conversation up to that point, and the receipt says so.
-    Claude Code forks at the turn and needs no brief."""
+    """Codex cannot fork a conversation that has continued since. With `unforkable = "brief"` the
+    task begins with a brief of the conversation up to the fork, and the receipt says so. Claude
+    Code forks at that turn and needs no brief."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is quercus.",

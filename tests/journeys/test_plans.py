@@ -1,4 +1,4 @@
-"""Plans on the command line: all problems are reported before anything runs, and the verbs show
+"""Plans at the command line: all problems are reported before anything runs, and the verbs show
 which tasks share a conversation."""
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_plan_is_checked(plan: Path) -> None:
-    """A valid plan is one line. An invalid one is one line for each problem, with its place, and
-    exit code 2. Nothing is made."""
+    """For a valid plan one line is printed. For an invalid one a line is printed for each problem,
+    with its place, and the exit code is 2. Nothing is made."""
     assert (
         perdure(plan.parent, "plan", "check", "plan.toml").stdout
         == "shop: 4 task(s) in 3 conversation(s), valid\n"
@@ -106,7 +106,7 @@ def test_the_plan_in_the_documents_is_a_plan(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
-    """A missing file, one name too many, and an unknown plan are refused with one sentence each and
+    """A missing file, one name too many, and an unknown plan are each refused with one sentence and
     the right exit code."""
     for words, code in (
         (("run",), 2),
@@ -119,7 +119,7 @@ def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n") <= 2) == (code, True), done.stderr
     assert (
         perdure(tmp_path, "plan", "ls").stdout == ""
-    )  # a sentence only on a terminal, as `perdure ls`
+    )  # a sentence only on a terminal, as with `perdure ls`
 
 
 def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:

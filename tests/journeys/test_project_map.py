@@ -1,4 +1,5 @@
-"""The project map on real agents: which part of it reaches the model, as the rehearsal sees it."""
+"""The project map with real agents: the part of it that reaches the model, as the rehearsal
+receives it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ MakeStage = Callable[[str], Stage]
 
 @pytest.fixture
 def stage() -> Iterator[MakeStage]:
-    """Make a stage with Codex. Codex is also there over ACP, as an unknown agent that keeps no
+    """Make a stage with Codex. It is also available over ACP, as an unknown agent that keeps no
     conversation."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pjm"))
@@ -101,8 +102,8 @@ def test_an_agent_without_sessions_is_told_what_the_files_hold(stage: MakeStage)
 
 
 def test_a_map_where_it_was_asked_for_and_where_a_conversation_was_lost(stage: MakeStage) -> None:
-    """By default a prompt is not changed. With `first` a new conversation gets the map and a
-    resumed one does not. A new conversation in place of a lost one gets the map by default."""
+    """By default a prompt has no project map. With `first` a new conversation gets the map, and a
+    resumed one does not. A new conversation that replaces a lost one gets the map by default."""
     one = stage(
         f"{ORDERS}\n---\nsay Written.\n---\nsay Reported.\n---\nsay More.\n---\nsay Anew.\n"
     )

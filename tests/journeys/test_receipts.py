@@ -1,5 +1,5 @@
-"""Receipts of a real agent's attempt, signed here and verified in a home that shares nothing with
-this one."""
+"""Receipts of a real agent's attempt, signed on one host and verified in a home that shares nothing
+with it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ say The file is written.
 
 
 def test_a_receipt_leaves_the_machine() -> None:
-    """A host without a key says how to make one. Then the receipt of a real attempt is attached to
-    its commit automatically, and verifies in another home with only the public key."""
+    """A host without a key says how to make one. After that, the receipt of a real attempt is
+    attached to its commit automatically. In another home it can be verified with only the public
+    key."""
     directory = Path(tempfile.mkdtemp(prefix="pr"))
     one = Stage(directory, "claude", Rehearsal(WRITES).start(), {"PERDURE_RECEIPTS": "note"})
     try:
@@ -100,8 +101,8 @@ for number in range(200):
 made.write_bytes(content)
 print(main.main(words))
 """
-"""The ways to damage a receipt: change a byte, insert one, remove two, cut the end off; 50 times
-each."""
+"""A script that damages a receipt in four ways, 50 times each: it changes a byte, inserts one,
+removes two, or cuts off the end."""
 
 
 def git(one: Stage, *words: str) -> str:
@@ -113,12 +114,13 @@ def git(one: Stage, *words: str) -> str:
 
 
 def away(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run perdure with an empty home of its own."""
+    """Run perdure with an empty home, and return its result."""
     return elsewhere_run(directory, [sys.executable, "-m", "perdure", *words])
 
 
 def elsewhere_run(directory: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program with another home than the one in which the receipt was signed."""
+    """Run a program with another home than the one in which the receipt was signed, and return its
+    result."""
     home = directory / "away"
     home.mkdir(exist_ok=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}

@@ -1,4 +1,4 @@
-"""A sample of `make redispatches`: two lines on the real CLIs, with given faults."""
+"""A sample of `make redispatches`: two lines with the real CLIs and given faults."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.journey
     ],
 )
 def test_a_line_goes_on_or_says_why_not(agent: str, database: str, faults: tuple[str, ...]) -> None:
-    """If the transcript is left, the conversation continues. If nothing is left, the prompt has a
-    brief and says so. No lookup misses an acknowledged record."""
+    """If the transcript or a copy is left, the conversation continues. If neither is left, the
+    prompt has a brief and says so. Each lookup of an acknowledged session record finds it."""
     with grounds((database,) if database in DATABASES else ()) as ground:
         found = line(7, agent, database, len(faults), ground, faults)
     assert not found.wrong

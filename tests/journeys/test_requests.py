@@ -1,5 +1,5 @@
-"""Requests of an agent to a person on the real Claude Code: its process ends while the run waits,
-and after the answer the same call runs or is refused."""
+"""Requests of an agent to a person, with the real Claude Code. Its process ends while the run
+waits. After the answer the same call runs or is refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(stage: Stage, *words: str, code: int = 3) -> dict[str, Any]:
 
 
 def pairs(stage: Stage, tool: str) -> dict[str, list[str]]:
-    """Return the results that the model was shown for each call of the tool, by the id of the call."""
+    """Return the results that the model got for each call of the tool, by the call's id."""
     found: dict[str, list[str]] = {}
     for message in stage.rehearsal.last.messages:
         if message.role == "tool_call" and message.text.startswith(tool):
@@ -59,7 +59,7 @@ def pairs(stage: Stage, tool: str) -> dict[str, list[str]]:
 
 
 def asking(file: Path, rest: str = "say It is written.\n") -> str:
-    """Write a script whose call, outside of the workdir, needs a permission."""
+    """Return a script whose call writes outside of the workdir, so it needs a permission."""
     write = call("Write", file_path=str(file), content="ran\n")
     return f"by history\n{write}---\n{write}---\n{rest}"
 
@@ -68,8 +68,8 @@ def asking(file: Path, rest: str = "say It is written.\n") -> str:
 def test_an_approved_call_runs_once_in_another_process(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The agent's process is gone while the run waits. Another perdure approves, and that very call
-    runs: the model sees one call with one result. The approval cannot be used again."""
+    """The agent's process has ended while the run waits. Another perdure approves, and exactly that
+    call runs: the model gets one call with one result. The approval cannot be used again."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file))
     report = run(here)
@@ -80,7 +80,7 @@ def test_an_approved_call_runs_once_in_another_process(
     assert (request["state"], request["tool"], request["parked"]) == ("open", "Write", True)
     assert json.loads(request["payload"]) == {"file_path": str(file), "content": "ran\n"}
     assert not file.exists()
-    # Nobody starts it before the answer, and `wait` does not wait for it.
+    # The run does not start before the answer, and `wait` returns without waiting for it.
     assert here.perdure("work", "--once").code == 0
     assert here.perdure("wait", "task").code == 3
     assert len(here.show()["attempts"]) == 1
@@ -114,7 +114,7 @@ def test_an_approved_call_runs_once_in_another_process(
         (2, "tool_ended"),
     ]
 
-    # Late and twice: one sentence, and the exit code of a conflict.
+    # An answer that is late and repeated gets one sentence, and the exit code of a conflict.
     again = here.perdure("approve", "task", "--request", "1")
     assert (again.code, again.err.count("\n")) == (6, 2)
     assert "Request 1 was answered already" in again.err
@@ -150,7 +150,7 @@ def test_a_saved_rule_answers_the_next_such_call(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
     """After `approve --always` the same call runs without a person each time it is made, and the
-    work report names the rule. A rule that denies wins over it."""
+    work report names the rule. A rule that denies has precedence over it."""
     file, other = tmp_path / "outside.txt", tmp_path / "other.txt"
     same = call("Write", file_path=str(file), content="ran\n")
     different = call("Write", file_path=str(other), content="ran\n")
@@ -163,7 +163,7 @@ def test_a_saved_rule_answers_the_next_such_call(
     assert (refused.code, "a pattern is for shell commands" in refused.err) == (2, True)
     assert not (here.state / "approvals.toml").exists()
     done = here.perdure("approve", "task", "--always", "--for", "repository")
-    # The second such call ran by the rule, and the different one asks.
+    # The second such call was allowed by the rule. The different call needs a person.
     assert done.code == 3, done.err
     assert "saved a rule" in done.err
     first, second, third = requests(here)
@@ -182,8 +182,8 @@ def test_a_saved_rule_answers_the_next_such_call(
 
 @CLAUDE
 def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, agent: str) -> None:
-    """A question waits without a process, and everything is killed. The answer arrives as the
-    result of the tool. A second question waits again."""
+    """A question waits while no process runs, and everything is killed. The answer reaches the
+    model as the result of the tool. A second question waits again."""
     script = (
         f"by history\n{question('Which database?')}---\n{question('Which port?')}---\nsay Ok.\n"
     )
@@ -207,7 +207,7 @@ def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, age
 
 @CLAUDE
 def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """A run with new instructions does not run the call, and the late approval is refused."""
+    """If a run got new instructions, the call does not run, and the late approval is refused."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file, "say Never mind.\n---\nsay Something else.\n"))
     run(here)
@@ -242,12 +242,12 @@ def test_a_call_is_asked_for_again_after_new_instructions(
 
 @CLAUDE
 def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """A call in the conversation that is not the approved one is refused: its digest is compared
-    with that of the approved call."""
+    """If the call in the conversation is not the approved one, it is refused, because its digest
+    differs from that of the approved call."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file))
     run(here)
-    # The request is changed in the store, as if another command had been shown.
+    # This changes the stored request, as if another command had been shown.
     with sqlite3.connect(here.state / "perdure.db") as database:
         (body,) = database.execute("SELECT body FROM requests").fetchone()
         told = json.loads(body)
@@ -266,8 +266,8 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
 def test_a_call_with_half_a_surrogate_pair_can_only_be_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """A model can write half a surrogate pair, which no store takes. The run waits like any other,
-    and the call cannot be allowed."""
+    """A model can write half a surrogate pair, which no store accepts. The run waits as for any
+    other call, but this call cannot be allowed."""
     file = tmp_path / "outside.txt"
     write = call("Write", file_path=str(file), content="half \ud83d\n")
     here = stage(f"by history\n{write}---\nsay Without it.\n")
@@ -283,7 +283,8 @@ def test_a_call_with_half_a_surrogate_pair_can_only_be_refused(
 def test_a_request_that_nobody_answers_is_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """When its time is over, the run is due by itself, and the call is refused."""
+    """When the time for an answer is over, the run is due without a person, and the call is
+    refused."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file))
     here.environ["PERDURE_REQUEST_EXPIRY"] = "1s"
@@ -302,8 +303,8 @@ def test_a_request_that_nobody_answers_is_refused(
 
 @CLAUDE
 def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """perdure is killed while the agent works; the agent asks, and its process ends. The next
-    supervisor finds the request, and its answer reaches the conversation."""
+    """perdure is killed while the agent works. The agent asks a person, and its process ends. The
+    next supervisor finds the request, and the person's answer reaches the conversation."""
     flag = tmp_path / "go"
     here = stage(f"by history\nhold {flag}\n{question('Which database?')}---\nsay Ok.\n")
     started = here.start("run", "--repo", str(here.repo), "--name", "task", "Do the task.")
@@ -329,8 +330,8 @@ def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_p
 
 @CLAUDE
 def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """On a terminal the request is shown and answered where the run is followed. Ctrl-C leaves it
-    open and prints how to answer it later. `attach` asks again."""
+    """On a terminal that follows the run, the request is shown and can be answered. Ctrl-C leaves
+    it open and prints how to answer it later. `attach` asks again."""
     file = tmp_path / "outside.txt"
     script = f"by history\n{question('Which database?')}---\n{asking(file).partition(chr(10))[2]}"
     here = stage(script)
@@ -364,8 +365,8 @@ def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path:
 def test_an_agent_that_is_killed_after_a_refusal_goes_on(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The refusal is in the conversation when everything is killed, so it is not given again, which
-    the CLI would refuse; the next attempt goes on."""
+    """When everything is killed, the refusal is already in the conversation. It is not given a
+    second time, which the CLI would refuse, and the next attempt continues."""
     file, flag = tmp_path / "outside.txt", tmp_path / "go"
     here = stage(asking(file, f"hold {flag}\nsay Then without.\n"))
     run(here)

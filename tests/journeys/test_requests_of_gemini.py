@@ -1,6 +1,6 @@
 """Requests of Gemini CLI. Without a terminal the CLI denies a call that needs a permission. The
-attempt that is given a person's answer runs the CLI over its protocol, where it asks; exactly the
-call that was shown runs, once."""
+attempt that gets a person's answer runs the CLI over its protocol, where it asks for permissions.
+Exactly the call that was shown runs, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ GEMINI = pytest.mark.parametrize("agent", ["gemini"], indirect=True)
 SLOW = pytest.mark.parametrize(
     "agent", [pytest.param("gemini", marks=pytest.mark.slow)], indirect=True
 )
-"""An answer in the minute of the question waits for the next minute, so most journeys are slow."""
+"""The attempt with the answer waits until the minute of the question is over, so most of these
+journeys are slow."""
 pytestmark = pytest.mark.journey
 STOPS = "say I cannot do that without the call. I stop here.\n"
 
@@ -32,12 +33,13 @@ def run(stage: Stage, *words: str) -> dict[str, Any]:
 
 
 def write(name: str, content: str = "all:\n\techo ran\n") -> str:
-    """Return a call that needs a permission, if the file builds a project."""
+    """Return a call that writes a file. It needs a permission if the file is part of a project's
+    build."""
     return call("write_file", file_path=name, content=content)
 
 
 def results(stage: Stage) -> list[str]:
-    """Return the results of calls that the model was shown last."""
+    """Return the results of calls in the newest request to the model."""
     return [each.text for each in stage.rehearsal.last.messages if each.role == "tool_result"]
 
 
@@ -47,8 +49,8 @@ def workdir(report: dict[str, Any]) -> Path:
 
 @GEMINI
 def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, agent: str) -> None:
-    """The run waits without a process. After the approval exactly this call runs, once: the same
-    call a second time, and another one in the same answer, are asked for again."""
+    """The run waits without a process. After the approval exactly this call runs, once. The same
+    call a second time, and another call in the same answer, need new approvals."""
     make, other = write("Makefile"), write("package.json", "{}\n")
     here = stage("---\n".join([make, STOPS, other + make, make, STOPS]))
     report = run(here)
@@ -87,8 +89,9 @@ def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, a
 def test_a_refusal_is_told_and_the_call_does_not_run(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """perdure is killed while the agent works, and the agent asks alone. The model reads the words
-    of the refusal, and the refused call does not run when the model makes it again."""
+    """perdure is killed while the agent works, and the agent asks a person without a supervisor.
+    The model gets the text of the refusal. The refused call does not run when the model repeats
+    it."""
     flag, setup = tmp_path / "go", write("setup.py", "import this\n")
     here = stage(f"hold {flag}\n{setup}---\n{STOPS}---\n{setup}---\nsay Then without.\n")
     words = ["--repo", str(here.repo), "--name", "task", "--agent", agent, "--attempts", "2"]
@@ -120,8 +123,8 @@ def test_a_refusal_is_told_and_the_call_does_not_run(
 def test_a_kill_during_an_approved_call_asks_again(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The approval is used up when the call begins. After the loss of everything the model makes
-    the call again: it does not run a second time, and a person is asked."""
+    """The approval is used up when the call begins. After everything was killed, the model repeats
+    the call. It does not run a second time, and a person is asked."""
     file, flag = tmp_path / "ran", tmp_path / "go"
     command = f"rm -rf old; echo ran >> {file}; until [ -e {flag} ]; do sleep 0.1; done"
     remove = call("run_shell_command", command=command)
@@ -146,7 +149,7 @@ def test_a_kill_during_an_approved_call_asks_again(
 def test_a_person_allows_an_edit_of_a_build_file_at_the_level_full(
     stage: MakeStage, agent: str
 ) -> None:
-    """No level of permissions allows such an edit, but a person can."""
+    """No permissions level allows an edit of a build file, but a person can allow it."""
     edit = call(
         "replace", file_path="package.json", old_string="{}", new_string="[]", instruction="change"
     )
@@ -173,8 +176,8 @@ def test_a_person_allows_an_edit_of_a_build_file_at_the_level_full(
 
 @GEMINI
 def test_hooks_of_the_user_are_not_skipped(stage: MakeStage, agent: str) -> None:
-    """Over its protocol the CLI runs no hooks for tools. With such a hook the approval cannot be
-    used, and nobody is asked a second time."""
+    """Over its protocol the CLI runs no hooks for tools. If the user has such a hook, the approval
+    cannot be used, and no person is asked a second time."""
     make = write("Makefile")
     here = stage("---\n".join([make, STOPS, make, STOPS]))
     settings = here.agent_home / ".gemini" / "settings.json"
@@ -190,7 +193,8 @@ def test_hooks_of_the_user_are_not_skipped(stage: MakeStage, agent: str) -> None
 
 @SLOW
 def test_a_dangerous_command_runs_once_after_the_approval(stage: MakeStage, agent: str) -> None:
-    """At the level `edit` the CLI would ask about `rm -rf`. The approval is for this command alone."""
+    """At the level `edit` the CLI would ask about `rm -rf`. The approval allows only this
+    command."""
     remove, other = (call("run_shell_command", command=f"rm -rf {each}") for each in ("a", "b"))
     here = stage("---\n".join([remove, STOPS, other, remove, "say Ok.\n"]))
     report = run(here)
@@ -205,8 +209,9 @@ def test_a_dangerous_command_runs_once_after_the_approval(stage: MakeStage, agen
 
 @SLOW
 def test_a_call_that_was_refused_stays_in_the_conversation(stage: MakeStage, agent: str) -> None:
-    """Two answers one after the other. The model is shown each call with its results, also the one
-    that was refused over the protocol: the service would not take a result without its call."""
+    """A person answers two requests, one after the other. The model gets each call with its result,
+    also the one that was refused over the protocol, because the service would not accept a result
+    without its call."""
     make, other = write("Makefile"), write("package.json", "{}\n")
     here = stage("---\n".join([make, STOPS, other + make, STOPS, other, "say Ok.\n"]))
     run(here)
@@ -224,8 +229,8 @@ def test_a_call_that_was_refused_stays_in_the_conversation(stage: MakeStage, age
 
 @SLOW
 def test_gemini_over_acp_writes_an_approved_file_once(stage: MakeStage, agent: str) -> None:
-    """As `acp-gemini` the person is shown the change of the file. The refused call stays in the
-    conversation with its result."""
+    """With `acp-gemini` a person sees the change of the file before the approval. The refused call
+    stays in the conversation with its result."""
     make = write("Makefile")
     here = stage("---\n".join([make, STOPS, write("Makefile", "other:\n"), make, make, STOPS]))
     report = begin(here, "--agent", "acp-gemini")

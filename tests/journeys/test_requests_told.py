@@ -19,8 +19,8 @@ from tests.journeys.test_requests import run as begin
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
 OUTSIDE = Path("/var/tmp")
-"""A directory that every user may write, and that the sandbox of Codex does not open for its tools:
-it opens the workdir, /tmp and TMPDIR."""
+"""A directory in which every user may write, but not a tool in Codex's sandbox: that may write only
+in the workdir, /tmp and TMPDIR."""
 STOPS = "say I cannot do that without the call. I stop here.\n"
 
 
@@ -33,7 +33,7 @@ def command(file: Path, **more: Any) -> str:
 
 
 def escalated(file: Path) -> str:
-    """Return the call as the model makes it."""
+    """Return a call that asks to run without the sandbox, in the form that the model uses."""
     return command(file, sandbox_permissions="require_escalated", justification="allowed")
 
 
@@ -41,10 +41,10 @@ def escalated(file: Path) -> str:
 def test_codex_runs_an_approved_command_once_in_another_process(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """perdure asks a person about the call that the sandbox stopped, without a process. After the
-    approval the model makes the call again in the same conversation, and it runs outside of the
-    sandbox. Another call is refused in that turn, and so is the same one a second time; perdure
-    asks about both."""
+    """A person is asked about the call that the sandbox stopped, while no process runs. After the
+    approval the model repeats the call in the same conversation, and it runs outside of the
+    sandbox. In that turn another call, and the same call a second time, are refused, and a person
+    is asked about both."""
     file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
     steps = [command(file), STOPS, escalated(other), escalated(file), escalated(file), STOPS]
     here = stage("---\n".join(steps))
@@ -82,8 +82,8 @@ def test_codex_runs_an_approved_command_once_in_another_process(
 def test_codex_is_told_a_refusal_and_an_answer(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """A refused call does not run, also if the model makes it again, and the model reads the words.
-    A question is answered in the next prompt."""
+    """A refused call does not run, even if the model repeats it, and the model gets the text of the
+    refusal. A question is answered in the next prompt."""
     file = OUTSIDE / tmp_path.name
     steps = [escalated(file), STOPS, escalated(file), "say Then without.\n"]
     here = stage("---\n".join([ASK_CODEX, STOPS, *steps]))
@@ -108,7 +108,7 @@ def test_codex_that_asks_after_its_budget_is_spent_gets_no_new_budget(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
     """An approval never starts an attempt with a new budget. The run ends because its budget is
-    spent, nothing can be approved, and the agent asks again after `retry`."""
+    spent, and nothing can be approved. After `retry` the agent asks again."""
     file = OUTSIDE / tmp_path.name
     steps = [f"usage in=60000 out=3000\n{command(file)}", f"usage in=900000 out=90000\n{STOPS}"]
     here = stage("---\n".join([*steps, *steps]))
@@ -132,8 +132,8 @@ def over_acp(stage: MakeStage, agent: str, script: str) -> Stage:
 def test_opencode_over_acp_writes_an_approved_file_once(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """OpenCode asks for a file outside of the workdir. After the approval was used, the same call
-    needs another one, and does not run if that is refused."""
+    """OpenCode asks to write a file outside of the workdir. After the approval was used, the same
+    call needs another one. If that is refused, the call does not run."""
     file = tmp_path / "outside.txt"
     write = call("write", filePath=str(file), content="ran\n")
     here = over_acp(stage, agent, "---\n".join([write, write, "say Ok.\n", write, "say Never.\n"]))
@@ -159,8 +159,8 @@ def test_opencode_over_acp_writes_an_approved_file_once(
 def test_codex_over_acp_runs_an_approved_command_once(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """A refusal cancels the turn of this agent, but not the run: a person is asked. The approval is
-    for exactly that command."""
+    """A refusal cancels the turn of this agent, but not the run: a person is asked. The approval
+    allows exactly that command."""
     file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
     here = over_acp(stage, agent, "---\n".join(map(escalated, (file, file, other))))
     try:
@@ -182,7 +182,8 @@ def test_codex_over_acp_runs_an_approved_command_once(
 
 
 def rejected_write(file: Path, content: str = "ran\n") -> str:
-    """Return a call of OpenCode that needs a permission, because the file is outside."""
+    """Return a call of OpenCode that needs a permission, because its file is outside of the
+    workdir."""
     return call("write", filePath=str(file), content=content)
 
 
@@ -191,7 +192,7 @@ def test_opencode_runs_an_approved_call_once_in_another_process(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
     """The turn ends with the call that needs a permission. After the approval exactly this call
-    runs, once: the same call a second time, and another one, are asked for again."""
+    runs, once. The same call a second time, and another call, need new approvals."""
     file, other = tmp_path / "outside.txt", tmp_path / "other.txt"
     append = call(
         "bash", command=f"echo ran >> {file}", description="append", workdir=str(tmp_path)
@@ -222,8 +223,9 @@ def test_opencode_runs_an_approved_call_once_in_another_process(
 def test_opencode_is_told_a_refusal_while_the_call_is_made_again(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """perdure is killed while the agent works, and the agent asks alone. The refused call does not
-    run when the model makes it again, its result has the person's words, and the turn goes on."""
+    """perdure is killed while the agent works, and the agent asks a person without a supervisor.
+    The refused call does not run when the model repeats it. Its result has the person's text, and
+    the turn continues."""
     flag, file = tmp_path / "go", tmp_path / "outside.txt"
     write = rejected_write(file)
     here = stage(f"hold {flag}\n{write}---\n{write}---\nsay Then without.\n")
@@ -254,8 +256,8 @@ def test_opencode_is_told_a_refusal_while_the_call_is_made_again(
 def test_opencode_killed_during_an_approved_call_asks_again(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The approval is used up when the call begins. After the loss of everything the model makes
-    the call again: it does not run a second time, and a person is asked."""
+    """The approval is used up when the call begins. After everything was killed, the model repeats
+    the call. It does not run a second time, and a person is asked."""
     file, flag = tmp_path / "outside.txt", tmp_path / "go"
     command = f"echo ran >> {file}; until [ -e {flag} ]; do sleep 0.1; done"
     append = call("bash", command=command, description="append", workdir=str(tmp_path))

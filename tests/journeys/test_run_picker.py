@@ -1,4 +1,4 @@
-"""Verbs without a name at a terminal: a person chooses among the runs that fit."""
+"""Verbs without a name on a terminal: a person chooses among the runs that the verb could mean."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
-    """With two runs that `stop` could mean, a terminal shows both and asks. If the person leaves,
-    no run is stopped. Paths are links at a terminal, and plain in a pipe."""
+    """With two runs that `stop` could mean, a terminal shows both and asks. If the person chooses
+    none, no run is stopped. Paths are links at a terminal, and plain in a pipe."""
     one = stage("say Never.\n")
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         for name in ("first", "second"):

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The tests concern perdure's own part. Two CLIs are enough; one of them lets the caller choose
-    the id."""
+    """Return one of two CLIs, which are enough for these tests of perdure's own part. One of them
+    lets the caller choose the id."""
     return str(request.param)
 
 
@@ -47,7 +47,7 @@ def begun(one: Stage) -> dict[str, Any]:
 
 
 def updated(one: Stage, text: str) -> tuple[dict[str, Any], str]:
-    """Return the attempt that an update made, and the last conversation that the model was shown."""
+    """Return the attempt that an update made, and the last conversation that the model got."""
     done = one.perdure("update", "task", text, "--json")
     assert done.code == 0, done.err
     return done.json["attempts"][-1], said(one.rehearsal.requests[-1].messages)
@@ -66,7 +66,7 @@ def records(one: Stage) -> list[Session]:
 
 
 def told(session: Session) -> dict[str, Any]:
-    """Return a record without the time of writing."""
+    """Return the fields of a record, except for the time of writing."""
     return {
         name: value
         for name, value in plain(session).items()
@@ -151,9 +151,9 @@ def test_lost_records_are_made_again(stage: MakeStage) -> None:
 
 
 def test_the_documented_program(stage: MakeStage) -> None:
-    """The program of docs/how-to/sessions.md. A session is created before anything runs; its runs
-    share one conversation and are counted. Once it is closed, the next run starts a new one and
-    says so."""
+    """The program of docs/how-to/sessions.md works. A session is created before anything runs. Its
+    runs share one conversation and are counted. Once it is closed, the next run starts a new one
+    and says so."""
     one = stage(TALK)
     page = (TOP / "docs/how-to/sessions.md").read_text()
     program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
@@ -187,8 +187,8 @@ def test_the_documented_program(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_an_attempt_never_asks_the_cache(stage: MakeStage) -> None:
-    """A record in Redis names another conversation, is the newest, and has a valid signature of the
-    store. The attempt continues with the one in the database."""
+    """The cache in Redis has a record that names another conversation, is the newest, and has a
+    valid signature of the store. The attempt continues the conversation that the database names."""
     with server() as redis:
         one = stage(TALK, extra={"PERDURE_SESSION_CACHE": redis.url})
         begun(one)

@@ -1,5 +1,5 @@
-"""The cost of attempts that do not reach their end, and budgets that hold nevertheless: on the real
-agents, by the model server's own record."""
+"""The cost of attempts that do not reach their end, and budgets that hold nevertheless, with the
+real agents and by the model server's own record."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def words(one: Stage, *more: str) -> tuple[str, ...]:
 
 
 def stop_waiting(one: Stage) -> None:
-    """Let the command that the agent waits for end, also when it is called again."""
+    """Let the command end for which the agent waits, also when the command is called again."""
     place = one.show()["workspace"]["path"]
     Path(place, "go").touch()
 
 
 def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[str, Any]:
-    """Return the run when its agent waits in the second tool and the usage of the earlier replies
-    is known."""
+    """Return the run when its agent waits in the second tool call and the usage of the earlier
+    replies is known."""
 
     one.attempt_directory(number)
 
@@ -100,7 +100,7 @@ def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[s
         used = (
             report["attempts"][number - 1]["usage"] if len(report["attempts"]) >= number else None
         )
-        # OpenCode says what a step used when its tools have ended.
+        # OpenCode reports the usage of a step when the step's tools have ended.
         late = one.agent == "opencode"
         told = used is not None and used["output"] >= (2000 if late else output)
         return report if told and (not late or len(one.rehearsal.reported) >= 2) else None
@@ -120,14 +120,15 @@ def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
     stop_waiting(one)
     done = one.finish(started)
     assert done.code == 0, done.err
-    assert done.json["usage"]["estimated"] is (one.agent == "codex")  # which tells no dollars
+    assert done.json["usage"]["estimated"] is (one.agent == "codex")  # Codex reports no dollars.
     assert {name: done.json["usage"][name] for name in COUNTS} == spent(one.rehearsal).counts
 
 
 @pytest.mark.parametrize("victim", ["agent", "everything", "a person"])
 def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, victim: str) -> None:
-    """The agent alone is killed, perdure with it, or a person stops it. The usage of the killed
-    attempt and of the next one is what the model server reported, and no reply is counted twice."""
+    """The agent is killed alone or with perdure, or a person stops it. The usage of the killed
+    attempt and of the next one equals what the model server reported, and no reply is counted
+    twice."""
     one = stage(WORK)
     started = one.start(*words(one, "--attempts", "1"))
     waits_in_its_tool(one)
@@ -145,7 +146,8 @@ def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, vic
     first, second = (attempt["usage"] for attempt in done.json["attempts"])
     assert first["estimated"] is True
     if one.agent == "opencode":
-        # Nothing told what its second step used: that is estimated by what was said before it.
+        # The usage of the second step was not reported, so it is estimated from the earlier
+        # messages.
         least = reported.counts["input"]
         assert least == 130_000 and least <= first["input"] <= 1.05 * least
         return
@@ -175,15 +177,15 @@ def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> No
 def test_a_budget_holds_over_replies_that_were_cut_off(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The agent is killed twice in the middle of a reply, of which it had recorded nothing or only
-    the beginning. The cost of both replies is estimated, and the third attempt is not launched."""
+    """The agent is killed twice during a reply of which it had recorded nothing, or only the
+    beginning. The cost of both replies is estimated, and the third attempt is not launched."""
     go = tmp_path / "go"
     cut_off = f"say I look further.\nhold {go}\n"
     one = stage(IN_FLIGHT.replace("say I look further.\n", cut_off))
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.1"))
     for number in (1, 2):
         asked = one.rehearsal.wait_for(1 + number)
-        # Before its first byte the server does not count the reply, and perdure cannot know that.
+        # The server counts a reply only from its first byte, so the kill must come after that.
         one.until(lambda asked=asked: asked.number in one.rehearsal.begun, "the reply begins")
         os.kill(one.agent_pid(number), signal.SIGKILL)
     go.touch()
@@ -201,9 +203,10 @@ def test_a_budget_holds_over_replies_that_were_cut_off(
 def test_a_budget_holds_although_replies_that_were_cut_off_cost_more_than_estimated(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The model's cache expired, so the two replies that kills cut off cost three times as much as
-    estimated. A reserve is kept for them, and the third attempt is not launched, although by the
-    estimates a fifth of the budget is left. The run says so, and a person can spend that rest."""
+    """The model's cache expired, so the two interrupted replies cost three times as much as
+    estimated. A reserve is kept for such replies. The third attempt is not launched, although by
+    the estimates a fifth of the budget is left. The run says so, and a person can spend that
+    rest."""
     go = tmp_path / "go"
     one = stage(DEARER.format(go=go))
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.0"))
@@ -228,8 +231,8 @@ def test_a_budget_holds_although_replies_that_were_cut_off_cost_more_than_estima
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> None:
-    """An agent that continues after the reply that spent the budget is ended before it gets another
-    reply."""
+    """If an agent continues after the reply that spent the budget, it is ended before it gets
+    another reply."""
     one = stage(WORK)
     done = one.perdure(*words(one, "--budget-usd", "0.5"))
     assert done.code == 3, done.err
@@ -240,7 +243,7 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_instructions_do_not_exceed_a_spent_budget(stage: MakeStage, agent: str) -> None:
-    """Instructions come while the attempt spends the budget. No other attempt is launched for
+    """New instructions arrive while the attempt spends the budget. No other attempt is launched for
     them: a person is needed, and the next retry gives them to the agent."""
     first = "run until test -e first; do sleep 0.1; done"
     one = stage(WORK.replace("run echo one > one.txt", first))
@@ -258,9 +261,9 @@ def test_instructions_do_not_exceed_a_spent_budget(stage: MakeStage, agent: str)
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
-    """perdure and the shim were killed, so nothing ended the agent, and it spent the budget
-    unattended. The first retry closes that attempt and launches nothing. A second retry, after the
-    person has seen that, launches one."""
+    """perdure and the shim were killed, so the agent spent the budget without a supervisor. The
+    first retry closes that attempt and launches nothing. A second retry, after the person has seen
+    that, launches an attempt."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )
@@ -292,8 +295,8 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
 def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
     stage: MakeStage, agent: str
 ) -> None:
-    """perdure was killed. A CLI without a budget of its own does not spend more, and the next
-    attempt continues in the same conversation."""
+    """When perdure is killed, a CLI without a budget of its own is ended, so that it does not spend
+    more. The next attempt continues in the same conversation."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )
@@ -319,10 +322,10 @@ def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
-    """After any kill at any time, no run spends more than its budget and one reply. It reports what
-    the server reported, and at most one reply more for each kill. It is not known whether a request
-    was sent before the kill, so it is charged. The output of a reply that was cut off is estimated,
-    so half of that reply may be missing."""
+    """After any kill at any time, no run spends more than its budget and one reply. Its figure
+    equals the server's, plus at most one reply for each kill: a request counts because it may have
+    been sent before the kill. The output of an interrupted reply is estimated, so up to half of
+    that reply may be missing."""
     result = trial(3_000 + seed, agent)
     assert result.held and not result.wrong, table([result])
     least, most = result.by_server * (1 - CLOSE), result.by_server * (1 + CLOSE)

@@ -1,5 +1,5 @@
-"""The cost of a call besides its agent, by counts: programs that perdure starts, and modules that
-it imports before the agent's start."""
+"""The cost of a call besides its agent, measured in counts: programs that perdure starts, and
+modules that it imports before the agent's start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.journeys.stage import Stage
 
 NOT_BEFORE_THE_LAUNCH = {
     *("asyncio", "concurrent.futures", "email", "importlib.metadata", "tomllib", "zipfile"),
-    "typing_extensions",  # perdure.cli.light_msgspec says what would load it
+    "typing_extensions",  # perdure.cli.light_msgspec says what imports it
     *(
         "perdure.capsule",
         "perdure.forge.webhooks",
@@ -35,8 +35,8 @@ OWN = 200
 
 
 def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
-    """Start a run in a new worktree that writes a file, then update it twice. Programs are counted,
-    and modules are compared by name."""
+    """A run is started in a new worktree and writes a file; then it is updated twice. The started
+    programs are counted, and the imported modules are compared by name."""
     assert all(find_spec(name) for name in NOT_BEFORE_THE_LAUNCH)
     with Rehearsal("by history\nrun echo hello > hello.txt\n---\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)
@@ -52,17 +52,18 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
             early = NOT_BEFORE_THE_LAUNCH & set(each.modules)
             assert not early, early
             assert sum(name.partition(".")[0] == "perdure" for name in each.modules) <= OWN
-        # What the run changed is known without another look at its files.
+        # The changes of the run are known without another scan of its files.
         assert "1 file +1" in third.said
-        # The process ends without taking its objects apart, but its database is whole.
+        # perdure's process exits without cleaning up its objects, but its database is complete.
         state = stage.home / ".local/state/perdure"
         assert [path.name for path in state.glob("perdure.db*")] == ["perdure.db"]
         stage.close()
 
 
 def test_the_end_takes_no_modules_apart(tmp_path: Path) -> None:
-    """That takes as long as a start of Python. What was to be done at the end is still done, all
-    output arrives, and the exit code is the verb's."""
+    """perdure exits without Python's own clean-up, which takes as long as a start of Python.
+    Functions registered for the exit still run, all output arrives, and the exit code is the
+    verb's."""
     code = """
 import atexit, sys
 class Part:

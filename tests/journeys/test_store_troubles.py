@@ -1,5 +1,5 @@
-"""A database that fails while an attempt opens. A temporary failure is retried automatically; a
-permanent one asks for a person.
+"""A database that fails while an attempt begins. After a temporary failure the attempt is repeated
+automatically; a permanent failure needs a person.
 
 The failure is a trigger in the supervisor's own connection, so exactly one real statement of one
 real attempt fails.
@@ -32,12 +32,12 @@ say It is done.
 
 @pytest.fixture
 def agent() -> str:
-    """The failure comes before any agent starts, so the agent does not matter."""
+    """Return any agent, because the failure comes before an agent starts."""
     return "claude"
 
 
 def fails(runner: perdure.Runner, how: str) -> None:
-    """Let every later attempt to store a conversation fail."""
+    """Make every later attempt to store a conversation fail."""
     with runner._engine.store._database.writing() as (cursor, _):  # type: ignore[attr-defined]
         cursor.execute(
             f"CREATE TEMP TRIGGER trouble BEFORE INSERT ON main.sessions BEGIN SELECT {how}; END"
@@ -120,8 +120,8 @@ def test_restarts_before_the_agents_start_use_up_no_attempt(stage: MakeStage) ->
 def test_a_pool_that_serves_waits_for_its_database(
     stage: MakeStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While nothing can be claimed, a serving pool says so once; it works again when it can. A pool
-    that a person started ends with the sentence."""
+    """A serving pool that cannot claim anything says so once, and works again when it can. A pool
+    that a person started ends with that sentence."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
@@ -149,8 +149,8 @@ def test_a_pool_that_serves_waits_for_its_database(
 
 
 def test_a_database_that_time_does_not_mend_asks_for_a_person(stage: MakeStage) -> None:
-    """A change that violates a constraint of the database would violate it again. The run fails
-    without a retry, and a person is needed."""
+    """A change that violates a constraint of the database would violate it again on a retry. So the
+    run fails without a retry, and a person is needed."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         claim = begun(runner, one)

@@ -34,13 +34,14 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 def test_every_verb_has_words() -> None:
-    """Every verb has words for these tests, or takes none. A new verb must be added here."""
+    """For every verb these tests have arguments, or the verb needs none. A new verb must be added
+    here."""
     assert set(WORDS) <= set(VERBS)
 
 
 @pytest.fixture(params=["claude", "codex"])
 def stage(request: pytest.FixtureRequest) -> Iterator[Callable[..., Stage]]:
-    """Makes a machine for a script."""
+    """Make a machine for a script."""
     yield from machines(request.param)
 
 
@@ -73,7 +74,7 @@ def machines(agent: str) -> Iterator[Callable[..., Stage]]:
 def through(
     stage: Stage, before: tuple[str, ...], *words: str, environ: dict[str, str] | None = None
 ) -> Done:
-    """Run perdure by another program that changes its surroundings."""
+    """Run perdure by another program that changes its environment, and return the result."""
     command = [*before, sys.executable, "-m", "perdure", *words]
     done = subprocess.run(
         command, cwd=stage.repo, env=stage.environ if environ is None else environ, stdin=subprocess.DEVNULL, capture_output=True,
@@ -83,8 +84,8 @@ def through(
 
 
 def as_stranger() -> tuple[str, ...]:
-    """Run a program as a user that the system does not know. If the tests run as root, it may still
-    read, as the interpreter may be in a home."""
+    """Return the words that run a program as a user without an account. If the tests run as root,
+    the program may still read all files, because the Python interpreter may be in a home."""
     if os.getuid() == 0:
         may = "+dac_read_search"
         return (
@@ -123,14 +124,14 @@ def every_verb(
 
 
 def test_a_stream_that_is_not_utf8(one: Stage) -> None:
-    """Characters that latin-1 lacks are replaced by its letters, or escaped as in JSON. No verb
-    ends in a traceback."""
+    """On a stream that is latin-1, other characters are replaced by letters of latin-1, or escaped
+    as in JSON. No verb ends in a traceback."""
     ended = every_verb(one, (), ("prove",), one.environ | {"PYTHONIOENCODING": "latin-1"})
     assert "Fertig ... ~ \\ud83c\\udf89." in ended["logs"].out and ended["logs"].code == 0
 
 
 def test_json_in_latin1_is_still_json(one: Stage) -> None:
-    """The output of --json says the same in every encoding."""
+    """The output of --json has the same content in every encoding."""
     odd = through(
         one, (), "show", "task", "--json", environ=one.environ | {"PYTHONIOENCODING": "latin-1"}
     )
@@ -139,8 +140,8 @@ def test_json_in_latin1_is_still_json(one: Stage) -> None:
 
 
 def test_without_proc(one: Stage) -> None:
-    """If /proc is not mounted, a verb works without it, or says so in a sentence. Nothing is taken
-    for dead."""
+    """If /proc is not mounted, each verb works without it or says so in a sentence. No process is
+    considered dead for that reason."""
     ended = every_verb(one, without_proc(), ())
     for verb in ("run", "update", "retry", "gc", "work", "prove"):
         assert ended[verb].code == 7 and "/proc" in ended[verb].err, (verb, ended[verb])
@@ -192,8 +193,8 @@ def test_without_home_the_account_s_home_is_used(one: Stage) -> None:
 
 
 def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
-    """If the conversation could not be saved, the task is refused with one sentence before anything
-    is made. With a home it runs."""
+    """If a conversation could not be saved because the home is not writable, the task is refused
+    with one sentence before anything is made. With a writable home it runs."""
     one = stage("say Done.")
     other = one.directory / "other"
     (other / "root").mkdir(parents=True)
@@ -247,11 +248,11 @@ shift
 exec setpriv --inh-caps=-all --ambient-caps=-all "$@"
 """
 NEW_USER = 54321
-"""The number of a user for whom Codex's sandbox has never made its directory in /tmp."""
+"""A user id for which Codex's sandbox has never made its directory in /tmp."""
 
 
 def only_home_writable(one: Stage, user: int) -> tuple[str, ...]:
-    """Run a program with a read-only /tmp, as a user with this number."""
+    """Return the words that run a program with a read-only /tmp, as a user with this id."""
     maps = (f"--map-user={user}", f"--map-group={user}")
     spaces = ("unshare", *maps, "--keep-caps", "--mount")
     return (*spaces, "sh", "-euc", NO_TEMPORARY, "sh", str(one.directory))
@@ -260,8 +261,8 @@ def only_home_writable(one: Stage, user: int) -> tuple[str, ...]:
 def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) -> None:
     """If only the home can be written, as in a container with a read-only root, Claude Code and
     Codex's sandbox cannot run commands. perdure refuses that, and doctor says the same. Codex runs
-    without its sandbox, and with it if TMPDIR is elsewhere and the sandbox's own directory in /tmp
-    exists. A verb that itself needs such a directory says so."""
+    without its sandbox. It also runs with the sandbox if TMPDIR is elsewhere and the sandbox's own
+    directory in /tmp exists. A verb that itself needs a temporary directory says so."""
     one = stage("by history\nrun echo one > one.txt\n---\nsay Done.")
     before = only_home_writable(one, os.getuid())
     environ = {name: value for name, value in one.environ.items() if name != "TMPDIR"}
@@ -276,7 +277,7 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         assert "Set TMPDIR to a directory that can be written" in ended.err
         assert one.rehearsal.requests == []
         assert checked.code == 1 and "claude could run no command" in checked.out
-        # A pool says it in the run, with the way out.
+        # A pool writes the reason to the run, with the command that helps.
         with perdure.open(one.repo, one.environ) as runner:
             runner.submit("Do it.", name="queued", agent="claude", permissions=Permissions.FULL)
         through(one, before, "work", "--once", environ=environ)
@@ -295,7 +296,7 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         ended = through(one, before, *words, "confined", environ=environ)
         assert ended.code == 7 and "codex could run no command" in ended.err, ended.err
         assert "Set TMPDIR to a directory that can be written" in ended.err
-        # With TMPDIR elsewhere the sandbox of 0.169.0 still wants /tmp/codex-daemon-UID.
+        # Even if TMPDIR is elsewhere, the sandbox of 0.169.0 needs /tmp/codex-daemon-UID.
         stranger = only_home_writable(one, NEW_USER)
         ended = through(one, stranger, *words, "never", environ=one.environ)
         assert ended.code == 7 and f"/tmp/codex-daemon-{NEW_USER} cannot be created" in ended.err
@@ -310,8 +311,8 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
 
 
 def test_doctor_warns_of_a_small_volume(one: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A volume may be nearly empty and still too small for the ballast; such a volume is named with
-    what is free on it."""
+    """A volume that is nearly empty may still be too small for the ballast. `doctor` names such a
+    volume and its free space."""
     monkeypatch.setitem(one.environ, "PERDURE_DISK_BALLAST", "900 TB")
     checked = one.perdure("doctor")
     assert f"warn  workdirs     {one.home}" in checked.out and ", only " in checked.out, checked.out
@@ -335,8 +336,8 @@ def test_new_instructions_on_a_full_disk_are_given_once(
 
 
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
-    """A caller that waits for a run by URL is told that its server is unreachable; nothing is
-    stored, retried or left behind."""
+    """If a caller waits for a run by URL and the server is unreachable, the error says so at once.
+    Nothing is stored, retried or left behind."""
     before = one.perdure("ls", "--json").json["runs"]
     done = one.perdure(
         "run", "--repo", "http://127.0.0.1:9/shop/web.git", "--name", "far", "Do it."
@@ -350,7 +351,7 @@ def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
 
 def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
     """If node is missing, an agent that visibly needs it is refused, and the error names node. If
-    that shows only at the start of the agent, the run ends at once and needs a person."""
+    this becomes clear only when the agent starts, the run ends at once and needs a person."""
     (one.directory / "bin").mkdir()
     for tool in ("git", "sh", "env"):
         (one.directory / "bin" / tool).symlink_to(str(shutil.which(tool)))
@@ -380,8 +381,8 @@ def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
 
 
 def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None:
-    """An update says that its instructions wait until the running attempt has ended. After SIGTERM
-    it says that the run continues."""
+    """An update for a running run says that its instructions wait until the current attempt has
+    ended. After SIGTERM it says that the run continues."""
     one = stage("hang\n---\nsay Done.")
     begun = one.start(
         "run", "--agent", one.agent, "--name", "task", "--permissions", "full", "Begin."

@@ -1,5 +1,5 @@
-"""Task files on the real CLIs: given, edited by the agent, given again; what the prompt says of
-them, and what the workdir contains."""
+"""Task files with the real CLIs: given, edited by the agent, and given again. The tests check what
+the prompt says about them, and what the workdir contains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def told(stage: Stage) -> str:
 
 
 def given(stage: Stage, text: str, name: str = "spec.md") -> str:
-    """Write a changed file on the user's side."""
+    """Write a changed file outside of the workdir, as the user does, and return its path."""
     path = stage.directory / name
     path.write_text(text)
     return str(path)
@@ -55,7 +55,7 @@ def begun(stage: Stage) -> Path:
 
 
 def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
-    """Update with a new version of the file, in the same conversation. Return what was done with
+    """Update with a new version of the file, in the same conversation. Return what perdure did with
     the file."""
     done = stage.perdure(
         "update", "task", "There is a new version.", "--file", given(stage, text), "--json", *more
@@ -69,8 +69,8 @@ def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
 
 
 def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
-    """Both sides changed different lines. The file has both changes, there is a backup, and the
-    model is told."""
+    """Agent and user changed different lines. The merged file has the changes of both, there is a
+    backup, and the prompt says so."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"))
@@ -85,8 +85,8 @@ def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
 
 
 def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
-    """Both sides changed the same line. The file has conflict marks, and the model is told where
-    the copy is."""
+    """Agent and user changed the same line. The file has conflict marks, and the prompt names the
+    backup."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("five", "fünf"))
@@ -101,8 +101,8 @@ def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
 
 
 def test_keep_and_replace(stage: MakeStage) -> None:
-    """`keep`: the agent's file stays, and the model is told what changed between the versions.
-    `replace`: the agent's file is in a backup."""
+    """With `keep` the agent's file stays, and the prompt has the difference between the given
+    versions. With `replace` the agent's file is in a backup."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"), "--on-edit", "keep")
@@ -143,8 +143,8 @@ def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> 
 
 
 def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
-    """Everything is killed between the first file and the last. The retry completes the work,
-    merges once, and tells the model about all files."""
+    """Everything is killed after the first of several files was merged. The retry merges the others
+    once, and the prompt names all files."""
     one = stage(EDITS)
     workdir = begun(one)
     context = one.directory / "context"
@@ -176,8 +176,8 @@ def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
 
 
 def test_versions_travel_in_a_capsule(stage: MakeStage) -> None:
-    """On another machine an update is merged against the version that was given on the first
-    one."""
+    """On another machine an update is merged with the version that was given on the first
+    machine."""
     one = stage(EDITS)
     begun(one)
     capsule = str(one.directory / "task.capsule")

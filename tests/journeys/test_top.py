@@ -134,7 +134,8 @@ def test_an_answer_on_the_board_makes_the_very_call_run_once(
 
 
 def test_where_there_is_no_board(one: Stage) -> None:
-    """Into a pipe, or without the extra, one sentence says so and names what to do instead."""
+    """Into a pipe, or without the extra, `perdure top` prints one sentence that names what to do
+    instead."""
     done = one.perdure("top")
     assert done.code == 2 and "needs a terminal" in done.err and "perdure ls" in done.err
     code, said = on_terminal(one, "top", TERM="dumb")

@@ -1,4 +1,4 @@
-"""The traces of a real agent's run, as a collector gets them from two perdure processes."""
+"""The traces of a real agent's run, as a collector receives them from two perdure processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ say All of it is there.
 
 def test_two_processes_tell_of_one_run() -> None:
     """A run and its update are two linked spans of one conversation, with tokens and checkpoints.
-    No word of the conversation is sent."""
+    No text of the conversation is sent."""
     directory = Path(tempfile.mkdtemp(prefix="px"))
     with Collector() as collector:
         one = Stage(
@@ -68,7 +68,7 @@ def test_two_processes_tell_of_one_run() -> None:
 
 def test_a_command_says_that_its_traces_are_lost() -> None:
     """If no collector listens, the run succeeds, and the command says before its end that the
-    traces are lost. It does not wait as long as the exporter tries."""
+    traces are lost. It does not wait for all retries of the exporter."""
     directory = Path(tempfile.mkdtemp(prefix="px"))
     address = "http://127.0.0.1:9"
     rehearsal = Rehearsal(TALK).start()

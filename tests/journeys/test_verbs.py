@@ -1,5 +1,5 @@
-"""The verbs for the work around a run: look at it, take its result, clean up, follow it, leave it
-to the pool."""
+"""The verbs for the work around a run: inspect it, apply its result, clean up, follow it, or let a
+pool run it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MakeStage = Callable[[str], Stage]
 
 @pytest.fixture
 def stage() -> Iterator[MakeStage]:
-    """Makes a machine with Claude Code for a script."""
+    """Make a machine with Claude Code for a script."""
     directory = Path(tempfile.mkdtemp(prefix="pv"))
     made: list[Stage] = []
 
@@ -68,7 +68,7 @@ def ran(stage: Stage, name: str = "task") -> Path:
 
 
 def written(stage: Stage, count: int = 1) -> Path:
-    """Wait until this number of agents wait in their tool; return the workdir of the first."""
+    """Wait until this number of agents wait in a tool call. Return the workdir of the first."""
     work = stage.home / ".local/share/perdure/.perdure/work"
     return Path(
         stage.until(
@@ -86,7 +86,8 @@ def detached(stage: Stage, name: str = "task") -> Path:
 
 
 def refused(done: Done, code: int, *words: str) -> None:
-    """One sentence on stderr with these words, nothing on stdout."""
+    """Check that a command was refused with one sentence on stderr that has these words, and with
+    nothing on stdout."""
     assert done.code == code, done.err
     assert done.out == "" and "Traceback" not in done.err
     assert len([line for line in done.err.splitlines() if line.startswith("perdure")]) == 1, (
@@ -126,7 +127,7 @@ HOSTILE = {
 
 def test_a_hostile_diff_is_shown_without_its_effects(stage: MakeStage) -> None:
     """Escapes, carriage returns and direction overrides in files and names are made visible, in a
-    pipe and on a terminal. `--raw` is the patch byte for byte, and git applies it."""
+    pipe and on a terminal. `--raw` prints the patch byte for byte, so that git can apply it."""
     one = stage(WRITES)
     top = ran(one)
     for name, content in HOSTILE.items():
@@ -176,7 +177,7 @@ def test_the_pager_is_the_users_own(stage: MakeStage) -> None:
 
 def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
     """No line of `ls` is wider than the terminal, with long names, reasons and wide characters; a
-    pipe gets all of it."""
+    pipe gets the lines unshortened."""
     one = stage("say Done.")
     long = "a-name-of-sixty-characters-that-is-longer-than-most-of-them-are"
     for name in (long, "short"):
@@ -227,8 +228,9 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
 
 
 def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
-    """Into a pipe the output is byte for byte, and on a terminal without escapes. `--attempt`
-    selects one; -f follows to the end of the run. While it runs, `show` names its process."""
+    """`logs --raw` prints the agent's own output: into a pipe byte for byte, on a terminal without
+    escapes. `--attempt` selects an attempt, and `-f` follows the run to its end. While it runs,
+    `show` names its process."""
     one = stage(SLOW)
     top = detached(one)
     assert f"  process   {one.agent_pid()}\n" in one.perdure("show").out
@@ -269,8 +271,8 @@ def test_changes_come_home(stage: MakeStage) -> None:
 
 
 def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> None:
-    """`apply --commit` in another checkout of the repository. After it nothing of the workdir is
-    unsaved, and `rm` removes it."""
+    """`apply --commit` works in another checkout of the repository. Afterwards nothing of the
+    workdir is unsaved, and `rm` removes it."""
     one = stage(WRITES)
     top = ran(one)
     git(one, "branch", "feature")
@@ -307,8 +309,8 @@ def test_nothing_to_take_over(stage: MakeStage) -> None:
 
 
 def test_rm_keeps_everything(stage: MakeStage) -> None:
-    """With --force the whole workdir is in the trash. Branch, journal and copies stay. Name and key
-    can be used again."""
+    """After `rm --force` the whole workdir is in the trash. Branch, journal and copies stay. The
+    run's name and key can be used again."""
     one = stage(WRITES)
     top = ran(one)
     run = one.show()
@@ -331,8 +333,8 @@ def test_rm_keeps_everything(stage: MakeStage) -> None:
 
 
 def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
-    """`rm` does not remove a running run. It leaves a workdir that another run uses, too, and a
-    directory of the user's own."""
+    """`rm` refuses a running run. It does not remove a workdir that another run uses, nor a
+    directory of the user."""
     one = stage(SLOW)
     top = detached(one)
     refused(one.perdure("rm", "--force", "task"), 6, "running")
@@ -377,7 +379,7 @@ def test_attach_leaves_without_stopping(stage: MakeStage) -> None:
 
 
 def test_attach_says_when_nobody_works(stage: MakeStage) -> None:
-    """The supervisor was killed: `attach` does not wait forever, and says how to continue the
+    """If the supervisor was killed, `attach` does not wait forever, but says how to continue the
     run."""
     one = stage(SLOW)
     started = one.start(*RUN, "task", "Write the files.")
@@ -411,8 +413,8 @@ def states(stage: Stage) -> dict[str, str]:
 
 
 def test_the_pool_does_what_is_due(stage: MakeStage) -> None:
-    """`work --once` performs all queued runs, two at a time and one attempt each, and ends. No run
-    is queued then."""
+    """`work --once` runs all queued runs, two at a time and one attempt each, and ends. Then no run
+    is queued."""
     one = stage(WRITES)
     submit(one, "a", "b", "c", "d", "e")
     done = one.perdure("work", "--once", "--jobs", "2")
@@ -461,8 +463,8 @@ def test_the_pool_stops_in_good_order(stage: MakeStage) -> None:
 
 
 def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
-    """A supervisor, and then a pool, are killed while the agent works. The next pool adopts the
-    same attempt and ends it."""
+    """A supervisor is killed while its agent works, and so is the pool that took over. The next
+    pool adopts the same attempt and completes it."""
     one = stage(SLOW)
     started = one.start(*RUN, "task", "Write the files.")
     top = written(one)
@@ -484,8 +486,8 @@ def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
 
 
 def test_a_run_beside_a_pool(stage: MakeStage) -> None:
-    """Whether the pool or the command is quicker, the command follows its run to the end, and each
-    run has one attempt."""
+    """Whether the pool or the command claims the run first, the command follows it to the end, and
+    each run has one attempt."""
     one = stage(WRITES)
     pool = one.start("work", "--jobs", "2")
     started = [
@@ -527,8 +529,8 @@ def test_agents_are_listed(stage: MakeStage) -> None:
 
 
 def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
-    """Each setting has its value and its place: a file with the line, a variable, or the default.
-    Invalid ones are reported."""
+    """Each setting is shown with its value and its origin: a file and line, a variable, or the
+    default. Invalid settings are reported."""
     one = stage("say Done.")
     (one.repo / "perdure.toml").write_text('\nattempts = 5\nverify = "make \\u001b[31mtest"\n')
     shown = one.perdure("config", "show", "--origin", "--json").json["settings"]
@@ -615,8 +617,9 @@ def test_the_shell_completes(stage: MakeStage) -> None:
 
 
 def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
-    """`ls` reads the database itself in the usual case. If the configuration moves the database, or
-    it is damaged, the list and the errors are those of every other verb."""
+    """`ls` reads the database itself in the usual case. If the configuration names another
+    database, or the database is damaged, `ls` gives the same list and errors as by the usual
+    way."""
     assert tuple(RunState) == STATES
     one = stage("say Done.")
     assert one.perdure("ls", "--json").json["runs"] == []
@@ -625,7 +628,7 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
     assert one.perdure("rm", "two").code == 0
     submit(one, "four")
     submit(one, "five")
-    # Made before the fifth, and changed after it.
+    # This run was made before the fifth, and changed after it.
     assert one.perdure("stop", "four").code == 0
     asked = (
         ("--json",),
@@ -710,8 +713,8 @@ verbs."""
 
 
 def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
-    """Everything that a start needs is wired, and a driver is loaded; the rehearsal's server, the
-    movers of homes and the like are not."""
+    """A start loads everything that it needs, and one driver. It does not load the rehearsal's
+    server, the moves of homes and the like."""
     one = stage("say Done.")
     wired = (
         "from perdure.cli import compose; from perdure.cli.runs import run; from perdure.agents "
@@ -740,8 +743,8 @@ LATE = {
 
 @pytest.mark.parametrize("words", [["retry", "nope"], ["update", "nope", "More."]])
 def test_a_name_of_no_run_is_refused_at_once(stage: MakeStage, words: list[str]) -> None:
-    """The name is refused before anything is loaded that works on a run. The hint has similar
-    names, and nothing is made."""
+    """An unknown name is refused before any module is loaded that works on a run. The hint has
+    similar names, and nothing is made."""
     one = stage("say Done.")
     done = _loading(one, words)
     assert done.returncode == 5
@@ -757,7 +760,8 @@ def test_a_name_of_no_run_is_refused_at_once(stage: MakeStage, words: list[str])
 
 
 def _loading(one: Stage, words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Return a command that prints its imported modules after its own output."""
+    """Run a command that prints the modules it imported after its own output, and return its
+    result."""
     begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"
     end = "code = main(sys.argv[1:]); print(*sorted(set(sys.modules) - before)); sys.exit(code)"
     return subprocess.run(
@@ -771,8 +775,8 @@ def _loading(one: Stage, words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_choices_of_flags_are_those_of_the_nouns() -> None:
-    """The words that a flag takes are listed beside the nouns, so that they can be read without
-    loading the nouns."""
+    """The lists of words that a flag accepts equal the values of the nouns. They are kept beside
+    the nouns, so that they can be read without loading them."""
     lists = {
         choices.CONTINUITY: ContinuityPolicy,
         choices.MAP_WHEN: MapWhen,
@@ -788,7 +792,7 @@ def test_the_choices_of_flags_are_those_of_the_nouns() -> None:
     "words", [["ls"], ["ls", "--state", "failed", "-n", "5"], ["--help"], ["--version"]]
 )
 def test_the_cheapest_verbs_import_nothing_heavy(stage: MakeStage, words: list[str]) -> None:
-    """`perdure ls` and `--help` do not load what another verb needs."""
+    """`perdure ls` and `--help` do not load modules that only other verbs need."""
     one = stage("say Done.")
     ran(one)
     begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"

@@ -1,5 +1,5 @@
-"""The task's own check on the real CLIs: its failure returns to the same conversation, and the
-messages that reached the model prove it."""
+"""The task's own check with the real CLIs: its failure is returned to the same conversation, and
+the messages that reached the model prove it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_check_fails_twice_then_passes(stage: MakeStage) -> None:
-    """One conversation, three turns, and no attempt used up. Each prompt has the output of the
-    check that failed before it."""
+    """A check fails twice and then passes: there is one conversation with three turns, and no
+    attempt is used up. Each prompt has the output of the check that failed before it."""
     one = stage(THREE_TRIES)
     check = (
         "printf '\\033[31mchecking\\033[0m\\n'; for n in two three; do test -e $n.txt || { echo "
@@ -109,8 +109,8 @@ def test_a_check_that_always_fails_ends_with_its_evidence(stage: MakeStage) -> N
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_secret_in_the_output_of_a_check(stage: MakeStage) -> None:
-    """The escape that splits the secret is removed, which makes the secret whole again. Neither the
-    agent nor the journal gets it."""
+    """The check splits a secret with an escape sequence. Removing the escape makes the secret
+    complete again, but neither the agent nor the journal gets it."""
     one = stage(TALKS, extra={"SERVICE_TOKEN": "canary-of-the-check"})
     check = "printf 'Error: can\\033[0mary-of-the-check is wrong\\n'; exit 1"
     done = one.perdure(*run_to(one, "--verify", check, "--verify-rounds", "1"), PROMPT)
@@ -125,8 +125,8 @@ def test_a_secret_in_the_output_of_a_check(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_check_that_cannot_be_run_is_for_a_person(stage: MakeStage) -> None:
-    """A missing program is not a failure of the agent: the agent is not told, and a person is
-    asked."""
+    """If the check's program is missing, that is not a failure of the agent: the agent gets no
+    message, and a person is asked."""
     one = stage(TALKS)
     done = one.perdure(*run_to(one, "--verify", "no-such-tool --check"), PROMPT)
     assert done.code == 7, done.err
@@ -166,8 +166,8 @@ def test_what_a_check_gets_and_leaves(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_stop_ends_the_check(stage: MakeStage) -> None:
-    """`perdure stop` while the check runs ends the check, and nothing counts. A retry continues and
-    checks again."""
+    """`perdure stop` while the check runs ends the check, and its result does not count. A retry
+    continues and checks again."""
     one = stage(TALKS)
     started = one.start(
         *run_to(one, "--verify", "test -e again.txt || { touch again.txt; sleep 94; }"), PROMPT

@@ -1,4 +1,4 @@
-"""Agents that are kept between attempts, on the real Claude Code and Codex: one process, many
+"""Agents that are kept between attempts, with the real Claude Code and Codex: one process, many
 tasks, and every guarantee of an attempt."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MakeStage = Callable[..., Stage]
 
 
 BEGUN = {"claude": '"subtype":"init"', "codex": '"type": "thread.started"'}
-"""Events that the output of each turn has exactly once."""
+"""Text that the output of each turn has exactly once, at its beginning."""
 
 
 @pytest.fixture(params=["claude", "codex"])
@@ -42,7 +42,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def opened(stage: Stage, **settings: str) -> perdure.Runner:
-    """Make a perdure in this process, as a plan would have it."""
+    """Open perdure in this process, as a plan does."""
     return perdure.open(
         cwd=stage.repo, environ={**stage.environ, "PERDURE_AGENT": stage.agent, **settings}
     )
@@ -54,13 +54,13 @@ def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
 
 
 def kept(runner: perdure.Runner, name: str) -> int:
-    """Return the pid of the agent that was kept after this run."""
+    """Return the process id of the agent that was kept after this run."""
     pid: int = told(runner, name, AgentKeptWarm)[-1].pid
     return pid
 
 
 def parent(pid: int) -> int:
-    """Return the parent process: an agent's keeper."""
+    """Return the process id of a process's parent. An agent's parent is its keeper."""
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
@@ -75,8 +75,8 @@ def lives(pid: int) -> bool:
 
 
 def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
-    """Run one more task of the scope in `LINE`, which must continue the conversation natively.
-    Return the number of the turn in the agent's process (1: a new process)."""
+    """Run one more task of the scope in `LINE`, and check that it continues the conversation
+    natively. Return the number of its turn in the agent's process; 1 means a new process."""
     assert runner.run(f"Task {name}.", name=name, **{**LINE, **fields}).state == "succeeded"
     attempts = runner.report(name)["attempts"]
     assert (attempts[-1]["receipt"] or {}).get("verdict") == "native", attempts
@@ -86,7 +86,8 @@ def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
 
 def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
     """Three tasks of one scope are three turns of one process. Each has its own output, usage and
-    native receipt, and the model sees all that was said. Nothing is left when the program ends."""
+    native receipt, and the model gets all earlier messages. No process is left when the program
+    ends."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         reports = []
@@ -151,9 +152,9 @@ ALIKE = (
 @pytest.mark.parametrize("permissions", ["read", "edit", "full"])
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_codex_alone_and_kept_is_held_alike(stage: MakeStage, permissions: str) -> None:
-    """A thread moves from `codex exec` to the app server and back. Each continues natively with the
-    same sandbox, approvals and model, whatever the user's settings would allow. No directory is
-    added to those that the user trusts."""
+    """A thread moves from `codex exec` to the app server and back. Each attempt continues natively
+    with the same sandbox, approvals and model, whatever the user's settings would allow. No
+    directory is added to those that the user trusts."""
     one = stage(
         "by history\nrun touch one.txt || true\n---\nsay One.\n---\nrun touch two.txt || "
         "true\n---\nsay Two.\n---\nsay Three.\n"
@@ -205,8 +206,9 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> None:
-    """Codex has an MCP server of the user that starts a process of its own, and one that cannot be
-    started. The first does not count as a leftover of a turn, and serves the next turn as well."""
+    """The user's settings of Codex have an MCP server that starts another process, and one that
+    cannot be started. The first one does not count as a leftover of a turn, and is used in the next
+    turn as well."""
     one = stage(SCRIPT)
     tools = one.directory / "tools.py"
     tools.write_text(TOOLS)
@@ -262,8 +264,9 @@ def test_the_limits(stage: MakeStage) -> None:
 
 
 def test_other_flags_are_another_process(stage: MakeStage) -> None:
-    """A task with another model is not given to the kept process, nor one after a stranger's prompt
-    in the conversation. Codex lets no stranger in while it has the thread open."""
+    """A task with another model does not use the kept process, nor does a task after another
+    program's prompt in the conversation. Codex accepts no other program while it has the thread
+    open."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         first = runner.run("Task one.", name="one", **LINE)
@@ -282,8 +285,8 @@ def test_other_flags_are_another_process(stage: MakeStage) -> None:
 
 
 def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
-    """An agent that one program keeps is ended by the other program's next task. It never has a
-    turn again, because it has not seen the later part of the conversation."""
+    """An agent that one program keeps is ended by another program's next task in its conversation.
+    It must not get another turn, because it has not seen the later part of the conversation."""
     one = stage("by history\nsay One.\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n")
     with opened(one) as here, opened(one) as there:
         here.run("Task one.", name="one", **LINE)
@@ -293,7 +296,7 @@ def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
         assert not lives(theirs)
         assert goes_on(there, "four") == 1
         assert "user: Task three." in said(one.rehearsal.requests[-1].messages)
-        # `here` holds nothing any more: its end must not touch what `there` keeps.
+        # `here` keeps no agent any more. Its end must not affect the agent that `there` keeps.
         here.close()
         assert lives(kept(there, "four"))
         assert len(one.conversations()) == 1
@@ -302,7 +305,7 @@ def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
 
 def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
     """A shell's background process is ended with the attempt and reported, and the agent is kept.
-    Nothing of a turn runs on."""
+    No process of a turn continues to run."""
     one = stage(
         "by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay "
         "Two.\n"
@@ -313,7 +316,7 @@ def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
         assert not lives(int((Path(run.workspace.path) / "pid").read_text()))
         found = [each.processes for each in told(runner, "one", LeftoversFound)]
         left = [(each.command, each.became) for processes in found for each in processes]
-        # Codex ends it by itself at the end of the turn.
+        # Codex itself ends the process at the end of the turn.
         assert left == ([] if one.agent == "codex" else [("sleep 600", "ended")])
         assert goes_on(runner, "two") == 2
 
@@ -322,7 +325,7 @@ def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
 def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -> None:
     """A kept Claude Code leaves a background command and a detached one that ignores SIGTERM. Both
     are ended with the agent and named, and the next task continues the same conversation. A run
-    with `--on-leftover keep` has its own agent."""
+    with `--on-leftover keep` gets another agent."""
     away = "(setsid sh -c 'trap \"\" TERM; exec sleep 602' >/dev/null 2>&1 &) ; echo started"
     background = {"command": "sleep 601", "description": "serve", "run_in_background": True}
     one = stage(
@@ -346,8 +349,8 @@ def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -
 
 
 def test_other_verbs_while_one_waits(stage: MakeStage) -> None:
-    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free, because the
-    agent that waits in it is ended first."""
+    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir unlocked, because the
+    kept agent that waits in it is ended first."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -387,7 +390,7 @@ with perdure.open() as runner:
 
 
 def program(stage: Stage) -> Any:
-    """Start a program with two tasks, which then waits for its end."""
+    """Start a program with two tasks, which then waits until it is told to end."""
     started = subprocess.Popen(
         [sys.executable, "-c", DRIVER, stage.agent],
         cwd=stage.repo,
@@ -416,7 +419,7 @@ def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> 
 
 def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> None:
     """The agent finishes its turn after its perdure was killed, and then ends. Another perdure
-    takes the same attempt over: a success, and native."""
+    takes the same attempt over. It succeeds with a native receipt."""
     one = stage(
         "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
     )
@@ -446,7 +449,7 @@ def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> Non
 
 
 def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
-    """`stop` ends a kept agent in its turn reliably, and the attempt says so."""
+    """`stop` ends a kept agent during its turn, and the attempt says that it was stopped."""
     one = stage(
         "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
     )
@@ -465,8 +468,8 @@ def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
 
 
 def test_the_setting_is_off(stage: MakeStage) -> None:
-    """With `off`, and by default for runs without a plan, each attempt has a process that ends with
-    it."""
+    """With the setting `off`, and by default for runs without a plan, each attempt has a process
+    that ends with the attempt."""
     one = stage(SCRIPT)
     with opened(one, PERDURE_WARM="off") as runner:
         runner.run("Task one.", name="one", **LINE)

@@ -1,4 +1,4 @@
-"""The work report on the real CLIs: it compares facts with the agent's last word."""
+"""The work report with the real CLIs: facts are compared with the agent's own report."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def work_of(report: dict[str, Any], number: int = -1) -> dict[str, Any]:
 
 
 def test_a_last_word_that_lies_is_contradicted(stage: MakeStage) -> None:
-    """The agent says that tests pass and that it committed; neither is true, and every view says
-    why. The next turn does both and says the same, and the verdict is done."""
+    """The agent reports that tests pass and that it committed. Neither is true, and every view says
+    why. In the next turn the agent does both and reports the same; the verdict is `done`."""
     one = stage(LIES)
     done = one.perdure(*run_to(one), PROMPT)
     assert done.code == 0, done.err
@@ -76,12 +76,12 @@ def test_a_last_word_that_lies_is_contradicted(stage: MakeStage) -> None:
     assert [each["subject"] for each in work["commits"]] == ["Fix the greeting"]
     assert work["files"] == [{"name": "ok", "state": "added", "added": 0, "removed": 0}]
     assert work["pushed"] is False
-    # The first attempt is reported as before.
+    # The report of the first attempt has not changed.
     assert work_of(again.json, 0)["verdict"] == "incomplete"
 
 
 def test_a_killed_attempt_has_the_report_of_what_is_known(stage: MakeStage) -> None:
-    """The machine of an attempt was lost in the middle. Its changes are found at the next look, and
+    """The machine was lost during an attempt. perdure finds the attempt's changes afterwards, and
     the next attempt, which changes nothing, does not get the verdict `nothing_to_do`."""
     one = stage(INTERRUPTED)
     started = one.start(*run_to(one), PROMPT)

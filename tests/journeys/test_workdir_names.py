@@ -1,5 +1,5 @@
-"""The directory in which a run works: a name that says what it is for, and the old name if a
-conversation is bound to it."""
+"""The directory in which a run works: its name says what it is for. If a conversation is bound to a
+directory with an old name, the run keeps it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ say Three.
 
 @pytest.fixture(params=["claude"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The other CLIs bind a conversation to its directory in the same way."""
+    """Return one CLI that binds a conversation to its directory. The other CLIs do it in the same
+    way."""
     return str(request.param)
 
 
 def test_a_workdir_of_an_older_perdure_stays_where_it_is(stage: MakeStage) -> None:
-    """An older perdure named a run's workdir by its identity alone. The run continues natively in
-    it; removal finds it, and so does a later run of the same branch and conversation. A new run
-    gets a readable directory, which `perdure path` prints."""
+    """An older perdure named a run's workdir only by an id. The run continues natively in that
+    workdir. Its removal finds the workdir, and so does a later run with the same branch and
+    conversation. A new run gets a directory with a readable name, which `perdure path` prints."""
     one = stage(TALK)
     root = one.home / ".local/share/perdure"
     places = Places(root)
     identity = identify("workspace", str(one.repo), "claude", "perdure/task")
-    # An older perdure has taken the lock of this workdir before.
+    # The lock file exists as if an older perdure had locked this workdir.
     places.lock(identity).parent.mkdir(parents=True)
     places.lock(identity).touch()
     old = root / ".perdure/work" / identity
@@ -63,7 +64,7 @@ def test_a_workdir_of_an_older_perdure_stays_where_it_is(stage: MakeStage) -> No
     named = Path(one.perdure("path", "greeting").out.strip())
     assert named.parent == old.parent and re.fullmatch(r"repo--greeting-[a-z2-7]{6}", named.name)
 
-    # A workdir that belongs to another task stays when the run is removed.
+    # If a workdir belongs to another task, it stays when the run is removed.
     places.owner(named.name).write_text("another")
     done = one.perdure("rm", "greeting")
     assert done.code == 0 and "belongs to another task" in done.out, done

@@ -1,9 +1,9 @@
-"""A capsule from one version of a CLI on another: `make versions`. Prints a table, and exits with 1
-if a conversation did not continue.
+"""Moves a capsule from one version of a CLI to another: `make versions`. Prints a table, and exits
+with 1 if a conversation did not continue.
 
 `python -m tests.journeys.versions OLDER_MODULES` compares the pinned programs with those below
-another `node_modules`, in both directions. A task is killed in its second tool on one machine,
-exported, and finished on the other by the other version.
+another `node_modules`, in both directions. A task is killed in its second tool call on one machine,
+exported, and finished on the other machine by the other version.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def version(program: Path) -> str:
 
 
 def carry(agent: str, before: Path, after: Path) -> tuple[str, bool]:
-    """Returns the receipt's verdict, and whether the model had the whole conversation under the
-    same id."""
+    """Kill a task with one version and finish it with the other. Return the receipt's verdict, and
+    whether the model got the whole conversation under the same id."""
     top = Path(tempfile.mkdtemp(prefix="pv"))
     rehearsal = Rehearsal(TWO_TOOLS).start()
     extra = {"PERDURE_PERMISSIONS": "full", "PERDURE_CHECKPOINT_EVERY": "0.01s"}

@@ -3,8 +3,8 @@ loop. It has the features that kmock (0.8) lacks: resource versions, 409 for a s
 write, the status subresource, finalizers, bookmarks, and a history from which a watch continues.
 
 It also plays a minimal Job controller, garbage collector and kubelet: a Job gets a pod, and a pod
-ends as `script` says. The tests marked `kubernetes` use the real ones; this one is for events
-between two requests.
+ends as `script` says. The tests marked `kubernetes` use the real ones; this one is for tests of
+what happens between two requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS = {
         "persistentvolumeclaims": "PersistentVolumeClaim",
         "events": "Event",
         "resourcequotas": "ResourceQuota",
-        "namespaces": "Namespace",  # kopf wants to know that there are some, and asks for none
+        "namespaces": "Namespace",  # kopf checks that there are namespaces, but reads none
     },
     "batch": {"jobs": "Job"},
     "perdure.dev": {"taskruns": "TaskRun"},
@@ -40,8 +40,8 @@ VERSIONS = {"": "v1", "batch": "v1", "perdure.dev": "v1alpha1"}
 
 class Server:
     """`script` returns how the pod of an attempt ends (a container's state), or None for not yet.
-    `before` and `after` are called with method and path of each write; an exception that they raise
-    is the answer."""
+    `before` and `after` are called with method and path of each write. An exception that they raise
+    is sent as the answer."""
 
     def __init__(self, script: Callable[[int], Body | None]) -> None:
         self.script = script
@@ -130,7 +130,7 @@ class Server:
                     self.remove(kind, body)
 
     def turn(self) -> None:
-        """Play kubelet and Job controller: pods begin and end, then their Jobs."""
+        """Play kubelet and Job controller: let pods begin and end, then their Jobs."""
         for pod in [
             each
             for each in self.objects["pods"].values()
@@ -313,7 +313,8 @@ class Server:
         return web.json_response({"resources": resources})
 
     def end_watches(self, *, expired: bool = False) -> None:
-        """End all watches. `expired`: the version from which they would continue is gone."""
+        """End all watches. `expired`: whether the version from which they would continue is
+        gone."""
         self.cut += 1
         if expired:
             self.version += 1
@@ -323,7 +324,7 @@ class Server:
 
 
 def fails(times: int) -> Callable[[int], Body]:
-    """Return a script of pods that fail this many times and then succeed."""
+    """Return a `script` by which the pods of this many attempts fail and the next one succeeds."""
     from perdure.model import OutcomeKind
 
     return lambda attempt: told(
@@ -362,7 +363,7 @@ def _status(code: int, message: str) -> web.Response:
 
 
 class Fault(web.HTTPException):
-    """An error that replaces an answer."""
+    """An error that the server sends in place of its answer."""
 
     def __init__(self, code: int) -> None:
         self.status_code = code

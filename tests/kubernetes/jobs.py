@@ -1,4 +1,5 @@
-"""Small Jobs for the tests of the cluster itself: a shell in a container, and how it ended."""
+"""Small Jobs for the tests of the cluster itself: a shell in a container, and the state in which it
+ended."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def job(
     job: Object | None = None,
     **pod: Any,
 ) -> None:
-    """Return a Job of one attempt. `container` in the pod's fields is added to its container."""
+    """Return the Job of one attempt, as an object to create. The field `container` of the pod's
+    fields is added to the pod's container."""
     container = {
         "name": "c",
         "image": SHELL,
@@ -60,7 +62,7 @@ def claim(
     mode: str = "ReadWriteOncePod",
     kind: str = "network",
 ) -> None:
-    """Make a volume claim for pods: `volumes=[mounted(name)]`."""
+    """Create a volume claim, which pods use with `volumes=[mounted(name)]`."""
     spec = {
         "accessModes": [mode],
         "storageClassName": kind,
@@ -102,7 +104,7 @@ def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
 
 
 def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Object:
-    """Wait until a Job's pod runs and its log contains `word`; return the pod."""
+    """Wait until a Job's pod runs and its log contains `word`. Return the pod."""
 
     def found() -> Object | None:
         for each in pods(cluster, namespace, name):
@@ -117,5 +119,5 @@ def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Obje
 
 
 def terminated(pod: Object) -> Object:
-    """Return the state of a pod's ended container."""
+    """Return the state of a pod's container, which must have ended."""
     return dict(pod["status"]["containerStatuses"][0]["state"]["terminated"])

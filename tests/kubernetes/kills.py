@@ -2,11 +2,11 @@
 operator-kills N=100`.
 
 The pods are scripted (`scripted/attempt.py`), because the subject is the operator, and a real agent
-would only slow it down. Two runs are played at a time: attempts that fail and are made again, one
-that is killed, new instructions in the middle, a stop and a resumption. Meanwhile the operator is
-killed with SIGKILL again and again, each time at a random one of its requests to the API server
-(before the request arrives, or after it was carried out), or at a random moment in between. Then it
-is restarted.
+would only slow it down. Two runs are played at a time. They have attempts that fail and are
+repeated, an attempt that is killed, new instructions in the middle, a stop and a resumption.
+Meanwhile the operator is killed with SIGKILL again and again, each time at a random one of its
+requests to the API server (before the request arrives, or after it was carried out), or at a random
+moment in between. Then it is restarted.
 
 For every run: each attempt has one Job, one pod and one outcome; no attempt began twice, and no two
 worked at the same time; there is one conversation; and the run ends as its pods were told to end.
@@ -38,7 +38,7 @@ LATEST_S = 2.0
 
 @dataclass
 class Campaign:
-    """The kills of a campaign, and their results."""
+    """The kills of a campaign, and the results of its runs."""
 
     kills: int = 0
     points: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -48,8 +48,8 @@ class Campaign:
 
 
 def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign:
-    """Kill this many times, over at least this number of runs. The seed repeats a campaign's
-    choices, but not its moments."""
+    """Kill the operator this many times, over at least `runs` runs, and return the results. The
+    seed repeats a campaign's choices, but not their exact moments."""
     done = Campaign()
     dice = random.Random(seed)
     with bucket() as store, Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here:
@@ -70,7 +70,7 @@ def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign
 
 
 def _kill_once(here: Place, proxy: Proxy, done: Campaign, dice: random.Random) -> None:
-    """Let the operator work until the chosen moment, kill it, and start it again."""
+    """Let the operator work until a random moment, kill it, and start it again."""
     here.operator.start() if here.operator.process is None else None
     way, struck = dice.choice(("before a request", "after a request", "between")), threading.Event()
     left = dice.randint(1, LATEST_REQUEST)
@@ -136,7 +136,8 @@ def _player(
 
 
 def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
-    """Play one run, with a person's actions on it. Return how many attempts it had."""
+    """Play one run with a person's actions on it, and add its faults to `wrong`. Return how many
+    attempts it had."""
     fails = dice.randint(0, 2)
     run = here.scripted(
         name,
@@ -150,8 +151,8 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
         run.patch(spec={"suspend": False})
     elif dice.random() < 0.4:
         time.sleep(dice.uniform(0.0, 3.0))
-        # New instructions are one more attempt at least, so they must not fail where the first ones
-        # have used up theirs.
+        # New instructions cause at least one more attempt. So they must not make attempts fail,
+        # because the earlier ones may have used up the limit.
         run.update("works 0.3")
     run.settled()
     wrong += [f"{name}: {each}" for each in (*run.wrong(), *book(here, run))]
@@ -159,7 +160,7 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
 
 
 def book(here: Place, run: Run) -> list[str]:
-    """Return the errors in the conversation on a run's claim."""
+    """Return the faults in the conversation on a run's claim."""
     lines = conversation(here, run)
     found = [
         f"attempt {line['attempt']} worked beside another" for line in lines if not line["alone"]

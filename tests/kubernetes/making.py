@@ -14,12 +14,12 @@ UID = "0b7f2f0c-1d1e-4c67-9d8e-3a5b7c9d1e2f"
 
 
 def job_uid(attempt: int) -> str:
-    """Return the uid of an attempt's Job, if nothing else is given."""
+    """Return the uid of an attempt's Job that these objects have by default."""
     return str(uuid.UUID(int=attempt))
 
 
 def taskrun(name: str = "fix", *, uid: str = UID, **spec: Any) -> dict[str, Any]:
-    """Return a TaskRun of a service's task; `spec` is added to it."""
+    """Return a TaskRun of a service's task. The fields of `spec` are added to its spec."""
     return {
         "apiVersion": "perdure.dev/v1alpha1",
         "kind": "TaskRun",
@@ -49,7 +49,8 @@ def job(
     conditions: dict[str, str] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
-    """Return the Job of an attempt. `conditions`: those that are true, with their reasons."""
+    """Return the Job of an attempt. `conditions`: the types of its conditions that are true, with
+    their reasons."""
     meta = run["metadata"]
     return {
         "metadata": {
@@ -71,8 +72,8 @@ def pod(
     job: str = "",
     **status: Any,
 ) -> dict[str, Any]:
-    """Return a pod of an attempt. `state` is its container's, `job` its Job's uid; `metadata` in
-    `status` is added to the metadata."""
+    """Return a pod of an attempt. `state`: its container's state; `job`: the uid of its Job;
+    `metadata` in `status` is added to the pod's metadata."""
     meta = status.pop("metadata", {})
     return {
         "metadata": {

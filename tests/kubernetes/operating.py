@@ -20,8 +20,8 @@ from tests.servers.kubernetes.images import SCRIPTED
 
 
 class Operator:
-    """An operator, as a context manager: inside, it runs and answers its probes. `log` is its
-    output."""
+    """An operator as a context manager: inside the block it runs and answers its probes. `log` is
+    its output."""
 
     def __init__(self, kubeconfig: Path, log: Path, *arguments: str, image: str = SCRIPTED) -> None:
         self.kubeconfig, self.log, self.arguments, self.image = kubeconfig, log, arguments, image
@@ -92,7 +92,7 @@ class Operator:
         self.process.wait()
 
     def end(self) -> int:
-        """Ask it to end. Return its exit code."""
+        """Send SIGTERM to the operator. Return its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
@@ -126,7 +126,7 @@ class Runs:
         return self.get(name).get("status") or {}
 
     def phase(self, name: str, *phases: str) -> dict[str, Any]:
-        """Return its status, as soon as it is in one of these phases."""
+        """Wait until the TaskRun is in one of these phases, and return its status."""
         return self.cluster.until(
             lambda: (now := self.status(name)).get("phase") in phases and now,
             f"{name} is {' or '.join(phases)}",

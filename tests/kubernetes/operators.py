@@ -1,9 +1,9 @@
-"""The operator as a process of the test, as the manifests run it: under the scoped account that
-they make, with their arguments.
+"""The operator as a child process of the test, run as the manifests run it: with their arguments,
+and under the account that they create.
 
-Its rights are read from `packaging/kubernetes/perdure.yaml` and created in the test's namespace, so
-a right that is missing there is missing here. It can be killed and started again at any moment, and
-run twice.
+Its rights are read from `packaging/kubernetes/perdure.yaml` and created in the test's namespace. So
+a right that is missing in that file is missing here as well. The operator can be killed and started
+again at any moment, and two can run at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NAME = "perdure"
 
 @cache
 def manifests() -> tuple[dict[str, Any], ...]:
-    """Return the chart's objects, as they are delivered."""
+    """Return the chart's objects, as users get them."""
     return tuple(each for each in yaml.safe_load_all(MANIFESTS.read_text()) if each)
 
 
@@ -51,7 +51,7 @@ def arguments() -> list[str]:
 
 
 def install(cluster: Cluster) -> None:
-    """Install the resource, and wait until the API server serves it."""
+    """Install the TaskRun resource, and wait until the API server serves it."""
     body = yaml.safe_load(RESOURCE.read_text())
     place = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     if cluster.api.find(f"{place}/{body['metadata']['name']}") is None:
@@ -75,8 +75,8 @@ def grant(cluster: Cluster, namespace: str) -> None:
 
 
 class Operator:
-    """`perdure operator` for one namespace. `via` is another address of the API server (a proxy
-    with faults)."""
+    """`perdure operator` for one namespace. `via` is another address for the API server: a proxy
+    with faults."""
 
     def __init__(
         self,
@@ -134,14 +134,14 @@ class Operator:
         return self
 
     def kill(self) -> None:
-        """Send SIGKILL, whatever it is doing."""
+        """Send SIGKILL to the operator, whatever it is doing."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def stop(self) -> int:
-        """Send SIGTERM. Return its exit code."""
+        """Send SIGTERM to the operator, and return its exit code."""
         assert self.process is not None
         self.process.terminate()
         code = self.process.wait(60)
@@ -149,12 +149,12 @@ class Operator:
         return code
 
     def is_there(self) -> None:
-        """Fail if it has ended by itself."""
+        """Fail if the operator has ended by itself."""
         process = self.process
         assert process is None or process.poll() in (None, -9), f"the operator ended\n{self.said()}"
 
     def ready(self) -> None:
-        """Wait until it reports that it watches."""
+        """Wait until the operator reports that it watches."""
         self.cluster.until(
             lambda: httpx2.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).is_success,
             "the operator is ready",
@@ -167,13 +167,13 @@ class Operator:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it has used."""
+        """Return the CPU time that the operator has used, in seconds."""
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def said(self) -> str:
-        """Return the end of its log."""
+        """Return the end of the operator's log."""
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
     def __enter__(self) -> Operator:

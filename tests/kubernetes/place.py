@@ -1,5 +1,5 @@
-"""A namespace with an operator of its own, and the changes that tests make to the cluster around
-it: nodes, volumes, evictions, quotas."""
+"""A namespace with its own operator, and the changes that tests make to the cluster around it:
+nodes, volumes, evictions, quotas."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOST = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "ef
 
 @dataclass
 class Place:
-    """A namespace. `bucket` is the object store, whose keys are in the Secret `store`. Everything
-    that is entered into `stack` ends with the namespace."""
+    """A namespace. `bucket` is the object store, whose keys are in the Secret `store`. Context
+    managers that are entered into `stack` end with the namespace."""
 
     cluster: Cluster
     namespace: str
@@ -41,7 +41,8 @@ class Place:
         return self.cluster.api
 
     def of(self, version: str, plural: str, name: str = "") -> str:
-        """Return the path of a kind of object in this namespace."""
+        """Return the API server's path for a kind of object in this namespace, or for one
+        object."""
         top = "/api/v1" if version == "v1" else f"/apis/{version}"
         return f"{top}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
@@ -63,7 +64,7 @@ class Place:
     # ------------------------------------------------------------------------------------------
 
     def make(self, name: str, spec: Object, **metadata: Any) -> Object:
-        """Make a TaskRun."""
+        """Make a TaskRun, and return it as the API server stores it."""
         return self.api.create(
             self.runs(), {**KIND, "metadata": {"name": name, **metadata}, "spec": spec}
         )
@@ -81,7 +82,7 @@ class Place:
         return Run(self, name, self.make(name, {**whole, **spec}))
 
     def workspace(self, mode: str) -> Object:
-        """Return the setting for the place of a TaskRun's state, in each of the modes."""
+        """Return the TaskRun's field that says where its state is kept, for one of the modes."""
         if mode == "Checkpoints":
             ref = {"name": "store"}
             return {"mode": mode, "checkpoints": self.bucket.url, "checkpointsSecretRef": ref}
@@ -138,14 +139,16 @@ class Place:
         )
 
     def another_operator(self) -> Operator:
-        """Run a second operator for the same namespace, inside the block."""
+        """Start a second operator for the same namespace and return it. It ends with the
+        namespace."""
         return Operator(self.cluster, self.namespace, name="another")
 
     # --- what happens around it
     # --------------------------------------------------------------------------------------
 
     def kill_pod(self, pod: Object) -> None:
-        """Send SIGKILL to the first process of its container, which ends everything in it."""
+        """Send SIGKILL to the first process of the pod's container, which ends every process in
+        it."""
         machine, uid = self.cluster.machines[pod["spec"]["nodeName"]], pod["metadata"]["uid"]
         processes = self.cluster.until(
             lambda: machine.processes(uid), f"{pod['metadata']['name']} is at work"
@@ -163,7 +166,7 @@ class Place:
 
     @contextmanager
     def cordoned(self, node: str) -> Iterator[None]:
-        """Let no pod be scheduled to the node, inside the block."""
+        """Keep pods from being scheduled to the node, inside the block."""
         self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": True}})
         try:
             yield
@@ -180,7 +183,7 @@ class Place:
 
     @contextmanager
     def lost(self, node: str) -> Iterator[None]:
-        """Cut the power of a node's machine. At the end of the block it is a node again."""
+        """Cut the power of a node's machine. At the end of the block the machine runs again."""
         self.cluster.machines[node].kill()
         try:
             yield
@@ -190,7 +193,7 @@ class Place:
             self.cluster.until(self.cluster.machines[node].is_ready, f"node {node} is back")
 
     def declare_lost(self, node: str) -> None:
-        """Declare a node off for certain, as a person does."""
+        """Declare that a node is out of service for certain, as a person does."""
         self._taint(node, [*self._taints(node), LOST])
 
     def _taints(self, node: str) -> list[Object]:
@@ -202,8 +205,8 @@ class Place:
 
 @contextmanager
 def place(cluster: Cluster, bucket: Bucket, **options: Any) -> Iterator[Place]:
-    """Make a namespace with an operator, and a Secret for the checkpoint store. Everything in it
-    ends with it."""
+    """Make a namespace with an operator, and a Secret for the checkpoint store. Everything in the
+    namespace ends with the block."""
     install(cluster)
     namespace = cluster.namespace()
     with ExitStack() as stack:

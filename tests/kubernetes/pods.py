@@ -3,8 +3,8 @@ name, with `perdure entrypoint` as its first process.
 
 The state that outlives a pod is the same as in Kubernetes: the directory that is mounted as the
 volume (a claim) or a new one in its place (an emptyDir), the checkpoint store, and the termination
-message. Each pod has a new home. The agents are the real CLIs, on a rehearsal; its dummy key is a
-file of a Secret.
+message. Each pod has a new home. The agents are the real CLIs with a rehearsal, whose dummy key is
+a file of a Secret.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Ended:
 
     @property
     def result(self) -> AttemptResult:
-        """Return the result, checked as the operator does."""
+        """Return the pod's result, checked as the operator checks it."""
         found = trusted_result(self.message, self.attempt, self.code)
         assert found is not None, (self.code, self.message, self.log[-3000:])
         return found
@@ -71,7 +71,7 @@ class Pod:
 
     @property
     def first(self) -> int:
-        """Return the pid of its PID 1, as seen from outside."""
+        """Return the process id of the pod's PID 1, as seen from outside."""
 
         def look() -> int:
             found = (
@@ -84,20 +84,21 @@ class Pod:
         return int(until(look, "the pod has a first process"))
 
     def kill(self) -> Ended:
-        """Kill everything in it at once, as a power cut does, or the kernel when memory runs out."""
+        """Kill everything in the pod at once, as a power cut does, or the kernel when memory runs
+        out. Return the ended pod."""
         os.kill(self.first, signal.SIGKILL)
         return self.end()
 
     def terminate(self) -> None:
-        """Send SIGTERM to the first process, as the kubelet does."""
+        """Send SIGTERM to the pod's first process, as the kubelet does."""
         os.kill(self.first, signal.SIGTERM)
 
     def heard(self) -> str:
-        """Return its log so far."""
+        """Return the pod's log so far."""
         return (self.directory / "log").read_text(errors="replace")
 
     def end(self) -> Ended:
-        """Wait for its end."""
+        """Wait for the pod's end, and return the ended pod."""
         code = self.started.wait(timeout=PATIENCE_S)
         message = self.directory / "message"
         return Ended(
@@ -107,7 +108,8 @@ class Pod:
 
 @dataclass
 class Cluster:
-    """Storage that remains when pods go. `mode`: where the state of a run is kept between them."""
+    """Storage that remains when pods end. `mode`: where the state of a run is kept between two
+    pods."""
 
     directory: Path
     agent: str
@@ -119,13 +121,13 @@ class Cluster:
     store_secrets: dict[str, str] = field(default_factory=dict)
     repository: dict[str, str] = field(default_factory=dict)
     relay: bool = False
-    """Whether each pod has a relay, in a process of its own."""
+    """Whether each pod has a relay, which is a separate process here."""
     relays: list[subprocess.Popen[bytes]] = field(default_factory=list)
     pods: list[Pod] = field(default_factory=list)
 
     @property
     def go(self) -> Path:
-        """Return the file that a script's `GO` stands for."""
+        """Return the path that replaces `GO` in a script."""
         return self.directory / "go"
 
     @property
@@ -163,7 +165,7 @@ class Cluster:
         files: dict[str, bytes] | None = None,
         **changes: Any,
     ) -> Pod:
-        """Make the pod of an attempt. `files` replaces the files of the order."""
+        """Start the pod of an attempt. `files` replaces the files of the order."""
         place = self.directory / f"pod-{len(self.pods)}"
         for name in (
             "home",
@@ -188,7 +190,7 @@ class Cluster:
         (place / "secrets/credentials" / KEYS[self.agent]).write_text(
             environ.pop(KEYS[self.agent]) + "\n"
         )
-        # With a relay, these Secrets are in its container alone.
+        # If there is a relay, only its container has these Secrets.
         top = place / ("relay-secrets" if self.relay else "secrets")
         for kind, secrets in (("checkpoints", self.store_secrets), ("repository", self.repository)):
             for name, value in secrets.items():
@@ -269,18 +271,18 @@ class Cluster:
 
     @property
     def claimed(self) -> Path:
-        """Return the claim's own directory."""
+        """Return the directory of the claim."""
         path = self.directory / "claim"
         path.mkdir(exist_ok=True)
         return path
 
     def run(self, attempt: int, texts: dict[int, str] | None = None, **changes: Any) -> Ended:
-        """Run a pod to its end."""
+        """Run a pod to its end, and return the ended pod."""
         return self.start(attempt, texts, **changes).end()
 
     def file(self, name: str) -> Path:
-        """Return a file of the task's workdir as soon as it exists: in the claim, or in the newest
-        pod's own directory."""
+        """Wait for a file in the task's workdir and return its path. The workdir is in the claim,
+        or in the newest pod's own directory."""
         pod = self.pods[-1]
         data = self.claimed if self.claim else pod.directory / "data"
 
@@ -306,8 +308,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterator[Cluster]:
-    """Make a cluster. At the end of the block everything in it is ended. `GO` in the script is a
-    file outside of all pods."""
+    """Make a cluster. At the end of the block all its processes are ended. `GO` in the script
+    stands for a file outside of all pods."""
     with Rehearsal(script.replace("GO", str(directory / "go"))) as rehearsal:
         made = Cluster(directory, agent, rehearsal, **settings)
         try:
@@ -318,7 +320,7 @@ def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterat
 
 
 def until(met: Callable[[], Any], what: str) -> Any:
-    """Wait until the condition holds, and return its value."""
+    """Wait until the condition returns a true value, and return that value."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError):

@@ -381,7 +381,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a number as text": ({"contextVersion": "2"}, 'spec.contextVersion: Invalid value: "string"'),
 }
-"""The error's name, with the changes to BASE (None removes a field) and the API server's answer."""
+"""For each error its name, the changes to BASE (None removes a field), and the API server's
+answer."""
 
 TAKEN: dict[str, dict[str, Any]] = {
     "the least": {},
@@ -449,7 +450,7 @@ TAKEN: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-"""The name of a valid case, with its changes to BASE."""
+"""For each valid case its name and the changes to BASE."""
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another service": (
@@ -575,12 +576,12 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "",
     ),
 }
-"""The name of a change, with the TaskRun before (changes to BASE), the patch, and the refusal; an
-empty refusal means that it is accepted."""
+"""For each change its name, the TaskRun before (as changes to BASE), the patch, and the refusal. An
+empty refusal means that the change is accepted."""
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return BASE with a JSON merge patch applied."""
+    """Return `below` with `above` applied to it as a JSON merge patch."""
     merged = dict(below)
     for key, value in above.items():
         if value is None:

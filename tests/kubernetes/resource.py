@@ -1,5 +1,5 @@
-"""The TaskRun resource as it is written down, for the tests: the whole file, its schema, and every
-place in the schema."""
+"""The TaskRun resource as its file defines it, for the tests: the whole file, its schema, and every
+node of the schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
 
 
 def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every node of a schema with its path: `spec.env[].name`."""
+    """Yield every node of a schema with its path, such as `spec.env[].name`."""
     yield at, node
     for name, below in node.get("properties", {}).items():
         yield from places(below, f"{at}.{name}".lstrip("."))
@@ -41,13 +41,13 @@ def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, 
 
 
 def place(namespace: str) -> str:
-    """Return the path of a namespace's TaskRuns at the API server."""
+    """Return the API server's path for the TaskRuns of a namespace."""
     return f"/apis/perdure.dev/v1alpha1/namespaces/{namespace}/taskruns"
 
 
 def installed(cluster: Any) -> None:
-    """Install the resource in a cluster (`tests.servers.kubernetes.cluster.Cluster`). Return when
-    TaskRuns can be made."""
+    """Install the resource in a cluster (`tests.servers.kubernetes.cluster.Cluster`), and wait
+    until TaskRuns can be made."""
     if cluster.api.find("/apis/perdure.dev/v1alpha1") is None:
         cluster.kubectl("apply", "--server-side", "-f", str(FILE))
     cluster.until(lambda: cluster.api.find(place("default")), "the API server has TaskRuns")

@@ -1,5 +1,5 @@
-"""One TaskRun on a cluster, as a test sees it: its object, its Jobs and pods, a person's actions on
-it, and what is promised about it."""
+"""One TaskRun on a cluster: its object, its Jobs and pods, a person's actions on it, and the
+promises about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENDED = ("Succeeded", "Failed", "Cancelled")
 
 
 class Run:
-    """A new TaskRun. `uid` is kept when the object is gone."""
+    """A new TaskRun. `uid` remains known when the object is gone."""
 
     def __init__(self, place: Place, name: str, body: Object) -> None:
         self.place, self.name = place, name
@@ -39,7 +39,7 @@ class Run:
         return list(self.status().get("attempts") or ())
 
     def condition(self, kind: str) -> Object | None:
-        """Return a condition that is true."""
+        """Return the condition of this type if it is true, else None."""
         return next(
             (
                 each
@@ -50,7 +50,7 @@ class Run:
         )
 
     def waits_for(self, reason: str) -> Object:
-        """Return the condition Waiting, as soon as it has a reason."""
+        """Wait until the condition Waiting has this reason, and return the condition."""
 
         def told() -> Object | None:
             found = self.condition("Waiting")
@@ -74,7 +74,7 @@ class Run:
         )
 
     def pod(self) -> Object:
-        """Return the running pod, as soon as there is one."""
+        """Wait until a pod of the run is running, and return the pod."""
 
         def running() -> Object | None:
             live = [each for each in self.pods() if "deletionTimestamp" not in each["metadata"]]
@@ -85,7 +85,7 @@ class Run:
         return dict(self.until(running, "a pod runs"))
 
     def processes(self) -> list[Process]:
-        """Return all processes in its pods, the first process of each container first."""
+        """Return all processes in the run's pods, the first process of each container first."""
         machines = self.place.cluster.machines
         placed = [(pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]) for pod in self.pods()]
         return [
@@ -96,7 +96,7 @@ class Run:
         ]
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """See `Cluster.until`. After the timeout, the error has the state of the run."""
+        """Wait as `Cluster.until` does. After the timeout, the error shows the state of the run."""
 
         def looked() -> Any:
             self.place.operator.is_there()
@@ -108,8 +108,8 @@ class Run:
             raise AssertionError(f"{error}\n{self.told()}") from error
 
     def settled(self, phase: str = "Succeeded") -> Object:
-        """Return the status as soon as the run is in a phase and has seen the newest version of its
-        instructions."""
+        """Wait until the run is in this phase and has read the newest version of its instructions.
+        Return its status."""
 
         def there() -> Object | None:
             body = self.body()
@@ -124,7 +124,7 @@ class Run:
 
     @staticmethod
     def _asked(body: Object) -> bool:
-        """Return whether a person has asked for something that the status does not have yet."""
+        """Return whether a person has asked for something that the status does not show yet."""
         retry = body["metadata"].get("annotations", {}).get("perdure.dev/retry", "")
         return bool(
             retry != body["status"].get("retried", "")
@@ -132,7 +132,7 @@ class Run:
         )
 
     def told(self) -> str:
-        """Return everything that a person would look at, for a failed assertion."""
+        """Return everything that a person would look at, as the message of a failed assertion."""
         body = self.place.api.find(self.path) or {"status": "it is gone"}
         lines = [json.dumps(body.get("status", {}), indent=1), self.place.operator.said()]
         for pod in self.pods():
@@ -169,7 +169,7 @@ class Run:
     # --------------------------------------------------------------------------------------------
 
     def wrong(self) -> list[str]:
-        """Return violations of the promises about every finished run: one Job, one pod and one
+        """Return the promises about a finished run that do not hold: one Job, one pod and one
         outcome for each attempt."""
         attempts = self.attempts()
         numbers = [each["number"] for each in attempts]

@@ -3,10 +3,10 @@ kubernetes-scale`.
 
 No agent runs, because the subject is the operator. It is measured by the API server's audit log,
 which has every request of the operator's account, and by the operator's process. Requirements: each
-TaskRun ends as its pods were told to end, with exactly the attempts that takes. Every attempt has
-one Job. The operator's memory stays flat and under 200 MB. An attempt takes less than 25 requests.
-The median time from the acceptance of a TaskRun to the request that makes its Job is less than 250
-ms.
+TaskRun has the end that its pods were given, with exactly the attempts that this needs. Every
+attempt has one Job. The operator's memory stays flat and under 200 MB. An attempt takes less than
+25 requests. The median time from the acceptance of a TaskRun to the request that makes its Job is
+less than 250 ms.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ ENDS = {
     "never": ("Failed", 2),
     "lost": ("Succeeded", 2),
 }
-"""How a TaskRun with two attempts ends, and after how many."""
+"""The possible ends of a TaskRun with a limit of two attempts, and the number of attempts that each
+takes."""
 SHARE = ("works",) * 6 + ("again",) * 2 + ("never", "lost")
 MOST_MB, MOST_REQUESTS, MOST_SHARE_MS, FLAT = 200.0, 25.0, 250.0, 0.10
 ALONE = 20
 WARM_UP = 0.2
-"""Share of the runs after which the median of the memory is taken, as the base for its growth."""
+"""Share of the runs after which the median of the memory is taken. The memory's growth is measured
+from that value."""
 
 
 @dataclass
 class Measured:
-    """The measurements. Times in ms, memory in MB."""
+    """The measurements. Times are in milliseconds, memory is in MB."""
 
     number: int
     at_once: int
@@ -59,12 +61,12 @@ class Measured:
     wrong: list[str] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
-    """The same shares for TaskRuns that were created alone, before all others."""
+    """The same times for TaskRuns that were created alone, before all others."""
     requests: collections.Counter[str] = field(default_factory=collections.Counter)
     memory: list[tuple[int, float]] = field(default_factory=list)
     """Number of TaskRuns that had ended, and the operator's memory at that time."""
     cpu_s: float = 0.0
-    """The operator's own usage since its start."""
+    """CPU time that the operator has used since its start, in seconds."""
     load: float = 0.0
 
     def settled_memory(self) -> list[float]:
@@ -73,7 +75,7 @@ class Measured:
         ]
 
     def rows(self) -> list[tuple[str, str, str, bool]]:
-        """Name, value, goal, and whether the goal is met."""
+        """Return name, value, goal, and whether the goal is met, for each measurement."""
         memory = self.settled_memory()
         middle = statistics.median(memory)
         drift = max(abs(mb - middle) for mb in memory) / middle
@@ -123,7 +125,7 @@ class Measured:
 
 
 class Scene:
-    """A namespace, its operator, and how every TaskRun in it ended."""
+    """A namespace, its operator, and the end of every TaskRun in it."""
 
     def __init__(self, cluster: Cluster, namespace: str, operator: Operator) -> None:
         self.cluster, self.namespace, self.operator = cluster, namespace, operator
@@ -146,13 +148,13 @@ class Scene:
         return sum(phase in ("Succeeded", "Failed") for phase in self.phases.values())
 
     def wait(self, number: int, patience_s: float = 600.0) -> None:
-        """Wait until this many have ended."""
+        """Wait until this number of TaskRuns have ended."""
         with self.changed:
             met = self.changed.wait_for(lambda: self.over() >= number, patience_s)
         assert met, f"{self.over()} of {number} ended\n{self.operator.said()}"
 
     def begun(self, name: str, patience_s: float = 600.0) -> None:
-        """Wait until the status names its Job."""
+        """Wait until the TaskRun's status names its Job."""
         with self.changed:
             assert self.changed.wait_for(
                 lambda: self.phases.get(name) not in (None, "", "Pending"), patience_s
@@ -172,7 +174,7 @@ class Scene:
 
 
 def measure(number: int, at_once: int) -> Measured:
-    """Measure everything, on a cluster of its own."""
+    """Measure everything on a new cluster, with this number of TaskRuns."""
     seen = Measured(number, at_once)
     with _cluster() as cluster:
         namespace = cluster.namespace()
@@ -237,7 +239,8 @@ def _judge(scene: Scene, seen: Measured) -> None:
 
 
 def _count(scene: Scene, seen: Measured) -> None:
-    """Count the operator's requests in the audit log, and when each first Job was requested."""
+    """Count the operator's requests in the audit log, and record when each first Job was
+    requested."""
     user = f"system:serviceaccount:{scene.namespace}:perdure"
     asked: dict[str, float] = {}
     done: set[str] = set()
@@ -274,7 +277,7 @@ def _count(scene: Scene, seen: Measured) -> None:
 
 
 def _owner(job: str) -> str:
-    """Return the TaskRun's name from its Job's: NAME-HASH-ATTEMPT."""
+    """Return the name of the TaskRun from the name of its Job: NAME-HASH-ATTEMPT."""
     return job.rsplit("-", 2)[0]
 
 

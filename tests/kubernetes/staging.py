@@ -1,4 +1,4 @@
-"""A small API server in this process and whole operators that come and go beside it."""
+"""A small API server in this process, and complete operators that start and end beside it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Stage:
         return single
 
     def begin(self, *more: str) -> Operator:
-        """Start an operator of the namespace default and of `more` namespaces."""
+        """Start an operator for the namespace default and for the namespaces in `more`. Return
+        it."""
         options = replace(OPTIONS, namespaces=(*OPTIONS.namespaces, *more))
         operator = Operator(self.config(), options, self.said.append)
         self.operators.append(operator)
@@ -44,7 +45,7 @@ class Stage:
         return operator
 
     async def kill(self) -> None:
-        """Stop it as SIGKILL would: it does nothing more."""
+        """Stop the operator as SIGKILL would: it does nothing more."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -58,7 +59,7 @@ class Stage:
         return found
 
     def condition(self, kind: str, name: str = "fix") -> dict[str, Any]:
-        """Return the condition of a type, if it is true; else an empty object."""
+        """Return the condition of this type if it is true, or an empty object."""
         true = (
             each
             for each in self.status(name).get("conditions", [])
@@ -71,11 +72,11 @@ class Stage:
         return list(found or ())
 
     def delete(self, name: str) -> None:
-        """Delete it, as a person does."""
+        """Delete the TaskRun, as a person does."""
         self.server.remove("taskruns", self.server.objects["taskruns"]["default", name])
 
     def touch(self, name: str = "fix", **annotations: str) -> None:
-        """Make the operator look at it again, now."""
+        """Change an annotation of the TaskRun, so that the operator processes it now."""
         run = self.server.objects["taskruns"]["default", name]
         run["metadata"].setdefault("annotations", {}).update(
             annotations or {"touched": str(self.server.version)}
@@ -83,14 +84,14 @@ class Stage:
         self.server.put("taskruns", run)
 
     def change(self, name: str = "fix", **spec: Any) -> None:
-        """Change fields of its spec, as a person does."""
+        """Change fields of the TaskRun's spec, as a person does."""
         run = self.server.objects["taskruns"]["default", name]
         run["spec"] |= spec
         run["metadata"]["generation"] += 1
         self.server.put("taskruns", run)
 
     async def rest(self) -> None:
-        """Wait until no operator has anything to do."""
+        """Wait until no operator has anything left to do."""
         await self.until(
             lambda: not any(each.queue.slowest_s or len(each.queue) for each in self.operators)
         )
@@ -114,7 +115,7 @@ class Stage:
 
 
 def play(script: Callable[[int], Any], story: Callable[[Stage], Awaitable[None]]) -> Stage:
-    """Run a story on a stage of its own."""
+    """Run a story on a new stage, and return the stage."""
 
     async def main() -> Stage:
         server = Server(script)

@@ -1,9 +1,9 @@
-"""Stories on the real control plane: TaskRuns whose agents are the real CLIs, and whose model is
-the rehearsal.
+"""Stories on the real control plane: TaskRuns whose agents are the real CLIs, with the rehearsal as
+their model.
 
-Pods share the network of the host, so the agent in a pod reaches the rehearsal on 127.0.0.1. Its
-address is in the Secret that the TaskRun names. The tests check the rehearsal's record of what
-reached the model, the TaskRun, and `kubectl perdure why`.
+Pods share the network of the host, so an agent in a pod reaches the rehearsal on 127.0.0.1. The
+rehearsal's address is in the Secret that the TaskRun names. The tests check the rehearsal's record
+of the requests that it got, the TaskRun, and `kubectl perdure why`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ run echo one > one.txt
 hang
 say It is done.
 """
-"""The first attempt writes a file and then waits for the model without end. The attempt that
-continues the conversation gets an answer."""
+"""In the first attempt the agent writes a file, and then the model never answers. In the attempt
+that continues the conversation the model answers."""
 
 
 class Story(Run):
-    """A TaskRun with an agent, and a rehearsal of its own."""
+    """A TaskRun with an agent and its own rehearsal."""
 
     def __init__(
         self, place: Place, name: str, agent: str, mode: str, script: str, spec: Object
@@ -62,7 +62,7 @@ class Story(Run):
 
     @property
     def asked(self) -> list[Request]:
-        """Return what reached the model, as steps of the conversation."""
+        """Return the requests that reached the model in the conversation, without side requests."""
         return self.rehearsal.requests
 
     def told(self) -> str:
@@ -73,8 +73,8 @@ class Story(Run):
         return "\n".join([super().told(), *heard])
 
     def hangs(self) -> None:
-        """Wait until the file is written, its checkpoint is where the next attempt will look for
-        it, and the model is silent."""
+        """Wait until the file is written, its checkpoint is in the place from which the next
+        attempt will read it, and the model is silent."""
 
         def asks() -> bool:
             phase = self.status().get("phase")
@@ -93,8 +93,8 @@ class Story(Run):
         return bool(manifest.conversations)
 
     def _store(self) -> CheckpointStore:
-        """Return the checkpoint store of its mode. Raises LookupError if a shared claim has none
-        yet."""
+        """Return the checkpoint store for the TaskRun's mode. Raise LookupError if a shared claim
+        has no store yet."""
         if self.mode == "Checkpoints":
             return self.place.store()
         volume = self.place.volume_of("shared")
@@ -120,8 +120,8 @@ class Story(Run):
         return agent
 
     def went_on(self) -> tuple[Object, Object]:
-        """Check that the newest attempt continued natively in the conversation of the first one,
-        and that the model was shown what came before.
+        """Check that the newest attempt continued the first one's conversation natively, and that
+        the model got all earlier messages.
 
         Return both attempts.
         """
@@ -130,7 +130,8 @@ class Story(Run):
         told = self.told()
         assert last["number"] > 1 and last["outcome"] == "succeeded", told
         assert last["receipt"]["verdict"] == status["receipt"] == "native", told
-        # Nobody checked the work, unless the killed attempt had done all of it.
+        # The verdict is `unverified` without a check, unless the killed attempt had done all of the
+        # work.
         assert last["work"]["verdict"] == status["work"], told
         assert status["work"] in ("unverified", "nothing_to_do"), told
         assert last["sessionId"] == first["sessionId"] == status["sessionId"], told
@@ -154,5 +155,5 @@ def tell(
     script: str = SCRIPT,
     **spec: Any,
 ) -> Story:
-    """Make a TaskRun. The given fields of its spec replace those that every story has."""
+    """Make a TaskRun. The given fields replace those that the spec of every story has."""
     return Story(place, name, agent, mode, script, spec)

@@ -52,7 +52,8 @@ def test_who_may_begin(
     resources: dict[str, Any],
     reason: str,
 ) -> None:
-    """The oldest waiting TaskRun gets the room. One that can never fit is left to Kubernetes."""
+    """The oldest waiting TaskRun gets the free quota. A TaskRun that can never fit is left to
+    Kubernetes."""
     found = room(line("m", claim="one"), resources, others, quotas, now=50)
     assert (found.obstacle.reason if found.obstacle else "") == reason, what
 
@@ -62,6 +63,6 @@ def test_who_may_begin(
     [("2", "2"), ("500m", "0.5"), ("1Gi", "1073741824"), ("1e3", "1000"), ("2E", "2e18")],
 )
 def test_quantities_are_numbers(text: str, number: str) -> None:
-    """Quantities are read as Kubernetes writes them; anything else is ignored."""
+    """Quantities are read in the forms that Kubernetes uses. Anything else is ignored."""
     assert quantity(text) == Decimal(number)
     assert quantity(f"x{text}") is None

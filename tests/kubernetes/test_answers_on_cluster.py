@@ -1,5 +1,5 @@
 """`kubectl perdure requests`, `approve`, `deny` and `answer` on a real API server, without an
-operator: what they show, write and refuse."""
+operator: their output, what they write, and what they refuse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def request(number: int = 1, command: str = "git push", **more: Any) -> dict[str
 
 
 def ask(terminal: Terminal, *requests: dict[str, Any]) -> None:
-    """Make the TaskRun wait for these answers, as the operator does."""
+    """Make the TaskRun wait for answers to these requests, as the operator does."""
     waits = {
         "type": "NeedsPerson",
         "status": "True",
@@ -60,8 +60,9 @@ def written(terminal: Terminal) -> list[tuple[str, str, str, str]]:
 
 
 def test_a_person_of_the_cluster_approves(terminal: Terminal) -> None:
-    """An account that may change TaskRuns and nothing else can answer. The answer names it, as the
-    API server does. A second answer is told who was first, before the operator has read it."""
+    """An account that may only change TaskRuns can answer. The answer records the account's name as
+    the API server knows it. A second answer gets an error that names the first person, even before
+    the operator has read the first answer."""
     ask(terminal, request(tool="Bash\u202e"), request(2, "make deploy"))
     cluster, namespace = terminal.cluster, terminal.namespace
     ada = cluster.account(namespace, "ada")
@@ -101,8 +102,8 @@ def test_a_person_of_the_cluster_approves(terminal: Terminal) -> None:
 
 
 def test_what_cannot_be_answered(terminal: Terminal) -> None:
-    """A call that is not shown whole can only be refused, whatever cut or changed it. An approval
-    is no answer to a question."""
+    """A call that is not shown completely can only be refused, whatever shortened or changed it. An
+    approval does not answer a question."""
     question = json.dumps({"questions": [{"question": "Which?", "options": [{"label": "A"}]}]})
     ask(
         terminal,
@@ -141,7 +142,8 @@ def test_who_follows_is_told_that_the_agent_waits(terminal: Terminal) -> None:
 
 
 def test_a_broken_status_shows_nothing(terminal: Terminal) -> None:
-    """Anyone with the right to may write a status. What is no request is not shown."""
+    """Anybody with that right may write a status. An entry in it that is not a valid request is not
+    shown."""
     ask(terminal, request(kind="wish"))
     assert "no open requests" in terminal("requests")
     assert "has no open request" in terminal("approve", "fix-cents", code=6)

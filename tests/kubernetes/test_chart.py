@@ -1,5 +1,5 @@
-"""The Helm chart and the manifests made from it, as far as that needs neither Helm nor a
-cluster."""
+"""The Helm chart and the manifests that are made from it, as far as the tests need neither Helm nor
+a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFESTS = TOP / "packaging" / "kubernetes" / "perdure.yaml"
 
 
 def test_the_manifests_are_those_of_the_chart() -> None:
-    """A change of the chart without `make manifests` is reported."""
+    """A change of the chart for which `make manifests` was not run is reported."""
     digest = runpy.run_path(str(TOP / "packaging" / "manifests.py"))["digest"]()
     assert f"sha256:{digest}" in MANIFESTS.read_text(encoding="utf-8").partition("\n")[0], (
         "run make manifests"
@@ -33,7 +33,7 @@ def test_the_chart_has_perdures_version() -> None:
 
 
 def test_the_operator_and_the_attempts_have_an_image_each() -> None:
-    """The operator runs the small image, and tells the attempts the one with the agents."""
+    """The operator runs the small image, and uses the image with the agents for attempts."""
     (container,) = (
         container
         for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def test_the_operator_and_the_attempts_have_an_image_each() -> None:
 
 
 def test_every_value_has_its_place_in_the_schema() -> None:
-    """A misspelt value is refused by Helm, and none of the defaults is."""
+    """Helm refuses a misspelt value, and accepts all default values."""
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     assert [error.message for error in Draft7Validator(schema).iter_errors(values)] == []
@@ -100,7 +100,7 @@ def _leaves(values: dict[str, Any], at: str = "") -> list[str]:
 
 
 def _allowed(schema: dict[str, Any], at: str = "") -> list[str]:
-    """Return the names of the values, without those that are deprecated and so have no default."""
+    """Return the names of all values, except for deprecated ones, which have no default."""
     found = []
     for name, below in schema["properties"].items():
         if f"{at}{name}" != "global" and not below.get("deprecated"):
@@ -117,4 +117,4 @@ FREE = {
     "annotations",
     "labels",
 }
-"""Values that are passed on unchanged."""
+"""Values that the chart passes on unchanged."""

@@ -57,8 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def helm() -> Any:
-    """Import Helm's own library here, because it is not installed in `make test`, which reads this
-    file too."""
+    """Import Helm's own library. It is imported only here, because `make test` reads this file
+    without having the library."""
     import helm_python
 
     return helm_python
@@ -90,12 +90,14 @@ def test_helm_has_no_complaint() -> None:
 def test_each_variant_is_what_kubernetes_takes(
     cluster: Cluster, namespace: str, variant: str
 ) -> None:
-    """The output passes the published schemas, strictly, and a dry run of the API server."""
+    """Helm's output passes the published schemas in strict mode, and a dry run of the API
+    server."""
     import kubernetes_validate
 
     for each in objects(rendered(VARIANTS[variant], namespace)):
         kubernetes_validate.validate(each, RELEASE, strict=True)
-    # The pod of `helm test` comes after the rest, and is refused while its account is not there.
+    # The pod of `helm test` is left out: it is created after the rest, and is refused as long as
+    # its account does not exist.
     text = rendered(VARIANTS[variant], namespace, hooks=False)
     said = cluster.kubectl(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text
@@ -113,7 +115,7 @@ def test_each_variant_is_what_kubernetes_takes(
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str) -> None:
-    """Helm names a value that is misspelt or impossible."""
+    """Helm's error names a value that is misspelt or impossible."""
     with helm().Chart.load(str(CHART)) as chart, pytest.raises(helm().HelmError, match=field):
         chart.validate_schema(values)
 
@@ -138,8 +140,9 @@ def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str
 def test_the_images_of_the_operator_and_of_the_attempts(
     values: dict[str, Any], operator: str, attempts: str
 ) -> None:
-    """Both are found by the registry. One repository names one image for both, as in the first
-    charts. Each has a value of its own."""
+    """The images of operator and attempts have the same registry setting. If only one repository is
+    set, as in the first charts, it names one image for both. Each image also has settings of its
+    own."""
     found = list(objects(rendered(values)))
     (deployment,) = (each for each in found if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -150,8 +153,8 @@ def test_the_images_of_the_operator_and_of_the_attempts(
 
 
 def test_the_test_may_reach_the_probes_where_policies_hold() -> None:
-    """The pod of `helm test` is selected by the operator's policy, and the policy lets it in also
-    where only some may scrape. The Deployment does not select it."""
+    """The operator's network policy lets the pod of `helm test` in, even if only some pods may
+    scrape the metrics. The Deployment's selector does not match that pod."""
     found = list(objects(rendered({"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}})))
     (pod,) = (each for each in found if each["kind"] == "Pod")
     (deployment,) = (each for each in found if each["kind"] == "Deployment")
@@ -173,7 +176,7 @@ def test_the_test_may_reach_the_probes_where_policies_hold() -> None:
 
 
 def test_the_pod_monitor_selects_the_operator() -> None:
-    """The optional PodMonitor points at the port and the labels that the Deployment has."""
+    """The optional PodMonitor has the port and the labels of the Deployment."""
     found = {
         each["kind"]: each
         for each in objects(rendered({"metrics": {"podMonitor": {"enabled": True}}}))
@@ -186,7 +189,7 @@ def test_the_pod_monitor_selects_the_operator() -> None:
 
 
 def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
-    """`make manifests` makes exactly this file. The API server accepts it, in a namespace with the
+    """`make manifests` makes exactly this file. The API server accepts it in a namespace with the
     restricted standard."""
     assert runpy.run_path(str(TOP / "packaging" / "manifests.py"))["made"]() == MANIFESTS.read_text(
         encoding="utf-8"
@@ -201,7 +204,7 @@ def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
 def may(
     cluster: Cluster, kubeconfig: Path, namespace: str, verb: str, group: str, resource: str
 ) -> bool:
-    """Return whether an account may do something, according to the API server."""
+    """Return whether an account may make a request, according to the API server."""
     token = json.loads(kubeconfig.read_text())["users"][0]["user"]["token"]
     api = Api(Access(cluster.access.server, cluster.access.ca_file, token))
     name, _, below = resource.partition("/")

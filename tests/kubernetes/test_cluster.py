@@ -1,5 +1,5 @@
 """The small cluster of the tests: a Job is a real process, and its status is reported as a kubelet
-does."""
+reports it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) -> None:
-    """A later pod on the other machine finds the files that an earlier pod wrote to a claimed
-    volume, and nothing else of that pod."""
+    """A pod on another machine finds the files that an earlier pod wrote to a claimed volume, and
+    no other files of that pod."""
     claim(cluster, namespace, "work")
     for number, node in enumerate(("one", "two")):
         script = (
@@ -99,7 +99,7 @@ def test_the_log_in_place_of_a_message(cluster: Cluster, namespace: str) -> None
 
 
 def test_deadline(cluster: Cluster, namespace: str) -> None:
-    """A pod's deadline sends TERM and keeps the exit code and the message, with the reason
+    """At its deadline a pod gets TERM. Its exit code and message are kept, and the reason is
     DeadlineExceeded."""
     script = "trap 'echo saved > /dev/termination-log; exit 75' TERM; while :; do sleep 0.1; done"
     job(cluster, namespace, "slow", script, activeDeadlineSeconds=1)
@@ -212,7 +212,7 @@ def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
 
 
 def test_what_was_asked(cluster: Cluster, namespace: str) -> None:
-    """The audit log counts the requests of an account by verb, resource and client."""
+    """The audit log gives the number of an account's requests by verb, resource and client."""
     account = cluster.account(namespace, "counted")
     before = faults.requests(cluster)
     for _ in range(3):

@@ -1,5 +1,5 @@
-"""`kubectl perdure` on a real API server: every verb, its writes, its refusals, and its errors when
-something is missing."""
+"""`kubectl perdure` on a real API server: every verb, with what it writes, what it refuses, and its
+errors if something is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kubernetes
 
 
 class Terminal:
-    """Runs the verbs in a namespace, and writes the status as the operator would."""
+    """Runs the verbs in a namespace, and writes the status as the operator does."""
 
     def __init__(
         self, cluster: Cluster, namespace: str, capsys: pytest.CaptureFixture[str]
@@ -37,7 +37,8 @@ class Terminal:
         self.at = place(namespace)
 
     def __call__(self, *words: str, kubeconfig: Path | None = None, code: int = 0) -> str:
-        """Return standard output, or standard error if the exit code is not 0."""
+        """Run a verb and check its exit code. Return standard output, or standard error if the code
+        is not 0."""
         self._capsys.readouterr()
         ended = main.main(
             [
@@ -107,8 +108,8 @@ def test_ls_shows_all_and_some(terminal: Terminal) -> None:
 
 
 def test_run_makes_what_was_asked(terminal: Terminal) -> None:
-    """The flags become the spec, a name is generated, and Kueue's queue becomes a label. A refusal
-    is the API server's sentence."""
+    """The flags of `run` become the spec, a name is generated, and Kueue's queue becomes a label.
+    If the TaskRun is refused, the error is the API server's sentence."""
     name = (
         terminal("run", "--service", "shop", "--task", "118", "--queue", "agents", BASE["prompt"])
         .split()[0]
@@ -131,8 +132,8 @@ def test_run_makes_what_was_asked(terminal: Terminal) -> None:
 def test_an_update_takes_no_other_ones_place(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New instructions wait until the operator has read the earlier ones. If it does not, nothing
-    is overwritten and the exit code is 75."""
+    """New instructions wait until the operator has read the earlier ones. If the operator does not
+    read them, nothing is overwritten and the exit code is 75."""
     terminal.make()
     with monkeypatch.context() as at_once:
         at_once.setattr(requests, "PATIENCE_S", 0.0)
@@ -150,7 +151,8 @@ def test_an_update_takes_no_other_ones_place(
 
 
 def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
-    """Each of two writers gets a version of its own, and the operator sees both texts."""
+    """Two updates at the same time get different versions, and the operator reads the texts of
+    both."""
     terminal.make()
     terminal.status(contextVersion=1)
     seen: dict[int, str] = {}
@@ -221,7 +223,8 @@ ATTEMPT = {
 
 
 def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) -> None:
-    """A person sees the state of a waiting TaskRun, what is missing, and how each attempt ended."""
+    """`show` and `why` show the state of a waiting TaskRun, what is missing, and how each attempt
+    ended."""
     terminal.make()
     waiting = {
         "type": "Waiting",
@@ -286,7 +289,7 @@ def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
 
 
 def _end(terminal: Terminal, pod: str, name: str = "fix-cents") -> None:
-    """End the pod and write the status as the operator would, so that the TaskRun is over."""
+    """End the pod and write the status as the operator does, so that the TaskRun has ended."""
     found = terminal.cluster.api.get(f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}")
     faults.processes(terminal.cluster, found)[0].kill(signal.SIGTERM)
     path = f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}"
@@ -403,7 +406,7 @@ def test_following_outlives_the_api_server(
         attempt=1,
         attempts=at_work,
     )
-    cluster.restart()  # by this thread: what it starts ends with its thread
+    cluster.restart()  # By this thread, because the new server ends together with the thread that starts it.
     _end(terminal, pod, "followed")
     follower.join()
     assert codes == [0]
@@ -420,8 +423,8 @@ printf '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredentia
 
 
 def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> None:
-    """The kubeconfig of a cloud names a program that prints the token, by version 1 of its
-    protocol."""
+    """The kubeconfig of a cloud names a program that prints a token, in version 1 of its protocol.
+    The verbs use that token."""
     program = tmp_path / "login"
     program.write_text(LOGIN)
     program.chmod(0o755)

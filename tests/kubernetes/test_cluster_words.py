@@ -1,5 +1,5 @@
-"""The parts of `perdure --cluster` that need no cluster: how flags and TaskRuns are converted, and
-the errors without a cluster."""
+"""The parts of `perdure --cluster` that need no cluster: how flags become a spec, how TaskRuns are
+shown, and the errors without a cluster."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ HOSTILE: list[Any] = [
 
 @pytest.mark.parametrize("body", HOSTILE)
 def test_a_taskrun_of_any_shape_is_shown(body: Any) -> None:
-    """A status may contain anything. A value of the wrong type counts as missing."""
+    """A status of any content is shown. A value of the wrong type counts as missing."""
     report = view.report_of(body)
     assert (report["phase"], report["attempt"], report["context_version"]) == ("Pending", 0, 0)
     assert view.why_of(report)["attempts"] == report["attempts"]
@@ -169,7 +169,7 @@ def test_without_a_cluster_one_sentence_says_so(
 
 
 def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No server listens: one sentence with the address, and exit code 7."""
+    """If no server listens, there is one sentence with the address, and exit code 7."""
     path = tmp_path / "config"
     path.write_text(
         json.dumps(
@@ -197,8 +197,8 @@ def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_variable_without_a_value_is_refused() -> None:
-    """`--env NAME` passes on a value of the caller's environment. A pod has none of those, so it is
-    refused."""
+    """`--env NAME` without a value would pass on the caller's variable. A pod does not have that
+    variable, so the flag is refused."""
     with pytest.raises(
         UsageError, match="--env HOME has no value, and a pod does not see your own variables"
     ):
@@ -206,7 +206,7 @@ def test_a_variable_without_a_value_is_refused() -> None:
 
 
 def test_the_verbs_need_no_part_of_the_operator() -> None:
-    """`kubectl perdure` works with the extra `kubectl` alone, which has neither kopf nor the
+    """`kubectl perdure` works with only the extra `kubectl`, which includes neither kopf nor the
     library of Prometheus."""
     program = (
         "import sys\n"

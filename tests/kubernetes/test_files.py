@@ -1,5 +1,5 @@
-"""Task files of a TaskRun, from a ConfigMap and a Secret, over updates and what the agent does to
-them; on the real control plane with the real Claude Code."""
+"""Task files of a TaskRun, from a ConfigMap and a Secret, through updates and the agent's changes;
+on the real control plane with the real Claude Code."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ say Third.
 
 
 def test_files_over_updates(place: Place, tmp_path: Path) -> None:
-    """Both files are there before the agent begins. A new version is merged with what the agent
-    has changed, and replaces it where the TaskRun says so. A ConfigMap that is missing is waited
-    for."""
+    """Both files exist before the agent begins. A new version is merged with the agent's changes,
+    or replaces them if the TaskRun says so. An attempt waits for a missing ConfigMap."""
     maps = place.of("v1", "configmaps")
 
     def give(name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""When a TaskRun gets its finalizer, loses it, and is deleted automatically: single steps, decided
+"""When a TaskRun gets its finalizer, loses it, and is deleted automatically: single decisions, made
 from the observed state."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def seen(
     leaving: bool | None = None,
     ttl: int | None = None,
 ) -> steps.TaskRunFacts:
-    """Return a TaskRun that succeeded ten seconds ago, and was looked at since."""
+    """Return the facts about a TaskRun that succeeded ten seconds ago and was processed since."""
     body = making.taskrun(workspace=workspace, ttlSecondsAfterFinished=ttl)
     body["metadata"]["finalizers"] = [FINALIZER] if held else []
     if deleting:

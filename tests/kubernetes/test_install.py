@@ -1,8 +1,8 @@
-"""The chart, installed by Helm: the operator as a Deployment, with the chart's own account and
+"""The chart, installed by Helm: a Deployment with the operator, under the chart's own account and
 rights, completes a task.
 
-The operator's requests to the API server are compared with the rights of its role: it has exactly
-the rights that it needs.
+The operator's requests to the API server are compared with the rights of its role, which must be
+exactly the ones that it needs.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def operated(cluster: Cluster, namespace: str) -> Iterator[str]:
 def test_helm_installs_an_operator_that_works(
     cluster: Cluster, operated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From `helm install` to a finished task, an update in the same conversation and its deletion,
-    with the account that the chart makes."""
+    """With the account that the chart makes, everything works from `helm install` to a finished
+    task, an update in the same conversation, and its deletion."""
     with Rehearsal(SCRIPT) as rehearsal:
         keys = [
             f"--from-literal={name}={value}" for name, value in rehearsal.environ("claude").items()
@@ -125,7 +125,8 @@ def test_helm_installs_an_operator_that_works(
 
 
 EVERYBODYS = ("create", "selfsubjectaccessreviews")
-"""Request of the pod of `helm test`. The role `system:basic-user` allows it to every account."""
+"""A request that the pod of `helm test` makes. The role `system:basic-user` allows it to every
+account."""
 SELDOM = {
     *(
         ("list", "events"),

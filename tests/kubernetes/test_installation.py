@@ -1,4 +1,4 @@
-"""`perdure operator --check`, which the pod of `helm test` runs: rights and probes."""
+"""`perdure operator --check`, which the pod of `helm test` runs: it checks rights and probes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ async def checked(stage: Stage, port: int) -> tuple[bool, list[str]]:
 
 
 def test_the_rights_are_those_of_the_charts_role() -> None:
-    """The check asks for exactly what the role grants, and for more with the flags that need it."""
+    """The check asks for exactly the rights that the role grants, and for more with the flags that
+    need more."""
     (role,) = (
         each
         for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8"))
@@ -52,8 +53,8 @@ def test_the_rights_are_those_of_the_charts_role() -> None:
 
 
 def test_a_healthy_installation() -> None:
-    """All rights are there, and the operator's own probes answer. A pod that has ended is not
-    asked."""
+    """In a healthy installation all rights are granted, and the operator's own probes answer. A pod
+    that has ended is not probed."""
 
     async def story(stage: Stage) -> None:
         operator = stage.begin()
@@ -72,7 +73,7 @@ def test_a_healthy_installation() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A right that is missing, no pod of an operator, and a pod that does not answer."""
+    """The check names a missing right, a missing operator pod, and a pod that does not answer."""
 
     async def story(stage: Stage) -> None:
         monkeypatch.setattr(installation, "WAIT_S", 0.0)

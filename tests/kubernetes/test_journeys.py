@@ -1,11 +1,10 @@
 """An attempt is ended in every way that a cluster has, and the next one continues the same
-conversation: on the real control plane with two nodes, the operator under its scoped account, the
-real Claude Code and the real Codex.
+conversation. The tests use the real control plane with two nodes, the operator under its own
+account, the real Claude Code and the real Codex.
 
-The tests check what reached the model, the receipt and the session in the TaskRun, and `kubectl
-perdure why`. Claude Code is ended in each way, both with a claim and with only the object store;
-Codex with one of the two. The next attempt is on the other node. One test has a claim that several
-pods share.
+They check what reached the model, the receipt and the session in the TaskRun, and `kubectl perdure
+why`. Claude Code is ended in each way, both with a claim and with only the object store; Codex with
+one of the two. The next attempt is on the other node. One test has a claim that several pods share.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def moved(story: Story) -> tuple[Object, Object]:
 
 
 def test_the_agent_is_killed(place: Place) -> None:
-    """SIGKILL of the agent's program: the attempt has failed, and the next one continues."""
+    """After SIGKILL of the agent's program the attempt has failed, and the next one continues."""
     stories = three(place, "agent", "Checkpoints")
     with place.cordoned("one"):
         for story in stories:
@@ -52,8 +51,8 @@ def test_the_agent_is_killed(place: Place) -> None:
 
 
 def test_the_pod_is_killed(place: Place) -> None:
-    """SIGKILL of the pod's first process, which ends everything in the pod. No process is left that
-    could report a result."""
+    """SIGKILL of the pod's first process ends everything in the pod, so no process can report a
+    result. The next attempt continues."""
     stories = three(place, "pod", "Claim")
     with place.cordoned("one"):
         for story in stories:
@@ -64,8 +63,8 @@ def test_the_pod_is_killed(place: Place) -> None:
 
 
 def test_the_operator_is_killed(place: Place) -> None:
-    """SIGKILL of the operator during attempts, whose pods end meanwhile. The next operator finds
-    their results and continues."""
+    """The operator gets SIGKILL during attempts, whose pods then end. The next operator finds their
+    results and continues."""
     stories = three(place, "operator", "Checkpoints")
     place.operator.kill()
     with place.cordoned("one"):
@@ -104,8 +103,8 @@ def test_the_pod_is_evicted(place: Place) -> None:
 
 def test_the_node_is_lost(place: Place) -> None:
     """The power of a node is cut. With only the object store the next attempt continues on the
-    other node automatically. A claim is held until the node is declared lost, and a condition says
-    so."""
+    other node automatically. With a claim, the next attempt waits until the node is declared lost,
+    and a condition says so."""
     claim, *free = three(place, "node", "Checkpoints")
     with place.lost("one"):
         for story in free:

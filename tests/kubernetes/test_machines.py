@@ -1,5 +1,5 @@
-"""Machines of the tests' cluster: what ends together, and what a node agent finds when it comes
-back."""
+"""Machines of the tests' cluster: which processes end together, and what a node agent finds when it
+is started again."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
-    """A container outlives its node agent. The next agent reports an end that came meanwhile, with
-    its message."""
+    """A container continues to run without its node agent. The next node agent reports a container
+    that ended in the meantime, with its message."""
     claim(cluster, namespace, "work")
     script = (
         "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; echo done > /dev/termination-log; "
@@ -48,8 +48,8 @@ def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_cut_off_machine(cluster: Cluster, namespace: str) -> None:
-    """While a machine's agent is silent, its pod continues although it is to be deleted. TERM is
-    sent when the agent is back."""
+    """While a machine's node agent is silent, its pod continues, even if it is to be deleted. The
+    pod gets TERM when the node agent is back."""
     claim(cluster, namespace, "work")
     script = (
         "trap 'echo told >> /shelf/said; exit 0' TERM; echo there; while :; do echo still > "
@@ -141,7 +141,7 @@ def test_no_memory_left_on_the_node(cluster: Cluster, namespace: str) -> None:
 
 
 def test_the_api_server_is_away(cluster: Cluster, namespace: str) -> None:
-    """A pod that ends while the API server is down is reported when the server is back."""
+    """If a pod ends while the API server is down, its end is reported when the server is back."""
     claim(cluster, namespace, "work")
     script = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; touch /shelf/gone; exit 4"
     job(cluster, namespace, "alone", script, container=AT_WORK, volumes=[mounted("work")])

@@ -31,8 +31,8 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_one_job_one_pod_once():
-    """The Job never retries, also not after a disruption. The deadline is the pod's, the owner is
-    set, and names are within their limits."""
+    """The Job never retries, not even after a disruption. The deadline is set on the pod, the owner
+    is set, and names are within their limits."""
     body = making.taskrun("a" * 63)
     run = wanted(body)
     job = manifests.job(
@@ -117,8 +117,8 @@ def test_what_a_taskrun_may_add_and_not_take_away():
     ],
 )
 def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints: str):
-    """In each mode the order says where the state is, and a pod accepts it. /data is a volume claim
-    only in mode Claim."""
+    """In each mode the order says where the state is, and a pod accepts the order. /data is a
+    volume claim only in mode Claim."""
     run = wanted(making.taskrun(workspace=workspace))
     record = begun(TaskRunStatus(context_version=1), 1, run, 0).attempts[-1]
     found = order.decode(manifests.order(run, record, (1,)))
@@ -132,9 +132,9 @@ def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints
 
 
 def test_the_agent_s_container_has_the_agent_s_secret_alone():
-    """The Secrets of repository and checkpoint store are mounted in the relay's container, which
-    starts first, ends last and sees nothing that an agent can write. The agent's container can
-    only read the directory of its address."""
+    """The Secrets of repository and checkpoint store are mounted only in the relay's container.
+    That container starts first, ends last and reads nothing that an agent can write. The agent's
+    container can only read the directory with the relay's address."""
     body = making.taskrun(
         credentialsSecretRef={"name": "keys"},
         repository={"url": "https://x/y", "credentialsSecretRef": {"name": "git"}},
@@ -213,7 +213,7 @@ REFERRED: dict[str, Any] = {
 
 def test_a_secret_s_earlier_field_means_the_same():
     """`...SecretName` gives the same Job as `...SecretRef`, in a TaskRun and in the operator's
-    defaults. Both at once are invalid, on an API server without the rule too."""
+    defaults. Setting both is invalid, also if the API server does not check that rule."""
     jobs = []
     for spec in (NAMED, REFERRED):
         run = wanted(making.taskrun(**spec))
@@ -232,8 +232,8 @@ def test_a_secret_s_earlier_field_means_the_same():
 
 
 def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
-    """The pod reads them from there. It must have the newest version; it may know an older one
-    already."""
+    """The pod reads the instructions from the Secret. The order requires the newest version, and
+    the pod may have an older one already."""
     body = making.taskrun(
         prompt="", promptFrom={"secretKeyRef": {"name": "newest", "key": "text"}}, contextVersion=3
     )
@@ -287,8 +287,8 @@ def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
     ],
 )
 def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
-    """A value that another version of the schema accepted is refused with the field's name, and
-    nothing is raised."""
+    """A value that another version of the schema accepted is refused with the field's name, and no
+    error is raised."""
     assert words in wanted(making.taskrun(**spec)).invalid
 
 
@@ -302,14 +302,14 @@ def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
     ],
 )
 def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
-    """Invalid parts are left out, and the others are read."""
+    """Invalid parts of a status are left out, and the valid parts are read."""
     found = wanted({**making.taskrun(), "status": status}).status
     assert found.attempts == () and found.attempt == status.get("attempt", 0)
 
 
 def test_a_long_history_is_cut_and_nothing_is_forgotten():
-    """The newest 50 attempts are kept, and so is the number of attempts that all others used up. An
-    unchanged status is not written."""
+    """Only the newest 50 attempts are kept in the status, but also the number of older attempts
+    that count. An unchanged status is not written."""
     run = wanted(making.taskrun())
     status = TaskRunStatus(context_version=1)
     for number in range(1, 71):
@@ -351,8 +351,8 @@ GIVEN = {
 
 
 def test_what_the_operator_gives_and_a_taskrun_names_itself():
-    """A TaskRun's own values win. Resources and selectors are merged by name, and no default
-    contradicts a value of the TaskRun."""
+    """A TaskRun's own values have precedence over the operator's defaults. Resources and selectors
+    are merged by name, and no default contradicts a value of the TaskRun."""
     given = defaults_of(msgspec.json.encode(GIVEN).decode())
     bare = filled(wanted(making.taskrun()), given)
     assert bare.spec.pod.resources == GIVEN["pod"]["resources"]

@@ -1,4 +1,5 @@
-"""The whole operator with a small API server in this process: events between two of its requests."""
+"""The complete operator with a small API server in this process: what happens between two of its
+requests."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from tests.kubernetes.staging import Stage, play, whole
 
 
 def test_a_life_with_few_requests():
-    """A failure and then a success: one order, one claim, all versions of the instructions, and
-    fewer than 25 requests an attempt."""
+    """A TaskRun with a failed attempt and a successful one has one order, one claim and all
+    versions of the instructions, and takes fewer than 25 requests an attempt."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -42,8 +43,8 @@ def test_a_life_with_few_requests():
 
 
 def test_instructions_of_a_secret_stay_in_it():
-    """The operator never reads the Secret. The pod gets versions from a Secret, then from the
-    TaskRun, then from a Secret again."""
+    """The operator never reads the Secret. The pod gets versions of the instructions first from a
+    Secret, then from the TaskRun, then from a Secret again."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -85,8 +86,8 @@ def test_instructions_of_a_secret_stay_in_it():
 
 
 def test_the_configmap_is_deleted_between_two_versions():
-    """The numbering shows that two versions are gone. New instructions are never taken for known
-    ones."""
+    """If the ConfigMap was deleted between two versions, the numbers show that two versions are
+    missing. New instructions are never treated as known ones."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -111,8 +112,8 @@ def test_the_configmap_is_deleted_between_two_versions():
 
 
 def test_killed_between_any_two_writes():
-    """The operator is killed at writes all over a run with two attempts, before the write or after
-    it. The next operator continues, and nothing is done twice."""
+    """The operator is killed before or after writes throughout a run with two attempts. The next
+    operator continues, and nothing is done twice."""
     writes: list[str] = []
 
     async def life(stage: Stage) -> None:
@@ -161,8 +162,8 @@ def test_killed_between_any_two_writes():
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503])
 def test_each_write_is_answered_badly_once(code: int):
-    """Every write is refused once, or its answer is lost once. It is repeated or derived again, and
-    nothing is done twice."""
+    """Each write is refused once, or its answer is lost once. The operator repeats it or derives it
+    again, and nothing is done twice."""
 
     async def story(stage: Stage) -> None:
         for answered_first in (True, False):
@@ -189,8 +190,8 @@ def test_each_write_is_answered_badly_once(code: int):
 
 
 def test_watches_that_end_and_expire_and_two_operators():
-    """Watches are cut and expire while two operators work on five TaskRuns. Each attempt has one
-    Job and one outcome."""
+    """Watches end and expire while two operators handle five TaskRuns. Each attempt has one Job and
+    one outcome."""
 
     async def story(stage: Stage) -> None:
         stage.begin(), stage.begin()
@@ -211,8 +212,8 @@ def test_watches_that_end_and_expire_and_two_operators():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "another-goes-on-from-it"])
 def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
-    """With `reclaim: Delete` and confirmed loss, the claim is deleted with its TaskRun. If another
-    TaskRun continues from the claim, it stays."""
+    """With `reclaim: Delete` and a confirmed loss, the claim is deleted together with its TaskRun.
+    The claim stays if another TaskRun continues from it."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -255,7 +256,8 @@ def test_health_tells_of_a_deaf_watch():
 
 def test_a_running_attempt_outlives_a_list_of_two_namespaces():
     """All objects of two namespaces are listed while an attempt runs in the first. The lists of the
-    second namespace say nothing about its pod, and the attempt goes on."""
+    second namespace do not have its pod, but the pod does not count as missing, and the attempt
+    continues."""
 
     async def story(stage: Stage) -> None:
         operator = stage.begin("other")
@@ -270,8 +272,8 @@ def test_a_running_attempt_outlives_a_list_of_two_namespaces():
 
 
 def test_an_attempt_that_begins_while_all_are_listed():
-    """A TaskRun is created while all objects are listed, after its Jobs and pods were. The watches
-    report them, and the older lists do not make them missing."""
+    """A TaskRun is created while all objects are being listed, after the lists of Jobs and pods.
+    The watches report its Job and pod, which do not count as missing because of the older lists."""
 
     async def story(stage: Stage) -> None:
         operator = stage.begin()
@@ -295,7 +297,7 @@ def test_an_attempt_that_begins_while_all_are_listed():
 
 
 async def looked_at(stage: Stage, operator: Operator) -> None:
-    """Wait until the operator has the TaskRun's newest version and nothing to do."""
+    """Wait until the operator has read the TaskRun's newest version and has nothing left to do."""
     newest = stage.server.objects["taskruns"]["default", "fix"]["metadata"]["resourceVersion"]
 
     def has_it() -> bool:

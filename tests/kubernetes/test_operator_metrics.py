@@ -1,4 +1,4 @@
-"""The operator's numbers, and the dashboard and the alert rules that come with them."""
+"""The operator's metrics, and the dashboard and alert rules that are shipped with them."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def offered(numbers: OperatorMetrics) -> dict[str, set[str]]:
 
 
 def test_what_an_attempt_counts(numbers: OperatorMetrics) -> None:
-    """Attempts are counted by namespace and agent. An unknown verdict does not become a label of
-    its own."""
+    """Attempts are counted by namespace and agent. An unknown verdict does not get its own
+    label."""
     text = numbers.exposition("")[0].decode()
     whose = 'agent="claude",namespace="default"'
     assert f'perdure_operator_receipts_total{{{whose},verdict="native"}} 1.0' in text
@@ -74,7 +74,8 @@ def test_what_an_attempt_counts(numbers: OperatorMetrics) -> None:
 
 
 def test_dashboard_and_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
-    """Each query is PromQL over existing numbers and labels. Each alert rule says what to do."""
+    """Each query is valid PromQL over metrics and labels that exist. Each alert rule says what to
+    do."""
     panels = json.loads((PACKAGING / "grafana.json").read_text())["panels"]
     rules = yaml.safe_load((PACKAGING / "alerts.yml").read_text())["groups"][0]["rules"]
     asked = [(each["targets"][0]["expr"], each["title"]) for each in panels]

@@ -1,18 +1,17 @@
-"""An attempt's pod without an agent: for trials in which the operator, the cluster or the way
-between them is what goes wrong.
+"""An attempt's pod without an agent, for trials in which the operator, the cluster or the network
+between them fails.
 
-It stands in the place of `perdure work --run --order DIR` and keeps to the same contract: it reads
-the order, holds a conversation on the volume (a line for each attempt that began, durable before
-anything else), and leaves its result as its termination message. The first word of its instructions
-says what it does:
+It replaces `perdure work --run --order DIR` and has the same contract. It reads the order, keeps a
+conversation on the volume (a line for each attempt that began, durable before anything else), and
+leaves its result as its termination message. The first word of its instructions says what it does:
 
     works S           succeeds after so many seconds fails N S         fails in its first N
     attempts, and then works hangs N S         does not end by itself in its first N attempts, and
     then works eats N S          is ended by the kernel, as one that takes too much memory is, in
     its first N attempts, and then works
 
-With the word `saved` at the end it says that its work is saved elsewhere as well. Two that are at
-work on one volume at the same time, and an attempt that begins a second time, are written into the
+With the word `saved` at the end it says that its work is saved elsewhere as well. If two attempts
+run on one volume at the same time, or an attempt begins a second time, that is recorded in the
 conversation.
 """
 
@@ -109,12 +108,12 @@ class Attempt:
 
 
 def eat() -> NoReturn:
-    """Use memory until the kernel ends the process. If there is no limit, exit as if it had been
-    ended."""
+    """Use memory until the kernel kills the process. If there is no limit, exit with the code that
+    such a kill gives."""
     taken = []
     for _ in range(MOST_EATEN_MB):
         taken.append(b"x" * (1 << 20))
-    # The first process of a namespace cannot kill itself by a signal.
+    # The first process of a pid namespace cannot kill itself by a signal.
     os._exit(128 + signal.SIGKILL)
 
 
