@@ -139,8 +139,7 @@ class Place:
         )
 
     def another_operator(self) -> Operator:
-        """Start a second operator for the same namespace and return it. It ends with the
-        namespace."""
+        """Return a second operator for the same namespace, as a context manager."""
         return Operator(self.cluster, self.namespace, name="another")
 
     # --- what happens around it

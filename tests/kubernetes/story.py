@@ -62,7 +62,7 @@ class Story(Run):
 
     @property
     def asked(self) -> list[Request]:
-        """Return the requests that reached the model in the conversation, without side requests."""
+        """Return the requests that reached the model, as steps of the conversation."""
         return self.rehearsal.requests
 
     def told(self) -> str:

@@ -406,7 +406,7 @@ def test_following_outlives_the_api_server(
         attempt=1,
         attempts=at_work,
     )
-    cluster.restart()  # By this thread, because the new server ends together with the thread that starts it.
+    cluster.restart()  # this thread: the new server ends with the thread that starts it
     _end(terminal, pod, "followed")
     follower.join()
     assert codes == [0]

@@ -92,7 +92,7 @@ def test_dashboard_and_alerts_ask_for_what_is_there(offered: dict[str, set[str]]
 
 
 def test_each_number_is_told_of(offered: dict[str, set[str]]) -> None:
-    """The documentation of the operator names every number, and no other one."""
+    """The documentation of the operator names every metric, and no others."""
     page = (TOP / "docs/reference/operator.md").read_text()
     names = {
         re.sub(r"_(bucket|count|sum)$", "", name)

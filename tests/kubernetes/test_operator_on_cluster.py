@@ -1,5 +1,5 @@
-"""The operator on a real control plane, with real Jobs and scripted pods: whole lives of TaskRuns,
-errors, and kills."""
+"""The operator on a real control plane, with real Jobs and scripted pods: complete lives of
+TaskRuns, errors, and kills."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def operator(cluster: Cluster, runs: Runs, tmp_path: Path) -> Iterator[Operator]
 
 
 def began(runs: Runs, name: str) -> list[dict[str, Any]]:
-    """Return what the pods wrote into their conversation, read by a pod of the test's own claim."""
+    """Return the records that the attempts wrote to their conversation. A pod of the test reads
+    them from the claim."""
     claim = runs.status(name)["workspace"]["claimName"]
     volume = runs.cluster.api.get(
         f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}"
@@ -63,8 +64,8 @@ def requests(operator: Operator) -> int:
 
 
 def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
-    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt.
-    Then an update, a retry and a deletion."""
+    """A TaskRun with two failures and a success has three Jobs, one conversation, and fewer than 25
+    requests an attempt. Then come an update, a retry and a deletion."""
     before = requests(operator)
     runs.make("fix", "fails 2 0")
     status = runs.phase("fix", "Succeeded", "Failed")
@@ -125,8 +126,8 @@ def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
 
 def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
     """The API server deletes a claim only in the version that the operator has read, together with
-    a TaskRun whose work is saved. A copy of its pod with all labels is reported by name and left
-    alone."""
+    a TaskRun whose work is saved. A copy of the attempt's pod, with all its labels, is reported by
+    name and left alone."""
     cluster, at = runs.cluster, f"/api/v1/namespaces/{runs.namespace}"
     runs.make(
         "fix", "works saved 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"}
@@ -158,8 +159,8 @@ def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
 
 
 def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
-    """The API server refuses to delete an object whose uid or version has changed, as the operator
-    requests."""
+    """The operator names uid and version of an object that it deletes. If they have changed, the
+    API server refuses the deletion."""
     at = f"/api/v1/namespaces/{namespace}/configmaps"
     meta = cluster.api.create(at, {"metadata": {"name": "one"}})["metadata"]
     config = KubeConfig.from_file(cluster.kubeconfig).get()
@@ -185,8 +186,9 @@ def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
 def test_what_is_missing_is_a_condition_and_has_an_end(
     cluster: Cluster, runs: Runs, tmp_path: Path
 ):
-    """A missing image, Secret or ConfigMap: each condition says what to do. What appears is used;
-    what does not appear needs a person in the end. A quota is waited for without a limit."""
+    """For a missing image, Secret or ConfigMap a condition says what to do. If the object appears,
+    it is used; if it does not, a person is needed after some time. For a quota there is no such
+    limit."""
     api, at = cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     with Operator(cluster.kubeconfig, tmp_path / "log", "-n", runs.namespace, "--patience", "40s"):
         runs.make("image", pod={"image": "nowhere/nothing:1"})
@@ -236,8 +238,8 @@ def test_what_is_missing_is_a_condition_and_has_an_end(
 
 
 def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator: Operator):
-    """The operator waits for the Secret, then for its key. The content gets into no object that the
-    operator makes."""
+    """The operator waits for the Secret, then for its key. No object that the operator makes has
+    the Secret's content."""
     api, at = runs.cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     runs.make("fix", None, promptFrom={"secretKeyRef": {"name": "words", "key": "text"}})
 
@@ -293,7 +295,7 @@ def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
 
 def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_path: Path):
     """409, 500 and 429, lost answers, watches that end, expire or go silent, and an API server that
-    is down: nothing is missed or done twice."""
+    is down: in spite of these, nothing is missed or done twice."""
     config = json.loads(cluster.kubeconfig.read_text())
     by_way = tmp_path / "by-way"
     seen: set[tuple[str, str, object]] = set()
@@ -365,8 +367,8 @@ def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs
 def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(
     cluster: Cluster, runs: Runs, operator: Operator, tmp_path: Path
 ):
-    """SIGTERM ends it with exit code 0. Without rights or without a cluster, one sentence says what
-    is missing."""
+    """After SIGTERM the operator exits with code 0. Without rights or without a cluster, one
+    sentence says what is missing."""
     assert operator.end() == 0
     account = cluster.account(runs.namespace, "nobody")
     nowhere = tmp_path / "nowhere"

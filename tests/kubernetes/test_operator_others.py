@@ -1,5 +1,5 @@
-"""The whole operator with a small API server: when claims are deleted or kept, and other people's
-objects with perdure's names and labels."""
+"""The complete operator with a small API server: when claims are deleted or kept, and other
+people's objects that have perdure's names and labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def claims(stage: Stage) -> list[dict[str, Any]]:
 
 
 def test_a_claim_goes_with_its_taskrun():
-    """A TaskRun whose work is saved is deleted long after its end. Its claim is deleted with it."""
+    """A TaskRun whose work is saved is deleted long after its end, together with its claim."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -43,7 +43,8 @@ def test_a_claim_goes_with_its_taskrun():
 
 
 def test_a_claim_with_work_that_is_not_saved_stays():
-    """The deletion waits. TaskRun and claim are deleted only after a person has given up the work."""
+    """The deletion of a TaskRun with unsaved work waits. TaskRun and claim are deleted only after a
+    person has given up the work."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -60,8 +61,8 @@ def test_a_claim_with_work_that_is_not_saved_stays():
 
 
 def test_of_several_taskruns_the_last_takes_the_claim():
-    """Among two TaskRuns of one task that delete its claim, the last one removes it; if one keeps
-    it, it is kept even after that TaskRun is gone."""
+    """If two TaskRuns of one task would delete their claim, it is deleted with the last one. If one
+    of them keeps the claim, it stays even after that TaskRun is gone."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -140,7 +141,8 @@ def test_a_fork_outlives_the_taskrun_that_it_continues():
 
 
 def test_two_taskruns_that_are_deleted_together_take_their_claim():
-    """Both wait for another program's finalizer, and neither keeps the claim for the other."""
+    """Two deleted TaskRuns wait for another program's finalizer. Neither keeps the claim for the
+    other."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -182,7 +184,8 @@ def test_a_deletion_that_waits_keeps_the_claim_for_unsaved_work():
 
 
 def test_the_last_fork_takes_the_claim_of_its_source():
-    """The claim has the name of a TaskRun that was deleted earlier."""
+    """The claim of a TaskRun that was deleted earlier is deleted together with the last TaskRun
+    that uses it."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -202,7 +205,7 @@ def test_the_last_fork_takes_the_claim_of_its_source():
 
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
     """Another TaskRun is created and uses the claim between the operator's check and the deletion.
-    The claim has changed since, and stays."""
+    The claim has changed since the check, so it stays."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -228,8 +231,8 @@ def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
 
 
 def test_a_full_quota_does_not_hide_what_exists():
-    """Each object is created, but the answer is lost. From then on the quota is full, which the API
-    server says before it looks whether the object exists. The attempt begins nevertheless."""
+    """Each object is created, but the answer is lost. Then the quota is full. The API server
+    reports that before it checks whether the object exists. The attempt begins nevertheless."""
 
     async def story(stage: Stage) -> None:
         lost: set[str] = set()
@@ -295,8 +298,8 @@ TAKEN = [
 def test_what_somebody_else_made_under_our_name_is_refused(
     kind: str, make: Callable[[WantedRun], dict[str, Any]]
 ):
-    """The object is not used, written or deleted. A condition names it. When it is gone, the same
-    attempt begins."""
+    """An object with the expected name that somebody else made is not used, written or deleted. A
+    condition names it. When it is gone, the same attempt begins."""
 
     async def story(stage: Stage) -> None:
         stage.make()
@@ -320,8 +323,8 @@ def test_what_somebody_else_made_under_our_name_is_refused(
 
 
 def test_a_configmap_that_was_replaced_is_refused():
-    """Between two attempts perdure's ConfigMap is replaced by another one. Its instructions never
-    reach an agent."""
+    """Between two attempts somebody replaces perdure's ConfigMap. The instructions in the new one
+    never reach an agent."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -343,8 +346,8 @@ def test_a_configmap_that_was_replaced_is_refused():
 
 
 def test_a_pod_of_somebody_else_decides_nothing():
-    """A pod of another owner has the attempt's labels and reports success. A condition names it, it
-    is left alone, and the attempt's own pod decides."""
+    """A pod of another owner has the attempt's labels and reports success. A condition names that
+    pod, and the operator leaves it alone. Only the attempt's own pod decides the outcome."""
 
     async def story(stage: Stage) -> None:
         stage.make(policy={"attempts": 1})

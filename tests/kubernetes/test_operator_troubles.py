@@ -1,5 +1,5 @@
 """A small part of `make operator-kills` and `make kubernetes-faults`: the operator is killed
-repeatedly, and one trial for some kinds of faults."""
+repeatedly, and some kinds of faults are tried once each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_operator_is_killed_at_any_moment(cluster: Cluster) -> None:
     "kind", ["answers are lost", "TaskRun is deleted, unsaved", "pod runs out of memory"]
 )
 def test_what_may_happen(cluster: Cluster, bucket: Bucket, kind: str) -> None:
-    """One trial of a kind: its fault happened, and every promise was kept."""
+    """In a trial of each kind the fault happens, and every promise holds."""
     install(cluster)
     (trial,) = trials(cluster, bucket, kind, 1, seed=1)
     assert trial.fired and not trial.wrong, trial.wrong

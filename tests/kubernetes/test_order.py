@@ -1,5 +1,5 @@
-"""The order that a pod gets: an order is read back unchanged, and an impossible one is refused with
-the field's name."""
+"""The order that a pod gets: a valid order is read back unchanged, and an impossible one is refused
+with the field's name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def order(**changes: Any) -> Order:
 def test_an_order_is_read_as_it_was_written(
     name, uid, contexts, attempt, allowed, detail, kinds, env
 ) -> None:
-    """All fields come back, and the uid is the run's id without its hyphens."""
+    """All fields of an order are read back. The run's id is the uid without its hyphens."""
     earlier = tuple(
         Earlier(number=n, outcome=kind, detail=detail)
         for n, kind in enumerate(kinds[: attempt - 1], 1)
@@ -109,7 +109,7 @@ def test_an_order_is_read_as_it_was_written(
 def test_what_no_pod_can_follow_is_refused_with_the_fields_name(
     changes: dict[str, Any], field: str
 ) -> None:
-    """The writer and the reader both refuse it."""
+    """An impossible order is refused by its writer and by its reader, with the field's name."""
     wrong = order(**changes)
     for step in (lambda: encode(wrong), lambda: decode(msgspec.json.encode(wrong))):
         with pytest.raises(UsageError, match=rf"cannot be followed: {field}[.:]"):
@@ -125,7 +125,7 @@ def test_what_no_pod_can_follow_is_refused_with_the_fields_name(
     )
 )
 def test_nonsense_is_refused_in_a_sentence(content: bytes) -> None:
-    """Any bytes are either an order or a UsageError."""
+    """Any bytes are read as an order, or give a UsageError."""
     with pytest.raises(UsageError, match="cannot be followed"):
         decode(content)
 
@@ -140,7 +140,7 @@ def test_hostile_json_is_refused(content: bytes) -> None:
 
 
 def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
-    """The texts have the same order as the versions in the order of the pod."""
+    """The texts of the instructions are read in the order of their versions."""
     files = {
         "order.json": encode(order()),
         "contexts/1": b"First.",
@@ -150,7 +150,8 @@ def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
 
 
 def test_an_older_text_may_be_missing() -> None:
-    """The text was in a Secret that is gone, and the run may know it."""
+    """An older text may be missing, because its Secret is gone and the run may have stored it
+    already."""
     files = {"order.json": encode(order()), "contexts/4": b"Second."}
 
     def get(wanted: str) -> bytes:
@@ -163,7 +164,7 @@ def test_an_older_text_may_be_missing() -> None:
 
 @pytest.mark.parametrize("name", ["order.json", "contexts/4"])
 def test_a_file_that_is_missing_is_named(name: str) -> None:
-    """A missing file is named, even if only the newest text is missing."""
+    """A missing file is named, even if it is only the newest text."""
     files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": b"Second."}
     del files[name]
 
@@ -177,7 +178,7 @@ def test_a_file_that_is_missing_is_named(name: str) -> None:
 
 
 def test_a_text_that_is_no_text_is_refused() -> None:
-    """A version that is not UTF-8 is named."""
+    """A version of the instructions that is not UTF-8 is refused, and its number is named."""
     files = {"order.json": encode(order()), "contexts/1": b"\xff", "contexts/4": b"Second."}
     with pytest.raises(UsageError, match="contexts/1 is not UTF-8"):
         read(files.__getitem__)

@@ -1,5 +1,5 @@
-"""How an attempt ended, by its pod's result, its pod's state, and what is missing; and the reasons
-why one cannot begin."""
+"""The outcome of an attempt, from its pod's result, its pod's state, and missing objects; and the
+reasons why an attempt cannot begin."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_what_the_pod_says_is_its_outcome(kind: OutcomeKind):
     ],
 )
 def test_a_forged_result_is_not_believed(message: str, code: int):
-    """For another attempt's result, one that contradicts the exit code, an incomplete one and
-    invalid JSON, the exit code decides."""
+    """A result of another attempt, one that contradicts the exit code, an incomplete one and
+    invalid JSON are ignored. Then the exit code decides."""
     found = end(over(making.ended(code, message)))
     assert found.outcome.kind is OutcomeKind.FAILED and found.result is None
 
@@ -128,8 +128,8 @@ def test_what_the_pods_state_says(
     kind: OutcomeKind,
     infrastructure: bool,
 ):
-    """Each end of a pod without a result has one outcome, which says whether the task or the
-    cluster caused it."""
+    """For each way in which a pod can end without a result, there is one outcome, which says
+    whether the task or the cluster caused it."""
     found = end(over(state, **dict(status)))
     assert (found.outcome.kind, found.infrastructure) == (kind, infrastructure)
     assert found.outcome.detail and not found.absent
@@ -145,16 +145,16 @@ def test_what_the_pods_state_says(
     ],
 )
 def test_what_is_not_there(job: bool, conditions: dict[str, str], kind: OutcomeKind):
-    """Without a pod the Job decides, and without a Job the attempt is lost; both only after a fresh
-    look. A running Job has not ended."""
+    """If there is no pod, the Job decides, and if there is no Job, the attempt is lost. Both need a
+    fresh read of the cluster. A running Job has not ended."""
     found = end(None, job=job, conditions=conditions)
     assert found.outcome.kind is kind and found.absent
     assert end(None) is None
 
 
 def test_a_stop_by_a_person_is_no_failure():
-    """If a person wants the run to stop, a pod that was asked to end, killed or is gone is
-    cancelled. A success still counts."""
+    """If a person wants the run to stop, the outcome is `cancelled` for a pod that was asked to
+    end, was killed or is gone. A success still counts."""
     for pod in (over(making.told(1, OutcomeKind.LOST)), over(making.ended(137))):
         assert end(pod, asked=True).outcome.kind is OutcomeKind.CANCELLED
     assert end(None, job=False, asked=True).outcome.kind is OutcomeKind.CANCELLED
@@ -165,8 +165,8 @@ def test_a_stop_by_a_person_is_no_failure():
 
 
 def test_a_pod_on_a_lost_node():
-    """The pod could not be ended normally. With a claim it is waited for, and a condition says what
-    to do. If a term fences it, it is lost."""
+    """A pod on a lost node cannot end normally. With a claim the operator waits for it, and a
+    condition says what to do. If a term fences it off, the attempt counts as lost."""
     pod = making.pod(RUN, 1, metadata={"deletionTimestamp": "2026-11-21T10:00:00Z"})
     assert end(pod) is None
     found = end(pod, mode="Checkpoints")
@@ -258,8 +258,8 @@ def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, rea
     ],
 )
 def test_a_job_that_gets_no_pod(notes: str, reason: str):
-    """The Job's events give the reason. Nothing is reported before the Job had time, or while a
-    queue holds the Job back."""
+    """The Job's events give the reason why it gets no pod. Nothing is reported before the Job had
+    time to make one, or while a queue holds the Job back."""
     job = job_seen(making.job(RUN, 1))
     assert job is not None
     assert obstacle_of(job, [], notes, NOW).reason == reason  # type: ignore[union-attr]

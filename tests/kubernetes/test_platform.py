@@ -1,7 +1,7 @@
 """The first week of a platform team: the chart's values reach the attempts in every namespace, a
 node of the operator fails, a namespace is deleted, and old objects are cleaned up.
 
-Every operator has a port of its own, because pods share the host's network here.
+Every operator has its own port, because pods share the host's network here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FINISHED = 50
 
 @contextmanager
 def release(cluster: Cluster, namespace: str, **values: Any) -> Iterator[None]:
-    """Install the chart, inside the block."""
+    """Install the chart in the namespace, and uninstall it at the end of the block."""
     installed(cluster)
     image = {"repository": "perdure", "tag": "test"}
     known = {"image": image, "rbac": {"aggregate": False}, "metrics": {"port": free_port()}}
@@ -41,7 +41,7 @@ def release(cluster: Cluster, namespace: str, **values: Any) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(helm().errors.HelmNotFoundError):  # it went with its namespace
+            with suppress(helm().errors.HelmNotFoundError):  # deleted with its namespace
                 config.uninstall("perdure")
 
 
@@ -73,10 +73,12 @@ def wait_for_operators(cluster: Cluster, namespace: str, number: int = 1) -> lis
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_operators_node_is_cut(cluster: Cluster, namespace: str, replicas: int) -> None:
-    """The operator's node is down, and a pod on a healthy node is lost. Its next attempt starts: at
-    once by the other replica, or when the only replica has moved."""
+    """The node with the operator and a pod on a healthy node are lost. The next attempt of that
+    pod's TaskRun starts, at once if there is another replica, else when the only replica has
+    moved."""
     cluster.api.patch("/api/v1/nodes/one", {"spec": {"unschedulable": replicas == 1}})
-    # Replicas on one host would want one port; without probes each takes a free one.
+    # Replicas on one host would use the same port. Without a fixed port for probes, each takes a
+    # free one.
     own = {"operator": {"replicas": replicas, "arguments": ["--port=0"]}}
     with release(cluster, namespace, **own):
         probes = json.dumps(
@@ -116,8 +118,8 @@ def test_the_operators_node_is_cut(cluster: Cluster, namespace: str, replicas: i
 
 
 def test_a_namespace_with_its_operator_is_deleted(cluster: Cluster, namespace: str) -> None:
-    """The namespace holds a TaskRun whose work is saved nowhere else, a running one, and the
-    operator. All of them are deleted, and nobody has to remove a finalizer manually."""
+    """A namespace has a TaskRun with unsaved work, a running TaskRun, and the operator. When the
+    namespace is deleted, all of them are deleted, and nobody has to remove a finalizer manually."""
     with release(cluster, namespace):
         wait_for_operators(cluster, namespace)
         runs = Runs(cluster, namespace)
@@ -143,7 +145,7 @@ def test_a_namespace_with_its_operator_is_deleted(cluster: Cluster, namespace: s
 def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: str) -> None:
     """The operator serves the whole cluster. Pods in another namespace have the pull Secrets and
     resources of the chart, and the namespace has the account and network policy. A TaskRun's own
-    values win."""
+    values have precedence."""
     other = cluster.namespace()
     pod = {
         "imagePullPolicy": "IfNotPresent",
@@ -224,8 +226,8 @@ def test_what_is_finished_and_saved_is_cleaned_up(place: Place) -> None:
 
 
 def test_a_deletion_that_is_stuck_has_ways_out(place: Place) -> None:
-    """A TaskRun may release the claim that it kept. A checkpoint store may be set later. A waiting
-    deletion ends when the claim is to be kept."""
+    """A waiting deletion can be ended in three ways: the TaskRun releases the claim that it kept,
+    gets a checkpoint store, or is told to keep the claim."""
     claims = place.of("v1", "persistentvolumeclaims")
     first = place.scripted("first", "works saved 0")
     first.settled()

@@ -1,5 +1,5 @@
-"""Attempts in pods that come and go. The next one continues the same conversation, or says why not.
-What reached the model proves it."""
+"""Attempts in pods that end and are replaced. The next attempt continues the same conversation, or
+says why not. The messages that reached the model prove it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def went_on(one: Cluster, ended: Ended, session_id: str) -> None:
-    """Check that the pod's attempt succeeded in the same conversation, and that the model was shown
-    what came before."""
+    """Check that the pod's attempt succeeded in the same conversation, and that the model got the
+    earlier messages."""
     result = ended.result
     assert result.outcome.kind is OutcomeKind.SUCCEEDED, (result, ended.log[-2000:])
     assert result.session_id == session_id
@@ -67,7 +67,8 @@ def published(one: Cluster) -> list[str]:
 
 def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
     """A whole pod is killed. The next one has its volume, takes over the attempt and continues. The
-    same order again starts nothing, and a new version of the instructions adds only the new text.
+    same order a second time starts nothing. For a new version of the instructions the prompt has
+    only the new text.
     """
     one = make("claude", TWO_TOOLS)
     pod = one.start(1)
@@ -150,7 +151,7 @@ def unpacked(content: bytes) -> bytes:
 
 
 def leaks(directory: Path, *secrets: str) -> list[str]:
-    """Return perdure's files below a directory that contain one of these."""
+    """Return perdure's files below a directory that contain one of these secrets."""
     found = []
     for path in directory.rglob("*"):
         if (
@@ -164,8 +165,8 @@ def leaks(directory: Path, *secrets: str) -> list[str]:
 
 @pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.kubernetes)])
 def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
-    """A pod that is asked to end reports `lost`, with 75. Everything is in the store by then, and
-    the next pod continues from there."""
+    """A pod that gets SIGTERM reports `lost` and exits with 75. By then everything is in the store,
+    and the next pod continues from there."""
     one = make(agent, TWO_TOOLS, claim=False, checkpoints="")
     one.checkpoints = f"file://{one.directory}/store"
     pod = one.start(1)
@@ -183,8 +184,8 @@ def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
 
 
 def test_an_older_pod_that_still_lives_is_fenced(make: Make) -> None:
-    """The next attempt begins while the older pod is still running. The older pod loses its place,
-    stops its agent and publishes nothing more. The new one continues from what was published."""
+    """The next attempt begins while the older pod is still running. The older pod loses its term,
+    stops its agent and publishes nothing more. The new pod continues from what was published."""
     script = SAVED_MIDWAY.replace(
         "echo begun > begun.txt; test -e GO || sleep 98",
         "test -e GO || for n in 1 2 3 4 5 6 7 8 9; do echo begun > begun.txt; sleep 9; done",

@@ -1,5 +1,5 @@
-"""How a pod ends: with an agent that does not end, at a second SIGTERM, and before its grace period
-is over."""
+"""How a pod ends if its agent does not end, at a second SIGTERM, and before its grace period is
+over."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STUBBORN = "#!/bin/sh\ntrap '' TERM\necho here > here.txt\nwhile :; do sleep 0.2
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_an_agent_that_does_not_end_keeps_no_pod(tmp_path: Path, twice: bool) -> None:
-    """The agent ignores SIGTERM, and perdure would wait for it longer than the grace period of the
-    pod. At a second SIGTERM, and in the last seconds of the grace period, the pod ends all the
-    same, with `lost` and 75. The next pod continues on its volume."""
+    """The agent ignores SIGTERM, and perdure would wait for it longer than the pod's grace period.
+    A second SIGTERM, or the last seconds of the grace period, end the pod with `lost` and exit code
+    75. The next pod continues on the same volume."""
     program = tmp_path / "stubborn"
     program.write_text(STUBBORN)
     program.chmod(0o755)

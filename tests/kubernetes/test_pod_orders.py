@@ -1,6 +1,5 @@
-"""Unexpected orders: an attempt that never reached the state, an order older than the state,
-invalid orders. The run's record counts attempts as the operator does, and no attempt begins twice.
-"""
+"""Unexpected orders: for an attempt that never reached the state, older than the state, or invalid.
+The run's record counts attempts as the operator does, and no attempt begins twice."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ SPEC = TaskSpec(prompt="", service="api", task="t-1")
 
 @pytest.fixture
 def engine(scratch: Scratch, tmp_path: Path, agents: dict[str, Path]) -> Engine:
-    """Make a pod's engine that is asked to end before it begins anything, so that only the steps
-    before an agent happen."""
+    """Make a pod's engine that is already asked to end, so that only the steps before the agent's
+    start are done."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),
@@ -69,8 +68,8 @@ def order(attempt: int, contexts: Sequence[int] = (1,), **changes: Any) -> Order
 def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_them(
     engine: Engine,
 ) -> None:
-    """The fourth attempt finds an empty volume. Three attempts are recorded first, each with its
-    outcome and the note that no data of it exists here."""
+    """The pod of the fourth attempt finds an empty volume. It first records three attempts, each
+    with the outcome that the operator knows and the note that no data of it exists here."""
     earlier = (
         Earlier(number=1, outcome=OutcomeKind.RATE_LIMITED, detail="limit"),
         Earlier(number=3, outcome=OutcomeKind.SUCCEEDED),
@@ -89,7 +88,8 @@ def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_th
 
 
 def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engine) -> None:
-    """The same order, or an older one, gets the recorded end."""
+    """For the order of an attempt that has ended, or for an older order, the recorded end is
+    returned. Nothing begins again."""
     perform_order(engine, order(4), ("First.",))
     for number in (3, 1):
         result = perform_order(engine, order(number), ("First.",))
@@ -99,8 +99,8 @@ def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engi
 
 
 def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) -> None:
-    """A claim that a killed pod left in the state does not hinder, although its worker has another
-    host's name."""
+    """A claim on the attempt that a killed pod left in the state does not stop the next attempt,
+    although its worker has another host's name."""
     perform_order(engine, order(1), ("First.",))
     assert engine.store.claim("pod-7:00000000:9:1", 600.0, ref=RUN) is not None
     result = perform_order(engine, order(2), ("First.",))
@@ -121,7 +121,8 @@ def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
 
 
 def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: Engine) -> None:
-    """The order comes from an operator that has not seen the newest request."""
+    """An order with fewer instructions than the run has is refused: it comes from an operator that
+    has not seen the newest request."""
     perform_order(engine, order(1, (1, 2)), ("First.", "Second."))
     result = perform_order(engine, order(2), ("First.",))
     assert result.outcome.kind is OutcomeKind.WRITER_CONFLICT
@@ -132,8 +133,8 @@ def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: 
 def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
     engine: Engine,
 ) -> None:
-    """A text that was read once may be gone or changed. One that was never read is requested by its
-    version, and nothing begins without it."""
+    """A text that the run has read may be gone or changed. A text that the run has not read is
+    requested by its version, and nothing begins without it."""
     result = perform_order(engine, order(1, (3, 5)), (None, "Second."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/3" in result.outcome.detail
     assert engine.store.find() == []
@@ -146,8 +147,8 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
 
 
 def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
-    """The listed version is the third, and not the first. A run that knows two gets it as the
-    third, and a run that knows none also has three."""
+    """The order lists only the third version of the instructions. A run that has two versions
+    stores it as the third, and a run that has none also counts three."""
     perform_order(engine, order(1, (1, 4)), ("First.", "Second."))
     result = perform_order(engine, order(2, (7,), unlisted=2), ("Third.",))
     assert result.outcome.kind is OutcomeKind.LOST, result.outcome
@@ -160,8 +161,8 @@ def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> 
 
 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
-    """Model and limits follow the resource. The prompt, the workdir and the conversation's scope
-    stay."""
+    """For the next attempt, model and limits are taken from the resource. The prompt, the workdir
+    and the conversation's scope do not change."""
     perform_order(engine, order(1), ("First.",))
     before = engine.store.get(RUN)
     perform_order(
@@ -185,8 +186,8 @@ def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine)
 
 
 def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) -> None:
-    """A TaskRun that was made again under its old name is another run, in the same workdir and
-    conversation."""
+    """A TaskRun that was deleted and made again under the same name is another run, in the same
+    workdir and conversation."""
     perform_order(engine, order(2), ("First.",))
     perform_order(engine, order(2, run=UID.replace("f001", "f002")), ("Second.",))
     first, second = engine.store.get(RUN), engine.store.get(RUN.replace("f001", "f002"))
@@ -195,7 +196,7 @@ def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) ->
 
 
 def talked(engine: Engine, session_id: str) -> None:
-    """Make a conversation of the task, as an earlier TaskRun left it: its pod was killed, and the
+    """Make a conversation of the task, as an earlier TaskRun left it whose pod was killed and whose
     attempt's files are lost."""
     spec = replace(SPEC, prompt="Before.")
     run = engine.store.add(
@@ -222,8 +223,8 @@ def talked(engine: Engine, session_id: str) -> None:
 
 
 def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
-    """Auto finds the task's conversation. Fresh retires it, once, for the whole task. Session uses
-    exactly the named one."""
+    """`Auto` continues the task's conversation. `Fresh` retires it, once, for the whole task.
+    `Session` continues exactly the named one."""
     talked(engine, "talk-1")
     key = SessionKey("claude", "task:api/t-1")
     assert [s.id for s in engine.store.lineage(key) if s.state is not SessionState.RETIRED] == [
@@ -257,8 +258,8 @@ def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
 def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
     engine: Engine, tmp_path: Path
 ) -> None:
-    """It is not known whether the run has a conversation there. The attempt does not count and is
-    repeated, and no run is created."""
+    """While the checkpoint store does not answer, it is not known whether the run has a
+    conversation there. The attempt does not count and is repeated, and no run is created."""
     (tmp_path / "file").touch()
     result = perform_order(
         engine,
@@ -329,8 +330,8 @@ GOOD = {"order.json": encode(order(5, (3,))), "contexts/3": b"Do it."}
 def test_nonsense_ends_with_a_sentence(
     scratch: Scratch, tmp_path: Path, files: dict[str, bytes], secrets: dict[str, bytes], words: str
 ) -> None:
-    """The pod ends with 7, and its result says what is wrong. Nothing is begun, and no value of a
-    Secret is repeated."""
+    """For an invalid order the pod exits with 7, and its result says what is wrong. Nothing begins,
+    and no value of a Secret is repeated."""
     (tmp_path / "order").mkdir()
     code, result = run_pod(scratch, tmp_path, files, secrets=secrets)
     assert (code, result.outcome.kind, result.outcome.began) == (7, OutcomeKind.CONFIG_ERROR, False)
@@ -350,7 +351,8 @@ def test_a_pod_loads_no_client_of_kubernetes() -> None:
 def test_the_operator_is_named_as_the_actor(
     scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
 ) -> None:
-    """The contents of an order were requested by its operator; attempts are perdure's own."""
+    """The order's content is recorded as requested by the operator. Attempts are recorded as
+    perdure's own actions."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),

@@ -1,5 +1,5 @@
 """An agent in a pod asks a person. The pod ends, and the pod of the next attempt has the answer:
-that very call runs, or is refused. The agent is the real Claude Code."""
+exactly that call runs, or is refused. The agent is the real Claude Code."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Make = Callable[..., Cluster]
 
 
 def writes(name: str) -> str:
-    """Return the script of a call outside of the workdir, which needs a permission: once as it is
-    denied, and once alone."""
+    """Return a script with a call that needs a permission, because it writes outside of the
+    workdir. The model makes the call in two attempts: at first it is denied, then it is
+    answered."""
     call = f"call Write {json.dumps({'file_path': name, 'content': 'ran'})}\n"
     return f"by history\n{call}---\n{call}---\nsay It is done.\n"
 
@@ -47,7 +48,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def asked(ended: Ended) -> tuple[RequestStatus, ...]:
-    """Return the requests of an attempt that ended with some, as the operator stores them."""
+    """Return the requests with which an attempt ended, as the operator stores them."""
     result = ended.result
     assert result.outcome.kind is OutcomeKind.NEEDS_INPUT, (result, ended.log[-3000:])
     return requests.asked(result.requests, UID, result.attempt)
@@ -65,8 +66,8 @@ def answer(
 
 
 def test_an_approved_call_runs_in_the_next_pod(make: Make) -> None:
-    """The pod tells the request and ends. The next pod has the answer, and that very call runs: the
-    model gets one result for it, in the same conversation."""
+    """The pod reports the request and ends. The next pod has the answer, and exactly that call
+    runs: the model gets one result for it, in the same conversation."""
     one = make(writes("GO"))
     first = one.run(1, request_expiry_s=DAY_S)
     (request,) = found = asked(first)
@@ -80,14 +81,14 @@ def test_an_approved_call_runs_in_the_next_pod(make: Make) -> None:
     results = [each.text for each in one.rehearsal.last.messages if each.role == "tool_result"]
     assert len([each for each in results if "created" in each]) == 1, results
     assert not second.result.requests
-    # The same order once more begins nothing.
+    # The same order a second time starts nothing.
     again = one.run(2, request_expiry_s=DAY_S, answers=answer(found, AnswerKind.ALLOW))
     assert again.result.outcome.kind is OutcomeKind.SUCCEEDED
 
 
 def test_a_refusal_reaches_the_agent_after_a_lost_pod(make: Make) -> None:
     """The answer is in the order of an attempt whose pod never began. The next order has it again,
-    and the agent reads the person's words."""
+    and the agent gets the person's text."""
     one = make(writes("GO"))
     found = asked(one.run(1, request_expiry_s=DAY_S))
     given = answer(found, AnswerKind.DENY, "use the staging server")
@@ -99,8 +100,8 @@ def test_a_refusal_reaches_the_agent_after_a_lost_pod(make: Make) -> None:
 
 
 def test_an_answer_for_another_call_counts_for_nothing(make: Make) -> None:
-    """An approval names its call. One that names another call lets nothing run, and the agent asks
-    again."""
+    """An approval names its call. An approval that names another call lets nothing run, and the
+    agent asks again."""
     one = make(writes("GO"))
     (request,) = asked(one.run(1, request_expiry_s=DAY_S))
     other = AnswerOrder(number=1, id=request.id[::-1], answer=AnswerKind.ALLOW, by="kubernetes:eve")
@@ -109,8 +110,8 @@ def test_an_answer_for_another_call_counts_for_nothing(make: Make) -> None:
 
 
 def test_an_older_operator_gets_what_it_knows(make: Make) -> None:
-    """Without an expiry in the order, nobody could answer: the attempt ends with the denied call,
-    and with no request."""
+    """An order without an expiry for requests comes from an older operator, to which nobody could
+    give an answer. So the attempt ends with the denied call, and without a request."""
     one = make(writes("GO"))
     first = one.run(1)
     assert first.result.outcome.kind is OutcomeKind.NEEDS_INPUT, first.log[-3000:]

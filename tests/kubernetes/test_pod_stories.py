@@ -1,5 +1,5 @@
-"""More stories of pods, each on real agents: work that was not saved, replies that were cut off,
-repositories, chosen conversations."""
+"""More stories of pods with real agents: unsaved work, interrupted replies, repositories, chosen
+conversations."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def succeeded(ended: Ended) -> Ended:
 
 
 def test_nothing_saved_begins_anew_and_says_so(agent: str, tmp_path: Path) -> None:
-    """A pod is killed before its first checkpoint. The next one takes its empty place in the store
-    and begins a conversation with the whole prompt. Result, receipt and record say that nothing of
-    the first attempt was saved."""
+    """A pod is killed before its first checkpoint. The next one takes the run over in the store,
+    which has no checkpoint, and begins a conversation with the whole prompt. Result, receipt and
+    record say that nothing of the first attempt was saved."""
     with cluster(
         tmp_path / "c", agent, IN_THE_FIRST_TOOL, claim=False, checkpoints=stored(tmp_path)
     ) as one:
@@ -79,9 +79,9 @@ def test_killed_in_a_reply_and_the_claim_goes_on(agent: str, tmp_path: Path) -> 
 def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(
     agent: str, tmp_path: Path, repository: Path
 ) -> None:
-    """A clone over HTTP needs a password. git gets it from a file of the pod; the agent, its remote
-    address and the result do not have it. The next attempt, in a new pod, has the agent's commit
-    from the checkpoint store."""
+    """A clone over HTTP needs a password. git gets it from a file of the pod; the agent, the
+    address of the clone's remote, and the result do not have the password. The next attempt, in a
+    new pod, has the agent's commit from the checkpoint store."""
     script = (
         "by history\nrun env > ../env.txt; echo new > new.txt; git add new.txt; git commit -q -m "
         "new\n---\nsay Done.\n---\nrun git log --format=%s > ../log.txt; git status --short >> "
@@ -114,8 +114,8 @@ def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(
 
 
 def test_another_run_s_conversation_goes_on_in_a_new_one(agent: str, tmp_path: Path) -> None:
-    """Session with `from`: the conversation is taken from the other run's checkpoint store, into
-    another task's workdir."""
+    """A TaskRun with `Session` and `from` continues the conversation of another run, from that
+    run's checkpoint store, in its own task's workdir."""
     script = "by history\nrun echo one > one.txt\n---\nsay Written.\n---\nsay I remember quercus.\n"
     with cluster(tmp_path / "c", agent, script, claim=False, checkpoints=stored(tmp_path)) as one:
         first = succeeded(one.run(1))

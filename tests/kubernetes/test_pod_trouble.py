@@ -36,7 +36,7 @@ ORDER = Order(
 def pod(
     scratch: Scratch, tmp_path: Path, order: Order, result: Path, **environ: str
 ) -> subprocess.Popen[str]:
-    """Run `perdure work --run` with this order."""
+    """Run `perdure work --run` with this order, and return its process."""
     (tmp_path / "order/contexts").mkdir(parents=True)
     (tmp_path / "order/order.json").write_bytes(encode(order))
     (tmp_path / "order/contexts/1").write_text("Do it.")
@@ -60,8 +60,8 @@ def pod(
 def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
     scratch: Scratch, tmp_path: Path
 ) -> None:
-    """The main thread waits in the store's client, where it gets no signal. SIGTERM still ends the
-    pod in time, with a result."""
+    """The main thread waits for a silent store in a client library, where Python handles no signal.
+    SIGTERM still ends the pod in time, with a result."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
@@ -103,8 +103,8 @@ class Driver(ClaudeDriver):
 
 
 def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """An external driver fails in an unknown way. The result says what failed and where, and the
-    log has the details, both without secrets."""
+    """A driver from another package fails with an unknown error. The result says what failed and
+    where, and the log has the details. Neither has a secret."""
     site, secret = tmp_path / "site", "hunter-two-of-all"
     (site / "broken-1.0.dist-info").mkdir(parents=True)
     (site / "broken-1.0.dist-info/METADATA").write_text(
@@ -139,8 +139,8 @@ def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -
 
 
 def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """The container's entrypoint fails because a file is where perdure's directory has to be. The
-    result says so, and nothing is begun."""
+    """The container's entrypoint fails because a file has the path of perdure's directory on the
+    volume. The result says so, and nothing begins."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/perdure").write_text("somebody else's")
     work = [
@@ -175,8 +175,8 @@ def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path
 
 
 def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) -> None:
-    """SIGTERM arrives while the first process of a container waits for its volume. It is passed on
-    to the command that starts later."""
+    """SIGTERM arrives while the first process of a container waits for its volume. The signal is
+    passed on to the command that starts later."""
     volume = tmp_path / "volume"
     entry = [
         sys.executable,
@@ -207,7 +207,7 @@ def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) ->
         )
 
         def keeps_back() -> bool:
-            # `unshare` blocks the signal, too, for a moment before it executes perdure.
+            # For a moment before it executes perdure, `unshare` blocks the signal, too.
             if Path(f"/proc/{first}/cmdline").read_bytes().startswith(b"unshare"):
                 return False
             line = next(
@@ -229,8 +229,8 @@ def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) ->
 def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
 ) -> None:
-    """The next attempt's pod takes the run's place before it looks for checkpoints, even if there
-    are none. The older pod begins to publish after that and is refused."""
+    """The next attempt's pod takes the run over in the store before it looks for checkpoints, even
+    if there are none. The older pod tries to publish after that, and is refused."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),
@@ -259,8 +259,8 @@ def test_a_password_in_an_address_is_a_secret(value: str) -> None:
 
 
 def test_who_has_a_key_is_no_secret_in_a_pod() -> None:
-    """The key id of the store may be an ordinary word, as may other values beside a key, so those
-    words are not redacted. A value that looks like a key is."""
+    """The key id of a store, and other values beside a key, may be ordinary words, so they are not
+    redacted. A value that looks like a key is redacted."""
     store = {
         "AWS_ACCESS_KEY_ID": "checkpoints",
         "AWS_SECRET_ACCESS_KEY": "swordfish",

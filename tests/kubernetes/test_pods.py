@@ -1,4 +1,4 @@
-"""Pods of the tests' cluster: what a container gets, what it is refused, and what the pod's status
+"""Pods of the tests' cluster: what a container gets, what is refused, and what the pod's status
 says."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def log(cluster: Cluster, namespace: str, name: str) -> str:
 
 
 def waits(cluster: Cluster, namespace: str, name: str, reason: str) -> Object:
-    """Wait until a Job's container waits for this reason; return its state."""
+    """Wait until a Job's container waits for this reason. Return the container's state."""
 
     def found() -> Object | None:
         for pod in pods(cluster, namespace, name):
@@ -36,8 +36,8 @@ def waits(cluster: Cluster, namespace: str, name: str, reason: str) -> Object:
 
 
 def test_perdure_and_its_agents(cluster: Cluster, namespace: str) -> None:
-    """perdure's image has perdure and the agent CLIs, for a user who is not root and sees nothing
-    else of the host."""
+    """perdure's image has perdure and the agent CLIs, for a user who is not root and cannot see the
+    rest of the host."""
     script = (
         "set -e; perdure --version; claude --version; codex --version; git --version; id -un; ls "
         "/; test ! -e /opt/perdure/tests"
@@ -53,8 +53,8 @@ def test_perdure_and_its_agents(cluster: Cluster, namespace: str) -> None:
 
 
 def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
-    """Secrets and ConfigMaps as files and variables, sub-paths, an emptyDir shared with the initial
-    container, and a read-only root."""
+    """A container gets Secrets and ConfigMaps as files and variables, sub-paths, an emptyDir that
+    it shares with the init container, and a read-only root."""
     core = f"/api/v1/namespaces/{namespace}"
     cluster.api.create(
         f"{core}/secrets",
@@ -127,8 +127,9 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_sidecar_runs_beside_the_container(cluster: Cluster, namespace: str) -> None:
-    """An init container that restarts always is started first and beside the others, is started
-    again when it ends, is asked to end after them, and does not keep the Job from completing."""
+    """An init container with the restart policy Always is started first and runs beside the others.
+    It is restarted when it ends, and asked to end after the others. The Job completes without
+    waiting for it."""
     mount = [{"name": "both", "mountPath": "/both"}]
     waits_for = "trap 'echo asked >> /both/said; exit 0' TERM; while :; do sleep 0.1; done"
     beside = {
@@ -164,8 +165,8 @@ def test_a_sidecar_runs_beside_the_container(cluster: Cluster, namespace: str) -
 
 
 def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
-    """A missing image, a missing Secret, and root where it is forbidden are reported with the
-    kubelet's reasons. A Secret that is created later is found."""
+    """A missing image, a missing Secret, and a container that runs as root although that is
+    forbidden are reported with the kubelet's reasons. A Secret that is created later is found."""
     job(cluster, namespace, "pull", "true", container={"image": "registry.example/none:1"})
     key = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "later", "key": "token"}}}
     job(cluster, namespace, "key", "echo $KEY", container={"env": [key]})
@@ -221,8 +222,8 @@ def test_too_much_memory(cluster: Cluster, namespace: str) -> None:
 
 
 def test_an_account_in_a_pod_and_outside(cluster: Cluster, namespace: str) -> None:
-    """A service account has the rights of its roles and no others, with the token of its pod as
-    with a kubeconfig."""
+    """A service account has the rights of its roles and no others, both with the token in its pod
+    and with a kubeconfig."""
     account = cluster.account(namespace, "reader")
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
     rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]

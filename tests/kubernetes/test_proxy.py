@@ -23,15 +23,15 @@ def proxy(cluster: Cluster) -> Iterator[Proxy]:
 
 @pytest.fixture
 def api(proxy: Proxy, cluster: Cluster) -> Iterator[Api]:
-    """A client that reaches the API server through the proxy."""
+    """Make a client that reaches the API server through the proxy."""
     made = Api(Access(proxy.url, cluster.access.ca_file, cluster.access.token))
     yield made
     made.close()
 
 
 def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespace: str) -> None:
-    """Requests that are refused or cut are not carried out. Those that lose their answer are. All
-    others go through, and every one is counted."""
+    """A request that the proxy refuses or cuts is not carried out. One whose answer is lost is
+    carried out. All others pass, and every request is counted."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     heard: list[tuple[str, str]] = []
     proxy.on_request = lambda method, path, when: heard.append((method, when))
@@ -56,8 +56,8 @@ def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespa
 def test_a_watch_is_cut_and_falls_silent(
     proxy: Proxy, api: Api, cluster: Cluster, namespace: str
 ) -> None:
-    """A watch that is cut is opened again. A silent watch receives nothing more, but new
-    connections still receive events."""
+    """After a watch is cut, the client opens it again. A silent watch receives nothing more, but
+    new connections receive events."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     ended, seen = threading.Event(), []
 
@@ -82,8 +82,8 @@ def test_a_watch_is_cut_and_falls_silent(
 def test_a_watch_is_told_that_it_is_too_old(
     proxy: Proxy, api: Api, cluster: Cluster, namespace: str
 ) -> None:
-    """A watch expires, and its new list is refused for a while. In the end it reports everything
-    that was added and removed meanwhile."""
+    """A watch expires, and the new list is refused for a while. Afterwards the client reports
+    everything that was added and removed in the meantime."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     cluster.api.create(place, {"metadata": {"name": "goes"}})
     ended, seen = threading.Event(), []

@@ -1,4 +1,4 @@
-"""The operator's queue: when a TaskRun whose step failed is tried again."""
+"""The operator's queue: when a TaskRun is processed again after its step failed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.kubernetes.queue import LONGEST_S, Queue
 
 
 def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the waits after this many failures in a row. `moves`: something was achieved before
-    the failure."""
+    """Return the waiting times, in seconds, after this many failures in a row. `moves`: whether a
+    write succeeded before the failure with this number."""
 
     async def main() -> list[float]:
         loop, found, over = asyncio.get_running_loop(), list[float](), asyncio.Event()
@@ -43,7 +43,7 @@ def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPa
 
 
 def test_each_failure_is_waited_for_longer_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits are about 1, 2, 4 s and so on, and never much more than the longest."""
+    """The waiting times are about 1, 2, 4 s and so on, and never much more than the longest."""
     found = waits(12, lambda failures: False, monkeypatch)
     assert all(0.8 * 2**number <= wait <= 1.2 * 2**number for number, wait in enumerate(found[:8]))
     assert all(0.8 * LONGEST_S <= wait <= 1.2 * LONGEST_S for wait in found[9:])

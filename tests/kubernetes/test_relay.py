@@ -1,5 +1,5 @@
-"""The relay of a pod: a real agent works with a repository and a checkpoint store whose credentials
-only the process beside it has."""
+"""The relay of a pod: a real agent works with a repository and a checkpoint store, but only the
+relay has their credentials."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_agent_has_neither_the_repository_s_nor_the_store_s_credentials(
     agent: str, tmp_path: Path, repository: Path
 ) -> None:
     """A repository that needs a password and an S3 bucket that needs a key are used through the
-    relay. Nothing in the agent's pod has one of the credentials: no file, no environment. The next
+    relay. No file and no environment of the agent's container has one of the credentials. The next
     attempt, in a new pod, has the commit and the conversation from the bucket."""
     with serving(tmp_path / "served", PASSWORD) as server, bucket() as kept:
         server.make("r", repository)
@@ -67,7 +67,7 @@ def test_an_agent_has_neither_the_repository_s_nor_the_store_s_credentials(
 
 
 def test_a_wrong_password_is_the_attempt_s_reason(tmp_path: Path, repository: Path) -> None:
-    """The server refuses the login. The result says so with the repository's address, and has
+    """The server refuses the login. The result says so and names the repository's address, but
     neither the relay's address nor the password."""
     with serving(tmp_path / "served", PASSWORD) as server:
         server.make("r", repository)
@@ -82,8 +82,8 @@ def test_a_wrong_password_is_the_attempt_s_reason(tmp_path: Path, repository: Pa
 
 
 def test_a_server_that_is_away_is_tried_again(tmp_path: Path, repository: Path) -> None:
-    """The server answers with 503: the attempt is lost to it, and not a person's matter. The next
-    one works when the server is back."""
+    """If the server answers with 503, the attempt is lost, and no person is needed. The next
+    attempt works when the server is back."""
     with serving(tmp_path / "served", PASSWORD) as server:
         server.make("r", repository)
         spec = {"service": "", "task": "", "repo": server.url("r"), "backend": Backend.ISOLATED}
@@ -97,7 +97,8 @@ def test_a_server_that_is_away_is_tried_again(tmp_path: Path, repository: Path) 
 
 
 def test_a_secret_that_is_not_valid_is_the_attempt_s_reason(tmp_path: Path) -> None:
-    """The relay reads the Secret, and the agent's container says what is wrong with it."""
+    """The relay reads the Secret and finds it invalid. The agent's container reports what is wrong
+    with it."""
     spec = {"service": "", "task": "", "repo": "https://git.example.com/a/b"}
     with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
         one.repository = {"ssh-privatekey": "hush-hush"}
@@ -111,7 +112,7 @@ def test_an_agent_works_on_a_repository_by_ssh_without_its_key(
     tmp_path: Path, repository: Path
 ) -> None:
     """A repository behind a real sshd is fetched through the relay, with the key and the known
-    hosts of the Secret. Nothing in the agent's pod has the key."""
+    hosts of the Secret. Nothing in the agent's container has the key."""
     with sshd_serving(tmp_path / "sshd") as server:
         bare = server.top / "shop" / "r.git"
         subprocess.run(["git", "clone", "-q", "--bare", repository, bare], check=True)
@@ -135,7 +136,7 @@ def test_an_agent_works_on_a_repository_by_ssh_without_its_key(
 
 @pytest.mark.parametrize("address", ["http://127.0.0.2:1/r.git", "ssh://git@127.0.0.2:1/r"])
 def test_without_the_operator_s_word_nothing_is_fetched(address: str, tmp_path: Path) -> None:
-    """The order has the address, but not the permission: the pod contacts no server."""
+    """If the order has an address but no permission for it, the pod contacts no server."""
     spec = {"service": "", "task": "", "repo": address, "backend": Backend.ISOLATED}
     with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
         if address.startswith("ssh"):

@@ -1,5 +1,5 @@
-"""The relay on the real control plane: a pod has two containers, and the agent's has the agent's
-credentials alone."""
+"""The relay on the real control plane: a pod has two containers, and the agent's container has only
+the agent's own credentials."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PUSH = (
 
 
 def without_itself(word: str) -> str:
-    """Return a pattern for a word that does not match the pattern."""
+    """Return a pattern that matches the word, but not the text of the pattern itself."""
     return f"[{word[0]}]{word[1:]}"
 
 
 def looks_for(*secrets: str) -> str:
-    """Return the commands of an agent that looks for secrets, and abuses what it finds. The words
-    of their output are not in the commands, because the model is shown both."""
+    """Return the commands of an agent that looks for secrets and abuses what it finds. The words
+    that they print are not in the commands themselves, because the model gets both."""
     patterns = " ".join(f"-e '{without_itself(each)}'" for each in secrets)
     return "; ".join(
         (
@@ -45,9 +45,9 @@ def looks_for(*secrets: str) -> str:
 def test_an_agent_that_looks_for_credentials_finds_its_own_alone(
     place: Place, repository: Path, tmp_path: Path
 ) -> None:
-    """A private repository and an object store are used by a real agent that looks for their
-    credentials: in files, in environments, in processes, and by a push. Its pod is killed, and the
-    next attempt has the conversation and the workdir from the store."""
+    """A real agent uses a private repository and an object store. It looks for their credentials in
+    files, environments and processes, and tries a push, and finds only its own. Its pod is killed.
+    The next attempt has the conversation and the workdir from the store."""
     keys = place.bucket.environ()
     look = looks_for(PASSWORD, keys["AWS_SECRET_ACCESS_KEY"])
     with serving(tmp_path / "served", PASSWORD) as server:
@@ -89,7 +89,7 @@ def test_an_agent_that_looks_for_credentials_finds_its_own_alone(
 
 
 def test_a_secret_of_the_relay_s_that_is_missing_is_named(place: Place) -> None:
-    """The Secret of the repository does not exist: the TaskRun waits, and says which one."""
+    """If the repository's Secret does not exist, the TaskRun waits and names that Secret."""
     run = place.scripted(
         "keyless",
         service=None,

@@ -1,5 +1,5 @@
-"""The relay of a pod refuses everything but its few requests: it stands between a hostile agent and
-credentials."""
+"""The relay of a pod refuses all but a few kinds of requests, because it protects credentials from
+a hostile agent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ("task", "task-00000000")
 def running(
     forge: Upstream | None, shelf: RunStoreAccess | None, at: Path
 ) -> Iterator[relay.RelayAddress]:
-    """Run a relay inside the block, with its address in a directory."""
+    """Run a relay, and write its address into a directory. It ends with the block."""
     server = RelayServer(forge, shelf)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     at.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def forge(tmp_path: Path, repository: Path) -> Iterator[GitHttp]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
-    """A store with another run's checkpoint in it."""
+    """Make a store that has a checkpoint of another run."""
     made = open_store((tmp_path / "store").as_uri())
     given = Given()
     for run in (OTHER, LENDER):
@@ -99,8 +99,8 @@ def store(tmp_path: Path) -> CheckpointStore:
 def test_only_two_requests_reach_the_forge(
     verb: str, path: str, forge: GitHttp, tmp_path: Path
 ) -> None:
-    """A push, another path, another repository, a request of the protocol without smartness: all
-    are refused before anything is sent to the forge."""
+    """A push, another path, another repository, and a request of git's old HTTP protocol are all
+    refused before anything is sent to the forge."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
         status, said = ask(address, verb, f"/{address.secret}{path}")
@@ -111,7 +111,8 @@ def test_only_two_requests_reach_the_forge(
 
 
 def test_headers_of_the_agent_s_do_not_pass(forge: GitHttp, tmp_path: Path) -> None:
-    """The login is the relay's, whatever the request says, and no header names another host."""
+    """The relay always signs in with its own login, whatever the request contains, and no header of
+    the request can name another host."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
         path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
@@ -122,7 +123,7 @@ def test_headers_of_the_agent_s_do_not_pass(forge: GitHttp, tmp_path: Path) -> N
 
 
 def test_without_the_word_nothing_is_answered(forge: GitHttp, tmp_path: Path) -> None:
-    """A process that does not know the relay's word gets 404, for each path."""
+    """A request without the relay's secret word gets 404, for each path."""
     upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
     with running(upstream, None, tmp_path / "at") as address:
         for word in ("", "x", address.secret[:-1], address.secret + "x", "%C3%A9"):
@@ -132,8 +133,8 @@ def test_without_the_word_nothing_is_answered(forge: GitHttp, tmp_path: Path) ->
 
 
 def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
-    """The server answers with 401 or is away: git gets an answer for which it asks nobody for a
-    login, with the reason."""
+    """If the server answers with 401 or is down, git gets an answer that has the reason and does
+    not make it ask for a login."""
     upstream = Upstream(forge.url("r"), ("ada", "wrong"), {})
     with running(upstream, None, tmp_path / "at") as address:
         path = f"/{address.secret}/git/info/refs?service=git-upload-pack"
@@ -148,7 +149,8 @@ def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
 
 
 def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: CheckpointStore) -> None:
-    """The store behind the relay keeps the promises of a store: terms, manifests, parts."""
+    """A store that is used through the relay keeps the promises of a store, for terms, manifests
+    and parts."""
     at = tmp_path / "at"
     with running(None, RunStoreAccess(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")
@@ -171,7 +173,7 @@ def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: Check
 
 
 def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> None:
-    """Another run is neither listed nor read nor written, and no key leads out of the store."""
+    """Another run cannot be listed, read or written, and no key leads out of the store."""
     at = tmp_path / "at"
     with running(None, RunStoreAccess(store, RUN, NAMES), at) as address:
         own = open_store(f"relay://{at}")
@@ -207,7 +209,7 @@ def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> 
 def test_the_run_that_lends_its_conversation_is_only_read(
     tmp_path: Path, store: CheckpointStore
 ) -> None:
-    """resume.from names another TaskRun: its checkpoints are read, and not written."""
+    """If resume.from names another TaskRun, its checkpoints can be read but not written."""
     at = tmp_path / "at"
     with running(None, RunStoreAccess(store, RUN, NAMES, "run-2"), at):
         own = open_store(f"relay://{at}")
@@ -224,8 +226,8 @@ def test_the_run_that_lends_its_conversation_is_only_read(
 def test_a_manifest_is_that_of_its_run(
     tmp_path: Path, store: CheckpointStore, run: str, name: str
 ) -> None:
-    """A checkpoint of this run cannot have the name or the id of another one: who looks for that
-    run would find this one."""
+    """A checkpoint of this run cannot have another run's name or id. Otherwise somebody who looks
+    for that run would get this one."""
     at = tmp_path / "at"
     with running(None, RunStoreAccess(store, RUN, NAMES), at):
         content = manifests.encode(manifest(Given(), run=run, name=name))
@@ -235,8 +237,8 @@ def test_a_manifest_is_that_of_its_run(
 
 
 def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) -> None:
-    """A part that other runs may use cannot be replaced: content that does not have its digest is
-    refused, and so is content that unfolds to more than a part."""
+    """A part that other runs may use cannot be replaced. Content that does not have the digest in
+    its name is refused, and so is content that unpacks to more than a part may hold."""
     part = part_of(b"shared by all")
     store.put(part, frame(b"shared by all"))
     at = tmp_path / "at"
@@ -245,12 +247,12 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
         for content in (frame(b"poison"), b"no frame", b"", frame(bytes(5 << 20))):
             with pytest.raises(CapsuleError, match="refuses"):
                 own.put(f"members/{part.sha256}", content)
-        # The relay may hang up before all of it was sent.
+        # The relay may close the connection before all of it was sent.
         with pytest.raises((CapsuleError, OSError)):
             own.put(f"members/{part.sha256}", bytes(6 << 20))
         with pytest.raises(TooLarge):
             own.get(f"members/{part.sha256}", 3)
-        # A valid frame with so much behind it that no reader takes it.
+        # A valid frame with so much data after it that it is over every reader's limit.
         large = frame(b"shared by all") + bytes(LONGEST_FRAME)
         with pytest.raises(RelayRefused, match="larger"):
             RunStoreAccess(store, RUN, NAMES).put(f"members/{part.sha256}", large)
@@ -270,7 +272,7 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
 def test_the_length_of_a_request_is_bounded(
     tmp_path: Path, store: CheckpointStore, headers: dict[str, str]
 ) -> None:
-    """A length with many zeros before it, and a negative one, are refused before the content is
+    """A length with many leading zeros, and a negative one, are refused before the content is
     read."""
     with running(None, RunStoreAccess(store, RUN, NAMES), tmp_path / "at") as address:
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
@@ -286,8 +288,8 @@ def test_the_length_of_a_request_is_bounded(
 
 
 def test_a_relay_that_is_gone_is_tried_again_later(tmp_path: Path, store: CheckpointStore) -> None:
-    """While the relay is away, its store is away too, which is nobody's fault. When it is back, at
-    another port, it is found."""
+    """While the relay is down, its store counts as temporarily unavailable. When the relay is back
+    at another port, it is found."""
     at = tmp_path / "at"
     with running(None, RunStoreAccess(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")

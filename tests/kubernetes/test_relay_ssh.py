@@ -1,4 +1,4 @@
-"""The relay of a pod fetches by ssh from a real sshd, for a git that speaks HTTP."""
+"""The relay of a pod fetches by ssh from a real sshd for a git client that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHO = {
 
 @dataclass(frozen=True)
 class Relayed:
-    """A repository that only ssh reaches, and a directory for a relay's address."""
+    """A repository that only ssh reaches, and a directory in which a relay's address is written."""
 
     server: Sshd
     bare: Path
@@ -53,8 +53,8 @@ def relayed(tmp_path: Path, repository: Path) -> Iterator[Relayed]:
 def test_git_clones_and_fetches_by_http_what_only_ssh_reaches(
     relayed: Relayed, tmp_path: Path
 ) -> None:
-    """A clone has the repository's commits. A later fetch, whose request is long enough that git
-    compresses it, brings new ones. The server carries out git-upload-pack and nothing else."""
+    """A clone has the repository's commits. A later fetch gets new ones; its request is long enough
+    for git to compress it. The server runs only git-upload-pack."""
     with running(relayed.upstream(), None, relayed.at) as address:
         copy = str(tmp_path / "copy")
         done = relayed.git("clone", "-q", address.url("git"), copy)
@@ -91,8 +91,8 @@ def told(relayed: Relayed, upstream: SshUpstream) -> tuple[int, str]:
 
 
 def test_each_refusal_has_its_sentence(relayed: Relayed, tmp_path: Path) -> None:
-    """A server with another key, a key that the server or ssh does not take, and a repository that
-    is not there: each answer says which it is, and has neither a path of the relay nor a secret."""
+    """A server with another host key, a key that the server or ssh does not accept, and a missing
+    repository each give their own sentence, without a path of the relay and without a secret."""
     empty, broken = tmp_path / "empty", tmp_path / "broken"
     empty.write_text("")
     broken.touch(mode=0o600)
@@ -115,8 +115,8 @@ def test_each_refusal_has_its_sentence(relayed: Relayed, tmp_path: Path) -> None
 
 
 def test_another_version_of_git_s_protocol_is_refused(relayed: Relayed, tmp_path: Path) -> None:
-    """A server that is not told of version 2, and a client that does not ask for it: both get the
-    reason, and no answer that git would misread."""
+    """A server that does not speak version 2 of git's protocol, and a client that does not ask for
+    it, get a reason and no answer that git could misread."""
     with running(relayed.upstream(), None, relayed.at) as address:
         words = ("-c", "protocol.version=0", "ls-remote", address.url("git"))
         done = relayed.git(*words)
@@ -137,7 +137,7 @@ def test_another_version_of_git_s_protocol_is_refused(relayed: Relayed, tmp_path
     ],
 )
 def test_the_command_line_of_ssh(url: str, words: list[str]) -> None:
-    """Each spelling of an address gives the path that git would give, and no option."""
+    """Each spelling of an address gives ssh the path that git itself would give, and no option."""
     found = command(url, Ssh(key=Path("/k"), known_hosts=Path("/h"), config=Path(os.devnull)))
     assert found[-len(words) :] == words
     assert {"-oStrictHostKeyChecking=yes", "-oGlobalKnownHostsFile=none"} <= set(found)
@@ -145,7 +145,8 @@ def test_the_command_line_of_ssh(url: str, words: list[str]) -> None:
 
 
 def test_the_secret_of_a_repository_by_ssh(tmp_path: Path) -> None:
-    """Both keys are needed, and the private one is redacted wherever it is."""
+    """A repository by ssh needs the private key and the known host keys. The private key is
+    redacted wherever it appears."""
     place = tmp_path / "repository"
     place.mkdir()
     (place / "ssh-privatekey").write_text("-----BEGIN\nabc\n-----END\n")

@@ -1,5 +1,5 @@
-"""An agent asks a person, on the real control plane with the real Claude Code: the TaskRun waits
-without a pod, `kubectl perdure` shows and answers the request, and that very call runs."""
+"""An agent asks a person, on the real control plane with the real Claude Code. The TaskRun waits
+without a pod, `kubectl perdure` shows and answers the request, and exactly that call runs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def asking(story: Story) -> Object:
 
 
 def test_an_approval_and_an_answer(place: Place) -> None:
-    """Both TaskRuns wait as Pending, with no pod at work. The commands show the requests. After the
-    answers the conversations continue: the call runs once, and the question has its answer."""
+    """Two TaskRuns wait in the phase Pending without a pod. `kubectl perdure` shows their requests.
+    After the answers both conversations continue: the call runs once, and the question gets its
+    answer."""
     write = call("Write", file_path=OUTSIDE, content="ran")
     script = f"by history\n{write}---\n{write}---\nsay It is written.\n"
     call_story = tell(place, "push", script=script, permissions="Edit")

@@ -1,5 +1,5 @@
-"""The result in the termination message: it always fits, is always JSON, and is used only if its
-exit code agrees."""
+"""The result in the termination message: it always fits, is always JSON, and is used only if it
+agrees with the exit code."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_result_always_fits_and_keeps_what_decides(result: AttemptResult) -> N
 
 
 def test_a_short_result_loses_nothing() -> None:
-    """A result that fits comes back unchanged."""
+    """A result that fits is read back unchanged."""
     result = AttemptResult(
         attempt=3, outcome=Outcome(kind=OutcomeKind.FAILED, detail="tests fail", code=1), session_id="abc",
         receipt=ReceiptResult(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
@@ -95,7 +95,8 @@ def test_a_short_result_loses_nothing() -> None:
 
 
 def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newest() -> None:
-    """A result that does not fit is cut in that order."""
+    """To make a result fit, reasons are removed before the sentence, and the oldest attempts before
+    the newest."""
     earlier = tuple(Before(number=n, session_id="s" * 36) for n in range(1, 101))
     told = ReceiptResult(verdict=Verdict.BROKEN, reasons=("r" * 3000,) * 3)
     result = AttemptResult(
@@ -113,7 +114,8 @@ def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newes
 
 @given(RESULTS)
 def test_only_the_right_attempt_with_the_right_exit_code_is_believed(result: AttemptResult) -> None:
-    """An agent that writes a success into the file itself does not make its pod exit with 0."""
+    """If an agent writes a success into the file, the result is not used, because the pod does not
+    exit with 0."""
     content = encode(result)
     assert trusted_result(content, result.attempt, exit_code(result)) == decode(content)
     assert trusted_result(content, result.attempt + 1, exit_code(result)) is None
@@ -128,7 +130,8 @@ def test_every_outcome_has_an_exit_code_and_only_success_is_0() -> None:
 
 
 def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -> None:
-    """The pod cannot know the number of its attempt; the operator does."""
+    """A pod that could not read its order does not know its attempt's number. Its result counts for
+    the attempt whose pod it is."""
     content = encode(
         AttemptResult(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
     )

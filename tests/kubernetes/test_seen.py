@@ -1,4 +1,4 @@
-"""The visible signs of a TaskRun for an observer: Events, conditions, metrics, logs."""
+"""What an observer sees of a TaskRun: Events, conditions, metrics, logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
 def told(runs: Runs, name: str) -> list[tuple[str, str, str]]:
-    """Return type, reason and message of its Events, each as often as it was sent."""
+    """Return type, reason and message of the TaskRun's Events, each as often as it was sent."""
     uid = runs.get(name)["metadata"]["uid"]
     found = runs.cluster.api.items(
         f"/api/v1/namespaces/{runs.namespace}/events", fieldSelector=f"involvedObject.uid={uid}"
@@ -30,8 +30,9 @@ def conditions(status: dict[str, Any]) -> dict[str, str]:
 
 
 def test_what_a_taskrun_shows(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    """With two operators every step is one Event. `kubectl wait` has a condition for either end.
-    Counts are by namespace, agent and verdict. A line of the log is one JSON object."""
+    """With two operators every step gives one Event. `kubectl wait` has a condition for success and
+    one for failure. Attempts are counted by namespace, agent and verdict. Each line of the log is
+    one JSON object."""
     installed(cluster)
     runs = Runs(cluster, namespace)
     log = tmp_path / "log"
@@ -95,7 +96,7 @@ def test_what_a_taskrun_shows(cluster: Cluster, namespace: str, tmp_path: Path) 
 
 
 def total(texts: list[str], name: str, labels: str) -> float:
-    """Return the sum of a counter over several operators, with its labels in any order."""
+    """Return the sum of a counter over several operators. The labels may be in any order."""
     wanted = set(labels.split(","))
     found = 0.0
     for text in texts:

@@ -1,4 +1,5 @@
-"""The log line that names the conversation: when it may be written, and when it is read."""
+"""The line of a pod's log that names the conversation: when it is written, and how often it is
+looked for."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ def test_only_the_first_line_of_the_attempt_itself_counts(log: str, found: str) 
 
 
 def test_a_log_without_a_conversation_is_read_seldomer_and_seldomer() -> None:
-    """If no conversation is named for an hour, the log is read only a few times. A named
-    conversation is written once, and then the log is not read again."""
+    """If the log names no conversation for an hour, it is read only a few times. When it names one,
+    that is written to the status once, and the log is not read again."""
     attempt = {"number": 1, "jobUID": making.job_uid(1), "started": "2026-11-18T00:00:00Z"}
     status = {
         "phase": "Running",

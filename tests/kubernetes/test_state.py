@@ -1,6 +1,6 @@
-"""The state of a TaskRun for a person: its conversation while it runs, the log of an attempt whose
-pod is gone, its files, and a second TaskRun with a copy of both; on the real control plane with the
-real Claude Code."""
+"""What a person can see of a TaskRun's state: its conversation while it runs, the log of an attempt
+whose pod is gone, its files, and a second TaskRun with a copy of conversation and files; on the
+real control plane with the real Claude Code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ say The fork is done.
 
 @pytest.fixture
 def place(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
-    """Make a namespace whose operator reads logs, and has the right to."""
+    """Make a namespace whose operator reads logs and has the right to do so."""
     with a_place(cluster, bucket, more=("--read-logs",)) as made:
         at = f"{RBAC}/namespaces/{made.namespace}"
         rule = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
@@ -47,8 +47,8 @@ def place(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
 
 
 def test_the_state_of_a_taskrun(place: Place, tmp_path: Path) -> None:
-    """The conversation is in the status while the first attempt runs. When that attempt's pod was
-    deleted, its log comes from the claim. Files are copied out of the workdir; a link that leads
+    """The conversation is in the status while the first attempt runs. After that attempt's pod was
+    deleted, its log is read from the claim. Files are copied out of the workdir; a link that leads
     away is refused. A fork has the conversation and the files, and its parent stays as it is."""
     story = tell(place, "origin", script=SCRIPT)
     story.hangs()
@@ -80,7 +80,7 @@ def test_the_state_of_a_taskrun(place: Place, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="a path below its workdir"):
         place.perdure("cp", f"{story.name}:../x", str(tmp_path))
 
-    # A fork that was killed half-way has left a workdir of no run.
+    # A fork that was killed while it was made has left a workdir that belongs to no run.
     volume = place.volume_of(status["workspace"]["claimName"])
     (workdir,) = volume.glob("**/.task/origin")
     left = workdir.with_name("second")

@@ -1,6 +1,6 @@
-"""Two operators with caches of any age are killed between any two writes, in a cluster where
-anything happens: a model of the API server, a Job controller and a kubelet around the real
-`next_step`."""
+"""A model of an API server, a Job controller and a kubelet around the real `next_step`. Two
+operators, whose caches may be of any age, are killed between any two writes, in a cluster where
+anything may happen."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ KINDS = [
 
 
 class Cluster:
-    """The objects of an API server, and all that were ever created in it."""
+    """The objects of an API server, and all objects that were ever created in it."""
 
     def __init__(self, **spec: Any) -> None:
         self.run: dict[str, Any] | None = making.taskrun(**spec)
         self.jobs: dict[int, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.copies: list[dict[str, Any]] = []
-        """Other owners' pods with an attempt's labels."""
+        """Pods of other owners that have an attempt's labels."""
         self.contexts: set[int] = set()
         self.version = 1
         self.now = START
@@ -57,7 +57,8 @@ class Cluster:
         self.removed: set[int] = set()
         """Attempts whose Job was deleted by another program."""
         self.began: list[int] = []
-        """Attempts whose agent was started, in order, as the pods' own store has them."""
+        """Numbers of the attempts whose agent was started, in this order, as the pods' own store
+        has them."""
         self.outcomes: dict[int, str] = {}
         self.asked = True
         """Whether a person has asked for something since the run was in a final state."""
@@ -68,7 +69,7 @@ class Cluster:
 
 
 class Operator:
-    """One operator: its cache of the cluster, and its steps."""
+    """One operator: its cache of the cluster, and the steps that it makes."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -178,7 +179,7 @@ class Operator:
             or self.run is None
             or self.run["metadata"]["resourceVersion"] != there.run["metadata"]["resourceVersion"]
         ):
-            self.hear("run")  # 409, or 404: read again, derive again
+            self.hear("run")  # 409 or 404: read again, decide again
         elif isinstance(step, steps.WriteStatus):
             patch = status_moves.patch(there.run.get("status") or {}, step.status)
             assert patch, "nothing is written that changes nothing"
@@ -224,13 +225,14 @@ class Operator:
         assert sum(not record.outcome for record in step.status.attempts) <= 1
         if was.get("phase") in FINAL and step.status.phase not in FINAL:
             assert there.asked, f"{was['phase']} was left by itself"
-        # A condition that is written in a final state does not answer what was asked for since.
+        # If a final state sets the condition, that does not answer a request that a person made
+        # since.
         if step.status.phase in FINAL and was.get("phase") not in FINAL:
             there.asked = False
 
 
 class Chaos(RuleBasedStateMachine):
-    """Anything that can happen to one TaskRun."""
+    """Any events that can happen to one TaskRun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,8 +241,8 @@ class Chaos(RuleBasedStateMachine):
 
     @initialize(mode=st.sampled_from(["Keep", "Delete", "Checkpoints"]))
     def a_taskrun_is_made(self, mode: str) -> None:
-        """Create the TaskRun: without the finalizer, with it, or with it as long as work may be
-        lost."""
+        """Create the TaskRun. Depending on `mode`, it has no finalizer, always has one, or has one
+        as long as work may be lost."""
         where = {"mode": "Claim", "reclaim": mode}
         if mode == "Checkpoints":
             where = {"mode": mode, "checkpoints": "s3://bucket/prefix"}
@@ -331,7 +333,7 @@ class Chaos(RuleBasedStateMachine):
         found = self._pod(data, "Pending")
         if found is None or any(
             pod["status"]["phase"] == "Running" for pod in self.there.pods.values()
-        ):  # the claim is of one pod at a time
+        ):  # only one pod may have the claim at a time
             return
         _, pod, attempt = found
         state = {"running": {"startedAt": "2026-11-21T10:00:00Z"}}
@@ -418,14 +420,15 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def one_job_and_one_agent_for_each_attempt(self) -> None:
-        """Unless its Job was deleted by another program, an attempt had one. Its agent was started
-        once, in the order of the numbers."""
+        """Each attempt had one Job, unless another program deleted it. Each agent was started once,
+        in the order of the attempts' numbers."""
         for attempt in set(self.there.made) - self.there.removed:
             assert self.there.made.count(attempt) == 1
         assert self.there.began == sorted(set(self.there.began))
 
     def teardown(self) -> None:
-        """Without further events, and with an agent that always fails in some way, the run ends."""
+        """Check that the run ends if there are no further events and each agent fails in some
+        way."""
         there, operator = self.there, self.operators[0]
         if there.run is None:
             return
@@ -495,6 +498,6 @@ class TestAnyOrder(Chaos.TestCase):
     ends."""
 
     def runTest(self) -> None:
-        """Each attempt has one Job, one agent and one outcome. Numbers grow, final states stay
-        final, and the run ends."""
+        """Run random events, and check that each attempt has one Job, one agent and one outcome,
+        that numbers grow, that final states stay final, and that the run ends."""
         super().runTest()

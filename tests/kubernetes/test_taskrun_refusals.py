@@ -1,5 +1,5 @@
-"""The TaskRun resource on a real API server: refusals with their sentences, valid objects, allowed
-changes, and kubectl's columns."""
+"""The TaskRun resource on a real API server: its refusals, valid objects, allowed changes, and
+kubectl's columns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.kubernetes
 
 @pytest.fixture
 def there(cluster: Cluster, namespace: str) -> str:
-    """Make a namespace in a cluster that has the resource."""
+    """Return a namespace in a cluster that has the resource."""
     installed(cluster)
     return namespace
 
@@ -105,8 +105,8 @@ def test_a_name_that_no_run_could_have_is_refused(cluster: Cluster, there: str, 
 
 
 def test_a_taskrun_from_before_can_be_changed(cluster: Cluster, there: str) -> None:
-    """A TaskRun that an earlier definition accepted, with a float and lower-case words, takes an
-    update under this one. A new one like it is refused."""
+    """A TaskRun that an earlier definition accepted, with a float and lower-case words, can be
+    updated under this definition. A new TaskRun like it is refused."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/taskruns.perdure.dev"
     now = cluster.api.get(path)["spec"]["versions"]
     old = copy.deepcopy(now)
@@ -197,7 +197,7 @@ def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str
 
 def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
     """A writer of the status cannot change the spec, and a writer of the spec cannot change the
-    status. The status has a schema too."""
+    status. The status has a schema, too."""
     made = asked(cluster, there, "two-doors", BASE)
     at = f"{place(there)}/two-doors"
     written = cluster.api.patch(
@@ -254,7 +254,7 @@ def _without_defaults(struct: Any) -> bool:
 
 
 def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
-    """The examples are accepted unchanged."""
+    """The API server accepts the examples unchanged."""
     for path in sorted((TOP / "packaging" / "kubernetes" / "examples").glob("*.yaml")):
         said = cluster.kubectl(
             "apply",

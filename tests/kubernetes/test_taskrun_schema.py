@@ -1,5 +1,5 @@
 """Compares the TaskRun resource with the task that it describes, without a cluster: fields,
-defaults, limits, bounds, sentences."""
+defaults, limits and the sentences of refusals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FIELDS = {
     "verify_timeout_s": "spec.policy.verifyTimeoutSeconds",
     "labels": "spec.labels",
 }
-"""Position of each field of a task in the resource."""
+"""Path of each field of a task in the resource."""
 
 LEFT_OUT = {
     "name": "the resource's own name",
@@ -72,8 +72,7 @@ BY_PATH = dict(places(schema()))
 
 
 def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
-    """The test fails for a field of TaskSpec that is missing here, and for one here that TaskSpec
-    no longer has."""
+    """Every field of TaskSpec is in the table of this file, and the table has no other fields."""
     assert set(FIELDS) | set(LEFT_OUT) == set(TaskSpec.__struct_fields__)
     assert not set(FIELDS) & set(LEFT_OUT)
     assert [place for place in FIELDS.values() if place not in BY_PATH] == []
@@ -92,8 +91,8 @@ def test_defaults_are_those_of_a_task() -> None:
 
 
 def test_names_and_limits_are_perdures_own() -> None:
-    """perdure accepts every choice and name that the API server accepts. The choices are the same
-    enums. The patterns of names are no wider than those of the workspace and the service."""
+    """perdure accepts every choice and name that the API server accepts. Choices are the values of
+    the same enums. The patterns of names allow no more than those of workspaces and services."""
     words = {
         "spec.permissions": Permissions,
         "spec.onEdit": OnEdit,
@@ -148,13 +147,13 @@ def test_names_and_limits_are_perdures_own() -> None:
 def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(
     url: str, taken: bool
 ) -> None:
-    """An address with credentials, or with a transport that perdure does not use, is refused as a
-    resource. http and ssh are then a matter of the operator's permission."""
+    """The resource refuses an address with credentials, or with a transport that perdure does not
+    use. For http and ssh the operator's permission decides."""
     assert bool(re.search(BY_PATH["spec.repository.url"]["pattern"], url)) is taken
 
 
 def test_there_is_no_float_and_one_style_of_words() -> None:
-    """Amounts are whole numbers or text, and choices are written as Kubernetes writes them."""
+    """Amounts are whole numbers or text, and choices are spelled as Kubernetes spells them."""
     for place, node in BY_PATH.items():
         assert node.get("type") != "number", place
         for word in node.get("enum", []):
@@ -170,7 +169,8 @@ def test_amounts_are_written_as_text_and_read_as_numbers(amount: float, text: in
 
 
 def test_what_an_earlier_version_wrote_is_read() -> None:
-    """A TaskRun with floats and lower-case words, in spec and status, has the same meaning."""
+    """A TaskRun of an earlier version, with floats and lower-case words in spec and status, is read
+    with the same meaning."""
     policy = {"budgetUSD": 2.5, "continuity": "fresh-ok", "whenFull": "roll-over"}
     policy |= {"onDenied": "ask", "onLeftover": "keep"}
     run = making.taskrun(permissions="full", policy=policy)
@@ -193,8 +193,8 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
 
 
 def test_everything_in_it_has_a_bound() -> None:
-    """No text, list or map of the resource can grow without a limit, which bounds the API server's
-    costs and etcd."""
+    """Every text, list and map of the resource has a limit, which bounds the work of the API server
+    and the size in etcd."""
     for place, node in BY_PATH.items():
         if node.get("x-kubernetes-preserve-unknown-fields") or place in (
             "apiVersion",
@@ -242,7 +242,7 @@ def test_every_rule_is_tried_on_the_api_server() -> None:
 
 
 def test_patterns_mean_the_same_to_both_engines() -> None:
-    """Every pattern is anchored, and uses only what RE2 has."""
+    """Every pattern is anchored, and uses only syntax that RE2 supports."""
     for place, node in BY_PATH.items():
         if pattern := node.get("pattern"):
             re.compile(pattern)
@@ -265,8 +265,8 @@ def test_the_operator_reads_every_field() -> None:
 
 
 def _fields(struct: Any, at: str = "") -> dict[str, Any]:
-    """Return the names of a struct's fields as they are written, with those of the structs below
-    it, each with its default."""
+    """Return the fields of a struct and of the structs in it, by their names in the resource, each
+    with its default."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
         name, kinds = f"{at}{field.encode_name}", [field.type, *get_args(field.type)]
@@ -281,7 +281,7 @@ def _fields(struct: Any, at: str = "") -> dict[str, Any]:
 
 
 def test_columns_and_selectable_fields_are_there() -> None:
-    """A column or a field selector of a field that the schema does not have would always be
+    """Every column and every selectable field is in the schema. Otherwise it would always be
     empty."""
     for column in (*version()["additionalPrinterColumns"], *version()["selectableFields"]):
         path = column["jsonPath"].lstrip(".")

@@ -1,5 +1,5 @@
-"""Repositories by ssh and by http without TLS: who may fetch them, without a cluster and on the real
-control plane with the real Claude Code."""
+"""Repositories by ssh and by http without TLS: which TaskRuns may fetch them, without a cluster and
+on the real control plane with the real Claude Code."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ TOLD = manifests.Cluster(image="perdure:1", account="")
 def test_a_permission_is_for_one_server_and_one_transport(
     url: str, transport: str, host: str
 ) -> None:
-    """https and the pod's own address need none. A permission of ssh is none of http, and one for a
-    server is none for another port."""
+    """https and the pod's own address need no permission. A permission for ssh is not valid for
+    http, and one for a server is not valid for another port of it."""
     spec = wanted(making.taskrun(repository={"url": url})).spec
     assert transport_of(url) == transport
     every = frozenset({"h", "h:3000", "h:2222", "127.0.0.1.evil.example"}) - {host}
@@ -64,7 +64,8 @@ def test_a_permission_is_for_one_server_and_one_transport(
 
 
 def test_a_taskrun_without_permission_begins_no_attempt() -> None:
-    """It fails with the setting's name. An attempt that is open already goes on."""
+    """A TaskRun without the permission fails, and the message names the setting. An attempt that
+    has begun already continues."""
     body = making.taskrun(repository=HTTP)
     body["status"] = {"contextVersion": 1, "phase": "Pending"}
     run = wanted(body)
@@ -81,7 +82,7 @@ def test_a_taskrun_without_permission_begins_no_attempt() -> None:
 
 
 def test_the_order_has_the_permission_and_the_relay_the_key() -> None:
-    """A pod that fetches by ssh has a directory in memory for the key, which only its relay
+    """A pod that fetches by ssh has the key in a directory in memory, which only its relay
     mounts."""
     run = wanted(making.taskrun(repository=SSH))
     record = begun(TaskRunStatus(context_version=1), 1, run, 0).attempts[-1]
@@ -101,8 +102,8 @@ def test_the_order_has_the_permission_and_the_relay_the_key() -> None:
 
 @pytest.mark.kubernetes
 def test_the_setting_is_named_and_retry_begins_with_it(place: Place) -> None:
-    """Without the setting each TaskRun fails at once, with no Job. When the operator has it,
-    `kubectl perdure retry` begins."""
+    """Without the setting each TaskRun fails at once, without a Job. When the operator has the
+    setting, `kubectl perdure retry` starts an attempt."""
     place.secret("key", {"ssh-privatekey": "x", "known_hosts": "y"})
     runs = [place.scripted("by-ssh", repository=SSH), place.scripted("plain", repository=HTTP)]
     for run, setting in zip(runs, ("sshHosts", "httpHosts"), strict=True):
@@ -126,7 +127,8 @@ def test_agents_work_on_what_is_permitted_and_find_no_key(
     cluster: Cluster, bucket: Bucket, repository: Path, tmp_path: Path
 ) -> None:
     """A private repository behind a real sshd, and one of a forge without TLS, are fetched in pods.
-    The agent that looks for the key finds none. Its pod is killed, and the next attempt goes on."""
+    The agent looks for the key and does not find it. Its pod is killed, and the next attempt
+    continues."""
     with (
         sshd.serving(tmp_path / "sshd") as server,
         githttp.serving(tmp_path / "served", PASSWORD, "127.0.0.2") as forge,

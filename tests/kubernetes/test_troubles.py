@@ -46,8 +46,8 @@ def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
 
 
 def test_an_image_that_is_not_there(place: Place) -> None:
-    """The pod waits for its image. The status says so, and no other pod is started. When a person
-    stops the run, it ends."""
+    """While the image is missing, the pod waits. The status says so, and no other pod is started.
+    If a person stops the run, it ends."""
     story = place.scripted("image", pod={"image": "nowhere.invalid/none:1"})
     assert "spec.pod.image" in story.waits_for("ImagePullFailed")["message"]
     assert len(story.jobs()) == 1
@@ -56,8 +56,8 @@ def test_an_image_that_is_not_there(place: Place) -> None:
 
 
 def test_a_quota_that_is_used_up(place: Place) -> None:
-    """No pod may be created. The quota is named as the cause, and the condition ends when there is
-    room."""
+    """If a quota allows no pod, the condition names it as the cause. The condition ends when the
+    quota has room."""
     place.api.create(
         place.of("v1", "resourcequotas"),
         {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}},
@@ -76,7 +76,7 @@ def test_a_quota_that_is_used_up(place: Place) -> None:
 
 
 def test_an_unknown_agent_needs_a_person(place: Place) -> None:
-    """perdure in the pod does not know the agent: there is one attempt, a person is asked, and
+    """If perdure in the pod does not know the agent, there is one attempt, a person is needed, and
     nothing is retried."""
     story = place.scripted("unknown", agent="hal", pod={"image": PERDURE})
     status = story.settled("Failed")

@@ -61,7 +61,7 @@ def test_new_instructions_during_a_run_and_after_it(place: Place) -> None:
 
 
 def _turn(story: Story, word: str) -> str:
-    """Return the prompt that contained a word."""
+    """Return the prompt that contains a word."""
     return next(prompt for prompt in reversed(story.rehearsal.prompts()) if word in prompt)
 
 
@@ -79,7 +79,7 @@ def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
     failed = story.settled("Failed")
     assert len(failed["attempts"]) == 1 and "1 of 1 attempts used" in failed["reason"]
     story.annotate("retry", "a")
-    # Whether the killed agent had written down what its tool said is luck: then it asks once more
+    # The killed agent may not have recorded the output of its tool. Then it sends one more request
     # before it waits.
     story.until(
         lambda: sum(each.reply == 1 for each in story.asked) >= 2,
@@ -151,7 +151,7 @@ def test_unsaved_work_holds_a_deletion(place: Place) -> None:
 
 def test_a_look_at_the_claim(place: Place) -> None:
     """Between two attempts a separate pod shows the conversations and the changes on the claim, and
-    is gone afterwards. While an attempt has the claim, there is no such pod. A retry changes
+    is gone afterwards. While an attempt has the claim, there is no such pod. A retry can change
     limits."""
     story = tell(
         place,
@@ -176,7 +176,7 @@ def test_a_look_at_the_claim(place: Place) -> None:
     place.api.discard(f"{place.of('batch/v1', 'jobs')}/{newest}")
     assert whole["sessionId"] in place.perdure("sessions", story.name, "--json")
     with pytest.raises(AssertionError, match="is not in a git repository"):
-        place.perdure("diff", story.name)  # the sentence and the exit code are those of the pod
+        place.perdure("diff", story.name)  # the pod's sentence and exit code are passed on
     named = place.of("v1", "pods")
 
     def looks() -> list[str]:

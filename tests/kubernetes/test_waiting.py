@@ -1,7 +1,8 @@
-"""A quota, full nodes and the single writer of a task are waited for as long as necessary, and in
-order; waiting is not a failure.
+"""The operator waits without a limit, and in order, for a quota, for room on the nodes and for the
+single writer of a task. Waiting is not a failure.
 
-The operator's patience is short here, so a wait that counted against it would fail at once.
+Here the operator waits only a second for a person, so any wait that counted as one for a person
+would fail at once.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 NUMBER, AT_ONCE = 20, 2
 MOST = "200Gi"
-"""More than half of the 256Gi that each of the two nodes reports."""
+"""More than half of the 256Gi of memory that each of the two nodes reports."""
 
 
 @pytest.fixture
 def impatient(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
-    """Make a namespace whose operator waits only one second for a person."""
+    """Make a namespace whose operator waits only one second for a person to act."""
     with a_place(cluster, bucket, more=("--patience", "1s")) as made:
         yield made
 
@@ -53,7 +54,8 @@ def test_a_queue_through_a_quota(impatient: Place) -> None:
         assert run.condition("Waiting") is None
         run.one_of_each()
         began.append(status["attempts"][0]["started"])
-    # Those that begin together, when both pods of the quota end at the same time, have no order.
+    # TaskRuns that begin together have no order among each other, because both pods of the quota
+    # may end at the same time.
     assert all(one <= later for one, later in zip(began, began[AT_ONCE:], strict=False))
 
 
@@ -79,7 +81,7 @@ def test_full_nodes(impatient: Place) -> None:
     waits = impatient.scripted("waits", pod=most)
     assert "Insufficient memory" in waits.waits_for("NoRoom")["message"]
     since = waits.condition("Waiting")
-    waits.patch(metadata={"annotations": {"looked": "at"}})  # and so decided on once more
+    waits.patch(metadata={"annotations": {"looked": "at"}})  # so the operator decides once more
     waits.until(lambda: waits.status().get("phase") == "Queued", "it is queued")
     assert waits.condition("Waiting") == since and not waits.attempts()[0].get("outcome")
     here[0].patch(spec={"suspend": True})
@@ -87,7 +89,8 @@ def test_full_nodes(impatient: Place) -> None:
 
 
 def test_what_only_a_person_can_mend_has_an_end(impatient: Place) -> None:
-    """No node will ever have the label. Only a person can correct that, so the wait has a limit."""
+    """No node will ever have the required label. Only a person can correct that, so the wait has a
+    limit."""
     run = impatient.scripted("nowhere", pod={"nodeSelector": {"disk": "none"}})
     status = run.settled("Failed")
     assert [each["outcome"] for each in status["attempts"]] == ["config_error"]

@@ -1,14 +1,14 @@
-"""F18: what may happen to an operator, counted by kind: `make kubernetes-faults N=100`.
+"""F18: faults that can happen to an operator, in trials by kind: `make kubernetes-faults N=100`.
 
-Trials of one kind share a namespace and its operator, and go on at the same time. The faults are
-the operator's, the API server's and the cluster's, so pods are scripted (`scripted/attempt.py`):
-they keep a conversation on their claim, and write down who worked beside whom. What the real agents
-and their models make of the same ends is shown by `test_journeys`.
+Trials of one kind share a namespace and its operator, and run at the same time. The faults are
+those of the operator, the API server and the cluster, so pods are scripted (`scripted/attempt.py`).
+They keep a conversation on their claim, and record when two attempts run at once. `test_journeys`
+tests the same ends with the real agents.
 
-What must hold: every run ends as its pods were told to end; one Job, one pod and one outcome for
-each attempt; nothing is tried for ever; no attempt works beside another or begins twice; each later
-attempt goes on in the same conversation; work that is nowhere else holds a deletion. A trial counts
-only if its fault was there.
+The promises: every run has the end that its pods were given; each attempt has one Job, one pod and
+one outcome; nothing is repeated without end; no attempt runs beside another or begins twice; each
+later attempt continues the same conversation; a deletion waits for work that is saved nowhere else.
+A trial counts only if its fault happened.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Trial:
 
 
 Strike = Callable[["Scene", Run, random.Random], bool]
-"""Makes the fault happen to a run. Returns whether it did."""
+"""A function that makes the fault happen to a run. It returns whether the fault happened."""
 
 
 @dataclass
 class Scene:
-    """The namespace of the trials of one kind."""
+    """The namespace in which the trials of one kind run."""
 
     cluster: Cluster
     place: Place
@@ -68,7 +68,7 @@ class Scene:
 
 
 def answered(*what: int | str, writes: bool = True, share: float = 0.3) -> Strike:
-    """Give this answer to a share of the operator's requests, until the run has had its second
+    """Give these answers to a share of the operator's requests, until the run has had its second
     attempt or some time has passed."""
 
     def strike(scene: Scene, run: Run, dice: random.Random) -> bool:
@@ -101,7 +101,7 @@ def watches_gone(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def half_open(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Let the open connections deliver nothing more; new ones work."""
+    """Let the connections that are open deliver nothing more. New connections work."""
     time.sleep(dice.uniform(0.0, 2.0))
     return scene.proxy.silence() > 0
 
@@ -110,7 +110,7 @@ def restarted(scene: Scene, run: Run, dice: random.Random) -> bool:
     """Kill the API server and start it again."""
     time.sleep(dice.uniform(0.0, 2.0))
     scene.cluster.restart()
-    for _ in range(50):  # the connections of the test that the old one had
+    for _ in range(50):  # for connections of the test to the previous server
         with suppress(httpx2.HTTPError):
             scene.cluster.api.get("/version")
     return True
@@ -121,7 +121,7 @@ def restarted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def touched(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Change its TaskRun all the time, so that it is looked at again each time."""
+    """Change the TaskRun again and again, so that the operator processes it each time."""
     for at in range(60):
         run.annotate("touched", str(at))
         time.sleep(dice.uniform(0.0, 0.1))
@@ -129,7 +129,7 @@ def touched(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def doubled(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Start a second operator and end it."""
+    """Start a second operator, and end it later."""
     with scene.place.another_operator() as other:
         other.ready()
         time.sleep(dice.uniform(3.0, 8.0))
@@ -150,8 +150,8 @@ def killed(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def at_work(scene: Scene, run: Run) -> Object:
-    """Return the running pod, as soon as it has recorded that it began. A pod that never began
-    would do the work of its first attempt again."""
+    """Wait until the pod has recorded that it began, and return the running pod. A pod that was
+    ended before that would do the work of its first attempt again."""
     pod = run.pod()
     run.until(lambda: conversation(scene.place, run), "it has begun its work")
     return pod
@@ -179,7 +179,7 @@ def pod_evicted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def pod_pressed(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Let its node run out of memory and end the pod."""
+    """Let the node run out of memory, so that it ends the pod."""
     faults.press(scene.cluster, scene.place.namespace, at_work(scene, run)["metadata"]["name"])
     return True
 
@@ -205,7 +205,8 @@ def memory_eaten(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def node_lost(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Cut the power of its node and declare the node lost, at once for all trials of this kind."""
+    """Cut the power of the run's node and declare the node lost. This happens at once for all
+    trials of this kind."""
     at_work(scene, run)
     return True
 
@@ -217,8 +218,8 @@ def claim_pending(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Delete the TaskRun while it works on something that is saved nowhere else. The deletion is
-    held until a person gives up the work."""
+    """Delete the TaskRun while it works on something that is saved nowhere else. Return whether the
+    deletion waited until the work was given up."""
     at_work(scene, run)
     run.delete()
     told = run.until(lambda: run.condition("UnsavedWork"), "it says that there is unsaved work")
@@ -229,7 +230,8 @@ def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted_and_saved(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Delete the TaskRun while it works, with all work saved. It is deleted, and its pod with it."""
+    """Delete the TaskRun while it works, with all work saved. Return whether it was deleted
+    together with its pod."""
     at_work(scene, run)
     run.delete()
     run.gone()
@@ -243,8 +245,8 @@ SMALL = {"pod": {"resources": {"limits": {"memory": "96Mi"}}}}
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault. `does`: what the pods are told; `share`: how many trials in a hundred are
-    made; `gone`: whether the TaskRun is deleted."""
+    """A kind of fault. `does`: the instructions of the pods; `share`: the number of trials of this
+    kind in a hundred; `gone`: whether the TaskRun is deleted."""
 
     strike: Strike
     does: str
@@ -253,8 +255,8 @@ class Kind:
     gone: bool = False
     own_class: bool = False
     alone: bool = False
-    """Make one trial after the other, because the fault affects all runs at once. They run in this
-    thread, whose end stops what it has started."""
+    """Whether the trials run one after the other, because the fault affects all runs at once. They
+    run in this thread, because processes that a thread starts end with it."""
 
 
 AGAIN, HELD = "fails 1 1.0", "hangs 1 0.3"
@@ -339,7 +341,8 @@ def _tried(scene: Scene, run: Run, trial: Trial, kind: Kind) -> list[str]:
 
 
 def _on_one_node(scene: Scene, kind: Kind, number: int) -> list[Run]:
-    """Cordon the other node until all of them are running."""
+    """Start the runs on one node: cordon the other node until all of them are running. Return the
+    runs."""
     with scene.place.cordoned("two"):
         runs = [_run(scene.place, kind, at) for at in range(number)]
         for run in runs:
@@ -348,7 +351,8 @@ def _on_one_node(scene: Scene, kind: Kind, number: int) -> list[Run]:
 
 
 def _told_of(scene: Scene, runs: list[Run]) -> None:
-    """Let the runs wait for their lost node, then declare that it does not come back."""
+    """Wait until the runs say that they wait for their lost node, then declare that the node does
+    not come back."""
     for run in runs:
         run.waits_for("NodeLost")
     scene.place.declare_lost("one")
@@ -357,7 +361,8 @@ def _told_of(scene: Scene, runs: list[Run]) -> None:
 def campaign(
     cluster: Cluster, number: int, seed: int, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[Trial]:
-    """Make about this many trials, spread over the kinds, with at least one of each."""
+    """Make about this many trials, spread over the kinds, with at least one of each. Return
+    them."""
     whole = sum(KINDS[kind].share for kind in kinds)
     done: list[Trial] = []
     with bucket() as store:

@@ -1,4 +1,4 @@
-"""A pool is woken as soon as work is due, but no work depends on that."""
+"""The bell wakes a pool as soon as work is due, but a pool finds all work without it, too."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONG_S = 3600.0
 
 
 def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
-    """A pool that would sleep for an hour is woken by any process that rings at its state
-    directory, and by itself."""
+    """A pool that would sleep for an hour is woken if any process, or the pool itself, rings the
+    bell of its state directory."""
     with closing(Bell(tmp_path)) as bell:
         for kick in (lambda: ring(tmp_path), bell.ring):
             waiting = threading.Thread(target=bell.wait, args=(LONG_S,))
@@ -34,8 +34,8 @@ def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
 
 
 def test_nobody_has_to_be_there(tmp_path: Path) -> None:
-    """Without a pool nothing happens. The bell that a killed pool left is removed, and another one
-    still rings."""
+    """Without a pool a ring has no effect. The bell that a killed pool left is removed, and the
+    bell of another pool still rings."""
     ring(tmp_path / "nothing")
     killed = (
         "import os, pathlib, sys, perdure.host.wakeup as b; b.Bell(pathlib.Path(sys.argv[1])); "
@@ -54,7 +54,8 @@ def test_nobody_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_any_length_of_path(tmp_path: Path) -> None:
-    """The state directory's path may be longer than the address of a socket."""
+    """The bell works even if the state directory's path is longer than a socket's address may
+    be."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     with closing(Bell(deep)) as bell:
         ring(deep)

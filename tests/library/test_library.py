@@ -1,5 +1,5 @@
-"""perdure as a library, on the real Claude Code: the same verbs, typed, for ordinary programs and
-for event loops."""
+"""perdure as a library, with the real Claude Code: the verbs as typed methods, for ordinary
+programs and for event loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCRIPT = (
 
 @pytest.fixture
 def stage() -> Iterator[Callable[[str], Stage]]:
-    """A machine with Claude Code on a script."""
+    """Make a machine with Claude Code and a scripted model."""
     directory = Path(tempfile.mkdtemp(prefix="pl"))
     made: list[Stage] = []
 
@@ -54,7 +54,7 @@ def stage() -> Iterator[Callable[[str], Stage]]:
 
 def test_both_doors_have_the_same_verbs() -> None:
     """The methods for an event loop have the same names and arguments as those for an ordinary
-    program. `async with` closes it."""
+    program. `async with` closes the runner."""
     verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")}
     assert verbs == {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
     for name in verbs - {"settings", "sessions"}:
@@ -67,8 +67,8 @@ def test_both_doors_have_the_same_verbs() -> None:
 
 
 def test_every_verb_of_the_command_is_here() -> None:
-    """The page on the library has a row for each verb: the methods that do the same, or a reason
-    why there are none."""
+    """The page on the library has a row for each verb, with the methods that do the same, or with a
+    reason why there are none."""
     page = (Path(__file__).parents[2] / "docs/how-to/python.md").read_text()
     page = page.partition("| Verb | Methods |")[2]
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|$", page, re.MULTILINE))
@@ -79,8 +79,8 @@ def test_every_verb_of_the_command_is_here() -> None:
 
 
 def test_the_fields_are_those_of_a_task() -> None:
-    """A program may give every field of a task by keyword, durations also as text; `files` are the
-    files to bring."""
+    """A program may give every field of a task as a keyword argument, and a duration also as text.
+    `files` are the task files."""
     fields = set(perdure.TaskSpec.__struct_fields__) - {"prompt", "files"}
     assert set(perdure.TaskOptions.__annotations__) == fields | {
         "timeout",
@@ -91,7 +91,7 @@ def test_the_fields_are_those_of_a_task() -> None:
 
 def test_wrong_fields(tmp_path: Path) -> None:
     """An unknown field is a TypeError that suggests the nearest one. An invalid value is a
-    UsageError with the field, before anything is stored. A duration may be a text."""
+    UsageError with the field, before anything is stored. A duration may be given as text."""
     environ = {"HOME": str(tmp_path), "PATH": os.defpath}
     with perdure.open(cwd=tmp_path, environ=environ) as runner:
         anything = cast(Any, runner)
@@ -124,7 +124,8 @@ def test_settings_that_do_not_fit_a_task(tmp_path: Path) -> None:
 
 
 def test_the_package_can_be_explored() -> None:
-    """`dir`, `help` and completion show the public names, though nothing was loaded before."""
+    """`dir`, `help` and completion show the public names, even if no module of the package was
+    loaded before."""
     words = (
         "import perdure, pydoc; print(*dir(perdure)); print(pydoc.plain(pydoc.render_doc(perdure)))"
     )
@@ -174,7 +175,8 @@ def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
 
 
 def test_the_sync_door(stage: Callable[[str], Stage], caplog: pytest.LogCaptureFixture) -> None:
-    """run, update, report and history work like the command, and the command shows the same run."""
+    """`run`, `update`, `report` and `history` give the same results as the command, and the command
+    shows the same run."""
     one = stage(SCRIPT)
     seen: list[perdure.Record] = []
 
@@ -259,8 +261,8 @@ def look_and_tidy(runner: perdure.Runner, one: Stage) -> None:
 
 
 def test_a_pool_hears_of_what_is_submitted(stage: Callable[[str], Stage]) -> None:
-    """`submit` rings at the pools of the state directory. A caller that follows a run of a pool
-    waits for that pool."""
+    """`submit` rings the bells of all pools of the state directory. A caller that follows a run
+    waits for the pool that runs it."""
     one = stage(SCRIPT)
     with (
         closing(Bell(one.state)) as bell,
@@ -300,7 +302,8 @@ def test_the_async_door(stage: Callable[[str], Stage]) -> None:
 
 
 def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
-    """A cancelled task leaves no agent, and the run can be continued later."""
+    """If a task of the event loop is cancelled, its agent is stopped, and the run can be continued
+    later."""
     one = stage("by history\nhang\nsay Hello.\n")
 
     async def program() -> str:
@@ -322,8 +325,9 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
 
 
 def _held(method: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
-    """Let a method of `perdure.Runner` do its work, and hold back its return. The first event says
-    that the work is done; the second lets the method return."""
+    """Replace a method of `perdure.Runner` so that it does its work, but waits before it returns.
+    The first event is set when the work is done. Setting the second event lets the method
+    return."""
     done, leave = threading.Event(), threading.Event()
 
     def held(*args: Any, **words: Any) -> Any:
@@ -359,8 +363,8 @@ def test_cancelling_while_a_run_begins(
 def test_cancelling_when_the_run_has_ended(
     stage: Callable[[str], Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task that is cancelled just when its run has ended is canceled like any other. The library
-    raises no Conflict."""
+    """A task that is cancelled just when its run has ended raises CancelledError like any other.
+    The library raises no Conflict."""
     one = stage("by history\nsay Hello.\n")
     ended, leave = _held(perdure.Runner.follow, monkeypatch)
 
@@ -380,8 +384,8 @@ def test_cancelling_when_the_run_has_ended(
 
 @pytest.mark.parametrize("events", [False, True])
 def test_closing_waits_for_what_works(stage: Callable[[str], Stage], events: bool) -> None:
-    """Closing the runner stops what another thread or task works on, and the end of the attempt is
-    stored. No error of a closed database reaches the program."""
+    """Closing the runner stops the runs of other threads or tasks, and the end of each attempt is
+    stored. The program gets no error about a closed database."""
     one = stage("by history\nhang\nsay Hello.\n")
     words: dict[str, Any] = {"agent": "claude", "repo": str(one.repo), "permissions": "full"}
 
@@ -405,11 +409,11 @@ def test_closing_waits_for_what_works(stage: Callable[[str], Stage], events: boo
 
 
 def test_many_that_work_hold_up_nothing() -> None:
-    """There are more runs than an event loop has threads. Other calls are answered meanwhile, and
-    all runs are stopped when they are cancelled."""
+    """With more runs than an event loop has threads, other calls are still answered, and all runs
+    are stopped when they are cancelled."""
 
     class Working:
-        """A runner in which each run works until it is stopped."""
+        """A runner whose runs take until they are stopped."""
 
         def __init__(self) -> None:
             self.over = {str(number): threading.Event() for number in range(40)}
@@ -444,7 +448,7 @@ def test_many_that_work_hold_up_nothing() -> None:
 
 
 def test_importing_costs_nothing() -> None:
-    """`import perdure` loads no package of perdure."""
+    """`import perdure` loads no package of perdure's own."""
     words = (
         "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
     )
@@ -470,8 +474,8 @@ needs = ["models"]
 
 
 def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
-    """A plan that is cancelled on an event loop is stopped properly. The ordinary runner continues
-    it, and its report is that of the command."""
+    """A plan that is cancelled on an event loop is stopped properly. A runner for ordinary programs
+    continues it, and its report equals the command's."""
     one = stage(SCRIPT.replace("say More", "hang\nsay More"))
     (one.directory / "plan.toml").write_text(PLAN)
 

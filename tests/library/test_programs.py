@@ -1,4 +1,4 @@
-"""The programs of the documents, unchanged, on the real Claude Code and Codex."""
+"""The programs of the documentation, unchanged, with the real Claude Code and Codex."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ say It went on.
 
 @pytest.fixture
 def stage() -> Iterator[Callable[[str, str], Stage]]:
-    """A machine with an agent on a script."""
+    """Make a machine with an agent and a scripted model."""
     directory = Path(tempfile.mkdtemp(prefix="pe"))
     made: list[Stage] = []
 
@@ -51,7 +51,7 @@ def stage() -> Iterator[Callable[[str, str], Stage]]:
 
 
 def play(stage: Stage, program: str, *prompts: str) -> str:
-    """Run a program as the page says. Return its output."""
+    """Run a program as the page says, and return its output."""
     done = subprocess.run(
         [sys.executable, str(TOP / "examples" / program), str(stage.repo), *prompts],
         cwd=stage.directory,
@@ -66,8 +66,8 @@ def play(stage: Stage, program: str, *prompts: str) -> str:
 
 
 def test_fix(stage: Callable[[str, str], Stage]) -> None:
-    """`fix.py` on Claude Code prints both answers, continues natively, and its files are in the
-    checkout afterwards."""
+    """`fix.py` with Claude Code prints both answers and continues natively. Afterwards its files
+    are in the checkout."""
     one = stage(TWO_TURNS, "claude")
     lines = play(one, "fix.py", "Write one.txt.").splitlines()
     assert lines[:2] == ["The first file is written.", "A test is there, too."]
@@ -78,8 +78,8 @@ def test_fix(stage: Callable[[str, str], Stage]) -> None:
 
 
 def test_many(stage: Callable[[str, str], Stage]) -> None:
-    """`many.py` on Codex works on all tasks, each on a branch of its own. It prints the last answer
-    of each, which Codex does not repeat at the end of its turn. It can be run again."""
+    """`many.py` with Codex completes all tasks, each on its own branch. It prints the last answer
+    of each task, which Codex does not repeat at the end of its turn. It can be run again."""
     one = stage("by history\nrun echo x > one.txt\n---\nsay All is done.\n", "codex")
     names = set()
     for prompts in (("First.", "Second.", "Third."), ("First.",)):
@@ -92,8 +92,8 @@ def test_many(stage: Callable[[str, str], Stage]) -> None:
 
 
 def test_watch(stage: Callable[[str, str], Stage]) -> None:
-    """`watch.py` prints the actions of an agent that is killed in its tool, and of the next attempt
-    in the same conversation."""
+    """`watch.py` prints the actions of an agent that is killed during a tool call, and of the next
+    attempt in the same conversation."""
     one = stage(KILLED, "claude")
     lines = play(one, "watch.py", "Write one.txt.").splitlines()
     assert lines[0].startswith("[1] Bash: echo begun > one.txt")

@@ -1,4 +1,4 @@
-"""The library's types, as mypy and pyright see them: the programs of the documents pass both in
+"""The library's types, as mypy and pyright see them: the documentation's programs pass both in
 strict mode, and wrong calls do not."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Calls that a type checker must refuse: each line with `# wrong`, and no other. Never run; read by
-`test_types`."""
+"""Calls that a type checker must refuse: each line with `# wrong`, and no other. The file is read
+by `test_types` and never run."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The corpus of broken transcripts: recordings of the real CLIs (with the rehearsal, without their
-own prompts, with invented paths), and the damage of each. The answer to each is the promise of
-docs/reference/mending.md.
+"""The corpus of broken transcripts: recordings of the real CLIs (with the rehearsal, without the
+CLIs' own prompts, with invented paths), and the damage of each. docs/reference/mending.md promises
+the answer to each.
 
 `answer`: `taken` (the agent accepts it, nothing is changed), `repaired`, `told` (something is lost
 and cannot be restored: the loss is reported, nothing is changed), `refused` (nothing can be
-repaired, with the reason). `real`: shown on the installed CLI as well, before and after. `missing`:
-items that the model does not get after the repair, because they are gone.
+repaired, with the reason). `real`: the case is also tested on the installed CLI, before and after
+the repair. `missing`: items that the model does not get after the repair, because they are gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOLD = (
     "third prompt",
     "Four.",
 )
-"""The items of every recording that the model gets, in order."""
+"""The items that every recording has, in the order in which the model gets them."""
 IDS = {
     "claude": "1fd20e2d-c225-46dd-a6c1-c09824bbdaa7",
     "codex": "01a1fda2-0049-78c1-af2c-2b1e633082a3",
@@ -91,7 +91,7 @@ class Case:
 
 
 class Recording:
-    """The lines of a recording, and the positions of its records."""
+    """The lines of a recording, and the indexes of its records."""
 
     def __init__(self, agent: str, name: str = "") -> None:
         self.agent = agent
@@ -110,7 +110,7 @@ class Recording:
         return whole([*self.lines[:at], *self.lines[at + 1 :]])
 
     def until(self, what: str) -> bytes:
-        """Return the lines before this line."""
+        """Return all lines before the record of this name."""
         return whole(self.lines[: self.at(what)])
 
     def instead(self, what: str | int, *lines: bytes) -> bytes:
@@ -134,7 +134,7 @@ def _glued(r: Recording) -> bytes:
 
 
 def _behind_a_fragment(r: Recording) -> bytes:
-    """Append the agent's next record to a torn write."""
+    """Append the agent's next record directly to an incomplete one."""
     at = r.at("answer")
     return whole([*r.lines[:at], b'{"torn":"rec' + r.lines[at], *r.lines[at + 1 :]])
 
@@ -166,8 +166,8 @@ def _thought(signature: str) -> Callable[[Recording], bytes]:
 
 
 def _alone(r: Recording) -> bytes:
-    """Put a thought without a signature on a line of its own, as the CLI writes it, followed by the
-    answer."""
+    """Put a thought without a signature on a line of its own, as the CLI writes it, and the answer
+    after it."""
     at, answer = r.at("answer"), r.record("answer")
     key = "00000000-0000-4000-8000-00000000000a"
     thought = {
@@ -187,8 +187,8 @@ def _alone(r: Recording) -> bytes:
 
 
 def _at_home(r: Recording) -> bytes:
-    """Make the same damage in the CLI's own program, where a person may have gone back to the
-    beginning."""
+    """Make the same damage in a transcript of the CLI's own program, in which a person may have
+    gone back to the beginning."""
     return r.edited("prompt", lambda e: e.update(parentUuid=None, entrypoint="cli"))
 
 

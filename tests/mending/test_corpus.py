@@ -31,8 +31,8 @@ def answer(mended: RepairResult) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_gets_its_answer(case: Case) -> None:
-    """Each case gets the answer of the table and the finding that it names. A repair lists its
-    edits, and the repaired copy needs no second repair."""
+    """Each case gets the answer of the table and the finding that the table names. A repair lists
+    its edits, and the repaired copy needs no second repair."""
     content = case.content()
     mended = mend(case.agent, content)
     assert answer(mended) == case.answer, mended
@@ -48,7 +48,8 @@ def test_each_gets_its_answer(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.answer == "repaired"], ids=str)
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
-    """The repaired copy has only prompts and answers of the recording. Some may be missing."""
+    """The repaired copy has no prompts or answers that the recording lacks. Some of the recording's
+    may be missing."""
     driver = registry.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
     spoken = [each.text.strip().rstrip("\ufffd") for each in driver.messages_of(mended)]
@@ -79,7 +80,7 @@ def test_there_are_at_least_thirty() -> None:
 
 
 def test_the_reference_has_the_table() -> None:
-    """The table has one row for each case, with its answer, and no other row."""
+    """The table in the reference has one row for each case, with its answer, and no other row."""
     rows = [
         line
         for line in REFERENCE.read_text().splitlines()
@@ -94,8 +95,8 @@ def test_the_reference_has_the_table() -> None:
 
 
 def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
-    """Over the memory limit, everything that the CLI no longer loads is removed. Everything that it
-    still loads stays, also from before the compaction."""
+    """From a transcript over the memory limit, everything is removed that the CLI no longer loads.
+    Everything that it still loads stays, even from before the compaction."""
     content = Recording("claude", "claude-compacted").content
     mended = claude.repair(content, IDS["claude"], memory=1000)
     assert mended.content is not None and len(mended.content) < len(content)
@@ -108,8 +109,8 @@ def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
 
 
 def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
-    """A thought with a signature, and a result beside its call, are removed only if the service
-    refused them."""
+    """A thought with a signature, and a result beside its call, may be valid. They are removed only
+    if the service refused them."""
     block = {"type": "thinking", "thinking": "", "signature": "once good"}
     thoughtful = Recording("claude").edited(
         "answer", lambda e: e["message"]["content"].insert(0, block)
@@ -158,7 +159,7 @@ def test_a_fork_keeps_the_name_of_its_parent() -> None:
 
 @given(st.data())
 def test_no_bytes_break_it(data: st.DataObject) -> None:
-    """A part is cut out, doubled or overwritten anywhere. There is an answer and never an
+    """A part of a transcript is cut out, doubled or overwritten anywhere. There is an answer and no
     exception. A second repair changes nothing."""
     agent = data.draw(st.sampled_from(sorted(IDS)))
     content = Recording(agent).content
@@ -190,7 +191,7 @@ def test_a_hostile_line_takes_no_time() -> None:
 
 
 def test_the_findings_tell_nothing_hostile() -> None:
-    """The sentences have no control characters of the transcript."""
+    """The sentences of findings have no control characters of the transcript."""
     record = Recording("claude").record("call")
     record["message"]["content"][0]["id"] = "toolu_\x1b[2J\u202e"
     broken = Recording("claude").instead("call", json.dumps(record).encode())
@@ -199,7 +200,7 @@ def test_the_findings_tell_nothing_hostile() -> None:
 
 
 def test_many_troubles_take_no_more_than_their_size() -> None:
-    """Thousands of calls without results and of thoughts to be left out are repaired in seconds,
+    """Thousands of calls without results, and of thoughts to leave out, are repaired in seconds,
     because no search starts again from the beginning."""
     recording = Recording("claude")
     call, answer = recording.record("call"), recording.record("answer")

@@ -1,5 +1,5 @@
-"""The promises of the table, on the installed CLIs: before the repair they refuse or forget, after
-it the whole history reaches the model.
+"""The promises of the table, with the installed CLIs: before the repair they refuse the
+conversation or forget a part of it. After the repair the whole history reaches the model.
 
 The rehearsal is strict here: it refuses what the real services refuse.
 """
@@ -39,7 +39,7 @@ COMMAND = "tool-one"
 
 @pytest.fixture
 def bench() -> Iterator[Make]:
-    """Make a bench with a home of its own, and a strict model."""
+    """Make a bench with its own home and a strict model."""
     scratch, started = Path(tempfile.mkdtemp(prefix="pm")), []
 
     def make(agent: str) -> Bench:
@@ -67,7 +67,7 @@ def bench() -> Iterator[Make]:
 
 
 def put(stage: Bench, content: bytes) -> Path:
-    """Put the transcript where the CLI looks, whatever its content is."""
+    """Write the content as a transcript where the CLI looks for it, and return its path."""
     agent = stage.driver.name
     whole = stage.home.parent / NAMES[agent]
     whole.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,8 @@ def put(stage: Bench, content: bytes) -> Path:
 
 
 def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
-    """Return the items that the model did not get; all of them if the CLI did not continue."""
+    """Return the items of the case that the model did not get, which are all of them if the CLI did
+    not continue."""
     if not ran.outcome.ok or not stage.rehearsal.requests:
         return list(TOLD)
     said = [message.text for message in stage.rehearsal.last.messages]
@@ -96,8 +97,9 @@ def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
 
 @pytest.mark.parametrize("case", REAL)
 def test_before_and_after(case: Case, bench: Make) -> None:
-    """The CLI itself refuses or forgets a damaged transcript, and continues a repaired one from
-    everything that is left. An accepted one needs no repair. A refused one does not continue."""
+    """A transcript that needs a repair is refused by the CLI, or a part of it forgotten. After the
+    repair the CLI continues with everything that is left. A transcript with the answer `taken`
+    continues without a repair, one with `refused` does not continue."""
     content = case.content()
     before = bench(case.agent)
     put(before, content)
@@ -128,8 +130,8 @@ AGENTS = [pytest.param(agent, marks=[pytest.mark.slow] if agent in SLOW else [])
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> None:
-    """A complete conversation is proven. One that the CLI refuses, and one of which the model gets
-    only a part, are not. Nothing is written into the real home."""
+    """A complete conversation is proven. A conversation that the CLI refuses, or of which the model
+    gets only a part, is not. Nothing is written to the real home."""
     stage = bench(agent)
     prove = prover(stage.environ)
     content, driver = Recording(agent).content, stage.driver
@@ -164,8 +166,8 @@ def fingerprint(home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> None:
-    """A call that was running during a kill needs no repair, neither right after the kill nor after
-    the CLI has continued from it, twice."""
+    """A call that a kill interrupted needs no repair, neither right after the kill nor after the
+    CLI has continued from it twice."""
     stage = bench(agent)
     place = put(stage, Recording(agent).until("result"))
     for prompt in ("are you here?", "and now?"):
@@ -185,7 +187,7 @@ def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> N
 
 
 def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:
-    """Claude sends the model the same items after the cut as before it."""
+    """After old records were cut off, Claude sends the model the same items as before."""
     content = Recording("claude", "claude-compacted").content
     cut = claude.repair(content, IDS["claude"], memory=1000).content
     assert cut is not None

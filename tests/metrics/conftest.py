@@ -1,4 +1,4 @@
-"""A wired engine with its own store, and the result of a scrape."""
+"""An engine with its own store, and the result of a scrape."""
 
 from __future__ import annotations
 

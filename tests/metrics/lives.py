@@ -1,4 +1,4 @@
-"""Runs with attempts of every kind, and the scrape of their numbers."""
+"""Runs with attempts of every kind, and the metrics that a scrape returns for them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attempt(
     outcome: OutcomeKind,
     usage: Usage = NOTHING,
 ) -> None:
-    """Play one attempt of a run, from claim to end. After it the run is due again."""
+    """Play one attempt of a run, from claim to end. Afterwards the run is due again."""
     claim = claimed(store, store.get(run_id))
     store.begin(claim, replace(begun(claim.run, session_of(claim.run, "s")), continuation=how))
     receipt = Receipt(verdict=verdict) if verdict is not None else None
@@ -68,8 +68,8 @@ def a_life(store: Store, agent: str = "claude") -> str:
 
 
 def samples(text: str) -> Samples:
-    """Return all numbers of a scrape, by name and by the label values in the order of the labels'
-    names."""
+    """Return all metrics of a scrape: for each name the values, by the label values in the order of
+    the labels' names."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

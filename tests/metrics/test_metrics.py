@@ -1,5 +1,5 @@
-"""The numbers of `/metrics` for a used store: each of them, on a second scrape, after a restart,
-and for hostile names."""
+"""The metrics of `/metrics` for a store with runs: each of them, on a second scrape, after a
+restart, and for hostile names."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_what_attempts_add_up_to(engine: Engine, meter: MetricsPage) -> None:
 
 
 def test_how_things_stand(engine: Engine, meter: MetricsPage) -> None:
-    """Runs by state, waiting runs and their time, expired leases, runs that need a person, and
-    collisions each have a number."""
+    """There are metrics of runs by state, waiting runs and their time, expired leases, runs that
+    need a person, and collisions."""
     store = engine.store
     submit(store, TaskSpec(prompt="do it", agent="codex"))
     asks = submit(store)
@@ -111,8 +111,8 @@ def test_a_new_process_tells_the_same(engine: Engine, meter: MetricsPage) -> Non
 def test_the_past_is_read_in_parts_and_shown_whole(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the past is still being read, no total is shown that would jump later. Page by page
-    nothing is lost or counted twice."""
+    """While older attempts are still being read, no total is shown that would jump later. They are
+    read page by page, and none is lost or counted twice."""
     monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
     monkeypatch.setattr("perdure.telemetry.metrics.follower.OVERLAP_MS", 0)
     for _ in range(3):
@@ -130,8 +130,8 @@ def test_the_past_is_read_in_parts_and_shown_whole(
 def test_many_that_ended_in_one_moment_are_read_in_parts(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More attempts end within one millisecond than a call reads. Each call continues after the
-    previous one, and reading ends."""
+    """If more attempts end within one millisecond than a call reads, each call continues after the
+    previous one, and the reading ends."""
     monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
     for _ in range(3):
         a_life(engine.store)
@@ -148,14 +148,14 @@ def test_many_that_ended_in_one_moment_are_read_in_parts(
 
 
 def test_what_is_seen_late_is_counted(engine: Engine) -> None:
-    """An attempt whose end was stored after that of a later one is counted. A clock that was years
-    ahead hides nothing."""
+    """An attempt is counted even if its end was stored after that of a later one. An attempt from a
+    clock that was years ahead hides no others."""
     late, early = (engine.store.get(a_life(engine.store)).id for _ in range(2))
     following = AttemptTallies(engine.store)
     database = engine.store._database  # type: ignore[attr-defined]
     with database.writing() as (cursor, now):
-        # Not there yet when the first look is taken, as in a transaction that is still open; the
-        # other one ends in ten years.
+        # One attempt is missing at the first read, as if its transaction were still open. The other
+        # one ends in ten years.
         cursor.execute(
             "UPDATE attempts SET ended = NULL, outcome = NULL WHERE run = ? AND number = 3", (late,)
         )
@@ -180,8 +180,8 @@ def test_what_is_seen_late_is_counted(engine: Engine) -> None:
 
 
 def test_hostile_names_are_no_labels(engine: Engine, meter: MetricsPage) -> None:
-    """A run from elsewhere may name any agent. All unknown names share one label, and add no line
-    of their own."""
+    """A run from another machine may name any agent. All unknown names share one label value, and
+    add no line of their own."""
     for agent in ('x"} 1\nperdure_runs{agent="y', "x" * 4000, "\u202e\x1b[31m", "acp-own"):
         a_life(engine.store, agent)
     found = scraped(meter)
@@ -194,8 +194,8 @@ def test_hostile_names_are_no_labels(engine: Engine, meter: MetricsPage) -> None
 
 
 def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None:
-    """A scrape never waits for the walk over the disk. Its numbers are there as soon as the walk
-    has ended."""
+    """A scrape never waits for the measurement of the disk. Its metrics are there as soon as the
+    measurement has ended."""
     (engine.state / "other").mkdir()
     (engine.state / "other" / "file").write_bytes(b"x" * 100_000)
     while ("perdure_disk_bytes", "other") not in (found := scraped(meter)):
@@ -208,8 +208,8 @@ def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None
 
 
 def test_many_scrapes_cost_one(engine: Engine) -> None:
-    """A second scrape at once gets the earlier result. A missing store is reported as an error and
-    not as zeros."""
+    """A second scrape soon after the first gets the same result. A missing store is reported as an
+    error, not as zeros."""
     meter = MetricsPage(engine, "1.2.3", fresh_s=3600)
     first = scraped(meter)
     a_life(engine.store)
@@ -221,8 +221,8 @@ def test_many_scrapes_cost_one(engine: Engine) -> None:
 
 
 def test_openmetrics_for_who_asks_for_it(meter: MetricsPage) -> None:
-    """Prometheus asks for OpenMetrics and gets it. A nonsensical Accept header gets an answer,
-    too."""
+    """A client that asks for OpenMetrics, such as Prometheus, gets it. An invalid Accept header
+    gets an answer, too."""
     usual = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
     for accept in (
         usual,

@@ -1,5 +1,5 @@
-"""Files for the numbers: the address of `perdure serve`, a Grafana dashboard, and alert rules that
-name existing metrics."""
+"""What is shipped for the metrics: the address of `perdure serve`, a Grafana dashboard, and alert
+rules, which use only existing metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MADE_BY_GRAFANA = {"$__rate_interval": "5m", "$__range": "1d", "$agent": ".*"}
 
 @pytest.fixture
 def offered(engine: Engine) -> dict[str, set[str]]:
-    """Return every number of a store in which everything has happened, with the names of its
+    """Return every metric of a store in which everything has happened, with the names of its
     labels."""
     a_life(engine.store)
     claimed(engine.store, submit(engine.store, TaskSpec(prompt="do it", rule="dev")))
@@ -45,8 +45,8 @@ def offered(engine: Engine) -> dict[str, set[str]]:
 
 
 def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """Return the numbers that a query reads, each with its labels in the selector. Fails if the
-    query is not PromQL."""
+    """Yield the metrics that a query reads, each with the labels of its selector. Fail if the query
+    is not PromQL."""
     found: list[Any] = []
     promql_parser.walk(promql_parser.parse(expression), lambda node: found.append(node) or True)
     for node in found:
@@ -55,7 +55,7 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def grouped_by(expression: str) -> set[str]:
-    """Return the labels that a grouping keeps or removes."""
+    """Return the labels that a query's grouping keeps or removes."""
     return {
         name
         for group in re.findall(r"\bby \(([^)]*)\)", expression)
@@ -64,7 +64,7 @@ def grouped_by(expression: str) -> set[str]:
 
 
 def test_the_dashboard_asks_for_what_is_there(offered: dict[str, set[str]]) -> None:
-    """Each query of the Grafana dashboard is PromQL with numbers and labels that a scrape has. No
+    """Each query of the Grafana dashboard is PromQL with metrics and labels that a scrape has. No
     panels overlap."""
     dashboard = json.loads((PACKAGING / "grafana.json").read_text())
     taken: set[tuple[int, int]] = set()
@@ -92,7 +92,7 @@ def test_the_dashboard_asks_for_what_is_there(offered: dict[str, set[str]]) -> N
 
 
 def test_each_number_is_used_or_told_of(offered: dict[str, set[str]]) -> None:
-    """The page on metrics names exactly the existing numbers."""
+    """The page on metrics names exactly the existing metrics."""
     page = (PACKAGING.parent / "docs/reference/metrics.md").read_text()
     told = set(re.findall(r"`(perdure_\w+)`", page))
     names = {
@@ -104,7 +104,7 @@ def test_each_number_is_used_or_told_of(offered: dict[str, set[str]]) -> None:
 
 
 def test_the_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
-    """Each alert rule is PromQL with numbers that a scrape has, and says what to do."""
+    """Each alert rule is PromQL with metrics that a scrape has, and says what to do."""
     groups = yaml.safe_load((PACKAGING / "alerts.yml").read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules) > 5
@@ -121,7 +121,8 @@ def test_the_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
 
 
 def test_serve_answers_a_scrape(tmp_path: Path) -> None:
-    """`GET /metrics` needs a token of any scope, returns the numbers as text, and changes nothing."""
+    """`GET /metrics` needs a token of any scope, returns the metrics as text, and changes
+    nothing."""
     serving = Serving(tmp_path).start()
     try:
         assert _scrape(serving)[0] == 401

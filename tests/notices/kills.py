@@ -1,6 +1,6 @@
 """A campaign: the sender of notices is killed repeatedly, at random moments and at the moment when
-the other side has a message. Each notice arrives, and duplicates have the same id. A browser gets
-each push message once, because a duplicate replaces the first one.
+the receiver has got a message. Each notice arrives, and duplicates have the same id. A browser
+shows each push message once, because a duplicate replaces the first one.
 
 make notify-kills N=200
 """
@@ -112,7 +112,7 @@ class Scene:
         )
 
     def tell_all(self) -> None:
-        """Let a sender work undisturbed until everything was sent."""
+        """Let a sender run undisturbed until every notice was sent."""
         self.start()
         deadline = time.monotonic() + 2 * PATIENCE_S
         while not self.is_told():
@@ -121,7 +121,8 @@ class Scene:
         self.kill()
 
     def check(self) -> dict[str, int]:
-        """Check that nothing was lost. Return the numbers of messages that came more than once."""
+        """Check that no notice was lost. Return for each channel the number of messages that came
+        more than once."""
         ids = {each.id for each in self.store.notices(10_000) if each.channel == "hook"}
         assert set(self.hook.seen) == ids and len(ids) == self.ended
         mails = {f"<{each.id}@example.com>" for each in self.store.notices(10_000) if each.channel == "post"}  # fmt: skip
@@ -140,7 +141,7 @@ class Scene:
         }
 
     def take(self) -> None:
-        """Let the browser be online for a moment."""
+        """Let the browser be online for a moment, so that it takes the waiting messages."""
         self.arrived.update(each["id"] for each in self.push.delivered())
 
     def close(self) -> None:
@@ -158,13 +159,13 @@ def scene() -> Iterator[Scene]:
 
 
 def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
-    """Kill the sender once: after a random time, when the webhook has the message, before or after
-    its answer, or when the mail server or the push service has it."""
+    """Kill the sender once: after a random time; when the webhook has the message, before or after
+    its answer; or when the mail server or the push service has the message."""
     if moment == "any time":
         found.start()
         assert found.process is not None and found.process.stdout is not None
         if seed.random() < 0.8:
-            found.process.stdout.readline()  # It is ready.
+            found.process.stdout.readline()  # The sender is ready.
         time.sleep(seed.random() * 0.15)
         found.kill()
         return

@@ -81,7 +81,7 @@ class Subscribed:
 
 class PushService:
     """A push service. `status` is its answer. `before` and `after` are called before and after the
-    answer. `waiting` are the messages for a browser that is offline, by topic."""
+    answer. `waiting` has the messages for a browser that is offline, by topic."""
 
     def __init__(self, directory: Path) -> None:
         self.file = certificate(directory)
@@ -149,7 +149,7 @@ class PushService:
             handler.end_headers()
             handler.wfile.flush()
         except OSError:
-            return  # The sender was killed meanwhile.
+            return  # The sender was killed in the meantime.
         self.after()
 
     def check(self, headers: dict[str, str], body: bytes, path: str) -> None:
@@ -178,7 +178,7 @@ class PushService:
         return found
 
     def delivered(self) -> list[dict[str, Any]]:
-        """Return the messages that the browser gets when it is online again."""
+        """Return the messages that the browser gets when it is online again, decrypted."""
         with self.lock:
             sealed = list(self.waiting.values())
             self.waiting.clear()
@@ -191,7 +191,7 @@ class PushService:
 
 
 def subscribe(store: Any, server_key: str, service: PushService, **wishes: object) -> None:
-    """Store the browser of a person who is signed in with a token."""
+    """Store a browser for a person who has signed in with a token. Return its subscription."""
     from perdure.errors import Conflict
     from perdure.model import Token, TokenScope
     from perdure.model.devices import PushDevice, device_id

@@ -20,8 +20,8 @@ SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
 class Hook:
-    """A webhook's receiver. `status` is its answer. `before` and `after` are called with the number
-    of the request before and after the answer."""
+    """The receiver of a webhook. `status` is its answer. `before` and `after` are called with the
+    number of the request, before and after the answer."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class Hook:
             handler.end_headers()
             handler.wfile.flush()
         except OSError:
-            return  # The sender was killed meanwhile.
+            return  # The sender was killed in the meantime.
         self.after(number)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Post:
         self.refused: set[str] = set()
         self.taken: Callable[[], None] = lambda: None
         """Called when a mail is stored, before the answer."""
-        # The controller connects to the port that it was given, so 0 does not do.
+        # The controller connects to the port that it was given, so the port must not be 0.
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.controller = Controller(self, hostname="127.0.0.1", port=self.port)

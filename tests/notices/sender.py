@@ -1,4 +1,4 @@
-"""A process that only sends notices, and that is killed at any point. It uses the settings of the
+"""A program that only sends notices, and that tests kill at any moment. It uses the settings of the
 environment."""
 
 from __future__ import annotations

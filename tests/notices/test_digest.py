@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def filled(store: SqlStore) -> dict[str, str]:
-    """Make runs in every group. Return their names."""
+    """Make runs in every group. Return their names by group."""
     spec = TaskSpec(prompt="Do it.\nAnd more.", title="#12 Fix it", link=LINK, rule="reviewer")
     names = {}
     for group, one, ending in (
@@ -66,7 +66,7 @@ def test_every_run_is_in_one_group(store: SqlStore) -> None:
     assert (asks.title, asks.link, asks.role, asks.message) == ("#12 Fix it", LINK, "reviewer", "which one?")  # fmt: skip
     assert waits.until > found.until and waits.message == "the limit"
     assert (found.cost_usd, found.attempts, found.cut) == (0.75, 3, False)
-    # What ended before is not told; who is needed still is.
+    # A run that ended before the given time is left out. A run that needs a person is still named.
     later = digest(store, store.now() + 1)
     assert later.done == later.failed == [] and later.cost_usd == 0
     assert [run.name for run in later.needs_you] == [names["needs_you"]]

@@ -8,8 +8,8 @@ from tests.notices.kills import kill_at, scene
 
 
 def test_a_sender_that_is_killed() -> None:
-    """After a kill before or after the answer, that message comes again with its id. The others
-    come once."""
+    """If the sender is killed before or after the receiver's answer, that message comes again with
+    the same id. All other messages come once."""
     with scene() as found:
         for moment in ("before", "after", "mail", "push before", "push after", "any time"):
             found.end_runs(2)

@@ -295,13 +295,14 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_the_outbox_is_filled_once(opened: Callable[[], SqlStore]) -> None:
-    """Two hosts read the same lines, and one of them stores the notices. A notice has one holder."""
+    """Two hosts read the same records of the journal, and only one of them stores the notices. Only
+    one sender at a time may hold a notice."""
     one, other = opened(), opened()
     assert one.notices_seen() is None
     assert one.put_notices(None, 3, ()) and not other.put_notices(None, 3, ())
     assert one.put_notices(3, 5, [notice()]) and not other.put_notices(3, 5, [notice()])
     assert one.notices_seen() == 5
-    assert one.put_notices(5, 6, [notice()])  # The same notice again is the same.
+    assert one.put_notices(5, 6, [notice()])  # Storing the same notice again changes nothing.
     (due,) = one.notices_due()
     held = one.hold_notice(due.id, 60)
     assert held is not None and one.hold_notice("none", 60) is None
@@ -323,7 +324,7 @@ def settings(tmp_path: Path, hook: Hook, secret: str) -> Iterator[Any]:
 def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     engine = open_engine(settings, {"HOME": "/nonexistent", "A_TOKEN": "hunter2hunter2hunter2"})
     store, said = engine.store, list[str]()
-    store.finish(claimed(store, submit(store)), DONE)  # Before anybody wanted to be told.
+    store.finish(claimed(store, submit(store)), DONE)  # This run ends before any channel asked for notices.
     notifier = Notifier(engine, settings.notify, said.append, lambda name: f"https://p/runs/{name}")
     notifier.round()
     store.finish(claimed(store, submit(store)), DONE)
@@ -335,7 +336,7 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     told = hook.bodies[1]["data"]
     assert told["message"] == "which one?" and told["run"]["page"].endswith(f"/{asking.name}")
     assert "hunter2" not in json.dumps(hook.bodies)
-    # A person is needed although nothing ended.
+    # A person is needed although no attempt ended.
     store.record_outside_attempt(
         asking.id, [], Condition(type="needs_person", message="push by hand", at=0)
     )
@@ -346,7 +347,7 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     notifier.round()
     assert [body["type"] for body in hook.bodies][3:] == ["run.needs_you"]
     assert hook.bodies[3]["data"]["message"] == "it asks"
-    # The receiver does not answer: the notice waits, and the reason is logged once.
+    # The receiver fails: the notice waits, and the reason is logged once.
     hook.status = 500
     store.finish(claimed(store, submit(store)), DONE)
     notifier.round()
@@ -354,7 +355,7 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     kept = [each for each in store.notices() if each.state is NoticeState.WAITING]
     assert [(each.tries, each.reason) for each in kept] == [(1, "one answered 500")]
     assert kept[0].due > store.now() and said == ["one answered 500"]
-    # A channel that is gone.
+    # This channel does not exist any more.
     hook.status = 204
     store.finish(claimed(store, submit(store)), DONE)
     notifier._follow()

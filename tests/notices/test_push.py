@@ -50,7 +50,7 @@ def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PushSer
 
 @pytest.fixture
 def service(module_service: PushService, monkeypatch: pytest.MonkeyPatch) -> PushService:
-    """A push service whose certificate is trusted."""
+    """Return a push service whose certificate is trusted."""
     monkeypatch.setenv("SSL_CERT_FILE", str(module_service.file))
     module_service.status, module_service.slow_s = 201, 0.0
     for kept in (module_service.topics, module_service.waiting, module_service.headers):
@@ -92,8 +92,9 @@ def test_the_example_of_the_standard() -> None:
 
 
 def test_a_message_is_small_and_plain() -> None:
-    """It has a title and a sentence as text, and the path of the run's page. It has no address of
-    a forge, no cost and no link that answers, however long and hostile a title is."""
+    """A message has a title and a sentence as text, and the path of the run's page. It has no
+    address of a forge, no cost and no link that gives an answer. It is small, however long and
+    hostile the run's title is."""
     cause = RunFinished(state="failed", reason="\U0001f600<img src=x onerror=alert(1)>\n" * 99)
     run = run_of(spec=TaskSpec(prompt="p", title="\u202e\x1b[31m" + "<script>漢" * 99, link="https://forge.example/x/1"))  # fmt: skip
     body = body_of(NoticeEvent.FAILED, cause, run, Usage(), 5, "https://p.example/runs/x")
@@ -108,8 +109,8 @@ def test_a_message_is_small_and_plain() -> None:
 
 
 def test_a_message_arrives(sender: PushSender, service: PushService) -> None:
-    """The browser decrypts it with its own key. The signature is perdure's, and the topic is the
-    notice's, so that a repetition replaces the first one."""
+    """The browser decrypts a message with its own key. The signature is perdure's, and the topic is
+    the notice's, so that a repeated message replaces the first one."""
     one = replace(notice(), id=f"ntc_{'0123456789abcdef' * 2}", at=int(time.time() * 1000))
     for _ in range(2):
         sender.send(device_at(sender, service), one)
@@ -125,7 +126,8 @@ def test_a_message_arrives(sender: PushSender, service: PushService) -> None:
 
 
 def test_the_key_is_made_once_and_kept_secret(sender: PushSender) -> None:
-    """The file has the mode 0600. One that others can read, or that is damaged, is refused."""
+    """The key's file has the mode 0600. A key file that others can read, or that is damaged, is
+    refused."""
     file = sender.state / push.KEY
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
@@ -144,7 +146,7 @@ def test_the_key_is_made_once_and_kept_secret(sender: PushSender) -> None:
 def test_other_answers_are_tried_again(
     sender: PushSender, service: PushService, status: int
 ) -> None:
-    """A redirect is not followed."""
+    """After any other answer the message is sent again later. A redirect is not followed."""
     service.status = status
     with pytest.raises(NoticeRefused, match=f"answered {status}") as caught:
         sender.send(device_at(sender, service), notice())
@@ -155,7 +157,7 @@ def test_other_answers_are_tried_again(
 def test_a_server_that_dribbles(
     sender: PushSender, service: PushService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that sends a byte now and then does not hold the sender."""
+    """A server that sends only a byte now and then does not block the sender."""
     monkeypatch.setattr(push, "WHOLE_S", 0.5)
     service.slow_s = 0.1
     began = time.monotonic()
@@ -191,7 +193,8 @@ def test_what_is_no_address_of_a_push_service(endpoint: str) -> None:
     ],
 )  # fmt: skip
 def test_private_servers_are_refused(tmp_path: Path, service: PushService, host: str, why: str) -> None:  # fmt: skip
-    """An address that is not public is refused when a browser is added, and when it is sent to."""
+    """An address that is not public is refused when a browser is added, and again when a message is
+    sent."""
     sender = PushSender(state=tmp_path, contact=CONTACT)
     device = device_at(sender, service, endpoint=f"https://{host}/a")
     check_endpoint(device.endpoint)
@@ -205,7 +208,8 @@ def test_private_servers_are_refused(tmp_path: Path, service: PushService, host:
 def test_a_name_of_a_private_server(
     sender: PushSender, service: PushService, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is resolved when the message is sent, and the connection goes to what was checked."""
+    """The server's name is resolved when a message is sent, and the connection goes to the address
+    that was checked."""
     device = device_at(sender, service, endpoint=f"https://{host}/a")
     with pytest.raises(NoticeRefused, match=r"this machine's own|does not answer"):
         replace(sender, hosts=()).send(device, notice())
@@ -259,8 +263,9 @@ def of(person: str, number: int, sign_in: str, store: SqlStore, **more: Any) -> 
 
 
 def test_devices_live_as_long_as_their_sign_in_is_valid(store: SqlStore) -> None:
-    """A browser is somebody's who is signed in. It is gone with the token, with the sign-out in it
-    and after a month; the sign-in itself may expire."""
+    """A browser belongs to a person who is signed in. It is removed together with the person's
+    token, at a sign-out in that browser, and after a month. It stays when only the sign-in
+    expires."""
     store.add_token(Token(name="ada", scope=TokenScope.READ, created=0), "1" * 64)
     for sign_in in ("s1", "s2"):
         store.sign_in("ada", sign_in, 3600)
@@ -274,11 +279,11 @@ def test_devices_live_as_long_as_their_sign_in_is_valid(store: SqlStore) -> None
     found = store.devices()
     assert [each.person for each in found] == ["token:ada", "token:ada", "openid:ben"]
     assert found[0] == replace(one, added=found[0].added) and found[0].added > 0
-    # The same browser again: what was chosen changes, and it is the same browser.
+    # If the same browser is added again, its choices change, and it is still one browser.
     store.put_device(replace(one, name="new", wishes='{"events": ["failed"]}'))
     assert [each.name for each in store.devices()] == ["new", "n", "n"]
     assert store.devices()[0].added == found[0].added
-    # Another person signs in in that browser and adds it.
+    # Another person signs in with that browser and adds it.
     store.put_device(of("openid:ben", 1, "s3", store))
     assert [each.person for each in store.devices()] == ["token:ada", "openid:ben", "openid:ben"]
     assert not store.renew_device(one) and store.renew_device(replace(two, sign_in="s1"))
@@ -297,7 +302,7 @@ def test_a_person_has_few_devices(store: SqlStore) -> None:
         store.put_device(of("token:ada", number, "s1", store))
     with pytest.raises(Conflict, match="which is the maximum"):
         store.put_device(of("token:ada", 99, "s1", store))
-    store.put_device(of("token:ada", 3, "s1", store))  # One of them again.
+    store.put_device(of("token:ada", 3, "s1", store))  # This is one of the browsers above, added again.
     assert len(store.devices()) == DEVICES_MOST
     assert store.remove_device(store.devices()[0].id) and not store.remove_device("none")
     store.put_device(of("token:ada", 99, "s1", store, expires=store.now() + 1))
@@ -318,8 +323,9 @@ def settings(tmp_path: Path, service: PushService) -> Any:
 def test_from_the_end_of_a_run_to_a_browser(
     settings: Any, service: PushService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The browser gets what its person chose, from the moment it was added. While its server fails
-    it rests. A browser that is gone is removed, and its other notices are given up."""
+    """The browser gets the events that its person chose, from the moment when it was added. While
+    the browser's server fails, nothing is sent to it. A browser that is gone is removed, and its
+    other notices are given up."""
     monkeypatch.setattr(notifying, "AGAIN_S", 0.0)
     monkeypatch.setattr(notifying, "REST_S", 0.0)
     engine = open_engine(settings, {"HOME": "/nonexistent", "A_TOKEN": "hunter2hunter2hunter2"})
@@ -328,15 +334,15 @@ def test_from_the_end_of_a_run_to_a_browser(
     assert devices is not None and notifies(settings)
     notifier = Notifier(engine, (), said.append, devices=devices)
     store.put_notices(None, 0, ())
-    store.finish(claimed(store, submit(store)), ASKS)  # Before the browser was added.
+    store.finish(claimed(store, submit(store)), ASKS)  # This happens before the browser was added.
     time.sleep(0.005)
     service.server_key = devices.sender.server_key()
     subscribe(store, service.server_key, service, events=["needs_you"], labels={"team": "web"})
-    store.finish(claimed(store, submit(store)), ASKS)  # Without the label.
+    store.finish(claimed(store, submit(store)), ASKS)  # This run does not have the label.
     web = TaskSpec(prompt="Use hunter2hunter2hunter2 and go.", labels={"team": "web"})
     run = submit(store, web)
     store.finish(claimed(store, run), ASKS)
-    store.finish(claimed(store, submit(store, web)), DONE)  # Not an event that was chosen.
+    store.finish(claimed(store, submit(store, web)), DONE)  # This event was not chosen.
     service.status = 503
     notifier.round()
     (kept,) = store.notices()
@@ -359,7 +365,7 @@ def test_from_the_end_of_a_run_to_a_browser(
 
 
 def test_a_browser_gets_only_what_its_person_may_see(settings: Any, service: PushService) -> None:
-    """The limits of the token hold for messages too, also where a person chose no labels."""
+    """The limits of a person's token apply to messages too, even if the person chose no labels."""
     engine = open_engine(settings, {"HOME": "/nonexistent"})
     store = engine.store
     store.put_notices(None, 0, ())
@@ -380,7 +386,8 @@ def test_a_browser_gets_only_what_its_person_may_see(settings: Any, service: Pus
 
 
 def test_a_failing_browser_holds_up_nobody(settings: Any, service: PushService) -> None:
-    """A browser whose server fails is tried once a minute, however many notices wait for it."""
+    """If the server of a browser fails, it is tried once a minute, however many notices wait for
+    that browser."""
     engine = open_engine(settings, {"HOME": "/nonexistent"})
     store = engine.store
     store.put_notices(None, 0, ())
@@ -393,7 +400,7 @@ def test_a_failing_browser_holds_up_nobody(settings: Any, service: PushService) 
     Notifier(engine, (), lambda line: None, devices=devices).round()
     assert len(service.headers) == 1
     assert {each.tries for each in store.notices()} == {1}
-    # A key that cannot be used is a reason like any other.
+    # A key that cannot be used is reported as the reason, like any other.
     (devices.sender.state / push.KEY).chmod(0o644)
     one: Notice = store.notices(1)[0]
     with pytest.raises(NoticeRefused, match="can be read by others"):
@@ -402,7 +409,8 @@ def test_a_failing_browser_holds_up_nobody(settings: Any, service: PushService) 
 
 
 def test_another_key(sender: PushSender, service: PushService) -> None:
-    """A browser that was added on a host with another key is not tried: it could not work."""
+    """Nothing is sent to a browser that was added on a host with another key, because it could not
+    verify the message."""
     device = device_at(sender, service, server_key="B" * 87)
     with pytest.raises(NoticeRefused, match="every host needs the same file push-key"):
         sender.send(device, notice())
@@ -422,7 +430,7 @@ def test_doctor_looks_at_push(settings: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_late_imports() -> None:
-    """A pool without devices loads none of the libraries."""
+    """A pool without browsers loads none of the libraries for push messages."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The reusable action and the workflows. The action's script is run, and the rest is checked as
+"""The reusable action and the workflows. The action's script is run; everything else is checked as
 text."""
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def read(name: str) -> Any:
 
 
 def test_the_action_passes_every_input() -> None:
-    """Every input reaches the script or a step. None is inserted into a shell command, because
-    strangers may write prompts and names."""
+    """Every input of the action reaches the script or a step. No input is inserted into a shell
+    command, because strangers may write prompts and names."""
     action = read("action.yml")
     steps = action["runs"]["steps"]
     used = set(re.findall(r"\$\{\{ inputs\.([\w-]+)", str(steps))) | set(
@@ -122,8 +122,8 @@ def test_the_action_passes_every_input() -> None:
 
 def test_the_workflows_call_the_targets() -> None:
     """Every `make` of a workflow is a target of the Makefile, and the nightly workflow runs the
-    same as `.ci/nightly`. No workflow may write to the repository, and only the release gets a
-    token of PyPI."""
+    same targets as `.ci/nightly`. No workflow may write to the repository, and only the release
+    gets a token of PyPI."""
     targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
     texts = {path.name: path.read_text() for path in (TOP / ".github/workflows").iterdir()}
     for name, text in texts.items():

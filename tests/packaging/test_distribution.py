@@ -72,8 +72,8 @@ INSTALLED = {
 
 @pytest.mark.parametrize("tool", INSTALLED)
 def test_hint_of_an_installation(tool: str, tmp_path: Path) -> None:
-    """The hint uses the tool that installed perdure, which is recognized by files that pipx, uv and
-    venv leave in an environment. uv's command keeps the installed extras."""
+    """The hint uses the tool that installed perdure. The tool is recognized by files that pipx, uv
+    and venv leave in an environment. The hint for uv keeps the extras that are installed."""
     mark, text, expected = INSTALLED[tool]
     place = tmp_path / "venv"
     packages = place / "site"
@@ -86,9 +86,9 @@ def test_hint_of_an_installation(tool: str, tmp_path: Path) -> None:
 
 
 def test_hint_of_a_checkout(tmp_path: Path) -> None:
-    """If perdure was installed from a checkout, the hint installs from there, editable if it was.
-    If the checkout is gone, the hint names the package. In an environment made by uv, which has no
-    pip, the hint is a command of uv."""
+    """If perdure was installed from a checkout, the hint installs it from there, and in editable
+    mode if it was installed so. If the checkout is gone, the hint names the package. In an
+    environment that uv made, which has no pip, the hint is a command of uv."""
     checkout, place = tmp_path / "my code", tmp_path / "venv"
     packages = place / "site"
     record = packages / "perdure-1.0.dist-info"
@@ -122,7 +122,7 @@ def hint(place: Path, packages: Path) -> str:
 
 def test_an_error_leads_to_its_page(tmp_path: Path) -> None:
     """If colors are shown, the first word of an error is a link to the page about its exit code, in
-    the repository of the release. Into a pipe nothing is added."""
+    the repository of the release. In a pipe there is no link."""
     record = tmp_path / "perdure-1.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text(

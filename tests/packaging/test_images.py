@@ -28,7 +28,7 @@ def images(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_containerfile_has_the_projects_version_and_license() -> None:
-    """A plain build has the right labels too."""
+    """An image that is built without arguments has the right labels, too."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f"\nARG VERSION={perdure.__version__}\n" in CONTAINERFILE
     licenses = re.findall(r'image\.licenses="(.*?)"', CONTAINERFILE)
@@ -36,8 +36,8 @@ def test_the_containerfile_has_the_projects_version_and_license() -> None:
 
 
 def test_nothing_in_the_containerfile_is_bound_to_one_platform() -> None:
-    """No step and no file that an image is made with names a processor, or fetches a program by a
-    fixed address."""
+    """No step of the Containerfile, and no file that it uses, names a processor type or fetches a
+    program from a fixed address."""
     made_with = [CONTAINERFILE, (TOP / "packaging/sbom.sh").read_text(encoding="utf-8")]
     for text in made_with:
         steps = "\n".join(line for line in text.split("\n") if not line.startswith("#"))
@@ -77,7 +77,8 @@ def test_both_images_are_built_for_both_platforms_on_a_base_with_a_digest(
 
 @pytest.mark.parametrize("base", ["", "debian:trixie-slim", "debian@sha256:abc"])
 def test_a_base_without_a_digest_is_refused(base: str) -> None:
-    """A release cannot be built on a tag, which means another image tomorrow."""
+    """A release cannot be built on a base without a digest, because a tag may mean another image
+    tomorrow."""
     done = images("--base", base)
     assert done.returncode == 2
     assert "expected NAME@sha256:..." in done.stderr
@@ -85,8 +86,8 @@ def test_a_base_without_a_digest_is_refused(base: str) -> None:
 
 @pytest.mark.parametrize("cpu", ["x64", "arm64"])
 def test_every_agent_is_found_for_each_platform(tmp_path: Path, cpu: str) -> None:
-    """The lock file has each agent's program for this platform, or the agent is taken out of the
-    lock, so that npm asks the registry for it at its pinned version."""
+    """The lock file has each agent's program for this platform. Otherwise the agent is removed from
+    the lock file, so that npm asks the registry for its pinned version."""
     for name in ("package.json", "package-lock.json", "select.mjs"):
         shutil.copy(TOP / "agents" / name, tmp_path)
     environ = os.environ | {"npm_config_cpu": cpu}
@@ -107,7 +108,7 @@ def test_every_agent_is_found_for_each_platform(tmp_path: Path, cpu: str) -> Non
 
 
 def test_some_of_the_agents_are_selected(tmp_path: Path) -> None:
-    """Only the named agents stay; a name that is none of them is refused."""
+    """Only the named agents stay. A name that is not an agent's is refused."""
     for name in ("package.json", "package-lock.json", "select.mjs"):
         shutil.copy(TOP / "agents" / name, tmp_path)
     subprocess.run(["node", "select.mjs", "@openai/codex"], cwd=tmp_path, check=True)

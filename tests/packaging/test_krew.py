@@ -1,4 +1,4 @@
-"""`kubectl perdure` for Krew: its manifest, and what the command needs to be installed."""
+"""`kubectl perdure` for Krew: its manifest, and the packages that the command needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ sys.exit(kubectl_perdure())
 
 
 def test_the_manifest_names_each_archive_with_its_digest(tmp_path: Path) -> None:
-    """Krew finds the archive of its platform, checks it, and finds the program in it."""
+    """Krew finds the archive for its platform, verifies its digest, and finds the program in it."""
     archives = []
     for platform in ("darwin-arm64", "linux-amd64"):
         program = tmp_path / "program"
@@ -60,7 +60,7 @@ def test_the_manifest_names_each_archive_with_its_digest(tmp_path: Path) -> None
 
 
 def test_the_plugin_needs_nothing_of_the_operator_or_the_server(tmp_path: Path) -> None:
-    """Each verb works where only perdure[kubectl] is installed."""
+    """Each verb works if only perdure[kubectl] is installed."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {
         re.split(r"[\[>=<~;]", each)[0].strip().replace("-", "_")

@@ -1,5 +1,5 @@
-"""Parts of the portable back end that are hard to test from outside: the family of a shim, messages
-in a stream, the end of a process."""
+"""Parts of the portable back end that are hard to test from outside: the processes below a shim,
+messages in a stream, the end of a process."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def shell(script: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_hidden_process_that_was_seen_is_found(tmp_path: Path) -> None:
-    """It has no mark, parent or environment, and a session of its own. It is known if it ran below
-    the agent when the shim looked. A process that was not seen there is not known."""
+    """A process without mark, parent and environment, in its own session, is found if it ran below
+    the agent when the shim looked. A process that was not seen there is not found."""
     pid_file = tmp_path / "pid"
     family = portable.MarkedOffspring(f"test-{uuid4().hex}")
     hidden = f"env -i {sys.executable} -I -S -c '{HIDDEN}' {pid_file} & wait"
@@ -68,14 +68,15 @@ def test_a_hidden_process_that_was_seen_is_found(tmp_path: Path) -> None:
 
 
 def test_a_marked_process_is_found_anywhere(tmp_path: Path) -> None:
-    """The mark in the environment is sufficient."""
+    """A process is found if the mark is in its environment."""
     mark, pid_file = f"test-{uuid4().hex}", tmp_path / "pid"
     away = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 600' & exit 0"
     with shell(away, env={"PATH": os.environ["PATH"], "PERDURE_ATTEMPT": mark}) as agent:
         agent.wait()
         pid = int(until(lambda: content(pid_file)))
         try:
-            # This process may have other children, such as a browser; they are its family, too.
+            # This test's process may have other children, such as a browser, which are found as
+            # well.
             some_left, family = portable.MarkedOffspring(mark).left(False)
             assert some_left and pid in family
             assert pid not in portable.MarkedOffspring(mark + "0").left(False)[1]
@@ -84,7 +85,8 @@ def test_a_marked_process_is_found_anywhere(tmp_path: Path) -> None:
 
 
 def test_messages_in_a_stream_stay_apart(tmp_path: Path) -> None:
-    """Several messages at once, one in two pieces, descriptors, and the end are read correctly."""
+    """Several messages at once, a message in two pieces, descriptors, and the end of the stream are
+    read correctly."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     owner, keeper = OwnerChannel(ours), OwnerChannel(theirs)
     with pytest.raises(BlockingIOError):
@@ -115,7 +117,7 @@ def test_messages_in_a_stream_stay_apart(tmp_path: Path) -> None:
 
 
 def test_a_process_is_told_as_linux_tells_it() -> None:
-    """Start time, parent, end and signals of a process are the same with either back end."""
+    """Start time, parent, end and signals of a process are reported the same by both back ends."""
     with shell("exec sleep 600") as child:
         known = linux.stat(child.pid)
         found = portable.stat(child.pid)
@@ -134,7 +136,7 @@ def test_a_process_is_told_as_linux_tells_it() -> None:
         assert not handle.wait(0)
         handle.send(signal.SIGKILL)
         assert handle.wait(None)
-        # It waits to be reaped, and is no longer signalled.
+        # The process has ended and waits to be reaped, so it gets no more signals.
         with pytest.raises(ProcessLookupError):
             handle.send(signal.SIGKILL)
         assert portable.is_dead(portable.stat(child.pid) or ("?", 0, 9, 0))

@@ -38,7 +38,7 @@ while_nobody_watches verify_goes_back stranger_is_on_the_conversation""".split()
 
 
 def conform(*words: str, timeout_s: float = 540.0) -> None:
-    """Run tests with the portable back end. Fail with their output."""
+    """Run tests with the portable back end. If they fail, fail with their output."""
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not linux"]
     done = subprocess.run(
         [*argv, *words],
@@ -55,14 +55,15 @@ def conform(*words: str, timeout_s: float = 540.0) -> None:
 
 @pytest.mark.parametrize("module", QUICK)
 def test_the_process_room_in_short(module: str) -> None:
-    """Start, end and adopt an agent, and kill each of its parents."""
+    """An agent is started, ends and is adopted, and each of its parents is killed. These are a few
+    of the process tests."""
     conform(f"tests/process/{module}.py", "-k", QUICK[module])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", PROCESSES)
 def test_the_process_room(module: str) -> None:
-    """Run all process tests."""
+    """All process tests pass with the portable back end."""
     conform(f"tests/process/{module}.py")
 
 
@@ -71,7 +72,7 @@ def test_the_process_room(module: str) -> None:
 @pytest.mark.parametrize("cli", ["claude", "codex"])
 @pytest.mark.parametrize("journey", JOURNEYS)
 def test_a_journey(journey: str, cli: str) -> None:
-    """A task on the real CLIs that is killed continues natively, and nothing of it is left."""
+    """A task with a real CLI that is killed continues natively, and no process of it is left."""
     conform("tests/journeys/test_one_task.py", "-k", f"{journey} and {cli}")
 
 
@@ -85,7 +86,8 @@ def test_random_kills(how: str, cli: str) -> None:
 
 
 def test_both_back_ends_offer_the_same() -> None:
-    """Callers need not know which back end they have: names and parameters are the same."""
+    """Both back ends have the same names and parameters, so that callers need not know which one
+    they use."""
     for name in linux.__all__:
         one, other = getattr(linux, name), getattr(portable, name)
         if inspect.isclass(one):
@@ -101,8 +103,8 @@ def test_both_back_ends_offer_the_same() -> None:
 
 CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 PROC = re.compile(r'^(?:AT_FDCWD, |\d+, )?"/proc[/"]')
-"""The beginning of a call whose first path is below /proc. Only the first path is examined, because
-the result of a call may name another path."""
+"""The beginning of a system call whose first path is below /proc. Only the first path counts,
+because the result of a call may contain another path."""
 
 
 def own_calls(log: Path) -> list[str]:
@@ -126,8 +128,8 @@ def own_calls(log: Path) -> list[str]:
 
 def test_neither_proc_nor_prctl_is_asked(tmp_path: Path) -> None:
     """A task of Codex is run, followed and recorded, and no call of perdure's own names /proc,
-    prctl, renameat2 or syncfs. The copy of psutil here uses `/./proc`, which distinguishes its
-    calls from perdure's."""
+    prctl, renameat2 or syncfs. The copy of psutil in this test uses `/./proc`, so that its calls
+    can be told from perdure's."""
     copy = tmp_path / "library" / "psutil"
     shutil.copytree(
         Path(psutil.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__")
@@ -135,7 +137,8 @@ def test_neither_proc_nor_prctl_is_asked(tmp_path: Path) -> None:
     for path in copy.glob("*.py"):
         text = re.sub(r'(["\'])/proc', r"\1/./proc", path.read_text())
         text = text.replace("os.path.realpath(", "str(")
-        # This link, and files of /proc that others have open, lead to /proc by themselves.
+        # This link, and files of /proc that other processes have open, would lead to /proc without
+        # a call by perdure.
         text = text.replace("'/etc/mtab'", "'/etc/none'")
         path.write_text(text.replace("= os.readlink(path)", "= '/.' + os.readlink(path)"))
     log = tmp_path / "calls"
@@ -166,8 +169,8 @@ def test_neither_proc_nor_prctl_is_asked(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_what_will_not_work(tmp_path: Path) -> None:
-    """On another system than Linux, one sentence of `perdure doctor` says what is not promised.
-    Without psutil, it says how to install it."""
+    """On a system other than Linux, one sentence of `perdure doctor` says what is not promised. If
+    psutil is missing, the sentence says how to install it."""
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -180,7 +183,7 @@ def test_the_doctor_says_what_will_not_work(tmp_path: Path) -> None:
     text = " ".join(said.stdout.split())
     assert "perdure is untested on this system" in text
     assert "reference/platforms" in text
-    # Without the packages of the site, but with a directory of all of them except psutil.
+    # Instead of the site's packages, use a directory with links to all of them except psutil.
     site = tmp_path / "site"
     site.mkdir()
     for path in Path(psutil.__file__).parents[1].iterdir():

@@ -1,4 +1,5 @@
-"""Reports one run to its forge, in a process that can be killed: DIRECTORY FORGE-URL CLONE-URL RUN."""
+"""Reports one run to its forge, in a process that can be killed. Arguments: DIRECTORY FORGE-URL
+CLONE-URL RUN."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A run that a delivery began, a small forge with its issue, and git over HTTP with its repository:
-all on 127.0.0.1, without an agent."""
+"""A run that a delivery began, a small forge with its issue, and the run's repository over HTTP.
+All servers are on 127.0.0.1, and there is no agent."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ PASSWORD = "correct-horse-battery"
 
 @dataclass
 class Bench:
-    """A run, its forge and its engine. `engine` is perdure's own, wired as for any verb; `small`
-    and `http` are the forge."""
+    """A run, its forge and its engine. `engine` is opened as for any verb; `small` is the forge's
+    API, and `http` its git server."""
 
     yard: Yard
     engine: Engine
@@ -81,15 +81,15 @@ class Bench:
 
     @contextmanager
     def another_client(self) -> Iterator[None]:
-        """A new client, as after a restart. The earlier client may still be waiting, as the forge
-        had asked it to."""
+        """Use a new client inside the block, as after a restart. The earlier client may still wait,
+        because the forge asked it to."""
         before, self.api = self.api, client(self.small.url)
         yield
         self.api.close()
         self.api = before
 
     def dispatched(self, number: int = 1) -> TaskRun:
-        """Make a run for the issue, as a dispatch does."""
+        """Make a run for the issue, as a dispatch makes it."""
         (accepted,) = self.engine.store.accept([arrived()])
         labels = labels_of(
             accepted.number, Origin(source="tea", rule="dev", repository=SHOP, number=number)
@@ -106,14 +106,14 @@ class Bench:
         )
 
     def _told(self, run: TaskRun) -> TaskRun:
-        """Wait until a later millisecond than the run's last change. A run that was read in the
-        same millisecond is read once more."""
+        """Wait until the run's last change is at least a millisecond ago, because a run that was
+        read in the millisecond of its change is read once more. Return the run."""
         while self.engine.store.now() <= run.updated:
             time.sleep(0.0005)
         return run
 
     def begin(self, run: TaskRun) -> TaskRun:
-        """Begin an attempt with its workdir."""
+        """Begin an attempt with its workdir, and return the run."""
         assert run.workspace is not None
         self.engine.workspaces.prepare(run.workspace, "claude")
         self.engine.store.begin(claimed(self.engine.store, run), begun(run))
@@ -126,7 +126,7 @@ class Bench:
         state: RunState = RunState.SUCCEEDED,
         says: str = "Done.",
     ) -> TaskRun:
-        """End the running attempt."""
+        """End the running attempt, and return the run."""
         (claim,) = [each for each in self.engine.store.claims() if each.run.id == run.id]
         events: tuple[AnyEvent, ...] = (TurnEnded(ok=True, text=says),)
         done = replace(
@@ -144,7 +144,7 @@ class Bench:
         commit: bool = True,
         says: str = "Done.",
     ) -> TaskRun:
-        """Play a whole attempt, which leaves a file."""
+        """Play a whole attempt, which leaves a file. Return the run."""
         run = self.begin(run)
         assert run.workspace is not None
         place = Path(run.workspace.path)
@@ -185,8 +185,8 @@ def open_engine(top: Path) -> Engine:
 def make_bench(
     top: Path, check: Callable[[Request], None] | None = None, kind: Forge = Forge.GITEA
 ) -> Iterator[Bench]:
-    """Make a bench. `check` sees each request to the forge after it was carried out, before it is
-    answered."""
+    """Make a bench. `check` is called for each request to the forge, after the request was carried
+    out and before it is answered."""
     yard = make_yard(top)
     with ExitStack() as stack:
         http = stack.enter_context(serving(top / "forge", PASSWORD))

@@ -1,7 +1,7 @@
 """Kills the process that reports to a forge at each of its requests, right after the forge has
 carried it out, and checks the final state of the forge.
 
-`make posting-kills` does it for every request of a whole story; the suite for a few.
+`make posting-kills` does this for every request of a whole story; the suite does it for a few.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TOP = Path(__file__).parents[2]
 
 @dataclass
 class Killer:
-    """Sees every request to the forge and to git, and ends its process at the request with this
-    number, counted from 0."""
+    """Counts the requests to the forge and to git from 0, and kills its process at the request with
+    the given number."""
 
     at: int
     seen: int = 0
@@ -47,7 +47,7 @@ class Killer:
 
 
 def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
-    """Run one process that reports, until it ends or is ended."""
+    """Run one process that reports the run, until it ends or is killed."""
     words = [
         "-m",
         "tests.posting.answering_once",
@@ -68,9 +68,9 @@ def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
 
 
 def story(top: Path, at: int) -> str:
-    """Let a run be accepted, work and be published. The process that reports it is killed at one
-    request and started again. Return that request, or nothing if there are fewer. Raise
-    AssertionError for anything that is missing on the forge or there twice."""
+    """Play a run that is accepted, works and is published. The process that reports it is killed at
+    request number `at` and started again. Return that request, or an empty string if there are
+    fewer. Raise AssertionError if anything is missing on the forge, or is there twice."""
     killer = Killer(at)
     with make_bench(top, killer.forge) as bench:
         bench.http.done = killer.one

@@ -1,5 +1,5 @@
-"""The forge's view of a run, step by step. Each test acts as people and an agent would, and looks
-at the forge."""
+"""What a forge shows of a run, step by step. Each test acts as people and an agent would, and then
+checks the forge."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
 
 
 def test_nothing_is_said_twice(bench: Bench) -> None:
-    """A run that has not changed is not reported again. A posting that was lost finds its comment
-    again."""
+    """A run that has not changed is not reported again. If perdure's record of the comment is lost,
+    the comment is found again."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -74,8 +74,8 @@ def test_nothing_is_said_twice(bench: Bench) -> None:
 
 
 def test_work_that_was_taken_back(bench: Bench) -> None:
-    """The comment of a withdrawn run says so, and how to continue it. If a person is needed, the
-    comment gives the reason."""
+    """The comment of a withdrawn run says that the work was taken back, and how to continue it. If
+    a person is needed, the comment gives the reason."""
     answering = bench.answering()
     run = bench.worked(bench.dispatched())
     for kind, words, shown in (
@@ -111,13 +111,14 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
 
 
 def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
-    """The last person who asked is mentioned in a separate comment, once for each need, even if
-    perdure was killed before it knew that the comment exists."""
+    """The last person who gave instructions is mentioned in a separate comment. This happens once
+    each time a person is needed, even if perdure was killed before it stored that the comment
+    exists."""
     answering, store = bench.answering(login="dev-bot"), bench.engine.store
     with acting("forge:tea/ada"):
         run = bench.worked(bench.dispatched())
     needs = Condition(type="needs_person", message="push @ben by hand `now`", at=1)
-    with acting("forge:tea/eve"):  # Eve may not instruct it.
+    with acting("forge:tea/eve"):  # Eve may not give instructions.
         bench._told(store.record_outside_attempt(run.id, [], needs))
     before = bench.posting(run)
     answering.answer(run.id)
@@ -126,11 +127,11 @@ def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
     assert words.startswith("@ada **dev** needs you: `push @ben by hand 'now'`. [Its page]")
     held = store.hold_posting(run.id, 60)
     assert held is not None and held.called and not before.called
-    store.put_posting(replace(held, called=""))  # As before the kill.
+    store.put_posting(replace(held, called=""))  # As it was before the kill.
     answering.answer(run.id)
     answering.answer(run.id)
     assert len(bench.comments) == 2
-    # Somebody else asks for more, and again a person is needed.
+    # Another person gives instructions, and again a person is needed.
     with acting("forge:tea/ben,carl"):
         bench.again(run)
     answering.answer(run.id)
@@ -142,9 +143,9 @@ def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITHUB, Forge.GITLAB])
 def test_a_request_is_shown_with_how_to_answer_it(tmp_path: Path, kind: Forge) -> None:
-    """The comment that calls a person shows the whole call, hidden characters by name and the
-    workdir by a word, and the commands that answer it. An answer makes no new comment, and the
-    next request does."""
+    """The comment that mentions a person shows the whole call, with hidden characters by name and a
+    word in place of the workdir's path, and the commands that answer it. An answer makes no new
+    comment, but the next request does."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering, store = bench.answering(login="dev-bot"), bench.engine.store
         with acting("forge:tea/ada"):
@@ -174,7 +175,7 @@ def test_a_request_is_shown_with_how_to_answer_it(tmp_path: Path, kind: Forge) -
 
 
 def _asks(bench: Bench, run: TaskRun, *given: dict[str, Any]) -> list[AgentRequest]:
-    """The run's next attempt ends with a request for each of these calls."""
+    """End the run's next attempt with a request for each of these calls. Return the requests."""
     store = bench.engine.store
     claim = claimed(store, run)
     store.begin(claim, begun(run))
@@ -206,7 +207,8 @@ def test_nobody_can_be_called(bench: Bench, actor: str) -> None:
 
 
 def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
-    """The pull request for an issue that only members may read does not have the issue's title."""
+    """The pull request for an issue that only members may read does not repeat the issue's
+    title."""
     with make_bench(tmp_path, kind=Forge.GITLAB) as bench:
         bench.issue.confidential = True
         run = bench.worked(bench.dispatched())
@@ -216,7 +218,7 @@ def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
 
 
 def test_a_comment_that_somebody_deleted(bench: Bench) -> None:
-    """Later events of the run are reported in a new comment."""
+    """If somebody deleted perdure's comment, later events of the run are reported in a new one."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -238,8 +240,8 @@ def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
 
 
 def test_hostile_words_do_nothing(bench: Bench) -> None:
-    """Mentions, references, commands, HTML and broken fences of an agent appear in the comment as
-    code. Secrets do not appear."""
+    """Mentions, references, commands, HTML and broken fences in an agent's text appear in the
+    comment as code. Secrets do not appear."""
     says = (
         "@ada closes #1\n/close\n<img src=x onerror=alert(1)>\n```\n@ben "
         f"{TOKEN}\n````\nAKIAABCDEFGHIJKLMNOP \x1b[31m"
@@ -329,7 +331,8 @@ def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:
 )
 def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
     """A secret in any commit to be pushed holds the branch back. The report says where the secret
-    is, not what it is. Without it, the branch is pushed, and no person is needed any more."""
+    is, not what it is. When the secret is gone, the branch is pushed, and no person is needed any
+    more."""
     secret = "AKIA" + "ABCDEFGHIJKLMNOP"
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
@@ -377,8 +380,8 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
 
 
 def test_a_branch_that_is_held_back_for_days(bench: Bench) -> None:
-    """A branch that is held back is checked again until the cause is removed, however often that
-    was in vain. A comment that the forge refuses is given up after a while."""
+    """A branch that is held back is checked again until the cause is removed, however often the
+    check fails. A comment that the forge refuses is given up after a while."""
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
     base = bench.git("rev-parse", "HEAD", cwd=Path(run.workspace.path))
@@ -434,7 +437,7 @@ def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
-    """A failed run says so, with the reason, and its branch is not pushed."""
+    """The comment of a failed run gives the reason, and its branch is not pushed."""
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
     Path(run.workspace.path, "half.txt").write_text("x")
@@ -448,8 +451,8 @@ def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
 
 
 def test_a_forge_that_is_down(bench: Bench) -> None:
-    """A report that cannot be posted waits as long as the forge says, sends nothing meanwhile, and
-    is posted when the forge is back."""
+    """A report that cannot be posted waits as long as the forge says. In that time no request is
+    sent. It is posted when the forge is back."""
     answering = bench.answering()
     run = bench.dispatched()
     bench.small.fail(429, retry_after="120")
@@ -484,8 +487,8 @@ def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
 
 
 def test_git_that_is_down(bench: Bench) -> None:
-    """If the server does not answer, the push waits. The comment is posted all the same and says
-    so. No person is needed."""
+    """If the git server does not answer, the push waits. The comment is posted nevertheless and
+    says so. No person is needed."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
     bench.http.down = True
@@ -512,8 +515,8 @@ def test_a_token_without_rights(bench: Bench) -> None:
 
 
 def test_who_does_not_want_it(bench: Bench) -> None:
-    """`report = false` and `publish = "no"` leave the forge as it is. For a task that was started
-    over, only the newest run is reported."""
+    """With `report = false` and `publish = "no"` nothing is changed on the forge. If a task was
+    started over, only its newest run is reported."""
     run = bench.worked(bench.dispatched())
     bench.answering(report=False).answer(run.id)
     assert (
@@ -527,8 +530,8 @@ def test_who_does_not_want_it(bench: Bench) -> None:
 
 
 def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
-    """An attempt waits while its workdir is in use for a moment. If the workdir is in use for
-    longer, that is a conflict."""
+    """If another step uses the workdir for a moment, an attempt waits. If the workdir is in use for
+    longer, the attempt gets a conflict."""
     run = bench.worked(bench.dispatched())
     assert run.workspace is not None
     held = bench.engine.workspaces.lock(
@@ -571,8 +574,8 @@ def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
 
 
 def test_what_nobody_foresaw_ends_no_thread(bench: Bench) -> None:
-    """A run that cannot be reported for an unforeseen reason is skipped for a while, with a line in
-    the log. Then it is reported."""
+    """A run that cannot be reported because of an unforeseen error is skipped for a while, with a
+    line in the log. Then it is reported."""
     well, said, tried = threading.Event(), list[str](), list[str]()
 
     def page(name: str) -> str:

@@ -1,5 +1,5 @@
-"""A forge shows other people's text as code. The tests use a Markdown parser, the one that comes
-with rich."""
+"""Other people's text appears on a forge only as code. The tests use a Markdown parser, the one
+that comes with rich."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ WORDS = st.lists(st.sampled_from(EVIL) | st.text(max_size=12), max_size=12).map(
 
 
 def parsed(text: str) -> Iterator[Token]:
-    """Return all tokens, in GitHub's dialect: tables, bare links."""
+    """Yield all tokens of a text, parsed in GitHub's dialect: with tables and bare links."""
     for each in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
         yield each
         yield from each.children or ()
@@ -138,15 +138,15 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
 @example(words="```\n@ada closes #4\n<b>")
 @example(words="`` @ada | closes #4 <b> ``")
 def test_only_ever_code(words: str) -> None:
-    """The comment has no HTML, link, image or table cell except perdure's own, whatever other
-    people's text is."""
+    """The comment has no HTML, link, image or table cell except perdure's own, whatever the text of
+    other people is."""
     text = comment(account(words), MARK)
     plain = comment(account("word"), MARK)
     html = [
         each.content.strip() for each in parsed(text) if each.type in ("html_block", "html_inline")
     ]
-    # If cleaning leaves nothing of the words, the comment has no <details> element, and the mark is
-    # its only HTML.
+    # If cleaning removes the whole text, the comment has no <details> element, and the mark is its
+    # only HTML.
     assert html in (
         [
             each.content.strip()
@@ -184,8 +184,8 @@ def test_a_title_refers_to_nobody(words: str) -> None:
 
 
 def test_a_long_story_is_cut() -> None:
-    """The agent's words and the table of attempts are cut far below the limits of forges, and a
-    mark shows it."""
+    """The agent's text and the table of attempts are shortened far below the limits of forges, and
+    a mark shows that."""
     one = account("x" * 100_000)
     many = replace(
         one, attempts=[replace(one.attempts[0], number=number) for number in range(1, 500)]
@@ -200,7 +200,7 @@ def test_a_long_story_is_cut() -> None:
 
 
 def test_the_verdict_is_told_with_its_reason() -> None:
-    """The facts that a reviewer needs come before the work."""
+    """The comment gives the facts that a reviewer needs before the description of the work."""
     text = comment(account("pytest"), MARK)
     for line in (
         "**Work: blocked** (`pytest`)",
@@ -220,12 +220,13 @@ def test_the_verdict_is_told_with_its_reason() -> None:
     ("text", "made"), [("", ""), ("a`b|c", "`a'b\u00a6c`"), ("a\n b", "`a b`")]
 )
 def test_code(text: str, made: str) -> None:
-    """Return a word as code in a table's cell."""
+    """A word is shown as code in a table's cell, whatever its characters are."""
     assert code(text) == made and block(text, 100).count(text.strip()) >= bool(text)
 
 
 def test_what_a_waiting_run_waits_for() -> None:
-    """A run that waits for a person, for days if necessary, does not say that it continues soon."""
+    """The comment of a run that waits for a person, possibly for days, does not say that the run
+    continues soon."""
     run = TaskRun(
         id="1",
         name="teal",

@@ -1,5 +1,5 @@
 """perdure is killed while it reports to a forge. The report still appears once. This is a sample:
-`make posting-kills` does it at every request."""
+`make posting-kills` kills at every request."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`perdure serve` as a process: whatever is killed, the report of a run is on the forge exactly
-once."""
+"""`perdure serve` as a process: whichever process is killed, the report of a run is on the forge
+exactly once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ publish = "pull"
 
 
 class Desk:
-    """A forge, and the home of a server that works for it."""
+    """A forge, and the home of a server that reports to it."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         yard = make_yard(directory / "yard")

@@ -1,5 +1,5 @@
 """The comment on a forge has the verdict on a run's work with its evidence, and the signed receipt.
-perdure's own code posts it, in the dialect of each forge."""
+perdure's own code posts it in the Markdown of each forge."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ends(
 @pytest.mark.parametrize("kind", [Forge.GITEA, Forge.GITHUB, Forge.GITLAB])
 def test_the_comment_shows_the_verdict(tmp_path: Path, kind: Forge) -> None:
     """The comment has the verdict on the newest attempt, with what was denied, asked, claimed and
-    checked. While the first attempt works, there is none."""
+    checked. While the first attempt runs, there is no verdict."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering = bench.answering()
         run = bench.dispatched()
@@ -95,9 +95,9 @@ def test_the_comment_shows_the_verdict(tmp_path: Path, kind: Forge) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITEA, Forge.GITHUB, Forge.GITLAB])
 def test_the_receipt_is_attached_to_the_pull_request(tmp_path: Path, kind: Forge) -> None:
-    """The receipt is once on the issue and once on the pull request that was opened. Copied from
-    there, it verifies with the public key. It is edited when a later attempt has another
-    receipt."""
+    """The receipt is once on the issue and once on the pull request that was opened. Its text,
+    copied from there, verifies with the public key. The comment is edited when a later attempt has
+    another receipt."""
     with make_bench(tmp_path, kind=kind) as bench:
         public = hostkey.make(bench.engine.state)
         answering = replace(
@@ -126,7 +126,8 @@ def test_the_receipt_is_attached_to_the_pull_request(tmp_path: Path, kind: Forge
 def test_a_host_without_a_key_posts_all_the_same(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No receipt is attached, a warning gives the reason, and the comment is posted."""
+    """On a host without a key no receipt is attached, and a warning gives the reason. The comment
+    is posted nevertheless."""
     answering = replace(
         bench.answering(publish="pull"),
         receipt=lambda run: signed_receipt(bench.engine.store, run, bench.engine.state),

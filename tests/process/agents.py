@@ -1,4 +1,5 @@
-"""Shared parts of the process tests: waiting, looking, and a tool that tries everything to escape."""
+"""What the process tests share: waiting for events, checking processes, and a tool that tries
+everything to escape."""
 
 from __future__ import annotations
 
@@ -27,17 +28,20 @@ _AWAY = (
 
 
 BARE = not IS_PORTABLE
-"""Whether a daemon without session, parent and environment is found: only on Linux."""
+"""Whether a daemon without its own session, parent and environment can be found. This is possible
+only on Linux."""
 
 
 def daemon(pid_file: Path, *, bare: bool = BARE) -> str:
-    """Return shell words that start a daemon: new session, double fork, no open files, ignoring
-    TERM, and without an environment if `bare`. They end when the daemon's pid is in the file."""
+    """Return shell words that start a daemon: in a new session, after a double fork, with no open
+    files, ignoring TERM, and without an environment if `bare`. The words end when the daemon's
+    process id is in the file."""
     return f"""{"env -i " if bare else ""}{sys.executable} -I -S -c "{_AWAY}" {pid_file}; while ! [ -s {pid_file} ]; do sleep 0.02; done"""
 
 
 def gone(pid: int) -> bool:
-    """Return whether the process has ended; an entry that nobody has reaped does not count."""
+    """Return whether the process has ended. A process that only waits to be reaped counts as
+    ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -45,7 +49,7 @@ def gone(pid: int) -> bool:
 
 
 def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-    """Wait for something that must happen, and return it."""
+    """Wait until the function returns a true value, and return that value."""
     end = time.monotonic() + within_s
     while not (found := happened()):
         assert time.monotonic() < end, "it never happened"
@@ -54,7 +58,7 @@ def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
 
 
 def content(path: Path) -> bytes:
-    """Return the present content of a file; b"" if there is none."""
+    """Return the present content of a file, or b"" if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -36,8 +36,8 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tmp_path: Path, directory: Path, env: dict[str, str], mark: str) -> Iterator[Launcher]:
-    """Start an agent: a shell script, or an argv. At the end of the test no process with its mark
-    may be alive."""
+    """Yield a function that starts an agent from a shell script or an argv. At the end of the test
+    no process with the agent's mark may be alive."""
     workdir = tmp_path / "work"
     workdir.mkdir()
 
@@ -63,5 +63,5 @@ def launch(tmp_path: Path, directory: Path, env: dict[str, str], mark: str) -> I
     end_all(mark, 0)
     process = find(directory)
     if process is not None:
-        process.alive()  # takes an ended shim off the process table
+        process.alive()  # reaps a shim that has ended
     assert left == []

@@ -1,5 +1,5 @@
-"""Supervisor, shim and agent are killed in every combination. Either the agent continues or nothing
-of it is left, and the lock shows which."""
+"""Supervisor, shim and agent are killed in every combination. Either the agent continues, or no
+process of it is left, and the lock shows which."""
 
 from __future__ import annotations
 
