@@ -324,7 +324,7 @@ def settings(tmp_path: Path, hook: Hook, secret: str) -> Iterator[Any]:
 def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     engine = open_engine(settings, {"HOME": "/nonexistent", "A_TOKEN": "hunter2hunter2hunter2"})
     store, said = engine.store, list[str]()
-    store.finish(claimed(store, submit(store)), DONE)  # This run ends before any channel asked for notices.
+    store.finish(claimed(store, submit(store)), DONE)  # before any channel asked for notices
     notifier = Notifier(engine, settings.notify, said.append, lambda name: f"https://p/runs/{name}")
     notifier.round()
     store.finish(claimed(store, submit(store)), DONE)

@@ -302,7 +302,7 @@ def test_a_person_has_few_devices(store: SqlStore) -> None:
         store.put_device(of("token:ada", number, "s1", store))
     with pytest.raises(Conflict, match="which is the maximum"):
         store.put_device(of("token:ada", 99, "s1", store))
-    store.put_device(of("token:ada", 3, "s1", store))  # This is one of the browsers above, added again.
+    store.put_device(of("token:ada", 3, "s1", store))  # one of the browsers above, again
     assert len(store.devices()) == DEVICES_MOST
     assert store.remove_device(store.devices()[0].id) and not store.remove_device("none")
     store.put_device(of("token:ada", 99, "s1", store, expires=store.now() + 1))

@@ -59,8 +59,8 @@ def lock(tmp_path: Path) -> Path:
 def supervised(
     script: str, directory: Path, cwd: Path, mark: str, lock: Path, *, followed: bool = False
 ) -> Iterator[int]:
-    """Start a supervisor in a separate process, which starts the agent `script`. Yield its pid, so
-    that the test can kill it."""
+    """Start a supervisor in a separate process, which starts the agent `script`. Yield the
+    supervisor's process id, so that the test can kill it."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent)}
     argv = [
         sys.executable,
@@ -97,8 +97,8 @@ def is_free(lock: Path) -> bool:
 def test_an_agent_outlives_its_supervisor(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """The supervisor is killed. The agent continues with the lock. Another process finds it, waits
-    for it and gets its Exit."""
+    """After the supervisor is killed, the agent continues and its shim keeps the lock. Another
+    process finds the agent, waits for it and gets its Exit."""
     go_on = tmp_path / "go-on"
     script = (
         f"read word; echo begun $word; while ! [ -e {go_on} ]; do sleep 0.02; done; echo done; "
@@ -124,8 +124,8 @@ def test_an_agent_outlives_its_supervisor(
 def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """The supervisor is killed. Nothing counts the agent's cost, so it is ended at once and not
-    when its lease ends."""
+    """If the supervisor is killed, nothing counts the agent's cost. So an agent that must be
+    followed is ended at once, not when its lease ends."""
     script = "trap '' TERM; echo begun; while :; do sleep 0.02; done"
     with supervised(script, directory, tmp_path, mark, lock, followed=True) as supervisor:
         until(lambda: content(directory / "stdout"))
@@ -143,8 +143,8 @@ def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
 def test_a_lease_without_a_pid_namespace_keeps_its_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a container hides the namespace, it is unknown to which process a pid belongs, so only the
-    times count."""
+    """If a container hides the pid namespace, it is unknown to which process a pid in the lease
+    belongs. So only the lease's times count."""
     monkeypatch.chdir(tmp_path)
     Path("lease").write_text(f"5.000 6.000 {os.getpid()} 1 \n")
     assert shim.lease(0.0) == (5.0, 6.0, False)
@@ -153,7 +153,8 @@ def test_a_lease_without_a_pid_namespace_keeps_its_times(
 def test_an_adopted_agent_can_be_stopped(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """A process that adopts an agent can do the same with it as the one that started it."""
+    """A process that adopts an agent can do everything with it that the process which started it
+    can do."""
     with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
     process = find(directory)
@@ -166,7 +167,7 @@ def test_an_adopted_agent_can_be_stopped(
 
 
 def test_an_end_while_nobody_looked(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """An agent that ended between two supervisors has its real Exit."""
+    """If an agent ends between two supervisors, the second one gets its real Exit."""
     with supervised("sleep 0.1; exit 6", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
     until(lambda: is_free(lock))
@@ -181,8 +182,8 @@ def test_an_end_while_nobody_looked(directory: Path, tmp_path: Path, mark: str, 
 def test_the_supervisor_dies_in_the_moment_of_the_start(
     tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """A shim that has just been started is found, or never existed. A second agent cannot start
-    beside it."""
+    """If the supervisor dies while it starts a shim, the shim is found later, or it never existed.
+    A second agent cannot start beside it."""
     for number in range(5):
         directory = tmp_path / f"attempt-{number}"
         with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
@@ -197,8 +198,8 @@ def test_the_supervisor_dies_in_the_moment_of_the_start(
 
 @pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: bool) -> None:
-    """The shim is killed. Nothing saw the end, so it is `lost`. Agent and daemons are found by what
-    they inherited."""
+    """If the shim is killed, no process sees the agent's end, so the end is `lost`. Agent and
+    daemons are found by what they inherited."""
     pid_file = tmp_path / "pid"
     process = launch(
         f"{daemon(pid_file, bare=bare)}; echo words >&2; trap '' TERM; while :; do sleep 0.05; done"
@@ -218,8 +219,8 @@ def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: b
 
 
 def test_everything_is_killed(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """Supervisor, shim and agent are killed, as when a machine is lost: the end is `lost`, the lock
-    is free, and the output is kept."""
+    """If supervisor, shim and agent are killed, as when a machine is lost, the end is `lost`, the
+    lock is free, and the output is kept."""
     with supervised("echo words; sleep 600", directory, tmp_path, mark, lock) as supervisor:
         until(lambda: content(directory / "stdout"))
         for pid in (supervisor, *survivors(mark)):
@@ -235,7 +236,8 @@ def test_everything_is_killed(directory: Path, tmp_path: Path, mark: str, lock: 
 
 
 def test_nothing_was_started(directory: Path) -> None:
-    """A directory that does not exist, or in which nothing ran, has no process."""
+    """No process is found for a directory that does not exist, or in which no attempt was
+    started."""
     assert find(directory) is None
     directory.mkdir()
     (directory / "stdin").touch()
@@ -263,7 +265,7 @@ def test_the_lock_is_the_shims_alone(launch: Launcher, tmp_path: Path, lock: Pat
 def holds(pid: int, file: Path) -> bool:
     try:
         return any(link.resolve() == file for link in Path(f"/proc/{pid}/fd").iterdir())
-    except (FileNotFoundError, ProcessLookupError):  # It ended, or closed one, meanwhile.
+    except (FileNotFoundError, ProcessLookupError):  # it ended or closed a descriptor meanwhile
         return False
 
 
@@ -327,7 +329,7 @@ def test_strangers_carry_no_mark(launch: Launcher, mark: str, env: dict[str, str
 
 
 def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> None:
-    """A process that carries no mark itself but descends from one that does is a survivor too, and
+    """A process without the mark that descends from a process with the mark is a survivor too, and
     is ended."""
     argv = ["sh", "-c", "env -i sleep 600 & echo; wait"]
     with subprocess.Popen(
@@ -341,8 +343,8 @@ def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> Non
 
 
 def test_the_end_is_waited_for(mark: str, env: dict[str, str]) -> None:
-    """A killed process with much memory takes some time to end. Its environment is gone before, and
-    then its locks are still held."""
+    """A killed process with much memory takes some time to end. Its environment is gone earlier,
+    while it still holds its locks. So its real end is waited for."""
     code = "import sys; held = bytearray(b'x') * (400 << 20); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -376,8 +378,8 @@ def test_nobody_ends_himself(mark: str) -> None:
 
 
 def test_a_worker_knows_another() -> None:
-    """A worker's name shows whether it is alive: itself, one that has ended, a recycled pid,
-    another boot, another host."""
+    """A worker's name shows whether the worker is alive. The cases are the test itself, a process
+    that has ended, a recycled pid, another boot, and another host."""
     mine = worker_identity()
     host, boot, pid, starttime = mine.rsplit(":", 3)
     assert worker_alive(mine) is True
@@ -401,7 +403,8 @@ def _env() -> dict[str, str]:
 
 
 def test_two_wait_for_one(launch: Launcher) -> None:
-    """The process that started it and the one that found it get the same Exit, in either order."""
+    """The process that started an agent and the process that found it get the same Exit, in either
+    order."""
     first = launch("sleep 0.1; exit 2")
     second = find(first.directory)
     assert second is not None
@@ -429,7 +432,8 @@ def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) ->
 
 def test_a_look_that_lasts_a_moment_more(launch: Launcher, directory: Path) -> None:
     """A process that looks for an agent holds its lock for a moment. A child that another thread
-    was just starting holds it until its exec. An agent that is started meanwhile still starts."""
+    starts at that moment also holds the lock until its exec. An agent that is started in that time
+    still starts."""
     directory.mkdir()
     looks = os.open(directory / "launch", os.O_RDWR | os.O_CREAT)
     fcntl.flock(looks, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""How an agent starts and ends: its exit, its input, its limits. The recorded end means that no
+"""How an agent starts and ends: its exit, its input, its limits. An end is recorded only when no
 process is left."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.process.agents import Launcher, content, daemon, gone, until
 
 
 def test_a_normal_end(launch: Launcher) -> None:
-    """Code, cause, time and output of an agent that ends normally."""
+    """The Exit of an agent that ends normally has its code, cause, time and output."""
     process = launch("echo said; echo warned >&2; exit 3")
     end = process.wait()
     assert end is not None
@@ -29,7 +29,7 @@ def test_a_normal_end(launch: Launcher) -> None:
 
 
 def test_an_end_by_a_signal(launch: Launcher) -> None:
-    """An agent that another program kills has a signal and no code."""
+    """The Exit of an agent that another program kills has a signal and no code."""
     end = launch("kill -9 $$").wait()
     assert end is not None
     assert (end.code, end.signal, end.cause) == (None, 9, "exited")
@@ -47,8 +47,8 @@ def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Pa
 
 
 def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
-    """The agent gets its complete stdin and then its end, its own cwd, and leads a session of its
-    own."""
+    """The agent gets its complete stdin and then its end. It has its own cwd, and leads its own
+    session."""
     prompt = b"first\n" + b"x" * 300_000 + b"\xff\x00"
     process = launch("cat; pwd >&2; ps -o sid= -p $$ | tr -d ' ' >&2; echo $$ >&2", prompt)
     end = process.wait()
@@ -62,8 +62,8 @@ def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
 def test_the_agent_has_exactly_the_environment_given(
     launch: Launcher, env: dict[str, str], mark: str
 ) -> None:
-    """Nothing of the supervisor's environment is passed on, and only the mark is added. The
-    command's own variables win."""
+    """No variable of the supervisor's environment is passed on to the agent, and only the mark is
+    added. The command's own variables have precedence."""
     process = launch(("env", "-0"), extra={"EXTRA": "é\n=1", "TMPDIR": "/elsewhere"})
     assert process.wait() is not None
     seen = dict(
@@ -86,13 +86,14 @@ def test_signals_are_fresh(launch: Launcher) -> None:
     """The agent neither ignores nor blocks any signal, whatever its parents do."""
     process = launch(("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"))
     assert process.wait() is not None
-    glibcs_own = 3 << 31  # signals 32 and 33, which its posix_spawn leaves ignored
+    glibcs_own = 3 << 31  # Signals 32 and 33, which glibc's posix_spawn leaves ignored.
     masks = [int(line.split()[1], 16) for line in process.stdout.read_text().splitlines()]
     assert [mask & ~glibcs_own for mask in masks] == [0, 0]
 
 
 def test_a_polite_stop(launch: Launcher) -> None:
-    """The agent gets TERM and may print its last words. Its own code is kept beside the cause."""
+    """At a stop the agent gets TERM and may print its last output. Its own exit code is kept beside
+    the cause."""
     process = launch("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
     until(lambda: content(process.stdout))
     process.stop()
@@ -103,7 +104,7 @@ def test_a_polite_stop(launch: Launcher) -> None:
 
 
 def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
-    """A stop that comes before the shim is ready is not lost, and is not an unexplained end."""
+    """A stop that comes before the shim is ready is not lost, and the end has its cause."""
     process = launch("sleep 600")
     process.stop()
     end = process.wait()
@@ -112,7 +113,7 @@ def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
 
 
 def test_a_stop_just_before_the_end(launch: Launcher) -> None:
-    """If the shim sees a stop and the agent's end at the same moment, that is a stop."""
+    """If the shim sees a stop and the agent's end at the same moment, the end counts as a stop."""
     process = launch("exec sleep 600")
     agent = process.agent_pid
     assert agent is not None
@@ -138,7 +139,7 @@ def test_the_supervisors_word_is_the_cause(launch: Launcher, cause: str) -> None
 
 
 def test_an_agent_deaf_to_term(launch: Launcher) -> None:
-    """After the grace period the agent and its tools get KILL."""
+    """An agent that ignores TERM gets KILL after the grace period, and so do its tools."""
     process = launch(
         "trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done", grace_s=0.2
     )
@@ -150,7 +151,7 @@ def test_an_agent_deaf_to_term(launch: Launcher) -> None:
 
 
 def test_the_deadline(launch: Launcher) -> None:
-    """The shim ends an agent that takes too long, even if no process waits for it."""
+    """The shim ends an agent at its deadline, even if no process waits for it."""
     end = launch("exec sleep 600", deadline_s=0.2).wait()
     assert end is not None
     assert (end.signal, end.cause) == (15, "deadline")
@@ -186,7 +187,7 @@ def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare
 
 @pytest.mark.linux
 def test_a_storm_of_daemons(launch: Launcher) -> None:
-    """Processes that fork again and again are all ended."""
+    """Of processes that fork again and again, all are ended."""
     storm = (
         "import os,signal,time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -208,8 +209,8 @@ def test_a_storm_of_daemons(launch: Launcher) -> None:
 
 
 def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> None:
-    """When it returns, the whole tree has ended, with the daemons of an agent that ignores TERM,
-    and the end is recorded."""
+    """When `kill` returns, the whole process tree has ended, together with the daemons of an agent
+    that ignores TERM, and the end is recorded."""
     pid_file = tmp_path / "pid"
     process = launch(
         f"trap '' TERM; {daemon(pid_file)}; while :; do sleep 0.05; done", grace_s=600.0
@@ -224,7 +225,7 @@ def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> N
 
 
 def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
-    """Kill also ends a shim that SIGSTOP has stopped. Nothing saw the agent's end then."""
+    """`kill` also ends a shim that SIGSTOP has stopped. Then no process saw the agent's end."""
     process = launch("exec sleep 600")
     until(lambda: process.agent_pid)
     assert process.shim is not None
@@ -257,7 +258,7 @@ def test_a_program_that_cannot_start(
 
 
 def test_a_missing_directory(launch: Launcher, tmp_path: Path) -> None:
-    """A missing workdir is given as the reason."""
+    """If the workdir is missing, the Exit gives that as the reason."""
     end = launch("true", cwd=tmp_path / "not").wait()
     assert end is not None
     assert (end.code, end.stderr_tail) == (
@@ -295,7 +296,8 @@ def test_an_environment_too_large_for_any_program(
 def test_what_no_program_can_be_given(
     argv: tuple[str, ...], env: dict[str, str], tmp_path: Path, directory: Path, mark: str
 ) -> None:
-    """The command is refused before anything is made."""
+    """A command that no program can be given (such as one with a NUL) is refused before anything is
+    made."""
     with pytest.raises(UsageError):
         start(
             Command(argv=argv, stdin=b""),
@@ -309,7 +311,7 @@ def test_what_no_program_can_be_given(
 
 
 def test_a_directory_is_for_one_attempt(launch: Launcher) -> None:
-    """A second start in a used directory is refused, and the first agent does not notice."""
+    """A second start in a used directory is refused, and does not affect the first agent."""
     process = launch("read line; echo $line", b"one\n")
     with pytest.raises(Conflict):
         launch("echo two")
@@ -378,7 +380,7 @@ def test_quick_commands(
     env: dict[str, str],
     mark: str,
 ) -> None:
-    """A verify command returns its code and its output in one piece, and leaves no process."""
+    """A verify command returns its code and its complete output, and leaves no process."""
     assert run_quick(
         command, directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=30
     ) == (code, output)
@@ -388,7 +390,7 @@ def test_quick_commands(
 def test_a_quick_command_that_hangs(
     directory: Path, tmp_path: Path, env: dict[str, str], mark: str
 ) -> None:
-    """The command is ended at its timeout with code 124, and its output until then is kept."""
+    """A verify command is ended at its timeout with code 124. Its output until then is kept."""
     for seconds in (
         0.3,
         2,

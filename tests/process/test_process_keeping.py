@@ -1,5 +1,5 @@
-"""A kept agent and its keeper, with a small agent: it answers each line of its input, and does what
-the line says."""
+"""A kept agent and its keeper. The agent is a small program that answers each line of its input and
+does what the line says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Ground:
         self.attempts = 0
 
     def turn(self, line: str, deadline_s: float = 60.0) -> Process | None:
-        """Start the next attempt, with the workdir's lock handed over."""
+        """Start the next attempt, and pass it the lock of the workdir. Return its process, or None
+        if the keeper gives no further turn."""
         self.attempts += 1
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -50,7 +51,7 @@ class Ground:
             os.close(fd)
 
     def rested(self, line: str) -> Exit:
-        """Play one whole turn."""
+        """Play one complete turn, and return its end."""
         process = self.turn(line)
         assert process is not None
         until(lambda: b"done: " in process.stdout.read_bytes())
@@ -83,7 +84,7 @@ def ended(process: Process) -> Exit:
 
 @pytest.fixture
 def ground(tmp_path: Path, env: dict[str, str], mark: str) -> Iterator[Callable[..., Ground]]:
-    """Make a keeper. At the end no process of it may be alive."""
+    """Yield a function that makes a keeper. At the end no process of a keeper may be alive."""
     made: list[Ground] = []
 
     def make(**options: Any) -> Ground:
@@ -113,8 +114,8 @@ def test_a_runs_environment_does_not_choose_the_keepers_back_end(
 
 
 def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str) -> None:
-    """Only its owner can use the directory that all keepers share, and each keeper's own, whatever
-    the umask is."""
+    """Only the owner can use the directory that all keepers share, and each keeper's own directory,
+    whatever the umask is."""
     registry = tmp_path / "warm"
     command = Command(argv=("/bin/sh", "-c", AGENT), stdin=b"")
     kept = keep(
@@ -151,7 +152,7 @@ def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> No
     first = find(one.directory / "attempt-1")
     assert first is not None
     assert not first.alive()
-    first.kill()  # of an attempt that is over nothing lives, and nothing is ended
+    first.kill()  # A kill of an attempt that has ended affects no process.
     (one.work / "go").touch()
     until(lambda: b"done: " in second.stdout.read_bytes())
     one.kept.finish_turn()
@@ -162,8 +163,8 @@ def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> No
 
 
 def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> None:
-    """It is let go during its turn. The agent finishes the turn and ends, and the attempt has an
-    ordinary exit."""
+    """If a kept agent is released during its turn, it finishes the turn and ends, and the attempt
+    has an ordinary exit."""
     one = ground()
     process = one.turn("while ! [ -e go ]; do sleep 0.01; done")
     assert process is not None
@@ -175,8 +176,8 @@ def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> N
 
 
 def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> None:
-    """A daemon that escaped is ended with the attempt, and the agent is kept. If a child of the
-    agent continues, both are ended."""
+    """A daemon that a turn left is ended with the attempt, and the agent is kept. If a child
+    process of the agent itself is left, child and agent are ended."""
     one = ground()
     pid_file = one.work / "pid"
     assert one.rested("true").cause == "turn"
@@ -206,12 +207,12 @@ def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
     os.kill(first.agent_pid, signal.SIGUSR1)
     until(lambda: not one.kept.alive())
     assert one.turn("true") is None
-    assert first.stdout.read_bytes().count(b"late") == 1  # in the line that was evaluated
+    assert first.stdout.read_bytes().count(b"late") == 1  # only in the line that was evaluated
 
 
 @pytest.mark.parametrize("limit", [{"idle_s": 0.0}, {"memory": 1}])
 def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> None:
-    """An agent that waited too long, or uses too much memory, is ended, and takes no turn."""
+    """An agent that waited too long, or uses too much memory, is ended, and gets no turn."""
     one = ground(**limit)
     one.rested("true")
     until(lambda: not one.kept.alive())
@@ -226,8 +227,8 @@ def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> 
 def test_a_second_turn_is_ended_for_certain(
     ground: Callable[..., Ground], how: str, cause: str
 ) -> None:
-    """A stop, a deadline, and a killed keeper or agent in a later turn: the attempt has one end,
-    and no process of it is alive."""
+    """A stop, a deadline, and a kill of keeper or agent each end a later turn. The attempt has one
+    end, and no process of it is alive."""
     one = ground()
     assert one.rested("true").cause == "turn"
     assert one.kept.is_ready()
@@ -235,7 +236,7 @@ def test_a_second_turn_is_ended_for_certain(
         "trap '' TERM; echo begun; while :; do sleep 600; done", 0.5 if how == "deadline" else 60.0
     )
     assert process is not None
-    # The deadline may be over before the agent has begun to speak.
+    # The deadline may be over before the agent has printed anything.
     until(lambda: b"begun" in process.stdout.read_bytes() or process.wait(0) is not None)
     assert process.agent_pid is not None
     if how == "stop":
@@ -271,8 +272,8 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("line", ["true", "while ! [ -e go ]; do sleep 0.01; done"])
 def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, line: str) -> None:
-    """An idle agent ends with its owner. A working one finishes its turn, is found by its
-    directory, and ends with an ordinary exit."""
+    """If the owner is killed, an idle agent ends with it. A working agent finishes its turn, is
+    found by its directory, and ends with an ordinary exit."""
     words = [sys.executable, "-c", OWNER, str(tmp_path), mark, AGENT, line]
     owner = subprocess.Popen(
         words,
@@ -298,8 +299,8 @@ def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, lin
 
 
 def test_anybody_ends_it_by_its_directory(ground: Callable[..., Ground]) -> None:
-    """The holder of the workdir's lock ends a kept agent, by its directory alone, even if the
-    keeper was killed."""
+    """A process that has the workdir's lock can end a kept agent by its directory alone, even if
+    the keeper was killed."""
     one = ground()
     assert one.rested("true").cause == "turn"
     end_kept(one.directory / "kept", 3.0)

@@ -18,7 +18,7 @@ from tests.process.agents import Launcher, content, until
 
 
 def drain(lines: Lines) -> list[bytes]:
-    """Return all complete lines that are there."""
+    """Return all complete lines that are available."""
     found, before = [], -1
     while lines.offset != before:
         before = lines.offset
@@ -27,8 +27,8 @@ def drain(lines: Lines) -> list[bytes]:
 
 
 def test_a_flood_of_100_mb(launch: Launcher) -> None:
-    """Every line of a hundred megabytes on stdout, and of as much on stderr, arrives, with a reader
-    at the same time."""
+    """Every line of a hundred megabytes on stdout, and of as many on stderr, arrives, while a
+    reader reads."""
     process = launch(
         "yes 'a line of output, forty characters long' | head -c 100000000 | tee /dev/fd/2",
         deadline_s=120.0,
@@ -102,8 +102,8 @@ def test_a_growing_file(tmp_path: Path) -> None:
 
 
 def test_a_line_over_the_cap(tmp_path: Path) -> None:
-    """It is cut and counted once, and the next line is complete again; the same holds for an
-    incomplete last line."""
+    """A line over the limit is cut and counted once, and the next line is complete again. The same
+    holds for an incomplete last line."""
     (tmp_path / "log").write_bytes(b"0123456789abc\nshort\n0123456789\n" + b"z" * 12)
     lines = Lines(tmp_path / "log", cap=10)
     assert drain(lines) == [b"0123456789", b"short", b"0123456789"]
@@ -112,7 +112,7 @@ def test_a_line_over_the_cap(tmp_path: Path) -> None:
 
 
 def test_a_file_that_became_shorter(tmp_path: Path) -> None:
-    """Output of a tool that truncated the log (`> /dev/stdout`) is read from the start of the
+    """If a tool truncated the log (`> /dev/stdout`), its output is read from the start of the
     file."""
     log = tmp_path / "log"
     log.write_bytes(b"a long first line\ntorn")
@@ -133,8 +133,8 @@ def test_a_file_that_became_shorter(tmp_path: Path) -> None:
 def test_lines_are_what_split_says(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cap: int, stop_at: int
 ) -> None:
-    """However a file grows and wherever a reader starts over, the lines are those of split, each
-    cut to the limit, and the counts add up."""
+    """However a file grows and wherever a reader starts again, it returns the lines of `split`,
+    each cut to the limit, and the counts add up."""
     path = tmp_path_factory.getbasetemp() / "growing"
     path.write_bytes(b"")
     lines, found, dropped = Lines(path, cap=cap), [], 0
@@ -156,7 +156,7 @@ def test_lines_are_what_split_says(
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Reading a line of 400 MB takes no more memory than the cap allows."""
+    """Reading a line of 400 MB takes no more memory than the limit on a line allows."""
     with (tmp_path / "log").open("wb") as log:
         log.truncate(400_000_000)
         log.seek(0, 2)
@@ -196,13 +196,14 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_person_sees(output: bytes, shown: str) -> None:
-    """The agent's words are safe to print: no escapes, no control characters, no bidirectional
-    marks, and invalid bytes as numbers."""
+    """The agent's text is safe to print: no escapes, no control characters, no bidirectional marks,
+    and invalid bytes as numbers."""
     assert plain(output) == shown
 
 
 def test_a_tail_begins_at_a_character(tmp_path: Path) -> None:
-    """A character at the cut is not damaged."""
+    """If the tail of a file begins within a character, the whole character is left out, and no
+    broken one is shown."""
     (tmp_path / "log").write_bytes("äöü€".encode() * 10)
     assert tail(tmp_path / "log", 6) == "ü€"
     assert tail(tmp_path / "none") == ""
@@ -223,6 +224,6 @@ def test_the_recorded_end_is_json(launch: Launcher) -> None:
 
 
 def test_the_clock_counts_since_boot() -> None:
-    """Deadlines and silence are measured on a clock that a change of the date does not affect."""
+    """Deadlines and silence are measured on a clock that does not change when the date is set."""
     with Path("/proc/uptime").open() as file:
         assert abs(float(file.read().split()[0]) - boottime()) < 5

@@ -1,4 +1,5 @@
-"""Signs of life of a running attempt: real processes, and names of others."""
+"""Which processes of a running attempt are alive: real processes, and names of processes
+elsewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def seen(
 
 
 def until(met: Callable[[], bool]) -> None:
-    """Wait for an effect of the kernel, which takes its own time."""
+    """Wait until the condition is met, because the kernel's effects may come late."""
     for _ in range(3000):
         if met():
             return
@@ -58,7 +59,7 @@ def an_agent(state: Path) -> process.Process:
 
 
 def a_dead_worker() -> str:
-    """Return the name of a supervisor that has ended."""
+    """Return the worker's name of a supervisor that has ended."""
     code = "from perdure.host.process import worker_identity; print(worker_identity())"
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -66,7 +67,8 @@ def a_dead_worker() -> str:
 
 
 def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -> None:
-    """Its process is alive, so it works, also if its lease is over because the process was stopped."""
+    """If the supervisor's process is alive, the run counts as attended, even if the lease has
+    expired because the process was stopped."""
     assert seen(tmp_path, a_run(process.worker_identity(), lease_until=0)) is Liveness.ATTENDED
     stopped = subprocess.Popen([sys.executable, "-c", "import perdure.host.process as p; print(p.worker_identity(), flush=True); input()"],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -80,8 +82,8 @@ def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -
 
 
 def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> None:
-    """It was killed before its agent began, or with it. Its lease, which is still valid, does not
-    matter."""
+    """A supervisor was killed before its agent began, or together with it. The run counts as
+    interrupted, although the lease is still valid."""
     worker = a_dead_worker()
     assert seen(tmp_path, a_run(worker)) is Liveness.INTERRUPTED
     agent = an_agent(tmp_path)
@@ -92,7 +94,7 @@ def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> 
 
 
 def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
-    """Only the shim was killed. Its agent continues, and the run is not reported as dead."""
+    """If only the shim was killed, the agent continues, and the run is not reported as dead."""
     worker, agent = a_dead_worker(), an_agent(tmp_path)
     assert agent.agent_pid is not None and agent.shim is not None
     agent.shim.send(signal.SIGKILL)
@@ -106,8 +108,8 @@ def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["pid was given again", "machine was started again"])
 def test_a_supervisor_of_another_time_is_dead(tmp_path: Path, change: str) -> None:
-    """A process with its pid but another start time is another process. After a reboot none is the
-    same."""
+    """A process with the supervisor's pid but another start time is another process. After a reboot
+    no process is the same."""
     host, boot, pid, starttime = process.worker_identity().rsplit(":", 3)
     name = (
         f"{host}:{boot}:{pid}:{int(starttime) + 1}"
@@ -118,7 +120,8 @@ def test_a_supervisor_of_another_time_is_dead(tmp_path: Path, change: str) -> No
 
 
 def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
-    """Nothing of it can be seen from here, so it counts as working as long as its lease lasts."""
+    """The processes of another host cannot be seen from here, so its run counts as attended as long
+    as the lease is valid."""
     run = a_run(ELSEWHERE, host="there")
     assert seen(tmp_path, run, host=HERE) is Liveness.ATTENDED
     assert seen(tmp_path, run, LATER + 1, HERE) is Liveness.INTERRUPTED
@@ -126,9 +129,9 @@ def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
 
 @pytest.mark.linux
 def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) -> None:
-    """A supervisor in another pid namespace has pids that belong to other processes here. It counts
-    as working as long as its lease lasts, and its agent is known by the lock that its shim holds.
-    """
+    """The pids of a supervisor in another pid namespace belong to other processes here. So it
+    counts as alive as long as its lease is valid, and its agent is known by the lock that the shim
+    holds."""
     program = (
         "import os, sys; from pathlib import Path; from perdure.host import process; from perdure.model "
         "import Command\nstate = Path(sys.argv[1])\nprocess.start(Command(argv=('/bin/sleep', "
@@ -162,7 +165,8 @@ def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) ->
 
 
 def test_a_supervisor_that_ended_with_its_run_is_no_dead_one(tmp_path: Path) -> None:
-    """The run ended between the first look and the second."""
+    """If the supervisor and its run end between the probe's first and second read, the run does not
+    count as interrupted."""
     run = a_run(a_dead_worker())
     assert seen(tmp_path, run, again=replace(run, state=RunState.SUCCEEDED)) is None
     assert (

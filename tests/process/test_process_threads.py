@@ -1,4 +1,4 @@
-"""Several threads of one process use the files of one attempt, and of one machine."""
+"""Several threads of one process use the files of one attempt, and those of one machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.host.process import hold, machine
 
 
 def at_once(count: int, go: Callable[[], object]) -> list[object]:
-    """Return the answers to several threads that begin at the same moment; an error counts as an
-    answer."""
+    """Return the results of several threads that begin at the same moment. An exception counts as a
+    result."""
     gate, got = threading.Barrier(count), list[object]()
 
     def one() -> None:
@@ -33,7 +33,7 @@ def at_once(count: int, go: Callable[[], object]) -> list[object]:
 
 
 def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
-    """The heartbeat thread and the thread that follows a program renew one lease at the same
+    """The heartbeat thread and the thread that follows the agent renew one lease at the same
     moment. Neither fails, and the shim never reads an incomplete record."""
     torn: list[bytes] = []
 
@@ -49,7 +49,7 @@ def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
-    """All threads get the same id, including those that ask while it is being made, or after a
+    """All threads get the same machine id, also those that ask while it is being made, or after a
     process was killed before it had written the id."""
     for number in range(100):
         state = tmp_path / f"{number}" / "state"

@@ -1,4 +1,4 @@
-"""The background thread that works in rounds."""
+"""A background thread that repeats one action, a round, with pauses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ LONG_S = 3600.0
 
 
 def test_a_round_that_fails_is_reported_and_others_follow() -> None:
-    """The thread reports an error and works again; `wake` ends a pause, `stop` calls `last`."""
+    """The thread reports an error of a round and goes on with the next round. `wake` ends a pause,
+    and `stop` calls `last`."""
     done: queue.Queue[str] = queue.Queue()
     errors: list[str] = []
     numbers = itertools.count(1)
@@ -41,7 +42,8 @@ def test_a_round_that_fails_is_reported_and_others_follow() -> None:
 
 
 def test_the_pause_is_that_of_the_round() -> None:
-    """A round without a pause is followed by the next one at once. None means the usual period."""
+    """The pause after a round is the one that the round returned. With 0 the next round follows at
+    once; None means the usual pause."""
     pauses = iter([0.0, 0.0, None])
     reached = threading.Event()
     rounds_made: list[int] = []

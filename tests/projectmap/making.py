@@ -1,4 +1,4 @@
-"""Small real projects on disk."""
+"""Small real projects on disk, for the tests of the project map."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WEB = {
 
 
 def made(directory: Path, files: Mapping[str, str]) -> Path:
-    """Write the project's files."""
+    """Write the project's files to the directory, and return it."""
     for name, text in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def made(directory: Path, files: Mapping[str, str]) -> Path:
 
 
 def project(directory: Path) -> Project:
-    """Return all files of a directory, by a plain walk."""
+    """Return a project with all files of a directory."""
     return read(
         directory,
         [str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()],

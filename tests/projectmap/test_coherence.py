@@ -1,4 +1,5 @@
-"""The coherence bench on three files: it measures the right thing, and its judges find errors."""
+"""The coherence benchmark on three files: it measures what it should, and its judges find
+errors."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
 
 @pytest.mark.journey
 def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> None:
-    """The real Codex writes three files. In separate conversations they do not fit together; with
-    the map, or in one conversation, they do."""
+    """The real Codex writes three files. In separate conversations the files do not fit together.
+    With the project map, or in one conversation, they do."""
     results = []
     for arm in range(LINE + 1):
         directory = Path(tempfile.mkdtemp(prefix="pjc"))
@@ -32,8 +33,8 @@ def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> N
 
 
 def test_the_model_uses_only_what_it_was_shown() -> None:
-    """The model uses a part that is in the messages by its name there, with file, name and
-    parameter. A part that is not there is made up."""
+    """If the messages have a part of a file, the model uses its name there, with file, name and
+    parameter. If they do not have it, the model makes a name up."""
     coder = Coder(PARTS, PYTHON)
     call = ChatMessage(
         "tool_call",
@@ -53,8 +54,8 @@ def test_the_model_uses_only_what_it_was_shown() -> None:
 
 
 def test_errors_are_counted_where_they_are_made(tmp_path: Path) -> None:
-    """A missing module and a missing name are distinct errors. A missing parameter is found. A file
-    that imports a broken file has no error because of that."""
+    """A missing module and a missing name count as different errors. A missing parameter is found.
+    A file has no error only because it imports a broken file."""
     files = {
         "good.py": (
             "class Money:\n    def __init__(self, cents: int) -> None:\n        self.cents = "

@@ -26,7 +26,8 @@ AFTER_LOSS = Continuation(kind=Start.FRESH, lost_session_id="gone")
     ],
 )
 def test_who_is_given_the_map(when: MapWhen, sessions: bool, due: tuple[Continuation, ...]) -> None:
-    """The whole table is checked. An attempt that does not start gets no map."""
+    """For each setting and kind of agent, the given continuations get the map, and no others do. An
+    attempt that does not start gets no map."""
     assert (
         tuple(
             each

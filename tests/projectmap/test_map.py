@@ -1,4 +1,4 @@
-"""The project map of small real projects, and its order."""
+"""The project map of small real projects, and the order of its files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_python_project(tmp_path: Path) -> None:
 
 
 def test_a_typescript_project(tmp_path: Path) -> None:
-    """Exports and imports of modules, ES modules and CommonJS, `.js` that means a `.ts`,
-    re-exports, no private member."""
+    """The map has the exports and imports of ES modules and CommonJS, `.js` that means a `.ts`, and
+    re-exports. It has no private member."""
     text = mapped(made(tmp_path, WEB)).text
     assert (
         "  interface Order\n    id: string\n    total: Money\n  type Id = string | number\n" in text
@@ -95,7 +95,7 @@ def test_a_language(language: str, source: str, exports: list[str]) -> None:
 
 
 def test_go_and_java_and_rust_know_whom_they_import(tmp_path: Path) -> None:
-    """An import is resolved to the project's file by each language's rule."""
+    """An import is resolved to the project's file by the rules of each language."""
     files = {
         "go.mod": "module acme.io/x\n",
         "cmd/main.go": 'package main\nimport "acme.io/x/store"\nfunc main() {}\n',
@@ -113,7 +113,7 @@ def test_go_and_java_and_rust_know_whom_they_import(tmp_path: Path) -> None:
 
 def test_what_the_prompt_mentions_comes_first_and_then_what_is_near(tmp_path: Path) -> None:
     """A file is first if the prompt mentions one of its exports. Its neighbors in the graph of
-    imports follow, and unrelated files are last."""
+    imports follow. Unrelated files are last."""
     shown = mapped(made(tmp_path, SHOP), "Let `load` take a Path").shown
     assert shown[0] == "shop/orders.py"
     assert set(shown[1:4]) == {"shop/money.py", "shop/report.py", "shop/__init__.py"}
@@ -121,7 +121,8 @@ def test_what_the_prompt_mentions_comes_first_and_then_what_is_near(tmp_path: Pa
 
 
 def test_what_earlier_tasks_made_comes_before_the_rest_and_says_so(tmp_path: Path) -> None:
-    """Without a mention the newest task's files are first, and each names its task."""
+    """If the prompt mentions no file, the newest task's files are first, and each names its
+    task."""
     drawn = mapped(made(tmp_path, SHOP), tasks={"tools/clean.py": "cleaning", "README.md": "words"})
     assert drawn.shown[:2] == ("README.md", "tools/clean.py")
     assert "tools/clean.py (made by task cleaning):" in drawn.text
@@ -142,8 +143,8 @@ def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
 
 
 def test_a_look_again_parses_what_changed_and_nothing_else(tmp_path: Path) -> None:
-    """The cache answers for unchanged files, notices a change even if size and modification time
-    stay, and forgets deleted files."""
+    """On a second reading the cache is used for unchanged files. A change is noticed even if size
+    and modification time stay. Deleted files are removed from the cache."""
     made(tmp_path / "shop", SHOP)
     parsed: list[bytes] = []
 

@@ -1,5 +1,5 @@
-"""A bad agent: it accepts every flag, and on a resume it silently begins a new conversation with
-Claude Code under another id."""
+"""A bad agent: it accepts every flag, and on a resume it begins a new conversation with Claude Code
+under another id, without saying so."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
-"""`perdure prove`, the real command on the real agents: the rows that hold, those that a bad agent
-breaks, and differences from the known results."""
+"""`perdure prove`, the real command with the real agents: rows that hold, rows that a bad agent
+breaks, and differences from the known answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scratch() -> Iterator[Path]:
 
 
 def environ(scratch: Path) -> dict[str, str]:
-    """Make a user's environment: a home with a key in it that no agent may read, and the pinned
+    """Return a user's environment: a home with a key that no agent may read, and the pinned
     agents."""
     for name in ("home", "tmp"):
         (scratch / name).mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def environ(scratch: Path) -> dict[str, str]:
 
 
 def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `perdure prove` to its end."""
+    """Run `perdure prove` to its end, and return its result."""
     argv = [sys.executable, "-m", "perdure", "prove", *words]
     return subprocess.run(
         argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S
@@ -88,8 +88,8 @@ def by_id(proof: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_an_agent_known_by_its_protocol_alone(
     scratch: Path, scene: str, code: int, seen: str
 ) -> None:
-    """codex-acp as an unknown agent: the row `resume` shows what it claims to support, and whether
-    that is true."""
+    """codex-acp is proven as an unknown agent. The row `resume` shows what the agent claims to
+    support, and whether the claim is true."""
     adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
     mine = (
         f"{sys.executable} {acp_proxy.__file__} {scene} env CODEX_PATH={native('codex')} node "
@@ -108,8 +108,8 @@ def test_an_agent_known_by_its_protocol_alone(
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
-    """Every row has the known answer for the pinned version. The user's home stays empty, and
-    nothing is left."""
+    """Every row has the known answer for the pinned version. The user's home stays empty, and no
+    process is left."""
     done = command(scratch, agent, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
@@ -126,8 +126,8 @@ def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
 
 
 def test_an_agent_that_starts_afresh_is_found_out(scratch: Path) -> None:
-    """Its rows are broken, by what reached the model and not by its own claims. The others hold,
-    and the exit code is 1."""
+    """The rows of an agent that starts a new conversation are broken: the model's requests count,
+    not the agent's own claims. The other rows hold, and the exit code is 1."""
     only = ("resume", "unknown-session", "kill-in-reply", "fork")
     done = command(
         scratch,
@@ -154,8 +154,8 @@ def test_an_agent_that_starts_afresh_is_found_out(scratch: Path) -> None:
 
 
 def test_quick_answers_the_most_important_ones(scratch: Path) -> None:
-    """`--quick` prints a table with resume and kills, and without the slow rows; the last line is
-    the verdict."""
+    """`--quick` prints a table with the rows for resume and kills, and without the slow rows. The
+    last line is the verdict."""
     done = command(scratch, "codex", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
@@ -166,8 +166,8 @@ def test_quick_answers_the_most_important_ones(scratch: Path) -> None:
 
 
 def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
-    """An unknown agent, a missing program, an unknown check, and an incomplete option are refused
-    with one sentence each, and nothing is run."""
+    """An unknown agent, a missing program, an unknown check, and an incomplete option are each
+    refused with one sentence, and nothing is run."""
     for words, code in (
         (("nobody",), 5),
         (("--program", f"claude={scratch}/none"), 5),
@@ -181,7 +181,7 @@ def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
 
 
 def test_an_interrupt_ends_everything(scratch: Path) -> None:
-    """SIGTERM during the proof also ends the agents, and removes the scratch directories."""
+    """SIGTERM to `perdure prove` also ends the agents, and removes the scratch directories."""
     argv = [sys.executable, "-m", "perdure", "prove", "codex"]
     with subprocess.Popen(
         argv, env=environ(scratch), cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -195,7 +195,8 @@ def test_an_interrupt_ends_everything(scratch: Path) -> None:
 
 
 def agents_of(scratch: Path) -> list[int]:
-    """Return live processes with the scratch directory in their environment, except perdure itself."""
+    """Return the live processes with the scratch directory in their environment, except for perdure
+    itself."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -232,8 +233,8 @@ RESUME = RowCheck(
 
 
 def test_what_is_known_is_compared(scratch: Path) -> None:
-    """A known version is compared with itself, any other with the newest. A changed answer is
-    marked; the same answer is not."""
+    """A known version is compared with its own known answers, any other version with the newest
+    ones. A changed answer is marked, and an unchanged one is not."""
     file, report = scratch / "known.json", scratch / "report.json"
     for version, seen in (("1.9.0", "nine"), ("1.10.0", "ten")):
         checks = [{"id": "resume", "result": "holds", "seen": seen}]
@@ -268,7 +269,8 @@ def test_what_is_known_is_compared(scratch: Path) -> None:
 
 
 def test_a_change_in_the_real_thing_is_pointed_out(scratch: Path) -> None:
-    """The known file has another answer, so the same program differs from it."""
+    """If the file of known answers differs from the program's answer, the row is marked as
+    changed."""
     file = scratch / "known.json"
     [codex], _ = candidates(["codex"], [], environ(scratch))
     version = codex.program.version
@@ -303,8 +305,8 @@ def test_the_table_fits_the_terminal(width: int) -> None:
 
 
 def test_the_rows_are_complete() -> None:
-    """Each row is answered by one scene, explained in the documents, and known for two versions of
-    each agent, as the page says."""
+    """Each row is answered by one scene and explained in the documentation. Its answers are known
+    for two versions of each agent, as the page says."""
     answered = [row for scene in SCENES for row in scene.rows]
     assert sorted(answered) == sorted(ROWS)
     page = (TOP / "docs" / "reference" / "prove.md").read_text()

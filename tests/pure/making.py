@@ -1,4 +1,4 @@
-"""Strategies for the pure tests: any outcome, tally, session, snapshot and evidence."""
+"""Strategies for the pure tests, which draw any outcome, tally, session, snapshot and evidence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ snapshots = st.builds(
 
 
 def sessions(*states: SessionState) -> st.SearchStrategy[Session]:
-    """A conversation in one of these states, in any phase of its life."""
+    """Return a strategy for sessions in one of these states, with or without a finished turn and
+    all other facts."""
     return st.builds(
         Session,
         key=st.just(KEY),

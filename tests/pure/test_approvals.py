@@ -1,4 +1,5 @@
-"""Saved rules allow no more than a person saw: hostile commands beside patterns and exact calls."""
+"""Saved rules allow no more than a person has seen. They are tested with hostile commands, against
+patterns and exact calls."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def decided(rules: list[ApprovalRule], given: dict[str, Any], tool: str = "Bash"
 
 
 def test_without_a_pattern_only_the_very_call_fits() -> None:
-    """The model's description may differ; any other difference is refused."""
+    """Without a pattern, a rule allows only exactly the call that was shown. The model's
+    description may differ; any other difference is refused."""
     rule = rule_for("allow", "Bash", PUSH)
     assert decided([rule], {**PUSH, "description": "Another"}) == "allow"
     for given in (
@@ -132,7 +134,7 @@ def test_patterns_that_no_rule_can_have(pattern: str) -> None:
     ],
 )  # fmt: skip
 def test_no_pattern_allows_any_program(pattern: str) -> None:
-    """Only a denying rule can have such a pattern."""
+    """A pattern that allows any program is refused. Only a denying rule may have it."""
     with pytest.raises(ValueError, match="pattern"):
         check_pattern(pattern, "allow")
     check_pattern(pattern, "deny")
@@ -172,8 +174,8 @@ def test_what_a_pattern_writes_out_its_wildcard_may_follow() -> None:
 
 
 def test_a_long_command_is_judged_at_once() -> None:
-    """The search reads a command once. An earlier version took twice as long for each further
-    letter."""
+    """A command of any length is judged quickly, because the search reads it once. An earlier
+    version took twice as long for each further letter."""
     rule = rule_for("allow", "Bash", PUSH, "git push *")
     assert decided([rule], shell("git push " + "a" * 2000 + " | tail")) == ""
     assert decided([rule], shell("git push " + "a" * 200)) == "allow"

@@ -1,4 +1,5 @@
-"""The known items that the model is shown, compared by the transcript's items and by the journal's."""
+"""The known items that the model has been shown, compared with the items of a transcript and of the
+journal."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ SUMMARY = item(ItemKind.SUMMARY, "What happened.")
 
 
 def told(*items: Item) -> list[Journaled]:
-    """Return items as the journal has them: it knows the ids of calls and results, not their text."""
+    """Return items as the journal has them: with the ids of calls and results, but without their
+    text."""
     return [
         Journaled(
             item=Item(each.kind, each.key, "" if each.key else each.digest),
@@ -55,8 +57,8 @@ THEIRS = (item(ItemKind.PROMPT, "Somebody else asks."), item(ItemKind.ANSWER, "A
 
 
 def test_what_somebody_else_added_is_not_in_the_copy() -> None:
-    """A stranger's prompt follows the copy, with more items behind it. Only the items of the copy
-    count as shown."""
+    """If another program's prompt and items follow the items of the copy in the transcript, only
+    the items of the copy count as known."""
     copy = Loaded(items=(P, CALL, RESULT, SAID))
     strange = frozenset({THEIRS[0].digest})
     added = with_added(copy, Loaded(items=(*copy.items, *THEIRS, Q)), strange)
@@ -65,7 +67,7 @@ def test_what_somebody_else_added_is_not_in_the_copy() -> None:
     assert (found.relation, found.known, found.shown) == (Relation.SHORTENED, 7, 4)
     assert found.missing[0] == 'prompt "Somebody else asks."'
     assert with_added(copy, Loaded(items=(*copy.items, Q)), strange) is None
-    # A branch of somebody else that leaves out what the copy has.
+    # The other program's branch leaves out items that the copy has.
     beside = with_added(copy, Loaded(items=(P, *THEIRS), dropped=(CALL, RESULT, SAID)), strange)
     assert beside == Loaded(items=(*copy.items, *THEIRS))
 
@@ -120,7 +122,7 @@ def test_what_is_shown(
     off_branch: int,
     condensed: int,
 ) -> None:
-    """Each way to lose a known item is distinguished and counted."""
+    """Each way to lose a known item is told apart and counted."""
     found = shown_of(base, now, EVERYTHING)
     assert (found.relation, found.unrecorded, found.off_branch, found.condensed) == (
         relation,
@@ -133,7 +135,7 @@ def test_what_is_shown(
 
 
 def test_the_journal_tells_what_no_transcript_has() -> None:
-    """A result that the CLI invented does not count; the one in the journal is used."""
+    """A result that the CLI invented does not count. The result in the journal is used instead."""
     (left,) = unrecorded(Loaded(items=(P, CALL, MADE_UP, SAID)), EVERYTHING)
     assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
 
@@ -156,8 +158,8 @@ def journaled(kind: ItemKind, words: str = "w", output: str = "") -> Journaled:
     ],
 )
 def test_what_the_prompt_tells_in_full(untold: list[Journaled], count: int) -> None:
-    """A text that was cut, in the journal or in the prompt, does not count, nor does a call or an
-    answer before a result: the model was shown it in its history."""
+    """A result that was cut, in the journal or in the prompt, does not count as told. A call or an
+    answer before that result does not count either: only the history can show it to the model."""
     assert count_fully_quoted(untold) == count
 
 
@@ -169,8 +171,8 @@ def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:
 
 
 def test_ids_of_an_agent_that_counts_its_calls() -> None:
-    """Calls are matched by their commands, else by their order. A call without a partner is
-    missing."""
+    """If the agent numbers its calls by itself, calls are matched by their commands, else by their
+    order. A call without a match is missing."""
     rows = Loaded(
         items=(
             item(ItemKind.PROMPT, "Before."),
@@ -194,8 +196,8 @@ def test_ids_of_an_agent_that_counts_its_calls() -> None:
 
 
 def test_nothing_is_matched_before_the_first_known_prompt() -> None:
-    """A transcript without the prompt of the journal has none of its calls, whatever else it
-    contains."""
+    """If a transcript lacks the prompt of the journal, none of the journal's calls is found in it,
+    whatever it contains."""
     rows = Loaded(items=(Q, call("c1", "shell", {}, "echo one")))
     found = with_ids_of(rows, [*told(P), *_codex("echo one", "item_1")])
     assert len(unrecorded(rows, found)) == 3

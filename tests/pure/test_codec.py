@@ -1,4 +1,5 @@
-"""Nouns and events as JSON and back, the report, run names, and the imports of the cheapest verbs."""
+"""Nouns and events as JSON and back, the report, the names of runs, and the imports of the cheapest
+verbs."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ NOUNS = [
 
 
 def values_of(kind: type[Any]) -> st.SearchStrategy[Any]:
-    """Draw every field. By itself Hypothesis would sometimes pass the factory of a default."""
+    """Return a strategy that draws every field of a type. Hypothesis by itself would sometimes pass
+    the factory of a default."""
     fields = msgspec.structs.fields(kind)
     return st.builds(kind, **{each.name: st.from_type(each.type) for each in fields})
 
@@ -86,7 +88,8 @@ def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject
 @settings(max_examples=15)
 @given(data=st.data())
 def test_every_noun_comes_back_as_it_was(kind: type[Any], data: st.DataObject) -> None:
-    """The same holds for the nouns. Their plain values are the values of their JSON."""
+    """A noun that is written and read is equal to the original. Its plain values are the values of
+    its JSON."""
     noun = data.draw(st.from_type(kind))
     if kind is not model.Command:  # its stdin is never stored
         assert decode(encode(noun), kind) == noun
@@ -94,7 +97,7 @@ def test_every_noun_comes_back_as_it_was(kind: type[Any], data: st.DataObject) -
 
 
 def test_all_events_are_readable() -> None:
-    """Each event belongs to one of the two families, and has a tag of its own."""
+    """Each event belongs to one of the two families, and has its own tag."""
     assert (
         {*get_args(AgentEvent), *get_args(RunEvent)} == set(EVENTS) == set(Event.__subclasses__())
     )
@@ -200,8 +203,8 @@ def test_why_is_a_part_of_the_report() -> None:
 
 
 def test_names_can_be_said_and_typed() -> None:
-    """A name is two plain words. If several names were taken, a number is added, so that a free one
-    is always found."""
+    """A name is two plain words. If all tried names exist already, a number is added, so that a
+    free name is always found."""
     assert all(
         re.fullmatch(r"[a-z]+-[a-z]+", run_names.suggest(tries))
         for tries in range(5)
@@ -251,8 +254,8 @@ def ls(scratch: Any, cwd: Path) -> tuple[str, list[str]]:
 
 
 def test_ls_pays_for_nothing_that_it_does_not_need(tmp_path: Path, scratch: Any) -> None:
-    """Neither the import of the verb nor the whole verb loads a heavy library, with an empty list
-    and with a run. It creates no file."""
+    """Neither the import of `perdure ls` nor the complete verb loads a heavy library, with or
+    without a run. The verb creates no file."""
     shown, loaded = ls(scratch, tmp_path)
     assert [heavy for heavy in HEAVY if heavy in loaded] == []
     assert [path for path in scratch.home.rglob("*") if path.is_file()] == []

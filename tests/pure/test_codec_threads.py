@@ -48,7 +48,7 @@ print("all read")
 @pytest.mark.parametrize("kind", READERS)
 def test_a_type_that_several_threads_read_first(kind: str) -> None:
     """Eight threads read a type for the first time, three hundred times, and each gets the complete
-    type. (With msgspec alone the process ends with SIGSEGV within the first few.)"""
+    type. (With msgspec alone the process ends with SIGSEGV after a few rounds.)"""
     ended = subprocess.run(
         [sys.executable, "-c", RACE, READERS[kind]], capture_output=True, text=True, timeout=300
     )
@@ -56,8 +56,8 @@ def test_a_type_that_several_threads_read_first(kind: str) -> None:
 
 
 def test_no_room_reads_a_type_another_way() -> None:
-    """Every type that msgspec reads in perdure is `resolved` first. A call without a type needs no
-    such step."""
+    """Every type that perdure reads with msgspec is passed through `resolved` first. A call without
+    a type does not need this."""
     found = []
     for path in Path(perdure.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -74,7 +74,7 @@ def test_no_room_reads_a_type_another_way() -> None:
 
 
 def _read_as(call: ast.Call) -> ast.expr | None:
-    """Return the type that a call passes to msgspec."""
+    """Return the type that a call passes to msgspec, or None."""
     words = ast.unparse(call.func)
     if not words.startswith("msgspec."):
         return None

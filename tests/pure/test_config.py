@@ -1,4 +1,5 @@
-"""Settings: which source wins, what a project may not set, and every problem with its place."""
+"""Settings: which source has precedence, what a project may not set, and every problem with its
+place."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from perdure.model.durations import duration, written
 
 
 class Place:
-    """A home with a user's file, and a project with the current directory."""
+    """A home with a user's settings file, and a project with the current directory."""
 
     def __init__(self, top: Path) -> None:
         self.home, self.project = top / "home", top / "project"
@@ -46,7 +47,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_defaults_lie_in_the_xdg_directories(place: Place) -> None:
-    """Without any source the documented defaults are used, below the home, and no setting names an
+    """Without any source the documented defaults are used, below the home, and no setting has an
     origin."""
     settings = place.load()
     assert settings == Settings(
@@ -61,8 +62,8 @@ def test_defaults_lie_in_the_xdg_directories(place: Place) -> None:
 
 
 def test_the_environment_beats_the_project_beats_the_user(place: Place) -> None:
-    """Each source overrides the weaker ones, setting by setting, and the origin says which one won,
-    with the line."""
+    """Each source overrides the weaker ones, setting by setting. The origin names the source that
+    was used, with the line."""
     place.user_file.write_text("agent = 'one'\nmodel = 'one'\nbase = 'one'\n")
     place.project_file.write_text("# ours\nagent = 'two'\nmodel = 'two'\n")
     settings = place.load(PERDURE_AGENT="three", PERDURE_BASE="")
@@ -182,8 +183,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
 
 
 def test_sources_in_a_table_and_in_words(place: Place) -> None:
-    """`[webhooks.NAME]` in a file and the words of the variable mean the same. An invalid source is
-    refused with the reason."""
+    """`[webhooks.NAME]` in a file and the text of the variable have the same meaning. An invalid
+    source is refused with the reason."""
     tables = (
         '[webhooks.shop]\nforge = "gitea"\nsecret_file = "/s"\nsecret_env = '
         '"OLD"\n[webhooks.lab]\nsecret_env = ["LAB"]\n'
@@ -207,8 +208,7 @@ def test_sources_in_a_table_and_in_words(place: Place) -> None:
     ],
 )
 def test_an_error_in_a_table_does_not_repeat_it(place: Place, table: str, named: str) -> None:
-    """A secret that somebody wrote into the configuration, where it does not belong, is not
-    printed."""
+    """A secret that somebody wrote into the wrong place of the configuration is not printed."""
     place.user_file.write_text(table)
     with pytest.raises(ConfigError) as found:
         place.load()
@@ -217,7 +217,7 @@ def test_an_error_in_a_table_does_not_repeat_it(place: Place, table: str, named:
 
 
 def test_a_table_is_a_prefix(place: Place) -> None:
-    """`[gc]` with `trash` is `gc_trash`. Its problems name the line in the table, and a project may
+    """`trash` in `[gc]` is `gc_trash`. Its problems name the line in the table, and a project may
     not set it."""
     place.user_file.write_text("agent = 'codex'\n[gc]\ntrash = '3d'\n[disk]\nwarn = '25%'\n")
     settings = place.load()
@@ -281,8 +281,8 @@ def test_a_misspelt_setting_is_told_the_nearest(place: Place) -> None:
     ],
 )
 def test_a_duration_is_shown_as_it_may_be_written(seconds: float, words: str) -> None:
-    """Durations in the output of `config show` and `doctor` can be copied into a file, and mean the
-    same."""
+    """A duration in the output of `config show` and `doctor` can be copied into a file, and has the
+    same value there."""
     assert written(seconds) == words and duration(words) == seconds
 
 
@@ -340,15 +340,15 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -> None:
-    """The result is a sentence that names the file, whatever it contains."""
+    """The error for a file of any content is a sentence that names the file, and not a crash."""
     place.user_file.write_bytes(content)
     (problem,) = place.problems()
     assert problem.startswith(str(place.user_file))
 
 
 def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
-    """A directory in place of the file is a problem, as is a name that is too long for a file. A
-    missing file is no problem."""
+    """A directory in place of the settings file is a problem, and so is a name that is too long for
+    a file. A missing file is no problem."""
     place.user_file.mkdir()
     (problem,) = place.problems()
     assert str(place.user_file) in problem
@@ -379,7 +379,7 @@ def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["budget_usd", "attempts", "timeout", "agent", "root"])
 def test_yes_is_no_amount(name: str) -> None:
-    """TOML's `true` is not accepted as the number one, nor as a name."""
+    """`true` in TOML is not accepted as the number 1, nor as a name."""
     with pytest.raises(ValueError, match="expected"):
         READERS[name](True)
 
@@ -406,13 +406,14 @@ def test_durations(text: str, seconds: float) -> None:
     "text", ["", "m", "-5", "1h30m", "1e3", "inf", "nan", "5 parsecs", "9" * 400]
 )
 def test_what_is_no_duration(text: str) -> None:
-    """Every other text is refused, and so is a number that is too large."""
+    """Any other text is not a duration and is refused, and so is a number that is too large."""
     with pytest.raises(ValueError, match="such as 90s"):
         duration(text)
 
 
 def test_relative_xdg_directories_are_ignored(place: Place) -> None:
-    """The specification calls a relative directory invalid. Absolute ones are used."""
+    """A relative XDG directory is ignored, because the specification calls it invalid. An absolute
+    one is used."""
     settings = place.load(XDG_DATA_HOME="data", XDG_STATE_HOME="./state", XDG_CONFIG_HOME="config")
     assert settings.root == place.home / ".local/share/perdure"
     assert settings.state == place.home / ".local/state/perdure"
@@ -421,7 +422,8 @@ def test_relative_xdg_directories_are_ignored(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["root", "state"])
 def test_a_place_is_absolute(place: Place, name: str) -> None:
-    """A relative directory would be a different one after each `cd`."""
+    """A setting for a directory must be absolute. A relative directory would be another one after
+    each `cd`."""
     assert "expected an absolute path" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
 
 
@@ -457,7 +459,8 @@ def test_a_password_is_never_shown(place: Place, address: str) -> None:
     ],
 )
 def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int]) -> None:
-    """One number for all agents, or a number for each; in a file it may also be a table."""
+    """The number of simultaneous runs is one number for all agents, or a number for each agent. In
+    a file it may also be a table."""
     assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == found
     place.user_file.write_text(
         "[account_jobs]\n" + "".join(f'"{name}" = {jobs}\n' for name, jobs in found.items())
@@ -469,7 +472,7 @@ def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int])
     "said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""]
 )
 def test_no_number_of_runs(place: Place, said: str) -> None:
-    """An invalid number is reported. An empty text means that the setting is not set."""
+    """An invalid number of runs is reported. An empty text means that the setting is not set."""
     if not said:
         assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == {}
         return

@@ -1,4 +1,4 @@
-"""How full a conversation is, and what is done about it: the pure decisions."""
+"""How full a conversation is, and what perdure does about it: the pure decisions."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ rules = st.builds(FillRules, policy=st.sampled_from(WhenFull), percent=st.intege
 def test_what_comes_before_the_wall(
     policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure
 ) -> None:
-    """A conversation over the limit is handled as its policy says. A CLI that cannot be told to
-    compact does so by itself."""
+    """For a conversation over the limit, the policy decides what is done. A CLI that cannot be told
+    to compact decides that by itself."""
     assert (
         measure(FillRules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain)
         is expected
@@ -81,8 +81,8 @@ def test_what_comes_before_the_wall(
 def test_what_comes_after_it(
     policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure
 ) -> None:
-    """A request that was refused as too long leads to a compaction or to a new conversation,
-    whatever the counts say."""
+    """After a request was refused as too long, the conversation is compacted or replaced, whatever
+    the counts say."""
     assert (
         measure(FillRules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain)
         is expected
@@ -93,7 +93,8 @@ def test_what_comes_after_it(
 def test_an_exhausted_conversation_never_goes_on_as_it_is(
     rules: FillRules, fill: Fill | None, compacts: bool, in_vain: bool
 ) -> None:
-    """No combination resumes the conversation unchanged, and nothing that failed is tried twice."""
+    """In no combination an exhausted conversation is resumed unchanged, and nothing that failed is
+    tried twice."""
     found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
     assert found is not Measure.NONE
     assert not (in_vain and found is Measure.COMPACT)
@@ -115,7 +116,7 @@ def test_what_is_not_known_is_left_alone(
 
 @given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(WhenFull))
 def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: WhenFull) -> None:
-    """A CLI that must compact now gets a level below the conversation's fill, and far above the
+    """A CLI that must compact at once gets a level below the conversation's fill, and far above the
     size of a summary."""
     level = compact_at(FillRules(policy=policy), fill, "", now=True)
     assert level is not None
@@ -123,8 +124,8 @@ def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: Whe
 
 
 def test_the_level_of_a_launch_is_the_policys() -> None:
-    """A launch changes the CLI's own level only if perdure is to compact. Without a known window it
-    is a percentage."""
+    """A launch changes the CLI's own level only if perdure is to compact. If the window is unknown,
+    the level is a percentage."""
     level = compact_at(FillRules(percent=70), None, "claude-sonnet-4-5", now=False)
     assert level is not None
     assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
@@ -147,8 +148,8 @@ def test_the_level_of_a_launch_is_the_policys() -> None:
     ],
 )
 def test_who_says_what_a_model_takes(model: str, told: int, expected: tuple[int, str]) -> None:
-    """The window is that of the setting, or else that of the agent, or else that of the table;
-    otherwise it is unknown."""
+    """The window of a model is that of the setting, or else that of the agent, or else that of the
+    table. Otherwise it is unknown."""
     assert window_of(model, told, FillRules(windows={"local-*": 32_768})) == expected
 
 
@@ -175,7 +176,7 @@ def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy
 
 
 def test_a_planner_can_ask() -> None:
-    """`can_compact` returns whether a conversation can be shortened."""
+    """`can_compact` returns whether an agent can be asked to shorten a conversation."""
     assert can_compact(True, ROOMY, in_vain=False)
     assert not can_compact(False, ROOMY, in_vain=False)
     assert not can_compact(True, ROOMY, in_vain=True)
@@ -185,8 +186,8 @@ def test_a_planner_can_ask() -> None:
 @pytest.mark.parametrize("policy", list(ContinuityPolicy))
 @pytest.mark.parametrize("needed", list(Measure))
 def test_how_a_conversation_of_that_size_goes_on(policy: ContinuityPolicy, needed: Measure) -> None:
-    """A conversation is compacted in place, replaced by a new one that names it, or refused. A
-    strict policy never leads to a new one."""
+    """A conversation is compacted in place, replaced by a new one that names the old one, or
+    refused. A strict policy never leads to a new conversation."""
     key = SessionKey("claude", "run:r")
     live = Session(
         key=key, id="old", state=SessionState.CONFIRMED, created=1, updated=2, attempts=1

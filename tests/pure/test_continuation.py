@@ -1,4 +1,4 @@
-"""How an attempt starts, in every situation, and what the agent is told."""
+"""How an attempt starts in every situation, and the prompt of the agent."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ situations = st.builds(
     parent_refused=st.booleans(),
     handed_over=st.just("") | st.just("codex"),
 ).map(lambda at: replace(at, lost=None) if at.session is not None else at)
-"""Every situation. A retired conversation counts only if there is no live one."""
+"""Strategy for every situation. A retired conversation is in it only if there is no live one."""
 
 TRANSCRIPT = Snapshot("/t.jsonl", 9, "0" * 64, 1)
 SESSION = Session(
@@ -88,7 +88,8 @@ def rungs_left(at: Situation) -> list[Rung]:
 
 
 def to_fork(at: Situation) -> bool:
-    """Return whether the run is to begin as a fork, and has no conversation of its own yet."""
+    """Return whether the run has to begin as a fork, because it has no conversation of its own
+    yet."""
     if not at.forks:
         return False
     if at.session is None:
@@ -101,8 +102,8 @@ def can_fork(at: Situation) -> bool:
 
 
 def known_lost(at: Situation) -> str:
-    """Return the conversation that this attempt would have to continue and cannot; None if there is
-    none."""
+    """Return the id of the conversation that this attempt would have to continue and cannot, or an
+    empty string if there is none."""
     if to_fork(at):
         return "" if can_fork(at) else at.forks
     if at.session is None:
@@ -125,8 +126,8 @@ def known_lost(at: Situation) -> str:
 @settings(max_examples=200)
 @given(situations)
 def test_what_holds_in_every_situation(at: Situation) -> None:
-    """A conversation that can continue does so, on the best rung that was not tried yet. A lost one
-    is always mentioned."""
+    """A conversation that can be continued is continued, on the best rung that was not tried yet. A
+    lost conversation is always mentioned."""
     chosen = choose(at)
     event(chosen.kind)
     assert chosen.reason
@@ -163,7 +164,8 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
 
 @given(situations)
 def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
-    """A rung that failed is not tried again until the conversation has continued in between."""
+    """A rung that failed is not tried again before the conversation has continued on another
+    one."""
     chosen = choose(at)
     if chosen.kind is Start.RESUME:
         assert chosen.rung not in at.tried
@@ -172,7 +174,7 @@ def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
 
 @given(situations)
 def test_strict_starts_nothing_new_after_a_loss(at: Situation) -> None:
-    """A strict run whose conversation is lost is refused, naming what was lost."""
+    """A strict run whose conversation is lost is refused, and the reason names the conversation."""
     at = replace(at, policy=ContinuityPolicy.STRICT)
     chosen = choose(at)
     if known_lost(at):
@@ -183,7 +185,8 @@ def test_strict_starts_nothing_new_after_a_loss(at: Situation) -> None:
 
 @given(situations)
 def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> None:
-    """A new conversation gets the new id, or the one that was announced and never began."""
+    """A new conversation gets the new id, or the id that was announced for a conversation that
+    never began."""
     chosen = choose(at)
     if chosen.kind in NEW:
         again = at.session is not None and chosen.session_id == at.session.id
@@ -194,8 +197,8 @@ def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> No
 
 
 def test_the_ladder_is_walked_from_the_top_and_once() -> None:
-    """The conversation is resumed by id, by path, from perdure's own copy, from a repaired one,
-    from that of an older checkpoint. Then the policy decides."""
+    """A conversation is resumed by id, by path, from perdure's own copy, from a repaired copy, and
+    from the copy of an older checkpoint, in this order and each once. Then the policy decides."""
     there = Situation(
         policy=ContinuityPolicy.DISCLOSE,
         now=0,
@@ -221,8 +224,8 @@ def test_the_end_of_a_lifetime_changes_nothing_in_silence(
     at: Situation, live: Session, then: OnExpiry, expires: int
 ) -> None:
     """An expired session continues like any other, and the prompt says so. If the settings ask for
-    it and the policy is not strict, a new conversation with a brief replaces it. A session that has
-    not expired, or never does, is not mentioned."""
+    it and the policy is not strict, a new conversation with a brief replaces it. For a session that
+    has not expired, or that never expires, the prompt says nothing."""
     at = replace(at, session=live, lost=None, writers=(), forks="")
     expired = choose(
         replace(at, session=replace(live, expires=expires), on_expiry=then, now=expires)
@@ -244,7 +247,8 @@ def test_the_end_of_a_lifetime_changes_nothing_in_silence(
 
 
 def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
-    """If nothing was lost, a new conversation is not a loss. It gets the id that the caller chose."""
+    """With every policy the first attempt of a scope is fresh, because nothing was lost. The
+    conversation gets the id that the caller chose."""
     for policy in ContinuityPolicy:
         chosen = choose(Situation(policy=policy, now=0, new_id="new-9"))
         assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (
@@ -255,8 +259,8 @@ def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
 
 
 def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
-    """A start-up failure says nothing about the conversation. The id that perdure chose is kept
-    until a fresh start with it has failed."""
+    """A failure at the start says nothing about the conversation. The id that perdure announced is
+    used again, unless a fresh start with that id has failed."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, new_id="new-9")
     assert (choose(at).kind, choose(at).session_id) == (Start.FRESH, pinned.id)
@@ -269,8 +273,8 @@ def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
     [("disclose", Start.REBUILD), ("fresh-ok", Start.FRESH), ("strict", Start.REFUSE)],
 )
 def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Start) -> None:
-    """If the conversation that replaced a lost one fails at its start, the next one is not treated
-    as a first one: its prompt mentions the loss again."""
+    """A conversation that replaced a lost one fails at its start. The next one is not treated as
+    the first: its prompt mentions the loss again."""
     stand_in = replace(SESSION, id="bbbb-2", state=SessionState.PINNED, attempts=0, parent="aaaa-1")
     chosen = choose(
         Situation(policy=ContinuityPolicy(policy), now=0, session=stand_in, new_id="new-9")
@@ -280,7 +284,7 @@ def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Star
 
 def test_a_turn_on_disk_is_a_beginning() -> None:
     """If a turn of a conversation is on disk, the conversation has begun, even without any output.
-    If there is no way left to go on with it, it is lost."""
+    If no rung is left to continue it, it is lost."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     for there in ({"transcript": TRANSCRIPT}, {"copy": TRANSCRIPT}):
         at = Situation(
@@ -290,8 +294,8 @@ def test_a_turn_on_disk_is_a_beginning() -> None:
 
 
 def test_a_fork_that_never_began_is_forked_again() -> None:
-    """The remains of a fork that was killed are not continued, not even if they contain a part of
-    the parent's history."""
+    """A fork that was killed before it began is forked again. Its remains are not continued, not
+    even if they have a part of the parent's history."""
     pinned = replace(SESSION, id="fork-1", state=SessionState.PINNED, attempts=0, parent="parent-0")
     at = Situation(
         policy=ContinuityPolicy.STRICT,
@@ -313,7 +317,8 @@ def test_a_fork_that_never_began_is_forked_again() -> None:
 
 
 def test_a_hand_over_is_told_and_is_no_loss() -> None:
-    """Another agent starts with a brief, even under a strict policy, because a person asked for it."""
+    """After a hand-over the other agent starts with a brief, even with a strict policy, because a
+    person asked for it."""
     chosen = choose(
         Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9")
     )
@@ -322,8 +327,8 @@ def test_a_hand_over_is_told_and_is_no_loss() -> None:
 
 
 def test_a_hand_over_that_never_began_is_told_again() -> None:
-    """If the first attempt of the new agent dies before its conversation begins, the next one has
-    the brief as well."""
+    """If the first attempt of the new agent dies before its conversation begins, the next attempt
+    gets the brief as well."""
     session = Session(key=SESSION.key, id="aaaa-1", state=SessionState.PINNED, created=0, updated=0)
     chosen = choose(
         Situation(
@@ -348,8 +353,8 @@ FIRST = Context(1, "Fix the failing test.", 0)
 
 
 def test_a_conversation_that_moved_is_told_where_it_is() -> None:
-    """The prompt says so until the conversation contains it. The paths in its history lead to a
-    place where other runs may be working."""
+    """The prompt says that the conversation moved to another directory until the conversation
+    contains that. The paths in its history lead to a directory in which other runs may work."""
     story = Story(contexts=(FIRST,), left="/old/place", cwd="/new/place")
     for asked in (FORK, RESUME):
         text = prompt(asked, story)
@@ -385,8 +390,8 @@ asked = st.builds(
 
 @given(st.text(min_size=1), st.sampled_from([FRESH, RESUME]))
 def test_a_first_prompt_goes_unchanged(text: str, how: Continuation) -> None:
-    """The first prompt of a run reaches the agent byte for byte, in a new conversation and in a
-    shared one."""
+    """The first prompt of a run reaches the agent byte for byte, in a new conversation and in one
+    that it shares."""
     assert prompt(how, Story(contexts=(Context(1, text, 0),))) == text
 
 
@@ -394,8 +399,8 @@ def test_a_first_prompt_goes_unchanged(text: str, how: Continuation) -> None:
 def test_an_update_after_a_clean_turn_holds_only_what_is_new(
     versions: tuple[Context, ...], data: st.DataObject
 ) -> None:
-    """Each new version once, with its number, and nothing of what the conversation already
-    holds."""
+    """After a turn that ended well, the prompt of an update has each new version once, with its
+    number, and nothing that the conversation already has."""
     given = data.draw(st.integers(1, len(versions)))
     assume(given < len(versions))
     marked = tuple(
@@ -411,8 +416,8 @@ def test_an_update_after_a_clean_turn_holds_only_what_is_new(
 
 
 def test_a_retry_states_the_facts() -> None:
-    """The prompt says how the attempt ended, which command was running, what state the workdir is
-    in, and what was done outside. It does not repeat the instructions."""
+    """The prompt of a retry says how the attempt ended, which command was running, what state the
+    workdir is in, and what was done outside of it. It does not repeat the instructions."""
     story = Story(
         contexts=(FIRST,),
         given=1,
@@ -437,8 +442,8 @@ def test_a_retry_states_the_facts() -> None:
 
 @given(st.text(max_size=200), st.integers(1, 5))
 def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
-    """The check's output is put between two marks that it cannot contain, is called no instruction,
-    and is given once."""
+    """The output of a failed check is put between two marks that it cannot contain. The prompt says
+    that it is no instruction. It is in only one prompt."""
     check = VerifyEnded(code=2, output=output, command="make test", round=round, rounds=3)
     text = prompt(
         RESUME,
@@ -460,8 +465,8 @@ def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
 
 
 def test_a_new_conversation_is_told_of_the_failed_check() -> None:
-    """A brief and a fresh start after a loss contain the output of the check, too, and mention a
-    kill since then."""
+    """A brief, and the prompt of a fresh start after a loss, contain the output of the failed
+    check, too, and mention a kill since then."""
     check = VerifyEnded(code=2, output="E 3 != 4", command="make test")
     for kind in NEW:
         started = Continuation(kind=kind, session_id="b", lost_session_id="a")
@@ -473,15 +478,15 @@ def test_a_new_conversation_is_told_of_the_failed_check() -> None:
 
 
 def test_an_update_after_a_kill_states_the_facts_and_the_instructions() -> None:
-    """Both halves are there, the facts first."""
+    """After a kill, the prompt of an update has the facts first, and then the instructions."""
     text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=1, previous=KILLED))
     assert text.index(KILLED.detail) < text.index(SECOND.text)
     assert FIRST.text not in text
 
 
 def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
-    """If no version is known to be in the conversation, the prompt has the instructions and the
-    facts."""
+    """If it is unknown whether a prompt arrived in the conversation, the next prompt has both the
+    instructions and the facts."""
     text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=0, previous=KILLED))
     assert KILLED.detail in text
     assert FIRST.text in text
@@ -489,7 +494,8 @@ def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
 
 
 def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
-    """The prompt contains the instructions as well, because a note alone is not a task."""
+    """If another program continued the conversation, the prompt says so. It contains the
+    instructions as well, because a note alone is not a task."""
     text = prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=CLEAN, turns_between=2))
     assert "2 prompt(s) above are not from the runner" in text
     assert "finish what is missing" in text
@@ -497,7 +503,7 @@ def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
 
 @given(asked, stories)
 def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
-    """The prompt is never empty, and never just a word that the agents answer without doing
+    """The prompt is never empty, and never just a word that agents answer without doing
     anything."""
     text = prompt(how, story)
     only = text.strip().lower().rstrip(".!")
@@ -508,8 +514,8 @@ def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
 
 @given(asked, stories)
 def test_every_loss_is_told(how: Continuation, story: Story) -> None:
-    """A conversation that replaces another one, or was handed over, begins with all instructions
-    and the prominent line."""
+    """A conversation that replaces another one, or that was handed over, begins with all
+    instructions and with the line that names the loss."""
     text = prompt(how, story)
     loud = how.kind in NEW and bool(how.lost_session_id or how.kind is Start.REBUILD)
     assume(not any(OWN_FILES in context.text for context in story.contexts))
@@ -544,8 +550,8 @@ def test_a_brief_tells_what_is_known() -> None:
 
 
 def test_an_older_checkpoint_is_named() -> None:
-    """The conversation of a checkpoint is restored with the checkpoint's number, which is also in
-    the reason."""
+    """If the conversation of an older checkpoint is restored, the prompt and the reason name that
+    checkpoint's number."""
     at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=SESSION, checkpoint=4)
     chosen = choose(at)
     assert (chosen.kind, chosen.rung, chosen.checkpoint) == (Start.RESUME, Rung.CHECKPOINT, 4)
@@ -554,8 +560,8 @@ def test_an_older_checkpoint_is_named() -> None:
 
 @pytest.mark.parametrize("ended", [OutcomeKind.SUCCEEDED, OutcomeKind.LOST])
 def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
-    """Whether or not the last attempt was cut off, the prompt says what was restored, and then what
-    others changed."""
+    """Whether the last attempt was interrupted or not, the prompt first says what was restored, and
+    then what others changed."""
     story = Story(
         contexts=(Context(1, "Do it.", 0),),
         given=1,
@@ -585,8 +591,9 @@ def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
 def test_an_agent_without_sessions_never_goes_on(
     heard: bool, policy: ContinuityPolicy, kind: Start, session: Session | None
 ) -> None:
-    """Each task begins a new conversation, even if its scope already had one. As after a loss, the
-    policy decides whether the prompt contains what this run said before."""
+    """With an agent that keeps no sessions each task begins a new conversation, even if its scope
+    already had one. As after a loss, the policy decides whether the prompt contains what this run
+    said before."""
     chosen = choose(
         Situation(
             policy=policy,
@@ -603,8 +610,8 @@ def test_an_agent_without_sessions_never_goes_on(
 
 @given(situations, st.booleans())
 def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
-    """No conversation is resumed or forked, whatever files are on disk, and no other writer is waited
-    for."""
+    """For an agent without sessions no conversation is resumed or forked, whatever files are on
+    disk, and no other writer is waited for."""
     assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
 
 
@@ -639,8 +646,8 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
 def test_an_agent_whose_transcripts_cannot_be_read(
     session: Session | None, changed: dict[str, Any], kind: Start, reason: str
 ) -> None:
-    """It is asked to continue a conversation that it has named and answered in. A conversation that
-    it then does not continue is lost."""
+    """An agent whose transcripts cannot be read is asked to continue a conversation that it has
+    named and answered in. If it does not continue that conversation, the conversation is lost."""
     at = Situation(policy=ContinuityPolicy.DISCLOSE, now=1, session=session, transcripts=False)
     chosen = choose(replace(at, **changed))
     assert (chosen.kind, reason in chosen.reason) == (kind, True), chosen
@@ -649,8 +656,8 @@ def test_an_agent_whose_transcripts_cannot_be_read(
 
 @pytest.mark.parametrize("kind", [*NEW, Start.RESUME])
 def test_the_map_stands_last_in_the_prompt(kind: Start) -> None:
-    """The map comes after the instructions, the brief and the files, in a new conversation and in a
-    continued one."""
+    """The project map comes after the instructions, the brief and the task files, in a new
+    conversation and in a continued one."""
     story = Story(contexts=(Context(1, "Do it.", 0),), files="Files came.", map="<project-map>...")
     text = prompt(Continuation(kind=kind, session_id="a"), story)
     assert text.endswith("Files came.\n\n<project-map>...")

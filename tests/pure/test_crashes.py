@@ -1,4 +1,4 @@
-"""Conclusions from several crashes in a row, about a run and about an agent."""
+"""What several crashes in a row mean, for a run and for an agent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def crash(
 
 
 def test_crashes_at_the_start_are_a_loop() -> None:
-    """Enough crashes in a row, each within seconds and without output, are a loop, whatever the
+    """Several crashes in a row, each within seconds and without output, are a loop, whatever their
     errors are."""
     row = [crash(f"error of another kind: {word}") for word in ("one", "two", "three")]
     assert "within seconds of its start 3 times" in loop(row) and "three" in loop(row)
@@ -76,8 +76,8 @@ def test_crashes_of_one_cause_are_a_loop() -> None:
     st.sampled_from(["said", "paid", "other"]),
 )
 def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
-    """The row is broken by one recent attempt that had output, got an answer, or ended for another
-    reason than a crash."""
+    """One recent attempt that had output, got an answer, or ended for another reason than a crash
+    means that the crashes are no loop."""
     attempts = [crash(outcome=Outcome(kind=kind, detail="x")) for kind in row]
     assert bool(loop(attempts)) == all(kind in CRASHES for kind in row)
     changed = {
@@ -90,7 +90,7 @@ def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
 
 def test_an_agent_that_does_not_start_is_parked() -> None:
     """After enough failed starts in a row, of at least two runs, the agent is not started for a
-    while. The pause grows within bounds. One start that works ends it."""
+    while. The pause grows up to a limit, and ends after one successful start."""
     row = [crash(run=f"r{n % 2}") for n in range(30)]
     assert pause_ms(row[: STARTS - 1], NOW) == 0
     assert pause_ms([crash(run="r1")] * 30, NOW) == 0
@@ -101,7 +101,8 @@ def test_an_agent_that_does_not_start_is_parked() -> None:
 
 
 def test_what_says_nothing_of_the_start_is_passed_over() -> None:
-    """Attempts that never reached a launch do not count, and old starts do not either."""
+    """Attempts that never reached a launch do not count as starts, and old starts do not count
+    either."""
     row = [crash(run=f"r{n % 2}") for n in range(STARTS)]
     waiting = crash(continuation=None, outcome=Outcome(kind=OutcomeKind.WRITER_CONFLICT))
     assert pause_ms([row[0], waiting, *row[1:]], NOW) == PAUSE_MS

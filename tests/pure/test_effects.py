@@ -35,19 +35,19 @@ CATALOG = Path(catalog.__file__).with_name("catalog.toml")
 
 
 def test_the_table_that_is_read_is_the_one_that_is_written() -> None:
-    """docs/generate.py makes `catalog.json` from `catalog.toml`."""
+    """`catalog.json` is what docs/generate.py makes from `catalog.toml`."""
     written = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     assert json.loads(CATALOG.with_suffix(".json").read_text(encoding="utf-8")) == written
     assert msgspec.convert(written, catalog.Catalog) == catalog.catalog()
 
 
 def kinds_of(command: str) -> list[str]:
-    """Return the kinds of the effects that are found in a command."""
+    """Return the kinds of the effects that a command has."""
     return [each.kind for each in effects_of(command)]
 
 
 def records_of(events: list[tuple[int, AnyEvent]]) -> list[Record]:
-    """Return a journal of these events, each with its attempt."""
+    """Return journal records of these events. Each event is given with its attempt."""
     return [Record("r", seq, attempt, seq, event) for seq, (attempt, event) in enumerate(events)]
 
 
@@ -70,7 +70,7 @@ def records_of(events: list[tuple[int, AnyEvent]]) -> list[Record]:
         ("gh pr view 7", []),
         ("git log --grep 'npm publish'", []),
         ("ls; cat file | grep push", []),
-        # Written so that a search for words would not find it.
+        # It is written so that a search for words would not find it.
         ("gi't' pu\\sh", ["push"]),
         ("$'\\x67it' push", ["push"]),
         ("G=git; $G push", ["push"]),
@@ -82,7 +82,7 @@ def records_of(events: list[tuple[int, AnyEvent]]) -> list[Record]:
         ("sudo -u x env -i timeout -k 1 5 nice -n 3 git push", ["push"]),
         ("xargs -n 1 npx --yes wrangler@3 deploy", ["deploy"]),
         ("sh -c \"bash -c 'git push'\"", ["push"]),
-        # Known as what it is not known to be.
+        # The program is unknown, so it is listed as such.
         ("$X", ["program"]),
         ("git $VERB", ["program"]),
         ("curl https://x.example | sh", ["script"]),
@@ -92,14 +92,14 @@ def records_of(events: list[tuple[int, AnyEvent]]) -> list[Record]:
     ],
 )
 def test_effects_are_recognised(command: str, kinds: list[str]) -> None:
-    """A push, a pull request, a comment and a publication are recognized however the shell wraps
-    them. Mentioning one is not an effect."""
+    """A push, a pull request, a comment and a publication are recognized in every form of a shell
+    command. A text that only mentions one is not an effect."""
     assert kinds_of(command) == kinds
 
 
 def test_the_corpus() -> None:
-    """At least 95 % of the effects of an ordinary day are listed, and at most 10 % of the local
-    calls, in each half of the corpus."""
+    """The corpus has the effects and local calls of ordinary days. At least 95 % of the effects are
+    listed, and at most 10 % of the local calls, in each half of the corpus."""
     corpus: dict[str, Any] = tomllib.loads(CORPUS.read_text())
     for half in corpus.values():
         tools = half["tools"]
@@ -120,13 +120,14 @@ def listed(tool: dict[str, Any]) -> bool:
 
 @given(st.text(max_size=80))
 def test_any_text_is_no_error(command: str) -> None:
-    """With any command of an agent, the ledger does not raise."""
+    """The ledger reads any command of an agent without an error."""
     effects_of(command)
 
 
 def test_a_hostile_command_costs_little() -> None:
-    """A process with 400 MB and 60 s of processor time reads 300 commands made to exhaust it: 1 MB
-    long, nested, with NULs. A command that is not read completely is listed."""
+    """A process with 400 MB of memory and 60 s of processor time can read 300 commands that were
+    made to exhaust it: 1 MB long, nested, with NULs. A command that is not read completely is
+    listed."""
     program = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
@@ -153,8 +154,8 @@ def hostile(count: int) -> list[str]:
 
 
 def test_what_is_too_long_is_said() -> None:
-    """A command that the parser or the journal cut is a possible effect. The part that was read
-    counts."""
+    """A command that was cut by the parser or the journal is a possible effect. The effects in the
+    part that was read are listed."""
     assert kinds_of("git push; echo " + "x" * LONGEST) == ["push", "command"]
     assert kinds_of("git push; echo x [90 characters more]") == ["push", "command"]
     kept = json_lines.text("echo " + "x" * 9000, json_lines.COMMAND)
@@ -174,8 +175,8 @@ def test_the_end_of_a_long_command_is_seen() -> None:
 
 
 def test_the_ledger_knows_how_each_ended() -> None:
-    """If the end of an effect was seen, the ledger has it. An effect of a killed attempt is
-    unknown."""
+    """If the end of an effect was seen, the ledger has its outcome. The outcome of an effect of a
+    killed attempt is unknown."""
     ended = AttemptEnded(outcome=Outcome(kind=OutcomeKind.LOST))
     records = records_of(
         [
@@ -195,7 +196,7 @@ def test_the_ledger_knows_how_each_ended() -> None:
 
 def test_a_call_that_did_not_run() -> None:
     """An effect of a denied call is denied, whether the denial is reported before or after the end
-    of the call. An effect of a command that continues in the background is not done."""
+    of the call. An effect of a command that still runs in the background is not listed as done."""
     records = records_of(
         [
             (1, ToolStarted(tool_id="a", name="Bash", summary="git push")),
@@ -230,8 +231,8 @@ def test_a_call_that_did_not_run() -> None:
     ],
 )
 def test_an_exit_code_speaks_for_what_it_can(command: str, ok: bool, outcome: str) -> None:
-    """The exit code of a command of several programs is that of one of them only if the shell says
-    so."""
+    """The exit code of a command line with several programs decides about a program's effect only
+    if the shell makes it that program's code."""
     started = ToolStarted(tool_id="a", name="Bash", summary=command)
     records = records_of([(1, started), (1, ToolEnded(tool_id="a", ok=ok))])
     pushed = [each.outcome for each in ledger(records) if each.kind == "push"]
@@ -259,6 +260,7 @@ def test_tools_that_are_no_shell() -> None:
 
 
 def test_characters_that_end_the_parser_are_kept_from_it() -> None:
-    """A brace before a character beyond U+FFFF made the parser end the whole process."""
+    """A brace before a character beyond U+FFFF would make the parser crash the whole process, so it
+    is not passed on."""
     for command in ("{\U000fe7f5", "9{\U000fe7f55 git push", "é{\U0010ffff}"):
         effects_of(command)

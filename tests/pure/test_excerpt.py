@@ -1,4 +1,4 @@
-"""The most useful part of a failed check's output."""
+"""The excerpt of a failed check's output: its most useful part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOISE = "\n".join(f"tests/test_{n}.py::test_case_{n} PASSED [ {n % 100}%]" for n
 
 @given(st.text(max_size=20_000), st.integers(500, MOST))
 def test_an_excerpt_is_bounded(text: str, most: int) -> None:
-    """With any output of a command, the excerpt is no longer than requested, and the line for a
+    """For any output of a command, the excerpt is no longer than requested, and the summary for a
     list is one line."""
     assert len(excerpt(text, most)) <= most
     assert "\n" not in telling_line(text) and len(telling_line(text)) <= 200
@@ -47,8 +47,8 @@ def test_what_fits_is_given_as_it_is() -> None:
 
 
 def test_errors_come_before_noise() -> None:
-    """From thousands of lines, most of them passed tests: the names of the failures, the traceback
-    and the last lines, in this order."""
+    """The excerpt of thousands of lines, most of them about passed tests, has the names of the
+    failures, the traceback and the last lines, in this order."""
     shown = excerpt(
         f"{NOISE}\n{TRACE}\n{NOISE}\nFAILED tests/test_sum.py::test_sum - AssertionError: 3 != "
         "4\n== 1 failed, 6000 passed in 9 s =="
@@ -81,8 +81,8 @@ def test_errors_of_compilers_are_found() -> None:
 
 
 def test_repetition_and_overdrawn_lines_are_shown_once() -> None:
-    """A line that overwrites itself is shown in its last state. A repeated line is shown once with
-    its count."""
+    """A line that overwrites itself (with carriage returns) is shown in its last state. A repeated
+    line is shown once with its count."""
     assert lines_of("\r10%\r50%\rdone\nsame\nsame\nsame\nend") == [
         "done",
         "same",
@@ -92,7 +92,7 @@ def test_repetition_and_overdrawn_lines_are_shown_once() -> None:
 
 
 def test_the_telling_line() -> None:
-    """The line for a list is the exception's own words, else an error, else the last line."""
+    """The summary for a list is the exception's own text, else an error, else the last line."""
     assert telling_line(f"{TRACE}\n1 failed in 0.1 s") == "AssertionError: 3 != 4"
     assert (
         telling_line("step 1\nmain.c:3:1: error: expected ';'\nmake: *** [all] Error 1")

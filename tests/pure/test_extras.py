@@ -1,4 +1,4 @@
-"""Dependencies that are installed with the package, and with its extras."""
+"""The dependencies that the package and its extras install."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tomllib
 from pathlib import Path
 
 OURS = {"all", "test", "test-kubernetes", "check", "bench"}
-"""Extras that collect others, and those for the developers of perdure."""
+"""Extras that combine others, and extras for the developers of perdure."""
 
 
 def test_all_is_every_extra_that_a_user_can_want() -> None:
-    """`perdure[all]`, which the container image installs, names each of the others once."""
+    """`perdure[all]`, which the container image installs, names each of the users' extras once."""
     project = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
     (collected,) = extras["all"]
@@ -22,8 +22,8 @@ def test_all_is_every_extra_that_a_user_can_want() -> None:
 
 
 def test_the_agents_are_locked_at_their_pins() -> None:
-    """The lock file by which the tests and the image install belongs to agents/package.json, and
-    names no registry."""
+    """The lock file from which the tests and the image install the agents matches
+    agents/package.json, and names no registry."""
     agents = Path(__file__).parents[2] / "agents"
     manifest = json.loads((agents / "package.json").read_text())
     locked = json.loads((agents / "package-lock.json").read_text())["packages"]

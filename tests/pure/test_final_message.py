@@ -66,19 +66,19 @@ def one(*events: AnyEvent) -> list[Record]:
     ],
 )
 def test_the_final_message_is_what_the_agent_said_last(records: list[Record], message: str) -> None:
-    """A tool call ends a message. Messages of helpers and errors do not count. Parts of one message
-    are joined."""
+    """The final message is the last text of the agent: it begins after the last tool call. Messages
+    of subagents and errors do not count. The parts of one message are joined."""
     assert last_message(records) == message
 
 
 def test_the_message_of_one_attempt_is_only_its_own() -> None:
-    """An attempt that said nothing has no message, although one before it had."""
+    """An attempt that printed no message has none, even if the previous attempt had one."""
     records = journal((1, Said("One.")), (2, TOOL[0]))
     assert (last_message(records, 1), last_message(records, 2)) == ("One.", "")
 
 
 def test_a_message_is_bounded() -> None:
-    """A message of many parts is cut, and says where the rest is."""
+    """A message of many parts is cut, and its end says where the rest is."""
     message = last_message(one(*(Said("x" * 5000) for _ in range(9))))
     assert len(message) == MAX_TEXT and message.endswith("is in perdure logs]")
 
@@ -163,8 +163,8 @@ def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch
 
 
 def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
-    """No line is wider than the terminal, except for a single long word. Colors take no room, and
-    wide characters take two columns."""
+    """No line is wider than the terminal, except for a single long word. Colors take no columns,
+    and wide characters take two."""
     text = "  note: the file is changed 界界界界界界界界 and more words follow it here"
     for width in (20, 30, 40):
         lines = wrapped(text, width).split("\n")
@@ -177,8 +177,8 @@ def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
 
 
 def test_git_counts_what_attributes_may_convert(tmp_path: Path) -> None:
-    """Where attributes apply, in a directory above the file or in the repository, its content does
-    not show what git counts. A deleted file cannot be judged either."""
+    """If git's attributes apply to a file, from a directory above it or from the repository, its
+    content does not show what git counts. A deleted file cannot be judged either."""
     (tmp_path / ".git/info").mkdir(parents=True)
     (tmp_path / "src/below").mkdir(parents=True)
     place = Workspace(id="w", path=str(tmp_path), backend=Backend.ISOLATED)

@@ -57,7 +57,7 @@ def test_what_reaches_into_the_real_home_is_an_error(
 
 
 def test_the_error_counts_even_if_it_is_swallowed(touched: list[str]) -> None:
-    """The access is reported even if the code swallows every exception."""
+    """An access to the real home is reported even if the code swallows every exception."""
     with contextlib.suppress(Exception):
         (REAL / ".claude.json").read_text()
     assert len(touched) == 1
@@ -85,8 +85,8 @@ def test_a_program_with_the_real_home_is_an_error(
 
 
 def test_what_else_lies_in_the_home_is_free() -> None:
-    """Python itself may be installed below the real home. Programs start, modules are imported, and
-    the home can be listed."""
+    """Other files in the real home are not guarded, because Python itself may be installed there.
+    Programs start, modules are imported, and the home can be listed."""
     assert os.listdir(REAL) is not None
     assert not (REAL / ".claudette").exists()
     subprocess.run([sys.executable, "-c", "import perdure, msgspec"], check=True)

@@ -1,4 +1,5 @@
-"""Which versions of the instructions count after restores back and forth."""
+"""Which versions of the instructions are in effect after restores to earlier and later
+checkpoints."""
 
 from __future__ import annotations
 
@@ -47,16 +48,16 @@ def restored(
 
 
 def test_what_came_after_the_checkpoint_is_retired() -> None:
-    """An instruction that was given after the checkpoint stops counting. An earlier one still
-    counts, whether the agent had read it or not."""
+    """After a restore, instructions that were given after the checkpoint are retired. Earlier ones
+    stay in effect, whether the agent had read them or not."""
     records = journal(ContextAdded(version=2), taken(1), ContextAdded(version=3), taken(2))
     assert retired_by(contexts(3), records, checkpoint(1), asked=True) == {3}
     assert retired_by(contexts(3), records, checkpoint(2), asked=True) == set()
 
 
 def test_a_later_checkpoint_brings_it_back() -> None:
-    """Each checkpoint has the instructions of its time. Instructions that were already retired, or
-    that came later, do not count."""
+    """After a restore to a later checkpoint, the instructions of that checkpoint are in effect
+    again. Those that were already retired then, or that came later, are not."""
     records = journal(
         taken(1),
         ContextAdded(version=2),
@@ -73,8 +74,8 @@ def test_a_later_checkpoint_brings_it_back() -> None:
 
 
 def test_a_repair_retires_nothing() -> None:
-    """A restore of the newest checkpoint that nobody asked for retires no waiting instructions.
-    Those that counted at that checkpoint count again."""
+    """If perdure itself restores the newest checkpoint, no waiting instructions are retired. Those
+    that were in effect at that checkpoint are in effect again."""
     records = journal(taken(1), ContextAdded(version=2), taken(2), ContextAdded(version=3))
     assert retired_by(contexts(3), records, checkpoint(2), asked=False) == set()
     back = [*records, *journal(restored(1, 2, 3))]
@@ -82,8 +83,8 @@ def test_a_repair_retires_nothing() -> None:
 
 
 def test_files_alone_and_another_host_change_nothing() -> None:
-    """The instructions of a run stay in effect if only its files were restored, or it went on
-    elsewhere."""
+    """The instructions of a run stay in effect if only its files were restored, or if it continued
+    on another host."""
     records = journal(
         taken(1),
         ContextAdded(version=2),
@@ -95,5 +96,6 @@ def test_files_alone_and_another_host_change_nothing() -> None:
 
 
 def test_a_journal_without_the_checkpoint_goes_by_time() -> None:
-    """If the journal came from another machine, the times of instructions and checkpoint decide."""
+    """If the journal came from another machine and lacks the checkpoint, the times of instructions
+    and checkpoint decide."""
     assert retired_by(contexts(3), [], checkpoint(9, at=2), asked=True) == {3}

@@ -1,4 +1,4 @@
-"""The state machine of a run, and what follows each outcome."""
+"""The state machine of a run, and the decision after each outcome."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ S, T, K = RunState, Trigger, OutcomeKind
 NOW = 1_700_000_000_000
 ROUNDS = 2
 
-# The published table, written out once more: a move is added to or taken out of the machine on
-# purpose only.
+# The published table of transitions, written here once more, so that the machine cannot be changed
+# by accident.
 PUBLISHED = {
     S.PENDING: {T.READY: S.QUEUED, T.CANCEL: S.CANCELLED},
     S.QUEUED: {T.CLAIM: S.RUNNING, T.CANCEL: S.CANCELLED},
@@ -71,7 +71,7 @@ def test_each_state_with_each_trigger(state: RunState, trigger: Trigger) -> None
 
 
 def test_final_states_are_those_that_only_a_person_leaves() -> None:
-    """A state is final exactly if `reopen` is the only way out of it."""
+    """A state is final if and only if `reopen` is the only way out of it."""
     assert {state for state in S if set(PUBLISHED[state]) == {T.REOPEN}} == FINAL
     assert {state for state, _ in MOVES} == set(S)
 
@@ -134,8 +134,8 @@ def test_every_outcome_has_a_decision(
 def follow(
     outcome: Outcome, allowed: int, policy: ContinuityPolicy = ContinuityPolicy.DISCLOSE
 ) -> list[Decision]:
-    """Return the decisions about a run whose attempts all end the same way. Each attempt is due
-    when the decision before it said."""
+    """Return the decisions about a run whose attempts all end with this outcome. Each attempt
+    begins at the time that the previous decision named."""
     decisions: list[Decision] = []
     now = NOW
     while not decisions or decisions[-1].state is S.QUEUED:
@@ -171,8 +171,8 @@ def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy
 
 @given(st.lists(kinds, min_size=1), st.integers(1, 5))
 def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> None:
-    """However outcomes alternate, a run ends: uncounted attempts are limited in a row, the others
-    in number."""
+    """However outcomes alternate, a run ends. Attempts that count are limited in total, and the
+    others in a row."""
     past: list[OutcomeKind] = []
     state = S.QUEUED
     while state is S.QUEUED:
@@ -208,24 +208,24 @@ def test_what_was_lost_before_its_start_does_not_count(
 def test_a_usage_limit_waits_until_its_time(
     ahead: int, free: int, policy: ContinuityPolicy, jitter: float
 ) -> None:
-    """If the agent said when the limit ends, the run is due at that millisecond, however often it
-    was tried."""
+    """If the agent said when the limit ends, the run is due at that millisecond, however many
+    attempts there were."""
     outcome = Outcome(kind=K.RATE_LIMITED, until=NOW + ahead)
     decision = decide(outcome, Tally(counted=0, free=free, allowed=3), policy, NOW, jitter)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + ahead)
 
 
 def test_a_limit_without_end_is_not_believed() -> None:
-    """A time in another century (a wrong clock, a misread number) is treated as if none had been
-    named."""
+    """If the end of a limit is in another century (a wrong clock, a misread number), the limit is
+    treated as one without an end."""
     far = Outcome(kind=K.RATE_LIMITED, until=NOW + FURTHEST_MS + 1)
     decision = decide(far, Tally(counted=0, free=1, allowed=3), ContinuityPolicy.DISCLOSE, NOW)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + 900_000)
 
 
 def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:
-    """A time in the past (a wrong clock, an old message) is tried again soon, but not twenty times
-    at once."""
+    """If the end of a limit has already passed (a wrong clock, an old message), the run is tried
+    again soon, but with longer and longer delays."""
     waits = [
         decision.run_after
         for decision in follow(Outcome(kind=K.RATE_LIMITED, until=NOW - 1), allowed=3)[:-1]
@@ -238,7 +238,7 @@ def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:
 
 @pytest.mark.parametrize("kind", sorted(LOST_CONVERSATION))
 def test_a_strict_run_that_lost_its_conversation_asks_a_person(kind: OutcomeKind) -> None:
-    """Strict stops and asks; the other policies go on."""
+    """The policy `strict` stops the run and asks a person. The other policies continue it."""
     tally = Tally(counted=1, free=0, allowed=3)
     asked = decide(Outcome(kind=kind), tally, ContinuityPolicy.STRICT, NOW)
     assert asked.state is S.FAILED
@@ -307,7 +307,7 @@ def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float)
 def test_a_failed_check_goes_back_as_often_as_was_asked(
     rounds: int, allowed: int, counted: int, policy: ContinuityPolicy
 ) -> None:
-    """The check's output goes back at once, whatever attempts crashes have used up. The failure
+    """The check's output goes back at once, even if crashes have used up attempts. The failure
     after the last round fails the run, with its evidence."""
     outcome = Outcome(
         kind=K.VERIFY_FAILED, detail="`make test` failed with exit code 2: AssertionError: 3 != 4"

@@ -33,9 +33,9 @@ signs = st.builds(
 @pytest.mark.parametrize(
     ("supervisor", "agent", "lease_over", "expected"),
     [
-        (True, True, True, "attended"),  # stopped, or slow: its lease is late
-        (True, False, False, "attended"),  # before its agent starts, or while it checks
-        (False, True, False, "unattended"),  # killed a moment ago: its lease says nothing
+        (True, True, True, "attended"),  # the supervisor is stopped or slow, so its lease has expired
+        (True, False, False, "attended"),  # before the agent starts, or during the check
+        (False, True, False, "unattended"),  # killed a moment ago, so the lease is still valid
         (
             False,
             False,
@@ -57,8 +57,8 @@ def test_what_lives(
 
 @given(signs)
 def test_whoever_is_seen_to_live_is_believed(found: Signs) -> None:
-    """A live supervisor or agent is never reported as dead. One that cannot be seen from here
-    counts as alive while its lease lasts."""
+    """A run whose supervisor or agent is alive is never reported as dead. A supervisor that cannot
+    be seen from here counts as alive while its lease is valid."""
     result = liveness(found)
     assert result is Liveness.ATTENDED or found.supervisor is not True
     assert result is not Liveness.INTERRUPTED or not found.agent

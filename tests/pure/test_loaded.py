@@ -33,7 +33,7 @@ def loaded(items: list[Item], **more: tuple[Item, ...]) -> Loaded:
 
 
 def test_all_that_was_known_is_shown() -> None:
-    """New items are added, and none is missing."""
+    """If the resume loads all known items and new ones, none is missing."""
     found = compare([*ONE, *TWO], loaded(TALK))
     assert found.whole
     assert (found.known, found.shown, found.missing, found.inserted) == (8, 8, (), ())
@@ -41,7 +41,8 @@ def test_all_that_was_known_is_shown() -> None:
 
 
 def test_a_rewind_is_named_with_what_it_took() -> None:
-    """The newest turns are not loaded. The finding says that they are still in the file."""
+    """If the newest turns are not loaded although they are still in the file, the finding is a
+    rewind that names them."""
     found = compare(TALK, loaded(ONE, dropped=(*TWO, *THREE)))
     assert found.relation is Relation.SHORTENED
     assert found.missing == (*TWO, *THREE)
@@ -54,8 +55,8 @@ def test_a_rewind_is_named_with_what_it_took() -> None:
 
 
 def test_a_rewind_that_went_on_differently_is_shortened_too() -> None:
-    """A stranger's prompt in place of the last turns is an addition, and the conversation is not
-    the same."""
+    """If another program's prompt replaces the last turns, it counts as an addition, and the
+    conversation as shortened."""
     other = turn(9)
     found = compare(TALK, loaded([*ONE, *other], dropped=(*TWO, *THREE)))
     assert found.relation is Relation.SHORTENED
@@ -64,14 +65,15 @@ def test_a_rewind_that_went_on_differently_is_shortened_too() -> None:
 
 
 def test_a_repeated_answer_does_not_hide_what_is_missing() -> None:
-    """Every turn ends with the same word. A turn that is lost in the middle is still found."""
+    """Every turn ends with the same answer. A turn that is missing in the middle is still found."""
     found = compare(TALK, loaded([*ONE, *THREE]))
     assert found.relation is Relation.GAPS
     assert found.missing == tuple(TWO)
 
 
 def test_a_summary_stands_for_what_was_compacted() -> None:
-    """The items after the summary are shown. Those before it count neither as shown nor as missing."""
+    """Items after a summary count as shown. Known items before it count as condensed, not as shown
+    and not as missing."""
     summary = item(SUMMARY, "what happened")
     found = compare(TALK, loaded([summary, *THREE], condensed=(*ONE, *TWO)))
     assert (found.relation, found.shown, found.condensed, found.missing) == (
@@ -84,7 +86,7 @@ def test_a_summary_stands_for_what_was_compacted() -> None:
 
 
 def test_another_conversation_that_was_compacted_is_not_ours() -> None:
-    """A summary replaces the items of its own transcript only, and no other missing item."""
+    """A summary replaces only items of its own transcript. Other items stay missing."""
     found = compare(
         TALK, loaded([item(SUMMARY, "other"), *turn(9)], condensed=(*turn(7), *turn(8)))
     )
@@ -103,17 +105,18 @@ def test_another_conversation_is_foreign() -> None:
 
 
 def test_nothing_left_is_shortened() -> None:
-    """An empty transcript is shortened, and is not another conversation."""
+    """An empty transcript counts as shortened, not as another conversation."""
     assert compare(ONE, loaded([])).relation is Relation.SHORTENED
 
 
 def test_nothing_known_is_always_whole() -> None:
-    """A baseline without items has no missing item."""
+    """If no items are known, none is missing."""
     assert compare([], loaded(TALK)).whole
 
 
 def test_a_result_that_was_known_and_is_made_up_now_is_missing() -> None:
-    """The text "outcome unknown" does not replace the output that perdure has seen."""
+    """If the CLI now sends "outcome unknown" for a result that perdure has seen, that result is
+    missing."""
     unknown = item(RESULT, "[Tool call interrupted]", "call-1", made_up=True)
     found = compare(ONE[:3], loaded([*ONE[:2], unknown]))
     assert found.relation is Relation.SHORTENED
@@ -121,13 +124,15 @@ def test_a_result_that_was_known_and_is_made_up_now_is_missing() -> None:
 
 
 def test_an_item_of_which_only_the_key_is_known_is_found_by_it() -> None:
-    """The journal knows a call's id, and not every byte of its result."""
+    """The journal knows a call's id, but not all bytes of its result. The item is found by the
+    id."""
     found = compare([ONE[0], Item(CALL, "call-1"), Item(RESULT, "call-1")], loaded(TALK))
     assert found.whole
 
 
 def test_a_result_with_another_content_is_named_as_altered() -> None:
-    """The bytes of a tool's output were changed, or the CLI cleared the output."""
+    """A result counts as altered if bytes of the tool's output were changed, or if the CLI cleared
+    it."""
     other = item(RESULT, "something else", "call-2")
     found = compare(TALK, loaded([*ONE, *TWO[:2], other, TWO[3], *THREE]))
     assert found.relation is Relation.GAPS
@@ -135,7 +140,7 @@ def test_a_result_with_another_content_is_named_as_altered() -> None:
 
 
 def test_foreign_prompts_between_known_ones_are_told_from_those_behind() -> None:
-    """The finding says where the stranger's prompt is."""
+    """The finding says whether another program's prompt is between known items or after them."""
     stranger = item(PROMPT, "me too")
     found = compare([*ONE, *TWO], loaded([*ONE, stranger, *TWO, *THREE]))
     assert found.whole
@@ -144,7 +149,8 @@ def test_foreign_prompts_between_known_ones_are_told_from_those_behind() -> None
 
 
 def test_a_prompt_has_the_mark_that_the_engine_keeps_of_it() -> None:
-    """Session records keep fingerprints of prompts, which can be compared with items."""
+    """Session records keep fingerprints of prompts. They equal the marks of the items, so that both
+    can be compared."""
     assert digest("one\n two ") == fingerprint("one two") == item(PROMPT, "one two").digest
 
 
@@ -163,7 +169,7 @@ ITEMS = st.lists(
 def test_a_conversation_that_only_grew_is_always_whole(
     known: list[Item], more: list[Item], dropped: list[Item]
 ) -> None:
-    """Any items after the known ones, or on other branches, do not matter."""
+    """Items after the known ones, or on other branches, do not change the verdict."""
     assert compare(known, loaded([*known, *more], dropped=tuple(dropped))).whole
 
 

@@ -1,4 +1,5 @@
-"""Messages for a running attempt: which ones a turn takes, and what is known of each."""
+"""Messages for a running attempt: which ones a turn takes, and the state that is reported for
+each."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ def message(version: int, text: str = "Use tabs.") -> Context:
 
 
 def test_a_turn_takes_messages_up_to_the_first_other_instructions() -> None:
-    """Order is kept: what follows an update waits for the next attempt with it."""
+    """A turn takes messages only up to the next update, so that order is kept. Later ones wait for
+    the attempt with that update."""
     told = [TASK, message(2), message(3), Context(4, "Other.", 40), message(5)]
     assert [each.version for each in pending(told, 1)] == [2, 3]
     assert [each.version for each in pending(told, 2)] == [3]
@@ -23,16 +25,18 @@ def test_a_turn_takes_messages_up_to_the_first_other_instructions() -> None:
 
 
 def test_a_turn_takes_no_more_than_its_cli_shows_whole() -> None:
-    """A long message and all after it wait, so that none overtakes it."""
+    """A message that is too long for the CLI waits, and so do all later messages, so that none
+    overtakes it."""
     long = message(3, "x" * INTO_TURN)
     assert [each.version for each in pending([TASK, message(2), long, message(4)], 1)] == [2]
-    # A character outside of the basic plane counts twice, as in the CLI.
+    # A character outside of the basic plane counts as two, as in the CLI.
     assert pending([TASK, message(2, "\U0001f600" * (INTO_TURN // 2))], 1) == ()
 
 
 def test_the_conversation_decides_which_messages_it_has() -> None:
-    """One text may have several; a gap ends it, and the same words in another version are another
-    message."""
+    """A message has arrived if the conversation contains its text. One text may have several
+    messages. The first missing message ends the search. The same words in another version are
+    another message."""
     told = [TASK, message(2), message(3), message(4)]
     both = "\n\n".join([words(told[1]), words(told[2])])
     assert newest_in(told, 1, [both]) == 3
@@ -42,7 +46,8 @@ def test_the_conversation_decides_which_messages_it_has() -> None:
 
 
 def test_the_state_of_a_message_comes_from_the_journal() -> None:
-    """The newest delivery counts, and the first time that it was seen."""
+    """A message's state is that of its newest delivery, with the first time at which it was seen in
+    the conversation."""
     records = [
         Record("r", 1, 0, 20, ContextAdded(version=2, message=True)),
         Record("r", 2, 1, 30, MessageDelivered(2, "turn")),

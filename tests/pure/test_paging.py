@@ -14,5 +14,5 @@ from perdure.server.api.verbs import page_of
 def test_a_row_too_many_means_another_page(
     rows: list[int], page: tuple[list[int], int | None]
 ) -> None:
-    """The last row of a page leads to the next page, if there is one."""
+    """If one row more than a page was read, the last row of the page leads to the next page."""
     assert page_of(rows, 2) == page

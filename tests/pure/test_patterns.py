@@ -1,5 +1,5 @@
-"""A pattern that is compiled on first use behaves like one of the standard library, as far as
-perdure uses it."""
+"""A pattern that is compiled on first use behaves like one of the standard library, in everything
+that perdure uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def shown(found: Any) -> Any:
 
 @pytest.mark.parametrize("flags", [0, re.IGNORECASE, re.MULTILINE])
 def test_it_finds_what_it_would_find(flags: int) -> None:
-    """Every method works as the first call, with the pattern's text, flags and groups."""
+    """Every method works as the first call, and gives the result of the standard library. The text,
+    flags and groups of the pattern are the same, too."""
     given_pattern = r"^(?P<word>[a-z]+)?\s*(\d+)"
     ordinary = re.compile(given_pattern, flags)
     for name in CALLS:
@@ -46,7 +47,8 @@ def test_it_finds_what_it_would_find(flags: int) -> None:
 
 
 def test_nothing_is_compiled_before_the_first_use() -> None:
-    """An invalid pattern is reported when it is used, not before. A used pattern keeps its methods."""
+    """No pattern is compiled before its first use, so an invalid one is reported only then. A used
+    pattern keeps its methods."""
     wrong = late_pattern("(")
     with pytest.raises(re.error):
         wrong.match("")

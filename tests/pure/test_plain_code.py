@@ -1,4 +1,4 @@
-"""Figures of the code that must not get worse: names, nesting, the top of the package."""
+"""Measures of the code that must not get worse: names, nesting, the top of the package."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Nodes = dict[str, list[ast.AST]]
 
 @pytest.fixture(scope="module")
 def nodes() -> Nodes:
-    """Return the syntax nodes of each file, the module first. A fixture, so that only a process
-    that runs these tests parses the package."""
+    """Return the syntax nodes of each file, the module first. This is a fixture, so that only a
+    process that runs these tests parses the package."""
     return {file: list(ast.walk(ast.parse((SOURCE / file).read_bytes()))) for file in FILES}
 
 
 def test_a_class_name_is_there_once(nodes: Nodes) -> None:
-    """Two public classes never share a name, so that a name can be searched for."""
+    """No two public classes have the same name, so that a name can be searched for."""
     places = defaultdict(list)
     for file, inside in nodes.items():
         for node in inside:
@@ -41,7 +41,7 @@ def test_a_class_name_is_there_once(nodes: Nodes) -> None:
 
 
 def test_no_conditional_expression_is_in_another(nodes: Nodes) -> None:
-    """A conditional expression holds no other: an if statement says it."""
+    """A conditional expression contains no other one. An if statement is used instead."""
     nested = []
     for file, inside in nodes.items():
         for node in inside:
@@ -84,7 +84,8 @@ def test_a_comprehension_has_one_loop(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("most", [20])
 def test_the_top_of_the_package_is_short(most: int) -> None:
-    """A newcomer reads the names at the top of the package at one glance."""
+    """The names at the top of the package are few, so that a newcomer can read them at one
+    glance."""
     unseen = {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
     assert len({path.name for path in SOURCE.iterdir()} - unseen) <= most
 
@@ -99,7 +100,8 @@ def test_no_line_is_long() -> None:
 
 
 def _imports(name: str, nodes: list[ast.AST], modules: set[str]) -> set[str]:
-    """Return those of the modules that a file imports when it runs, early or late."""
+    """Return the modules among `modules` that a file imports, at its beginning or inside
+    functions."""
     typing = set()
     for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -118,7 +120,7 @@ def _module(file: str) -> str:
 
 
 def test_files_import_in_one_direction(nodes: Nodes) -> None:
-    """The imports between files have no cycle, including those inside functions."""
+    """The imports between files, including those inside functions, have no cycle."""
     modules = {_module(file): inside for file, inside in nodes.items()}
     names = set(modules)
     graph = {name: _imports(name, inside, names) for name, inside in modules.items()}
@@ -126,13 +128,13 @@ def test_files_import_in_one_direction(nodes: Nodes) -> None:
 
 
 UNPLAIN = re.compile(r"\b(anew|whoever|whosever|at work|mend(s|ed)?|nobody knows of|take away)\b")
-"""Words that have plainer synonyms, for all texts that a person reads."""
+"""Words that have plainer synonyms. No text that a person reads may have them."""
 LABELS = {"transcript unusable, mended"}
-"""Texts that are values of a metric's label, and stay as they were published."""
+"""Texts that are values of a metric's label, and that stay as they were published."""
 
 
 def test_texts_are_in_plain_words(nodes: Nodes) -> None:
-    """No text of the program has a word from the list; docstrings are for the reading test."""
+    """No text of the program has a word from the list. Docstrings are not checked here."""
     found = []
     for file, inside in nodes.items():
         said = {id(node.value) for node in inside if isinstance(node, ast.Expr)}
@@ -146,13 +148,14 @@ def test_texts_are_in_plain_words(nodes: Nodes) -> None:
 
 
 HARD_BEGINNING = re.compile(r"(What|Who|Whose|Whom|Whoever|Whatever|Somebody|Of|So|Against)\b")
-"""First words of a docstring that make a reader search for its subject."""
+"""First words of a docstring after which a reader must search for its subject."""
 ARCHAIC = re.compile(r"\b([Aa]new|[Ww]hosever|[Ww]homever|[Ww]herefrom|Whoever|Whosoever)\b")
 ROOT = Path(__file__).parents[2]
 
 
 def _docstrings(nodes: Iterable[ast.AST]) -> list[ast.Constant]:
-    """Return every text that is a statement: docstrings of modules, classes, functions and names."""
+    """Return every string that is a statement: docstrings of modules, classes, functions and
+    names."""
     found = [node.value for node in nodes if isinstance(node, ast.Expr)]
     return [
         each for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)
@@ -160,7 +163,7 @@ def _docstrings(nodes: Iterable[ast.AST]) -> list[ast.Constant]:
 
 
 def test_a_docstring_begins_with_its_subject_or_verb(nodes: Nodes) -> None:
-    """No docstring, of the tests either, begins with a word that postpones its subject."""
+    """No docstring, in the tests as well, begins with a word that delays its subject."""
     found = []
     texts = {file: _docstrings(inside) for file, inside in nodes.items()}
     for path in sorted((ROOT / "tests").rglob("*.py")):

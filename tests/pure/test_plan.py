@@ -1,4 +1,5 @@
-"""Plans: all problems are reported at once, with their lines; which tasks share a conversation."""
+"""Plans: all problems are reported at once, with their lines, and tasks are assigned to
+conversations."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 def line_of(*path: object) -> int:
-    """Return the lines of a plan: task n is on line 10 n + 10, its name on the next line, its needs
-    on the one after."""
+    """Return the line of a value in a plan: task n is on line 10 n + 10, its name on the next line,
+    its needs on the one after."""
     return 10 * int(str(path[1])) + 10 + {"name": 1, "needs": 2}[str(path[2])]
 
 
 def plan(**needs: str) -> Plan:
-    """Make a plan of tasks by name, each with its needs. A keyword cannot contain `@`, so `codex_x`
-    is a task of Codex."""
+    """Make a plan from the names of tasks, each with its needs. A keyword cannot contain `@`, so
+    `codex_x` stands for a task of Codex."""
     return planned(
         {"name": "p", "tasks": [task(name, text) for name, text in needs.items()]},
         line_of,
@@ -68,7 +69,7 @@ def test_two_cycles_are_two_problems() -> None:
 
 
 def test_one_line_is_one_conversation() -> None:
-    """Tasks that need each other in a row share one conversation and workdir."""
+    """Tasks of which each needs the previous one share one conversation and workdir."""
     assert assign_strands(plan(a="", b="a", c="b")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
@@ -77,8 +78,9 @@ def test_one_line_is_one_conversation() -> None:
 
 
 def test_branches_are_forks_and_are_merged() -> None:
-    """The first task that needs another one continues its conversation; the others fork it at its
-    end. A task with several needs merges the rest."""
+    """The first task that needs another one continues its conversation. The other tasks that need
+    it fork the conversation at its end. A task with several needs continues one of them and merges
+    the rest."""
     assert assign_strands(plan(a="", b="a", c="a", d="b c", e="d a")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
@@ -89,8 +91,8 @@ def test_branches_are_forks_and_are_merged() -> None:
 
 
 def test_another_agent_begins_its_own_conversation() -> None:
-    """Different agents never share a conversation. The other agent gets the files, and later tasks
-    continue its conversation."""
+    """Different agents never share a conversation. A task of another agent begins a new
+    conversation with the files, and later tasks of that agent continue it."""
     assert assign_strands(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
         "a": Strand(name="a"),
         "codex_b": Strand(name="codex_b", files_of="a"),
@@ -114,8 +116,8 @@ def plans(draw: st.DrawFn) -> Plan:
 
 @given(plans())
 def test_every_task_has_its_turn(made: Plan) -> None:
-    """Each task comes once, after all tasks that it needs. No conversation is continued by two
-    tasks."""
+    """Each task is in the order once, after all tasks that it needs. No conversation is continued
+    by two tasks at once."""
     done: list[str] = []
     for each in order(made):
         assert set(each.needs) <= set(done)
@@ -128,7 +130,7 @@ def test_every_task_has_its_turn(made: Plan) -> None:
 @given(plans())
 def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
     """A task has the files of every task that it needs: through its conversation, through the
-    workdir that it begins with, or by a merge. None is merged twice."""
+    workdir that it begins with, or by a merge. No task is merged twice."""
     strands = assign_strands(made)
     has: dict[str, set[str]] = {}
     for each in order(made):
@@ -169,8 +171,8 @@ def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
 
 
 def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
-    """The setting `unforkable` of the plan decides: the task runs at the end of the strand in the
-    same conversation, or at the same time in a new one."""
+    """For a fork that cannot be made, the plan's setting `unforkable` decides. The task either runs
+    at the end of the strand in the same conversation, or at the same time in a new one."""
     made = plan(a="", b="a", c="a", d="a")
     assert assign_strands(made, lambda agent: Forking.NEVER) == {
         "a": Strand(name="a"),
@@ -186,8 +188,8 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 
 @given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
-    """With any abilities of the agents' programs, some task may always begin until all are done,
-    and each strand is one line."""
+    """Whatever the agents' programs can do, some task may always begin until all are done, and each
+    strand is a single line of tasks."""
     strands = assign_strands(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()
     while len(done) < len(strands):

@@ -1,5 +1,5 @@
-"""Plan files: TOML and YAML are equivalent, and all problems of a file are reported at once, with
-their lines."""
+"""Plan files: TOML and YAML have the same meaning, and all problems of a file are reported at once,
+with their lines."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def problems(path: Path) -> list[str]:
 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
-    """The same plan in both languages is equal. A task uses the values of the plan, and the plan
-    uses those of the settings."""
+    """The same plan in TOML and in YAML gives equal plans. A task inherits the values of the plan,
+    and the plan those of the settings."""
     first, second = (
         read(written(tmp_path, TOML), DEFAULTS),
         read(written(tmp_path, YAML, "plan.yaml"), DEFAULTS),
@@ -168,14 +168,15 @@ def test_all_problems_are_told_at_once(
     ],
 )
 def test_what_is_no_plan_is_one_sentence(tmp_path: Path, text: str, name: str, what: str) -> None:
-    """A file in another language, one that would run code, and one that would not end are refused,
-    each with a sentence that names the file."""
+    """A file in another format, one that would run code, and one that would never end are each
+    refused with one sentence that names the file."""
     with pytest.raises(UsageError, match=what):
         read(written(tmp_path, text, name), DEFAULTS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path is in the sentence, and the hint works as it is printed."""
+    """The sentence about a missing file has its path, and the command in the hint works as it is
+    printed."""
     with pytest.raises(NotFound, match="gone") as caught:
         read(tmp_path / "gone.toml", DEFAULTS)
     assert caught.value.hint.endswith("perdure plan ls")
@@ -183,7 +184,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ['needs = ["nobody"]', "timeuot = 3"])
 def test_the_hint_after_problems_names_the_file(tmp_path: Path, wrong: str) -> None:
-    """It can be given to a shell as it is printed, also for a name with spaces."""
+    """The command in the hint can be given to a shell as it is printed, even if the file's name has
+    spaces."""
     text = f'name = "x"\n[[tasks]]\nname = "a"\nprompt = "p"\n{wrong}\n'
     path = written(tmp_path, text, "my plan.toml")
     with pytest.raises(PlanError) as caught:
@@ -260,7 +262,7 @@ def test_whatever_is_written_is_read_or_refused(
 
 
 def test_the_schema_is_one() -> None:
-    """The file for editors is a valid JSON Schema."""
+    """The schema file for editors is a valid JSON Schema."""
     from jsonschema import Draft202012Validator
 
     Draft202012Validator.check_schema(schema())
@@ -275,7 +277,8 @@ def test_the_schema_is_one() -> None:
     ],
 )
 def test_a_missing_argument_is_named_for_what_it_is(what: str, wanted: str, hint: str) -> None:
-    """`show` and `retry` take the name of a plan, the others a file."""
+    """The error for a missing argument says what it is: `show` and `retry` take the name of a plan,
+    the others a file."""
     with pytest.raises(UsageError, match=wanted) as caught:
         plan_verb(Namespace(what=what, file=None, task=None))
     assert caught.value.hint == hint

@@ -1,4 +1,4 @@
-"""The cost of continuing a conversation, and the chosen way."""
+"""The cost of continuing a conversation, and the choice of another way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cold(tokens: int) -> PromptCache:
 def test_by_default_a_conversation_goes_on(
     cache: PromptCache, price: Price, can_compact: bool, anew: bool
 ) -> None:
-    """The conversation continues at any cost, even if another way is possible."""
+    """By default a conversation continues at any cost, even if another way is possible."""
     chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
     assert chosen.way is Way.RESUME
     assert dict(chosen.usd)["resume"] >= 0
@@ -54,7 +54,7 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
     cache: PromptCache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
 ) -> None:
     """A warm conversation continues. Another way is chosen only if it is possible, allowed by the
-    policy, and clearly cheaper by the figures shown."""
+    policy, and clearly cheaper by the figures that are shown."""
     chosen = choose(cache, price, policy, can_compact=can_compact, may_begin_anew=anew)
     shown = dict(chosen.usd)
     assert ("compact" in shown, "fresh" in shown) == (can_compact, anew)
@@ -110,7 +110,7 @@ def test_the_first_request_after_an_hour_is_the_dearest() -> None:
 
 @pytest.mark.parametrize("policy", ColdCache)
 def test_without_a_price_nothing_is_chosen_by_it(policy: ColdCache) -> None:
-    """A conversation continues if its model or its size is unknown."""
+    """If the model's price or the conversation's size is unknown, the conversation continues."""
     assert price_of("rehearsal") is None
     for cache, price in ((cold(400_000), None), (cold(0), OPUS)):
         assert choose(cache, price, policy, can_compact=True, may_begin_anew=True) == choose(
@@ -119,8 +119,8 @@ def test_without_a_price_nothing_is_chosen_by_it(policy: ColdCache) -> None:
 
 
 def test_tokens_in_dollars() -> None:
-    """Tokens read from the cache, tokens written to it and all others have prices of their own. The
-    cache's lifetimes are the services' own."""
+    """Tokens that are read from the cache, tokens that are written to it and all others have
+    different prices. The lifetimes of the cache are those of the services."""
     assert cost(
         Usage(input=1_000_000, cached=600_000, cache_write=100_000, output=10_000), OPUS
     ) == pytest.approx(1.5 + 0.3 + 0.625 + 0.25)
@@ -136,8 +136,8 @@ def test_tokens_in_dollars() -> None:
 
 
 def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
-    """Without a chosen model, the tokens of an agent that reports no dollars are priced by the
-    model in its transcript."""
+    """If no model was chosen, the tokens of an agent that reports no dollars are priced by the
+    model that its transcript names."""
     attempt = Attempt(
         run="r", number=1, context_version=1, worker="w", started=0, usage=Usage(input=1_000_000)
     )
@@ -150,6 +150,6 @@ def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
     ("count", "words"), [(107, "its 107 tokens"), (12_345, "its 12.3k tokens")]
 )
 def test_a_short_conversation_is_not_said_to_have_no_tokens(count: int, words: str) -> None:
-    """The reason states the number as every other surface does."""
+    """The reason states the number of tokens in the same form as every other output."""
     chosen = choose(cold(count), OPUS, ColdCache.RESUME, can_compact=True, may_begin_anew=True)
     assert chosen.reason.startswith(words)

@@ -14,8 +14,8 @@ MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    """A file, a directory and a link to something exist. A missing path and a link to nothing are
-    named."""
+    """A missing path and a link to nothing are named. A file, a directory and a link to something
+    count as existing."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/file").write_text("x")
     (tmp_path / "good").symlink_to("dir/file")
@@ -39,7 +39,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
-    """A conflict has both ends and its middle. An underlined heading, or one end alone, is text."""
+    """A conflict has its two outer marks and the mark in the middle. An underlined heading, or one
+    outer mark alone, is text."""
     (tmp_path / "file").write_bytes(text.encode())
     assert missing_files_sentence(TaskSpec(prompt="", conflicts=("file",)), tmp_path) == (
         "conflict marks of a merge are still in 'file'" if marked else ""
@@ -47,8 +48,8 @@ def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
 
 
 def test_odd_things_are_never_waited_for(tmp_path: Path) -> None:
-    """A pipe, a directory or a link in place of a conflicted file has no marks, and reading it does
-    not block."""
+    """A pipe, a directory or a link in place of a conflicted file counts as a file without marks,
+    and reading it does not block."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dir").mkdir()
     (tmp_path / "real").write_text(MARKED)

@@ -65,8 +65,8 @@ def read(*seen: AgentEvent) -> EventTotals:
 
 @given(st.lists(events, max_size=40))
 def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
-    """The last named id counts, answers are answers, open tools are those that have not ended, and
-    nothing important is dropped."""
+    """After any events, the id is the last one that was named, the open tools are those that have
+    not ended, and no answer and nothing important is dropped."""
     reading = read(*seen)
     assert reading.session_id == next(
         (e.session_id for e in reversed(seen) if isinstance(e, SessionSeen) and e.session_id), ""
@@ -87,14 +87,15 @@ def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
 
 
 def test_the_last_id_that_was_named_counts() -> None:
-    """An agent may change its conversation's id during a run. An event without an id changes
-    nothing."""
+    """The last id that an event names counts, because an agent may change its conversation's id
+    during a run. An event without an id changes nothing."""
     reading = read(SessionSeen("a", "1.0"), SessionSeen("b"), SessionSeen(""))
     assert (reading.session_id, reading.version) == ("b", "1.0")
 
 
 def test_every_turn_has_its_end() -> None:
-    """An agent's work after the end of a turn is another turn, so that the next end is recognized."""
+    """If the agent works after the end of a turn, that is another turn, whose end is recognized
+    again."""
     for again in (TurnStarted(), Said("more"), ToolStarted("1", "Bash")):
         reading = read(TurnEnded(ok=True))
         assert reading.turn_over
@@ -105,7 +106,8 @@ def test_every_turn_has_its_end() -> None:
 
 
 def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
-    """The reply must be new. Lines that come late do not count."""
+    """A new reply after the end of a turn shows that the agent continues. Lines that only come late
+    do not count."""
     told = EventTotals()
     first = ReplySeen(Reply(id="1", usage=Usage(10, 2)))
     for event in (first, UsageSeen(Usage(10, 5)), TurnEnded(ok=True), first):
@@ -116,8 +118,8 @@ def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
 
 
 def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
-    """A complete answer, known by its usage, restarts the count. Old retries are forgotten, but the
-    count is not."""
+    """A complete answer, which is recognized by its usage, restarts the count of retries. Old
+    retries are forgotten, but still counted."""
     reading = read(*[RetrySeen(status=529)] * 50)
     assert (reading.retries_in_a_row, len(reading.retries)) == (50, RETRIES_KEPT)
     reading.absorb(UsageSeen(Usage(1, 1)))
@@ -135,8 +137,8 @@ def test_a_tool_is_named_by_what_it_does() -> None:
 
 @given(st.lists(usages, max_size=5), usages)
 def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before: Usage) -> None:
-    """For an agent that counts each launch separately, the earlier cost of the conversation does
-    not matter."""
+    """For an agent that counts the usage of each launch separately, the earlier usage of the
+    conversation does not matter."""
     total = Usage()
     for usage in reported:
         total = total + usage
@@ -145,7 +147,8 @@ def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before:
 
 @given(st.lists(usages, min_size=1, max_size=5))
 def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> None:
-    """The attempts' shares of a running total add up to it, and are never negative."""
+    """For an agent that reports a running total, the attempts' shares add up to that total and are
+    never negative."""
     totals = [Usage()]
     for step in steps:
         totals.append(totals[-1] + step)
@@ -156,12 +159,13 @@ def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> 
 
 
 def test_a_counter_that_fell_back_began_anew() -> None:
-    """A total that is less than before belongs entirely to this attempt."""
+    """If a running total is less than before, it was restarted and belongs entirely to this
+    attempt."""
     assert read(UsageSeen(Usage(5, 5), cumulative=True)).usage(Usage(100, 100)) == Usage(5, 5)
 
 
 def test_a_long_text_is_told_in_several_events() -> None:
-    """Pieces that together exceed the limit of one event become two."""
+    """A text whose pieces together exceed the limit of one event becomes two events."""
     joiner = Joiner()
     piece = SaidPart("x" * (MAX_TEXT // 2 + 1))
     assert [*joiner.add(piece), *joiner.add(piece), *joiner.rest()] == [
@@ -230,8 +234,8 @@ def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Ran
 
 
 def test_the_final_figure_takes_the_place_of_the_sum() -> None:
-    """Replies are priced by the list until the agent reports the cost. Replies that it repeats
-    afterwards are not counted again."""
+    """Replies are priced by the list until the agent reports its own figure. Replies that it
+    reports again afterwards are not counted again."""
     first = reply("a", input=1_000_000), reply("a", output=1_000_000)
     reading = read(SessionSeen("s"), TurnStarted(), *first)
     assert reading.usage(Usage()) == Usage(1_000_000, 1_000_000, cost_usd=30.0, estimated=True)
@@ -247,8 +251,8 @@ def test_the_final_figure_takes_the_place_of_the_sum() -> None:
 
 
 def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> None:
-    """The agent counts over the whole conversation. Replies in which it was killed are counted
-    once, in their own attempt."""
+    """The agent's final figure is for the whole conversation. Replies during which it was killed
+    are counted once, in their own attempt."""
     killed = read(SessionSeen("s"), TurnStarted(), reply("a", input=1000), reply("b", input=2000))
     assert killed.usage(Usage()).input == 3000
     resumed = read(
@@ -262,8 +266,8 @@ def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> 
 
 
 def test_counts_without_names_are_void_beside_named_replies() -> None:
-    """Codex reports a reply by its id and again in the conversation's count. Older versions report
-    only the count."""
+    """Codex reports a reply by its id, and again in the conversation's count. Then only the reply
+    counts. Older versions report only the count."""
     count = Reply(id="5 in, 1 out", usage=Usage(5, 1), unnamed=True)
     for named, expected in ((True, 7), (False, 5)):
         reading = read(SessionSeen("s"), TurnStarted())
@@ -274,8 +278,8 @@ def test_counts_without_names_are_void_beside_named_replies() -> None:
 
 
 def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
-    """OpenCode reports the usage of a step after its tools have ended. For a step that was killed
-    in a tool, the size of the request is estimated from the previous step."""
+    """OpenCode reports the usage of a step after its tools have ended. If a step was killed in a
+    tool, the size of its request is estimated from the previous step."""
     begun = ReplySeen(Reply(id="two", usage=Usage()))
     reading = read(
         SessionSeen("s"),
@@ -292,9 +296,9 @@ def missing(cut: list[CutReply]) -> Usage:
 
 
 def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
-    """Its input is what the previous answer left and what came since, with the same cached part;
-    without an answer, the size of the conversation. Its output is the mean of the answers before,
-    and at most that of a long one."""
+    """The input of an interrupted request is estimated as the previous answer's context and
+    everything since, with the same cached part. Without a previous answer it is the size of the
+    conversation. Its output is the mean of the earlier answers, and at most that of a long one."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100, cached=500)))
     begun = ReplySeen(Reply(id="b", usage=Usage(input=1200)))
     assert read(first, RequestSeen()).asking and not read(first).asking
@@ -314,8 +318,9 @@ def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
 
 
 def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_others() -> None:
-    """Its input was reported when it began; its output would have been reported at its end. At most
-    it was as long as the longest."""
+    """The input of an interrupted reply was reported at its beginning, but its output would have
+    come at its end. So the output is estimated from the other replies, and is at most that of the
+    longest."""
     whole = [reply("a", begins=True, input=1000), reply("a", ends=True, output=4000)]
     begun = reply("b", begins=True, input=1400, output=1)
     shorter = reply("0", ends=True, output=2000)
@@ -331,8 +336,8 @@ def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_others() -> N
 
 
 def test_the_dearest_reply_is_the_one_with_the_highest_known_price() -> None:
-    """Replies of all turns count, also after the agent's final figure. A reply that was cut off has
-    no figure yet, and a model without a price has none at all."""
+    """The most expensive reply of all turns counts, also after the agent's final figure. A reply
+    that was interrupted has no figure yet, and for a model without a price there is none."""
     whole = [reply("a", begins=True, input=1_000_000), reply("a", ends=True, output=1000)]
     cut = reply("b", begins=True, input=9_000_000)
     after = reply("c", ends=True, input=2_000_000)
@@ -345,8 +350,8 @@ def test_the_dearest_reply_is_the_one_with_the_highest_known_price() -> None:
 
 
 def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:
-    """A printed call shows it as well. If the newest reply has no call, or the turn has ended, the
-    agent does not ask again."""
+    """A call in the transcript, or a printed call, shows that the agent will send another request.
+    If the newest reply has no call, or the turn has ended, it will not."""
     used = Usage(input=10, output=1)
     called, last = Reply(id="a", usage=used, calls=True), Reply(id="b", usage=used)
     reading = read(SessionSeen("s"), TurnStarted(), Said("I look."))
@@ -363,14 +368,16 @@ def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:
 
 
 def test_a_request_that_is_repeated_was_refused() -> None:
-    """An agent that announces another try is waiting, and its model was not asked."""
+    """If an agent announces another try of a request, that request was refused, and no answer is
+    open."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100)))
     assert read(first, RetrySeen(status=529)).repeating
     assert not read(first, RetrySeen(status=529), Said("It went on.")).repeating
 
 
 def test_an_older_reply_that_is_read_late_does_not_hide_a_repetition() -> None:
-    """A transcript is read after the agent has announced that it repeats a request."""
+    """A transcript is read after the agent has announced that it repeats a request. An older reply
+    in it does not change that the request is being repeated."""
     totals = read(RetrySeen(status=529))
     totals.count(Reply(id="a", usage=Usage(input=1000, output=100)))
     assert totals.repeating
@@ -379,8 +386,9 @@ def test_an_older_reply_that_is_read_late_does_not_hide_a_repetition() -> None:
 
 
 def test_a_saved_prompt_proves_nothing_until_an_answer_begins() -> None:
-    """OpenCode saves the prompt before it reads the history. The beginning of a step shows that its
-    model answers; Claude Code saves the prompt when it has the history."""
+    """A saved prompt of OpenCode does not prove that the model was asked, because it is saved
+    before the history is read. The beginning of a step proves it. Claude Code saves the prompt when
+    it has read the history, so there it is a proof."""
     resume = Continuation(kind=Start.RESUME, session_id="ses_1")
     start = b'{"type":"step_start","sessionID":"ses_1","part":{"messageID":"msg_1"}}'
     opencode = registry.load("opencode")
@@ -391,7 +399,7 @@ def test_a_saved_prompt_proves_nothing_until_an_answer_begins() -> None:
     assert not unproven(opencode, resume, read(UsageSeen(Usage(input=5), cumulative=False)))
     assert not unproven(opencode, Continuation(kind=Start.FRESH, session_id="ses_1"), read())
     assert not unproven(registry.load("claude"), resume, read())
-    # The row of an answer is there before the history is read; an estimate stands for it.
+    # The database row of an answer exists before the history is read. It has only an estimate.
     row = Reply(id="msg_1", usage=Usage(input=129, cached=100, estimated=True))
     assert unproven(opencode, resume, read(ReplySeen(row)))
     assert not unproven(opencode, resume, read(*opencode.parse(start), ReplySeen(row)))

@@ -1,4 +1,4 @@
-"""Evidence and verdict: what is needed for `native`, and what each contradiction says."""
+"""Evidence and verdict: what `native` requires, and the reason for each contradiction."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         V.NATIVE,
         "9000 tokens came from the prompt cache",
     ),
-    # a conversation that did not
+    # a conversation that did not go on
     "another id": (
         RESUME,
         but(WENT_ON, returned=OTHER),
@@ -187,7 +187,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         V.BROKEN,
         "changed between the attempts",
     ),
-    # by the agent's word
+    # only by the agent's claim
     "loaded, and all replayed": (
         RESUME,
         LOADED,
@@ -374,7 +374,7 @@ def test_the_verdict_on_evidence(
 
 
 def test_all_contradictions_are_named() -> None:
-    """The receipt has everything that contradicts the claim, not only the first contradiction."""
+    """The receipt names every contradiction, not only the first one."""
     everything = but(
         WENT_ON,
         returned=OTHER,
@@ -394,8 +394,9 @@ def test_all_contradictions_are_named() -> None:
 def test_native_is_never_given_on_less_than_everything(
     asked: Continuation, evidence: Evidence
 ) -> None:
-    """Native requires: resumed, the same id or none, the prefix kept, the prompt found, no turns of
-    others, nothing unsaved, on disk."""
+    """`native` requires that the conversation was resumed, the id is the same or none, the earlier
+    content is unchanged, the prompt was found, there are no turns of others, nothing is unsaved,
+    and the conversation is on disk."""
     receipt = judge(asked, evidence)
     event(receipt.verdict if receipt else "none")
     if receipt is None or receipt.verdict is not V.NATIVE:
@@ -447,8 +448,8 @@ def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> Non
 @settings(max_examples=200)
 @given(continuations, evidences)
 def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: Evidence) -> None:
-    """There is no receipt only if nothing of this attempt entered a conversation and the requested
-    one is unchanged."""
+    """There is no receipt only if nothing of this attempt was added to a conversation and the
+    requested one is unchanged."""
     assume(asked.kind not in (Start.WAIT, Start.REFUSE))
     if judge(asked, evidence) is None:
         assert asked.kind in (Start.RESUME, Start.FORK)
@@ -465,8 +466,8 @@ def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: E
 @settings(max_examples=200)
 @given(continuations, evidences)
 def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: Evidence) -> None:
-    """A new conversation is never called native, an old one never fresh, and each receipt gives a
-    reason or its decision."""
+    """A new conversation is never called native, and an old one never fresh. Each receipt gives a
+    reason, or the decision at the start of the attempt."""
     receipt = judge(asked, evidence)
     if receipt is None:
         return
@@ -485,8 +486,8 @@ def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: E
 
 
 def test_an_older_checkpoints_conversation_is_repaired_and_never_native() -> None:
-    """A conversation that continued from a checkpoint's part has lost its newest turns. The receipt
-    says repaired, and names the number."""
+    """A conversation that continued from a checkpoint's part has lost its newest turns. Its receipt
+    says `repaired`, never `native`, and names the checkpoint."""
     asked = replace(RESUME, rung=Rung.CHECKPOINT, checkpoint=3)
     for known_kept in (True, False):
         receipt = judge(asked, replace(WENT_ON, known_kept=known_kept))

@@ -1,4 +1,4 @@
-"""Secrets of the environment are not in what perdure writes."""
+"""Secrets of the environment do not appear in anything that perdure writes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ REDACTOR = Redactor.of(
     ids=["plain", "json", "url", "base64"],
 )
 def test_each_way_to_write_a_secret_is_replaced(form: str) -> None:
-    """A secret is replaced as plain text, in JSON, in URLs and in base64, by as many asterisks."""
+    """A secret is replaced in plain text, JSON, URLs and base64 by as many asterisks as it has
+    characters."""
     clean = REDACTOR.text(f"before {form} after")
     assert clean == f"before {'*' * len(form)} after"
 
@@ -56,7 +57,7 @@ def test_names_that_only_look_like_secrets() -> None:
 
 
 def test_who_has_a_key_is_no_secret() -> None:
-    """The id of a key and the name that belongs to a token are not secret; the key is."""
+    """The id of a key, and the name that belongs to a token, are not secret. The key itself is."""
     words = {
         "AWS_ACCESS_KEY_ID": "checkpoints",
         "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token",
@@ -70,7 +71,7 @@ def test_who_has_a_key_is_no_secret() -> None:
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) -> None:
-    """Redaction never changes the length, and never leaves the secret."""
+    """Redaction never changes the length of a text, and never leaves a secret in it."""
     content = before + SECRET.encode() + after
     clean = REDACTOR.bytes(content)
     assert len(clean) == len(content)
@@ -91,8 +92,8 @@ def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
 
 
 def test_more_secrets_besides() -> None:
-    """Further variables can be redacted: also a secret that begins with a known one, and one that
-    contains a bar."""
+    """Variables that the caller names are redacted as well, even if one begins with a known secret
+    or contains a bar."""
     both = REDACTOR.also({"OTHER_TOKEN": f"{SECRET}-and-more", "A_KEY": "one|two|three"})
     assert (
         both.text(f"{SECRET}-and-more {SECRET} one|two|three one two")
@@ -115,7 +116,7 @@ def test_more_secrets_besides() -> None:
     ],
 )
 def test_a_secret_that_no_file_could_be_called(secret: str) -> None:
-    """A value that looks like a path but is too long for a file name, or is in an unreadable
-    directory, is treated as a secret."""
+    """A value that looks like a path is redacted if it is too long for a file name, or is in a
+    directory that cannot be read."""
     redactor = Redactor.of({"GOOGLE_SERVICE_ACCOUNT_KEY": secret})
     assert redactor.text(f"it is {secret}.") == f"it is {'*' * len(secret)}."

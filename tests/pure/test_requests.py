@@ -1,4 +1,4 @@
-"""The rules of requests: which calls become one, how long an answer is valid, and when it is
+"""The rules of requests: which calls become a request, how long an answer is valid, and when it is
 used."""
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def attempt(number: int, outcome: Outcome | None = None, began: bool = True) -> 
 
 
 def test_the_hook_knows_a_call_by_the_same_digest() -> None:
-    """The hook imports nothing of perdure, but computes the digest that was stored."""
+    """The hook imports nothing of perdure, but computes the same digest of a call that perdure has
+    stored."""
     given = {"b": [1, 2.5, None, True], "a": {"ü": "\u202e\x1b"}, "c": "x" * 5000}
     turned = json.loads(json.dumps(dict(reversed(given.items()))))
     assert hook.digest("Write", given) == rules.digest("Write", turned)
@@ -81,7 +82,7 @@ def test_an_agent_that_asks_a_thousand_times_makes_few_requests() -> None:
 
 
 def test_a_call_that_was_decided_is_not_asked_for_again() -> None:
-    """A call that a person allowed, and that another rule denies, makes no further requests. A call
+    """If a person has allowed a call and another rule denies it, no further request is made. A call
     that waits in the conversation must still be answered."""
     (once,) = made(call(parked=False))
     allowed = answered(once, AnswerKind.ALLOW, given=2)
@@ -106,7 +107,8 @@ def test_a_call_of_a_superseded_request_is_asked_for_again(tmp_path: Path) -> No
 
 
 def test_a_run_with_requests_waits_until_they_expire() -> None:
-    """The run is queued and due when the first request expires. Its condition names the verb."""
+    """A run with open requests is queued, and due when the first of them expires. Its condition
+    names the verb that answers."""
     requests = made(call(), call(tool="Write", file_path="/x"))
     outcome = Outcome(kind=OutcomeKind.NEEDS_INPUT, detail="it waits")
     decision = rules.waiting(outcome, requests, "task", 1000)
@@ -126,8 +128,8 @@ def test_nobody_answers_in_time() -> None:
 
 
 def test_an_answer_is_given_to_one_attempt() -> None:
-    """An answer is passed to one attempt. It is passed to the next one only if the first did not
-    use it."""
+    """An answer is given to one attempt. The next attempt gets it only if the first one did not use
+    it."""
     (request,) = made(call())
     assert rules.undelivered_answers([request], 1, frozenset()) == ()
     allowed = answered(request, AnswerKind.ALLOW)
@@ -210,8 +212,8 @@ def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
     ],
 )
 def test_a_line_break_is_told_from_its_escape(command: str, shown: str) -> None:
-    """A line break is shown as `\\n`. If the call has the two characters themselves, its backslashes
-    are doubled. So two calls are never shown in the same way."""
+    """A line break is shown as `\\n`. If the call itself has these two characters, its backslashes
+    are doubled. So two different calls are never shown in the same way."""
     (request,) = made(call(command=command))
     assert f"command: {shown}" in rules.payload_lines(request)
     (request,) = made(call(command=["sh", command]))
@@ -228,8 +230,8 @@ def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
 
 
 def test_half_a_surrogate_pair_is_stored_and_can_only_be_refused() -> None:
-    """The store takes no half of a surrogate pair. The text that is shown has a question mark there,
-    and the digest is that of the real call."""
+    """The store cannot keep half of a surrogate pair. The text that is shown has a question mark in
+    its place, and the digest is that of the real call."""
     given = {"command": "echo \ud83d"}
     raw = OpenCall(call="t", tool="Bash", input=json.dumps(given, ensure_ascii=False), summary="s")
     (request,) = made(raw)
@@ -242,7 +244,7 @@ def test_half_a_surrogate_pair_is_stored_and_can_only_be_refused() -> None:
 
 @pytest.mark.parametrize("given", ["[]", '"x"', "null", '{"questions": 7}', '{"questions": ["?"]}'])
 def test_a_strange_question_is_no_crash(given: str) -> None:
-    """The arguments of a question may be anything."""
+    """A question whose arguments are of any form causes no crash."""
     (request,) = made(OpenCall(call="t", tool=rules.QUESTION, input=given, parked=True))
     assert request.kind is RequestKind.QUESTION
     assert request_lines(request, "task")
@@ -250,14 +252,15 @@ def test_a_strange_question_is_no_crash(given: str) -> None:
 
 
 def decided(directory: Path, request: AgentRequest, **more: Any) -> None:
-    """Write the answer as perdure does before a launch."""
+    """Write the answer to a file as perdure does before a launch."""
     given = {"number": 1, "call": request.call, "sha256": request.sha256, "parked": True}
     texts = {"answer": str(request.answer), "words": request.words, "each": {}}
     (directory / "decisions.json").write_text(json.dumps([{**given, **texts, **more}]))
 
 
 def asks_hook(directory: Path, request: AgentRequest, call: str = "", **given: Any) -> str:
-    """Return the hook's decision about a call; empty if it leaves the decision to the CLI."""
+    """Return the hook's decision about a call, or an empty string if it leaves the decision to the
+    CLI."""
     told = {"tool_name": request.tool, "tool_use_id": call or request.call}
     arguments = given or json.loads(request.payload)
     found = hook.before(
@@ -293,8 +296,8 @@ def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> Non
 
 
 def test_the_hook_asks_for_a_denied_call_once_more(tmp_path: Path) -> None:
-    """A call that needed a permission is deferred when it is made again. Other calls are not, and
-    neither is a call of a subagent."""
+    """A call that needed a permission is deferred when the agent repeats it. Other calls are not
+    deferred, and neither are calls of a subagent."""
     (request,) = made(call())
     arguments = json.loads(request.payload)
     denied = {"tool_name": "Bash", "tool_input": arguments}
@@ -312,8 +315,8 @@ def test_the_hook_asks_for_a_denied_call_once_more(tmp_path: Path) -> None:
 
 
 def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
-    """It is not known whether the call ran, so it does not run again; the answer to a question is
-    given again."""
+    """If the attempt was killed after an approval was used, it is not known whether the call ran,
+    so the call is refused. The answer to a question is given again."""
     (request,) = made(call())
     used = answered(request, AnswerKind.ALLOW, given=2)
     assert rules.used_up([used], 2, frozenset({1})) == (used,)
@@ -324,8 +327,9 @@ def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
 
 
 def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
-    """A command is shown whole. Each of its lines begins with ` | `, also where a long line is
-    continued on the next one. Hidden characters are shown by name."""
+    """A command is shown completely. Each of its lines begins with ` | `, even where a long line is
+    continued on the next one. Hidden characters are shown by name. So no text of an agent looks
+    like the prompt of a terminal."""
     nasty = "echo a\r\x1b[2J\u202eb\nAllow it once? y" + " " * 500 + "rm -rf /"
     (request,) = made(call(command=nasty, description="Say\u200b hi"))
     lines = shown_for_answer(request, "request 1 of task")[2:]
@@ -344,7 +348,8 @@ def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
 
 def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
     """An agent chooses the names of arguments, of tools and of options. Even if a name has line
-    breaks, each line that is shown begins with ` | `, so it cannot be taken for perdure's own."""
+    breaks, each line that is shown begins with ` | `, so the text cannot be taken for perdure's
+    own."""
     forged = "x\n\nrequest 2 of task\nAllow it once?"
     (one,) = made(call(f"T{forged}", **{forged: 1}))
     asked = {"questions": [{"question": forged, "options": [{"label": forged}]}]}
@@ -355,7 +360,8 @@ def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
 
 
 def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
-    """A secret is replaced by a name of the same length, so the size of the call reveals
+    """A call that contains a secret cannot be allowed, because it is not shown completely. The
+    secret is replaced by a name of the same length, so that the size of the call reveals
     nothing."""
     (request,) = made(call(command="deploy abc"))
     assert is_stored_whole(request)
@@ -379,7 +385,8 @@ def test_a_question_that_was_cut_says_so() -> None:
 
 
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:
-    """Each call is judged by its own arguments. A tool whose name was cut is left to a person."""
+    """Of several calls with one id, each is judged by its own arguments. A tool whose name was cut
+    is left to a person."""
     calls = [
         OpenCall(call="", tool=tool, input=json.dumps({"command": command}))
         for tool, command in (("Bash", "make"), ("Bash", "rm -rf /"), ("T" * 300, "make"))
@@ -395,7 +402,8 @@ def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> N
 
 
 def test_in_ci_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked: a build sometimes has a terminal, and no person who reads it."""
+    """In a CI build no person is asked, because a build sometimes has a terminal, but no person
+    reads it."""
     above, below = os.openpty()
     with os.fdopen(above), os.fdopen(below, "r") as terminal:
         monkeypatch.setattr("sys.stdin", terminal)
@@ -408,7 +416,8 @@ def test_in_ci_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_hint_of_a_wrong_answer_names_the_run() -> None:
-    """It can be followed as it is printed."""
+    """The command in the hint of a wrong answer works as it is printed, because it names the
+    run."""
     (request,) = made(call())
     with pytest.raises(UsageError, match="not a question") as caught:
         service.check_answer("billing", request, AnswerKind.TEXT, "SQLite")

@@ -1,4 +1,4 @@
-"""The reserve that a budget keeps for replies that were cut off."""
+"""The reserve that a budget keeps for replies that were interrupted."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def cut(*charged: float, most: float = 0.0) -> tuple[CutCost, ...]:
 def test_a_reply_that_was_cut_off_may_have_cost_as_much_as_the_dearest(
     costs: list[ReplyCosts], dearest: float, kept: Reserve
 ) -> None:
-    """The dearest reply of all attempts counts, also of later ones. An estimate that is higher is
-    kept as it is."""
+    """For an interrupted reply the cost of the most expensive reply of all attempts is reserved,
+    also of later ones. If the estimate is higher, it is kept."""
     assert reserve(costs, dearest) == kept
 
 
 @given(attempts, prices)
 def test_each_cut_reply_is_covered(costs: list[ReplyCosts], dearest: float) -> None:
-    """Estimates and reserve together are at least the dearest reply for each reply cut off, and a
-    dearer reply never makes the reserve smaller."""
+    """Estimates and reserve together are at least the cost of the most expensive reply for each
+    interrupted reply. A more expensive reply never makes the reserve smaller."""
     charged = [one for each in costs for one in each.cut]
     most = max([dearest, *(each.dearest for each in costs)])
     least = sum(max(most, one.most) for one in charged)
@@ -82,8 +82,8 @@ def test_each_cut_reply_is_covered(costs: list[ReplyCosts], dearest: float) -> N
 def test_what_may_be_spent_buys_no_attempt(
     kind: OutcomeKind, spent: float, kept: Reserve, message: str
 ) -> None:
-    """Where the estimates and the reserve together reach the budget, a person is asked, and is told
-    both amounts."""
+    """If the estimates and the reserve together reach the budget, no attempt is launched, and a
+    person gets a message with both amounts."""
     tally = Tally(counted=1, free=0, allowed=9, spent_usd=spent, reserve=kept, budget_usd=1.05)
     decision = decide(Outcome(kind=kind), tally, ContinuityPolicy.DISCLOSE, 1)
     assert decision.state is RunState.FAILED and decision.condition is not None
@@ -91,7 +91,7 @@ def test_what_may_be_spent_buys_no_attempt(
 
 
 def test_what_is_left_beside_the_reserve_buys_another_attempt() -> None:
-    """A reserve that is smaller than the rest of the budget changes nothing."""
+    """If the reserve is smaller than the rest of the budget, another attempt is launched."""
     kept = Reserve(replies=3, usd=0.09)
     tally = Tally(counted=1, free=0, allowed=9, spent_usd=0.95, reserve=kept, budget_usd=1.05)
     decision = decide(Outcome(kind=OutcomeKind.LOST), tally, ContinuityPolicy.DISCLOSE, 1)

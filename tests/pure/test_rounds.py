@@ -7,7 +7,8 @@ from perdure.model import Attempt, Outcome, OutcomeKind
 
 
 def test_each_version_of_the_instructions_has_rounds_of_its_own() -> None:
-    """Only failed checks of the same instructions count. A crash between them has no effect."""
+    """Only failed checks of the same instructions count as rounds. A crash between them has no
+    effect."""
     ended = [
         (1, OutcomeKind.VERIFY_FAILED),
         (1, OutcomeKind.LOST),

@@ -1,4 +1,4 @@
-"""A task's specification from callers: the type of every field is checked at once."""
+"""A task's specification from a caller: the type of every field is checked at once."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ WRONG: dict[str, Any] = {
 
 
 def test_every_field_is_covered() -> None:
-    """A new field of another type needs a wrong value here."""
+    """The tables of this file cover every field. A new field of another type needs a wrong value
+    here."""
     assert WRONG.keys() == set(TaskSpec.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
-    """The sentence names the field, and the hint says what it takes."""
+    """A value of a wrong type is refused with the field's name, and the hint says which values the
+    field takes."""
     for value in (WRONG[name], None, object(), [[]]):
         with pytest.raises(UsageError, match=rf"field {name} ") as caught:
             check(TaskSpec(**({"prompt": "p"} | {name: value})))
@@ -50,22 +52,22 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
-    """Infinite numbers, words that are no choice, and texts that no program can be given are
-    refused."""
+    """Infinite numbers, unknown choices, and texts that no program can be given are refused with
+    the field's name."""
     with pytest.raises(UsageError, match=f"field {name} "):
         check(TaskSpec(**({"prompt": "p"} | {name: value})))
 
 
 def test_a_secret_is_not_shown() -> None:
-    """The sentence that refuses a variable does not have its value."""
+    """The sentence that refuses a variable does not contain its value."""
     with pytest.raises(UsageError) as caught:
         check(TaskSpec(prompt="p", env={"KEY": b"s3cret"}))  # type: ignore[dict-item]
     assert "s3cret" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_what_is_meant_is_taken() -> None:
-    """A path, a list, a word and a whole number are converted to the field's type. A valid task
-    does not change."""
+    """A path, a list, a text and a whole number are converted to the field's type if the meaning is
+    clear. A valid task does not change."""
     loose: dict[str, Any] = {
         "repo": Path("/srv/a"),
         "files": ["a", "b"],

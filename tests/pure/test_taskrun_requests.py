@@ -1,5 +1,5 @@
 """A TaskRun whose agent waits for a person: what its status shows, which answers count, and what
-follows."""
+the operator does next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUSH = {"command": "git push  origin\x7f é"}
 
 
 def asked(number: int = 1, given: Any = None, **more: Any) -> RequestResult:
-    """Return a request as a pod tells it."""
+    """Return a request as a pod reports it."""
     arguments = PUSH if given is None else given
     text = json.dumps(arguments, ensure_ascii=False)
     usual = {
@@ -72,7 +72,8 @@ def allow(run: dict[str, Any], kind: AnswerKind = AnswerKind.ALLOW, words: str =
 
 def test_a_taskrun_waits_for_its_person_without_a_pod() -> None:
     """The phase is Pending, the condition and its Event name the command, and the request is in the
-    status. The TaskRun is ahead of no other one, and nothing happens until the request expires."""
+    status. The TaskRun takes no place in the queue before others, and nothing happens until the
+    request expires."""
     run = waiting()
     status = wanted(run).status
     assert (status.phase, moment(status.run_after), status.asks) == ("Pending", LATER, True)
@@ -87,7 +88,8 @@ def test_a_taskrun_waits_for_its_person_without_a_pod() -> None:
 
 
 def test_the_status_has_the_call_in_plain_letters() -> None:
-    """The text has no control characters and nothing but ASCII, and it is still the same call."""
+    """The call in the status has only ASCII and no control characters, and it is still the same
+    call."""
     request = opened(waiting())
     assert request.text.isascii() and request.text.isprintable()
     assert digest("Bash", json.loads(request.text)) == request.sha256
@@ -96,7 +98,7 @@ def test_the_status_has_the_call_in_plain_letters() -> None:
 
 def test_an_answer_queues_the_next_attempt_whose_order_has_it() -> None:
     """The answer gets into the status with its author, the condition ends, and the next attempt's
-    order carries it, also after an attempt whose pod was lost."""
+    order has the answer, also after an attempt whose pod was lost."""
     run = waiting()
     answer(run, allow(run))
     queued = status_of(step(run))
@@ -135,8 +137,8 @@ def test_an_answer_queues_the_next_attempt_whose_order_has_it() -> None:
 def test_an_answer_that_does_not_fit_counts_for_nothing(
     request_: RequestResult, given: dict[str, Any]
 ) -> None:
-    """A call that the status does not show whole cannot be allowed, whoever writes the annotation.
-    It can be refused."""
+    """A call that the status does not show completely cannot be allowed, whoever writes the
+    annotation. It can be refused."""
     run = waiting(request_)
     plain = {"request": opened(run).id, "answer": AnswerKind.ALLOW}
     answer(run, GivenAnswer(**{**plain, **given}))
@@ -216,8 +218,8 @@ def test_an_attempt_that_was_stopped_asks_nobody() -> None:
 
 
 def test_a_definition_without_the_field_ends_as_before() -> None:
-    """An older definition of TaskRuns drops the requests from the status. The TaskRun does not wait
-    for an answer that nobody can give: it fails, and says what to apply."""
+    """An older definition of TaskRuns drops the requests from the status, so nobody could answer.
+    The TaskRun does not wait but fails, and says which definition to apply."""
     run = waiting()
     del run["status"]["requests"]
     failed = status_of(step(run))
@@ -246,15 +248,16 @@ def test_a_taskrun_says_how_long_it_waits_for_an_answer(seconds: int) -> None:
 
 
 def test_only_a_volume_of_its_own_keeps_requests() -> None:
-    """In the other modes the pod's database goes with the pod, so the agent cannot ask."""
+    """Requests need mode Claim. In the other modes the database is lost together with the pod, so
+    the agent cannot ask."""
     spec = {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://bucket"}}
     run = wanted(body(over(1), {"number": 2}, spec=spec))
     assert order.decode(manifests.order(run, run.status.attempts[-1], (1,))).request_expiry_s == 0
 
 
 def test_a_pod_tells_the_oldest_requests_and_shares_the_room() -> None:
-    """At most four are told, whose texts together have a bounded length. Questions lose the
-    descriptions of their options first. The expiry is that of the order."""
+    """A pod reports its four oldest requests at most, whose texts together have a limited length.
+    The descriptions of a question's options are removed first. The expiry is that of the order."""
     options = [{"label": "SQLite", "description": "d" * 2000}]
     questions = json.dumps({"questions": [{"question": "Which?", "options": options}]})
     found = [

@@ -1,4 +1,5 @@
-"""The next step for a TaskRun, one rule at a time: each test fails if its rule is removed."""
+"""The next step for a TaskRun, one rule at a time: each test fails if its rule is removed from the
+code."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def body(
     meta: dict[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """Return a TaskRun with these attempts, as the operator has it: stored in the workspaces DELETE
-    and STORE, not on a kept claim."""
+    """Return a TaskRun with these attempts, as the operator reads it. By default its claim is
+    deleted with it (DELETE), and its state is in a checkpoint store (STORE)."""
     found = making.taskrun(**(spec or {}))
     held = [FINALIZER] if spec in (DELETE, STORE) else []
     found["metadata"] |= {"finalizers": held, **(meta or {})}
@@ -62,8 +63,8 @@ def step(
     leaving: bool | None = False,
     **more: Any,
 ) -> steps.Step:
-    """Return the next step if there is room for an attempt, in a namespace that is not being
-    deleted."""
+    """Return the next step for a TaskRun in a namespace that is not being deleted, with room for an
+    attempt."""
     seen = steps.TaskRunFacts(
         run=wanted(run),
         recorded=more.pop("recorded", frozenset({1})),
@@ -98,7 +99,7 @@ def condition(status: TaskRunStatus, kind: str) -> StatusCondition:
 
 
 def test_a_job_beyond_the_status_is_looked_at_first() -> None:
-    """A Job belongs to an attempt that the status does not know yet. The status is out of date, so
+    """If there is a Job for an attempt that the status does not have, the status is out of date. So
     everything is read again before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     ahead = making.job(run, 2)
@@ -107,8 +108,8 @@ def test_a_job_beyond_the_status_is_looked_at_first() -> None:
 
 
 def test_a_suspended_job_that_is_left_over_is_stopped() -> None:
-    """A Job whose pod has ended completes by itself, and is not deleted. If a queue suspended the
-    Job meanwhile, the Job would start the next pod when it is resumed, so it is deleted."""
+    """A left-over Job whose pod has ended completes by itself, and is not deleted. But if a queue
+    suspended the Job, it would start another pod when it is resumed, so it is deleted."""
     run = body(over(1, exitCode=1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     left = making.job(run, 1)
     assert not isinstance(step(run, jobs=[left]), steps.StopPod)
@@ -117,8 +118,7 @@ def test_a_suspended_job_that_is_left_over_is_stopped() -> None:
 
 
 def test_a_job_that_is_left_over_is_stopped() -> None:
-    """A running Job of an attempt that was abandoned is stopped. A finished one is kept, with its
-    log."""
+    """A running Job of an abandoned attempt is stopped. A finished Job is kept, with its log."""
     run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
     found = step(run, jobs=[making.job(run, 1)])
     assert isinstance(found, steps.StopPod) and found.job.attempt == 1
@@ -150,8 +150,8 @@ def test_there_is_no_finalizer_where_nothing_is_lost(spec: dict[str, Any]) -> No
 
 
 def test_room_is_asked_for_before_an_attempt() -> None:
-    """If it is not known whether there is room, that is found out first. If there is none, no
-    attempt is opened: the TaskRun is queued, says what it waits for, and checks again later."""
+    """Before an attempt the operator finds out whether there is room. If there is none, no attempt
+    is opened: the TaskRun is queued, says what it waits for, and checks again later."""
     run = body(phase="Pending")
     assert step(run, room=None) == steps.CheckRoom()
     full = Room(obstacle=Obstacle("QuotaExceeded", "the quota small allows 2 pods"), ahead=4)
@@ -167,8 +167,8 @@ def test_room_is_asked_for_before_an_attempt() -> None:
 
 
 def test_an_attempts_number_is_beyond_every_jobs() -> None:
-    """If the status was lost, numbering continues after the existing Jobs, so none of them counts
-    as the Job of the new attempt."""
+    """If the status was lost, the numbers of attempts continue after the existing Jobs, so that
+    none of them counts as the Job of the new attempt."""
     run = body(phase="Pending")
     assert (
         status_of(
@@ -189,8 +189,8 @@ def test_a_pod_that_is_still_there_is_waited_for() -> None:
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
-    """Work that is saved elsewhere does not delay a deletion. Other work does, unless the namespace
-    is deleted too, which is checked first."""
+    """Work that is saved elsewhere does not delay a deletion. Unsaved work does, unless the
+    namespace is deleted too, which the operator checks first."""
     run = body(
         over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
     )
@@ -210,7 +210,8 @@ FULL = "0/2 nodes are available: 2 Insufficient cpu."
 
 
 def _waiting(reason: str) -> Any:
-    """Return a TaskRun whose attempt has waited for years, for this reason at the last look."""
+    """Return a TaskRun whose attempt has waited for years. `reason`: the reason that it had when it
+    was last checked."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     run["status"]["conditions"] = [
         {
@@ -225,8 +226,8 @@ def _waiting(reason: str) -> Any:
 
 
 def test_a_lost_node_has_no_patience() -> None:
-    """An obstacle that only a person can remove becomes the attempt's outcome after a while. A lost
-    node, and missing room for the pod, are waited for without a limit."""
+    """An obstacle that only a person can remove ends the attempt after some time. For a lost node,
+    and for room for the pod, the operator waits without a limit."""
     run = _waiting("X")
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
@@ -244,7 +245,8 @@ def test_a_lost_node_has_no_patience() -> None:
 
 
 def test_a_wait_for_room_uses_up_no_patience() -> None:
-    """An obstacle after years without room gets the full waiting time, as if it had just appeared."""
+    """An obstacle that appears after years without room gets the full waiting time of a new
+    obstacle."""
     run = _waiting("NoRoom")
     job = making.job(run, 1)
     no_image = making.pod(
@@ -281,9 +283,9 @@ def _run(**spec: Any) -> WantedRun:
 
 
 def test_the_verdict_on_the_work_is_in_the_status() -> None:
-    """The status has the verdict that the pod reported, bounded and cleaned. If the pod of the
-    newest attempt reported none, there is none, and the verdict of the previous attempt is no
-    longer shown."""
+    """The status has the verdict on the work that the pod reported, limited in length and cleaned.
+    If the newest attempt's pod reported none, the status has none, and does not keep the verdict of
+    the previous attempt."""
     work = WorkSummary(
         verdict=WorkVerdict.INCOMPLETE, reason="\x1b[31mit\nsays" + "x" * 5000, files=2**40
     )
@@ -303,7 +305,7 @@ def test_the_verdict_on_the_work_is_in_the_status() -> None:
 
 
 def test_what_is_no_longer_told_is_still_counted() -> None:
-    """Records that no longer fit into the status still count."""
+    """Attempts whose records no longer fit into the status still count."""
     used = _status(
         *(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000
     )
@@ -316,7 +318,8 @@ def test_what_is_no_longer_told_is_still_counted() -> None:
 
 
 def test_a_retry_allows_one_attempt_more() -> None:
-    """A run without attempts left may try once more; one with some left keeps them."""
+    """After a retry, a run without attempts left may make one more. A run with attempts left keeps
+    them."""
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
     run = body(
@@ -330,7 +333,7 @@ def test_a_retry_allows_one_attempt_more() -> None:
 
 
 def test_trouble_before_an_attempt_is_waited_for() -> None:
-    """If an object that the Job needs cannot be made, this is reported and the attempt stays
+    """If an object that the Job needs cannot be created, this is reported and the attempt stays
     open."""
     run = body({"number": 1})
     assert isinstance(step(run), steps.LaunchPod)
@@ -339,8 +342,8 @@ def test_trouble_before_an_attempt_is_waited_for() -> None:
 
 
 def test_an_attempt_of_which_nothing_is_known_may_have_worked() -> None:
-    """Its Job may have come and gone while no operator was watching. A state saved before the Job
-    says nothing about its work."""
+    """If nothing is known of an attempt, its Job may have started and ended while no operator was
+    watching. A state that was saved before the Job says nothing about its work."""
     deleted = {"deletionTimestamp": "2026-11-21T10:00:00Z"}
     run = body(
         over(1, OutcomeKind.SUCCEEDED),
@@ -360,8 +363,8 @@ def test_an_attempt_of_which_nothing_is_known_may_have_worked() -> None:
 
 
 def test_a_jobs_uid_is_told_before_it_is_stopped() -> None:
-    """The uid is recorded before the Job is stopped. Later nothing else would identify the pod that
-    is still finishing."""
+    """The Job's uid is recorded before the Job is stopped. Otherwise nothing would identify the pod
+    that is still ending."""
     run = body({"number": 1}, spec={"suspend": True})
     job = making.job(run, 1)
     found = status_of(step(run, jobs=[job]))
@@ -389,8 +392,8 @@ def test_an_update_has_all_its_attempts(phase: str) -> None:
 
 
 def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
-    """The running attempt belongs to the earlier instructions. New instructions that came meanwhile
-    have all their attempts after it."""
+    """An attempt that is running when new instructions come belongs to the earlier ones. The new
+    instructions have all their attempts after it."""
     during = _updated(over(1), {"number": 2}, phase="Running")
     run = _run(contextVersion=2, policy={"attempts": 2})
     for kind, allowed in ((OutcomeKind.FAILED, 4), (OutcomeKind.RATE_LIMITED, 3)):
@@ -409,8 +412,8 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
 
 
 def test_an_update_does_not_exceed_a_spent_budget() -> None:
-    """The running attempt spends the budget. The TaskRun fails and needs a person, although new
-    instructions came meanwhile."""
+    """The running attempt spends the budget. The TaskRun fails and needs a person, even if new
+    instructions came in the meantime."""
     during = _updated(over(1), {"number": 2}, phase="Running")
     run = _run(contextVersion=2, policy={"attempts": 2, "budgetUSD": "1"})
     end = End(outcome=Outcome(kind=OutcomeKind.BUDGET_SPENT))
@@ -436,7 +439,7 @@ def test_a_taskrun_that_asks_says_what_to_do_on_a_cluster(kind: OutcomeKind) -> 
 
 
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
-    """After three losses and a failure, one more attempt is one, not four."""
+    """After three lost attempts and a failure, a retry gives one more attempt, not four."""
     lost = tuple(
         AttemptStatus(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3)
     )
@@ -449,8 +452,8 @@ def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
 
 
 def test_a_claim_that_is_being_made_is_no_trouble() -> None:
-    """A volume takes some seconds to be created, so waiting for it is reported only after longer. A
-    lack of room is reported at once, as is a request that no node can ever fulfill."""
+    """A volume takes some seconds to be created, so a wait for it is reported only after a longer
+    time. A lack of room is reported at once, and so is a request that no node can ever fulfill."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job = making.job(run, 1)
 
@@ -471,8 +474,8 @@ def test_a_claim_that_is_being_made_is_no_trouble() -> None:
 
 
 def test_a_claim_that_goes_with_its_taskrun_is_held_until_then() -> None:
-    """At the end of a run the finalizer is removed. It stays if the claim is to be deleted with the
-    TaskRun, saved or not."""
+    """At the end of a run the finalizer is removed. If the claim is to be deleted with the TaskRun,
+    the finalizer stays, whether the work is saved or not."""
     ended = over(1, OutcomeKind.SUCCEEDED)
     stored = body(ended, phase="Succeeded", spec=STORE, workspace={"saved": True})
     assert step(stored) == steps.Release()
@@ -483,9 +486,9 @@ def test_a_claim_that_goes_with_its_taskrun_is_held_until_then() -> None:
 
 
 def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
-    """A pod has an attempt's labels and reports success, but belongs to no Job or to another one.
-    It is reported by name after a fresh look, and its result is ignored. When it is gone, the
-    report is cleared."""
+    """A pod has an attempt's labels and reports success, but belongs to another Job or to none.
+    After a fresh read it is reported by name, and its result is ignored. When the pod is gone, the
+    report is removed."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job, word = making.job(run, 1), making.told(1, OutcomeKind.SUCCEEDED)
     for owners in (
@@ -522,8 +525,8 @@ def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
 
 
 def test_no_attempt_begins_beside_a_pod_that_looks_like_ours() -> None:
-    """Such a pod may write to the volume. Neither the next attempt nor the open one's Job is
-    created while it exists."""
+    """A pod that has an attempt's labels but belongs to none of its Jobs may write to the volume.
+    While it exists, no attempt begins, and no Job is created for an open attempt."""
     told = {
         "type": "Foreign",
         "status": "True",

@@ -91,14 +91,13 @@ def test_ordinary_text_is_not_touched(text: str) -> None:
 
 
 def test_what_is_hidden_can_be_shown() -> None:
-    """When a text is examined, each hidden character is named in its place."""
+    """If a text is shown for examination, each hidden character is replaced by its name."""
     assert visible("a\x1b[2Jb\u202ec\x7f\r\n") == "a^[[2Jb<U+202E>c^?^M\n"
 
 
 @given(any_text, st.integers(2, 40))
 def test_one_line_is_one_line(text: str, width: int) -> None:
-    """There is no line break, and the line has at most the allowed length, with a mark where it was
-    cut."""
+    """The result has no line break and at most the allowed length, with a mark if it was cut."""
     line = one_line(text, width)
     assert len(line.splitlines()) <= 1
     assert len(line) <= width
@@ -114,8 +113,8 @@ def columns_of(line: str) -> int:
 
 @given(st.text(st.sampled_from("ab漢🎉e\u0301 "), max_size=20), st.integers(1, 24))
 def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
-    """A line never takes more columns than there are, counting wide characters and marks, and is
-    cut only if necessary."""
+    """A line never takes more columns than allowed, with wide characters and marks counted
+    correctly, and is cut only if necessary."""
     shown = cut(line, width)
     assert columns_of(shown) <= width
     assert (shown == line) == (columns_of(line) <= width)
@@ -154,13 +153,13 @@ def test_ages(seconds: int, words: str) -> None:
     ],
 )
 def test_token_counts(count: int, words: str) -> None:
-    """Token counts are short; a thousand thousands are shown as a million."""
+    """Token counts are shown in a short form. A thousand thousands are shown as a million."""
     assert tokens(count) == words
 
 
 def test_why_a_run_has_failed_is_said_once() -> None:
-    """If a run failed because an attempt failed, the reason is one word, in the run's line and in
-    the explanation."""
+    """If a run failed because an attempt failed, the run's line and the explanation give the reason
+    once, in one word."""
     ended = RunFinished(state="failed", reason="failed: killed by SIGKILL; 1 of 1 attempts used")
     assert line_of(Record("r", 1, 0, 0, ended)) == "failed: killed by SIGKILL; 1 of 1 attempts used"
     assert (
@@ -171,14 +170,14 @@ def test_why_a_run_has_failed_is_said_once() -> None:
 
 
 def test_a_moment_is_local_time() -> None:
-    """Year to second, as a person reads it."""
+    """A time is shown in local time, from the year to the second."""
     assert len(clock(1_700_000_000_000)) == len("2023-11-14 22:13:20")
     assert clock(1_700_000_000_999) == clock(1_700_000_000_000)
 
 
 @pytest.mark.parametrize("log", ["full", "gone", "closed"])
 def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
-    """A log line is lost if the disk is full, the reader has gone, or there is no log. The thread
+    """If the disk is full, the reader has gone, or there is no log, a log line is lost. The thread
     that wrote it continues."""
     code = "from perdure.cli.runs.pool import say\nfor n in range(3): say(f'line {n}')\nprint('goes on')"
     if log == "closed":
@@ -196,8 +195,8 @@ def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
 
 
 def test_what_runs_in_threads_tells_by_tell() -> None:
-    """Only the command line, and the programs that perdure starts, print to standard error in
-    another way."""
+    """Code that runs in threads prints to standard error only by `tell`. Only the command line, and
+    the programs that perdure starts, may use other ways."""
     top = Path(perdure.__file__).parent
     found = [
         f"{path.relative_to(top)}:{node.lineno}"
@@ -214,8 +213,8 @@ def test_what_runs_in_threads_tells_by_tell() -> None:
 
 
 def test_plain_text_has_nothing_to_hide() -> None:
-    """Text of printable characters is returned as it is, without a look at the patterns: none of
-    them is one that would be removed."""
+    """A text of printable characters is returned unchanged, without a search for the patterns,
+    because no pattern would remove any of them."""
     every = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if char.isprintable())
     assert not re.search(text._HIDDEN, every)
     assert not re.search(text._ESCAPES, every)

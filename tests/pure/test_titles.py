@@ -1,4 +1,5 @@
-"""The name of a run: from its issue, else from the first words of its prompt, with any content."""
+"""The title of a run: from its issue, else from the first words of its prompt, whatever these
+contain."""
 
 from __future__ import annotations
 

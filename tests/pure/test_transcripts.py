@@ -1,4 +1,4 @@
-"""perdure's own copies of transcripts, on real files, with a small driver."""
+"""perdure's own copies of transcripts, with real files and a small driver."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ID = "aaaa-1"
 
 
 class Diary:
-    """An agent that writes `prompt ...` and `answer ...` lines into `{home}/diaries/{id}.txt`, with
-    a directory `{id}` beside it."""
+    """Driver of an agent that writes `prompt ...` and `answer ...` lines into
+    `{home}/diaries/{id}.txt`, and has a directory `{id}` beside that file."""
 
     name = "diary"
     abilities = Abilities(
