@@ -33,7 +33,7 @@ signs = st.builds(
 @pytest.mark.parametrize(
     ("supervisor", "agent", "lease_over", "expected"),
     [
-        (True, True, True, "attended"),  # the supervisor is stopped or slow, so its lease has expired
+        (True, True, True, "attended"),  # stopped or slow, so its lease has expired
         (True, False, False, "attended"),  # before the agent starts, or during the check
         (False, True, False, "unattended"),  # killed a moment ago, so the lease is still valid
         (

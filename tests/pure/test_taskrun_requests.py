@@ -72,8 +72,8 @@ def allow(run: dict[str, Any], kind: AnswerKind = AnswerKind.ALLOW, words: str =
 
 def test_a_taskrun_waits_for_its_person_without_a_pod() -> None:
     """The phase is Pending, the condition and its Event name the command, and the request is in the
-    status. The TaskRun takes no place in the queue before others, and nothing happens until the
-    request expires."""
+    status. The TaskRun takes no place in the queue, and nothing happens until the request
+    expires."""
     run = waiting()
     status = wanted(run).status
     assert (status.phase, moment(status.run_after), status.asks) == ("Pending", LATER, True)

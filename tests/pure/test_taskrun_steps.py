@@ -40,8 +40,8 @@ def body(
     meta: dict[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """Return a TaskRun with these attempts, as the operator reads it. By default its claim is
-    deleted with it (DELETE), and its state is in a checkpoint store (STORE)."""
+    """Return a TaskRun with these attempts, as the operator reads it. It has the finalizer if its
+    spec is DELETE or STORE."""
     found = making.taskrun(**(spec or {}))
     held = [FINALIZER] if spec in (DELETE, STORE) else []
     found["metadata"] |= {"finalizers": held, **(meta or {})}

@@ -158,8 +158,7 @@ def test_token_counts(count: int, words: str) -> None:
 
 
 def test_why_a_run_has_failed_is_said_once() -> None:
-    """If a run failed because an attempt failed, the run's line and the explanation give the reason
-    once, in one word."""
+    """If a run failed because an attempt failed, its line has the word `failed` only once."""
     ended = RunFinished(state="failed", reason="failed: killed by SIGKILL; 1 of 1 attempts used")
     assert line_of(Record("r", 1, 0, 0, ended)) == "failed: killed by SIGKILL; 1 of 1 attempts used"
     assert (

@@ -69,7 +69,7 @@ class Diary:
 
 
 class Desk:
-    """A home with a diary in it, and the directory of the copies."""
+    """A home with a diary, and the directory of perdure's own copies."""
 
     def __init__(self, top: Path, redactor: Redactor | None = None) -> None:
         self.driver: Any = Diary()
@@ -113,7 +113,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @contextmanager
 def open_umask() -> Iterator[None]:
-    """The most permissive umask, so that a private mode is perdure's own doing."""
+    """Set the most permissive umask, so that a private mode can only come from perdure."""
     before = os.umask(0)
     try:
         yield
@@ -122,7 +122,8 @@ def open_umask() -> Iterator[None]:
 
 
 def contents(top: Path) -> set[str]:
-    """Return the content of every regular file below, except for perdure's own notes."""
+    """Return the content of every regular file below the directory, except for perdure's own
+    notes."""
     own = ("lock", "known.json")
     return {
         path.read_text()
@@ -136,7 +137,8 @@ def contents(top: Path) -> set[str]:
 
 
 def test_only_the_tail_is_written(desk: Desk) -> None:
-    """A transcript that grew is appended to the same file. The earlier part is not written again."""
+    """A transcript that grew is copied by appending the new part to the same file. The earlier part
+    is not written again."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     inode = desk.copy.stat().st_ino
@@ -149,7 +151,8 @@ def test_only_the_tail_is_written(desk: Desk) -> None:
 
 
 def test_nothing_new_writes_nothing(desk: Desk) -> None:
-    """A second look at the same transcript does not touch the copy, not even its modification time."""
+    """If the transcript has not changed, the copy is not touched, not even its modification
+    time."""
     desk.write("prompt a\n")
     desk.take()
     os.utime(desk.copy, (1, 1))
@@ -163,7 +166,8 @@ def test_nothing_new_writes_nothing(desk: Desk) -> None:
     ids=["shrunk", "emptied", "changed", "new"],
 )
 def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) -> None:
-    """A copy that a deliberate change replaces is kept under a number, however often that happens."""
+    """A copy that is replaced because of a deliberate change is kept under a number, however often
+    that happens."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     desk.take()
@@ -185,7 +189,8 @@ def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) ->
 def test_a_transcript_that_lost_something_leaves_the_copy(
     desk: Desk, now: str, notes: bool
 ) -> None:
-    """A transcript that no longer begins with the copy is not copied, with and without notes."""
+    """A transcript that no longer begins with the copy's content is not copied, with and without
+    notes."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     assert desk.take()
@@ -239,7 +244,7 @@ def test_a_copy_torn_by_a_kill_is_completed(desk: Desk) -> None:
 
 
 def test_a_missing_transcript_leaves_the_copy(desk: Desk) -> None:
-    """If there is nothing to copy, nothing is lost and nothing is reported."""
+    """If the transcript is missing, the copy stays, and nothing is reported."""
     desk.take()
     assert not desk.copy.exists()
     desk.write("prompt a\n")
@@ -250,8 +255,8 @@ def test_a_missing_transcript_leaves_the_copy(desk: Desk) -> None:
 
 
 def test_what_cannot_be_written_is_a_sentence(desk: Desk) -> None:
-    """If the target is not a directory, there is a WorkspaceError that names the conversation. The
-    transcript is not touched."""
+    """If the target is not a directory, the error is a WorkspaceError that names the conversation.
+    The transcript is not touched."""
     desk.write("prompt a\n")
     desk.state.write_text("in the way")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be copied"):
@@ -260,8 +265,8 @@ def test_what_cannot_be_written_is_a_sentence(desk: Desk) -> None:
 
 
 def test_copies_are_private_whatever_the_umask(desk: Desk) -> None:
-    """Every file is 0600 and every directory 0700, also for belongings and for copies that were
-    moved aside."""
+    """Every file is 0600 and every directory 0700, even those beside the transcript, and copies
+    that were moved aside."""
     with open_umask():
         desk.write("prompt a\n")
         desk.belonging("sub/spilled.txt", "out")
@@ -273,8 +278,8 @@ def test_copies_are_private_whatever_the_umask(desk: Desk) -> None:
 
 
 def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
-    """A secret is replaced by a text of the same length, in the transcript and in the files beside
-    it. The next part still fits."""
+    """In the copies of the transcript and the files beside it, a secret is replaced by a text of
+    the same length. So the next part still fits."""
     desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
     desk.write("prompt sk-very-secret\n")
     desk.belonging("spilled.txt", "key=sk-very-secret")
@@ -287,7 +292,8 @@ def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
 
 
 def test_ids_never_become_paths(desk: Desk) -> None:
-    """The copy is in the directory of the copies, whatever id an agent gives its conversation."""
+    """The copy is always inside the directory of the copies, whatever id an agent gives its
+    conversation."""
     for name in ("../../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a" * 5000, "\0"):
         path = desk.copies.of("diary", name)
         assert path.resolve().is_relative_to(desk.copies.directory.resolve())
@@ -313,8 +319,8 @@ def test_belongings_follow(desk: Desk) -> None:
 
 
 def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> None:
-    """A linked file, a linked directory, a link in place of all belongings, and a pipe bring
-    nothing else into the copies."""
+    """Through a linked file, a linked directory, a link in place of all files beside the
+    transcript, or a pipe, nothing is copied."""
     secret = tmp_path / "ssh"
     secret.mkdir()
     (secret / "id").write_text("a private key")
@@ -362,7 +368,7 @@ def test_half_a_secret_in_a_belonging_is_not_kept(tmp_path: Path) -> None:
 
 
 class Counting(Redactor):
-    """Counts the bytes that it is given."""
+    """A redactor that counts the bytes that it is given."""
 
     seen: ClassVar[list[int]] = []
 
@@ -372,7 +378,7 @@ class Counting(Redactor):
 
 
 def written() -> int:
-    """Bytes that this process has written."""
+    """Return how many bytes this process has written."""
     return int(
         next(
             line
@@ -400,7 +406,7 @@ def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
-    """One early byte of the transcript was changed while it grew. It is not copied, and the copy
+    """If an early byte of the transcript changed while it grew, it is not copied, and the copy
     stays."""
     text = "prompt a\n" + "answer with some words in it\n" * 1000
     desk.write(text)
@@ -415,8 +421,8 @@ def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "noted wrong", "notes gone"])
 def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
-    """If a copy was changed without a change of its size, or notes are wrong or missing, everything
-    is compared again, and the copy is corrected."""
+    """If a copy was changed without a change of its size, or its notes are wrong or missing,
+    everything is compared again, and the copy is corrected."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     notes = desk.copy.parent / "known.json"
@@ -436,8 +442,8 @@ def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
 
 
 def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
-    """The part of a conversation that a checkpoint named is restored exactly: after growth, after
-    the copy was moved aside, after changes."""
+    """The part of a conversation that a checkpoint names is restored exactly: after the copy grew,
+    was moved aside, or was changed."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.json", "one")
     desk.take()
@@ -458,8 +464,8 @@ def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
 
 
 def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
-    """If no copy begins with that part any more, nothing is restored, and the agent's home is not
-    touched."""
+    """If no copy begins with a checkpoint's part any more, nothing is restored, and the agent's
+    home is not touched."""
     desk.write("prompt a\n")
     desk.take()
     named = desk.copies.parts(desk.driver, ID)
@@ -476,7 +482,8 @@ def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
 
 
 def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
-    """The conversation and its belongings are restored, byte for byte and private. The copy stays."""
+    """The conversation and the files beside it are restored byte for byte, with private modes. The
+    copy stays."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.txt", "one")
     desk.take()
@@ -495,7 +502,8 @@ def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
 
 
 def test_what_lies_there_is_moved_aside(desk: Desk) -> None:
-    """The unusable transcript is kept under a number each time, and never overwritten."""
+    """The unusable transcript is moved aside under a new number each time, and never
+    overwritten."""
     desk.write("prompt a\n")
     desk.take()
     desk.write("broken one")
@@ -507,8 +515,8 @@ def test_what_lies_there_is_moved_aside(desk: Desk) -> None:
 
 
 def test_belongings_of_the_agent_are_not_overwritten(desk: Desk) -> None:
-    """A file beside the transcript that differs from the copy is moved aside; one that is the same
-    or has grown stays in place."""
+    """A file beside the transcript that differs from the copy is moved aside. One that is equal, or
+    that only grew, stays in place."""
     desk.write("prompt a\n")
     for name in ("shrunk", "grown", "same"):
         desk.belonging(name, "from before")
@@ -524,8 +532,8 @@ def test_belongings_of_the_agent_are_not_overwritten(desk: Desk) -> None:
 
 
 def test_a_link_in_the_way_is_not_written_through(desk: Desk, tmp_path: Path) -> None:
-    """A link in place of the transcript, its stage or a belonging is moved aside. The link's target
-    keeps its content."""
+    """A link in place of the transcript, of its temporary file or of a file beside it is moved
+    aside. The link's target keeps its content."""
     precious = tmp_path / "precious"
     precious.write_text("mine, and longer than what is copied")
     desk.write("prompt a\n")
@@ -560,7 +568,8 @@ def test_a_dangling_link_is_kept_too(desk: Desk) -> None:
 
 
 def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
-    """If the copy cannot be read, the error is a sentence, and the file in the agent's home stays."""
+    """If the copy cannot be read, the error is one sentence, and the file in the agent's home
+    stays."""
     desk.write("broken one")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be restored"):
         desk.put_back()
@@ -569,7 +578,8 @@ def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
 
 
 def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
-    """If the belongings cannot be restored, the error says so, and nothing incomplete is left."""
+    """If the files beside the transcript cannot be restored, the error says so, and nothing
+    incomplete is left."""
     desk.write("prompt a\n")
     top = desk.belonging("spilled.txt", "one").parent
     desk.take()
@@ -594,8 +604,8 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
 def test_no_whole_line_that_was_copied_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
-    """After any sequence of actions of agent and perdure, each copy is the beginning of some file
-    in the store or in the home."""
+    """After any sequence of actions of agent and perdure, every complete line that was copied is
+    still in the store or in the home."""
     desk = Desk(tmp_path_factory.mktemp("d", numbered=True))
     taken: list[str] = []
     for step, text in steps:
@@ -620,7 +630,8 @@ def test_no_whole_line_that_was_copied_is_ever_lost(
 
 
 def test_a_snapshot_tells_growth_from_change(desk: Desk) -> None:
-    """The same beginning is recognised after growth, and no longer after any other change."""
+    """After growth a transcript still has the beginning of its snapshot. After any other change it
+    does not."""
     desk.write("prompt a\nanswer a\n")
     seen = snapshot(desk.driver, desk.transcript)
     assert seen is not None
@@ -635,8 +646,8 @@ def test_a_snapshot_tells_growth_from_change(desk: Desk) -> None:
 
 
 def test_what_is_not_there_is_nothing(desk: Desk) -> None:
-    """A missing file, no path, or a directory has no snapshot, no beginning and no prompts, and is
-    not an error."""
+    """A missing file, an empty path, and a directory have no snapshot, no beginning and no prompts.
+    None of them is an error."""
     nothing = Snapshot("", 0, "", 0)
     for path in (desk.home / "none", desk.home):
         assert snapshot(desk.driver, path) is None
@@ -653,7 +664,7 @@ def test_a_fingerprint_is_the_same_as_sent_and_as_stored(text: str, space: str) 
 
 
 class Ledger(Diary):
-    """The same agent, with all conversations in one database."""
+    """The same agent, but with all conversations in one database."""
 
     def __init__(self, rows: dict[str, bytes]) -> None:
         self.rows = rows
@@ -664,8 +675,8 @@ class Ledger(Diary):
 
 
 def test_a_conversation_in_an_archive_becomes_a_private_file(tmp_path: Path) -> None:
-    """The current conversation replaces the file of the previous one. A missing conversation gives
-    no file."""
+    """The current state of a conversation in a database replaces the copy of its previous state. A
+    missing conversation gives no file."""
     rows = {ID: b"prompt a\n"}
     driver: Any = Ledger(rows)
     directory = tmp_path / "attempt"

@@ -40,7 +40,7 @@ def denied(key: str, name: str = "Fetch", summary: str = "a") -> list[AgentEvent
 
 
 def test_ten_thousand_denied_calls_are_one_sentence_and_little_memory() -> None:
-    """Calls are listed up to a limit; the others are only counted."""
+    """Denied calls are listed up to a limit. The others are only counted."""
     calls = [event for n in range(10_000) for event in denied(str(n), summary=f"page {n}")]
     found = ends(*calls, SAID, ENDED)
     outcome = judge(FINE, found, OnDenied.ASK)
@@ -51,14 +51,14 @@ def test_ten_thousand_denied_calls_are_one_sentence_and_little_memory() -> None:
 
 
 def test_a_denial_counts_once_however_often_it_is_told() -> None:
-    """The result of a turn lists the same calls again."""
+    """A denied call counts once, although the result of the turn lists it again."""
     again = ToolDenied("1", "Fetch", "a")
     outcome = judge(FINE, ends(*denied("1"), again, SAID, ENDED), OnDenied.ASK)
     assert outcome.detail == "1 call was denied: Fetch a"
 
 
 def test_a_denied_call_that_ran_later_is_no_denial() -> None:
-    """The same tool with the same input succeeded later."""
+    """A denied call does not count if the same tool succeeded later with the same input."""
     later = (ToolStarted("2", "Fetch", "a"), ToolEnded("2", ok=True))
     other = (ToolStarted("2", "Fetch", "b"), ToolEnded("2", ok=True))
     assert judge(FINE, ends(*denied("1"), *later, SAID, ENDED), OnDenied.ASK).ok
@@ -66,7 +66,7 @@ def test_a_denied_call_that_ran_later_is_no_denial() -> None:
 
 
 def test_a_question_is_open_until_work_follows() -> None:
-    """An agent that only reads files after its question has not answered it."""
+    """A question is open until the agent does work after it. Reading files is not work."""
     asked = (ToolStarted("1", "AskUserQuestion"), QuestionAsked("1", "Which one?", ("A", "B")))
     looked = (ToolStarted("2", "Read", "x"), ToolEnded("2", ok=True))
     worked = (ToolStarted("3", "Bash", "make"), ToolEnded("3", ok=True))
@@ -88,20 +88,21 @@ def test_the_policy_decides_what_a_denial_is_worth(policy: OnDenied, kind: Outco
 
 
 def test_words_alone_are_never_evidence() -> None:
-    """A last sentence that asks, doubts or boasts does not change the outcome."""
+    """The outcome does not change because the last sentence asks, doubts or boasts."""
     for words in ("Shall I go on?", "I could not do it.", "<b>denied</b> \x1b[31mrefused"):
         assert judge(FINE, ends(Said(words), ENDED), OnDenied.ASK).ok
 
 
 def test_a_failure_stays_what_it_is() -> None:
-    """Open questions of a failed attempt do not hide why it failed."""
+    """A failed attempt keeps its reason, even if it has open questions."""
     failed = Outcome(kind=OutcomeKind.OVERLOADED, detail="no answer")
     assert judge(failed, ends(*denied("1")), OnDenied.ASK) == failed
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "empty", "odd"])
 def test_an_answer_that_broke_off_goes_on_at_once(reason: str) -> None:
-    """A truncated attempt is queued again at once, and counts."""
+    """After an answer that was truncated, the run is queued again at once, and the attempt
+    counts."""
     outcome = judge(FINE, ends(SAID, ReplyCut(reason), ENDED), OnDenied.ASK)
     assert outcome.kind is OutcomeKind.TRUNCATED
     tally = Tally(counted=1, free=0, allowed=3)
@@ -118,8 +119,8 @@ def test_what_only_a_person_can_settle_is_not_tried_again(kind: OutcomeKind) -> 
 
 
 def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
-    """Claude Code repeats the whole input in its result. ANSI and HTML are treated like any other
-    characters."""
+    """Claude Code repeats the whole input in its result. Only the beginning of the input is kept.
+    ANSI and HTML in it are treated like any other characters."""
     given = {"command": "\x1b[31m<script>alert(1)</script>" + "x" * 5_000_000}
     denial = {"tool_name": "Bash", "tool_use_id": "1", "tool_input": given}
     result = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
@@ -143,7 +144,8 @@ def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
     ],
 )
 def test_a_last_word_of_another_form_is_none(given: dict[str, object]) -> None:
-    """The agent's answer to the schema is checked like any untrusted input."""
+    """The agent's answer to the schema is checked like any untrusted input. An answer of another
+    form is ignored."""
     line = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
     told = json.dumps({**line, "result": "x", "structured_output": given}).encode()
     found = registry.load("claude").parse(told)

@@ -21,5 +21,6 @@ from perdure.engine.attempt.supervision import UNSUPERVISED_LEAST_S, UNSUPERVISE
 def test_the_rest_of_the_budget_sets_the_time(
     budget: float, spent: float, ran_s: float, expected: float
 ) -> None:
-    """The smaller the rest of the budget at the agent's pace, the sooner it is ended."""
+    """The less of the budget is left, at the agent's rate of spending, the sooner the agent is
+    ended."""
     assert unsupervised_s(budget, spent, ran_s) == expected

@@ -1,4 +1,4 @@
-"""The work report: what follows from an attempt's journal, and the verdict on it."""
+"""The work report: the facts in an attempt's journal, and the verdict on the work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PASSED = VerifyEnded(code=0, output="", command="make test")
 
 
 def shell(line: str, code: int | None = 0, key: str = "t") -> tuple[AnyEvent, AnyEvent]:
-    """Return a command of Codex, which reports every exit code."""
+    """Return the events of a command of Codex, which reports every exit code."""
     return (
         ToolStarted(tool_id=key, name="command_execution", summary=line),
         ToolEnded(tool_id=key, ok=not code, code=code),
@@ -48,7 +48,7 @@ def shell(line: str, code: int | None = 0, key: str = "t") -> tuple[AnyEvent, An
 
 
 def claude(line: str, *, ok: bool = True, output: str = "") -> tuple[AnyEvent, AnyEvent]:
-    """Return a command of Claude Code, which reports no exit code for 0."""
+    """Return the events of a command of Claude Code, which does not report exit code 0."""
     return (
         ToolStarted(tool_id="t", name="Bash", summary=line),
         ToolEnded(tool_id="t", ok=ok, summary=output, code=None if ok else 1),
@@ -204,8 +204,8 @@ def test_an_attempt_at_work_has_facts_and_no_verdict() -> None:
 
 
 def test_earlier_attempts_at_the_same_instructions_count() -> None:
-    """An attempt that finds its work done gets neither `nothing_to_do` nor a contradiction. After
-    new instructions it may."""
+    """If an earlier attempt at the same instructions has done the work, the next one gets neither
+    `nothing_to_do` nor a contradiction. After new instructions it may get `nothing_to_do`."""
     said = Said("I fixed the bug in `greet.py` and committed it.")
     report = reported(said, UNCHANGED, before=(CHANGED,), number=2)
     assert (report.verdict, report.contradictions) == (V.UNVERIFIED, ())
@@ -215,8 +215,8 @@ def test_earlier_attempts_at_the_same_instructions_count() -> None:
 
 
 def test_what_was_pushed_is_known_by_three_ways() -> None:
-    """A push is known by git's own mark, by perdure's push, or by a successful push of the agent,
-    and by nothing else."""
+    """A push is known by a ref of git, by perdure's own push, or by a successful push command of
+    the agent, and by nothing else."""
     marked = msgspec.structs.replace(COMMITTED, pushed=True)
     assert reported(marked).pushed is True
     assert reported(COMMITTED, Published(branch="b", commit=COMMIT.id)).pushed is True
@@ -227,7 +227,7 @@ def test_what_was_pushed_is_known_by_three_ways() -> None:
 
 
 def test_a_check_that_was_denied_is_none() -> None:
-    """A denied check did not run, whatever its result says."""
+    """A check whose call was denied did not run, whatever its result says."""
     call = ToolStarted(tool_id="t", name="Bash", summary="pytest")
     denied = ToolDenied(tool_id="t", name="Bash", summary="pytest")
     report = reported(call, denied, ToolEnded(tool_id="t", ok=False, code=1), CHANGED, PASSED)
@@ -236,8 +236,8 @@ def test_a_check_that_was_denied_is_none() -> None:
 
 
 def test_calls_and_processes_are_counted_and_bounded() -> None:
-    """Ten thousand denied calls become a list of fifty. Equal calls are one with a count. An input
-    of 5 MB is cut."""
+    """Ten thousand denied calls become a list of fifty. Equal calls become one entry with a count.
+    An input of 5 MB is cut."""
     many = [ToolDenied(tool_id=str(n), name="Bash", summary=f"rm {n}") for n in range(10_000)]
     report = reported(*many)
     assert len(report.denied) == 50
@@ -339,7 +339,7 @@ def test_only_plain_statements_are_claims(words: str, claims: set[WorkClaim]) ->
 
 @given(st.text(max_size=300))
 def test_any_text_is_no_error(text: str) -> None:
-    """With any words and commands of an agent, nothing raises."""
+    """A report can be made from any text and commands of an agent without an error."""
     check_of(text)
     changes_nothing(text)
     reported(Said(text), *shell(text, None), ToolDenied(tool_id="t", name=text, summary=text))

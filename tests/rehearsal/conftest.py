@@ -25,7 +25,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a CLI's run ended."""
+    """The end of a CLI's process."""
 
     code: int
     lines: list[dict[str, Any]]
@@ -46,7 +46,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Agent:
-    """One real CLI with a home of its own."""
+    """One real CLI with its own home."""
 
     name: str
     scratch: Path
@@ -101,7 +101,7 @@ class Agent:
         )
 
     def start(self, rehearsal: Rehearsal, prompt: str) -> subprocess.Popen[bytes]:
-        """Start it and leave it running, with its output discarded."""
+        """Start the CLI and leave it running, with its output discarded. Return its process."""
         text = self.scratch / "prompt"
         text.write_text(prompt)
         with text.open("rb") as stdin:
@@ -139,7 +139,7 @@ class Answer:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Return the payloads of the server-sent events."""
+        """Return the data of the server-sent events."""
         return [
             json.loads(line.removeprefix("data: "))
             for line in self.text.splitlines()
@@ -154,7 +154,8 @@ def ask(
     body: Any = None,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    """Send one raw request. Raises http.client.IncompleteRead when the answer is cut."""
+    """Send one request and return the answer. Raise http.client.IncompleteRead if the answer is
+    cut."""
     connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
     try:
         payload = (

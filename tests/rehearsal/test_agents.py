@@ -51,7 +51,7 @@ def test_two_turns_with_a_tool_call_and_a_resume(name: str, an_agent: Make):
 
 
 def test_usage_arrives_as_scripted(name: str, an_agent: Make):
-    """The tokens of the script are the tokens that the CLI reports."""
+    """The CLI reports exactly the tokens that the script names."""
     agent = an_agent(name)
     with Rehearsal("usage in=1234 out=56 cached=78\nsay a") as rehearsal:
         usage = agent.run(rehearsal, "hello").result["usage"]
@@ -60,8 +60,8 @@ def test_usage_arrives_as_scripted(name: str, an_agent: Make):
 
 
 def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
-    """The CLI takes the error for one of its service, retries by itself, and gets the rest of the
-    reply."""
+    """The CLI treats the scripted error as an error of its service. It retries by itself, and gets
+    the rest of the reply."""
     agent = an_agent(name)
     with Rehearsal(f"fail {529 if name == 'claude' else 500}\nsay recovered") as rehearsal:
         ended = agent.run(rehearsal, "hello", retries=1)
@@ -70,8 +70,8 @@ def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
 
 
 def test_a_usage_limit_ends_the_run(name: str, an_agent: Make):
-    """The CLI takes the limit for one of its service. It fails after one request and names the
-    limit."""
+    """The CLI treats the scripted limit as a limit of its service. It fails after one request and
+    names the limit."""
     agent = an_agent(name)
     with Rehearsal("limit 3600\nsay after the limit") as rehearsal:
         now = time.time()
@@ -90,7 +90,8 @@ def test_a_usage_limit_ends_the_run(name: str, an_agent: Make):
 
 
 def test_a_cut_stream_is_seen_as_such(name: str, an_agent: Make):
-    """The CLI notices that the connection broke in the middle of a stream, and asks again."""
+    """The CLI notices that the connection broke in the middle of a stream, and repeats the
+    request."""
     agent = an_agent(name)
     with Rehearsal("say half\ncut\n---\nsay whole") as rehearsal:
         assert agent.run(rehearsal, "hello", retries=1).code == 0
@@ -100,8 +101,8 @@ def test_a_cut_stream_is_seen_as_such(name: str, an_agent: Make):
 def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(
     name: str, an_agent: Make
 ):
-    """By history: after SIGKILL in the command and a resume, the same reply is sent again, then the
-    next one."""
+    """With `by history`, after SIGKILL in the command and a resume, the same reply is sent again,
+    then the next one."""
     agent = an_agent(name)
     script = (
         "by history\nrun touch begun; while [ ! -e go ]; do sleep 0.05; done; echo over\n---\nsay "
@@ -122,7 +123,7 @@ def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(
 
 
 def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
-    """A hang holds the CLI in the middle of a reply. After the kill and a resume the reply is sent
+    """A hang leaves the CLI in the middle of a reply. After the kill and a resume the reply is sent
     completely."""
     agent = an_agent(name)
     with Rehearsal("by history\nsay part one\nhang\nsay part two") as rehearsal:
@@ -140,6 +141,6 @@ def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
 def kept(agent: Agent) -> str:
     """Return all conversations that the agent has on disk."""
     home = agent.scratch / "home" / agent.name
-    # Unlike rglob, walk accepts directories that disappear, such as the locks of Claude Code.
+    # Unlike rglob, walk accepts that directories disappear, such as the locks of Claude Code.
     files = [Path(folder, name) for folder, _, names in os.walk(home) for name in names]
     return "".join(path.read_text() for path in files if path.suffix == ".jsonl")

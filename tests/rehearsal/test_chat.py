@@ -37,8 +37,8 @@ def chunks(text: str) -> list[dict[str, Any]]:
 
 
 def test_text_and_tool_are_streamed() -> None:
-    """A reply becomes chunks, with the shell tool that the request offered, the finish reason, and
-    the usage that was asked for."""
+    """A reply is streamed as chunks, with a call of the shell tool that the request offered, the
+    finish reason, and the usage if the request asked for it."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         found = chunks(ask(rehearsal, "POST", CHAT, body("hello", tools=BASH)).text)
     deltas = [chunk["choices"][0]["delta"] for chunk in found if chunk["choices"]]
@@ -68,8 +68,8 @@ def test_an_answer_as_one_body_when_not_streamed() -> None:
 
 
 def test_what_reached_the_model_is_recorded() -> None:
-    """The record has texts, also in parts, calls and results, with the id that joins them. System
-    messages are left out."""
+    """The record has the texts (even those in parts), calls and results, with the id that joins a
+    call and its result. System messages are left out."""
     call = {
         "id": "c1",
         "type": "function",
@@ -88,7 +88,8 @@ def test_what_reached_the_model_is_recorded() -> None:
 
 
 def test_after_a_kill_in_a_tool_the_reply_is_given_again() -> None:
-    """By history: OpenCode's text for an interrupted tool does not count as a result."""
+    """With `by history`, OpenCode's text for an interrupted tool does not count as a result, so the
+    reply is sent again."""
     call = {
         "id": "c1",
         "type": "function",
@@ -106,8 +107,8 @@ def test_after_a_kill_in_a_tool_the_reply_is_given_again() -> None:
 
 
 def test_a_title_is_a_side_request() -> None:
-    """OpenCode asks for a title or a summary without tools: no script is used up. Any other client
-    may ask without tools."""
+    """OpenCode asks for a title or a summary without offering tools. This is a side request, and no
+    reply of the script is used up. Other clients may send ordinary requests without tools."""
     with Rehearsal("say one\n---\nsay two") as rehearsal:
         ask(rehearsal, "POST", CHAT, body("hello"), OPENCODE)
         ask(rehearsal, "POST", CHAT, body("hello", tools=BASH), OPENCODE)
@@ -118,7 +119,7 @@ def test_a_title_is_a_side_request() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503, 418])
 def test_a_failure_has_the_apis_own_body(status: int) -> None:
-    """Status, message and type are in the fields that a client reads."""
+    """Status, message and type of a failure are in the fields that a client reads."""
     with Rehearsal(f"fail {status}\nsay after") as rehearsal:
         answer = ask(rehearsal, "POST", CHAT, body("hello"))
         assert (answer.status, bool(answer.json["error"]["message"])) == (status, True)
@@ -133,8 +134,8 @@ def test_a_limit_says_how_long_to_wait() -> None:
 
 
 def test_a_cut_breaks_the_stream_and_a_clean_one_only_the_answer() -> None:
-    """Cut: the connection breaks. Clean: the stream ends normally, without a finish reason and
-    without the last line."""
+    """A cut breaks the connection. A clean cut ends the stream normally, but without a finish
+    reason and without the last line."""
     with Rehearsal("say half of it\ncut\n---\nsay half of it\ncut clean") as rehearsal:
         with pytest.raises(http.client.IncompleteRead) as caught:
             ask(rehearsal, "POST", CHAT, body("hello"))

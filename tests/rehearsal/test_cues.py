@@ -1,4 +1,4 @@
-"""The choice of the next reply, without a server."""
+"""The choice of the next reply of a script, without a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = ScriptedConversation((ChatMessage("user", "go"),))
 
 
 def said(cues: ReplyPlanner, conversation: ScriptedConversation = NOW) -> str:
-    """Return the next answer as one word."""
+    """Return the next planned answer, described in one word."""
     cue = cues.next(conversation)
     if cue.failure:
         return type(cue.failure).__name__.lower()
@@ -45,25 +45,26 @@ def history(*lines: str) -> ScriptedConversation:
 
 
 def test_by_request_each_request_gets_the_next_reply():
-    """The n-th request gets the n-th reply, then always `Done.`, whatever the history is."""
+    """With `by request`, the n-th request gets the n-th reply, and later ones get `Done.`, whatever
+    the history is."""
     cues = ReplyPlanner(parse("say a\n---\nsay b"))
     assert [said(cues) for _ in range(4)] == ["a", "b", "Done.", "Done."]
 
 
 def test_a_failure_does_not_use_the_reply_up():
-    """After its K failures the reply is sent. A limit counts like a failure."""
+    """A reply with K failures is sent after them. A limit counts like a failure."""
     cues = ReplyPlanner(parse("fail 500 x2\nlimit 5\nsay a\n---\nfail 400\n---\nsay c"))
     assert [said(cues) for _ in range(6)] == ["fail", "fail", "limit", "a", "fail", "c"]
 
 
 def test_a_cut_happens_as_often_as_it_says():
-    """The last cut uses up a reply with cuts."""
+    """A reply with cuts is used up by its last cut."""
     cues = ReplyPlanner(parse("say a\ncut x2\n---\nsay b"))
     assert [said(cues) for _ in range(3)] == ["a cut", "a cut", "b"]
 
 
 def test_by_history_a_hang_happens_once():
-    """The client was killed in the silence of a reply. The reply is sent again, completely."""
+    """The client was killed while a reply hung. The reply is sent again, completely."""
     cues = ReplyPlanner(parse("by history\nsay a\nhang\nrun b\n---\nsay c"))
     assert said(cues, history("user 1")) == "a hang"
     assert said(cues, history("user 1", "user 2")) == "a b"
@@ -71,7 +72,7 @@ def test_by_history_a_hang_happens_once():
 
 
 def test_by_history_an_interrupted_command_is_called_again():
-    """A tool call without a result, or with one that tells of a kill, counts as not done."""
+    """A tool call without a result, or with a result that tells of a kill, is sent again."""
     cues = ReplyPlanner(parse("by history\nsay a\nrun b\n---\nsay c"))
     assert said(cues, history("user 1", "say a", "dangling b", "user 2")) == "a b"
     assert (
@@ -89,7 +90,8 @@ def test_by_history_a_lost_history_starts_over():
 
 
 def test_by_history_a_hole_in_the_history_is_passed_over():
-    """The answer is the reply after the last one in the history, even if an earlier one is missing."""
+    """The answer is the reply that follows the last one in the history, even if an earlier one is
+    missing there."""
     assert (
         said(
             ReplyPlanner(parse("by history\nsay a\n---\nsay b\n---\nsay c")),
@@ -100,15 +102,15 @@ def test_by_history_a_hole_in_the_history_is_passed_over():
 
 
 def test_by_history_a_text_cut_short_does_not_count():
-    """An incomplete text, which the CLI kept at an interruption, does not count as the reply, nor
-    as a later reply with the same text."""
+    """An incomplete text, which the CLI kept at an interruption, does not count as its reply. It
+    does not count as a later reply with the same text either."""
     cues = ReplyPlanner(parse("by history\nsay a long text\n---\nsay a"))
     assert said(cues, history("user 1", "say a", "user 2")) == "a long text"
 
 
 def test_the_first_script_that_matches_answers():
-    """A match may be anywhere in what the user said in the conversation. Each script counts its own
-    replies."""
+    """A script's `match` may be anywhere in the user's text of the conversation. The first script
+    that matches is used. Each script counts its own replies."""
     cues = ReplyPlanner(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
     red, blue = (
         history("user the red one", "say x", "user go on"),
@@ -124,7 +126,7 @@ def test_the_first_script_that_matches_answers():
 
 
 def test_the_indices_say_what_answered():
-    """Script and reply are counted from 0; after the last reply there is none."""
+    """Script and reply are numbered from 0. After the last reply there is no number."""
     cues = ReplyPlanner(parse("match x\nsay a\n===\nsay b"))
     assert [(cue.script, cue.reply) for cue in (cues.next(NOW), cues.next(NOW))] == [
         (1, 0),
@@ -150,9 +152,9 @@ replies = st.lists(
 
 @given(replies, st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=8))
 def test_by_history_survives_any_kills(script: list[ScriptedReply], kills: list[tuple[int, bool]]):
-    """However often a reply is interrupted (with any number of its marks kept, and the last command
-    finished or not), the next one is always the first that the history does not have completely.
-    That also holds if replies are alike."""
+    """However often a reply is interrupted (with any number of its parts in the history, and the
+    last command finished or not), the next reply is always the first one that the history does not
+    have completely. That also holds if replies are alike."""
     found: list[tuple[Mark, bool]] = [(("user", ""), False)]
     waiting = list(kills)
     for index, reply in enumerate(script):

@@ -1,4 +1,4 @@
-"""Gemini's dialect over plain HTTP, and the real CLI on it."""
+"""Gemini's dialect over plain HTTP, and the real CLI with it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_reply_is_streamed_as_chunks():
 
 
 def test_the_same_reply_as_one_body():
-    """The path does not ask for a stream."""
+    """A request by the path that does not stream gets the same reply as one body."""
     with Rehearsal("say a\nrun b") as rehearsal:
         (candidate,) = ask(rehearsal, "POST", WHOLE, body("hello")).json["candidates"]
     assert [
@@ -64,7 +64,7 @@ def test_the_same_reply_as_one_body():
 
 
 def test_a_limit_names_its_end():
-    """The end is in the details of the service and in its sentence."""
+    """The end of a limit is in the details of the error and in its sentence."""
     with Rehearsal("limit 90\nsay a") as rehearsal:
         refused = ask(rehearsal, "POST", STREAM, body("hello"))
     error = refused.json["error"]
@@ -80,7 +80,7 @@ def test_a_limit_names_its_end():
     [(400, "INVALID_ARGUMENT"), (401, "UNAUTHENTICATED"), (500, "INTERNAL"), (503, "UNAVAILABLE")],
 )
 def test_failures_have_the_services_own_words(status: int, kind: str):
-    """The status is in the answer and in its body."""
+    """The status of a failure is the HTTP status, and is also in the body."""
     with Rehearsal(f"fail {status}\nsay a") as rehearsal:
         refused = ask(rehearsal, "POST", STREAM, body("hello"))
     assert (refused.status, refused.json["error"]["code"], refused.json["error"]["status"]) == (
@@ -91,8 +91,8 @@ def test_failures_have_the_services_own_words(status: int, kind: str):
 
 
 def test_what_reached_the_model():
-    """Prompts, answers, calls and results are in order, without the CLI's own additions. A call
-    without tools is not among them."""
+    """Prompts, answers, calls and results are recorded in order, without the CLI's own additions. A
+    request that offers no tools is not among them."""
     contents = [
         {
             "role": "user",

@@ -1,4 +1,4 @@
-"""The rehearsal as a program of its own, and the arguments for Codex."""
+"""The rehearsal as a separate program, and the arguments for Codex."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PROGRAM = [sys.executable, "-m", "perdure.agents.rehearsal"]
 
 
 def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):
-    """It writes its port, plays the script, records the requests, and ends with 0 on SIGTERM."""
+    """The program writes its port, plays the script, records the requests, and exits with 0 on
+    SIGTERM."""
     script, record = tmp_path / "script", tmp_path / "record.jsonl"
     script.write_text("say from a file")
     argv = [
@@ -57,7 +58,8 @@ def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):
 def test_a_script_that_cannot_be_read_ends_the_program(
     tmp_path: Path, text: str | None, code: int, complaint: str
 ):
-    """One sentence on stderr, nothing on stdout, and an exit code for the kind of error."""
+    """An unreadable script gives one sentence on stderr, nothing on stdout, and the exit code for
+    that kind of error."""
     script = tmp_path / "script"
     if text is not None:
         script.write_text(text)
@@ -67,8 +69,8 @@ def test_a_script_that_cannot_be_read_ends_the_program(
 
 
 def test_codex_can_be_configured_by_arguments_alone(an_agent):
-    """`codex_args` is the same configuration as the file, for a Codex home that must not be
-    touched."""
+    """`codex_args` gives Codex the same configuration as the file, for tests in which the Codex
+    home must not be changed."""
     agent: Agent = an_agent("codex")
     home = agent.scratch / "plain"
     home.mkdir()
@@ -95,7 +97,8 @@ def test_the_codex_home_is_valid_toml(tmp_path: Path):
 
 
 def test_an_unknown_agent_is_refused():
-    """Only agents that the rehearsal can serve get an environment."""
+    """Only for agents that the rehearsal can serve there is an environment. Any other agent is
+    refused."""
     with Rehearsal() as rehearsal, pytest.raises(UsageError, match="no agent named 'clod'"):
         rehearsal.environ("clod")
 

@@ -70,8 +70,8 @@ def image(data: str) -> dict[str, Any]:
     ],
 )
 def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> None:
-    """Calls and results must be in pairs, one after the other. Empty texts, thoughts without a
-    signature, and images over the limit are refused."""
+    """Calls and results must be in pairs, with the result directly after the call. Empty texts,
+    thoughts without a signature, and images over the limit are refused."""
     found = refusal("anthropic", {"messages": messages})
     assert words in found and bool(words) == bool(found)
 
@@ -103,14 +103,14 @@ def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> N
     ],
 )
 def test_what_the_others_refuse(dialect: str, body: dict[str, Any], words: str) -> None:
-    """Each call must have one result after it. For Gemini nothing is refused."""
+    """OpenAI requires one result after each call. Gemini refuses nothing."""
     found = refusal(dialect, body)
     assert words in found and bool(words) == bool(found)
 
 
 def test_only_a_strict_one_refuses() -> None:
-    """With `strict` the answer is status 400 with the service's sentence. Without it the same
-    history is answered."""
+    """A strict rehearsal answers with status 400 and the service's sentence. One that is not strict
+    answers the same history normally."""
     body = {"model": "m", "stream": False, "messages": [ASK, CALL, ASK]}
     with Rehearsal("say a", strict=True) as rehearsal:
         refused = ask(rehearsal, "POST", "/v1/messages", body)

@@ -67,13 +67,14 @@ def test_several_scripts_stand_in_one_text():
 
 
 def test_a_script_may_be_empty():
-    """A script without replies only ever sends its last word."""
+    """A script without replies answers every request with `Done.`."""
     (script,) = parse("# nothing\n")
     assert script.replies == ()
 
 
 def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
-    """The lines of a text are joined, each command is a mark, and other actions have none."""
+    """The marks of a reply are what remains of it in a history: its text with all lines joined, and
+    each command. Other actions leave no mark."""
     (script,) = parse("say a\nslow 1\nsay b\nrun c\nsay d\nusage in=1")
     assert script.replies[0].marks == (("say", "a\nb"), ("run", "c"), ("say", "d"))
 
@@ -102,7 +103,7 @@ def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
     ],
 )
 def test_an_error_names_its_line(text: str, complaint: str):
-    """An unreadable line is refused with its number and what was expected."""
+    """An unreadable line is refused with its number and with what was expected there."""
     with pytest.raises(ScriptError) as caught:
         parse(text)
     assert str(caught.value).startswith(complaint)
@@ -119,7 +120,7 @@ def test_any_text_is_read_or_refused(text: str):
 
 @given(st.text(alphabet="ab \t\u2003é", min_size=1), st.integers(1, 20))
 def test_the_pieces_of_a_text_make_the_text(text: str, most: int):
-    """The pieces of a text are together exactly the text."""
+    """The pieces into which a text is cut make up exactly the text."""
     pieces = Say(text).pieces(most)
     assert "".join(pieces) == text
     assert len(pieces) <= most

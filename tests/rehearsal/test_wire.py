@@ -1,4 +1,4 @@
-"""Both dialects over plain HTTP, and the promises of the server."""
+"""The Anthropic and OpenAI dialects over plain HTTP, and the promises of the server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SHELL = [{"type": "function", "name": "exec_command"}]
 
 
 def test_anthropic_streams_text_and_tool():
-    """A reply becomes the events of the Messages API, in their order, with the usage that was asked
-    for."""
+    """A reply becomes the events of the Messages API, in order, with the usage that the script
+    names."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         events = ask(rehearsal, "POST", MESSAGES, claude_body("hello")).events
     assert [event["type"] for event in events if event["type"] != "content_block_delta"] == [
@@ -57,9 +57,9 @@ def test_anthropic_streams_text_and_tool():
 def test_what_was_reported_is_in_the_record(
     place: str, body: dict[str, Any], of_a_cut: dict[int, TokenCounts]
 ):
-    """`reported` has the usage that each answer reported; for an answer that was cut off, the usage
-    that the service reports at its beginning. `begun` has the complete usage of every answer that
-    was begun."""
+    """`reported` has the usage that each answer reported; for an interrupted answer, that is the
+    usage which the service reports at its beginning. `begun` has the complete usage of every answer
+    that was begun."""
     with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
         ask(rehearsal, "POST", place, body)
     assert rehearsal.reported == rehearsal.begun == {1: TokenCounts(11, 3, 5)}
@@ -115,8 +115,8 @@ def test_openai_uses_the_shell_tool_that_is_offered(tool: str, arguments: dict[s
 
 
 def test_openai_waits_on_for_a_command_that_still_runs():
-    """A shell tool that stopped waiting is asked to wait on. The script does not advance, and the
-    wait is a side request."""
+    """A shell tool that stopped waiting for its command is called again to wait on. The script does
+    not advance, and this is a side request."""
     call = {
         "type": "function_call",
         "name": "exec_command",
@@ -149,8 +149,8 @@ def test_openai_waits_on_for_a_command_that_still_runs():
 
 
 def test_what_a_cli_adds_by_itself_is_not_in_the_record():
-    """The record has what was said and done. Reminders, environment notes and instructions are
-    removed."""
+    """The record has the messages, calls and results of the conversation. Reminders, environment
+    notes and instructions that the CLI adds are removed."""
     claude = claude_body()
     claude["messages"] = [
         {
@@ -233,7 +233,8 @@ def test_what_a_cli_adds_by_itself_is_not_in_the_record():
 
 
 def test_side_requests_do_not_advance_the_script():
-    """A title, a summary or a sub-agent gets a harmless text, which is not in the list of steps."""
+    """A request for a title, for a summary or of a subagent gets a harmless text, and is not in the
+    list of steps."""
     title = claude_body("Write a title", tools=[])
     summary = claude_body(
         "hello",
@@ -254,8 +255,8 @@ def test_side_requests_do_not_advance_the_script():
 
 
 def test_errors_have_the_providers_own_bodies():
-    """`fail` sends the status K times, with the body that the provider's clients expect, then the
-    reply."""
+    """`fail` sends the status K times, with the body that the provider's clients expect, and then
+    the reply."""
     with Rehearsal("fail 529 x2\nsay a") as rehearsal:
         answers = [ask(rehearsal, "POST", MESSAGES, claude_body("hello")) for _ in range(3)]
     assert [answer.status for answer in answers] == [529, 529, 200]
@@ -296,7 +297,7 @@ def test_a_cut_breaks_the_stream(path: str, body: dict[str, Any]):
     ("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))]
 )
 def test_stop_ends_a_hanging_answer(path: str, body: dict[str, Any]):
-    """A client that waits in the silence is disconnected when the rehearsal stops, and stop
+    """When the rehearsal stops, a client that waits in a hanging answer is disconnected, and `stop`
     returns."""
     rehearsal = Rehearsal("say begun\nhang").start()
     heard: list[BaseException] = []
@@ -329,7 +330,7 @@ def test_stop_closes_idle_connections():
 
 
 def test_the_beginning_is_sent_before_the_pause():
-    """While a slow or hanging reply pauses, headers, first event and first words have already
+    """Before a slow or hanging reply pauses, headers, the first event and the first words have
     arrived."""
     with Rehearsal("say one two\nhang") as rehearsal:
         connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
@@ -357,8 +358,8 @@ CHAT, GEMINI = "/v1/chat/completions", "/v1beta/models/m:streamGenerateContent?a
     ],
 )
 def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
-    """Actions after `hold` are sent once the file exists, and not before; a file that exists
-    already holds nothing."""
+    """The actions after `hold` are sent only when the file exists. If it exists already, they are
+    sent at once."""
     with Rehearsal(f"say before\nhold {tmp_path / 'go'}\nsay after") as rehearsal:
         connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
         connection.request("POST", path, json.dumps(body))
@@ -375,8 +376,8 @@ def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
 
 
 def test_a_client_that_sends_more_does_not_end_a_pause(tmp_path: Path):
-    """A second request that arrives on the connection during a pause does not shorten the pause. It
-    is answered after it; and a client that then disconnects still ends its answer."""
+    """A second request that arrives on the connection during a pause does not shorten the pause,
+    and is answered afterwards. If the client then disconnects, its answer still ends."""
     body = json.dumps(claude_body("hello")).encode()
     request = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
     go = tmp_path / "go"
@@ -418,7 +419,7 @@ def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
 
 
 def test_many_clients_at_once():
-    """Each of forty concurrent requests gets a reply of its own, and the record has them all,
+    """Each of forty simultaneous requests gets a different reply, and the record has all of them,
     numbered in order."""
     script = "\n---\n".join(f"say reply {number}" for number in range(40))
     with Rehearsal(script) as rehearsal:
@@ -487,7 +488,8 @@ def test_the_small_requests_are_answered():
     ],
 )
 def test_strange_requests_are_answered(path: str, body: Any, status: int):
-    """Bodies that are not JSON objects, unknown paths and missing parts do not stop the server."""
+    """Bodies that are not JSON objects, unknown paths and missing parts get an answer, and the
+    server continues."""
     with Rehearsal() as rehearsal:
         assert ask(rehearsal, "POST", path, body).status == status
 
@@ -502,7 +504,7 @@ def test_a_conversation_that_no_script_matches_is_refused():
 
 
 def test_waiting_in_vain_says_what_came():
-    """After its timeout wait_for raises an error with the number of requests."""
+    """After its timeout `wait_for` raises an error with the number of requests that came."""
     with Rehearsal() as rehearsal:
         ask(rehearsal, "POST", MESSAGES, claude_body("hello"))
         assert rehearsal.wait_for(1).prompts == ["hello"]

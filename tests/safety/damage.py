@@ -1,9 +1,9 @@
-"""Damage that an agent can do to others through a shared git directory, without running a program
-in their name.
+"""Damage that an agent can do to other agents through a shared git directory, without making them
+run a program.
 
 Mallory makes each attack in her own workdir, with plain git and her ordinary rights. Bob has a
-workdir of the same repository. `succeeded` checks Bob's side, or what perdure makes for the next
-agent.
+workdir of the same repository. `succeeded` checks Bob's workdir, or the next workdir that perdure
+makes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tests.workspace.yard import Yard
 
 @dataclass(frozen=True)
 class Scene:
-    """`hers`: Mallory's workdir. `his`: Bob's workdir, with a commit on its branch (`tip`), one on
-    no branch (`loose`), and a stash."""
+    """Two workdirs of one repository. `hers` is Mallory's. `his` is Bob's, with a commit on its
+    branch (`tip`), one on no branch (`loose`), and a stash."""
 
     yard: Yard
     backend: str
     hers: Workspace
     his: Workspace
     common: Path
-    """Return the git directory that Mallory's workdir uses."""
+    """The git directory that Mallory's workdir uses."""
     tip: str
     loose: str
 
@@ -39,11 +39,11 @@ class Scene:
         return self.yard.git(*args, cwd=self.his.path, check=False)
 
     def bob_fails(self, *args: str) -> str:
-        """Return what bob's git complains about; empty if it does not fail."""
+        """Return the error of Bob's git command, or an empty string if it does not fail."""
         return self.yard.complaint(*args, cwd=self.his.path)
 
     def evil(self) -> str:
-        """Make a commit of Mallory's that is in no history, and return it."""
+        """Make a commit of Mallory's that is on no branch, and return it."""
         (Path(self.hers.path) / "README").write_text("EVIL\n")
         blob = self.mallory("hash-object", "-w", "README")
         self.mallory("read-tree", "--empty")
@@ -60,8 +60,8 @@ class Scene:
         )
 
     def next_one(self, base: str = "") -> str:
-        """Return the README that the next agent finds in the workdir that perdure makes for it;
-        empty if perdure cannot."""
+        """Return the README that the next agent finds in its new workdir, or an empty string if
+        perdure cannot make the workdir."""
         try:
             other = self.yard.plan(self.backend, agent="carol", branch="carol", base=base)
             self.yard.workspaces.prepare(other, "carol")
@@ -106,7 +106,7 @@ def _is_dead(scene: Scene) -> bool:
 
 
 def _checked_out(scene: Scene) -> str:
-    """Return README as Bob's own git reads it from Bob's last commit."""
+    """Return the README of Bob's last commit, as Bob's own git reads it."""
     return scene.bob("show", "HEAD:README")
 
 
@@ -184,7 +184,7 @@ def _gc_settings(scene: Scene) -> None:
 
 def _outlives_perdure(scene: Scene) -> bool:
     """Return whether Bob's commit on no branch still exists after perdure has prepared and saved
-    Bob's workdir and Mallory's, and has made another one."""
+    both workdirs and has made another one."""
     for workspace in (scene.his, scene.hers):
         scene.yard.workspaces.prepare(workspace, "x")
         scene.yard.workspaces.state(workspace)

@@ -28,10 +28,11 @@ BACKEND = (
 
 
 class Forge(http.server.ThreadingHTTPServer):
-    """git-http-backend behind basic authentication; records every Authorization header, and each
-    fetch that it lets in.
+    """git-http-backend behind basic authentication. It records every Authorization header, and each
+    fetch that it allows.
 
-    `redirect`: where to send callers; `tls`: a file with key and certificate; `anybody` may fetch.
+    `redirect`: the address to which callers are redirected; `tls`: a file with key and certificate;
+    `anybody`: whether everybody may fetch.
     """
 
     daemon_threads = True

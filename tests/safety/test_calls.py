@@ -1,5 +1,4 @@
-"""The git commands that perdure runs. The commands whose options can run programs are not among
-them."""
+"""The git commands that perdure runs. None of them is a command whose options can run programs."""
 
 from __future__ import annotations
 
@@ -28,10 +27,11 @@ OWN = {
     ("index.py", "add"),
     ("transport.py", "ls-remote"),
 }
-"""Commands that use only a git directory of perdure's own. No configuration of others applies to
-it, and its attributes turn every filter off. The demonstration's repository is perdure's own from
-its first file. The credential helpers are the user's, and are asked outside of a repository. A
-server is asked from a scratch directory of perdure's, with the program on its side named."""
+"""Commands that perdure uses only with its own git directory or without a repository. No
+configuration of others applies to that directory, and its attributes turn every filter off. The
+demonstration's repository is perdure's own from its first file. The credential helpers are the
+user's, and are asked outside of a repository. A server is asked from a scratch directory of
+perdure's, and the program on the server's side is named."""
 
 
 def test_no_command_that_runs_what_a_repository_says_is_called() -> None:

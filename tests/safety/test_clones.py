@@ -1,4 +1,4 @@
-"""A clone with a hostile agent is forked, and merged into another one: nothing of its git directory
+"""A clone of a hostile agent is forked, and merged into another one. Nothing in its git directory
 runs or is copied."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
-    """An agent points its alternates at another tenant's objects, or links there. None of those
-    objects is forked or merged."""
+    """An agent points its alternates at another tenant's objects, or links to them. None of those
+    objects gets into a fork or a merge."""
     source, top, target, place = clones(yard)
     tenant = make_yard(yard.top / "tenant")
     (tenant.repo / "secret").write_text("TOPSECRET\n")
@@ -41,8 +41,8 @@ def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
 
 
 def test_nothing_of_an_agents_git_directory_goes_along(yard: Yard) -> None:
-    """Hooks, filters, drivers and other programs that an agent configured in one clone run neither
-    there nor in the other one, and are not copied to the other one's git directory."""
+    """Hooks, filters, drivers and other programs that an agent configured in one clone do not run
+    in either clone, and are not copied to the other clone's git directory."""
     source, top, target, place = clones(yard)
     fired = yard.top / "fired"
     evil = f"touch {fired}; cat"

@@ -1,5 +1,5 @@
-"""Content that a server may send: invalid paths are refused before they are in the cache, and
-errors of honest old history are accepted."""
+"""Content that a server may send: invalid paths are refused before they are in the cache, but
+harmless errors in old history are accepted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def serve(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """Put a commit with a tree of these (mode, name, content) on main, which honest git would not
-    make."""
+    """Put a commit on main whose tree has these entries (mode, name, content), which git itself
+    would not make."""
     tree = b""
     for mode, name, content in entries:
         oid = (
@@ -69,7 +69,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("entries", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_tree_that_attacks_is_refused(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """The fetch fails and no workdir is made. When the server is honest again, the same call works."""
+    """The fetch fails and no workdir is made. When the server sends valid content again, the same
+    call works."""
     honest = yard.git("rev-parse", "main")
     serve(yard, entries)
     bad = yard.git("rev-parse", "main")
@@ -84,7 +85,8 @@ def test_a_tree_that_attacks_is_refused(yard: Yard, entries: list[tuple[str, str
 
 
 def test_a_padded_mode_of_old_history_is_let_in(yard: Yard) -> None:
-    """pallets/flask has such trees. Refusing them would refuse the repository."""
+    """The mode of a tree may have a leading zero, as in old history. pallets/flask has such trees,
+    and would otherwise be refused."""
     serve(yard, [("040000", "dir", "")])
     assert (
         "zeroPaddedFilemode"
@@ -135,8 +137,8 @@ def test_a_renamed_branch_of_the_origin_does_not_stop_the_cache(yard: Yard) -> N
     ],
 )
 def test_faults_of_dates_and_authors_are_let_in(yard: Yard, who: str) -> None:
-    """Honest repositories have invalid commits that old tools made. git's check names them, and the
-    workdir is made."""
+    """Harmless repositories have invalid dates and authors that old tools made. git's check reports
+    them, but the workdir is made."""
     parent, tree = yard.git("rev-parse", "HEAD"), yard.git("rev-parse", "HEAD^{tree}")
     text = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter C <c@d> 1 +0000\n\nold\n"
     yard.git("update-ref", "refs/heads/main", write(yard, "commit", text.encode()))
@@ -148,8 +150,8 @@ def test_faults_of_dates_and_authors_are_let_in(yard: Yard, who: str) -> None:
 
 
 def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> None:
-    """CVE-2025-48384: a path that ends in CR, a link of the name without it, a hook in the
-    submodule. No submodule is entered."""
+    """CVE-2025-48384: a submodule's path ends in CR, a link has the name without it, and the
+    submodule has a hook. No submodule is entered."""
     hook = yard.top / "CANARY"
     sub = make_yard(yard.top / "sub")
     (sub.repo / "post-checkout").write_text(f"#!/bin/sh\n: > {hook}\n")
@@ -173,8 +175,8 @@ def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> N
 
 
 def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> None:
-    """HEAD names a branch that nobody has pushed. A start from a named base works; without one, the
-    error says what to do."""
+    """HEAD of the origin names a branch that nobody has pushed. A workdir from a named base can be
+    made. Without one, the error says what to do."""
     yard.git("symbolic-ref", "HEAD", "refs/heads/trunk")
     assert yard.workspaces.prepare(yard.plan("isolated", base="main"), "claude").created
     workspace = yard.plan("isolated", branch="other", base="main")
@@ -187,8 +189,8 @@ def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> Non
 
 
 def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None:
-    """`-D`, `$(id)`, line separators, bytes that are not text, and Foo beside foo are allowed. The
-    workdir is made, and its git knows all branches."""
+    """Branches of an origin may be named `-D` or `$(id)`, have line separators or bytes that are
+    not text, or differ only in case. The workdir is made, and its git knows all branches."""
     oid = yard.git("rev-parse", "main")
     strange = [
         "-D",
@@ -218,7 +220,8 @@ def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None
 
 
 def test_a_renamed_branch_would_stop_a_cache_that_is_not_pruned(yard: Yard) -> None:
-    """The problem is real: plain git without --prune always fails after `foo` became `foo/bar`."""
+    """This shows that the problem exists: plain git without --prune always fails after `foo` became
+    `foo/bar`."""
     far = yard.top / "far"
     yard.git("branch", "foo")
     yard.git("clone", "-q", str(yard.repo), str(far))

@@ -1,5 +1,5 @@
-"""Secrets are given only to the one git call that needs them, on a real git server with basic
-authentication."""
+"""Secrets are given only to the one git call that needs them. The tests use a real git server with
+basic authentication."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def workspaces(
 
 
 def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -> None:
-    """The workdir is made; the secret is in no command line, environment or file of the agent,
+    """The workdir is made. The secret is in no command line, environment or file of the agent,
     before, during or after."""
     asked: list[str] = []
     with serving(yard) as forge, watching() as seen:
@@ -69,8 +69,8 @@ def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -
 
 @contextlib.contextmanager
 def watching() -> Iterator[set[str]]:
-    """Collect all command lines and environments of this machine's processes that can be read
-    meanwhile."""
+    """Collect all command lines and environments of this machine's processes that can be read while
+    the block runs."""
     seen, over = set[str](), threading.Event()
     own = str(os.getpid())
 
@@ -111,7 +111,7 @@ def test_without_the_right_secret_the_refusal_is_one_sentence(
 
 
 def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
-    """A redirect to another server is not followed. Even a git that follows it does not get the
+    """A redirect to another server is not followed. Even if git followed it, it would not get the
     secret for that server."""
     with (
         serving(yard) as thief,
@@ -136,8 +136,8 @@ def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
 
 
 def test_an_address_that_configuration_rewrites_gets_nothing(yard: Yard) -> None:
-    """`url.insteadOf` sends git to another host; the prompt names that host, and is not
-    answered."""
+    """`url.insteadOf` sends git to another host. git's prompt for the password then names that
+    host, and is not answered."""
     with serving(yard) as thief, serving(yard) as forge:
         git = Git(cwd=yard.repo, environ=yard.environ)
         yard.git("config", f"url.{thief.url}.insteadOf", forge.url)
@@ -150,7 +150,8 @@ def test_an_address_that_configuration_rewrites_gets_nothing(yard: Yard) -> None
 
 
 def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
-    """For another path, port or user, or a second time, there is no answer, and the caller fails."""
+    """A prompt for another path, port or user, and a second prompt, get no answer, and the caller
+    fails."""
     url = "http://127.0.0.1:8080/owner/repo"
 
     def ask(program: str, prompt: str) -> tuple[int, str]:
@@ -176,7 +177,7 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
 
 def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None:
     """A child of a shim, such as an agent of the same user, gets no answer, although it runs the
-    same program that git would run."""
+    same program as git."""
     url = "http://127.0.0.1:8080/owner/repo"
     with broker(url, ("u", "p"), tmp_path) as asking:
         code, said = run_quick(
@@ -204,7 +205,8 @@ def test_both_spellings_of_a_user_are_known() -> None:
 
 
 def test_the_users_netrc_is_not_used(yard: Yard) -> None:
-    """libcurl would take a password from ~/.netrc for any call. perdure's calls do not use it."""
+    """libcurl would read a password from ~/.netrc for any call. perdure's git calls do not use that
+    file."""
     (yard.top / "home/.netrc").write_text(f"machine 127.0.0.1 login {USER} password {SECRET}\n")
     with serving(yard) as forge:
         yard.git("ls-remote", forge.url)

@@ -1,5 +1,5 @@
-"""A shared git directory: an agent can do exactly the documented damage to others in it, and none
-in the isolated backend."""
+"""A shared git directory: an agent can do exactly the documented damage to other agents there. In
+the isolated backend it can do none."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def yard(tmp_path: Path) -> Yard:
 def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
     yard: Yard, backend: str, attack: Attack
 ) -> None:
-    """Branches, stash, worktrees, replaced objects, settings, gc: the table's verdict is right in
-    both directions."""
+    """For attacks on branches, stash, worktrees, replaced objects, settings and gc, the table says
+    correctly which succeed and which do not."""
     place = scene(yard, backend)
     attack.do(place)
     assert attack.succeeded(place) == (attack.name in documented(backend))
@@ -35,14 +35,14 @@ def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
 
 @by_name
 def test_an_attack_is_not_over_before_it_began(yard: Yard, attack: Attack) -> None:
-    """Without an attack its sign is absent, so a verdict is meaningful."""
+    """Before an attack its sign is absent. Otherwise a verdict would mean nothing."""
     if attack.name != "gc-by-perdure":
         assert not attack.succeeded(scene(yard, "worktree"))
 
 
 def test_a_worktree_is_locked_against_one_force(yard: Yard) -> None:
     """`git worktree remove --force` of another agent's workdir is refused, and its files stay. git
-    wants a second --force."""
+    requires --force twice."""
     place = scene(yard, "worktree")
     assert "locked" in yard.complaint(
         "worktree", "remove", "--force", place.his.path, cwd=place.hers.path
@@ -77,6 +77,6 @@ def test_the_table_and_the_tests_name_the_same_things() -> None:
 
 
 def test_nothing_is_documented_to_succeed_in_the_isolated_backend_but_what_git_cannot_see() -> None:
-    """No attack succeeds in the isolated backend. That a .gitignore can hide files is documented as
-    a limit, and runs nothing."""
+    """No attack succeeds in the isolated backend. A .gitignore can hide files, which is documented
+    as a limit and runs nothing."""
     assert documented("isolated") <= {"hide-by-gitignore"}

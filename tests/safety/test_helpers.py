@@ -1,5 +1,5 @@
-"""The user's own credential helpers are asked for https if there is no other login; those of a
-repository never are."""
+"""The user's own credential helpers are asked for https if there is no other login. Those of a
+repository are never asked."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def http(yard: Yard) -> Iterator[GitHttp]:
 
 
 def teach(yard: Yard, http: GitHttp, user: str = "una", password: str = PASSWORD) -> Path:
-    """Make a program that gives a login, in the user's global configuration, as `gh auth setup-git`
-    writes it. Return its record."""
+    """Put a program that gives a login into the user's global configuration, as `gh auth setup-git`
+    does. Return the file in which it records its calls."""
     asked, program = yard.top / "asked", yard.top / "helper"
     program.write_text(
         f"#!/bin/sh\necho \"$1\" >> {asked}\ncat >> {asked}\nenv | grep -q ^GIT_ASKPASS=. && exit "
@@ -60,7 +60,7 @@ def workspaces(
 
 def test_a_helper_of_the_user_logs_in(yard: Yard, http: GitHttp) -> None:
     """A private repository is fetched and pushed with the login of the user's helper. The secret is
-    in no file of perdure's."""
+    in no file that perdure makes."""
     asked = teach(yard, http)
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -119,8 +119,8 @@ def test_the_settings_go_before_the_helpers(yard: Yard, http: GitHttp) -> None:
 
 
 def test_a_helper_with_a_wrong_or_no_answer(yard: Yard, http: GitHttp) -> None:
-    """A refused login is one sentence without the secret. A helper that fails, or answers for
-    another server, gives no login."""
+    """After a refused login there is one sentence without the secret. A helper that fails, or
+    answers for another server, gives no login."""
     teach(yard, http, password="wrong-kanarienvogel")
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -137,8 +137,8 @@ def test_a_helper_with_a_wrong_or_no_answer(yard: Yard, http: GitHttp) -> None:
 
 
 def test_what_somebody_outside_names_gets_no_login_of_the_owner(yard: Yard, http: GitHttp) -> None:
-    """A pool that works for others asks the owner's helpers only for servers that the configuration
-    names."""
+    """A pool that works for other people asks the owner's helpers only for servers that the
+    configuration names."""
     asked = teach(yard, http)
     url = http.url("shop/web")
     poor = Settings(root=yard.root, state=yard.root)

@@ -1,5 +1,5 @@
-"""The servers that are fetched from when an outsider names the repository: real git, real servers
-on loopback.
+"""The servers from which perdure fetches if a stranger names the repository, with real git and real
+servers on loopback.
 
 The test has its own /etc/hosts, in a mount namespace, for names with chosen addresses.
 """
@@ -41,8 +41,9 @@ NEVER = (
 
 
 def test_addresses_by_their_kind() -> None:
-    """Private addresses are allowed for servers that the configuration names, and the metadata
-    services of clouds for none. An IPv4 address in IPv6 is judged as IPv4."""
+    """Private addresses are allowed for servers that the configuration names, but the metadata
+    services of clouds for none. An IPv4 address inside an IPv6 one is judged as the IPv4
+    address."""
     for address in PRIVATE.split():
         assert refusal_reason(address, private=False) and not refusal_reason(
             address, private=True
@@ -87,8 +88,8 @@ def test_what_is_refused_by_its_address(yard: Yard, host: str) -> None:
 
 
 def test_a_list_of_servers(yard: Yard) -> None:
-    """With `clone_hosts`, repositories are fetched from no other host and port, except from the
-    servers that a rule names."""
+    """With `clone_hosts`, repositories are fetched only from the hosts and ports that it lists, and
+    from servers that a rule names."""
     hosts = Hosts(
         only=frozenset({"git.example.com", "10.0.0.5:3000"}), named=frozenset({"forge.example.com"})
     )
@@ -165,9 +166,8 @@ print(json.dumps(found))
 
 
 def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) -> None:
-    """git connects to the address that was checked, even if the name resolves differently by then
-    (DNS rebinding). A public name that resolves to a private address is refused, also if only one
-    of its addresses is private."""
+    """git connects to the address that was checked, even if the name resolves to another one by
+    then (DNS rebinding). A public name is refused if any of its addresses is private."""
     hosts = tmp_path / "hosts"
     hosts.write_text("")
     with serving(yard, anybody=True) as forge:
@@ -209,8 +209,8 @@ def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) 
 
 
 def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> None:
-    """A configuration that sends one address through a proxy, follows redirects, or redirects the
-    address has no effect."""
+    """A repository's configuration has no effect if it sends an address through a proxy, follows
+    redirects, or rewrites the address."""
     with serving(yard, anybody=True) as forge, serving(yard, anybody=True) as thief:
         port = forge.url.split(":")[2].split("/")[0]
         evil = {
@@ -250,7 +250,7 @@ def test_a_redirect_by_a_server_is_not_followed(yard: Yard) -> None:
 
 def test_a_certificate_of_nobodys_is_not_taken(yard: Yard) -> None:
     """A repository's configuration that turns the check of certificates off for this address has no
-    effect either."""
+    effect."""
     tls, _ = certificate(yard.top)
     with serving(yard, tls=tls, anybody=True) as forge:
         yard.git("config", f"http.{forge.url}.sslVerify", "false")
@@ -267,8 +267,8 @@ def test_a_certificate_of_nobodys_is_not_taken(yard: Yard) -> None:
 
 
 def test_proxies() -> None:
-    """The settings are read as curl does: the scheme's own before the general one, HTTP_PROXY not
-    at all, and none for hosts in no_proxy."""
+    """The proxy settings are read as curl reads them: the one for the scheme before the general
+    one, HTTP_PROXY not at all, and no proxy for hosts in no_proxy."""
     named = {
         "https_proxy": "http://p:1",
         "ALL_PROXY": "http://all:1",
@@ -287,8 +287,8 @@ def test_proxies() -> None:
 
 
 def test_a_rule_never_lets_a_payload_name_the_server() -> None:
-    """`{repository}` comes after the server's name. Credentials and other schemes are refused when
-    the configuration is read."""
+    """In a rule's address, `{repository}` must come after the server's name. Credentials and other
+    schemes are refused when the configuration is read."""
 
     def rule(clone: str) -> str:
         return rules({"dev": {"agent": "claude", "authors": ["ada"], "clone": clone}})[0].clone

@@ -1,5 +1,5 @@
-"""Hostile repositories are saved and restored. Nothing that was planted runs, in any backend,
-filters included."""
+"""Hostile repositories are saved and restored. No planted program runs, in any backend, filters
+included."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def yard(tmp_path: Path) -> Yard:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_nothing_fires(yard: Yard, vector: Vector) -> None:
-    """A checkpoint, another after a change, the drift and the restore run no program of the
-    repository; plain git does."""
+    """A checkpoint, another one after a change, the report of drift and the restore run no program
+    of the repository. Plain git does."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
-    with contextlib.suppress(PerdureError):  # Some make the repository unreadable.
+    with contextlib.suppress(PerdureError):  # Some of the planted files make the repository unreadable.
         first = yard.workspaces.checkpoints.save(workspace, 1)
         (place.top / "src/file3.txt").write_text("agent\n")
         yard.workspaces.checkpoints.save(workspace, 2)
@@ -41,8 +41,8 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
 
 
 def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
-    """The same holds for an isolated workdir with all planted programs that leave its git directory
-    readable."""
+    """The same holds for an isolated workdir with all planted programs together, except for those
+    that make its git directory unreadable."""
     place, workspace = ground(yard, "isolated")
     for vector in VECTORS:
         if "commondir" not in vector.name and vector.name != "promisor":
@@ -74,7 +74,7 @@ def nest(yard: Yard, top: Path, canary: Path) -> None:
 
 
 def touched(yard: Yard, place: Path, canary: Path) -> bool:
-    """Return whether the user's git, in each of the repositories, runs what was planted."""
+    """Return whether the user's git, in any of the repositories, runs the planted program."""
     canary.unlink(missing_ok=True)
     for name in ("honest", "armed", "elsewhere"):
         for words in (("status",), ("checkout", "-q", "-b", "another"), ("add", "."), ("st",)):
@@ -90,8 +90,8 @@ def touched(yard: Yard, place: Path, canary: Path) -> bool:
 
 def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) -> None:
     """After unpacking on another machine, no repository inside the workdir runs anything when the
-    user runs git there. The disarmed files are named and nothing of them is lost. A harmless clone
-    is unchanged. A second restore is as careful."""
+    user runs git there. The disarmed files are named, and none of their content is lost. A harmless
+    clone is unchanged. The same holds for a second restore."""
     source, canary = yard.plan("isolated"), tmp_path / "canary"
     yard.workspaces.prepare(source, "claude")
     nest(yard, Path(source.path), canary)

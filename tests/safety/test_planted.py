@@ -1,5 +1,5 @@
-"""Files of git that were replaced: links, loops, pipes, invalid content; and changes that an agent
-hides."""
+"""Files of git that were replaced by links, loops, pipes or invalid content; and changes that an
+agent hides."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_a_git_directory_that_is_something_else_is_refused(
 def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(
     yard: Yard, name: str, kind: str
 ) -> None:
-    """One file or directory in an isolated workdir's .git was replaced. The result is an answer or
-    an error, and nothing is written through a link."""
+    """One file or directory in an isolated workdir's .git was replaced. perdure gives a result or
+    an error, and writes nothing through a link."""
     victim = make_yard(yard.top / "victim")
     victim.git("pack-refs", "--all")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
@@ -99,7 +99,8 @@ def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(
 
 
 def test_a_pipe_in_place_of_a_git_file_is_not_read(yard: Yard) -> None:
-    """perdure itself never waits on a pipe. The workdir's state is an error at once."""
+    """perdure itself never waits on a pipe. It reports an error about the workdir's state at
+    once."""
     place, workspace = ground(yard, "worktree")
     (place.admin / "gitdir").unlink()
     os.mkfifo(place.admin / "gitdir")
@@ -112,8 +113,8 @@ def test_a_pipe_in_place_of_a_git_file_is_not_read(yard: Yard) -> None:
 def test_a_pipe_stalls_a_neighbours_git_only_where_it_is_documented(
     yard: Yard, backend: str
 ) -> None:
-    """git waits on a pipe in a shared admin directory until its deadline. An isolated neighbor
-    never opens it."""
+    """git waits on a pipe in a shared admin directory until its timeout. In the isolated backend
+    another agent's git never opens it."""
     place, _ = ground(yard, backend)
     (place.common / "worktrees" / place.admin.name).mkdir(parents=True, exist_ok=True)
     pipe = place.common / "worktrees" / place.admin.name / "gitdir"

@@ -1,4 +1,4 @@
-"""A forge with problems: private certificates, many callers at once, out of reach."""
+"""A forge with problems: private certificates, many callers at once, no connection."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def plan(yard: Yard, url: str, branch: str, base: str = "") -> Workspace:
 
 
 def certificate(place: Path) -> tuple[Path, Path]:
-    """Make a throwaway key and certificate for 127.0.0.1: both in one file, and the certificate
-    alone."""
+    """Make a key and certificate for 127.0.0.1. Return a file with both, and a file with only the
+    certificate."""
     key, crt, both = place / "key.pem", place / "crt.pem", place / "both.pem"
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=perdure test", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -59,7 +59,7 @@ def certificate(place: Path) -> tuple[Path, Path]:
 
 
 def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
-    """Unknown certificates are refused with a hint, whatever the caller's environment is, and
+    """An unknown certificate is refused with a hint, whatever the caller's environment is, and
     before a secret is sent. With `ca_file` the repository is fetched."""
     tls, crt = certificate(yard.top)
     with serving(yard, tls=tls) as forge:
@@ -74,8 +74,8 @@ def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
 
 
 def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
-    """All eight came before the fetch began, so its result is new enough for each of them. A later
-    caller fetches again."""
+    """Eight callers wait before a fetch begins, so its result is new enough for all of them. A
+    later caller fetches again."""
     with serving(yard) as forge:
         lock = Places(yard.root).lock(identify("cache", forge.url))
         plans = [plan(yard, forge.url, f"b{number}") for number in range(8)]
@@ -103,8 +103,9 @@ def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
 
 
 def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) -> None:
-    """Work starts from what was fetched before, and that is reported. For anything else the error
-    names the network, and not `no such branch`."""
+    """If the server cannot be reached, work starts from what was fetched before, and that is
+    reported. For a branch that is not in the cache the error names the network, and not `no such
+    branch`."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
     for branch, base in (("second", "main"), ("third", "")):
@@ -116,7 +117,7 @@ def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) 
 
 
 def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
-    """Nothing was fetched before. The error names the network, and nothing incomplete is left in
+    """If nothing was fetched before, the error names the network, and nothing incomplete is left in
     the workdir."""
     with serving(yard) as forge:
         pass
@@ -127,8 +128,7 @@ def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
 
 
 def test_a_server_that_refuses_is_not_out_of_reach(yard: Yard) -> None:
-    """If a token was withdrawn, or a repository was removed, the cache's content is not used
-    instead."""
+    """If a token was withdrawn, or a repository was removed, the cache is not used instead."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
         with pytest.raises(GitFailed):

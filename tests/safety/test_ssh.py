@@ -1,5 +1,5 @@
-"""Repositories by ssh: a real sshd with scratch keys, the user's own agent or a key from the
-settings, and no other way."""
+"""Repositories by ssh: a real sshd with scratch keys. perdure uses the user's own ssh agent or a
+key from the settings, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.workspace.yard import Yard, make_yard
 
 @dataclass(frozen=True)
 class SharedCache:
-    """A yard whose repository is also on a server that only ssh reaches."""
+    """A repository that is also on a server which only ssh reaches."""
 
     yard: Yard
     sshd: Sshd
@@ -72,8 +72,8 @@ def far(tmp_path: Path) -> Iterator[SharedCache]:
 
 
 def test_a_key_of_the_settings_fetches_and_pushes(far: SharedCache) -> None:
-    """With a deploy key the workdir is made and its branch is pushed. Neither the key nor its path
-    is in the workdir, or available to the agent."""
+    """With a deploy key from the settings the workdir is made and its branch is pushed. Neither the
+    key nor its path is in the workdir, or available to the agent."""
     ssh = far.ssh(key=far.sshd.key)
     workspace = far.prepared(f"{far.sshd.user}@forge:shop/web.git", ssh)
     path = Path(workspace.path)
@@ -111,8 +111,8 @@ def test_every_spelling_of_an_address_leads_there(far: SharedCache, spelling: st
 
 
 def test_the_users_own_agent_is_asked(far: SharedCache) -> None:
-    """Without a key in the settings the user's ssh agent is used. Neither the server nor a coding
-    agent gets its socket."""
+    """Without a key in the settings the user's ssh agent is used. Its socket is not available on
+    the server or to a coding agent."""
     far.sshd.configure("ForwardAgent yes", "RemoteForward 0 127.0.0.1:1")
     with agent(far.sshd.key) as socket:
         far.prepared("forge:shop/web.git", far.ssh(), {"SSH_AUTH_SOCK": socket})
@@ -143,8 +143,8 @@ def test_a_key_that_the_server_does_not_know(far: SharedCache) -> None:
 
 
 def test_what_is_not_there(far: SharedCache, tmp_path: Path) -> None:
-    """A missing repository on the server, a missing file of the settings, and an unreachable server
-    each have their own sentence."""
+    """A missing repository on the server, a missing file that the settings name, and an unreachable
+    server each give a different sentence."""
     with pytest.raises(NotFound, match="no repository at"):
         far.prepared("forge:shop/nothing", far.ssh(key=far.sshd.key))
     with pytest.raises(UsageError, match=r"git_ssh_key names .*cannot be read"):
@@ -190,8 +190,8 @@ def test_no_part_of_an_address_is_an_option(far: SharedCache, repo: str) -> None
 
 
 def test_what_somebody_outside_names_needs_the_owners_word(far: SharedCache) -> None:
-    """A pool that works for others fetches by ssh only from servers that the configuration names,
-    because the key is the owner's."""
+    """A pool that works for other people fetches by ssh only from servers that the configuration
+    names, because the key is the owner's."""
     ssh, spec = (
         far.ssh(key=far.sshd.key),
         far.yard.spec("isolated", repo=f"{far.sshd.user}@forge:shop/web"),
@@ -204,7 +204,7 @@ def test_what_somebody_outside_names_needs_the_owners_word(far: SharedCache) -> 
 
 
 def test_ssh_finds_what_a_server_says(far: SharedCache) -> None:
-    """A server's message cannot control a terminal, by ssh either."""
+    """The message of an ssh server cannot control a terminal."""
     (far.sshd.top / "authorized").write_text(
         (far.sshd.top / "authorized")
         .read_text()

@@ -1,4 +1,4 @@
-"""Hostile repositories: plain git runs what an agent plants, and perdure does not."""
+"""Hostile repositories: plain git runs programs that an agent planted, and perdure does not."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def ground(yard: Yard, backend: str) -> tuple[Ground, Workspace]:
 
 
 def everything(yard: Yard, mine: Workspace, *others: str) -> None:
-    """Do everything that perdure does with the hostile workdir, and with those of other agents on
-    the same repository."""
+    """Run everything that perdure does with the hostile workdir, and with workdirs of other agents
+    on the same repository."""
     steps = [
         lambda: yard.workspaces.prepare(mine, "mallory"),
         lambda: yard.workspaces.state(mine),
@@ -55,8 +55,8 @@ def everything(yard: Yard, mine: Workspace, *others: str) -> None:
 
 @by_name
 def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> None:
-    """perdure reuses, checks and rescues a hostile workdir, and serves its neighbors, without
-    running anything. Plain git runs the planted programs."""
+    """perdure reuses, checks and rescues a hostile workdir, and makes workdirs for other agents,
+    without running a planted program. Plain git runs it."""
     place, workspace = ground(yard, "isolated")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -68,7 +68,8 @@ def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> No
 
 @by_name
 def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vector: Vector) -> None:
-    """In a shared repository only filters can run. The list is exact in both directions."""
+    """In a shared repository only filters can run. The documentation lists exactly those that
+    do."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -81,7 +82,8 @@ def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vecto
 
 @by_name
 def test_a_poisoned_repository_is_fetched_from_without_harm(yard: Yard, vector: Vector) -> None:
-    """An isolated workdir of a local repository with planted programs runs none of them."""
+    """From a local repository with planted programs an isolated workdir is made. None of them
+    runs."""
     place, _ = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -117,7 +119,7 @@ def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None
 
 def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
     """`git replace` in the shared repository makes plain git check out other content. The next
-    workdir has the true content."""
+    workdir of perdure has the true content."""
     place, _ = ground(yard, "worktree")
     (place.top / "evil").write_text("EVIL\n")
     evil = yard.git("hash-object", "-w", "evil", cwd=place.top)
@@ -131,7 +133,7 @@ def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
 
 def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard) -> None:
     """Deleted refs, replaced objects, gc --prune=now and an invalid repository format do not affect
-    neighbors and the cache."""
+    the workdirs of other agents or the cache."""
     place, _ = ground(yard, "isolated")
     other = yard.plan("isolated", agent="bob", branch="bob")
     yard.workspaces.prepare(other, "bob")
@@ -153,7 +155,7 @@ def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard
 
 
 def test_the_cache_is_never_pruned(yard: Yard) -> None:
-    """The start commit is pinned. Even without the pin, gc, prune and repack -d leave a commit that
+    """The start commit is pinned. Even without that pin, gc, prune and repack -d keep a commit that
     its origin no longer has."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "soon forgotten")
     yard.git("branch", "short-lived", tip)
@@ -195,8 +197,8 @@ def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
 
 
 def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
-    """If an agent links its objects to another directory, a rescue is refused and not written
-    there."""
+    """If an agent links its directory of objects to another directory, a rescue is refused, and
+    nothing is written to that directory."""
     place, workspace = ground(yard, "isolated")
     tenant = make_yard(yard.top / "tenant")
     before = sorted((tenant.repo / ".git/objects").rglob("*"))
@@ -208,8 +210,8 @@ def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
 
 
 def test_a_workdir_without_its_git_directory_is_not_taken_for_its_parents(yard: Yard) -> None:
-    """If .git is missing, plain git uses the repository above and runs its fsmonitor; perdure
-    refuses."""
+    """If .git is missing, plain git uses the repository above the workdir and runs its fsmonitor.
+    perdure refuses."""
     yard.git("init", "-q", str(yard.root))
     place, workspace = ground(yard, "isolated")
     above = Ground(yard, yard.root, yard.root / ".git", yard.root / ".git")

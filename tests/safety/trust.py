@@ -1,5 +1,5 @@
-"""Reads the table in docs/reference/trust.md. The tests must find exactly the vectors that it says
-succeed."""
+"""Reads the table in docs/reference/trust.md. The tests check that exactly those vectors succeed
+that the table lists as succeeding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """Every row whose first cell is a name in backticks."""
+    """Return every row of the table whose first cell is a name in backticks."""
     found: dict[str, Row] = {}
     for line in PAGE.read_text(encoding="utf-8").partition(HEADING)[2].splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -34,5 +34,5 @@ def rows() -> dict[str, Row]:
 
 
 def documented(backend: str) -> set[str]:
-    """The names of all that is said to succeed in a backend."""
+    """Return the names of all vectors that, according to the table, succeed in a backend."""
     return {row.name for row in rows().values() if getattr(row, backend)}

@@ -1,8 +1,7 @@
-"""Ways in which an agent, with an agent's ordinary rights, gets a program run by another user's
-git.
+"""Ways in which an agent, with its ordinary rights, can make another user's git run a program.
 
-Each vector plants itself in a git directory and a working directory, and has a plain git command
-that triggers it.
+Each vector plants files in a git directory and a working directory, and has a plain git command
+that triggers the program.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from tests.workspace.yard import Yard
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a vector is planted. `common` is the git directory with the configuration, `admin` that
-    of the workdir."""
+    """The directories in which a vector is planted. `common` is the git directory with the
+    configuration, `admin` is the workdir's own."""
 
     yard: Yard
     top: Path
@@ -26,7 +25,7 @@ class Ground:
 
     @property
     def canary(self) -> Path:
-        """Return a file that exists as soon as the planted program has run."""
+        """Return the path of a file that exists as soon as the planted program has run."""
         return self.yard.top / "CANARY"
 
     @property
@@ -79,7 +78,8 @@ def run(*args: str) -> Step:
 
 
 def configured(*pairs: tuple[str, str]) -> Step:
-    """Return a step that sets configuration, with {program} and {filter} filled in."""
+    """Return a step that sets these values in git's configuration, with {program} and {filter}
+    filled in."""
 
     def plant(ground: Ground) -> None:
         programs = {"program": ground.program, "filter": ground.filter}

@@ -1,2 +1,2 @@
-"""Real servers for tests, from Debian's packages. Each is started on its own files, at a free port,
-and is removed with its test."""
+"""Real servers for tests, from Debian's packages. Each has its own files and a free port, and is
+removed with its test."""

@@ -1,6 +1,6 @@
-"""A small forge on loopback that speaks the API of GitHub, Gitea or GitLab as far as perdure uses
-it. `make test-forge` has a real Gitea. The small forge stores people, repositories and what is said
-in them, and can be told to fail."""
+"""A small forge on loopback with the part of GitHub's, Gitea's or GitLab's API that perdure uses.
+`make test-forge` uses a real Gitea. The small forge stores people, repositories and what people
+write there, and fails on request."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def ms(text: str) -> int:
 
 
 def repository(asked: Asked, name: str, least: str = "read") -> Repository:
-    """Return the repository, if the login has at least this permission."""
+    """Return the repository if the login has at least this permission. Raise an error with the
+    forge's answer otherwise."""
     found = asked.state.repositories.get(name)
     level = found.access.get(asked.login, "none") if found else "none"
     if found is None or level == "none":
@@ -162,7 +163,7 @@ def issues(asked: Asked, name: str) -> Any:
     found = sorted(repository(asked, name).items.values(), key=lambda each: -each.created)
     query = asked.query
     known = {label for each in found for label in each.labels}
-    # Names of labels that are nowhere are left out of the question, as Gitea does it.
+    # Gitea ignores names of labels that do not exist.
     labels = set(filter(None, query.get("labels", "").split(","))) & known
     found = [
         each for each in found
@@ -331,7 +332,8 @@ def add_status(asked: Asked, name: str, commit: str) -> Any:
 
 def combined(asked: Asked, name: str, commit: str) -> Any:
     newest = {each.name: each for each in repository(asked, name).statuses.get(commit, [])}
-    # Its own Actions set a status for each job, under such a name, at a path without a host.
+    # Gitea's own Actions set a status for each job, under such a name, with an address that has
+    # only a path.
     for each in jobs_of(asked, name, commit):
         context = f"CI / {each.name} (push)"
         newest[context] = Status(

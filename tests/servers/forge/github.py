@@ -1,5 +1,5 @@
-"""GitHub's API, after its published description: see `tests.forgeapi.published`. Parts that are the
-same as Gitea's are taken from there."""
+"""GitHub's API, after its published description (see `tests.forgeapi.published`). Parts that equal
+Gitea's are imported from `gitea`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asker(headers: Mapping[str, str]) -> str:
 def check(request: Request) -> None:
     from tests.forgeapi import published
 
-    # Where a log is kept is no part of the API.
+    # The address at which a log is stored is not part of the API.
     if request.status not in (401, 404) and "/kept/" not in request.path:
         published.check(request.method, request.path, request.query, request.body)
 
@@ -161,7 +161,7 @@ def review(asked: Asked, name: str, found: Said) -> Any:
 
 def combined(asked: Asked, name: str, commit: str) -> Any:
     found = gitea.combined(asked, name, commit)
-    # Jobs are check runs here, and no statuses.
+    # On GitHub, jobs are check runs and not statuses.
     each_one = [
         {**each, "state": each["status"]}
         for each in found["statuses"]

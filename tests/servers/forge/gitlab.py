@@ -1,5 +1,5 @@
 """GitLab's API, after the pages of docs.gitlab.com/api (issues, merge requests, notes, members,
-commits, project webhooks). It could not be compared with a schema."""
+commits, project webhooks). There is no schema with which it could be compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The HTTP server of the small forge: it identifies the login by its token, routes requests, pages
-lists with a `Link` header, and plays the faults that a test has asked for."""
+"""The HTTP server of the small forge: it finds the login of a token, routes requests, pages lists
+with a `Link` header, and plays the faults that a test has requested."""
 
 from __future__ import annotations
 
