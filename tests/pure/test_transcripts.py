@@ -604,8 +604,8 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
 def test_no_whole_line_that_was_copied_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
-    """After any sequence of actions of agent and perdure, every complete line that was copied is
-    still in the store or in the home."""
+    """After any sequence of actions of agent and perdure, each earlier state of the copy is the
+    beginning of some file in the store or in the home. So no copied line is lost."""
     desk = Desk(tmp_path_factory.mktemp("d", numbered=True))
     taken: list[str] = []
     for step, text in steps:

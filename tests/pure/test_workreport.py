@@ -215,8 +215,8 @@ def test_earlier_attempts_at_the_same_instructions_count() -> None:
 
 
 def test_what_was_pushed_is_known_by_three_ways() -> None:
-    """A push is known by a ref of git, by perdure's own push, or by a successful push command of
-    the agent, and by nothing else."""
+    """A push is known by git's record of the remote branch, by perdure's own push, or by a
+    successful push command of the agent, and by nothing else."""
     marked = msgspec.structs.replace(COMMITTED, pushed=True)
     assert reported(marked).pushed is True
     assert reported(COMMITTED, Published(branch="b", commit=COMMIT.id)).pushed is True

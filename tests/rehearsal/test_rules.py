@@ -103,7 +103,8 @@ def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> N
     ],
 )
 def test_what_the_others_refuse(dialect: str, body: dict[str, Any], words: str) -> None:
-    """OpenAI requires one result after each call. Gemini refuses nothing."""
+    """In the other dialects each call must have one result after it. In Gemini's nothing is
+    refused."""
     found = refusal(dialect, body)
     assert words in found and bool(words) == bool(found)
 

@@ -29,7 +29,7 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
-    with contextlib.suppress(PerdureError):  # Some of the planted files make the repository unreadable.
+    with contextlib.suppress(PerdureError):  # Some vectors make the repository unreadable.
         first = yard.workspaces.checkpoints.save(workspace, 1)
         (place.top / "src/file3.txt").write_text("agent\n")
         yard.workspaces.checkpoints.save(workspace, 2)

@@ -1,5 +1,5 @@
-"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` with a password, for
-fetching and pushing."""
+"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` behind a password, for
+fetches and pushes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 @dataclass
 class GitHttp:
-    """Serves the bare repositories below `root`. `asked` has the requests, `users` their users.
-    While `down` is set, every request gets 503."""
+    """Serves the bare repositories below `root`. `asked` has the requests that came, and `users`
+    the users who made them. While `down` is set, every request gets 503."""
 
     root: Path
     password: str
@@ -27,7 +27,7 @@ class GitHttp:
     asked: list[str] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
     done: Callable[[str], None] = lambda what: None
-    """Called with each request after it was carried out, before it is answered."""
+    """Called for each request, after it was carried out and before it is answered."""
 
     def url(self, name: str) -> str:
         return f"http://{self.host}:{self.port}/{name}.git"
@@ -83,7 +83,7 @@ def _answer(
 
 @contextmanager
 def serving(root: Path, password: str, host: str = "127.0.0.1") -> Iterator[GitHttp]:
-    """Serve inside the block."""
+    """Serve the repositories inside the block."""
     found = GitHttp(root, password, host=host)
 
     class Handler(BaseHTTPRequestHandler):

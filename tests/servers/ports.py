@@ -10,8 +10,9 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """Return a port below those that the system gives to connections. No connection takes it while
-    the server is down, and no other test process gets it while this process is alive."""
+    """Return a port below the range from which the system takes ports for connections. So no
+    connection takes it while the server is down. No other test process gets it while this process
+    is alive."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_000, max(lowest, 20_000))
@@ -22,8 +23,8 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> None:
-    """Reserve it by a name that only one process can hold, and that is freed with the process.
-    Raises OSError if another process has it."""
+    """Reserve a port by binding a name that only one process can hold, and that is released when
+    the process ends. Raise OSError if another process has it."""
     with closing(socket.socket(socket.AF_UNIX)) as mark:
         mark.bind(f"\0perdure-port-{port}")
         mark.detach()

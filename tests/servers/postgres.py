@@ -2,9 +2,9 @@
 process that made it.
 
 PostgreSQL does not run as root. If the tests do, the server runs as the user `postgres` (or
-`nobody`). Its files are then in a directory of their own below the system's temporary one, because
-only root may enter the test's directory. `setpriv` (util-linux) changes the user, and ends the
-server with the thread that started it.
+`nobody`). Its files are then in a separate directory below the system's temporary one, because only
+root may enter the test's directory. `setpriv` (util-linux) changes the user, and ends the server
+with the thread that started it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
-"""Settings for tests whose data need not survive."""
+"""Settings for tests whose data need not survive a crash."""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 _numbers = count()
 
 
 def binaries() -> Path:
-    """Return the directory of the programs of Debian's newest PostgreSQL."""
+    """Return the directory of the programs of the newest PostgreSQL that Debian has installed."""
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
     )
@@ -46,7 +46,7 @@ def binaries() -> Path:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Return the account for the server, if the tests run as root."""
+    """Return the account for the server if the tests run as root, else None."""
     if os.getuid():
         return None
     with suppress(KeyError):
@@ -55,7 +55,8 @@ def _account() -> pwd.struct_passwd | None:
 
 
 class Server:
-    """One database cluster. `start`, `stop` and `kill` may be called in any order."""
+    """One PostgreSQL server with its data directory. `start`, `stop` and `kill` may be called in
+    any order."""
 
     def __init__(self, **settings: str) -> None:
         self.top = Path(tempfile.mkdtemp(prefix="perdure-pg-"))
@@ -87,7 +88,7 @@ class Server:
         return f"postgresql://perdure@127.0.0.1:{port or self.port}/{database}"
 
     def start(self) -> None:
-        """Start it. Return when it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         given = {
             **self.settings,
             "port": str(self.port),
@@ -112,15 +113,15 @@ class Server:
             time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
-        """Stop it properly: SIGINT ends all sessions at once, SIGTERM waits for them."""
+        """Stop the server properly: SIGINT ends all sessions at once, SIGTERM waits for them."""
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(PATIENCE_S)
             self.process = None
 
     def kill(self) -> None:
-        """Kill the first process and all its children, like a power cut that spares the kernel's
-        memory."""
+        """Kill the server's first process and all its children. This is like a power cut, except
+        that the kernel's memory survives."""
         assert self.process is not None
         children = [
             int(pid)
@@ -134,14 +135,14 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        # As long as a process of the old server lives, the new one refuses to start.
+        # A new server refuses to start as long as a process of the old one lives.
         deadline = time.monotonic() + PATIENCE_S
         while any(_is_postgres(pid) for pid in children):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     def database(self, *, migrated: bool = False) -> str:
-        """Return the address of a new database: empty, or with perdure's tables."""
+        """Make a new database, empty or with perdure's tables, and return its address."""
         with self._turn:
             if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
                 self.ask("CREATE DATABASE migrated")
@@ -153,7 +154,7 @@ class Server:
     def ask(
         self, query: str, url: str = "", *, by: psycopg.Connection[Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement, on a new connection or on the given one."""
+        """Run one statement, on a new connection or on the given one, and return its rows."""
         if by is not None:
             return by.execute(query.encode()).fetchall()
         with closing(psycopg.connect(url or self.url(), autocommit=True)) as connection:
@@ -161,7 +162,7 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def remove(self) -> None:
-        """End it, and remove its files."""
+        """Stop the server, and remove its files."""
         with suppress(subprocess.TimeoutExpired):
             self.stop(signal.SIGQUIT)
         if self.process is not None:

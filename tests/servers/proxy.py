@@ -1,8 +1,8 @@
 """A TCP proxy that cuts and stalls connections to a database in the middle of a message.
 
 `cut_commit` waits for the message that PostgreSQL's simple protocol has for COMMIT, and cuts the
-connection before it is forwarded (it is not stored) or after (it is stored, and the client does not
-know). `stall` forwards nothing in either direction, and closes nothing.
+connection before the message is forwarded (nothing is stored) or after (the data are stored, and
+the client does not know). `stall` forwards nothing in either direction, and closes nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 @dataclass
 class _Link:
-    """Two connections that belong together. `silent`: the next answer is held back, and `answered`
-    says that it came."""
+    """Two connections that belong together. `silent`: whether the next answer is held back.
+    `answered` is set when that answer has come."""
 
     silent: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
@@ -43,25 +43,25 @@ class Proxy:
         self._accepting.start()
 
     def cut_commit(self, when: str) -> None:
-        """Cut at the next COMMIT, `before` or `after` the server has it. Several are cut one after
-        the other."""
+        """Cut the connection at the next COMMIT, `before` or `after` the server has it. Several
+        calls cut one COMMIT after the other."""
         with self._turn:
             self._armed.append(when)
 
     def cut_message(self, number: int) -> None:
-        """Cut after this many messages of clients."""
+        """Cut the connection after this many messages of clients."""
         with self._turn:
             self._left = number
 
     def stall(self) -> None:
-        """Forward nothing from now on."""
+        """Forward nothing any more."""
         self._open.clear()
 
     def close(self) -> None:
-        """Close it. Its thread has ended afterwards. A thread that still waited in accept() on the
-        closed descriptor could take a connection from another server: when the kernel restarts that
-        call, the descriptor's number may belong to that server. An ignored SIGCHLD is enough for
-        that while another thread holds signals back, as posix_spawn does."""
+        """Close the proxy, and wait until its thread has ended. A thread that still waited in
+        accept() on the closed descriptor could take a connection from another server: when the
+        kernel restarts that call, the descriptor's number may belong to that server. An ignored
+        SIGCHLD is enough for that while another thread holds signals back, as posix_spawn does."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
@@ -91,7 +91,8 @@ class Proxy:
         with closing(client), closing(server):
             with suppress(OSError):
                 self._pass_on(client, server, link)
-            # Before they are closed: the other thread waits in recv() on one of them.
+            # `shutdown` comes before `close`, because the other thread waits in recv() on one of
+            # the sockets.
             for side in (client, server):
                 with suppress(OSError):
                     side.shutdown(socket.SHUT_RDWR)
@@ -103,7 +104,7 @@ class Proxy:
             if when == "after":
                 link.silent = True
                 server.sendall(content)
-                link.answered.wait(60)  # then the server has stored it
+                link.answered.wait(60)  # when it has answered, the server has stored it
             if when:
                 self.cuts += 1
                 return
@@ -117,7 +118,7 @@ class Proxy:
                     link.answered.set()
                     return
                 client.sendall(content)
-        # However the server's side ended, the client hears of it.
+        # However the server's side ended, the client's connection is closed.
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 

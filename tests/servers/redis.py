@@ -34,7 +34,7 @@ class RedisServer:
         return f"unix://{':' + password + '@' if password else ''}{self.socket}"
 
     def start(self) -> None:
-        """Start it. Return when it answers."""
+        """Start the server, and wait until it answers."""
         assert shutil.which("redis-server"), "redis-server is not installed; run `make tools`"
         words = [word for name, value in self.settings.items() for word in (f"--{name}", value)]
         # The server ends with the thread that started it (util-linux).
@@ -66,11 +66,11 @@ class RedisServer:
             time.sleep(0.01)
 
     def client(self) -> redis.Redis:
-        """Return a separate connection, for checks and faults."""
+        """Return another connection, for checks and faults."""
         return redis.Redis.from_url(self.url, socket_timeout=PATIENCE_S)
 
     def kill(self) -> None:
-        """Send SIGKILL. Its data are gone."""
+        """Send SIGKILL to the server. Its data are lost."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -82,7 +82,7 @@ class RedisServer:
         self.start()
 
     def stall(self) -> None:
-        """Let it take connections and answer nothing."""
+        """Suspend the server, so that it accepts connections and answers nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
@@ -91,7 +91,7 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """End it, and remove its files."""
+        """Stop the server, and remove its files."""
         self.kill()
         with suppress(OSError):
             shutil.rmtree(self.top)

@@ -19,11 +19,12 @@ from xml.sax.saxutils import escape
 WHEN = ("Sat, 21 Nov 2026 12:00:00 GMT", "2026-11-21T12:00:00.000Z")
 
 KEY_ID = "AKIAQ7W2N5T8V1X4B6KD"
-"""A value that occurs nowhere else, because known secrets are removed from every checkpoint."""
+"""A value that occurs nowhere else. It must be unique because known secrets are redacted in every
+checkpoint."""
 
 
 class Bucket(ThreadingHTTPServer):
-    """One server with one bucket, `tasks`. It listens as soon as it is made."""
+    """One server with one bucket, `tasks`. It accepts connections as soon as the object exists."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -31,7 +32,7 @@ class Bucket(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.lose = 0
-        """Number of coming conditional writes that take effect although the client gets the error
+        """Number of the next conditional writes that take effect although the client gets the error
         503."""
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Request)
@@ -163,7 +164,7 @@ def _tag(body: bytes) -> str:
 
 
 def _listing(server: Bucket, prefix: str, delimiter: str) -> bytes:
-    """Return the whole listing in one page."""
+    """Return the complete listing in one page."""
     found: dict[str, str] = {}
     with server.lock:
         for name in sorted(server.objects):

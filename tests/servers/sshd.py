@@ -1,5 +1,5 @@
-"""A real sshd on 127.0.0.1 that serves repositories to the holder of the right key, without root,
-an account or a network of its own."""
+"""A real sshd on 127.0.0.1 that serves repositories to the holder of the right key. It needs no
+root, no account and no separate network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SSHD = (
 
 @dataclass(frozen=True)
 class Sshd:
-    """A running server: `key` may log in, `stranger` may not; `known_hosts` names the server's
+    """A running server. `key` may log in, `stranger` may not. `known_hosts` has the server's host
     key."""
 
     top: Path
@@ -53,7 +53,7 @@ class Sshd:
         return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
 
     def configure(self, *lines: str) -> None:
-        """Write the configuration. The server is called `forge`, and no key of the account is
+        """Write the configuration. In it the server is called `forge`, and no key of the account is
         tried."""
         words = (
             "Host forge",
@@ -67,7 +67,7 @@ class Sshd:
 
     @property
     def given(self) -> str:
-        """Return the environment of the last command that was carried out."""
+        """Return the environment of the last command that was run."""
         return (self.top / "environ").read_text()
 
     @property
@@ -88,8 +88,8 @@ def serving(top: Path) -> Iterator[Sshd]:
     top.mkdir(parents=True)
     found = Sshd(top, free_port())
     host_key, _ = _keygen(top / "host"), _keygen(found.stranger)
-    # As a forge: what comes is carried out below a directory of its own, and what it was given is
-    # written down.
+    # As on a forge, the client's command runs below one directory. Its environment is written to a
+    # file.
     forced = f'env > {top}/environ; cd {top} && eval \\"$SSH_ORIGINAL_COMMAND\\"'
     (top / "authorized").write_text(f'command="{forced}" {_keygen(found.key)}\n')
     found.known_hosts.write_text(f"[127.0.0.1]:{found.port} {host_key}\n")
@@ -102,7 +102,8 @@ def serving(top: Path) -> Iterator[Sshd]:
         "GIT_PROTOCOL\nLogLevel VERBOSE\n"
     )
     if os.getuid() == 0:
-        # The directory for the privileges that it drops; Debian makes it when its service starts.
+        # The directory that sshd needs to drop its privileges. Debian makes it when the service
+        # starts.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     server = subprocess.Popen([SSHD, "-D", "-E", str(top / "log"), "-f", str(top / "sshd_config")])
     try:
@@ -119,7 +120,7 @@ def serving(top: Path) -> Iterator[Sshd]:
 
 @contextlib.contextmanager
 def agent(key: Path) -> Iterator[str]:
-    """Run an ssh agent that holds a key. Return its socket."""
+    """Run an ssh agent that holds a key. Yield the path of its socket."""
     place = key.with_name("agent")
     server = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
     try:

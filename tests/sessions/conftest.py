@@ -1,5 +1,5 @@
-"""One Redis for all tests of a worker. A test that kills or stalls Redis starts its own. Keys of
-two stores never meet."""
+"""One Redis for all tests of a worker. A test that kills or stalls Redis starts another one. The
+keys of different stores differ, so they never collide."""
 
 from __future__ import annotations
 

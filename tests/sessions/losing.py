@@ -1,13 +1,13 @@
-"""Redis is lost at random points, while three processes look up and write: `make redis-faults
+"""Redis is lost at random moments, while three processes look up and write: `make redis-faults
 N=500`.
 
-One point: three stores with a cache each, on one database and one Redis, look up and change the
-sessions of four scopes. At a random moment the server is restarted without its memory, emptied,
-made to expire everything, short of memory (it evicts), or stalled. Every lookup is compared with
-the database before and after it. Four things must never happen: a lookup finds nothing although a
-session was there all the time (a silent loss); it finds a retired session or one that never existed
-(a second live one); a record is lost in the database; a cache stays out of step. A late answer, of
-a record that was the newest a moment before, is counted.
+In each trial (a point) three stores, each with a cache, use one database and one Redis. They look
+up and change the sessions of four scopes. At a random moment the server is restarted without its
+memory, emptied, made to expire everything, short of memory (it evicts), or stalled. Every lookup is
+compared with the database before and after it. Four things must never happen: a lookup finds
+nothing although a session existed all the time (a silent loss); it finds a retired session or one
+that never existed (a second live one); a record is lost in the database; a cache stays out of date.
+If a lookup returns a record that was the newest one just before, that is only counted.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ KEYS = [
     SessionKey(agent, f"plan:{number}/main") for agent in ("claude", "codex") for number in (1, 2)
 ]
 STEPS = 60
-"""Minimum number for each process; more until the fault is over."""
+"""Minimum number of steps for each process. It continues until the fault is over."""
 
 
 @dataclass
 class Point:
-    """The result of one fault."""
+    """The result of one trial."""
 
     seed: int
     fault: str
@@ -59,7 +59,7 @@ class Point:
 
 @dataclass
 class Shared:
-    """Data that the processes of a point share: every session that was ever stored as live."""
+    """Data that the processes of a trial share: every session that was ever stored as live."""
 
     point: Point
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -69,7 +69,7 @@ class Shared:
 
 
 def point(seed: int, fault: str, stall_s: float) -> Point:
-    """Make one point in a scratch directory."""
+    """Run one trial in a scratch directory, and return its result."""
     shared = Shared(Point(seed, fault))
     dice = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="pf"))
@@ -141,7 +141,7 @@ def _work(store: SqlStore, shared: Shared, dice: random.Random) -> None:
 
 
 def _look(store: SqlStore, shared: Shared, key: SessionKey) -> None:
-    """Look a session up, and read the database before and after."""
+    """Look a session up, read the database before and after, and record a lookup that is wrong."""
     asked: list[SessionKey] = []
 
     def ask(key: SessionKey) -> Session | None:
@@ -167,7 +167,7 @@ def _look(store: SqlStore, shared: Shared, key: SessionKey) -> None:
 
 
 def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random) -> None:
-    """Begin, use or replace a session, as it was read from the store."""
+    """Begin, use or replace a session, starting from the record that the store has."""
     live = store.session(key)
     if live is None:
         new = Session(
@@ -195,8 +195,8 @@ def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random
 
 
 def _in_step(each: list[SqlStore], shared: Shared) -> None:
-    """Check the result: no acknowledged write is lost, at most one session per key is live, and
-    every process looks up what the database holds."""
+    """Check the result: no acknowledged write is lost, each key has at most one live session, and
+    the lookups of every process return what the database has."""
     for key in KEYS:
         truth = each[0].session(key)
         live = [
@@ -231,7 +231,7 @@ def _until(met: Callable[[], bool]) -> bool:
 
 
 def campaign(number: int, seed: int, jobs: int, stall_s: float) -> list[Point]:
-    """Run a given number of points, the faults in turn."""
+    """Run a given number of trials, with the faults in turn, and return their results."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(
             pool.map(lambda n: point(seed + n, FAULTS[n % len(FAULTS)], stall_s), range(number))
@@ -239,7 +239,7 @@ def campaign(number: int, seed: int, jobs: int, stall_s: float) -> list[Point]:
 
 
 def table(points: list[Point]) -> str:
-    """Return the counts, and every point that showed an error, with its seed."""
+    """Return the counts, and every trial that showed an error, with its seed."""
     kinds = ("silent forget", "double-live", "lost", "out of step")
     head = f"{'fault':10}{'points':>8}{'lookups':>9}{'cached':>8}{'late':>6}{'writes':>8}{'longest':>9}"
     lines = [head + "".join(f"{kind:>15}" for kind in kinds)]

@@ -1,5 +1,5 @@
-"""Sessions are looked up through a real Redis. Others' writes are seen, lost or hostile records are
-not used, and no lookup waits for Redis."""
+"""Sessions are looked up through a real Redis. Writes of other processes are seen, lost or hostile
+records are not used, and no lookup waits for Redis."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SESSION = Session(
 def cached(
     path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float
 ) -> Iterator[SqlStore]:
-    """Yield a store with its session cache, as one process would have them. Problems of the cache
-    are appended to `told`."""
+    """Yield a store with its session cache, as in one process. Problems of the cache are appended
+    to `told`."""
     with closing(stores.open(path)) as store:
         store.cache = session_cache.open(
             redis.url, store.identity(), (told if told is not None else []).append, **settings
@@ -78,7 +78,8 @@ def answers(store: SqlStore) -> bool:
 
 
 class LookedUp(SqlStore):
-    """A store whose `session` is a lookup, for the tests of the store's own promises."""
+    """A store whose `session` looks the session up, so that the store's public suite tests the
+    cache."""
 
     def session(self, key: SessionKey) -> Session | None:
         assert self.cache is not None
@@ -99,14 +100,14 @@ class TestLookedUp(StoreConformance):
 
 @pytest.fixture
 def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the memory cache forget only on request, and nothing because of its age."""
+    """Let the memory cache forget records only on request, and never because of their age."""
     monkeypatch.setattr(lookups, "MEMORY_S", 3600.0)
 
 
 @pytest.mark.usefixtures("long_memory")
 def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
-    """Another process gets the newest version of a record from the cache. It also gets it from its
-    own memory, which is notified of each later version."""
+    """Another process gets the newest version of a record from Redis. It also gets it from its own
+    memory, because it is notified of each later version."""
     one, other = two
     assert other.look_up(KEY) is None
     one.put_session(SESSION)
@@ -125,8 +126,8 @@ def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
 def test_memory_answers_while_it_is_kept_in_step(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """Once a process listens, its second lookups are answered although the record in Redis is gone.
-    A record that is written there is forgotten."""
+    """When a process listens to changes, its second lookup is answered from memory, although the
+    record in Redis is gone. If the record is written, the memory forgets it."""
     one, other = two
     one.put_session(SESSION)
 
@@ -144,8 +145,8 @@ def test_memory_answers_while_it_is_kept_in_step(
 def test_an_older_record_never_wins(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """If records reach Redis in the wrong order, the newest stays. If two with one revision differ,
-    neither stays."""
+    """If records reach Redis in the wrong order, the newest one stays. If two different records
+    have the same revision, neither stays."""
     one, _ = two
     one.put_session(SESSION)
     one.put_session(replace(SESSION, tasks=2))
@@ -161,7 +162,7 @@ def test_a_lookup_never_fills_in_what_is_old(
     lost: bool, two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
     """A record is written, and perhaps lost from Redis again, while a lookup has read the previous
-    one from the store. The previous one is not written to Redis."""
+    one from the store. That previous record is not written to Redis."""
     one, other = two
     one.put_session(SESSION)
     with shared_redis.client() as client:
@@ -184,7 +185,8 @@ def test_a_lookup_never_fills_in_what_is_old(
 def test_the_time_to_live_begins_anew_with_each_use(
     tmp_path: Path, shared_redis: RedisServer
 ) -> None:
-    """A record that is used stays. One that is not used expires, and the store is asked."""
+    """A record that is used stays in Redis. A record that is not used expires, and the next lookup
+    reads the store."""
     with (
         cached(tmp_path / "perdure.db", shared_redis, ttl_s=100.0) as store,
         shared_redis.client() as client,
@@ -200,8 +202,8 @@ def test_the_time_to_live_begins_anew_with_each_use(
 
 @pytest.mark.parametrize("what", ["text", "forged", "moved", "list", "huge", "other store"])
 def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -> None:
-    """A record that this store did not sign is removed and reported once, and the store is
-    asked."""
+    """A record that this store did not sign is removed and reported once, and the lookup reads the
+    store."""
     told: list[str] = []
     with (
         server() as redis,
@@ -250,8 +252,8 @@ def test_a_record_is_sure_for_a_while_only() -> None:
 def test_what_is_too_old_is_read_anew(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """A record that was used all the time, and not read from the store again, is replaced by the
-    store's record."""
+    """A record that was used all the time, but not read from the store again, becomes too old and
+    is replaced by the store's record."""
     one, _ = two
     one.put_session(SESSION)
     signed = SessionRecords(*one.identity())
@@ -264,7 +266,7 @@ def test_what_is_too_old_is_read_anew(
 
 @pytest.mark.parametrize("fault", ["stalled", "dead"])
 def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Path) -> None:
-    """Lookups and writes use the database while Redis does not answer, and the writes are in Redis
+    """While Redis does not answer, lookups and writes use the database. The writes are in Redis
     afterwards. The problem is reported once, without the password."""
     told: list[str] = []
     with ExitStack() as stack:
@@ -292,7 +294,8 @@ def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Pat
 
 
 def test_two_stores_share_one_redis(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """The same scope of another database is another conversation."""
+    """The same scope in another database is another conversation, although both databases use one
+    Redis."""
     with (
         cached(tmp_path / "a.db", shared_redis) as one,
         cached(tmp_path / "b.db", shared_redis) as other,

@@ -1,4 +1,4 @@
-"""The session service with a real store: the changes of each verb, and its refusals."""
+"""The session service with a real store: what each verb changes and refuses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_what_is_refused(runner: Runner) -> None:
 
 
 def test_what_an_attempt_is_at_work_on_stays(runner: Runner) -> None:
-    """While an attempt runs in the scope, its session cannot be changed; afterwards it can."""
+    """While an attempt runs in a scope, the session of that scope cannot be changed. Afterwards it
+    can."""
     runner.sessions.create("claude", SCOPE)
     run = runner.submit(TaskSpec(prompt="Hello", repo=str(runner._cwd), scope=SCOPE))
     assert runner._engine.store.claim("somebody", 60, run.id) is not None
@@ -75,7 +76,7 @@ def test_what_an_attempt_is_at_work_on_stays(runner: Runner) -> None:
 
 
 def test_the_verbs_awaited(runner: Runner) -> None:
-    """The asynchronous service does the same."""
+    """The methods of the asynchronous service do the same."""
 
     async def program() -> tuple[int, float | None]:
         async with perdure.AsyncRunner(runner) as awaited:

@@ -49,7 +49,7 @@ def of(*attempts: Attempt, agent: str = "claude") -> Statistics:
 
 
 def test_nothing_is_no_success() -> None:
-    """If no conversation was to be continued, there is no rate, and nothing was saved."""
+    """If no attempt had to continue a conversation, there is no rate, and nothing was saved."""
     found = of(attempt(Start.FRESH, Verdict.FRESH))
     assert (found.attempts, found.begun, found.to_go_on, found.success_rate, found.saved) == (
         1,
@@ -62,8 +62,8 @@ def test_nothing_is_no_success() -> None:
 
 
 def test_every_fallback_has_its_cause() -> None:
-    """Native and forked need no reason. Each lower rung, each new conversation and each refusal is
-    counted with its own words."""
+    """The verdicts native and forked need no reason. Each lower rung, each new conversation and
+    each refusal is counted with its reason."""
     found = of(
         attempt(Start.FRESH, Verdict.FRESH),
         attempt(Start.RESUME, Verdict.NATIVE),
@@ -102,8 +102,9 @@ def test_every_fallback_has_its_cause() -> None:
 
 
 def test_tokens_saved_are_against_cold_starts_of_the_same_agent() -> None:
-    """Tokens that did not come from the cache were bought. Continued attempts are compared with the
-    mean cold start of their agent. A more expensive conversation counts as negative."""
+    """Tokens that did not come from the cache had to be paid for. Continued attempts are compared
+    with the mean of fresh starts of the same agent. A conversation that was more expensive counts
+    as negative."""
     cold = attempt(Start.FRESH, Verdict.FRESH, usage=Usage(1000, 100, 0))
     warm = attempt(Start.RESUME, Verdict.NATIVE, usage=Usage(1500, 50, 1400))
     failed = attempt(

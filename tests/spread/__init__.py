@@ -1,10 +1,10 @@
-"""Repository, root, state and agents' homes are on separate file systems, as with containers,
+"""Puts repository, root, state and agents' homes on separate file systems, as with containers,
 volumes and a separate /home.
 
 If `SWITCH` is set, fixtures call `apart` for the directories that are to be file systems. Each
 becomes a small tmpfs, while the repositories stay where pytest keeps its files. No path changes, so
-every test can run that way. It needs a mount namespace: `python -m tests.spread` makes one, and its
-mounts vanish with its last process.
+every test can run in this way. This needs a mount namespace. `python -m tests.spread` makes one,
+and its mounts vanish with its last process.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def is_on() -> bool:
 
 
 def apart(*directories: Path) -> None:
-    """Make each directory a separate file system, if the switch is on. An inner directory comes
-    after the outer one."""
+    """Make each directory a separate file system if the switch is on. List an inner directory after
+    the outer one."""
     if not is_on():
         return
     for directory in directories:
@@ -68,8 +68,8 @@ def count() -> int:
 
 
 def rename(old: Path, new: Path) -> Path:
-    """Rename a file or directory. Copy it to its new path where that is on another file system, or
-    where the directory is a file system of its own."""
+    """Rename a file or directory, and return its new path. It is copied if the new path is on
+    another file system, or if the directory is a file system itself."""
     try:
         return old.rename(new)
     except OSError as error:

@@ -34,8 +34,8 @@ PARTS = (
 
 
 def main(words: list[str]) -> None:
-    """Replace this process by the suite in a mount namespace of its own."""
-    # Root needs no user namespace, and tests of what root may do stay what they are.
+    """Replace this process by the suite in a new mount namespace."""
+    # Root needs no user namespace, and without one, tests of root's rights are not changed.
     spaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     paths = () if any(word.partition("::")[0].startswith("tests/") for word in words) else PARTS
     command = ["unshare", *spaces, sys.executable, "-m", "tests.suite", *words, *paths]

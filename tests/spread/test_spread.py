@@ -12,8 +12,8 @@ from tests.sweeper.ground import make_ground
 
 
 def test_the_ground_is_apart(tmp_path: Path) -> None:
-    """Repository, root and state of a bench, and those and the home of a stage, are four file
-    systems with the switch, and one without."""
+    """With the switch, repository, root, state and home are on four file systems. Without it they
+    are on one."""
     ground = make_ground(tmp_path / "ground")
     places = [ground.yard.repo, ground.yard.root, ground.state]
     assert len({path.stat().st_dev for path in places if path.exists()}) == (3 if is_on() else 1)

@@ -1,10 +1,10 @@
-"""Upgrades copies of a database and is killed in the middle, at one point after the other.
+"""Upgrades copies of a database, and is killed during each upgrade, at one point after the other.
 test_store_migrations.py runs it.
 
 argv: the old database, the scripts, a scratch directory. Each try is a fork that is killed after N
-instructions of SQLite's machine, or by the system when one of its files exceeds N bytes (in the
-middle of a write). The parent then checks the result. Prints JSON: how the tries ended, and which
-schema versions were found with exactly that version's schema.
+instructions of SQLite's virtual machine, or by the system when one of its files exceeds N bytes (in
+the middle of a write). The parent then checks the database. Prints JSON: how the tries ended, and
+the schema versions that were found complete.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main(old: Path, scripts: Path, scratch: Path) -> None:
 
 
 def _points(old: Path, scripts: Path, scratch: Path) -> list[tuple[str, int]]:
-    """Return points over a whole upgrade: its instructions, and the bytes of its log."""
+    """Return the points at which an upgrade is killed: after a number of instructions, or of bytes
+    in its log."""
     database = scratch / "measured" / "perdure.db"
     _copy(old, database)
     steps = 0
@@ -118,7 +119,7 @@ def _reference(old: Path, scripts: Path, directory: Path, version: int) -> list[
 
 
 def _look(database: Path) -> tuple[int, list[str]]:
-    """Return the version, the schema, and the rows that the upgrade makes."""
+    """Return the version of the database, its schema, and the rows that the upgrade makes."""
     connection = sqlite3.connect(database)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     seen = [

@@ -1,7 +1,7 @@
 """One of several processes that claim and finish runs as fast as they can. test_store_races.py runs
 it.
 
-argv: database, worker name, seed. Prints a line `run attempt` for each claim. It fails if another
+argv: database, worker name, seed. Prints a line `run attempt` for each claim. Fails if another
 running run holds the same workspace or conversation.
 """
 

@@ -1,5 +1,5 @@
-"""The audit trail on both databases: one chain over all writers, with the actor of every change.
-Every changed, missing or invented line is found and named."""
+"""The audit trail on both databases: one chain over all writers, with the actor of every change. A
+changed, missing or invented line is always found and named."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def life(store: SqlStore, doer: str) -> str:
-    """Make a run that a person begins, updates and stops, with an attempt by perdure itself."""
+    """Make a run that a person begins, updates and stops, with an attempt by perdure itself. Return
+    the run's id."""
     with acting(doer):
         run = submit(store)
         claim = claimed(store, run)
@@ -76,7 +77,7 @@ def test_every_change_of_state_has_its_actor(opened: Callable[[], SqlStore]) -> 
         ("cancel_requested", "token:ada"),
         ("run_finished", "token:ada"),
     ]
-    # What the agent says is in the journal alone; each record has its actor there, too.
+    # The agent's messages are only in the journal. Each record there has its actor, too.
     records = store.history(run)
     assert {record.actor for record in records} == {"perdure", "token:ada"}
     assert len(records) == len(who(store, run)) + 1
@@ -176,7 +177,7 @@ def test_an_exported_trail_can_be_checked_by_anybody(tmp_path: Path) -> None:
         life(store, actor("forge", 'hub/"ädä\u202e'))
         texts = [encode(line) for line in store.audit()]
     previous = ""
-    for text in texts:  # As the documentation says, without perdure.
+    for text in texts:  # This verifies the chain as the documentation says, without perdure.
         line = json.loads(text)
         given = line.pop("hash")
         assert line["previous"] == previous

@@ -31,8 +31,8 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 def test_the_run_that_changed_last_comes_first(
     store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The age that `ls` shows is the time since the last change, and the list has that order,
-    whichever way it is read."""
+    """The age that `ls` shows is the time since the last change. The list is sorted by it,
+    whichever way the runs are read."""
     runs = [submit(store, name=name) for name in ("old", "middle", "new")]
     for run, how in ((runs[2], SUCCESS), (runs[0], FAILURE), (runs[1], FAILURE)):
         time.sleep(0.002)
@@ -46,8 +46,8 @@ def test_the_run_that_changed_last_comes_first(
 
 
 def test_a_plan_keeps_a_reserve_for_replies_that_were_cut_off(store: SqlStore) -> None:
-    """A task that begins gets what is left without the reserve. If nothing is left, no task begins,
-    and the reason names both amounts."""
+    """A task of a plan gets the rest of the budget without the reserve. If nothing is left, no task
+    begins, and the reason names both amounts."""
     task = PlanTask(name="one", prompt="Do it.", agent="claude")
     made = Plan(name="shop", tasks=(task,), budget_usd=1.0)
     strands = assign_strands(made, lambda agent: Forking.ANYWHERE)

@@ -1,4 +1,4 @@
-"""The seats of an account with real concurrency: many connections, and never more runs at once than
+"""The seats of an account with real concurrency: many connections, but never more runs at once than
 seats."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEAT = AccountSlot(account="claude/1", agent="claude", jobs=2)
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlStore]]:
-    """Open the same database, each time by a new connection."""
+    """Yield a function that opens the same database, each time by a new connection."""
     server: Server = request.getfixturevalue("postgres") if request.param == "postgres" else None
     place = server.database(migrated=True) if server else tmp_path / "perdure.db"
     made: list[SqlStore] = []
@@ -37,8 +37,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
-    """Six workers with separate connections take and finish 36 runs of one account. Never more than
-    two run at once, and all are done."""
+    """Six workers with separate connections claim and finish 36 runs of one account. Never more
+    than two run at once, and all are finished."""
     store = opened()
     runs = [submit(store) for _ in range(36)]
     most: list[int] = []
@@ -47,7 +47,8 @@ def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
     def work(mine: SqlStore, name: str) -> None:
         try:
             while mine.find([RunState.QUEUED], limit=1):
-                # Greedy, so that without the seats there would be many at once.
+                # The workers claim as many runs as they get, so that without the seats many would
+                # run at once.
                 claims = [
                     claim
                     for _ in range(3)
@@ -70,7 +71,7 @@ def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
 
 
 def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
-    """Another process, and perdure after a restart, know about it."""
+    """A parked account is known to another process, and to perdure after a restart."""
     first = opened()
     until = first.now() + 3_600_000
     first.park(Parking(what="claude/1", until=until, reason="limited"))
@@ -82,7 +83,8 @@ def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
 
 
 def test_what_is_over_does_not_stay(tmp_path: Path) -> None:
-    """Expired pauses are deleted by the next write about pauses; one that is still valid is not."""
+    """A pause that has expired is deleted by the next write about pauses. One that is still valid
+    stays."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         run = submit(store)
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Both stores keep every promise of their protocols: the same public suite, on SQLite and on
+"""Both stores keep every promise of their protocols: the same public suite runs on SQLite and on
 PostgreSQL."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""After any fault of the disk, the file or the input there is one sentence, nothing is half done,
-and nothing is lost."""
+"""After any fault of the disk, the file or the input there is one sentence. No change is left
+incomplete, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def digest(path: Path) -> str:
 
 
 def unprivileged(database: Path, wish: str) -> str:
-    """Run a process without root's rights over files, and return its answer."""
+    """Use the store in a process without root's rights over files, and return that process's
+    output."""
     ran = subprocess.run(
         [sys.executable, str(HERE / "unprivileged.py"), str(database), wish],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
@@ -65,8 +66,8 @@ exec "$@"
 
 
 def test_without_a_directory_for_temporary_files(tmp_path: Path) -> None:
-    """On a read-only system, such as a hardened container, the state directory alone is enough,
-    however long the queue is."""
+    """On a read-only system, such as a hardened container, the store needs only the state
+    directory, however long the queue is."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         for number in range(600):
             spec = TaskSpec(prompt="x", scope=f"scope-{number}")
@@ -84,8 +85,8 @@ def test_without_a_directory_for_temporary_files(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    """No new database can be made there, an existing one can be read and not written, and a parent
-    directory cannot be made."""
+    """In a directory that cannot be written, no new database can be made, and an existing one can
+    be read but not written. If the parent directory cannot be made, an error says so."""
     locked = tmp_path / "locked"
     store = stores.open(locked / "perdure.db")
     submit(store)
@@ -117,7 +118,8 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_none(tmp_path: Path) -> None:
-    """There is a directory in place of the file, and a file in place of the directory."""
+    """If the path of the file is a directory, or that of the directory is a file, an error says
+    so."""
     (tmp_path / "file").write_text("")
     for wrong in (tmp_path, tmp_path / "file" / "perdure.db"):
         with pytest.raises(StoreError, match=str(tmp_path)) as refused:
@@ -136,8 +138,8 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
-    """Another file under that name is refused as damaged, for reading and writing, and is not
-    changed."""
+    """A file of another kind at the database's path is reported as damaged, for reading and
+    writing, and is not changed."""
     (tmp_path / "perdure.db").write_bytes(content)
     for read_only in (False, True):
         with pytest.raises(StoreError, match="damaged") as refused:
@@ -147,7 +149,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_damaged_database(tmp_path: Path) -> None:
-    """Pages were overwritten with random data. The check reports it, and reading raises a
+    """Pages were overwritten with random data. The check reports the damage, and reading raises a
     StoreError instead of returning wrong rows."""
     database = tmp_path / "perdure.db"
     store = stores.open(database)
@@ -168,8 +170,8 @@ def test_a_damaged_database(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """At SQLITE_FULL a write fails completely, everything stored is readable, and with space again
-    the same claim continues."""
+    """On a full disk (SQLITE_FULL) a write fails as a whole, and everything stored can be read.
+    When there is space again, the same claim continues."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     claim = claimed(store, run)
@@ -190,7 +192,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_database_that_another_process_holds(tmp_path: Path) -> None:
-    """Waiting for another writer ends with a sentence. Reading is never blocked."""
+    """A wait for another writer ends with a sentence. Reads are never blocked."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     store._database.connection.execute("PRAGMA busy_timeout = 20")
@@ -220,8 +222,8 @@ def test_a_database_that_another_process_holds(tmp_path: Path) -> None:
 def test_network_file_systems_are_refused(
     tmp_path: Path, directory: str, kind: str, refused: bool
 ) -> None:
-    """The mount of a directory decides: NFS, SMB, 9p and unknown FUSE are refused by name; local
-    file systems are not."""
+    """The file system on which a directory is mounted decides: NFS, SMB, 9p and unknown FUSE are
+    refused by name, and local file systems are not."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     assert file_system(Path(directory), mounts) == kind
@@ -234,7 +236,8 @@ def test_network_file_systems_are_refused(
 
 
 def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
-    """The kernel escapes only newlines in a mount point. Lines that are not records are ignored."""
+    """A mount point of any name is read, although the kernel escapes only newlines in it. Lines
+    that are not records are ignored."""
     point = "/mnt/a\u2028b\x85c\rd"
     table = tmp_path / "mountinfo"
     table.write_bytes(
@@ -245,16 +248,16 @@ def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:
-    """On the real /proc the kind of a directory is found. If the system does not report it, nothing
-    is refused."""
+    """In the real /proc, the file system of a directory is found. If the system does not report it,
+    nothing is refused."""
     assert file_system(Path("/proc/self")) == "proc"
     assert file_system(Path("/proc/self"), Path("/nonexistent")) == ""
     refuse_network(Path("/proc/self"), Path("/nonexistent"))
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
-    """Reading without a database makes none. Reading a database does not change its bytes. Neither
-    reader can write."""
+    """Reading creates no database, and does not change the bytes of an existing one. Neither kind
+    of reader can write."""
     missing = stores.open(tmp_path / "none" / "perdure.db", read_only=True)
     assert missing.find() == []
     with pytest.raises(NotFound):
@@ -277,7 +280,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_reader_sees_what_was_just_written(tmp_path: Path) -> None:
-    """A read-only store beside a writing one sees each commit at once."""
+    """A read-only store reads each commit of a writing store at once."""
     store = stores.open(tmp_path / "perdure.db")
     reader = stores.open(tmp_path / "perdure.db", read_only=True)
     for count in range(1, 4):
@@ -289,7 +292,7 @@ def test_a_reader_sees_what_was_just_written(tmp_path: Path) -> None:
 
 def test_texts_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
     """A lone surrogate is a usage error that stores nothing. NUL and every other character are read
-    back. Times are limited."""
+    back unchanged. Times outside the range are limited to it."""
     store = stores.open(tmp_path / "perdure.db")
     with pytest.raises(UsageError, match="UTF-8"):
         submit(store, TaskSpec(prompt="bad \udcff"))
@@ -331,15 +334,16 @@ def test_what_does_not_decode_is_a_store_error(tmp_path: Path) -> None:
 
 
 def test_an_old_sqlite_is_told() -> None:
-    """For a version with the WAL-reset bug doctor prints one sentence; for later ones none."""
+    """For a version of SQLite with the WAL-reset bug, `perdure doctor` prints one sentence. For
+    later versions it prints none."""
     assert "3.40.1" in sqlite_warning((3, 40, 1)) and "3.51.3" in sqlite_warning((3, 51, 2))
     assert sqlite_warning((3, 51, 3)) == "" and sqlite_warning((4, 0, 0)) == ""
     assert stores.sqlite_warning() == sqlite_warning(sqlite3.sqlite_version_info)
 
 
 def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
-    """An open store is in WAL with synchronous=FULL, waits 30 s for other writers, and checks its
-    references."""
+    """An open store uses WAL with synchronous=FULL, waits up to 30 s for other writers, and checks
+    its references."""
     store = stores.open(tmp_path / "perdure.db")
     read = {
         name: store._database.connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -372,7 +376,8 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_list_of_runs_is_cheap(tmp_path: Path, code: str, forbidden: set[str]) -> None:
-    """The store part of `perdure ls` reads no JSON of the nouns, and imports no event loop and no subprocess."""
+    """The part of `perdure ls` that reads the store decodes no JSON of the nouns, and imports no
+    event loop and no subprocess."""
     store = stores.open(tmp_path / "perdure.db")
     submit(store)
     store.close()

@@ -1,5 +1,5 @@
-"""After any operations on a store in any order there are six states, one holder, one end of an
-attempt, and only published transitions."""
+"""After any operations on a store in any order, a run is in one of six states, has at most one
+holder and one end for each attempt, and made only published transitions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from perdure.testing.stores.samples import place, session_of
 EDGES = {(before, after) for (before, _), after in MOVES.items()}
 DECISIONS = [state for (before, _), state in MOVES.items() if before is RunState.RUNNING]
 
-# Several moves in one step of the test: the end of an attempt that newer instructions reopen is
-# still one move for a reader.
+# One step of the test may contain several transitions. For example, an attempt ends and newer
+# instructions reopen the run, which a reader sees as one transition.
 picks = st.integers(min_value=0, max_value=50)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Random operations by several workers, with stale claims among them."""
+    """Random operations by several workers, some of them with stale claims."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class Refused:
-    """A refusal must be this error, and no other."""
+    """Check that an operation is refused with this error and no other."""
 
     def __init__(self, kind: type[Exception]) -> None:
         self.kind = kind
@@ -195,8 +195,8 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[misc]
 
 @pytest.mark.parametrize("before", list(RunState))
 def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> None:
-    """In manual SQL a run can be moved exactly along `lifecycle.MOVES`. The database itself refuses
-    every other change."""
+    """With manual SQL a run's state can be changed exactly along `lifecycle.MOVES`. The database
+    itself refuses every other change."""
     store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER runs_begin_waiting")
@@ -225,8 +225,8 @@ def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> No
     ],
 )
 def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) -> None:
-    """The schema refuses an unknown state, a running run without a holder or without a counted
-    attempt, and an end without a time."""
+    """The database itself refuses an unknown state, a running run without a holder or without a
+    counted attempt, and an end without a time."""
     store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         _insert(connection, "one", RunState.QUEUED)
@@ -235,8 +235,8 @@ def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) 
 
 
 def test_the_schema_refuses_a_second_writer(tmp_path: Path) -> None:
-    """Two running runs in one workspace, or in one conversation, cannot be stored, whatever the
-    program does."""
+    """The database itself refuses two running runs in one workspace, or in one conversation,
+    whatever the program does."""
     store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         for number, (scope, where) in enumerate([("a", "p"), ("b", "p"), ("a", "q")]):

@@ -1,4 +1,4 @@
-"""The schema is always the old one or the new one, whatever happens during an upgrade."""
+"""After an interrupted upgrade the schema is always complete: the old one or the new one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SOURCE = Path(stores.__file__).parents[2]
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """Return all migrations and two future ones: one with a table, a trigger and rows, one with a
-    column."""
+    """Return the directory with all migrations and two future ones: one with a table, a trigger and
+    rows, one with a column."""
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts)
     (scripts / f"{NOTES:04}_notes.sql").write_text(
@@ -53,8 +53,8 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scripts: Path) -> None:
-    """Over 150 kills spread over an upgrade, in statements and in the middle of writes. The schema
-    is always complete, and the upgrade continues."""
+    """An upgrade is killed at more than 150 points, between statements and in the middle of writes.
+    The schema is always complete, and the upgrade can be continued."""
     (tmp_path / "scratch").mkdir()
     ran = subprocess.run(
         [sys.executable, str(HERE / "migrating_until_killed.py"), str(old), str(scripts), str(tmp_path / "scratch")],
@@ -67,7 +67,7 @@ def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scrip
 
 
 def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
-    """Two versions are upgraded, and again. The second time nothing is done."""
+    """An upgrade over two versions runs each script once. A second upgrade does nothing."""
     for _ in range(2):
         with closing(sqlite3.connect(old, isolation_level=None)) as connection:
             migrate(connection, str(old), scripts)
@@ -118,7 +118,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
     """A kill between the creation of the file and that of the schema leaves an empty file. The next
-    start continues from it."""
+    start makes the schema in it."""
     (tmp_path / "perdure.db").touch()
     reader = stores.open(tmp_path / "perdure.db", read_only=True)
     assert reader.find() == []

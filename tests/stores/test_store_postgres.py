@@ -1,5 +1,5 @@
-"""PostgreSQL's own part: the last checks in the schema, interrupted upgrades, several processes,
-and errors in plain words."""
+"""What is special to PostgreSQL: the last checks in the schema, interrupted upgrades, several
+processes, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ SELECT 'version', version::text, '', '', '' FROM perdure_schema ORDER BY 1, 2, 3
 
 @pytest.fixture
 def hand(postgres: Server) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """Open a connection to perdure's database, as a person would."""
+    """Open a connection to perdure's database, for SQL that a person might run."""
     with closing(psycopg.connect(postgres.database(migrated=True), autocommit=True)) as connection:
         yield connection
 
 
 def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, ...]]) -> None:
-    """In manual SQL a run can be moved exactly along `lifecycle.MOVES`. The database itself refuses
-    every other change."""
+    """With manual SQL a run's state can be changed exactly along `lifecycle.MOVES`. The database
+    itself refuses every other change."""
     hand.execute("DROP FUNCTION runs_begin_waiting() CASCADE")
     for before in RunState:
         for after in (state for state in RunState if state is not before):
@@ -72,8 +72,8 @@ def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, 
 def test_the_schema_refuses_what_no_program_may_do(
     hand: psycopg.Connection[tuple[object, ...]], change: str
 ) -> None:
-    """The schema refuses an unknown state, a running run without a holder or without a counted
-    attempt, and an end without a time."""
+    """The database itself refuses an unknown state, a running run without a holder or without a
+    counted attempt, and an end without a time."""
     _insert(hand, "one", RunState.QUEUED)
     with pytest.raises(psycopg.errors.CheckViolation):
         hand.execute(f"UPDATE runs SET {change}".encode())
@@ -82,8 +82,8 @@ def test_the_schema_refuses_what_no_program_may_do(
 def test_the_schema_refuses_a_second_writer_and_a_changed_journal(
     hand: psycopg.Connection[tuple[object, ...]],
 ) -> None:
-    """Two running runs in one workspace or conversation cannot be stored; nor can a record be
-    changed."""
+    """The database itself refuses two running runs in one workspace or conversation, and a change
+    of a record."""
     for number, (scope, where) in enumerate([("a", "p"), ("b", "p"), ("a", "q")]):
         _insert(hand, str(number), RunState.QUEUED, scope, where)
     _move(hand, "0", RunState.QUEUED, RunState.RUNNING)
@@ -98,8 +98,8 @@ def test_the_schema_refuses_a_second_writer_and_a_changed_journal(
 
 
 def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
-    """The connection is lost at one message of an upgrade after the other. The schema is missing or
-    complete, and the next try makes it."""
+    """The connection is cut at each message of an upgrade in turn. Afterwards the schema is missing
+    or complete, and the next try completes it."""
     whole = postgres.ask(SCHEMA, postgres.database(migrated=True))
     assert len(whole) > 100
     number, cuts = 3, 1
@@ -115,14 +115,15 @@ def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
 
 
 def test_a_trigger_that_does_more_than_refuse_is_no_migration() -> None:
-    """A statement that the translation does not know is refused with its text, and not executed."""
+    """A trigger's statement that the translation from SQLite does not know is refused with its
+    text, and not executed."""
     with pytest.raises(ValueError, match="no such trigger"):
         list(migration("CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END;"))
 
 
 def test_workers_of_several_processes_never_share(postgres: Server) -> None:
-    """120 claims by two processes: each (run, attempt) goes to one of them, with one writer per
-    workdir and conversation."""
+    """Two processes make 120 claims. Each attempt goes to one of them, and each workdir and
+    conversation has one writer at a time."""
     url = postgres.database(migrated=True)
     with closing(stores.open(url)) as store:
         runs = [
@@ -154,7 +155,7 @@ def test_workers_of_several_processes_never_share(postgres: Server) -> None:
 
 def test_a_database_that_cannot_be_used_is_told_in_a_sentence(postgres: Server) -> None:
     """A missing database or user, another program's tables, a newer schema, and an invalid address
-    are reported with what and where, and never with the password."""
+    are reported with what is wrong and where, and never with the password."""
     newer, strange = postgres.database(migrated=True), postgres.database()
     postgres.ask(f"UPDATE perdure_schema SET version = {newest() + 1}", newer)
     postgres.ask("CREATE TABLE photos (name TEXT)", strange)
@@ -227,7 +228,7 @@ def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Sc
     ]
     assert findings[0]["state"] == "ok" and "PostgreSQL" in findings[0]["message"]
     assert any("fsync" in each["message"] and each["state"] == "warn" for each in findings)
-    # The address may also be in the user's file while a variable names the state directory.
+    # A variable may name the state directory while the user's file has the database's address.
     del environ["PERDURE_DATABASE"]
     config = scratch.home / "config/perdure/config.toml"
     config.parent.mkdir(parents=True)

@@ -1,5 +1,5 @@
 """Several processes at once, some of which are killed: no process gets what another one holds, and
-every acknowledged write is kept."""
+no acknowledged write is lost."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
 
 
 def test_four_workers_never_share(tmp_path: Path) -> None:
-    """2,000 claims by four processes: each (run, attempt) goes to one of them, with one writer per
-    workdir and conversation."""
+    """Four processes make 2,000 claims. Each attempt goes to one of them, and each workdir and
+    conversation has one writer at a time."""
     store = stores.open(tmp_path / "perdure.db")
     dice = random.Random(4)
     runs = [
@@ -58,7 +58,7 @@ def test_four_workers_never_share(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """20 writers are killed with SIGKILL at random moments. Every acknowledged write is there, and
+    """20 writers are killed with SIGKILL at random moments. Every acknowledged write is stored, and
     nothing is incomplete."""
     database = tmp_path / "perdure.db"
     stores.open(database).close()
@@ -102,7 +102,8 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
 
 
 def test_many_processes_make_one_database(tmp_path: Path) -> None:
-    """Eight processes open the same new path at once. All succeed, and each one's run is there."""
+    """Eight processes open the same new path at once. All succeed, and the run of each one is
+    stored."""
     database = tmp_path / "new" / "state" / "perdure.db"
     script = (
         "import sys; from perdure import store as stores; from perdure.model import TaskSpec; from "

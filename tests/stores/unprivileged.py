@@ -1,4 +1,5 @@
-"""Opens a store as a process that file modes bind, root or not. test_store_faults.py runs it.
+"""Opens a store in a process to which file modes apply, even if root runs it. test_store_faults.py
+runs it.
 
 argv: database, `read` or `write`. Prints `ok`, or the kind, sentence and hint of the error.
 """
@@ -16,7 +17,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def drop_capabilities() -> None:
-    """Drop CAP_DAC_OVERRIDE, without which file modes bind root too (capabilities(7))."""
+    """Drop CAP_DAC_OVERRIDE, so that file modes apply to root too (capabilities(7))."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     none = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, none):

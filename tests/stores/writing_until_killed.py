@@ -1,7 +1,7 @@
-"""A writer that is killed at a random moment; run by test_store_races.py.
+"""A writer that is killed at a random moment. test_store_races.py runs it.
 
-argv: database. Adds, claims, records and finishes runs for ever, and prints a line for each write
-only after it has returned: whatever was printed was acknowledged.
+argv: database. Adds, claims, records and finishes runs without end, and prints a line for each
+write after the call has returned. So every printed write was acknowledged.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m tests.suite [--reruns N] [--rerun-s SECONDS] PYTEST-OPTION...
 
-A test that passes alone is unstable: it is listed with both outputs, and the exit code is 0.
-Nothing is rerun, and the exit code is not 0, after more than N failures, a crashed worker, a
-session timeout, a collection error, or anything else that kept tests from running. Whenever
-something went wrong, the last line is `N passed, N failed`, as the reruns left it; otherwise it is
-pytest's own.
+A test that passes when it runs alone is unstable: it is listed with the outputs of both runs, and
+the exit code is 0. Nothing is rerun, and the exit code is not 0, after more than N failures, a
+crashed worker, a session timeout, a collection error, or anything else that kept tests from
+running. Whenever something went wrong, the last line is `N passed, N failed` with the counts after
+the reruns; otherwise it is pytest's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RERUNS = 15
 RERUN_S = 600.0
 """Time limit of all reruns together, in seconds."""
 ENDING_S = 30.0
-"""Time that a rerun has to clean up after it was interrupted, in seconds."""
+"""Time that an interrupted rerun has to clean up, in seconds."""
 
 
 @dataclass(eq=False)
@@ -61,7 +61,7 @@ class Recorder:
             self.obstacles.append(f"a worker crashed: {error}")
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        # With xdist a session timeout arrives here, and not in `session.shouldfail`.
+        # With xdist a session timeout is reported here, and not in `session.shouldfail`.
         self.obstacles.append(str(excinfo.value) or excinfo.typename)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -71,7 +71,8 @@ class Recorder:
 
 
 def why_no_rerun(recorder: Recorder, code: int, most: int) -> str:
-    """Return the reason why the failures of a session are final, or ''."""
+    """Return the reason why the failures of a session are final, or an empty string if they may be
+    rerun."""
     if recorder.obstacles:
         return "; ".join(dict.fromkeys(recorder.obstacles))
     if code != pytest.ExitCode.TESTS_FAILED:
@@ -86,16 +87,18 @@ def why_no_rerun(recorder: Recorder, code: int, most: int) -> str:
 
 
 def accept_interrupts() -> None:
-    """Undo an ignored SIGINT in the child. A shell ignores it for commands that it starts with `&`,
-    and Python would then end no test by it."""
+    """Restore the default for SIGINT in the child process. A shell makes commands that it starts
+    with `&` ignore the signal, and then Python would not end a test by it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def alone(test: str, options: Sequence[str], seconds: float) -> tuple[bool, str]:
-    """Run one test in a pytest process without xdist. Return whether it passed, and the output."""
-    # The last `-n` counts; -rP shows what a test printed also if it passed.
+    """Run one test in a pytest process without xdist. Return whether it passed, and its output."""
+    # The last `-n` is the one that counts. With -rP pytest shows the output of a test even if it
+    # passed.
     words = [sys.executable, "-m", "pytest", *options, "-n", "0", "-rP", test]
-    # A file, not a pipe: a process that the test left behind would keep the pipe open.
+    # The output goes to a file and not to a pipe, because a process that the test left behind would
+    # keep the pipe open.
     with tempfile.TemporaryFile() as file:
         process = subprocess.Popen(
             words, stdout=file, stderr=subprocess.STDOUT, preexec_fn=accept_interrupts
@@ -136,7 +139,7 @@ def main(words: Sequence[str]) -> int:
         return code
 
     end = time.monotonic() + chosen.rerun_s
-    # With the paths of a part, a rerun would run all of that part.
+    # With the paths of a part among the options, a rerun would run all of that part.
     without_paths = [word for word in options if word not in recorder.paths]
     unstable, broken = dict[str, str](), dict[str, str]()
     for test in recorder.failures:
@@ -157,8 +160,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def print_outputs(heading: str, outputs: dict[str, str], recorder: Recorder) -> None:
-    """Print both outputs of each test, indented, so that no line of them looks like a closing
-    line."""
+    """Print the outputs of both runs of each test. They are indented, so that none of their lines
+    looks like the last line of the suite."""
     if not outputs:
         return
     print(f"\n===== {heading} ({len(outputs)}) =====")

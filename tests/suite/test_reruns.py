@@ -56,7 +56,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path, scratch: Scratch) -> Project:
     (tmp_path / "pytest.ini").touch()
-    # The plugins of the suite that have no part in this take a second of each start.
+    # Plugins of the suite that these tests do not need, and that cost a second at each start.
     plugins = {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout",
@@ -95,7 +95,7 @@ def test_a_part(project: Project, options: tuple[str, ...]) -> None:
 
 @WORKERS
 def test_unstable(project: Project, options: tuple[str, ...]) -> None:
-    """A test that passes alone is listed with both outputs, and the suite passes."""
+    """A test that passes when it runs alone is listed with both outputs, and the suite passes."""
     project.add(passing=PASSING, flaky=FLAKY)
     code, output = project.run(*options)
     assert (code, last(output)) == (0, "2 passed, 0 failed")
@@ -108,8 +108,8 @@ def test_unstable(project: Project, options: tuple[str, ...]) -> None:
 
 @WORKERS
 def test_failed_again(project: Project, options: tuple[str, ...]) -> None:
-    """A test that fails alone too fails the suite, with both outputs, also beside an unstable
-    one."""
+    """A test that also fails when it runs alone makes the suite fail, with both outputs, even if
+    another test is unstable."""
     project.add(passing=PASSING, flaky=FLAKY, broken=BROKEN)
     code, output = project.run(*options)
     assert (code, last(output)) == (1, "2 passed, 1 failed")
@@ -136,7 +136,8 @@ def test_a_crashed_worker(project: Project) -> None:
 
 
 def test_a_crash_without_workers(project: Project) -> None:
-    """A test that ends the whole process ends it with an exit code that is not 0."""
+    """Without workers, a test that ends the whole process makes the suite end with an exit code
+    that is not 0."""
     project.add(crashing=CRASHING)
     assert project.run()[0] == 3
 
@@ -168,14 +169,14 @@ def test_too_many(project: Project) -> None:
 
 
 def test_no_reruns(project: Project) -> None:
-    """With `--reruns 0` an unstable test fails the suite, as the nightly run wants it."""
+    """With `--reruns 0`, which the nightly run uses, an unstable test makes the suite fail."""
     project.add(flaky=FLAKY)
     assert project.run("--reruns", "0")[0] == 1
 
 
 def test_a_rerun_that_takes_too_long(project: Project) -> None:
-    """A rerun that does not end in time counts as failed, and so do all later ones. It is
-    interrupted even where SIGINT is ignored, as in a shell's background command."""
+    """A rerun that does not end in time counts as failed, and so do all later ones. The rerun is
+    interrupted even if SIGINT was ignored before, as in a shell's background command."""
     hanging = FLAKY.replace(
         "if not mark.exists():",
         "if mark.exists():\n        import time; time.sleep(3600)\n    else:",
@@ -191,7 +192,7 @@ def test_a_rerun_that_takes_too_long(project: Project) -> None:
 
 
 def test_a_skipped_rerun(project: Project) -> None:
-    """A test that is skipped when it runs alone did not pass."""
+    """A test that is skipped when it runs alone does not count as passed."""
     skipped = FLAKY.replace(
         "if not mark.exists():",
         "if mark.exists():\n        import pytest; pytest.skip()\n    else:",

@@ -1,5 +1,5 @@
-"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended. The
-test sets the time."""
+"""A machine for the tests of the sweeper: a repository, a root, a state directory, and runs that
+have ended. The test sets the time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY_MS = 86_400_000
 
 
 class Ground(Struct):
-    """The machine. `passed`: days since the test began, on both clocks."""
+    """The machine. `passed`: the days since the test began, on both clocks."""
 
     yard: Yard
     engine: Engine
@@ -42,7 +42,7 @@ class Ground(Struct):
     def run(
         self, backend: str = "worktree", name: str = "task", **more: str
     ) -> tuple[TaskRun, Path]:
-        """Make a cancelled run, with its workdir as an attempt leaves it."""
+        """Make a cancelled run with a workdir as an attempt leaves it. Return the run."""
         spec = self.yard.spec(backend, **more)
         workspace = self.engine.workspaces.plan(spec, name, self.yard.repo)
         run = self.engine.store.add(spec, uuid.uuid4().hex, name, workspace)
@@ -66,14 +66,14 @@ class Ground(Struct):
     def sweep(
         self, *, days: float = 0.0, dry: bool = False, many: bool = False, accept: bool = False
     ) -> Sweep:
-        """Sweep a given number of days later."""
+        """Sweep a given number of days later, and return the report."""
         self.passed += days
         return sweep(
             self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept
         )
 
     def row(self, swept: Sweep, path: Path) -> Row:
-        """Return the row of one entry."""
+        """Return the report's row about one path."""
         (found,) = [row for row in swept.rows if row.path == str(path)]
         return found
 
@@ -86,7 +86,8 @@ def make_ground(top: Path) -> Ground:
 
 
 def hashes(*tops: Path) -> set[tuple[str, str]]:
-    """Return every file's name and content below, without git's own files."""
+    """Return the name and the hash of the content of every file below the directories, without
+    git's own files."""
     return {
         (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
         for top in tops

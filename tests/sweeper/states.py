@@ -1,8 +1,8 @@
-"""The states of a workdir in which clean-up tools lose work: the table of
-docs/reference/deletion.md, one row each.
+"""The states of a workdir in which clean-up tools lose work. The table of
+docs/reference/deletion.md has one row for each.
 
 `make` brings a workdir into the state; it may return a function that undoes it before the test
-ends. `word` is in the given reason. `backend`: where the state can exist.
+ends. `word` is a word in the reason that is given. `backend`: where the state can exist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class State:
     word: str
     backend: str = "worktree"
     movable: bool = True
-    """Whether `reset` moves it to the trash. If not, `reset` also refuses."""
+    """Whether `reset` moves such a workdir to the trash. If not, `reset` also refuses."""
 
 
 def _write(name: str, text: str = "precious\n") -> Make:
@@ -124,8 +124,8 @@ def _repository_gone(ground: Ground, top: Path) -> Undo:
 
 
 def _status_fails(ground: Ground, top: Path) -> Undo:
-    """Simulate a full disk for git: exit 128 and nothing on standard output, here by an index that
-    cannot be read."""
+    """Simulate a full disk for git, which then exits with 128 and prints nothing. Here the index is
+    made unreadable."""
     broken = ground.yard.repo / ".git/objects"
     hidden = ground.yard.top / "objects"
     broken.rename(hidden)
@@ -190,8 +190,8 @@ def _stash(ground: Ground, top: Path) -> None:
 
 
 def _server_down(ground: Ground, top: Path) -> Undo:
-    """The repository with the pushed commits does not answer, so it is unknown whether they are
-    there."""
+    """Make the repository with the pushed commits unreachable, so that it is unknown whether they
+    are there."""
     COMMIT(ground, top)
     ground.yard.git("fetch", "-q", str(top), "work:refs/heads/pushed")
     return _repository_gone(ground, top)

@@ -1,5 +1,5 @@
-"""Ordinary finished workdirs. Content of the last checkpoint may be removed, and is restored byte
-for byte. Other content stays."""
+"""Ordinary finished workdirs. Content that the last checkpoint has may be removed, and is restored
+byte for byte. Other content stays."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.sweeper.states import STATES
 
 BACKENDS = ("worktree", "isolated", "task")
 BUILT = ("node_modules", "__pycache__")
-"""Build output, which a checkpoint does not contain."""
+"""Directories of build output, which a checkpoint does not contain."""
 LARGE = 11 << 20
-"""Size of an ignored file over the limit of checkpoints, in bytes."""
+"""Size of an ignored file that is over the limit of checkpoints, in bytes."""
 
 IGNORED = "*.log\ndist/\nbuild/\n.coverage\n*.egg-info/\n__pycache__/\nnode_modules/\n*.db\n"
 
 
 def tree(top: Path) -> dict[str, tuple[int, bytes]]:
-    """Return every file and link below, with its permissions and content, except git's own
-    directory."""
+    """Return every file and link below the directory, with its permissions and content, except for
+    git's own directory."""
     found = {}
     for directory, folders, names in os.walk(top):
         folders[:] = [name for name in folders if not (directory == str(top) and name == ".git")]
@@ -51,7 +51,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 def finished(ground: Ground, number: int, backend: str) -> tuple[TaskRun, Path]:
     """Make a run that has ended, with the workdir that an agent leaves: work, logs, and output of
-    builds and tests."""
+    builds and tests. Return the run and its workdir."""
     more = {"task": f"t{number}"} if backend == "task" else {"branch": f"work{number}"}
     run, top = ground.run(backend, f"task{number}", **more)
     write(top / ".gitignore", IGNORED)
@@ -82,7 +82,8 @@ def checkpoint(ground: Ground, run: TaskRun) -> None:
 
 
 def bring_back(ground: Ground, run: TaskRun) -> bool:
-    """Restore the workdir, as each attempt does before it starts."""
+    """Restore the workdir, as each attempt does before it starts. Return whether something was
+    restored."""
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "a test")
     try:
@@ -92,7 +93,8 @@ def bring_back(ground: Ground, run: TaskRun) -> bool:
 
 
 def empty_trash(ground: Ground) -> None:
-    """Let the grace period pass. A sweep then deletes what was proven to be saved."""
+    """Let the grace period pass and sweep, so that everything is deleted from the trash that was
+    proven to be saved."""
     ground.sweep(days=8, many=True)
     assert [
         entry.id
@@ -110,8 +112,8 @@ def without_built(found: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, b
 
 
 def test_twenty_five_finished_workdirs(ground: Ground) -> None:
-    """25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) all go
-    into the trash, and each is restored, file by file, when its work goes on."""
+    """25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) all go to
+    the trash. Each is restored, file by file, when its work continues."""
     backends = ("worktree", "isolated", "worktree", "task", "worktree")
     made = [finished(ground, number, backends[number % 5]) for number in range(25)]
     before = {top: tree(top) for _, top in made}
@@ -127,8 +129,8 @@ def test_twenty_five_finished_workdirs(ground: Ground) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
-    """The trash was emptied meanwhile. The checkpoint restores every byte except build output, on
-    its branch. The checkpoint is kept at any age."""
+    """The trash was emptied. The checkpoint restores every byte except for build output, on the
+    right branch. It is kept however old it is."""
     run, top = finished(ground, 4, backend)
     before = tree(top)
     status = (
@@ -149,8 +151,8 @@ def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
 
 
 def test_a_restore_brings_back_what_is_in_the_trash_first(ground: Ground) -> None:
-    """`perdure restore` of a run whose workdir was swept restores everything, also content that no
-    checkpoint has."""
+    """`perdure restore` of a run whose workdir was swept first restores everything from the trash,
+    even content that no checkpoint has."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -169,8 +171,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, change: str) -> None:
-    """A file that differs from the newest checkpoint keeps the workdir, and is named. After a new
-    checkpoint the workdir may go."""
+    """If a file differs from the newest checkpoint, the workdir stays and the file is named. After
+    a new checkpoint the workdir may go."""
     run, top = finished(ground, 5, backend)
     name, content = CHANGES[change]
     write(top / name, content)
@@ -181,8 +183,8 @@ def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, chan
 
 
 def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
-    """Ignored files that no checkpoint takes, because they are over the limit, are named and
-    stay."""
+    """Ignored files that are over the limit, so that no checkpoint contains them, are named and
+    keep the workdir in place."""
     _, top = finished(ground, 2, "worktree")
     write(top / "data.db", bytes(LARGE))
     row = ground.row(ground.sweep(days=400), top)
@@ -193,8 +195,8 @@ def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
 
 
 def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
-    """Build output over the limit goes to the trash with its workdir, is never deleted from it
-    automatically, and is restored."""
+    """Build output over the limit goes to the trash together with its workdir. It is never deleted
+    from there automatically, and it is restored with the workdir."""
     run, top = finished(ground, 2, "worktree")
     write(top / "dist/large.whl", os.urandom(LARGE))
     before = tree(top)
@@ -207,8 +209,8 @@ def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
 
 
 def test_build_output_without_a_checkpoint_waits_in_the_trash(ground: Ground) -> None:
-    """No checkpoint was ever taken. Ignored build output goes to the trash and stays there; an
-    ignored log keeps the workdir."""
+    """If no checkpoint was ever taken, a workdir with ignored build output goes to the trash and
+    stays there. An ignored log keeps the workdir in place."""
     _, top = ground.run()
     write(top / ".gitignore", IGNORED)
     ground.yard.git("commit", "-qam", "ignore", cwd=top)
@@ -227,10 +229,11 @@ GO = {
     "showUntrackedFiles=no", "nested repository", "commits on a detached HEAD", "branch not pushed", "stash",
     "commits that only the reflog knows", "server does not answer", "files without a repository", "nothing but a repository",
 }  # fmt: skip
-"""States that a checkpoint contains completely."""
+"""States all of whose content a checkpoint has."""
 
 
-# Such commits are kept beside the checkpoint when the workdir goes: see below.
+# Such commits are kept beside the checkpoint when the workdir goes. The last test about them is
+# below.
 @pytest.mark.parametrize(
     "name", [name for name in STATES if name != "commits that only the reflog knows"]
 )
@@ -255,8 +258,8 @@ def test_a_checkpoint_before_a_state_saves_nothing_of_it(ground: Ground, name: s
     [name for name in STATES if STATES[name].movable and name != "same workdir under another run"],
 )
 def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
-    """If the checkpoint has all of a state, the workdir goes, and is restored with every file from
-    the trash or from the checkpoint. If it has not, or cannot be taken, the workdir stays."""
+    """If a checkpoint has everything of a state, the workdir goes, and is restored with every file
+    from the trash or from the checkpoint. If it does not, or cannot be taken, the workdir stays."""
     state = STATES[name]
     run, top = ground.run(state.backend)
     ground.sweep(dry=True)
@@ -284,8 +287,8 @@ def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
 
 
 def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) -> None:
-    """An agent amended commits in its own repository. The earlier commits stay reachable when its
-    workdir goes, and when the trash is emptied."""
+    """An agent amended commits in its own repository. The earlier commits can still be reached
+    after its workdir goes, and after the trash is emptied."""
     state = STATES["commits that only the reflog knows"]
     run, top = ground.run(state.backend)
     state.make(ground, top)
@@ -300,8 +303,8 @@ def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) ->
 
 @pytest.mark.parametrize("how", ["its ref", "its objects", "its row"])
 def test_a_checkpoint_that_is_lost_proves_nothing(ground: Ground, how: str) -> None:
-    """Without its ref, its objects or its row a checkpoint does not count. The workdir stays, and
-    is not deleted from the trash."""
+    """A checkpoint does not count if its ref, its objects or its row is missing. The workdir stays,
+    and is not deleted from the trash."""
     run, top = finished(ground, 3, "task")
     (kept,) = ground.engine.store.checkpoints(run.id)
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
@@ -328,8 +331,8 @@ def _lose(ground: Ground, run: TaskRun, how: str, number: int, ref: str) -> None
 
 
 def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
-    """`rm` refuses a run whose checkpoint is the only copy, and says what to do. With --force its
-    workdir is not deleted from the trash."""
+    """`rm` refuses a run whose checkpoint is the only copy of its work, and says what to do. After
+    `rm --force` its workdir is not deleted from the trash."""
     run, top = finished(ground, 1, "worktree")
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
     with pytest.raises(WorkspaceError, match="only copy") as refused:
@@ -343,7 +346,8 @@ def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
 
 
 def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
-    """A run whose work is all in the repository can be removed as before, swept or not."""
+    """If all work of a run is in the repository, the run can be removed, whether its workdir was
+    swept or not."""
     run, top = ground.run()
     checkpoint(ground, run)
     ground.sweep(days=15)
@@ -353,7 +357,8 @@ def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
 
 
 def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
-    """Old checkpoints of a swept run are deleted. The one that proves its workdir stays."""
+    """Old checkpoints of a swept run are deleted, except for the one that proves that its workdir
+    is saved."""
     run, _ = finished(ground, 1, "worktree")
     checkpoint(ground, run)
     swept = ground.sweep(days=60)
@@ -370,8 +375,8 @@ def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
 
 
 def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """perdure is killed when the workdir is made and not yet filled. It is filled before an agent
-    starts in it."""
+    """perdure is killed when the workdir has been made but not yet filled. It is filled before an
+    agent starts in it."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -401,7 +406,7 @@ def test_after_a_reset_nothing_comes_back(ground: Ground) -> None:
 
 
 def test_a_dry_run_takes_no_checkpoint(ground: Ground) -> None:
-    """It reports what would go and which checkpoint proves it, and stores nothing."""
+    """A dry run reports what would go and which checkpoint proves it, and stores nothing."""
     run, top = finished(ground, 1, "worktree")
     row = ground.row(ground.sweep(days=15, dry=True), top)
     assert row.verdict is SweepVerdict.TAKE and "checkpoint 1" in row.why

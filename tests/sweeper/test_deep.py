@@ -23,7 +23,7 @@ LONGEST = 4096
 
 @pytest.fixture(autouse=True)
 def removed(tmp_path: Path) -> Iterator[None]:
-    """Remove everything afterwards, because pytest cannot."""
+    """Remove the test's directory afterwards, because pytest cannot."""
     yield
     spread.unmount(tmp_path)
     remove_tree(tmp_path)
@@ -46,8 +46,8 @@ def nest(top: Path, levels: int = LEVELS, name: str = "d", mode: int = 0o700) ->
 
 @pytest.mark.parametrize("where", ["", "build", "node_modules"])
 def test_a_deep_workdir_stops_no_sweep(ground: Ground, where: str) -> None:
-    """A sweep judges the deep workdir and takes the other one. With `rm --force` it goes to the
-    trash, and a later sweep can look at it there."""
+    """A sweep decides about the deep workdir and removes the other one. With `rm --force` the deep
+    one goes to the trash, and a later sweep can read it there."""
     _, deep = ground.run(name="deep", branch="deep")
     _, other = ground.run(name="other", branch="other")
     if where:
@@ -86,7 +86,8 @@ def test_a_deep_entry_can_be_purged(ground: Ground, levels: int, name: str) -> N
 
 
 def test_removing_follows_no_link(tmp_path: Path) -> None:
-    """The targets of links stay, also if the directory to remove is a link."""
+    """When a directory is removed, the targets of links stay, even if the directory itself is a
+    link."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("of the user\n")

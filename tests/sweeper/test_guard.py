@@ -1,5 +1,5 @@
-"""The deletion guard: in every state of a workdir, no work of an agent is lost, and unknown means
-kept."""
+"""The deletion guard: in no state of a workdir is any work of an agent lost. If something is
+unknown, the workdir is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sweeper.states import STATES
 
 PAGE = Path(__file__).parents[2] / "docs/reference/deletion.md"
 REACHABLE = ("not finished", "same workdir under another run")
-"""States of the run, not of the workdir: `reset` is meant for them."""
+"""States that concern the run and not the workdir. `reset` is meant for such runs."""
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -76,8 +76,8 @@ def _reset(ground: Ground, name: str, before: set[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None:
-    """A workdir without unsaved work stays for its age, goes to the trash, and is deleted after the
-    grace period."""
+    """A workdir without unsaved work stays until its age is reached, goes to the trash, and is
+    deleted after the grace period."""
     _, top = ground.run(backend)
     assert not ground.sweep(days=13).taken
     row = ground.row(ground.sweep(days=2), top)
@@ -89,7 +89,7 @@ def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None
 
 
 def test_a_dry_run_changes_nothing(ground: Ground) -> None:
-    """It reports what would go, and every file stays."""
+    """A dry run reports what would go, and every file stays."""
     _, top = ground.run()
     there = hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
     swept = ground.sweep(days=400, dry=True)
@@ -102,7 +102,8 @@ def test_a_dry_run_changes_nothing(ground: Ground) -> None:
 
 
 def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> None:
-    """`here` belongs to the user: no row and no move, by any verb."""
+    """A directory that belongs to the user (`here`) has no row in the report, and no verb moves
+    it."""
     _, top = ground.run("here")
     swept = ground.sweep(days=400)
     assert not [row for row in swept.rows if row.path == str(top)]
@@ -112,8 +113,8 @@ def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> N
 
 
 def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
-    """An event that comes twice, or for a name that is used again, does not affect the new run's
-    work."""
+    """If an event about the end of a run comes twice, or its name is used again, the new run's work
+    is not affected."""
     run, top = ground.run()
     service.remove(ground.engine, run.id)
     _, place = ground.run()

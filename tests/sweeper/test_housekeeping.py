@@ -1,5 +1,5 @@
-"""Housekeeping beside a pool: the daily sweep, the ballast, a message about the disk, and clocks of
-a machine that slept or was moved."""
+"""Housekeeping beside a pool: the daily sweep, the ballast, a message about the disk, and the
+clocks of a machine that slept or was moved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
 
 
 def test_the_word_work_sweeps(ground: Ground) -> None:
-    """The real command leaves the record of a sweep. Its exit code does not change."""
+    """The real command `perdure work` leaves the record of a sweep, and its exit code does not
+    change."""
     ground.run()
     environ = {
         **ground.yard.environ,
@@ -60,8 +61,8 @@ def test_the_word_work_sweeps(ground: Ground) -> None:
 
 
 def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) -> None:
-    """There is one line when new work must wait, and one when it need not. The ballast is made when
-    there is room, and not before."""
+    """One line says that new work must wait because of the disk, and one that it need not wait any
+    more. The ballast is made only when there is space."""
     ballast = Ballast(ground.state, 1024**2)
     tight = Volumes(places=(ground.state,), refuse=100.1, refuse_bytes=2**62, ballast=ballast)
     said: list[str] = []
@@ -102,8 +103,8 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
 
 
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
-    """Another sweep may follow at once, even while a child that another thread is starting still
-    has this one's descriptors."""
+    """After a sweep another one may follow at once, even while a child process that another thread
+    starts still has the first one's descriptors."""
     with sweeps._sweep_lock(ground.engine.state):
         lock = next(
             fd
@@ -127,15 +128,15 @@ def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
 def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(
     ground: Ground, tmp_path: Path
 ) -> None:
-    """The run stays queued and unclaimed while the volume of its own agent's home has no room. Then
-    it is claimed."""
+    """The run stays queued and unclaimed while the volume of its agent's home is too full. When
+    there is space, it is claimed."""
     yard = ground.yard
     home = tmp_path / "claude"
     spec = replace(yard.spec("worktree"), env={"CLAUDE_CONFIG_DIR": str(home)})
     run = ground.engine.store.add(
         spec, "r" * 32, "queued", ground.engine.workspaces.plan(spec, "queued", yard.repo)
     )
-    # No other place is watched: the home alone holds it up.
+    # No other volume is watched, so only the home makes the run wait.
     full = replace(ground.engine, volumes=Volumes(places=(), refuse=100.1, refuse_bytes=2**62))
     assert work(full, 1, once=True) == 0
     assert ground.engine.store.get(run.id).attempt == 0
@@ -143,8 +144,8 @@ def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(
 
 
 def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None:
-    """In a time namespace the machine's clock is a year ahead while the wall clock is right. The
-    real command stops with 3."""
+    """In a time namespace the machine's own clock is a year ahead, while the wall clock is right.
+    The real command stops with 3 and removes nothing."""
     _, top = ground.run()
     environ = {
         **ground.yard.environ,
@@ -173,7 +174,7 @@ def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None
 
 def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
     """A month after the run has ended only its newest checkpoint is left, which is that of its
-    swept workdir. When the run is removed from the list, that is deleted too."""
+    swept workdir. When the run is removed from the list, that checkpoint is deleted too."""
     from perdure.engine.sweeper import Class, SweepVerdict
     from perdure.model import Checkpoint
 

@@ -1,4 +1,4 @@
-"""`reset`: the selected work, the effects, the refusals, and the way back."""
+"""`reset`: the work that it selects, its effects, what it refuses, and how it is undone."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def talk(ground: Ground, run: TaskRun, name: str = "s1") -> Session:
 
 def test_it_clears_and_can_be_undone(ground: Ground) -> None:
     """The workdir is in the trash with every file, the conversation is retired, and the waiting run
-    is cancelled. `restore` restores everything, with the rebase that was in progress and the staged
-    changes."""
+    is cancelled. `restore` restores all of this, with the rebase that was in progress and the
+    staged changes."""
     run, top = ground.run()
     session = talk(ground, run)
     ground.engine.store.requeue(run.id, "a test")
@@ -91,7 +91,7 @@ def test_commits_on_the_branch_stay(ground: Ground) -> None:
 
 
 def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
-    """The reset is undone after a new conversation began. The files are restored, and the new
+    """A reset is undone after a new conversation began. The files are restored, and the new
     conversation stays live."""
     run, top = ground.run()
     session = talk(ground, run)
@@ -132,8 +132,8 @@ def test_whose_work_is_meant(ground: Ground, what: str) -> None:
     "repo", ["https://git.example.com/shop/web", "https://git.example.com/shop/web.git/"]
 )
 def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground, repo: str) -> None:
-    """The address may have `.git` at its end, as in a rule's `clone`. An issue of another
-    repository with that number is not selected."""
+    """An issue is found by its repository's address, with or without `.git` at its end. The issue
+    with the same number in another repository is not selected."""
     spec = ground.yard.spec("isolated", scope="src:dev:shop/web#12")
     planned = ground.engine.workspaces.plan(spec, "web", ground.yard.repo)
     run = ground.engine.store.add(

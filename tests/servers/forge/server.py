@@ -18,7 +18,7 @@ from tests.servers.forge.state import State
 
 @dataclass(frozen=True)
 class Request:
-    """A request that arrived, with its answer."""
+    """A request that arrived, and the answer to it."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Request:
 
 
 class Answered(Exception):
-    """An error answer of a route, instead of a value."""
+    """Raised by a route to send an error answer instead of a value."""
 
     def __init__(self, status: int, value: Any = None) -> None:
         super().__init__(status)
@@ -39,14 +39,14 @@ class Answered(Exception):
 
 @dataclass
 class Asked:
-    """The request that a route gets."""
+    """The request as a route gets it."""
 
     state: State
     login: str
     query: dict[str, str]
     body: Any
     url: str
-    """Settings of the forge itself."""
+    """The address of the forge itself."""
 
 
 @dataclass
@@ -78,14 +78,15 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     break_off: bool = False
-    """The connection is closed without an answer. With `done`, that is after the request was
-    carried out."""
+    """Whether the connection is closed without an answer. With `done` it is closed after the
+    request was carried out."""
     done: bool = False
 
 
 class SmallForge:
     """A forge of one dialect, as a context manager. The dialect is a module with `PREFIX`,
-    `ROUTES`, `asker` (the owner of a token) and `dressed` (the last change of an answer)."""
+    `ROUTES`, `asker` (finds the owner of a token) and `dressed` (changes an answer before it is
+    sent)."""
 
     def __init__(
         self,
@@ -147,12 +148,13 @@ class SmallForge:
         done: bool = False,
         **headers: str,
     ) -> None:
-        """Give the next requests this answer. A header is given as `retry_after="3"`."""
+        """Answer the next requests with this status. A header is given as `retry_after="3"`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults += [Fault(status, named, body, break_off, done)] * times
 
     def asked(self, method: str, pattern: str) -> list[Request]:
-        """Return the requests so far whose path matches the pattern."""
+        """Return the requests that came so far with this method and a path that matches the
+        pattern."""
         return [
             each
             for each in self.requests
@@ -222,7 +224,7 @@ class SmallForge:
         return status, value, headers
 
     def _held(self, request: Request) -> None:
-        """Note the request as wrong if the forge's published description does not have it."""
+        """Record the request as wrong if the forge's published description does not have it."""
         try:
             if self._check is not None:
                 self._check(request)
@@ -238,8 +240,8 @@ class SmallForge:
 
 
 def _page(page: Page, query: dict[str, str], url: str) -> tuple[list[Any], dict[str, str]]:
-    """Return one page with a `Link` header, as all three do. Its host is one that a client must not
-    follow."""
+    """Return one page, and the `Link` header that all three forges send. The host in the header is
+    not the forge's, and a client must not follow it."""
     number = int(query.get("page", "1"))
     size = min(int(query.get(page.size, "30")), page.most)
     rest = len(page.items) > number * size

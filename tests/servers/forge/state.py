@@ -1,4 +1,4 @@
-"""The state of a forge. The dialects present it in their own form. Tests change it as people do on
+"""The state of a forge, which the dialects show in their own form. Tests change it as people do on
 the web pages."""
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from itertools import count
 from pathlib import Path
 
 BEGAN = 1_790_000_000_000
-"""Time of the first event, in ms. Each later event is a second after the one before."""
+"""Time of the first event, in milliseconds since 1970. Each later event is a second after the
+previous one."""
 
 
 @dataclass
 class Said:
-    """A comment, a review (with its verdict) or a line of one (with its path)."""
+    """A comment, a review (with its verdict) or a comment on a line (with its path)."""
 
     id: int
     author: str
@@ -82,7 +83,7 @@ class Job:
 
 @dataclass
 class Sent:
-    """A webhook that was sent, and its answer."""
+    """A webhook that was sent, and the receiver's answer."""
 
     id: int
     delivery: str
@@ -98,9 +99,9 @@ class Repository:
     access: dict[str, str]
     """The permission of each login: none, read, write or admin."""
     git: Path | None = None
-    """A bare repository, whose branches are the forge's."""
+    """A bare repository that has the branches of this one, if there is one."""
     named: dict[str, str] = field(default_factory=dict)
-    """The branches, if there is no git."""
+    """The branches, if there is no git repository."""
     items: dict[int, Item] = field(default_factory=dict)
     statuses: dict[str, list[Status]] = field(default_factory=dict)
     jobs: dict[str, list[Job]] = field(default_factory=dict)
@@ -108,14 +109,14 @@ class Repository:
     diffs: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
     """Path and diff of each file of a pull request."""
     logs: str = ""
-    """Address of the host that keeps its logs, if that is another one."""
+    """Address of the host that stores its logs, if that is not the forge."""
     hook: str = ""
-    """The address of its webhooks."""
+    """Address to which its webhooks are sent."""
     renamed: str = ""
-    """Its present name, if it was renamed."""
+    """New name of the repository, if it was renamed."""
     sent: list[Sent] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    """Deliveries that were requested again."""
+    """Ids of the deliveries that were requested again."""
 
     def branches(self) -> dict[str, str]:
         if self.git is None:
@@ -133,7 +134,8 @@ class Repository:
 
 
 class State:
-    """The state of a forge. `tokens`: the login of each valid token. `people`: all known logins."""
+    """The state of a forge. `tokens`: the login of each valid token, by the token. `people`: all
+    known logins."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, str] = {}
@@ -158,7 +160,8 @@ class State:
         return login
 
     def repository(self, name: str, git: Path | None = None, **access: str) -> Repository:
-        """Make a repository. A login with `-` is given as `dev_bot`."""
+        """Make a repository. `access` has the permission of each login; the login `dev-bot` is
+        given as `dev_bot`."""
         people = {login.replace("_", "-"): level for login, level in access.items()}
         for login in people:
             self.person(login)
@@ -233,7 +236,8 @@ class State:
         log: str = "",
         **more: str,
     ) -> Job:
-        """Add a job of the forge's own CI. An empty conclusion means that it is running."""
+        """Add a job of the forge's own CI. An empty conclusion means that the job is still
+        running."""
         found = Job(next(self._ids), job, conclusion, log, **more)
         self.repositories[name].jobs.setdefault(commit, []).append(found)
         return found

@@ -1,2 +1,2 @@
-"""A real Gitea of a test's own: built once from its Go module (`build`), run on 127.0.0.1
+"""A real Gitea for one test: it is built once from its Go module (`build`), and run on 127.0.0.1
 (`server`)."""

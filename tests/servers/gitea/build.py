@@ -1,11 +1,11 @@
 """Gitea, built from its own Go module into a shared cache: `python -m tests.servers.gitea.build`,
 or `make gitea`.
 
-No package registry has Gitea as a program. Its Go module has the whole source except the built
-front end, so its pages have no style; the API, git over HTTP and webhooks are complete. The
+No package registry has Gitea as a program. Its Go module has the whole source except for the built
+front end. So the pages have no style, but the API, git over HTTP and webhooks are complete. The
 checksum database verifies the module, its own `go.sum` verifies the others, and `SUM` names the
-exact version. Built once for each version (some CPU minutes, 3 GB of Go's caches), and used by
-every checkout.
+exact version. It is built once for each version (a few CPU minutes, 3 GB of Go's caches), and every
+checkout uses it.
 
 Needs gcc, and Go (`tests.servers.golang`).
 """
@@ -24,7 +24,7 @@ VERSION = "1.26.4"
 MODULE = f"code.gitea.io/gitea@v{VERSION}"
 SUM = "h1:VDA00oYg16VrQf3sES0NuS/oiDLAIVng/7jKHsBMP/w="
 STATIC = ("templates", "options", "public", "LICENSE")
-"""Files that the program reads besides itself."""
+"""Files beside the program that Gitea reads."""
 
 
 def place() -> Path:
@@ -33,14 +33,14 @@ def place() -> Path:
 
 
 def program() -> Path:
-    """Return the program. An error says how to build it."""
+    """Return the path of the program. If it is not built, the error says how to build it."""
     found = place() / "gitea"
     assert found.exists(), f"Gitea {VERSION} is not built: run `make gitea`"
     return found
 
 
 def build() -> bool:
-    """Build it if necessary. Return whether that was necessary. Two simultaneous builds run one
+    """Build Gitea if necessary. Return whether it was necessary. Two simultaneous builds run one
     after the other."""
     with golang.alone():
         if (place() / "gitea").exists():
@@ -56,13 +56,13 @@ def _build(go: str) -> None:
     source = Path(module["Dir"])
     with tempfile.TemporaryDirectory(prefix="gitea-", dir=golang.cache()) as scratch:
         made = Path(scratch) / "made"
-        # Inside the module itself: there its own go.mod and go.sum choose the other modules. SQLite
-        # needs C.
+        # The build runs inside the module, so that its own go.mod and go.sum choose the versions of
+        # the other modules. SQLite needs C.
         golang.run(
             go, "build", "-C", str(source), "-mod=readonly", "-buildvcs=false", "-trimpath", "-tags=sqlite sqlite_unlock_notify",
             f"-ldflags=-s -w -X main.Version={VERSION}", "-o", str(made / "gitea"), ".", CGO_ENABLED="1",
         )  # fmt: skip
-        # Go keeps its modules read-only.
+        # Go makes the files of modules read-only. The copies must be writable.
         golang.run(
             "cp", "-r", "--no-preserve=mode", *(str(source / name) for name in STATIC), str(made)
         )

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, in a test: keeps each call unchanged, and answers 200."""
+"""A receiver of webhooks inside a test: it stores each call unchanged and answers 200."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Call:
-    """One delivery: headers by their names in lower case, and the body's bytes."""
+    """One delivery: the headers with their names in lower case, and the body as bytes."""
 
     headers: dict[str, str]
     body: bytes

@@ -1,9 +1,9 @@
-"""One Gitea with its own directory and SQLite on 127.0.0.1, which ends with the thread that started
-it. Everything in it is made through its API.
+"""One Gitea with its own directory and SQLite database on 127.0.0.1, which ends with the thread
+that started it. Everything in it is made through its API.
 
-It uses https with a throwaway certificate (`ca_file`), because git may not fetch by http, and may
-call webhooks on loopback (its default would refuse them). After `stop` or `kill`, `start` continues
-with the same data on the same port.
+It uses https with a throwaway certificate (`ca_file`), because git may not fetch by http. It may
+call webhooks on loopback, which its default settings would refuse. After `stop` or `kill`, `start`
+continues with the same data on the same port.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ LEVEL = Warn
 
 
 class Refused(AssertionError):
-    """The API answered with a status that was not expected."""
+    """Raised if the API answers with an unexpected status."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"{status}: {said[:500]}")
@@ -107,8 +107,8 @@ class Refused(AssertionError):
 
 
 class Gitea:
-    """A running Gitea. `tokens` has a token for every user, with all scopes. `ADMIN` exists from
-    the beginning."""
+    """A running Gitea. `tokens` has a token for every user, with all scopes. The user `ADMIN`
+    always exists."""
 
     def __init__(self, address: str = "") -> None:
         self.top = Path(tempfile.mkdtemp(prefix="perdure-gitea-", dir="/tmp"))
@@ -157,7 +157,7 @@ class Gitea:
     # ----------------------------------------------------------------------------------------------
 
     def start(self) -> Gitea:
-        """Start it. Return when it answers."""
+        """Start Gitea, wait until it answers, and return this object."""
         with (self.top / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", *self._command("web")], cwd=self.top, env=self._environ, stdin=subprocess.DEVNULL,
@@ -165,8 +165,8 @@ class Gitea:
             )  # fmt: skip
         self.until(self._answers, "it answers")
         if not self.tokens:
-            # The first user is made by the program itself: there is nobody yet who could ask for
-            # one.
+            # The program itself makes the first user, because no user exists yet who could call the
+            # API.
             who = [
                 "--username",
                 ADMIN,
@@ -193,7 +193,7 @@ class Gitea:
         self.process = None
 
     def kill(self) -> None:
-        """Kill it with every git that it started."""
+        """Kill Gitea and every git process that it started."""
         self.stop(signal.SIGKILL)
 
     def remove(self) -> None:
@@ -252,18 +252,19 @@ class Gitea:
     # -------------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: object = None, *, by: str = ADMIN) -> Any:
-        """Make one call below `/api/v1`, as a user. Raises Refused for every status except 2xx."""
+        """Make one call below `/api/v1` as a user, and return the answer. Raise Refused for every
+        status except 2xx."""
         return self._api(method, path, body, f"token {self.tokens[by]}")
 
     def revoke(self, name: str) -> None:
-        """Make all tokens of a user invalid. `tokens` gets a new one."""
+        """Make all tokens of a user invalid, and put a new token into `tokens`."""
         basic = self._basic(name)
         for each in self._api("GET", f"/users/{name}/tokens", None, basic):
             self._api("DELETE", f"/users/{name}/tokens/{each['id']}", None, basic)
         self.tokens[name] = self.token(name, "all")
 
     def token(self, name: str, *scopes: str) -> str:
-        """Return a new token of a user."""
+        """Make a new token of a user, and return it."""
         made = self._api(
             "POST",
             f"/users/{name}/tokens",
@@ -276,7 +277,7 @@ class Gitea:
         return f"Basic {base64.b64encode(f'{name}:{PASSWORD}'.encode()).decode()}"
 
     def user(self, name: str) -> str:
-        """Make a user without permissions, and a token for it."""
+        """Make a user without permissions, and return a token for it."""
         if name in self.tokens:
             return self.tokens[name]
         account = {
@@ -335,8 +336,8 @@ class Gitea:
         return str(made["commit"]["sha"])
 
     def merge(self, repository: str, number: int, *, by: str = ADMIN) -> None:
-        """Merge, and repeat until it succeeds. After each push Gitea first checks whether it can
-        merge, and answers 405 until it knows."""
+        """Merge a pull request. After each push Gitea first checks whether it can merge, and
+        answers 405 in that time, so the request is repeated until it succeeds."""
 
         def merged() -> bool:
             try:
@@ -351,7 +352,8 @@ class Gitea:
         self.until(merged, f"pull request {number} is merged")
 
     def webhook(self, repository: str, address: str, secret: str) -> None:
-        """Replace the webhook of the repository: the API cannot change its secret."""
+        """Set the webhook of the repository: delete the old one and make a new one, because the API
+        cannot change its secret."""
         for each in self.api("GET", f"/repos/{repository}/hooks"):
             self.api("DELETE", f"/repos/{repository}/hooks/{each['id']}")
         config = {"url": address, "content_type": "json", "secret": secret}
@@ -365,7 +367,8 @@ class Gitea:
         return self.call(method, f"/api/v1{path}", body, {"authorization": authorization})
 
     def call(self, method: str, path: str, body: object, headers: dict[str, str]) -> Any:
-        """Send one request with a JSON body and answer. Raises Refused for every status except 2xx."""
+        """Send one request with a JSON body, and return the JSON answer. Raise Refused for every
+        status except 2xx."""
         json_only = {"content-type": "application/json", "accept": "application/json"}
         sent = None if body is None else json.dumps(body).encode()
         status, said = self._ask(method, path, sent, json_only | headers)

@@ -1,8 +1,8 @@
-"""Every event of an issue and its pull request, on a real Gitea, one after the other.
+"""Plays every event of an issue and its pull request on a real Gitea, one after the other.
 
 `python -m tests.servers.gitea.story DIRECTORY` writes the bodies of the webhooks into a directory,
-unchanged, one file for each event and action, and all their headers into DIRECTORY.headers.json.
-`tests/forges/recorded/gitea-1.26` was made by it.
+unchanged, one file for each event and action. All their headers are in DIRECTORY.headers.json.
+`tests/forges/recorded/gitea-1.26` was made by this program.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Story:
         gitea.webhook("ada/web", listener.address, SECRET)
 
     def tell(self) -> list[Call]:
-        """Play the story. Return everything that Gitea sent, in its order."""
+        """Play the story. Return everything that Gitea sent, in order."""
         by, gitea = self._by, self.gitea
         label = by("ada", "POST", "/labels", {"name": "agent", "color": "#00ff00"})["id"]
         self._step(
@@ -154,7 +154,7 @@ class Checked:
         gitea.webhook(repository, listener.address, SECRET)
 
     def tell(self) -> list[Call]:
-        """Let two runs of Actions fail. Return the deliveries that Gitea sent, in their order."""
+        """Let two runs of Actions fail. Return the deliveries that Gitea sent, in order."""
         seen = len(self.listener.calls)
         self.gitea.commit("ada/checked", "main", "rounding.py", "1\n", by="dev-bot", onto=BRANCH)
         self._fail("actions.workflow_run.push.completed", seen)
@@ -171,8 +171,8 @@ class Checked:
 
 
 def of_actions(told: Sequence[Call]) -> dict[str, Call]:
-    """Return the deliveries about Actions by event, trigger, and action or state; the first of
-    each."""
+    """Return the deliveries about Actions by event, trigger, and action or state. Of several with
+    the same name, only the first is returned."""
     found: dict[str, Call] = {}
     for call in told:
         if call.event not in OF_ACTIONS:
@@ -193,8 +193,8 @@ def recording(gitea: Gitea, listener: Listener) -> dict[str, Call]:
 
 
 def named(told: Sequence[Call]) -> dict[str, Call]:
-    """Name each delivery by its event and action. A second one with the same name is numbered; of
-    pushes only the first is kept."""
+    """Return each delivery by a name made of its event and action. A second one with the same name
+    gets a number. Only the first push is returned."""
     found: dict[str, Call] = {}
     for call in told:
         action = json.loads(call.body).get("action", "")
@@ -209,7 +209,7 @@ def named(told: Sequence[Call]) -> dict[str, Call]:
 
 
 def main(directory: Path) -> None:
-    """Write the bodies and the headers."""
+    """Play everything, and write the bodies and the headers."""
     headers: dict[str, dict[str, str]] = {}
     with running("https://gitea.example.com") as gitea, listening() as listener:
         for name, call in sorted(recording(gitea, listener).items()):

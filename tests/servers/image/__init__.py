@@ -1,2 +1,2 @@
-"""The container image of the Containerfile, built without a container engine, and containers of
-it."""
+"""Builds the container image of the Containerfile without a container engine, and runs containers
+of it."""

@@ -1,9 +1,9 @@
 """Builds the container images: `python -m tests.servers.image.build`, or `make test-image`.
 
 buildah (a Debian package) reads the Containerfile; with `--isolation chroot` it needs no container
-engine. The base image, which no package registry has, is made by debootstrap. The mirrors, proxies
-and certificates for Debian's packages, PyPI and npm are read from this machine's configuration and
-used only during the build. They are not in the project or in the image.
+engine. The base image is made by debootstrap, because no package registry has it. The mirrors,
+proxies and certificates for Debian's packages, PyPI and npm are read from this machine's
+configuration. They are used only during the build, and are neither in the project nor in the image.
 
 Must be run as root. The base and buildah's layers are kept below ~/.cache/perdure-tests/image, so a
 second build redoes only what has changed.
@@ -34,9 +34,9 @@ SOURCE = "https://git.example.com/team/perdure"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 PACKAGES = ("buildah", "debootstrap")
 LEFT_OUT = tuple(f"/usr/share/{name}" for name in ("doc", "info", "lintian", "locale", "man"))
-"""Directories that are empty in Debian's slim images (debuerreotype's list of exclusions)."""
+"""Directories that Debian's slim images leave empty (debuerreotype's list of exclusions)."""
 TEAM = "localhost/team:test"
-"""An image of a team: another Debian than perdure's, with a tool and a user of its own."""
+"""The image of a team: it has another Debian than perdure's image, and its own tool and user."""
 TEAM_RECIPE = f"""FROM {BASE}{OLDER}
 RUN apt-get update && apt-get install --no-install-recommends --yes ca-certificates git python3 python3-venv \\
     && printf '#!/bin/sh\\necho made by team-tool\\n' > /usr/local/bin/team-tool && chmod 755 /usr/local/bin/team-tool \\
@@ -47,9 +47,10 @@ INJECTED = "localhost/team-perdure:test"
 GUIDE = TOP / "docs/how-to/containers.md"
 LABELED = (f"--build-arg=SOURCE={SOURCE}", f"--build-arg=REVISION={REVISION}")
 MIRROR = "PERDURE_TEST_DEBIAN"
-"""Variable that names Debian's mirror, for a machine whose own apt uses another distribution."""
+"""Variable with the address of Debian's mirror, for a machine whose own apt uses another
+distribution."""
 LENT = "/run/machine"
-"""Directory in which a build step finds the machine's configuration."""
+"""Directory of a build step in which the machine's configuration is mounted."""
 PIP_OPTIONS = (
     *("index-url", "extra-index-url", "trusted-host", "proxy"),
     *("timeout", "default-timeout", "retries", "cert"),
@@ -58,12 +59,13 @@ NPM_OPTIONS = ("registry", "proxy", "https-proxy", "cafile")
 
 
 def store() -> Path:
-    """Return the directory of these tests' images and containers, apart from the machine's own."""
+    """Return the directory in which these tests keep images and containers, separate from the
+    machine's own."""
     return golang.cache() / "image" / "storage"
 
 
 def buildah(*words: str) -> str:
-    """Run buildah on the tests' own storage. Return its output."""
+    """Run buildah with the tests' own storage, and return its output."""
     done = subprocess.run(
         ["buildah", "--root", str(store()), "--runroot", str(store() / "run"), *words],
         capture_output=True,
@@ -89,7 +91,7 @@ def build() -> None:
 
 
 def _build_team() -> None:
-    """Build the image of a team, and the same with perdure, by the recipe of the guide."""
+    """Build the image of a team, and the same image with perdure, by the recipe of the guide."""
     (recipe,) = re.findall(r"```dockerfile\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     for named, here in (("perdure", NAME), ("team/toolchain", TEAM)):
         line = f"FROM registry.example.com/{named}"
@@ -137,8 +139,8 @@ def _make_base(release: str) -> None:
     with tempfile.TemporaryDirectory(prefix="base-", dir=store().parent) as scratch:
         root = Path(scratch) / "root"
         subprocess.run(
-            # A base of a registry has no certificates. Without these here, the machine's own could
-            # not be lent: their installation would replace a file that is mounted.
+            # A base from a registry has no certificates. The base made here needs them: if they
+            # were installed later, the installation would replace a file that is mounted then.
             ["debootstrap", "--variant=minbase", release, str(root), _mirror()],
             check=True,
             stdout=subprocess.DEVNULL,
@@ -153,7 +155,7 @@ def _make_base(release: str) -> None:
 
 
 def _slim(root: Path) -> None:
-    """Leave out what Debian's slim images leave out: documents, manuals, translations, lists."""
+    """Remove what Debian's slim images leave out: documentation, manuals, translations, lists."""
     patterns = "".join(f"path-exclude {place}/*\n" for place in LEFT_OUT)
     kept = "path-include /usr/share/locale/locale.alias\n"
     (root / "etc/dpkg/dpkg.cfg.d/docker").write_text(patterns + kept)
@@ -166,10 +168,11 @@ def _slim(root: Path) -> None:
 
 
 def _mirror() -> str:
-    """Return Debian's mirror from the variable, or from this machine's apt."""
+    """Return the address of Debian's mirror, from the variable or from this machine's apt."""
     if named := os.environ.get(MIRROR):
         return named
-    # security.debian.org and the like are Debian's too, and hold no whole release.
+    # security.debian.org and similar archives belong to Debian too, but do not have a complete
+    # release.
     form = "$(ORIGIN) $(LABEL) $(REPO_URI)"
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", form], stdout=subprocess.PIPE, text=True, check=True
@@ -189,7 +192,8 @@ def _apt_configuration() -> str:
 
 @contextmanager
 def _lent() -> Iterator[Path]:
-    """Make a directory with the machine's configuration of pip and npm, and its certificates."""
+    """Make a directory with the machine's certificates and its configuration of pip and npm, and
+    yield it."""
     with tempfile.TemporaryDirectory(prefix="lent-") as scratch:
         lent = Path(scratch)
         pip, npm = _pip_options(), _npm_options()

@@ -1,8 +1,9 @@
 """A container of the built image, as an engine would run it: its own namespaces, the image as its
 root, the volume, and the image's own entry point as process 1.
 
-No engine is needed: buildah mounts the image, unshare makes the namespaces, and nsenter works as
-`docker exec`. The network is the machine's, so servers of the tests are on 127.0.0.1 inside, too.
+No engine is needed: buildah mounts the image, unshare makes the namespaces, and nsenter does the
+work of `docker exec`. The container uses the machine's network, so it can reach the tests' servers
+on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def configuration(name: str = NAME) -> dict[str, Any]:
 @dataclass
 class ImageContainer:
     """One container. `volume` is mounted at /data, `mounts` are further directories by their path
-    inside, `environ` is what `docker run -e` gives, and `as_user` what `docker run -u` gives."""
+    inside, `environ` has the variables of `docker run -e`, and `as_user` the user of `docker run
+    -u`."""
 
     volume: Path
     log: Path
@@ -50,7 +52,8 @@ class ImageContainer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str) -> ImageContainer:
-        """Run the image's entry point with this command, or with the image's own."""
+        """Start the image's entry point with this command, or with the image's own. Return this
+        object."""
         lines = [
             *self._mount(),
             shlex.join(
@@ -90,7 +93,8 @@ class ImageContainer:
         return lines
 
     def _command(self, directory: str) -> list[str]:
-        """Return the command of a program with only the container's environment, in this directory."""
+        """Return a command that runs a program in this directory, with only the container's
+        environment."""
         variables = [*self.image["Env"], *(f"{name}={v}" for name, v in self.environ.items())]
         return ["/usr/bin/env", "-i", f"--chdir={directory}", *variables]
 
@@ -110,7 +114,7 @@ class ImageContainer:
 
     @property
     def first(self) -> int:
-        """Return process 1 of the container, by its pid on the machine."""
+        """Return the process id that the container's process 1 has on the machine."""
         (child,) = self._children()
         return int(child)
 
@@ -120,7 +124,8 @@ class ImageContainer:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     def wait(self, met: Callable[[], Any], what: str) -> Any:
-        """Wait until the condition holds, and fail with the log if the container ends meanwhile."""
+        """Wait until the condition returns a true value, and return that value. Fail with the log
+        if the container ends before."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             if found := met():
@@ -134,7 +139,7 @@ class ImageContainer:
         return self.log.read_text()
 
     def stop(self) -> int:
-        """End it as `docker stop` does. Return its exit code."""
+        """Stop the container as `docker stop` does. Return its exit code."""
         assert self.process is not None
         number = getattr(signal, self.image.get("StopSignal", "SIGTERM"))
         os.kill(self.first, number)
@@ -143,8 +148,9 @@ class ImageContainer:
         return code
 
     def kill(self) -> None:
-        """Kill all its processes at once: the kernel ends them with process 1. `--kill-child` does
-        not last: the signal is forgotten when process 1 changes its user."""
+        """Kill all processes of the container at once: when process 1 is killed, the kernel ends
+        the others. `--kill-child` is not enough, because that signal is forgotten when process 1
+        changes its user."""
         if self.process is not None:
             if self.process.poll() is None:
                 os.kill(self.first, signal.SIGKILL)
@@ -152,7 +158,7 @@ class ImageContainer:
             self.process = None
 
     def remove(self) -> None:
-        """Kill it, and forget everything it wrote beside its volume."""
+        """Kill the container, and delete everything that it wrote outside of its volume."""
         self.kill()
         buildah("umount", self.name)
         buildah("rm", self.name)

@@ -1,5 +1,5 @@
 """A cluster to try out: `python -m tests.servers.kubernetes` prints the kubeconfig for kubectl, and
-ends the cluster at Ctrl-C."""
+removes the cluster at Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Checks whether this machine can run a cluster: `python -m tests.servers.kubernetes.able` gives
-the reason if not, and then exits with 1.
+"""Checks whether this machine can run a cluster. If it cannot, `python -m
+tests.servers.kubernetes.able` prints the reason and exits with 1.
 
-`make test-kubernetes` checks before it builds anything, so that a machine without namespaces gets
-one sentence.
+`make test-kubernetes` runs this check before it builds anything, so that a machine without
+namespaces gets one sentence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRY = (
 
 
 def why_not() -> str:
-    """Return the reason as a sentence; empty if nothing is missing."""
+    """Return the reason why this machine cannot run a cluster, or an empty string if it can."""
     if os.geteuid() != 0:
         return "only root can make its machines"
     made = subprocess.run(
@@ -42,7 +42,7 @@ def why_not() -> str:
 
 
 def _groups(top: Path, limit: str) -> bool:
-    """Return whether a control group with such a limit can be made below it."""
+    """Return whether a control group with such a limit can be made below the directory."""
     group = top / f"perdure-able-{os.getpid()}"
     try:
         group.mkdir()

@@ -1,8 +1,8 @@
 """A Kubernetes API as paths and plain dictionaries, for the node agent, the fixtures and the tests.
-They must not use the client that they help to test.
+They must not use perdure's own client, because they help to test it.
 
-`watch` does not end: a silent read is abandoned, a watch that ends for any reason is followed by a
-new list, and objects that are gone by then are reported.
+`watch` does not end by itself. A read that stays silent is given up. After a watch ends for any
+reason, the objects are listed again, and those that are gone are reported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import httpx2
 Object = dict[str, Any]
 
 STALE = 25
-"""Number of kept connections that may have ended with a restarted API server; a request that may be
-made twice is repeated on the next one."""
+"""Maximum number of kept connections that may have ended with a restarted API server. A request
+that may be made twice is repeated on the next connection."""
 PATCHES = {
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",
@@ -30,8 +30,8 @@ PATCHES = {
 
 
 class Refused(AssertionError):
-    """The API server answered with another status than 2xx. `reason` is the server's own
-    (`NotFound`, `Conflict`, `Invalid` ...)."""
+    """Raised if the API server answers with another status than 2xx. `reason` is the server's own
+    word (`NotFound`, `Conflict`, `Invalid` ...)."""
 
     def __init__(self, status: int, said: str) -> None:
         try:
@@ -46,7 +46,7 @@ class Refused(AssertionError):
 
 @dataclass(frozen=True)
 class Access:
-    """The address of an API server, and the account."""
+    """The address of an API server, and an account."""
 
     server: str
     ca_file: Path
@@ -96,7 +96,7 @@ class Api:
         return self._call("GET", path, parameters=parameters)
 
     def find(self, path: str, **parameters: str) -> Object | None:
-        """Return the object; None if there is none."""
+        """Return the object, or None if it does not exist."""
         try:
             return self.get(path, **parameters)
         except Refused as error:
@@ -120,7 +120,8 @@ class Api:
         return self._call("DELETE", path, options)
 
     def discard(self, path: str, **options: Any) -> None:
-        """Delete an object that may be gone already, or replaced by another one with the same name."""
+        """Delete an object. It is no error if the object is gone, or was replaced by another one
+        with the same name."""
         try:
             self.delete(path, **options)
         except Refused as error:
@@ -166,7 +167,7 @@ class Api:
             "timeoutSeconds": "240",
             "resourceVersion": listed["metadata"]["resourceVersion"],
         }
-        # Bookmarks come about once a minute: whoever says nothing for longer has gone.
+        # Bookmarks come about once a minute, so a server that is silent for longer has gone.
         patience = httpx2.Timeout(30.0, read=75.0)
         with self._client.stream(
             "GET", path, params={**parameters, **options}, timeout=patience

@@ -3,11 +3,11 @@ tests.servers.kubernetes.build`, or `make kubernetes`.
 
 `programs/control` is a Go module of this project that names kube-apiserver, kube-controller-manager
 and kube-scheduler as its tools and has a small main for etcd; `programs/kwok` names kwok. Their
-go.sum files pin every module, so no other release can be used. Kubernetes' own go.mod has its parts
-at v0.0.0, so the `replace` lines of `programs/control` name the published parts (`go install` alone
-would fail).
+go.sum files pin every module, so no other release can be used. Kubernetes' own go.mod requires its
+parts in version v0.0.0. So the `replace` lines of `programs/control` name the published parts; `go
+install` alone would fail.
 
-Built once for each version of the two modules (nine CPU minutes, two more for kwok; 3 GB of Go's
+Each module is built once for each version (nine CPU minutes, two more for kwok; 3 GB of Go's
 caches), into a directory that is named after their checksums.
 """
 
@@ -27,13 +27,13 @@ from tests.servers import golang
 VERSION = "1.36.2"
 SOURCES = Path(__file__).parent / "programs"
 TOOL = re.compile(r"^\t([a-z0-9./-]+)$|^tool ([a-z0-9./-]+)$", re.MULTILINE)
-# Without these the programs say that they are v0.0.0-master.
+# Without these settings the programs report the version v0.0.0-master.
 SAYS = "k8s.io/component-base/version.git"
 LINK = f"-s -w -X {SAYS}Version=v{VERSION} -X {SAYS}Major=1 -X {SAYS}Minor={VERSION.split('.')[1]}"
 
 
 def place(module: str) -> Path:
-    """Return the directory of the programs of `control` or `kwok`."""
+    """Return the directory with the programs of the module `control` or `kwok`."""
     said = hashlib.sha256(LINK.encode())
     for path in sorted((SOURCES / module).rglob("*")):
         if path.is_file():
@@ -42,15 +42,15 @@ def place(module: str) -> Path:
 
 
 def program(name: str) -> Path:
-    """Return a program. An error says how to build it."""
+    """Return the path of a program. If it is not built, the error says how to build it."""
     found = place("kwok" if name == "kwok" else "control") / name
     assert found.exists(), f"{name} for Kubernetes {VERSION} is not built: run `make kubernetes`"
     return found
 
 
 def build(module: str) -> bool:
-    """Build it if necessary. Return whether that was necessary. Two simultaneous builds run one
-    after the other."""
+    """Build the programs if necessary. Return whether it was necessary. Two simultaneous builds run
+    one after the other."""
     with golang.alone():
         if place(module).exists():
             return False
@@ -62,7 +62,7 @@ def build(module: str) -> bool:
         with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=golang.cache()) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
-            # Nice: who builds this has something else to do as well.
+            # With `nice`, because the person who builds also uses the machine for other work.
             golang.run(
                 "nice", go, "build", "-C", str(SOURCES / module), "-mod=readonly", "-buildvcs=false", "-trimpath", f"-ldflags={LINK}",
                 "-o", f"{made}/", *tools, *own,

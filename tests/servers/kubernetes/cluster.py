@@ -3,7 +3,7 @@ as processes on 127.0.0.1, and machines.
 
 All its files are below one scratch directory, and it ends with the thread that started it. The
 machines (`tests.servers.kubernetes.machine`) run the pods as real processes. Volumes are
-directories, made when claims ask for them (`tests.servers.kubernetes.volumes`).
+directories, which are made when a claim needs them (`tests.servers.kubernetes.volumes`).
 
 Pods share the network of the host: every pod can reach what a test serves on 127.0.0.1 (the
 rehearsal, a git server, PostgreSQL). NetworkPolicies, Services and ports of pods are stored and
@@ -39,15 +39,16 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 class Cluster:
-    """A cluster. `api` has administrator rights, and `kubeconfig` is the same for other programs.
-    `machines` has a node's machine by its name."""
+    """A cluster. `api` is a client with administrator rights, and `kubeconfig` gives other programs
+    the same access. `machines` has the machine of each node, by the node's name."""
 
     def __init__(self) -> None:
         assert os.geteuid() == 0, (
             "the tests on Kubernetes run as root: pods are processes in namespaces of their own"
         )
         self.top = Path(tempfile.mkdtemp(prefix="perdure-kubernetes-", dir="/tmp"))
-        # Processes of other users, as pods often have, go through here to what is mounted for them.
+        # Processes of other users, which many pods are, must pass through this directory to their
+        # mounts.
         self.top.chmod(0o711)
         self.plan = flags.plan(self.top)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -61,7 +62,7 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------
 
     def start(self, nodes: tuple[str, ...] = NODES) -> Cluster:
-        """Start it. Return when it schedules and runs pods."""
+        """Start the cluster, wait until it schedules and runs pods, and return this object."""
         for name in PARTS:
             self.run(name)
             if name == "kube-apiserver":
@@ -78,7 +79,7 @@ class Cluster:
         return self
 
     def run(self, name: str) -> None:
-        """Start a part of the control plane, also after it was killed."""
+        """Start a part of the control plane, for the first time or after it was killed."""
         with (self.top / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", str(program(name)), *self.plan.flags[name]], cwd=self.top, env={"HOME": str(self.top)},
@@ -96,18 +97,19 @@ class Cluster:
         self.processes[name].send_signal(number)
 
     def restart(self, name: str = "kube-apiserver") -> None:
-        """Kill the API server and start it again. Return when it answers."""
+        """Kill the API server, start it again, and wait until it answers."""
         self.kill(name)
         self.run(name)
         self.until(self._is_ready, "the API server is ready")
 
     def add(self, name: str) -> Machine:
-        """Add a machine, which becomes a node."""
+        """Add a machine, which becomes a node, and return it."""
         self.machines[name] = Machine(name, self.top, self.api, self.plan.access(f"node-{name}"))
         return self.machines[name].start()
 
     def mend(self) -> Cluster:
-        """Start everything that does not run, and wait until all machines are nodes that take pods."""
+        """Start everything that does not run, wait until all machines are nodes that accept pods,
+        and return this object."""
         for name in PARTS:
             if name not in self.processes:
                 self.run(name)
@@ -115,7 +117,7 @@ class Cluster:
         self.until(self._is_ready, "the API server is ready")
         for name, machine in self.machines.items():
             if not self.api.find(f"/api/v1/nodes/{name}"):
-                # An agent makes its node when it starts, and only then.
+                # A node agent makes its Node object only when it starts.
                 machine.partition()
             machine.start()
             self.until(lambda machine=machine: self._is_whole(machine), f"node {name} is ready")
@@ -137,8 +139,8 @@ class Cluster:
     # ------------------------------------------------------------------------------------------
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """The first true value of `met`; a refusal or a broken connection counts as not yet.
-        AssertionError after three minutes."""
+        """Wait until `met` returns a true value, and return that value. A refused request or a
+        broken connection counts as no value. Raise AssertionError after three minutes."""
         end = time.monotonic() + PATIENCE_S
         last: object = None
         while time.monotonic() < end:
@@ -153,12 +155,12 @@ class Cluster:
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what} (last: {last})")
 
     def said(self, name: str) -> str:
-        """Return the end of the log of a part, or of a node."""
+        """Return the end of the log of a part of the control plane, or of a node agent."""
         return (self.top / f"{name}.log").read_text(errors="replace")[-5000:]
 
     def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
-        """Return the output of kubectl; raises AssertionError with its message if it fails."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where its plugin is
+        """Return the output of kubectl. Raise AssertionError with kubectl's message if it fails."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the directory of the plugin
         environ = {
             "PATH": path,
             "HOME": str(self.top),
@@ -171,7 +173,7 @@ class Cluster:
         return ran.stdout
 
     def namespace(self) -> str:
-        """Make a namespace in which pods may be created."""
+        """Make a namespace in which pods may be created, and return its name."""
         name = f"t{secrets.token_hex(4)}"
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         self.until(
@@ -181,8 +183,8 @@ class Cluster:
         return name
 
     def forget(self, namespace: str) -> None:
-        """Delete a namespace and every process in it, without a grace period. Its objects are
-        deleted later."""
+        """Delete a namespace, and kill every process in it without a grace period. Its objects are
+        deleted in the background."""
         self.api.discard(f"/api/v1/namespaces/{namespace}")
         for pod in self.api.items(f"/api/v1/namespaces/{namespace}/pods"):
             self.api.discard(
@@ -191,8 +193,8 @@ class Cluster:
             )
 
     def account(self, namespace: str, name: str) -> Path:
-        """Return a kubeconfig for a service account with only its own rights. The account is made
-        if there is none."""
+        """Return a kubeconfig for a service account with only the account's own rights. The account
+        is made if it does not exist."""
         place = f"/api/v1/namespaces/{namespace}/serviceaccounts"
         with suppress(Refused):
             self.api.create(place, {"metadata": {"name": name}})
@@ -212,7 +214,8 @@ class Cluster:
         return self.top / "volumes" / str(found["spec"]["volumeName"])
 
     def _is_whole(self, machine: Machine) -> bool:
-        """Return whether a node takes pods. A test's changes to its node are removed."""
+        """Return whether a node accepts pods. Changes that a test made to the Node object are
+        removed first."""
         node = self.api.find(f"/api/v1/nodes/{machine.name}")
         if node is None:
             return False

@@ -1,14 +1,14 @@
-"""One container: a process as PID 1 of its own namespaces, in a root that has an image and volumes
-and nothing else of the host.
+"""One container: a process as PID 1 of its own namespaces. Its root has an image and volumes and
+nothing else of the host.
 
-It is a program that the node agent starts with a complete description in a file (`Plan`), and that
-is independent from then on. If the agent is killed, as a kubelet may be, the containers continue,
-and the next agent reads their results from `exit.json`. A container ends when this program is
-killed. Only the smallest part of the standard library is used, because a container should start in
-50 ms.
+The node agent starts this program with a complete description in a file (`Plan`). From then the
+program is independent. If the node agent is killed, as a kubelet may be, the containers continue,
+and the next agent reads their results from `exit.json`. If this program is killed, its container
+ends. It uses only the smallest part of the standard library, because a container should start in 50
+ms.
 
-Beside the file: `init.pid` (the process, by its pid on the machine), `exit.json` (written
-completely, last), `root`.
+Beside the description there are `init.pid` (the process id on the machine), `exit.json` (written
+last and completely) and `root`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 START_ERROR = 128
-"""containerd's message about a command that cannot be started (with reason StartError)."""
+"""Exit code that containerd gives for a command that cannot be started (with the reason
+StartError)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,7 +62,7 @@ def main(place: str) -> None:
 
 
 def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
-    """Become the container's process."""
+    """Turn this process into the container's process."""
     try:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.setsid()
@@ -69,7 +70,8 @@ def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
             _write(f"{group}/cgroup.procs", "0")
         name = plan["hostname"].encode()
         _must(_libc.sethostname(name, len(name)), "sethostname")
-        # Not before the fork: this process writes into the machine's own tree to the end.
+        # This must not happen before the fork, because the parent process writes files in the
+        # machine's own mounts until the end.
         _must(_libc.unshare(CLONE_NEWNS), "unshare")
         _enter(f"{place}/root", plan)
         log = os.open("/dev/null", os.O_RDONLY)
@@ -83,7 +85,7 @@ def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
         os.setgroups(plan["groups"])
         os.setgid(plan["gid"])
         os.setuid(plan["uid"])
-        # Changing the user takes it away.
+        # This is set here because a change of the user resets it.
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.execvpe(plan["command"][0], plan["command"], plan["environ"])
     except BaseException as error:
@@ -92,7 +94,7 @@ def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
 
 
 def _enter(root: str, plan: dict[str, Any]) -> None:
-    """Make the root and leave the host's."""
+    """Mount the container's root, and leave the host's."""
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount(root, root, "", MS_BIND | MS_REC)
     _directory(f"{root}/proc")
@@ -101,7 +103,7 @@ def _enter(root: str, plan: dict[str, Any]) -> None:
     os.chmod(root, 0o755)  # noqa: PTH101
     _directory(f"{root}/tmp")
     os.chmod(f"{root}/tmp", 0o1777)  # noqa: PTH101
-    # What lies above must be there first.
+    # A mount point must exist before mounts inside of it.
     for each in sorted(plan["mounts"], key=lambda one: one["target"].count("/")):
         target = _inside(root, each["target"])
         if os.path.isdir(each["source"]):  # noqa: PTH112
@@ -136,7 +138,7 @@ def _devices(root: str) -> None:
 
 
 def _inside(root: str, target: str) -> str:
-    """Return a path below the root, from which no symbolic link leads out."""
+    """Return a path below the root. No symbolic link leads out of the root."""
     found = root
     for part in target.split("/"):
         if part in ("", "."):
@@ -162,7 +164,7 @@ def _must(answer: int, what: str) -> None:
 
 
 def _oom(plan: dict[str, Any]) -> bool:
-    """Return whether the kernel ended a process of the container because of its memory limit
+    """Return whether the kernel killed a process of the container because of its memory limit
     (cgroup v1, v2)."""
     for group in plan["cgroups"]:
         for name in ("memory.oom_control", "memory.events"):

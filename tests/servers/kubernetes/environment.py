@@ -1,4 +1,4 @@
-"""A container's environment, command and arguments from its pod, as a kubelet makes them
+"""The environment, command and arguments of a container, made from its pod as a kubelet makes them
 (kubernetes.io/docs/concepts/workloads/pods)."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
 
 class Wrong(Exception):
-    """A container cannot be made from its pod's spec. It is retried until it can. `reason` is the
-    reason in the pod's status."""
+    """Raised if a container cannot be made from its pod's spec. The pod retries until it can be
+    made. `reason` is the reason in the pod's status."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,8 +51,8 @@ class Sources:
 def environ(
     pod: Object, container: Object, image: Image, sources: Sources, address: tuple[str, str]
 ) -> dict[str, str]:
-    """Return all variables. Raises Wrong if a ConfigMap, a Secret or a key is missing and not
-    optional."""
+    """Return all variables of a container. Raise Wrong if a ConfigMap, a Secret or a key is missing
+    and not optional."""
     host, port = address
     found = {
         **image.environ,
@@ -77,7 +77,7 @@ def environ(
 
 
 def command(container: Object, image: Image, environ: dict[str, str]) -> list[str]:
-    """Return the image's entry point and arguments, unless the pod has its own."""
+    """Return the command and arguments of a container: the pod's own, or else the image's."""
     entry, rest = container.get("command"), container.get("args")
     first = [expanded(each, environ) for each in entry] if entry else list(image.entrypoint)
     last = (
@@ -87,11 +87,12 @@ def command(container: Object, image: Image, environ: dict[str, str]) -> list[st
 
 
 def user(pod: Object, container: Object, image: Image) -> tuple[int, int, list[int]]:
-    """Return user, group and further groups. Raises Wrong if root is forbidden and the image would
-    run as root."""
+    """Return user, group and further groups of a container. Raise Wrong if root is forbidden and
+    the container would run as root."""
     both = {**pod["spec"].get("securityContext", {}), **container.get("securityContext", {})}
     uid = int(both.get("runAsUser", image.user))
-    # As container runtimes do: the group that the image's /etc/passwd has for the user.
+    # The group is the one that the image's /etc/passwd has for the user, as with container
+    # runtimes.
     gid = int(both.get("runAsGroup", USER if uid == USER else image.group))
     if both.get("runAsNonRoot") and uid == 0:
         raise Wrong(
@@ -104,7 +105,8 @@ def user(pod: Object, container: Object, image: Image) -> tuple[int, int, list[i
 
 
 def expanded(text: str, environ: dict[str, str]) -> str:
-    """Replace `$(NAME)` if there is such a variable, and `$$` by one dollar."""
+    """Replace each `$(NAME)` by the variable's value if the variable exists, and each `$$` by one
+    dollar."""
     return REFERENCE.sub(
         lambda match: "$" if match[1] is None else environ.get(match[1], match[0]), text
     )

@@ -1,5 +1,5 @@
-"""Faults of clusters, as functions. Machines have their own: `kill`, `partition`, `freeze`
-(`tests.servers.kubernetes.machine`)."""
+"""Faults of clusters, as functions. Faults of one machine are methods of the machine: `kill`,
+`partition`, `freeze` (`tests.servers.kubernetes.machine`)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from tests.servers.kubernetes.machine import Process
 
 
 def drop_node(cluster: Cluster, name: str) -> None:
-    """Delete the Node object, as a cloud does when a machine is gone for good. Its pods are
-    collected after a while."""
+    """Delete the Node object, as a cloud does when a machine is gone for good. The control plane
+    removes its pods after a while."""
     cluster.api.delete(f"/api/v1/nodes/{name}")
 
 
 def out_of_service(cluster: Cluster, name: str) -> None:
-    """Declare that a machine is surely off. Its pods are removed at the collector's next round (20
-    s), and their volumes may be used elsewhere."""
+    """Declare that a machine is off for certain. The control plane removes its pods within 20
+    seconds, and other nodes may use their volumes."""
     taints = cluster.api.get(f"/api/v1/nodes/{name}")["spec"].get("taints", [])
     taint = {"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
     cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"taints": [*taints, taint]}})
 
 
 def cordon(cluster: Cluster, name: str, *, on: bool = True) -> None:
-    """Let no new pod be scheduled to a node. Its pods stay."""
+    """Keep new pods from being scheduled to a node, or allow them again with `on=False`. The node's
+    pods stay."""
     cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"unschedulable": on or None}})
 
 
@@ -64,8 +65,8 @@ def processes(cluster: Cluster, pod: Object, container: str = "") -> list[Proces
 
 
 def requests(cluster: Cluster) -> Counter[tuple[str, str, str]]:
-    """Count the requests to the API server, by verb, resource (`jobs`, `pods/log`) and client (the
-    beginning of its user agent).
+    """Return the number of requests to the API server, by verb, resource (`jobs`, `pods/log`) and
+    client (the beginning of its user agent).
 
     Requests of the tests (`admin`), the nodes and the control plane are not counted. A watch counts
     when it begins and when it ends.

@@ -1,5 +1,5 @@
-"""The configuration of the control plane: ports, keys, tokens, flags. Written once per cluster,
-before anything runs."""
+"""The configuration of the control plane: ports, keys, tokens, flags. It is written once for each
+cluster, before anything runs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ rules:
 
 @dataclass(frozen=True)
 class Plan:
-    """`flags` by the name of the program, `tokens` by account."""
+    """The configuration. `flags` has the flags of each program by its name, `tokens` the token of
+    each account."""
 
     server: str
     ca_file: Path
@@ -86,7 +87,7 @@ class Plan:
 
 
 def plan(top: Path) -> Plan:
-    """Write the files that the parts read, below `top`."""
+    """Write the files that the programs read below `top`, and return the configuration."""
     etcd, peer, api = (f"127.0.0.1:{free_port()}" for _ in range(3))
     tokens = {name: secrets.token_hex(16) for name in ACCOUNTS}
     (top / "tokens.csv").write_text(
@@ -135,7 +136,8 @@ def plan(top: Path) -> Plan:
             "--use-service-account-credentials=true",
             *(f"--service-account-private-key-file={top / 'accounts.key'}", f"--root-ca-file={ca_file}", "--bind-address=127.0.0.1"),
             *("--secure-port=0", f"--controllers={','.join(CONTROLLERS)}", f"--cert-dir={top}"),
-            # A lost node is noticed within seconds, and its pods are evicted at once.
+            # With these flags a lost node is noticed within seconds, and its pods are evicted at
+            # once.
             *("--node-monitor-period=1s", "--node-monitor-grace-period=10s", "--node-eviction-rate=100"),
             *("--concurrent-job-syncs=20", "--kube-api-qps=400", "--kube-api-burst=800", "--pvclaimbinder-sync-period=2s"),
         ],
@@ -148,7 +150,8 @@ def plan(top: Path) -> Plan:
 
 
 def certificate(top: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1 that is its own authority, and its key."""
+    """Make a certificate for 127.0.0.1 that is its own authority. Return the paths of certificate
+    and key."""
     kind = [
         "-newkey",
         "ec",

@@ -1,5 +1,5 @@
-"""The images by name: directories of the host that a container sees, read-only, and the command of
-its program.
+"""The images by name. An image is a set of read-only directories of the host that a container can
+see, with the command of its program.
 
 `perdure:test` has the layout of the Containerfile with this checkout in it: perdure in a virtual
 environment below /opt/venv, the pinned agent CLIs below /opt/agents/node_modules, user 10001.
@@ -47,7 +47,8 @@ class Image:
 
 
 def images(store: Path) -> dict[str, Image]:
-    """Return all images. The files that they need besides the host's own are written below `store`."""
+    """Return all images by name. Files that they need besides the host's own are written below
+    `store`."""
     shell = _shell(store)
     return {
         SHELL: shell,
@@ -122,7 +123,8 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
 
 
 def _file(path: Path, text: str) -> Path:
-    """Write a file unless it exists: after a restart of the agent, containers use it."""
+    """Write a file unless it exists, because running containers may use it after a restart of the
+    node agent. Return its path."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -1,7 +1,7 @@
-"""A container's memory limit as a control group of the kernel, so that too much memory ends it as
-on any node (cgroup v1 or v2).
+"""A container's memory limit, as a control group of the kernel (cgroup v1 or v2). A container that
+uses too much memory is killed as on any node.
 
-If this machine cannot make memory groups, there is no limit.
+If this machine cannot make control groups for memory, there is no limit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ KINDS = (
     ),
     (Path("/sys/fs/cgroup"), {"memory.max": "{0}", "memory.swap.max": "0"}),
 )
-"""For each version, the file that limits the memory, and the one that keeps it from being swapped
-out instead, if the kernel counts that."""
+"""For each version of control groups, the file that limits the memory, and the file that keeps
+memory from being swapped out instead, if the kernel has it."""
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def limited(directory: Path, uid: str, place: Path, container: Object) -> list[str]:
-    """Return the groups that a container joins; none if it has no limit."""
+    """Return the control groups that a container has to join, or an empty list if it has no
+    limit."""
     wanted = container.get("resources", {}).get("limits", {}).get("memory")
     if not wanted:
         return []
@@ -34,7 +35,7 @@ def limited(directory: Path, uid: str, place: Path, container: Object) -> list[s
         with suppress(OSError):
             group.parent.mkdir(exist_ok=True)
             for above in (top, group.parent):
-                # Version 2 only: what is below may have limits.
+                # Only in version 2 must a group allow limits for the groups below it.
                 with suppress(OSError):
                     (above / "cgroup.subtree_control").write_text("+memory")
             group.mkdir(exist_ok=True)
@@ -54,7 +55,7 @@ def release(directory: Path, uid: str, place: Path) -> None:
 
 
 def sweep(cluster: Path) -> None:
-    """Remove the remains of machines that were killed."""
+    """Remove the control groups that killed machines have left."""
     for top, _ in KINDS:
         for group in (top / cluster.name).glob("*"):
             _remove(group)

@@ -1,5 +1,5 @@
-"""The node agent's own port, for `kubectl logs`, which the API server forwards, and for a test that
-has a pod evicted for lack of memory."""
+"""The node agent's own port. It serves `kubectl logs`, which the API server forwards, and requests
+of tests to evict a pod for lack of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def serve(node: Node, certificate: Path, key: Path) -> int:
-    """Serve until the process ends. Return the port."""
+    """Serve in the background until the process ends. Return the port."""
 
     class Asked(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -64,8 +64,8 @@ def serve(node: Node, certificate: Path, key: Path) -> int:
 
 
 def follow(started: Started, asked: dict[str, str], write: Callable[[bytes], object]) -> None:
-    """Yield a log from its beginning, or its last lines, to its present end or until its container
-    ends."""
+    """Write a container's log to the client, from its beginning or its last lines, to its present
+    end or until the container ends."""
     path = started.place / "log"
     sent = path.stat().st_size if path.exists() else 0
     content = path.read_bytes()[:sent] if path.exists() else b""

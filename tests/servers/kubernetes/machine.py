@@ -1,8 +1,8 @@
-"""A machine of the cluster: PID and mount namespaces whose PID 1 does nothing, with the node agent
-and all containers inside.
+"""A machine of the cluster: PID and mount namespaces with a PID 1 that does nothing. The node agent
+and all containers run inside.
 
 When its PID 1 is killed, the kernel kills everything in the machine at once, and only its disk is
-left, as after a power cut. The agent alone can also be killed, stopped and started again
+left, as after a power cut. The node agent alone can also be killed, suspended and started again
 (`partition`): its containers continue, and the control plane gets no news of them.
 """
 
@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class Process:
-    """A process of a pod, by its pid on the host."""
+    """A process of a pod, by its process id on the host."""
 
     pid: int
     command: str
@@ -37,7 +37,7 @@ class Process:
 
 
 class Machine:
-    """A machine. Only it can see its `disk`, which survives `kill`."""
+    """A machine. `disk` is visible only inside of it and survives `kill`."""
 
     def __init__(self, name: str, top: Path, api: Api, access: Access) -> None:
         self.name = name
@@ -56,11 +56,12 @@ class Machine:
     # ------------------------------------------------------------------------------------------------
 
     def start(self) -> Machine:
-        """Switch it on, with its agent. `is_ready` returns whether the cluster knows it."""
+        """Switch the machine on, with its node agent, and return this object. `is_ready` then
+        returns whether the cluster accepts it as a node."""
         if self._machine is None:
             self._machine = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc",
-                 # A PID 1 that does not listen to its children has no dead ones.
+                 # A PID 1 that ignores SIGCHLD leaves no zombies.
                  "sh", "-c", "trap '' CHLD; exec sleep infinity"],
                 stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
@@ -69,25 +70,27 @@ class Machine:
         return self
 
     def kill(self) -> None:
-        """Cut the power: no process of it is left when this returns. `start` switches it on again."""
+        """Cut the power. No process of the machine is left when this returns. `start` switches it
+        on again."""
         if self._machine is None:
             return
         with suppress(ProcessLookupError):
             os.kill(self._child(self._machine), signal.SIGKILL)
-        # It has no end before everything in its namespace has one.
+        # It ends only after everything in its namespace has ended.
         self._machine.wait()
         self._machine = None
         self._forget_agent()
 
     def partition(self) -> None:
-        """Kill the agent; its containers continue. `heal` starts an agent that finds them."""
+        """Kill the node agent. Its containers continue. `heal` starts a node agent that finds
+        them."""
         if self._agent is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._child(self._agent), signal.SIGKILL)
             self._forget_agent()
 
     def heal(self) -> None:
-        """Run its agent, on a machine that is on."""
+        """Start the node agent on a machine that is on."""
         assert self._machine is not None, f"{self.name} is off"
         if self._agent is None:
             with (self.top / f"{self.name}.log").open("ab") as log:
@@ -98,18 +101,18 @@ class Machine:
                 )  # fmt: skip
 
     def freeze(self) -> None:
-        """Suspend the node agent; its containers continue to run."""
+        """Suspend the node agent. Its containers continue to run."""
         assert self._agent is not None
         os.kill(self._child(self._agent), signal.SIGSTOP)
 
     def thaw(self) -> None:
         assert self._agent is not None
         os.kill(self._child(self._agent), signal.SIGCONT)
-        # nsenter stops when its child does.
+        # nsenter stops itself when its child is stopped, so both must be continued.
         self._agent.send_signal(signal.SIGCONT)
 
     def is_ready(self) -> bool:
-        """Return whether the cluster has it as a node that takes pods."""
+        """Return whether the cluster has the machine as a node that accepts pods."""
         node = self._api.find(f"/api/v1/nodes/{self.name}")
         if node is None:
             return False
@@ -123,8 +126,8 @@ class Machine:
     # -----------------------------------------------------------------------------------------
 
     def processes(self, uid: str, container: str = "") -> list[Process]:
-        """Return the processes of a pod, the first of each container first; none if the pod does
-        not run here."""
+        """Return the processes of a pod, the first process of each container first. The list is
+        empty if the pod does not run here."""
         found = []
         for place in sorted(
             (self.directory / "pods" / uid / "containers").glob(f"{container or '*'}/*/init.pid")
@@ -135,7 +138,7 @@ class Machine:
         return found
 
     def _on_host(self, inner: int) -> int:
-        """Return the pid on the host of a container's process with this pid on the machine; 0 if it
+        """Return the host's process id of a process whose id on the machine is given, or 0 if it
         has ended."""
         assert self._machine is not None, f"{self.name} is off"
         own = _namespace(self._child(self._machine))
@@ -159,7 +162,8 @@ class Machine:
         raise AssertionError("no namespaces: the tests on Kubernetes run as root")
 
     def _child(self, parent: subprocess.Popen[bytes]) -> int:
-        """Return the processes that `unshare` and `nsenter` started: these wait for them."""
+        """Return the process id of the process that `unshare` or `nsenter` has started and waits
+        for."""
         while parent.poll() is None:
             if found := Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
                 return int(found[0])
@@ -168,7 +172,7 @@ class Machine:
 
     def _forget_agent(self) -> None:
         if self._agent is not None:
-            # Stopped with its child, it would not see that end.
+            # While nsenter is stopped together with its child, it does not notice the child's end.
             self._agent.send_signal(signal.SIGCONT)
             self._agent.wait()
             self._agent = None
@@ -192,7 +196,8 @@ def _of_namespace(init: int) -> list[Process]:
 
 
 def _numbers() -> Iterator[tuple[int, list[int]]]:
-    """Every process with its numbers, from the host's to the innermost namespace's."""
+    """Yield every process with its process ids, from the host's to that of the innermost
+    namespace."""
     for place in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):
             line = next(

@@ -5,7 +5,7 @@ Supported kinds: emptyDir, configMap, secret, downwardAPI, projected (with servi
 hostPath and persistentVolumeClaim. The files of an object are written once: a later change of the
 object does not reach a running pod.
 
-A hostPath is a directory of the machine, below its own `disk`, which no other machine sees. A
+A hostPath is a directory below the machine's own `disk`, which no other machine can see. A
 persistent volume below the cluster's `network` directory is the same on every machine, like a
 network disk.
 """
@@ -20,8 +20,8 @@ from tests.servers.kubernetes.api import Api, Object
 from tests.servers.kubernetes.environment import Sources, Wrong, expanded, field
 
 TRANSIENT = "FailedMount"
-"""A volume that does not exist yet. The container waits with ContainerCreating, and an event gives
-the reason."""
+"""Reason of the event about a volume that does not exist yet. In the meantime the container waits
+with ContainerCreating."""
 
 
 class Volumes:
@@ -34,7 +34,8 @@ class Volumes:
         self.network = network
 
     def directories(self, pod: Object) -> dict[str, Path]:
-        """Return the directories by the volume's name. Raises Wrong while one is missing."""
+        """Return the directory of each volume, by the volume's name. Raise Wrong while one is
+        missing."""
         return {each["name"]: self._directory(pod, each) for each in pod["spec"].get("volumes", ())}
 
     def _directory(self, pod: Object, volume: Object) -> Path:
@@ -64,8 +65,8 @@ class Volumes:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
                 target.chmod(mode)
-        # What is written from objects is for reading (kubernetes/pkg/volume/volume_linux.go, roMask
-        # and rwMask).
+        # Files that are made from objects are read-only (kubernetes/pkg/volume/volume_linux.go,
+        # roMask and rwMask).
         _give(new, group, 0o660 if "emptyDir" in volume else 0o440, "Always")
         new.rename(made)
         return made
@@ -193,8 +194,8 @@ def mounts(
 
 
 def _below(volume: Path, path: str) -> Path:
-    """Return a sub-path, which is made if necessary, with the rights of the volume. No symbolic
-    link leads out of it."""
+    """Return a sub-path of a volume. It is made if necessary, with the volume's access rights. No
+    symbolic link leads out of the volume."""
     whole = volume.stat()
     found = volume
     for part in Path(path).parts:

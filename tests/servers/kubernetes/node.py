@@ -3,7 +3,7 @@ tests.servers.kubernetes.node NAME DIRECTORY`.
 
 It is a process inside a machine (`tests.servers.kubernetes.machine`). It makes its Node, renews its
 Lease every second, runs the pods that the scheduler gives it (`tests.servers.kubernetes.pod`), and
-serves their logs. It may be killed at any time.
+serves their logs. The node agent may be killed at any time.
 
 Not supported: pulling of images, networks of pods, exec and attach, CPU limits, priorities among
 pods, refreshed ConfigMaps and Secrets.
@@ -49,7 +49,7 @@ class Node:
         self.port = serve(self, Path(said["ca_file"]), Path(said["key"]))
 
     def live(self) -> None:
-        """Run until it is killed."""
+        """Run until the process is killed."""
         self._persist(self._register)
         threading.Thread(target=self._beat, daemon=True).start()
         self._persist(self._bury)
@@ -157,7 +157,7 @@ class Node:
             time.sleep(BEAT_S)
 
     def _bury(self) -> None:
-        """End the containers of an earlier agent whose pods have been deleted since."""
+        """End containers of an earlier node agent whose pods have been deleted since."""
         there = {
             each["metadata"]["uid"]
             for each in self.api.items("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")

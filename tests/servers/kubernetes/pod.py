@@ -33,7 +33,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Room:
-    """Settings that the pods of a machine share. `address` is the API server's host and port."""
+    """What all pods of a machine share. `address` is the API server's host and port."""
 
     api: Api
     node: str
@@ -44,7 +44,7 @@ class Room:
 
 
 class PodLife(threading.Thread):
-    """`see` and `gone` may be called at any time."""
+    """The thread of one pod. Other threads may call `see` and `gone` at any time."""
 
     def __init__(self, room: Room, pod: Object) -> None:
         super().__init__(daemon=True, name=pod["metadata"]["name"])
@@ -68,12 +68,13 @@ class PodLife(threading.Thread):
         self.wake()
 
     def gone(self) -> None:
-        """Note that it is no longer in the API, so nothing is waited for or reported."""
+        """Record that the pod is no longer in the API, so that nothing is waited for or
+        reported."""
         self._is_gone = True
         self.wake()
 
     def evict(self, message: str) -> None:
-        """Evict it, as a kubelet does whose machine runs out of memory or disk."""
+        """Evict the pod, as a kubelet does whose machine runs out of memory or disk."""
         self.seen.reason, self.seen.message = "Evicted", message
         self.seen.disrupted = True
         self.wake()
@@ -82,7 +83,7 @@ class PodLife(threading.Thread):
         os.eventfd_write(self._bell, 1)
 
     def log(self, container: str, previous: bool) -> Started | None:
-        """Return the start of a container whose log is requested."""
+        """Return the start of a container whose log is requested, or None if there is none."""
         found = self.seen.starts.get(container, [])
         wanted = found[:-1] if previous else found
         return wanted[-1] if wanted else None
@@ -96,7 +97,7 @@ class PodLife(threading.Thread):
         for one in self._all():
             release(self.room.directory, self.uid, one.place)
         shutil.rmtree(self.place, ignore_errors=True)
-        # Not closed, because another thread may be about to write to it.
+        # The descriptor is not closed, because another thread may be about to write to it.
 
     def _step(self) -> bool:
         """Do the next step. Return whether nothing is left to do."""
@@ -109,7 +110,7 @@ class PodLife(threading.Thread):
             if grace is not None:
                 self._end(grace)
             elif self.seen.has_ended(self.pod):
-                # Nothing but sidecars is left.
+                # Only sidecars are left.
                 self._end(int(self.pod["spec"].get("terminationGracePeriodSeconds", 30)))
             else:
                 self._go_on()
@@ -146,7 +147,8 @@ class PodLife(threading.Thread):
     # ------------------------------------------------------------------------------------------
 
     def _grace(self) -> int | None:
-        """Return the seconds that its containers have to end; None if they may continue."""
+        """Return the seconds in which the pod's containers have to end, or None if they may
+        continue."""
         if "deletionTimestamp" in self.pod["metadata"]:
             return int(self.pod["metadata"].get("deletionGracePeriodSeconds", 0))
         deadline = self._deadline()
@@ -168,7 +170,8 @@ class PodLife(threading.Thread):
         return self.seen.began + limit if limit and self.seen.began else 0.0
 
     def _began(self) -> float:
-        """Return when this machine took it on, by the age of its directory."""
+        """Return the time when this machine began to run the pod, which is the age of the pod's
+        directory."""
         told = self.pod["status"].get("startTime")
         if told and not self.place.exists():
             self.seen.lost = True
@@ -213,7 +216,8 @@ class PodLife(threading.Thread):
             self._retry_at = time.time() + 0.05
 
     def _go_on(self) -> None:
-        """Start the next containers: the first initial one that has not succeeded, or all others."""
+        """Start the next containers: the first init container that has not succeeded, or all
+        others."""
         if self._is_over() or self.seen.lost or time.time() < self._retry_at:
             return
         policy = self.pod["spec"]["restartPolicy"]
@@ -338,7 +342,7 @@ class PodLife(threading.Thread):
         except Refused as error:
             if error.status not in (404, 409):
                 raise
-            # Another pod of the same name, or none: the watch will say so.
+            # The pod is gone, or another one has its name now. The watch will report it.
         self._told = wanted
         self.seen.is_told = True
 
@@ -346,7 +350,7 @@ class PodLife(threading.Thread):
         self.room.api.discard(self._path, gracePeriodSeconds=0, preconditions={"uid": self.uid})
 
     def _event(self, reason: str, message: str) -> None:
-        """Send an event, once for each message."""
+        """Send an event, but only once for each message."""
         if message in self._said:
             return
         self._said.add(message)
@@ -380,7 +384,7 @@ class PodLife(threading.Thread):
         return f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/pods/{self.pod['metadata']['name']}"
 
     def _found(self) -> dict[str, list[Started]]:
-        """Return the containers that an earlier agent started."""
+        """Return the containers that an earlier node agent started, by name."""
         found: dict[str, list[Started]] = {}
         for place in sorted((self.place / "containers").glob("*/*"), key=lambda one: int(one.name)):
             one = Started(place)

@@ -1,7 +1,7 @@
-"""Readiness and liveness of a container: HTTP and TCP probes, one thread for each.
+"""Readiness and liveness probes of containers by HTTP and TCP, with one thread for each container.
 
-Pods share the host's network, so a probe asks 127.0.0.1. A probe that runs a command counts as
-passed.
+Pods share the host's network, so a probe is sent to 127.0.0.1. A probe that would run a command
+counts as passed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from tests.servers.kubernetes.started import Started
 
 
 class Probes:
-    """The probes of all containers of a pod. `wake` is called when an answer changes."""
+    """The probes of all containers of a pod. `wake` is called when the result of a probe
+    changes."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -97,6 +98,6 @@ def _asks(container: Object, probe: Object) -> bool:
 
 
 def _port(container: Object, wanted: int | str) -> int:
-    """Return a port by its number or its name."""
+    """Return the number of a port that is given by its number or its name."""
     named = {each.get("name"): each["containerPort"] for each in container.get("ports", ())}
     return int(named.get(wanted, wanted))

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 from tests.servers.kubernetes.cluster import Cluster
 
 Fault = Callable[[str, str], "int | str | None"]
-"""Returns the fault of a request from method and path: a status; `cut` before it is forwarded;
-`lose` its answer after it was carried out; `hang` until `heal`; None for no fault."""
+"""A function that returns the fault for a request, from method and path: a status to answer with;
+`cut` to close before the request is forwarded; `lose` to lose the answer after it was carried out;
+`hang` to wait until `heal`; None for no fault."""
 REASONS = {
     409: "Conflict",
     410: "Expired",
@@ -51,8 +52,8 @@ HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 
 class Proxy(ThreadingHTTPServer):
-    """The proxy, as a context manager. `faults` counts the requests with a fault, `count` all
-    requests."""
+    """The proxy, as a context manager. `faults` is the number of requests with a fault, `count`
+    that of all requests."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -82,11 +83,11 @@ class Proxy(ThreadingHTTPServer):
         return f"https://127.0.0.1:{self.server_address[1]}"
 
     def heal(self) -> None:
-        """Cut everything that hangs. Nothing hangs until the next fault."""
+        """Cut all connections that hang, and let no others hang until the next fault."""
         self._healed.set()
 
     def cut(self) -> int:
-        """Close every connection. Return how many there were."""
+        """Close every connection, and return how many there were."""
         with self._lock:
             found = list(self._open)
         for each in found:
@@ -94,15 +95,15 @@ class Proxy(ThreadingHTTPServer):
         return len(found)
 
     def silence(self) -> int:
-        """Let the present connections deliver nothing more; new ones work. Return how many there
-        are."""
+        """Let the open connections deliver nothing more. New connections work. Return how many
+        connections are silent."""
         with self._lock:
             self._age += 1
             return len(self._open)
 
     def expire(self) -> int:
-        """Tell every open watch, by an event of the API server's form, that its version is too old.
-        Return how many there were."""
+        """Tell every open watch that its version is too old, by an event in the API server's form.
+        Return how many watches there were."""
         with self._lock:
             found = list(self._streams)
         for each in found:
@@ -128,7 +129,7 @@ class Proxy(ThreadingHTTPServer):
         return self._open.get(connection, self._age) < self._age
 
     def wait(self) -> None:
-        """Wait; to the client it looks like for ever."""
+        """Wait until `heal`. To the client this looks like waiting forever."""
         self._stopped.wait()
 
     def hang(self) -> None:
@@ -220,8 +221,8 @@ class _Relay(BaseHTTPRequestHandler):
         return found
 
     def _passed_on(self, body: bytes) -> http.client.HTTPResponse:
-        """Forward the request. A connection that was idle may have ended meanwhile; then nothing
-        was carried out, and a second one is tried."""
+        """Forward the request and return the answer. An idle connection may have ended; then
+        nothing was carried out, and another connection is tried."""
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
         for last in (False, True):
             try:
@@ -274,7 +275,7 @@ class _Relay(BaseHTTPRequestHandler):
         self._say(b"0\r\n\r\n")
 
     def end(self, last_words: bytes) -> None:
-        """End the stream here, with this data. Another thread calls it."""
+        """End the stream here, after this data. This is called by another thread."""
         self.last_words = last_words
         if self.upstream is not None and self.upstream.sock is not None:
             _shut(self.upstream.sock)

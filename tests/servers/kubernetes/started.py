@@ -1,5 +1,5 @@
-"""One start of a container, as its directory on the machine's disk describes it: made by one node
-agent, and perhaps read by the next."""
+"""One start of a container, as its directory on the machine's disk describes it. One node agent
+makes the directory, and perhaps the next one reads it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.servers.kubernetes.images import Image
 
 PROGRAM = Path(__file__).with_name("container.py")
 MESSAGE = 4096
-"""Bytes of a termination message that are kept. For a log in its place: half as many, and 80 lines
-(kubelet, pkg/kubelet/kuberuntime)."""
+"""Maximum length of a termination message, in bytes. A log that replaces a message has half as many
+bytes, and at most 80 lines (kubelet, pkg/kubelet/kuberuntime)."""
 
 
 class Started:
     """The start of a container. `place` has `plan.json`, `exit.json`, `log`, `message` and `shim`
-    (the process that waits for it)."""
+    (the id of the process that waits for it)."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -32,7 +32,7 @@ class Started:
         self._watched = -1
 
     def start(self, image: Image, plan: dict[str, Any]) -> None:
-        """Start it. Return when the container is on its way."""
+        """Start the container, and return when its process has begun."""
         root = self.place / "root"
         for name in {
             "etc",
@@ -73,8 +73,8 @@ class Started:
         new.rename(self.place / "shim")
 
     def was_started(self) -> bool:
-        """Return whether it was started completely. An agent that was killed meanwhile leaves an
-        incomplete start, which is ended."""
+        """Return whether the container was started completely. A node agent that is killed during
+        the start leaves an incomplete start, which the next agent ends."""
         if (self.place / "shim").exists():
             return True
         for each in Path("/proc").glob("[0-9]*/cmdline"):
@@ -84,7 +84,8 @@ class Started:
         return False
 
     def watched(self) -> int:
-        """Return a descriptor that can be read when it has ended; -1 if it has."""
+        """Return a descriptor that becomes readable when the container ends, or -1 if it has
+        ended."""
         if self._watched < 0 and (pid := self._shim()):
             with suppress(ProcessLookupError):
                 self._watched = os.pidfd_open(pid)
@@ -105,23 +106,25 @@ class Started:
         return False
 
     def has_said_all(self) -> bool:
-        """Return whether its log is complete; for other threads than the pod's own."""
+        """Return whether the container's log is complete. Other threads than the pod's own use
+        this."""
         return (self.place / "exit.json").exists() or not self.place.exists()
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal to its PID 1. With SIGKILL nothing in it is left."""
+        """Send a signal to the container's PID 1. After SIGKILL no process of the container is
+        left."""
         while self.is_running():
             try:
                 init = int((self.place / "init.pid").read_text())
             except (OSError, ValueError):
-                time.sleep(0.01)  # just started
+                time.sleep(0.01)  # the container has just been started
                 continue
             with suppress(ProcessLookupError):
                 os.kill(init, number)
             return
 
     def state(self) -> dict[str, Any]:
-        """Return `running` or `terminated`, in the form of a container's status."""
+        """Return the container's state, `running` or `terminated`, in the form of a status."""
         plan = self.plan()
         if self.is_running():
             return {"running": {"startedAt": stamp(plan["asked"])}}
@@ -162,7 +165,7 @@ class Started:
         try:
             return dict(json.loads((self.place / "plan.json").read_text()))
         except (OSError, ValueError):
-            # The agent was killed between making the place and the plan.
+            # The node agent was killed after it made the directory and before it wrote the plan.
             return {"asked": self.place.stat().st_mtime, "fallback": False}
 
     def _message(self, code: int, plan: dict[str, Any]) -> str:
@@ -176,7 +179,7 @@ class Started:
         return ""
 
     def _shim(self) -> int:
-        """Return its pid, if that is still the same process."""
+        """Return the shim's process id if it is still the same process, else 0."""
         if self._child is not None:
             return self._child.pid if self._child.returncode is None else 0
         with suppress(OSError, ValueError):

@@ -19,8 +19,8 @@ UNKNOWN = {
 
 @dataclass
 class Seen:
-    """The machine's knowledge about a pod. `reason` says why it was ended; `lost` means that its
-    containers were here and are gone."""
+    """The machine's knowledge about a pod. `reason` says why the pod was ended. `lost` means that
+    its containers were on this machine and are gone."""
 
     starts: dict[str, list[Started]]
     probes: Probes
@@ -33,7 +33,8 @@ class Seen:
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def code(self, name: str) -> int | None:
-        """Return how the last start of a container ended; None if there was none or it is running."""
+        """Return the exit code of the container's last start, or None if it was never started or is
+        running."""
         if self.lost:
             return 137
         starts = self.starts.get(name)
@@ -42,7 +43,7 @@ class Seen:
         return int(starts[-1].state()["terminated"]["exitCode"])
 
     def has_ended(self, pod: Object) -> bool:
-        """Return whether all containers but the sidecars have ended, for good."""
+        """Return whether all containers except for the sidecars have ended for good."""
         codes = [self.code(each["name"]) for each in pod["spec"]["containers"]]
         if any(code is None for code in codes):
             return False
@@ -79,12 +80,13 @@ class Seen:
 
 
 def is_sidecar(container: Object) -> bool:
-    """Return whether an init container keeps running beside the others (KEP 753)."""
+    """Return whether an init container is a sidecar, which keeps running beside the others (KEP
+    753)."""
     return bool(container.get("restartPolicy") == "Always")
 
 
 def status(pod: Object, seen: Seen) -> Object:
-    """Return the status to be written; the same as last time if nothing has changed."""
+    """Return the status to write. It equals the previous status if nothing has changed."""
     spec, phase = pod["spec"], seen.phase(pod)
     initials = spec.get("initContainers", ())
     running = {

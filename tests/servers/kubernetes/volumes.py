@@ -1,9 +1,10 @@
-"""Volumes for claims: a directory for each claim, like a disk of a cloud's storage driver. A thread
-of the cluster.
+"""Volumes for claims: a directory for each claim, as a cloud's storage driver makes a disk. This is
+a thread of the cluster.
 
-There are two classes: `network` (the default; every machine reaches the volume, and it survives any
-of them) and `local` (on the disk of the machine where its first pod was scheduled, and nowhere
-else). The directory is deleted with its volume, if that is to be deleted.
+There are two classes: `network` (the default; every machine reaches the volume, and it survives the
+loss of any of them) and `local` (on the disk of the machine where its first pod was scheduled, and
+nowhere else). The directory is deleted together with its volume, unless the volume is to be
+retained.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Provisioner:
             each.start()
 
     def stop(self) -> None:
-        """Stop when its watches end, which is when the API server is gone."""
+        """Stop the thread. It ends when its watches end, which is when the API server is gone."""
         self._ended.set()
 
     def join(self) -> None:
@@ -76,8 +77,8 @@ class Provisioner:
         local = wanted["storageClassName"] == "local"
         path = f"/volumes/{name}" if local else str(self.network / name)
         if not local:
-            # A claim is reported several times before it is bound. Its permissions are right for
-            # the pods from the first time on.
+            # A claim is reported several times before it is bound. The directory's permissions are
+            # right for the pods from the first report on.
             Path(path).mkdir(mode=0o755, exist_ok=True)
         claimed = {
             "kind": "PersistentVolumeClaim",
@@ -120,7 +121,8 @@ class Provisioner:
                 self._persist(lambda own=own: self.api.discard(own))
 
     def _persist(self, call: Callable[[], object]) -> None:
-        """Repeat until it is done, or refused finally (for example because it was done already)."""
+        """Repeat the call until it succeeds, or is refused for good (for example because it was
+        done already)."""
         while not self._ended.is_set():
             try:
                 call()
