@@ -152,8 +152,8 @@ def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground,
 
 
 def test_nothing_is_meant(ground: Ground) -> None:
-    """Another repository or an unknown branch is not found. Without any selection there is a usage
-    error. Nothing is moved."""
+    """A reset with another repository or an unknown branch finds nothing, and one without any
+    selection is a usage error. Nothing is moved."""
     _, top = ground.run()
     for target in (
         Target(branch="none"),
@@ -167,8 +167,8 @@ def test_nothing_is_meant(ground: Ground) -> None:
 
 
 def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
-    """A run that is running, or open in the agent's own program, is refused, and so is a run that
-    shares the conversation. Nothing is cleared."""
+    """A run that is running, or open in the agent's own program, cannot be reset, and neither can a
+    run that shares its conversation. Nothing is cleared."""
     run, top = ground.run(scope="shared")
     other, _ = ground.run(name="other", branch="other", scope="shared")
     session = talk(ground, run)
@@ -186,7 +186,8 @@ def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
 
 
 def test_a_dry_run_only_tells(ground: Ground) -> None:
-    """It lists the runs, and the content that would exist only in the trash. Nothing is changed."""
+    """A dry run lists the runs, and the content that would exist only in the trash. Nothing is
+    changed."""
     run, top = ground.run()
     session = talk(ground, run)
     (top / "new").write_text("x")
@@ -211,8 +212,8 @@ def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
 
 
 def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> None:
-    """git has given the same name to another worktree meanwhile. The restored one gets another
-    name, and git knows both."""
+    """git has given the name of an admin directory to another worktree in the meantime. The
+    restored worktree gets another name, and git knows both."""
     run, top = ground.run()
     removed = service.remove(ground.engine, "task")
     taken = ground.yard.repo / ".git/worktrees" / top.name

@@ -1,5 +1,5 @@
-"""A sweep: removal by age, unknown entries, too many at once, a clock that was changed, and a
-missing volume."""
+"""A sweep: removal by age, unknown entries, too many entries at once, a clock that was changed, and
+a missing volume."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
 
 def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
     """Workdir, logs and all checkpoints of a done task are kept until its plan has ended, whatever
-    their age, and are removed afterwards. The output of the plan's check is recognized, too."""
+    their age, and are removed afterwards. The output of the plan's check is recognized as the
+    plan's, too."""
     seed = TaskSpec(prompt="", repo=str(ground.yard.repo))
     task = PlanTask(name="a", prompt="Do a.", agent="claude")
     plan = PlanRun(
@@ -178,8 +179,7 @@ def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None
     orphan = logs_of(ground, "0" * 32)
     assert ground.row(ground.sweep(days=30), orphan).verdict is SweepVerdict.KEEP
     ground.run()
-    # A second later: the file system's clock may stand some milliseconds before the one of the
-    # store.
+    # One second later, because the file system's clock may be some milliseconds behind the store's.
     os.utime(orphan / "1/stdout", ns=(time.time_ns() + 10**9,) * 2)
     row = ground.row(ground.sweep(), orphan)
     assert (row.cls, row.verdict) == (Class.ORPHANS, SweepVerdict.TAKE)
@@ -187,8 +187,8 @@ def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None
 
 
 def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
-    """An isolated workdir, also one in the trash, keeps the cache. Without any the cache is removed
-    after its time, and is created again when needed."""
+    """An isolated workdir, also one in the trash, keeps the cache. When no workdir uses the cache,
+    it is removed after some time, and is created again when needed."""
     _, top = ground.run("isolated")
     (cache,) = (ground.yard.root / ".perdure/repos").glob("*.git")
     (top / "new").write_text("x")
@@ -216,8 +216,8 @@ def test_scratch_goes_into_the_trash(ground: Ground) -> None:
 
 
 def test_too_much_at_once_is_stopped(ground: Ground) -> None:
-    """Eleven of twelve logs would be removed. None is, and a person is asked; with `--many` they
-    are removed."""
+    """Eleven of twelve logs would be removed. None of them is, and a person is asked. With `--many`
+    they are removed."""
     runs = [
         ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
         for n, spec in _specs(ground, 12)
@@ -238,7 +238,7 @@ def _specs(ground: Ground, count: int) -> list[tuple[int, object]]:
 
 
 def test_few_go_without_a_word(ground: Ground) -> None:
-    """Ten of ten are removed without a question, as in a small store after a holiday."""
+    """Ten of ten logs are removed without a question, as in a small store after a holiday."""
     for n, spec in _specs(ground, 10):
         run = ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
         logs_of(ground, run.id)
@@ -256,8 +256,8 @@ JUMPS = {
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> None:
-    """The wall clock was changed and the machine's own was not. Nothing is removed, sweep after
-    sweep, until the clock is right again."""
+    """The wall clock was changed, but the machine's own clock was not. No sweep removes anything
+    until the wall clock is right again."""
     _, top = ground.run()
     ground.sweep(days=20, dry=True)
     ground.passed = 0
@@ -275,15 +275,16 @@ def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> N
 
 
 def test_a_suspended_machine_has_its_time(ground: Ground) -> None:
-    """The clock of the machine includes suspended time: a month of sleep is a month."""
+    """The machine's own clock includes the time in which it was suspended: a month of sleep counts
+    as a month."""
     _, top = ground.run()
     ground.sweep()
     assert ground.row(ground.sweep(days=30), top).verdict is SweepVerdict.TAKE
 
 
 def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground) -> None:
-    """A machine that was off may start with any date. The first sweep only looks; one an hour later
-    uses the clock."""
+    """A machine that was off may start with any date. The first sweep removes nothing; one an hour
+    later trusts the clock."""
     _, top = ground.run()
     ground.sweep()
     woken = replace(ground.now, wall=ground.now.wall + 40 * DAY_MS, boot=60.0, boot_id="another")
@@ -311,7 +312,7 @@ def test_a_person_may_accept_the_clock(ground: Ground) -> None:
 
 
 def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
-    """An entry that was used tomorrow shows that one of the clocks was wrong."""
+    """An entry that was last used tomorrow shows that a clock was wrong, so a person is asked."""
     _, top = ground.run()
     then = current_moment().wall / 1000 + 90_000
     os.utime(top, (then, then))
@@ -319,7 +320,7 @@ def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
 
 
 def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
-    """If the root's volume is not mounted, nothing is removed, also nothing in the state directory."""
+    """If the root's volume is not mounted, nothing is removed, not even in the state directory."""
     run, top = ground.run()
     logs = logs_of(ground, run.id)
     ground.sweep()
@@ -333,7 +334,8 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
 
 
 def test_only_one_sweep_at_a_time(ground: Ground) -> None:
-    """A second one is refused, so that neither judges by incomplete results of the other."""
+    """A second sweep at the same time is refused, so that neither decides by the other's incomplete
+    results."""
     from perdure.engine.sweeper.sweeps import _sweep_lock
 
     with _sweep_lock(ground.engine.state), pytest.raises(Conflict, match="Another sweep"):
@@ -341,7 +343,7 @@ def test_only_one_sweep_at_a_time(ground: Ground) -> None:
 
 
 def test_it_is_due_once_a_day(ground: Ground) -> None:
-    """It is due before the first sweep and a day after one, and not in between."""
+    """A sweep is due if there was none yet, or if the last one was a day ago."""
     assert due(ground.engine.state)
     sweep(ground.engine, rules_of(ground.settings))
     assert not due(ground.engine.state)
@@ -354,14 +356,14 @@ def test_it_is_due_once_a_day(ground: Ground) -> None:
 
 @pytest.mark.parametrize("how", ["written since", "process inside"])
 def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> None:
-    """A program that still works in a moved directory prevents its deletion."""
+    """An entry of the trash is not deleted while a program still works in it."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     with subprocess.Popen(
         ["sleep", "600"], cwd=entry / "workdir" if how == "process inside" else "/"
     ) as sleeper:
         if how == "written since":
-            # The sweep was "20 days later": for the entry, the write must come after that.
+            # The sweep ran "20 days later", so the write must get a time after that.
             about = json.loads((entry / "about.json").read_text())
             (entry / "about.json").write_text(
                 json.dumps({**about, "at": about["at"] - 21 * DAY_MS})
@@ -376,8 +378,8 @@ def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> 
 
 
 def test_a_purge_follows_no_link(ground: Ground) -> None:
-    """Links in the trash may lead anywhere. They are deleted, and their targets are not. A
-    directory without rights is deleted too."""
+    """Links in an entry of the trash are deleted, but not their targets. A directory without access
+    rights is deleted too."""
     outside = ground.yard.top / "outside"
     outside.mkdir()
     (outside / "file").write_text("of the user\n")
@@ -392,8 +394,8 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
 
 
 def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
-    """An entry that was half deleted at a kill no longer counts as one. The next sweep that may
-    delete removes it, and a dry run does not."""
+    """An entry that was only partly deleted at a kill no longer counts as an entry. The next sweep
+    that may delete removes the rest. A dry run does not."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     doomed = entry.with_name(f".doomed-{entry.name}")
@@ -406,7 +408,7 @@ def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
 
 
 def test_a_restore_overwrites_nothing(ground: Ground) -> None:
-    """If a new workdir exists, the old one stays in the trash. Once the new one is gone, the old
+    """If there is a new workdir, the old one stays in the trash. When the new one is gone, the old
     one is restored with git's state."""
     from perdure.engine.sweeper import restore
 
@@ -429,7 +431,7 @@ def test_a_restore_overwrites_nothing(ground: Ground) -> None:
 
 
 def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> None:
-    """`perdure gc --json` prints a row for each entry with its reason, and exits with 3 if a person
+    """`perdure gc --json` prints a row with a reason for each entry, and exits with 3 if a person
     is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
@@ -459,8 +461,8 @@ def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> N
 
 
 def test_usage_counts_each_file_once(ground: Ground) -> None:
-    """By class, agent and repository; a file with two names counts once, and nothing below a
-    link."""
+    """Disk usage is reported by class, agent and repository. A file with two names counts once, and
+    files behind a link do not count."""
     from perdure.engine.sweeper import usage
 
     _, top = ground.run()

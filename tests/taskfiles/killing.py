@@ -1,9 +1,9 @@
-"""Places task files in a child that is killed, and again in another one that is not. `test_kills`
-runs it; it prints its findings as JSON.
+"""Places task files in a child process that is killed, and completes them in another one that is
+not. `test_kills` runs this program, which prints its findings as JSON.
 
 At each step: the child kills itself at its n-th access to the file system, for every n until it
-completes. At random: its parent kills it at any moment. The journal is a file, one line for each
-transaction.
+completes. At random: the parent kills the child at any moment. The journal is a file with one line
+for each transaction.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Kept(Scene):
 
 
 def ready(directory: Path) -> Kept:
-    """Make a workdir with files that the agent has edited, and a new version of each."""
+    """Make a workdir with task files that the agent has edited, and a new version of each."""
     scene = Kept(directory)
     scene.give(dict.fromkeys(NAMES[:4], BASE))
     scene.place()
@@ -61,8 +61,8 @@ def ready(directory: Path) -> Kept:
 
 
 def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
-    """Place files in a child. `at`: it dies at that access; else after some time. Return whether it
-    died."""
+    """Place files in a child process. `at`: the number of the access at which it kills itself.
+    `after_s`: the time after which it is killed otherwise. Return whether it was killed."""
     child = os.fork()
     if not child:
         if at:
@@ -87,8 +87,8 @@ def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
 
 
 def wrong(scene: Kept, *, meddled: str = "") -> list[str]:
-    """Return the violations: first as the kill left them, then after the next attempt has completed
-    the work."""
+    """Return the faults: first those that the kill left, then those after the next attempt has
+    completed the work."""
     found = []
     for name in NAMES[:3]:
         if OURS not in [scene.read(name), *scene.backups()]:

@@ -1,4 +1,4 @@
-"""A workdir, a journal and a person's files, without a run."""
+"""A workdir, a journal and a person's task files, without a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Scene:
     def place(
         self, *, fresh: bool = False, after: Callable[[], None] = lambda: None
     ) -> dict[str, FileChange]:
-        """Return what was planned this time, by name. `after` is called after each record."""
+        """Place the files, and return what was planned this time, by name. `after` is called after
+        each record."""
 
         def record(events: list[AnyEvent]) -> None:
             self.record(events)
@@ -96,5 +97,5 @@ class Scene:
         return [path.read_bytes() for path in self.state.glob("backups/**/*") if path.is_file()]
 
     def strays(self) -> list[str]:
-        """Return other files of perdure's beside the task files."""
+        """Return files of perdure that are left beside the task files."""
         return [path.name for path in self.work.rglob(".perdure-*")]

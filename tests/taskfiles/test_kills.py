@@ -1,4 +1,4 @@
-"""perdure is killed while it writes the files. The next attempt completes the work, and nothing is
+"""perdure is killed while it writes task files. The next attempt completes the work, and nothing is
 lost or merged twice."""
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ def trials(way: str, count: int, stride: int = 1) -> dict[str, Any]:
 
 
 def test_killed_at_each_step() -> None:
-    """SIGKILL at every touch of the file system, from the first look to the last record."""
+    """perdure gets SIGKILL at each access to the file system, from the first read to the last
+    record. The next attempt completes the work."""
     found = trials("each", 1000)
     assert found["struck"] == found["trials"] - 1 > 50
 
 
 def test_killed_at_each_step_and_changed_by_somebody() -> None:
-    """SIGKILL at every third touch of the file system. Before the next attempt somebody changes one
-    of the files: the changed content stays, or is in a backup."""
+    """perdure gets SIGKILL at every third access to the file system. Before the next attempt
+    somebody changes one of the files. The changed content stays, or is in a backup."""
     found = trials("meddled", 1000, stride=3)
     assert found["struck"] == found["trials"] - 1 > 20
 
 
 def test_killed_at_random_moments() -> None:
-    """SIGKILL from outside, at any moment."""
+    """perdure gets SIGKILL from outside at a random moment. The next attempt completes the work."""
     assert trials("random", 20)["struck"] > 0

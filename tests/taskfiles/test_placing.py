@@ -1,4 +1,4 @@
-"""Task files are written to the workdir by their rules. With any contents, no version is lost."""
+"""Task files are placed in the workdir by their rules. With any contents, no version is lost."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def scene(tmp_path: Path) -> Scene:
 
 
 ROWS = [
-    # base, in the workdir, given: by keep, replace, merge (what was done, what lies there, whether
-    # a backup was made)
+    # Each row: the contents of base, workdir and given file; then, for each of keep, replace and
+    # merge: what was done, the content afterwards, and whether a backup was made.
     (None, None, THEIRS, ("written", THEIRS, 0), ("written", THEIRS, 0), ("written", THEIRS, 0)),
     (None, THEIRS, THEIRS, ("same", THEIRS, 0), ("same", THEIRS, 0), ("same", THEIRS, 0)),
     (None, OURS, THEIRS, ("kept", OURS, 0), ("replaced", THEIRS, 1), ("conflict", "marks", 1)),
@@ -66,7 +66,8 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 @pytest.mark.parametrize("strategy", [KEEP, REPLACE, MERGE])
 def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
-    """The action on a file depends only on three contents and the strategy."""
+    """What is done with a file depends only on three contents (base, workdir, given) and the
+    strategy."""
     base, there, new, *outcomes = row
     action, content, backups = outcomes[(KEEP, REPLACE, MERGE).index(strategy)]
     if base is not None:
@@ -111,8 +112,8 @@ contents = st.one_of(
 def test_no_version_is_lost(
     base: bytes | None, there: bytes | None, new: bytes, strategy: OnEdit
 ) -> None:
-    """With any three contents, the file of the workdir is there, or in a backup, and the given one
-    is kept."""
+    """With any three contents, the workdir's content is still in the workdir or in a backup, and
+    the given content is kept."""
     with tempfile.TemporaryDirectory() as directory:
         scene = Scene(Path(directory))
         if base is not None:
@@ -130,8 +131,8 @@ def test_no_version_is_lost(
 
 
 def test_versions_add_up(scene: Scene) -> None:
-    """Single files are added to the earlier ones. A directory replaces all of them: a file that is
-    missing in it stays in the workdir, and is reported."""
+    """Single files are added to the earlier ones. A directory replaces all of them: a file that the
+    directory lacks stays in the workdir and is reported."""
     scene.give({"a": b"1", "b": b"1"}, whole=True)
     scene.give({"c": b"1"})
     assert {name: change.action for name, change in scene.place().items()} == dict.fromkeys(
@@ -159,7 +160,8 @@ def test_an_update_without_files_changes_none(scene: Scene) -> None:
 
 
 def test_each_file_has_the_strategy_that_it_came_with(scene: Scene) -> None:
-    """Two updates that wait together are placed at once, each file as its own update asked."""
+    """Two updates that wait together are placed at once, and each file by the strategy of its own
+    update."""
     scene.give({"a": BASE, "b": BASE})
     scene.place()
     scene.write("a", OURS)
@@ -172,8 +174,8 @@ def test_each_file_has_the_strategy_that_it_came_with(scene: Scene) -> None:
 
 
 def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
-    """It is set from the given file, changed by a new version, and merged by the same rule as the
-    lines. Other rights stay."""
+    """A file's executable bit is set as in the given file, changed by a new version, and merged by
+    the same rule as the lines. Other access rights stay."""
     scene.give({"run": BASE}, executable=["run"])
     scene.place()
     assert (scene.work / "run").stat().st_mode & 0o100
@@ -188,7 +190,7 @@ def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
 
 
 def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None:
-    """A file that was written once and is gone with the workdir is written again. An existing one
+    """A file that was written once and is gone with its workdir is written again. An existing file
     stays."""
     scene.give({"a": BASE, "b": BASE})
     scene.place()
@@ -201,8 +203,8 @@ def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None
 
 
 def test_a_checkpoint_has_the_versions_of_its_time(scene: Scene) -> None:
-    """After a restore the files count as they were given at that time, so the newest version is
-    written again, with the right base."""
+    """After a restore, the version that was given at that time counts as the base. So the newest
+    version is written again, merged with the right base."""
     scene.give({"a": BASE})
     scene.place()
     scene.record([CheckpointTaken(number=7, why="end", commit="0" * 40)])
@@ -215,7 +217,8 @@ def test_a_checkpoint_has_the_versions_of_its_time(scene: Scene) -> None:
 
 
 def test_many_files_are_planned_in_many_records(scene: Scene) -> None:
-    """No record of the journal grows with the number of files."""
+    """Many files are planned in several records of the journal, so that no record grows with their
+    number."""
     scene.give({f"d/{number}": b"%d" % number for number in range(120)})
     assert len(scene.place()) == 120
     assert [
@@ -225,8 +228,8 @@ def test_many_files_are_planned_in_many_records(scene: Scene) -> None:
 
 
 def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
-    """A version whose content is on another machine or damaged here is reported, and nothing is
-    changed."""
+    """A version whose content is on another machine, or damaged here, is reported as a conflict,
+    and nothing is changed."""
     scene.give({"a": BASE})
     scene.place()
     scene.give({"a": THEIRS})
@@ -237,8 +240,7 @@ def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
 
 
 def test_backups_never_overwrite_one_another(scene: Scene) -> None:
-    """Two versions of the agent's for one name and one version of the instructions have different
-    paths."""
+    """Two backups of the same file for the same version of the instructions get different paths."""
     scene.give({"a": THEIRS}, REPLACE)
     for mine in (OURS, CLASH):
         scene.write("a", mine)
@@ -259,8 +261,8 @@ def test_backups_never_overwrite_one_another(scene: Scene) -> None:
 def test_what_an_agent_plants_stays_and_leads_nowhere(
     scene: Scene, plant: str, strategy: OnEdit
 ) -> None:
-    """There is a link, a pipe, a directory or a giant file in place of the file, or a link above
-    it. Nothing is followed, written or removed."""
+    """A link, a pipe, a directory or a giant file is in place of the task file, or a link in place
+    of its directory. It is not followed, written or removed."""
     outside = scene.directory / "outside"
     outside.mkdir()
     (outside / "a.md").write_bytes(b"not yours")
@@ -317,8 +319,8 @@ def test_a_workdir_that_became_a_link_is_refused(scene: Scene) -> None:
 
 
 def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
-    """The plan of the second version is completed. The third version comes after it, merged with
-    the result of the second."""
+    """The unfinished plan of the second version is completed first. Then the third version is
+    placed, merged with the result of the second."""
     scene.give({"a": BASE})
     scene.place()
     scene.write("a", OURS)
@@ -333,7 +335,7 @@ def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
 
 
 class Ended(Exception):
-    """Ends perdure as soon as the plan is in the journal."""
+    """Raised to end perdure as soon as the plan is in the journal."""
 
 
 def end() -> None:
@@ -341,7 +343,8 @@ def end() -> None:
 
 
 def test_a_hard_link_outside_keeps_its_bytes(scene: Scene) -> None:
-    """The agent has linked a file to one outside. The file is replaced, and never written into."""
+    """The agent has hard-linked a task file to a file outside of the workdir. The task file is
+    replaced, and never written into."""
     outside = scene.directory / "outside"
     outside.write_bytes(OURS)
     (scene.work / "a").hardlink_to(outside)

@@ -1,5 +1,5 @@
-"""The files that a person gives: all are checked before one is kept, and a refusal says what to
-do."""
+"""The task files that a person gives: all of them are checked before one is stored, and a refusal
+says what to do."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def names(given: Given) -> list[str]:
 
 
 def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
-    """PATH keeps its name, PATH=DEST gets another one, and DEST/ is a directory. An existing file
-    with = in its name is only a name."""
+    """PATH keeps its name, PATH=DEST is stored as DEST, and DEST/ is a directory. If a file with =
+    in its name exists, that is its name."""
     for name in ("a.md", "b=c.md", "run.sh"):
         (user / name).write_text(name)
     (user / "run.sh").chmod(0o755)
@@ -102,8 +102,8 @@ def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None
     ],
 )
 def test_places_that_no_file_may_have(contents: Contents, user: Path, dest: str) -> None:
-    """A place outside the workdir, in git's directory, or too long is refused, and nothing is
-    kept."""
+    """A path outside of the workdir, in git's directory, or too long is refused, and nothing is
+    stored."""
     (user / "a").write_text("a")
     with pytest.raises(UsageError):
         take(contents, FileRequest(cwd=user, files=(f"a={dest}",)))
@@ -114,7 +114,7 @@ def test_what_cannot_be_taken(
     contents: Contents, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing file, a directory, a pipe, a file that is too large or given twice, and a file and
-    a directory at once: one sentence, and nothing is kept."""
+    a directory with one name: each gives one sentence, and nothing is stored."""
     (user / "a").write_text("a")
     (user / "d").mkdir()
     os.mkfifo(user / "pipe")
@@ -150,8 +150,8 @@ def test_what_cannot_be_taken(
 
 
 def test_contents_are_private_whole_and_never_trusted(contents: Contents) -> None:
-    """Only the owner can read them. A damaged one counts as missing and is written again. A digest
-    from elsewhere leads to no file."""
+    """Only the owner can read the stored contents. A damaged content counts as missing, and is
+    written again. A digest that somebody else sends leads to no file."""
     digest = contents.put(b"text")
     path = contents.path(digest)
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700

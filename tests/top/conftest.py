@@ -1,4 +1,4 @@
-"""A store of its own for each board."""
+"""A fixture that gives each board its own store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A board that Textual's pilot uses: real keys, a real store, and the content of the screen."""
+"""A board that Textual's pilot controls, with real keys and a real store, and the content of its
+screen."""
 
 from __future__ import annotations
 
@@ -28,13 +29,13 @@ def no_answer(run_id: str, number: int, verdict: AnswerKind, words: str) -> str:
 
 
 class Play:
-    """The board under a pilot."""
+    """The board, controlled by a pilot."""
 
     def __init__(self, app: Board, pilot: Pilot[None]) -> None:
         self.app, self.pilot = app, pilot
 
     def screen(self) -> list[str]:
-        """The lines on the screen, as a person reads them."""
+        """Return the lines on the screen, as a person reads them."""
         size = self.app.size
         strips = self.app.screen._compositor.render_strips()
         return ["".join(segment.text for segment in strip).rstrip() for strip in strips][
@@ -45,7 +46,7 @@ class Play:
         await self.pilot.press(*keys)
 
     async def until(self, met: Callable[[], Any], what: str) -> None:
-        """Wait until the condition holds."""
+        """Wait until the condition is true."""
         end = time.monotonic() + PATIENCE_S
         while not met():
             assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(self.screen())
@@ -77,7 +78,7 @@ def play(
     answer: AnswerRequest = no_answer,
     size: tuple[int, int] = (120, 40),
 ) -> None:
-    """Play a story on a board, which reads the store five times a second."""
+    """Play a story with a board that reads the store five times a second."""
 
     async def go() -> None:
         probe = Probe(Path("/nonexistent"))

@@ -26,7 +26,7 @@ HOSTILE = (
 
 
 def asks(store: SqlStore, name: str, message: str = "answer it with perdure update") -> str:
-    """Make a run that needs a person."""
+    """Make a run that needs a person, and return its id."""
     run = submit(store, TaskSpec(prompt=f"do {name}"), name=name)
     condition = Condition(type="needs_person", message=message, at=1)
     store.finish(
@@ -37,7 +37,7 @@ def asks(store: SqlStore, name: str, message: str = "answer it with perdure upda
 
 def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
     """Runs that need input come first, then running ones with their latest message, waiting ones,
-    and finished ones; each heading has its count."""
+    and finished ones. Each heading has the number of its runs."""
     asks(store, "asker")
     working = claimed(store, submit(store, name="worker"))
     store.begin(working, begun(working.run))
@@ -66,7 +66,8 @@ def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
 
 
 def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None:
-    """A run that begins, asks or ends moves to its place at once, and the cursor stays on its run."""
+    """A run that begins, asks or ends moves to its group at once, and the cursor stays on the same
+    run."""
     first = submit(store, name="first")
 
     async def story(at: Play) -> None:
@@ -90,7 +91,7 @@ def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None
 
 
 def test_the_verdict_on_the_work_is_shown(store: SqlStore) -> None:
-    """The verdict is in the line of a run that succeeded, and in its panel."""
+    """The verdict on the work is in the line of a run that succeeded, and in its panel."""
     claim = claimed(store, submit(store, TaskSpec(prompt="do it"), name="winner"))
     store.finish(claim, replace(SUCCESS, work="unverified"))
 
@@ -103,8 +104,8 @@ def test_the_verdict_on_the_work_is_shown(store: SqlStore) -> None:
 
 
 def test_peek(store: SqlStore) -> None:
-    """Space shows the selected run's attempts with their receipts, and its last words, live. Space
-    again, or Escape, closes it."""
+    """Space shows the attempts of the selected run with their receipts and its last messages, and
+    keeps them up to date. Space again, or Escape, closes the panel."""
     run_id = a_life(store)
     other = asks(store, "asker")
 
@@ -136,8 +137,8 @@ def test_peek(store: SqlStore) -> None:
 
 
 def test_attach_to_the_log(store: SqlStore) -> None:
-    """Enter shows the log from its last two thousand records and follows it, each record once. Left
-    returns, and nothing was stopped."""
+    """Enter shows the log from its last two thousand records and follows it, each record once. The
+    left arrow returns to the board, and the run continues."""
     run = submit(store, name="task")
     claim = claimed(store, run)
     store.record(claim, [Said(text=f"word {number}.") for number in range(30)])
@@ -149,7 +150,7 @@ def test_attach_to_the_log(store: SqlStore) -> None:
         for number in range(30, 35):
             store.record(claim, [Said(text=f"word {number}.")])
         await at.shows("word 34.")
-        # What two looks have read, one slow and one quick.
+        # These are the records of two reads, of which one was slow and one quick.
         log = at.app.screen
         assert isinstance(log, LogScreen)
         log._show(store.history(run.id)[-3:], store.get(run.id))
@@ -166,8 +167,8 @@ def test_attach_to_the_log(store: SqlStore) -> None:
 
 
 def test_filter(store: SqlStore) -> None:
-    """After a slash and words, only runs with these words are shown and counted, also if the words
-    are not in a name. Escape shows all again."""
+    """After a slash and words, only runs that contain these words are shown and counted, even if
+    the words are not in a name. Escape shows all runs again."""
     for name, prompt in (("one", "mend the flux"), ("two", "paint the door"), ("three", "50% [b]")):
         submit(store, TaskSpec(prompt=prompt), name=name)
 
@@ -189,8 +190,8 @@ def test_filter(store: SqlStore) -> None:
 
 
 def test_stop_asks_first(store: SqlStore) -> None:
-    """Only `y` stops, as the verb does. If that is impossible, there is the verb's sentence and
-    what to do next."""
+    """Only `y` stops the run, as the verb `stop` does. If that is impossible, the verb's sentence
+    and its hint are shown."""
     waiting = submit(store, name="waiter")
 
     async def story(at: Play) -> None:
@@ -223,7 +224,7 @@ def test_stop_asks_first(store: SqlStore) -> None:
 
 def test_the_keys_are_told(store: SqlStore) -> None:
     """An empty board says how to begin. The question mark lists the keys, and any of the usual keys
-    closes the list."""
+    closes that list."""
 
     async def story(at: Play) -> None:
         await at.shows(
@@ -240,8 +241,8 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
 
 def test_hostile_texts_are_texts(store: SqlStore) -> None:
-    """Text of an agent, a prompt or a workdir's name is shown without control characters. It has no
-    style, no link and no action."""
+    """Text of an agent, of a prompt or of a workdir's name is shown without control characters. It
+    gets no style, no link and no action."""
     run_id = asks(store, "asker", HOSTILE)
     hostile = submit(
         store, TaskSpec(prompt=HOSTILE, agent="[red]x"), name="worker", where=f"w{HOSTILE}"
@@ -285,7 +286,8 @@ def _harmless(at: Play) -> None:
 
 
 def test_ten_thousand_runs(store: SqlStore) -> None:
-    """All are counted, the newest hundred of a group are shown, and the heading says so."""
+    """All of ten thousand runs are counted. Of each group the newest hundred are shown, and the
+    heading says so."""
     run = submit(store, name="first")
     with store._database.writing() as (cursor, _):
         columns = [row[1] for row in cursor.execute("PRAGMA table_info(runs)").fetchall()]

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """The collector. `refuse`: number of requests that are answered with 503 first."""
+    """The collector. `refuse`: number of requests that it first answers with 503."""
 
     def __init__(self, refuse: int = 0) -> None:
         self.raw = b""
@@ -62,5 +62,5 @@ class Collector:
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Return attributes by name."""
+    """Return the values of attributes, by name."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}

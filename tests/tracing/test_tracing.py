@@ -1,5 +1,5 @@
-"""Spans, as a real collector on loopback gets them: their content, what they never contain, and the
-case without a collector."""
+"""Spans, as a real collector on loopback receives them: what they contain and never contain, and
+what happens without a collector."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def traced(tmp_path: Path) -> Iterator[MakeEngine]:
 
 
 def test_a_span_for_each_attempt(traced: MakeEngine) -> None:
-    """Three attempts are three spans, each linked to the previous one, with outcome, receipt,
+    """Three attempts give three spans, each linked to the previous one, with outcome, receipt,
     tokens, cost and conversation."""
     with Collector() as collector:
         engine, found = traced(collector.address)
@@ -131,8 +131,8 @@ def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
 
 
 def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
-    """Launch, drift and checks are events, in order. The words of prompts, answers, commands and
-    errors are not sent."""
+    """Launch, drift and checks are sent as events, in order. No text of prompts, answers, commands
+    and errors is sent."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         store = engine.store
@@ -160,7 +160,7 @@ def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
 
 
 def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
-    """A span that is refused with 503 is sent again, once."""
+    """A span that a collector refuses with 503 is sent again, and arrives once."""
     with Collector(refuse=1) as collector:
         engine, found = traced(collector.address)
         run = submit(engine.store)
@@ -172,7 +172,8 @@ def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
 
 def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[str]) -> None:
     """If no collector listens at the configured address, runs and attempts are still performed and
-    stored. One sentence says that traces are lost, without the address's password."""
+    stored. One sentence says that traces are lost, and does not show the password in the
+    address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     engine, found = traced(f"http://me:hunter2@127.0.0.1:{port}")
@@ -204,8 +205,8 @@ def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[
     ],
 )
 def test_who_does_not_ask_gets_none(environ: dict[str, str], said: str) -> None:
-    """Without an address, or if tracing is switched off, nothing is sent. An unsupported protocol
-    is reported."""
+    """Without an address, or with tracing switched off, nothing is sent. An unsupported protocol is
+    reported."""
     told: list[str] = []
     assert tracer(environ, told.append) is None
     assert said in "".join(told) and bool(told) == bool(said)

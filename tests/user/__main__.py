@@ -15,15 +15,17 @@ from pathlib import Path
 from tests.user import NAME, SWITCH, USER
 
 INSIDE = "--inside="
-"""Beginning of the first argument of the second step; the scratch directory follows."""
+"""The first argument of the second step begins with this. The path of the scratch directory
+follows."""
 TOP = Path(__file__).parents[2]
 PLACE = Path("/mnt")
-"""Path of the scratch directory for the user. Codex 0.169.0 gives a tool its own /dev, in which a
-user who is not root cannot write below /dev/shm, and the scratch is often there."""
+"""Path at which the user finds the scratch directory. The directory itself is often below /dev/shm,
+where Codex's tools could not use it: Codex 0.169.0 gives a tool its own /dev, in which a user who
+is not root cannot write below /dev/shm."""
 
 
 def main(words: list[str]) -> None:
-    """Replace this process by the suite, or by the step before it."""
+    """Replace this process by the suite, or first by the step that makes its environment."""
     command = [sys.executable, "-m", "tests.suite", *words]
     if os.geteuid() == 0 and words and words[0].startswith(INSIDE):
         scratch = Path(words[0].removeprefix(INSIDE))
@@ -38,12 +40,12 @@ def main(words: list[str]) -> None:
 
 
 def enclose(scratch: Path) -> None:
-    """Make the user's account and scratch, open what the tests read, and make the root file system
-    read-only."""
-    # The sandbox of Codex 0.169.0 makes /tmp/.codex, wherever TMPDIR is.
+    """Make the user's account and scratch directory, make the files readable that the tests need,
+    and make the root file system read-only."""
+    # The sandbox of Codex 0.169.0 makes /tmp/.codex, whatever TMPDIR is.
     mount("--bind", "/tmp", "/tmp")
     mount("--bind", scratch, PLACE)
-    # A place that the sandbox of Codex does not open for its tools, and that every user may write.
+    # A directory in which every user may write, but not a tool in Codex's sandbox.
     mount("-t", "tmpfs", "-o", "mode=1777", "perdure-test", "/var/tmp")
     accounts = PLACE / "passwd"
     entry = f"{NAME}:x:{USER}:{USER}::{PLACE / 'h'}:/bin/sh\n"
@@ -59,7 +61,7 @@ def enclose(scratch: Path) -> None:
 
 
 def closed_top(path: Path) -> Path | None:
-    """Return the outermost directory on the way to `path` that only its owner may enter."""
+    """Return the outermost directory above `path` that only its owner may enter, or None."""
     way = reversed([path, *path.parents])
     return next((each for each in way if not each.stat().st_mode & 0o001), None)
 
@@ -77,7 +79,8 @@ def open_below(closed: Path, needed: list[Path]) -> None:
 
 
 def as_user(words: list[str]) -> list[str]:
-    """Return the command that runs the suite as the user, whose home is in the scratch."""
+    """Return the command that runs the suite as the user, whose home is in the scratch
+    directory."""
     who = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     nothing = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
     places = [f"HOME={PLACE / 'h'}", f"TMPDIR={PLACE}", f"{SWITCH}=1"]

@@ -11,8 +11,8 @@ from tests.user import USER, is_on
 
 def test_the_ground_is_enclosed(tmp_path: Path) -> None:
     """With the switch the user is not root, has no capability and cannot gain one, sees no
-    processes of others, and cannot write to the root file system. Without it the checkout's owner
-    runs as usual."""
+    processes of others, and cannot write to the root file system. Without it the tests run as the
+    user who started them."""
     status = Path("/proc/self/status").read_text().split()
     alone = Path("/proc/1/cmdline").read_bytes().split(b"\0")[2:3] == [b"tests.suite"]
     closed = os.statvfs("/").f_flag & os.ST_RDONLY != 0

@@ -1,5 +1,5 @@
-"""One running `perdure serve` for the tests that only send to it, and new homes for those that end
-it."""
+"""One running `perdure serve` for tests that only send requests to it, and further servers for
+tests that stop them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture
 def serves(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
-    """Make a server that is not started yet. It is ended afterwards if it still runs."""
+    """Make a server that is not started yet. At the end of the test it is stopped."""
     made: list[Serving] = []
 
     def make(config: str = SOURCES, **environ: str) -> Serving:

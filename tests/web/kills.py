@@ -1,8 +1,8 @@
 """`python -m tests.web.kills N [DIRECTORY]`: `perdure serve` is killed N times by SIGKILL at random
 moments while webhooks come in.
 
-Senders send numbered deliveries and repeat each until it is acknowledged, as a person does with
-"redeliver". After each kill the server is started again on the same data. At the end every
+Senders send numbered deliveries and repeat each delivery until it is acknowledged, as a person does
+with "redeliver". After each kill the server is started again on the same data. At the end every
 acknowledged delivery must be in the inbox exactly once, with the number that was acknowledged.
 """
 
@@ -33,7 +33,7 @@ class Found:
     acknowledged: int = 0
     unknown: int = 0
     """Deliveries that were sent and had no answer because of a kill. They may or may not have been
-    kept, and are sent again."""
+    stored, and are sent again."""
     lost: list[int] = field(default_factory=list)
     twice: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
@@ -41,7 +41,8 @@ class Found:
 
 
 def campaign(serving: Serving, kills: int, seed: int) -> Found:
-    """Kill and count. The server is stopped properly at the end."""
+    """Kill the server this many times and count the results. The server is stopped properly at the
+    end."""
     chance = random.Random(seed)
     found, acknowledged, turn = Found(kills), {}, threading.Lock()
     over = threading.Event()
@@ -79,7 +80,7 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
     for each in senders:
         each.start()
     for _ in range(kills):
-        # Not before something came through, and then at any moment.
+        # Kill only after a delivery was acknowledged, and then at any moment.
         with turn:
             before = len(acknowledged)
         serving.until(
@@ -92,7 +93,7 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
     for each in senders:
         each.join()
     assert serving.stop() == 0
-    # The id of every third delivery is another at each try: those are known by what they say.
+    # Every third delivery has another id at each try, so it is recognized by its text.
     kept = {each.number: each for each in serving.inbox()}
     named = Counter(int(each.id.split("-")[1]) for each in kept.values())
     found.acknowledged = len(acknowledged)
@@ -107,7 +108,7 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
 
 def storm(serving: Serving, deliveries: int, times: int, seed: int) -> tuple[int, int]:
     """Send each delivery this often, out of order, by several senders. Return how many deliveries
-    there are then, and how often they came."""
+    the inbox has afterwards, and how often they came."""
     serving.start()
     wishes = [number for number in range(1, deliveries + 1) for _ in range(times)]
     random.Random(seed).shuffle(wishes)

@@ -12,8 +12,8 @@ from tests.web.serving import PATIENCE_S, Serving
 
 
 class Stream:
-    """An open stream. `next` gives (id, record); it ends with StopIteration when the server ends
-    it."""
+    """An open stream. `next` returns (id, record). It raises StopIteration when the server ends the
+    stream."""
 
     def __init__(
         self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
@@ -46,7 +46,7 @@ class Stream:
 
 @contextlib.contextmanager
 def stream(serving: Serving, path: str, token: str, after: int | None = None) -> Iterator[Stream]:
-    """Listen until the end of the `with` block."""
+    """Listen inside the block."""
     headers = {"authorization": f"Bearer {token}"} | (
         {} if after is None else {"last-event-id": str(after)}
     )

@@ -1,9 +1,11 @@
-"""A provider of OpenID Connect as a process of its own on 127.0.0.1, which can also lie.
+"""A provider of OpenID Connect as a separate process on 127.0.0.1, which can also send wrong
+answers.
 
-`POST /lie` with a JSON object sets what the next answers are: `claims` replaces claims of the ID
-token (null removes one), `alg` is how it is signed (`none`, `HS256`, `stranger`: by an unknown key),
-`rotate` makes a new key, `configuration` replaces fields of the configuration, `token` replaces
-the whole answer to a code, `status` its status. `GET /seen` returns the forms that were sent.
+`POST /lie` with a JSON object sets the next answers: `claims` replaces claims of the ID token (null
+removes one), `alg` is how the token is signed (`none`, `HS256`, `stranger`: by an unknown key),
+`rotate` makes a new key, `configuration` replaces fields of the configuration, `token` replaces the
+whole answer to a code, `status` is the status of that answer. `GET /seen` returns the forms that
+were sent.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ CLIENT, SECRET = "perdure", "a secret: with % and ü"
 
 
 class State:
-    """The provider's keys, the codes that it gave, and its present lies."""
+    """The provider's keys, the codes that it has given, and the wrong answers that are set."""
 
     def __init__(self) -> None:
         self.key = self.new_key()
@@ -55,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(found | STATE.lie.get("configuration", {}))
         elif parts.path == "/keys":
             keys = [STATE.key.as_dict(private=False)]
-            # A symmetric key among the public ones must not make HS256 valid.
+            # A symmetric key among the public keys must not make a token with HS256 valid.
             keys.append(OctKey.import_key("public-to-everybody-0123456789ab").as_dict(private=True))
             self.answer({"keys": keys})
         elif parts.path == "/authorize":
@@ -96,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(token, STATE.lie.get("status", 200))
 
     def is_right(self, asked: dict[str, str], form: dict[str, str]) -> bool:
-        """Return whether the client proved itself, and that it began this sign-in (PKCE)."""
+        """Return whether the client has authenticated itself, and is the one that began this
+        sign-in (PKCE)."""
         digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         both = base64.b64decode(self.headers.get("authorization", "").removeprefix("Basic "))

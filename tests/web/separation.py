@@ -1,4 +1,4 @@
-"""A `perdure serve` with `run_as`, on a machine in miniature: the files of root, and the files that
+"""A `perdure serve` with `run_as`, on a machine in miniature: with files of root, and files that
 agents may use."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def visible() -> list[str]:
 
 
 class Separated(Serving):
-    """The service. `agents` is the home of the agents' account."""
+    """The service. `agents` is the home of the account under which agents run."""
 
     def __init__(self, directory: Path, config: str, **environ: str) -> None:
         directory.chmod(0o755)
@@ -92,7 +92,7 @@ class Separated(Serving):
         return found
 
     def processes(self) -> Iterator[int]:
-        """Return all processes of the agents' user: perdure, shims, agents and their children."""
+        """Yield the process ids of the agents' user: perdure, shims, agents and their children."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 status = (entry / "status").read_text()

@@ -1,4 +1,4 @@
-"""A real `perdure serve` as a process, in a scratch home, and clients that send to it."""
+"""A real `perdure serve` as a process in a scratch home, and clients that send requests to it."""
 
 from __future__ import annotations
 
@@ -66,12 +66,13 @@ class Serving:
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.inside: list[str] = []
-        """A command that starts it, for example as another user; empty for none."""
+        """Words that start the server's command, for example as another user; empty if none are
+        needed."""
         self.port = 0
         self.tokens = 0
 
     def start(self, *words: str) -> Serving:
-        """Start it. Return when it listens."""
+        """Start the server, wait until it listens, and return this object."""
         log = self.home / "log"
         seen = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
@@ -100,7 +101,7 @@ class Serving:
         return (self.home / "log").read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it, and return its exit code."""
+        """Stop the server, and return its exit code."""
         if self.process is None:
             return 0
         with contextlib.suppress(ProcessLookupError):
@@ -119,7 +120,7 @@ class Serving:
         )  # fmt: skip
 
     def token(self, scope: str = "admin") -> str:
-        """Return the secret of a new token, which is made while it serves or before."""
+        """Return the secret of a new token. It is made while the server runs, or before."""
         self.tokens += 1
         done = self.perdure("token", "new", f"{scope}-{self.tokens}", "--scope", scope)
         assert done.returncode == 0, done.stderr
@@ -156,7 +157,8 @@ class Serving:
     def deliver(
         self, source: str, *, id: str = "", number: int = 0, **change: str
     ) -> tuple[int, dict[str, Any]]:
-        """Send a recorded comment, as its forge does. Another `number` makes it another comment."""
+        """Send a recorded comment as its forge does. With another `number` it is another
+        comment."""
         forge, event, name, secret = EVENTS[source]
         directory = "gitea" if forge is Forge.FORGEJO else forge.value
         body = (
@@ -170,7 +172,7 @@ class Serving:
 
     @contextlib.contextmanager
     def raw(self) -> Iterator[socket.socket]:
-        """Open a raw connection, for requests that violate HTTP."""
+        """Open a connection for requests that violate HTTP."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             yield connection
 
@@ -181,8 +183,8 @@ class Serving:
 
 
 def answered(connection: socket.socket) -> bytes:
-    """Return everything that arrives until the other side has closed. A reset also ends it and
-    discards unread data."""
+    """Return everything that arrives until the other side closes the connection. A reset ends it
+    too, and discards data that was not read yet."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while data := connection.recv(65536):

@@ -1,10 +1,10 @@
 """A program that an agent runs in the tests. It searches the other processes of this machine, and
-files, for words with a given beginning.
+files, for words that begin with a given text.
 
 `python3 spy.py REPORT SPARED WORD [FILE ...]` writes its findings to REPORT as JSON, a line for
-each place. SPARED: ids of processes that have the words for the test's own purpose, separated by
-commas. WORD is given in two halves with a `+` between them, so that no copy of the command line has
-it.
+each place. SPARED: ids of processes that have such words for the test's own purpose, separated by
+commas. WORD is the text, given in two halves with a `+` between them, so that no copy of the
+command line contains it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CHUNK = 1 << 22
 
 
 def places(process: Path) -> Iterator[tuple[str, bytes]]:
-    """Return the parts of a process that may contain a secret, as far as this process may read
-    them."""
+    """Yield the names and contents of the parts of a process that may have a secret, as far as this
+    process may read them."""
     for name in ("environ", "cmdline"):
         yield name, read(process / name)
     for fd in listed(process / "fd"):
@@ -76,7 +76,7 @@ def main() -> None:
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) not in skipped:
             line = read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace")
-            if "tests/web/spy.py" in line:  # that of another test; it has the words to search for
+            if "tests/web/spy.py" in line:  # another test's spy, which has the words to search for
                 continue
             command = line[:60]
             for place, content in places(process):
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def regained() -> bool:
-    """Return whether it can get the group of a process of perdure above it."""
+    """Return whether this process can get the group of the perdure process above it."""
     above = os.getppid()
     while above > 1:
         status = (Path("/proc") / str(above) / "status").read_text()

@@ -1,4 +1,4 @@
-"""Scopes and limits of tokens: a table of all routes, tried on a real `perdure serve`."""
+"""Scopes and limits of tokens: a table of all routes, which is tested on a real `perdure serve`."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ ROUTES = {
     "GET /runs/{name}/remove": (ADMIN, RUN),
     "POST /runs/{name}/remove": (ADMIN, RUN),
 }
-"""All routes behind the guard: the least scope, and how they keep to the limits of a token."""
+"""All routes that need a token: the smallest scope, and how the route keeps to the limits of a
+token."""
 BODIES = {
     "answer": {"answer": "deny"},
     "update": {"prompt": "x"},
@@ -166,7 +167,7 @@ def fill(database: Path) -> None:
 
 
 def add(store: SqlStore, name: str, repo: str, labels: dict[str, str]) -> None:
-    """Store a waiting run."""
+    """Store a waiting run with this name, repository and labels."""
     place = Workspace(
         id=name,
         path=f"/nowhere/{name}",
@@ -181,7 +182,7 @@ def add(store: SqlStore, name: str, repo: str, labels: dict[str, str]) -> None:
 
 @dataclass
 class Client:
-    """A token, and a browser that signed in with it."""
+    """A token, and a browser that has signed in with it."""
 
     serving: Serving
     token: str
@@ -196,7 +197,7 @@ class Client:
     def send(
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
-        """Send a request. Of a stream, the head alone is read."""
+        """Send a request, and return status and body. Of a stream, only the head is read."""
         form = {"content-type": "application/x-www-form-urlencoded"} if body else {}
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", self.serving.port, timeout=PATIENCE_S)
@@ -209,7 +210,7 @@ class Client:
             return answer.status, found, answer.read()
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """Ask the API with the token, and a page as the signed-in browser."""
+        """Send a request to the API with the token, or one for a page as the signed-in browser."""
         if path.startswith(API) or path == "/metrics":
             sent = json.dumps({} if body is None else body).encode() if method == "POST" else b""
             headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
@@ -240,18 +241,18 @@ def client(serving: Serving, name: str, *words: str) -> Client:
 
 @pytest.fixture(scope="module")
 def clients(served: Serving) -> dict[str, Client]:
-    """A client of each scope."""
+    """Return a client for each scope."""
     return {str(each): client(served, f"of-{each}", "--scope", str(each)) for each in TokenScope}
 
 
 @pytest.fixture(scope="module")
 def limited(served: Serving) -> Client:
-    """An admin of one group of repositories."""
+    """Return an admin who is limited to one group of repositories."""
     return client(served, "shop-admin", "--scope", "admin", "--repository", "shop/*")
 
 
 class _Engine(Struct):
-    """Stands for the engine, which the metrics copy when the routes are made."""
+    """Replaces the engine, of which the metrics make a copy when the routes are made."""
 
     store: Any
 
@@ -274,12 +275,13 @@ def known() -> set[str]:
 
 
 def at(path: str, run: str) -> str:
-    """Return the path about a run, with names of nothing in its other places."""
+    """Return the path about a run. Other parts of the path get names that do not exist."""
     return re.sub(r"{\w+}", "7", path.replace("{run}", run).replace("/runs/{name}", f"/runs/{run}"))
 
 
 def test_every_route_is_in_the_table() -> None:
-    """A new route has to be entered, with its scope and how it keeps to the limits of a token."""
+    """Every route is in the table. A new route must be added, with its scope and how it keeps to
+    the limits of a token."""
     assert known() - OPEN_TO_ALL - OWN_SESSION == set(ROUTES)
 
 
@@ -287,8 +289,8 @@ def test_every_route_is_in_the_table() -> None:
 def test_a_route_needs_its_scope(
     served: Serving, clients: dict[str, Client], scope: TokenScope | None
 ) -> None:
-    """Without a token a route is 401, or the sign-in. With a smaller scope it is 403 with one
-    sentence. With its scope it is answered."""
+    """Without a token a route answers 401 or leads to the sign-in. With a smaller scope it answers
+    403 with one sentence. With its scope it gives an answer."""
     order = [str(each) for each in TokenScope]
     for route, (least, _) in ROUTES.items():
         method, path = route.split(" ")
@@ -305,8 +307,8 @@ def test_a_route_needs_its_scope(
 
 
 def test_the_limits_of_a_token(limited: Client) -> None:
-    """An admin of `shop/*` gets no hidden run by any route, not even the knowledge that it exists,
-    and no page about the whole server. It sees the runs of its repositories."""
+    """No route shows a hidden run to an admin of `shop/*`, not even that it exists. The admin gets
+    no page about the whole server, but sees the runs of the own repositories."""
     for route, (_, reach) in ROUTES.items():
         method, path = route.split(" ")
         body = BODIES.get(path.rpartition("/")[2])
@@ -330,8 +332,9 @@ def test_the_limits_of_a_token(limited: Client) -> None:
 
 
 def test_the_limits_hold_for_new_tasks(served: Serving) -> None:
-    """A task outside of the limits is refused, by any spelling of its address. One inside of them
-    gets the labels of the limits. A limited admin cannot go beyond the owner's settings."""
+    """A task outside of the token's limits is refused, however its address is spelled. A task
+    inside of them gets the labels of the limits. A limited admin cannot go beyond the owner's
+    settings."""
     red = client(
         served,
         "red",
@@ -370,7 +373,7 @@ def test_the_limits_hold_for_new_tasks(served: Serving) -> None:
 
 
 def test_a_live_stream_keeps_to_the_limits(served: Serving, limited: Client) -> None:
-    """The stream of all runs has only the records of visible ones."""
+    """The stream of all runs has only the records of runs that the token may see."""
     with contextlib.closing(
         http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)
     ) as connection:
@@ -393,8 +396,8 @@ def test_a_live_stream_keeps_to_the_limits(served: Serving, limited: Client) -> 
 def test_a_live_stream_keeps_still_about_others(
     served: Serving, limited: Client, path: str
 ) -> None:
-    """A hidden run that has news sends nothing, not even a heartbeat: the time of what is sent would
-    tell that something happens."""
+    """News of a hidden run sends nothing in the stream, not even a heartbeat, because its time
+    would show that something happens."""
     headers = {"authorization": f"Bearer {limited.token}", "cookie": f"perdure={limited.cookie}"}
     if path == "/live":
         del headers["authorization"]
@@ -407,7 +410,7 @@ def test_a_live_stream_keeps_still_about_others(
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         assert answer.readline() == b"retry: 2000\n" and answer.readline() == b"\n"
-        # The journal may send the last records before this one again as news.
+        # The stream may send the last records before this one again.
         add(store, f"web-first{path[-4:]}".replace("/", "-"), REPOSITORIES[WEB], {})
         time.sleep(1)
         while select.select([connection.sock], [], [], 1)[0]:
@@ -419,8 +422,8 @@ def test_a_live_stream_keeps_still_about_others(
 
 
 def test_names_of_hidden_runs_in_refusals(served: Serving, clients: dict[str, Client]) -> None:
-    """A name or a key that a hidden run has is refused in the same words, without the run's name.
-    A fork may not choose a branch that a hidden run may use."""
+    """If a hidden run has a name or a key already, it is refused with the usual sentence, but
+    without the run's name. A fork may not choose a branch that a hidden run may use."""
     red = client(served, "red-too", "--scope", "admin", "--label", "team=red")
     task = {"prompt": "x", "repo": REPOSITORIES[TEAM], "permissions": "edit"}
     secret = task | {"name": "plum-secret", "key": "nightly-7", "labels": {"team": "plum"}}
@@ -441,7 +444,7 @@ def test_names_of_hidden_runs_in_refusals(served: Serving, clients: dict[str, Cl
 
 
 def test_a_refused_request_is_on_the_audit_trail(served: Serving) -> None:
-    """A 403 leaves one line, with the token and what was asked for."""
+    """A 403 leaves one line in the audit trail, with the token and the request."""
     client(served, "curious").ask("POST", f"{API}/trash/seven/restore")
     done = served.perdure("audit", "--json")
     lines = [json.loads(each) for each in done.stdout.splitlines()]
@@ -452,8 +455,8 @@ def test_a_refused_request_is_on_the_audit_trail(served: Serving) -> None:
 
 
 def test_whoami(served: Serving, limited: Client) -> None:
-    """A client learns its actor, scope and limits, from the API and by the command. The command
-    tells the local user without a server, and an unknown token is an error."""
+    """A client can ask for its actor, scope and limits, by the API and by the command. Without a
+    server the command shows the local user. An unknown token is an error."""
     status, said = limited.ask("GET", f"{API}/whoami")
     assert status == 200 and json.loads(said) == {
         "schema_version": 1, "actor": "token:shop-admin", "name": "shop-admin", "scope": "admin",
@@ -474,14 +477,14 @@ def test_whoami(served: Serving, limited: Client) -> None:
 
 
 def test_the_list_of_tokens_shows_the_limits(served: Serving, limited: Client) -> None:
-    """`perdure token` shows the patterns, and a pattern that is none is refused."""
+    """`perdure token` shows the patterns of a token's limits, and refuses an invalid one."""
     assert "shop/*" in served.perdure("token").stdout
     for words in (("--repository", ""), ("--repository", "https://a/b"), ("--label", "=x")):
         assert served.perdure("token", "new", "wrong", *words).returncode == 2
 
 
 def test_the_scope_answer(tmp_path: Path) -> None:
-    """It answers questions and refuses calls, and starts nothing."""
+    """The scope `answer` can answer questions and refuse calls, but start nothing."""
     serving = Serving(tmp_path)
     database = serving.state / "perdure.db"
     database.parent.mkdir(parents=True)

@@ -1,5 +1,5 @@
 """One run, used through the forge, the API, the dashboard, the library and the command line. Each
-change of its state names the person who made it, and a changed line is found."""
+change of its state names the person who made it, and a changed line in the audit trail is found."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def test_one_run_through_five_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ada, ben = serving.token("dispatch"), serving.token("dispatch")
     serving.start("--jobs", "0")
     try:
-        # The forge begins it.
+        # A delivery of the forge begins the run.
         body = payloads.derived("gitea", "issues_opened", labelled)
         sent = payloads.headers(Forge.GITEA, "issue_label", body)
         assert serving.send("/webhooks/tea", body, sent)[0] == 202
         serving.until(lambda: trail(serving, "--actor", "forge:"), "the label became a task")
         name = serving.ask("GET", "/api/v1/runs", ada)[1]["runs"][0]["name"]
-        # The API stops it, the dashboard queues it again.
+        # The API stops the run, and the dashboard queues it again.
         assert serving.ask("POST", f"/api/v1/runs/{name}/stop", ada)[0] in (200, 202)
         door = Door(serving, ben)
         form = urlencode({"csrf": door.csrf()})
         assert door.ask("POST", f"/runs/{name}/retry", form)[0] == 303
-        # The command line stops it, the dashboard queues it, and the library stops it.
+        # The command line stops the run, the dashboard queues it, and the library stops it.
         assert serving.perdure("stop", name).returncode == 0
         assert door.ask("POST", f"/runs/{name}/retry", form)[0] == 303
         for variable, value in {**serving.environ, "PERDURE_STATE": str(serving.state)}.items():
@@ -91,7 +91,7 @@ def test_one_run_through_five_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line["actor"] for line in everything if line["kind"] == "signed_in"] == ["token:dispatch-2"]  # fmt: skip
     shown = serving.perdure("audit", "--actor", "unknwon").stdout
     assert "run_submitted" in shown and name in shown and "forge:tea/unknwon" in shown
-    # Whole as it is, and as a file; not when a line was changed.
+    # The trail is valid in the database and as a file, and invalid if a line was changed.
     assert serving.perdure("audit", "--check").stdout == "the audit trail is whole\n"
     file = tmp_path / "trail.jsonl"
     file.write_text("".join(f"{json.dumps(line)}\n" for line in everything))

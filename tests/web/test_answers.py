@@ -1,6 +1,6 @@
-"""Every place where a person can answer an agent, on a real agent. perdure was killed while the
-agent worked, the agent has asked and its process is gone. The answer is given to another process,
-which is killed as well, and a third one lets the call run, once."""
+"""Every way in which a person can answer an agent, with a real agent. perdure was killed while the
+agent worked; the agent has asked, and its process has ended. The answer is given to another
+perdure, which is killed as well. A third one lets the call run, once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ with perdure.open() as runner:
 
 @dataclass
 class Asked:
-    """A run whose agent waits for a person, and a server that performs no runs."""
+    """A run whose agent waits for a person, and a server that executes no runs."""
 
     stage: Stage
     serving: Serving
@@ -76,7 +76,8 @@ def deliver(serving: Serving, event: str, recorded: str, change: Callable[[Any],
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Iterator[Asked]:
-    """The paths are short, because the path of a socket has at most 108 bytes."""
+    """Yield a run with an open request, and a server. The paths are short, because the path of a
+    socket has at most 108 bytes."""
     directory, hook = Path(tempfile.mkdtemp(prefix="pb")), Hook()
     flag, file = tmp_path / "go", OUTSIDE / tmp_path.name
     script = [f"hold {flag}\n{command(file)}", STOPS, escalated(file), "say It is done.\n"]
@@ -95,8 +96,9 @@ def asked(tmp_path: Path) -> Iterator[Asked]:
 
 
 def asking(one: Stage, serving: Serving, hook: Hook, flag: Path) -> Asked:
-    """Begin a run by a label on an issue, and kill perdure while the model answers for the first
-    time. The agent asks and ends alone. Return when the next perdure knows the request."""
+    """Begin a run by a label on an issue, and kill perdure while the model gives its first answer.
+    The agent asks a person without a supervisor, and ends. Return when the next perdure knows the
+    request."""
     serving.start("--jobs", "1")
     deliver(serving, "issue_label", "issues_opened", payloads.gitea_labels)
     one.attempt_directory(1)
@@ -123,7 +125,7 @@ def by_attach(asked: Asked) -> None:
         terminal.shows("Allow it once?")
         terminal.type("y", "Enter")
         terminal.shows("It is done.")
-        # The end of the terminal ends attach, which may still be writing the end of the attempt.
+        # When the terminal closes, `attach` ends, and may still write the end of the attempt.
         asked.stage.until(
             lambda: asked.stage.show(asked.name)["state"] == "succeeded", "attach has the end"
         )
@@ -181,7 +183,8 @@ DOORS: dict[str, tuple[Callable[[Asked], None], str]] = {
     "link": (by_link, "link:ops"),
     "comment": (by_comment, "forge:tea/unknwon"),
 }
-"""How each place gives the answer, and the name under which the answer is stored."""
+"""Each way to answer: the function that gives the answer, and the actor under which it is
+stored."""
 
 
 @pytest.mark.journey
@@ -189,7 +192,8 @@ DOORS: dict[str, tuple[Callable[[Asked], None], str]] = {
 def test_an_answer_of_every_place_lets_the_call_run_once(
     asked: Asked, tmp_path: Path, door: str
 ) -> None:
-    """The conversation continues natively, the call runs once, and a later answer is refused."""
+    """Whichever way the answer is given, the conversation continues natively, the call runs once,
+    and a later answer is refused."""
     answer, by = DOORS[door]
     here, file = asked.stage, OUTSIDE / tmp_path.name
     assert not file.exists()

@@ -1,4 +1,4 @@
-"""The API: every verb and list on a real agent, the same JSON as the command line, and what each
+"""The API with a real agent: every verb and list, the same JSON as the command line, and what each
 token may do."""
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SHAPES = {verb.id: verb.answer for verb in VERBS}
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], Machine]]:
-    """A stage with Claude Code on a script, and a server on it. The paths are short, because the
-    path of a socket has at most 108 bytes."""
+    """Make a stage with Claude Code and a scripted model, and a server for it. The paths are short,
+    because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pa"))
     made: list[Machine] = []
 
@@ -61,15 +61,15 @@ def fetched(serving: Serving, path: str, token: str) -> tuple[int, dict[str, str
 
 
 def fits(answer: dict[str, Any], shape: str) -> dict[str, Any]:
-    """Return the answer, after checking that it has exactly the fields of its shape."""
+    """Check that the answer has exactly the fields of its shape, and return it."""
     msgspec.convert(answer, shapes.named(shape))
     return answer
 
 
 def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]) -> None:
-    """A run is submitted, followed, updated, forked, taken back, reset, restored and removed only
-    by the API, on the real agent. Every answer matches the document and the output of the command
-    line."""
+    """With a real agent, a run is submitted, followed, updated, forked, opened and taken back,
+    reset, restored and removed only by the API. Every answer matches the document and the output of
+    the command line."""
     one, serving = machine(
         "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay "
         "Two.\n---\nsay Forked.\n"
@@ -207,8 +207,9 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
 
 
 def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
-    """A retry sets policy, limits and further attempts, which are valid from then on and are in the
-    journal. Limits above those of the service need an admin. Impossible values are refused."""
+    """A retry may change policy, limits and the number of attempts. The changes are recorded in the
+    journal and stay in effect. Limits above those of the service need an admin. Impossible values
+    are refused."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
     serving.start("--jobs", "1")
     token = serving.token("admin")
@@ -326,8 +327,8 @@ def test_an_agent_is_answered_by_the_api(machine: Callable[[str], Machine], tmp_
 
 
 def test_each_verb_needs_its_scope(serving: Serving) -> None:
-    """A request without a token, or with an insufficient one, is refused before anything is read. A
-    request with a sufficient token is not."""
+    """A request without a token, or with a token of a smaller scope, is refused before anything is
+    read. One with a sufficient token is accepted."""
     tokens = {scope: serving.token(scope.value) for scope in TokenScope}
     order = list(TokenScope)
     for verb in VERBS:
@@ -408,7 +409,7 @@ BAD = [
     ("body", "status", "says"), BAD, ids=[str(number) for number in range(len(BAD))]
 )
 def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> None:
-    """Invalid input is refused with its place, and nothing is made of it."""
+    """An invalid body is refused with the place of the error, and nothing is made."""
     token = (
         serving.token("admin") if not hasattr(serving, "administrator") else serving.administrator
     )
@@ -421,8 +422,8 @@ def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> No
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """A body with a length is refused before it is sent, and one without a length as soon as it
-    exceeds 4 MiB."""
+    """A body whose length is over the limit is refused before it is sent. A body without a length
+    is refused as soon as it exceeds 4 MiB."""
     head = f"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {serving.token('admin')}\r\n".encode()
     head += b"Content-Type: application/json\r\n"
     with serving.raw() as connection:
@@ -433,7 +434,7 @@ def test_a_body_that_is_too_large(serving: Serving) -> None:
         with contextlib.suppress(ConnectionError):
             for _ in range(5):
                 connection.sendall(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
-        assert answered(connection)[:12] in (b"HTTP/1.1 413", b"")  # a reset takes the answer away
+        assert answered(connection)[:12] in (b"HTTP/1.1 413", b"")  # a reset discards the answer
     assert serving.ask("GET", "/healthz")[0] == 200
 
 

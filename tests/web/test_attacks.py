@@ -1,5 +1,5 @@
-"""A real `perdure serve` gets requests that no forge, browser or program would send. Each is
-refused with a sentence or disconnected, and never causes an internal error."""
+"""A real `perdure serve` gets requests that no forge, browser or program would send. For each it
+answers with a sentence or closes the connection, and never has an internal error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CRAFTED = {
 
 
 def status(answer: bytes) -> int:
-    """Return the status of an answer; 0 for a connection that was closed."""
+    """Return the status of an answer, or 0 if the connection was closed without one."""
     found = re.match(rb"HTTP/1\.[01] (\d{3}) ", answer)
     return int(found[1]) if found else 0
 
@@ -67,8 +67,8 @@ def test_crafted_requests(serving: Serving, attack: str) -> None:
 
 
 def test_requests_of_any_shape(serving: Serving) -> None:
-    """Random methods, addresses, headers and bodies, most of them nearly valid. None is answered
-    with an internal error."""
+    """Requests with random methods, addresses, headers and bodies, most of them nearly valid, cause
+    no internal error."""
     chance = random.Random(17)
     body = payloads.raw("github", "push")
     good = payloads.headers(Forge.GITHUB, "push", body)
@@ -146,7 +146,7 @@ def test_tasks_in_the_private_network(
     serves: Callable[..., Serving], agents: dict[str, Path]
 ) -> None:
     """A task is refused before it is stored if its repository is on a server of the private network
-    that the configuration does not name. That also holds for an admin."""
+    that the configuration does not name. This also holds for an admin."""
     serving = serves(PERDURE_CLAUDE=str(agents["claude"])).start()
     for token in (serving.token("dispatch"), serving.token("admin")):
         for repo, says in PRIVATE.items():

@@ -1,5 +1,5 @@
 """The audit trail in the API and on the dashboard: who may read it, its filters, and an export
-whose chain a client checks itself."""
+whose chain a client can verify without the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ EVE = "forge:hub/<img src=x onerror=alert(1)>\u202e"
 def served(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Serving, list[TaskRun], dict[str, str]]]:
-    """Make a server without a pool, two runs whose requests two people answered, and tokens."""
+    """Make a server without a pool, two runs whose requests were answered by two people, and
+    tokens."""
     serving = Serving(tmp_path_factory.mktemp("audit"))
     database = serving.state / "perdure.db"
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,8 @@ def text_of(serving: Serving, path: str, token: str) -> tuple[int, str]:
 def test_the_trail_over_the_api(
     served: tuple[Serving, list[TaskRun], dict[str, str]],
 ) -> None:
-    """The trail has pages, and filters by actor, run and time. It is refused without a token."""
+    """The trail can be read in pages, and filtered by actor, run and time. Without a token it is
+    refused."""
     serving, runs, tokens = served
     assert serving.ask("GET", "/api/v1/audit")[0] == 401
     reader = tokens["read"]
@@ -85,8 +87,8 @@ def test_the_trail_over_the_api(
 def test_the_page_of_the_trail(
     served: tuple[Serving, list[TaskRun], dict[str, str]], tmp_path: Path
 ) -> None:
-    """The page is in the navigation and needs a sign-in. Names of people are shown as text. The
-    same filters apply to its JSON lines, and all lines together are the chain."""
+    """The page of the trail is in the navigation and needs a sign-in. Names of people are shown as
+    text. The same filters apply to its JSON lines. All lines together are the complete chain."""
     serving, runs, tokens = served
     assert text_of(serving, "/audit", "")[0] in (303, 401)
     assert text_of(serving, "/audit.jsonl", "")[0] in (303, 401)

@@ -101,19 +101,21 @@ def post(port: int, number: int = 0) -> tuple[int, dict[str, object]]:
 
 @pytest.mark.parametrize("first", [b"", b"POST /webhooks/hub HTTP/1.1\r\nHost: local"])
 def test_a_slow_head(start: Start, first: bytes) -> None:
-    """A client that sends nothing, or does not finish a request's head, is disconnected."""
+    """A client that sends nothing, or only a part of a request's head, is disconnected."""
     with socket.create_connection(("127.0.0.1", start(head_s=0.2)), timeout=90) as connection:
         connection.sendall(first)
         assert answered(connection) == b""
 
 
 def test_a_slow_head_after_a_request(start: Start) -> None:
-    """A client that got an answer, and then does not finish its next head, is also disconnected."""
+    """A client that got an answer and then sends only a part of its next head is disconnected,
+    too."""
     sockets = bound("127.0.0.1", 0)
     for each in sockets:
         each.listen()
     with socket.create_connection(sockets[0].getsockname(), timeout=90) as connection:
-        # Sent before the server begins: the first head is in time, however slow this machine is.
+        # This is sent before the server begins, so the first head is in time, however slow this
+        # machine is.
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         start(head_s=0.2, sockets=sockets)
         answer = connection.recv(65536)
@@ -122,8 +124,8 @@ def test_a_slow_head_after_a_request(start: Start) -> None:
 
 
 def test_a_slow_body(start: Start) -> None:
-    """An incomplete body is answered with 408, its sender is disconnected, and nothing of it is
-    kept."""
+    """A client that does not finish its body gets 408 and is disconnected. Nothing of the body is
+    stored."""
     port = start(body_s=0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
         connection.sendall(
@@ -134,7 +136,7 @@ def test_a_slow_body(start: Start) -> None:
 
 
 def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown sender cannot hold a connection with a form that does not end."""
+    """A client without a sign-in cannot hold a connection with a form that does not end."""
     monkeypatch.setattr(verbs, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
         connection.sendall(
@@ -155,7 +157,8 @@ async def endless(request: Request) -> Response:
 def listeners(
     stack: ExitStack, port: int, count: int, source: str = "127.0.0.1"
 ) -> list[socket.socket]:
-    """Open connections from an address whose answers do not end."""
+    """Open connections from an address, each with a request for a stream, whose answer does not
+    end."""
     found = []
     for _ in range(count):
         each = stack.enter_context(
@@ -201,7 +204,7 @@ def test_one_address_does_not_take_every_place(
 
 
 def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
-    """Sign in. Return the status, and the browser's cookie."""
+    """Sign in. Return the status, and the cookie that the browser gets."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
         said = {"content-type": "application/x-www-form-urlencoded"} | {
             name.replace("_", "-"): each for name, each in headers.items()
@@ -231,7 +234,7 @@ def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> No
 
 
 def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -> None:
-    """Wrong tokens are counted by the address that a trusted proxy names, and not by the proxy's
+    """Failed sign-ins are counted by the address that a trusted proxy names, and not by the proxy's
     own address."""
     port = start(proxies=["127.0.0.1"])
     codes = [
@@ -261,14 +264,14 @@ def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -
     ],
 )
 def test_the_address_behind_proxies(peer: str, forwarded: str, client: str) -> None:
-    """The sender's address is the nearest one that is not a trusted proxy. Anyone can invent the
-    addresses before it."""
+    """The client's address is the last one in the list that is not a trusted proxy. A client can
+    invent all addresses before that one."""
     assert Proxies(["10.0.0.0/24"]).client(peer, forwarded) == client
 
 
 def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes of bodies than the limit are not accepted: the sender is asked to retry. Later
-    there is room again."""
+    """If the bodies that are in memory exceed the limit, the sender of another one is asked to
+    retry. When there is room again, it is accepted."""
     monkeypatch.setattr(webhooks, "HELD_MOST", 10)
     port = start()
     status, said = post(port)
@@ -296,8 +299,8 @@ def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
 
 
 def test_not_ready(start: Start) -> None:
-    """/readyz is 503 with the reason. /healthz is 200 as long as the process answers. Deliveries
-    are still stored."""
+    """If the server is not ready, /readyz answers 503 with the reason. /healthz answers 200 as long
+    as the process runs. Deliveries are still stored."""
     port = start(problems=["The disk is nearly full"])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
         connection.request("GET", "/readyz")
@@ -312,7 +315,7 @@ def test_not_ready(start: Start) -> None:
 
 
 def test_health_beside_slow_requests(start: Start) -> None:
-    """However many requests wait in threads, health, readiness and webhooks are answered."""
+    """Health, readiness and webhooks are answered, however many requests wait in threads."""
     gate, waiting = threading.Event(), list[int]()
 
     def wait() -> None:
@@ -332,7 +335,7 @@ def test_health_beside_slow_requests(start: Start) -> None:
     with ThreadPoolExecutor(50) as pool:
         asked = [pool.submit(ask, "/static/slow") for _ in range(50)]
         try:
-            # Starlette has 40 threads for all that does not bring its own.
+            # Starlette has 40 threads for all handlers that are not asynchronous.
             while len(waiting) < 40:
                 time.sleep(0.02)
             assert (ask("/healthz"), ask("/readyz"), post(port)[0]) == (200, 200, 202)
@@ -342,8 +345,8 @@ def test_health_beside_slow_requests(start: Start) -> None:
 
 
 def test_one_bad_among_many(store: SqlStore) -> None:
-    """One delivery that cannot be stored does not affect the others of its transaction. Deliveries
-    that waited together are stored together."""
+    """If one delivery cannot be stored, the others of its transaction still are. Deliveries that
+    waited together are stored in one transaction."""
     batches: list[int] = []
 
     def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
@@ -356,7 +359,7 @@ def test_one_bad_among_many(store: SqlStore) -> None:
             *(writer.keep(_arrived(body)) for body in bodies), return_exceptions=True
         )
 
-    # What is handed in before the thread begins lies together.
+    # Deliveries that arrive before the writer's thread begins are stored together.
     writer = Writer(accept)
 
     async def both() -> list[Accepted | BaseException]:

@@ -1,5 +1,5 @@
-"""Before a delivery becomes work, the forge is asked for the current state, and whether the author
-of the delivery may start an agent."""
+"""Before a delivery becomes work, perdure asks the forge for the current state, and whether the
+author of the delivery may start an agent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def send(serving: Serving, event: str, body: bytes, id: str) -> None:
 
 
 def told(serving: Serving) -> dict[str, tuple[DeliveryState, str]]:
-    """Return the deliveries that came by webhook. Those that perdure found itself have other ids."""
+    """Return state and reason of each delivery that came by webhook. Those that perdure itself
+    found have other ids."""
     return {each.id: (each.state, each.reason) for each in serving.inbox() if ":" not in each.id}
 
 
@@ -107,10 +108,10 @@ def runs(serving: Serving) -> dict[str, str]:
 
 
 def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> None:
-    """A rule without authors works for everybody who, according to the forge, may write to the
-    repository; a rule with `access` for everybody who has that access. It does nothing for others,
-    nor for a delivery that is out of date: the label was removed, or the issue closed or
-    deleted."""
+    """A rule without authors works for everybody who has write access to the repository according
+    to the forge; a rule with `access`, for everybody with that access. For others it does nothing.
+    It also does nothing for a delivery that is out of date, because the label was removed or the
+    issue was closed or deleted."""
     state = forge.state
     for title, labels in (
         ("by a writer", ["agent"]), ("by a reader", ["agent"]), ("by a stranger", ["agent"]), ("no label any more", ["agent"]),
@@ -152,8 +153,8 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
 
 
 def test_what_a_forge_that_fails_costs(forge: SmallForge, serving: Serving) -> None:
-    """While the forge does not answer, or refuses the token, deliveries wait with a reason. A new
-    token in the file is enough."""
+    """While the forge does not answer, or rejects the token, deliveries wait with a reason. A new
+    token in the token's file is enough to continue."""
     forge.state.issue(NAME, "cid", "Later", "", ["agent"])
     (serving.home / "token").write_text("expired")
     serving.start("--jobs", "0")

@@ -1,5 +1,5 @@
-"""Deliveries become work: one story with the real agent CLI, and deliveries that must not become
-work, without an agent."""
+"""Deliveries become work: one story with the real agent CLI. Without an agent: deliveries that must
+not become work."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ clone = "{repo}"
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], tuple[Stage, Serving]]]:
-    """A stage with Claude Code on a script, and a server on it. The paths are short, because the
-    path of a socket has at most 108 bytes."""
+    """Make a stage with Claude Code and a scripted model, and a server for it. The paths are short,
+    because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pw"))
     made: list[tuple[Stage, Serving]] = []
 
@@ -184,8 +184,8 @@ def intent(kind: IntentKind, **more: Any) -> Intent:
     ],
 )
 def test_what_an_agent_wants(asked: Intent, trigger: str) -> None:
-    """An agent handles events that mention it, have its label or concern its work, only by the
-    authors of its rule, and never its own events."""
+    """An agent handles events that mention it, have its label or concern its work, but only those
+    of the authors that its rule names, and never its own events."""
     assert wants(RULE, asked) == trigger
     for author in ("mallory", "dev-bot", ""):
         assert wants(RULE, replace(asked, author=author)) == ""
@@ -214,8 +214,8 @@ GOOD = {"agent": "claude", "authors": ["ada"], "clone": "https://git.example.com
     ],
 )  # fmt: skip
 def test_rules_that_are_refused(wrong: dict[str, Any]) -> None:
-    """A rule with everybody as author, an address that is not https or has credentials, and an
-    unknown trigger are refused with a sentence."""
+    """A rule is refused with a sentence if everybody is an author, if an address is not https or
+    has credentials, or if a trigger is unknown."""
     assert rules({"dev": GOOD})[0].authors == ("ada",)
     with pytest.raises(ValueError, match="dev"):
         rules({"dev": GOOD | wrong})

@@ -1,4 +1,4 @@
-"""The report of `perdure doctor` on a machine that is to run `perdure serve`."""
+"""The report of `perdure doctor` on a machine on which `perdure serve` is to run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _serve(found: Serving) -> list[tuple[str, str]]:
 
 def test_what_serve_needs(serves: Callable[..., Serving]) -> None:
     """Each missing secret, template and program is named with the setting that needs it. On a
-    complete machine the report lists what it has."""
+    complete machine the report lists what was found."""
     wrong = serves(WRONG, SHORT="short")
     (Path(wrong.home) / "no-templates").write_text("a file")
     bad = " ".join(message for state, message in _serve(wrong) if state == "bad")
@@ -55,6 +55,6 @@ def test_what_serve_needs(serves: Callable[..., Serving]) -> None:
 
 
 def test_where_nothing_is_served(serves: Callable[..., Serving]) -> None:
-    """On a machine without webhooks, agents and address, the report does not mention what serve
-    would need."""
+    """On a machine without webhooks, rules and a public address, the report says nothing about what
+    `perdure serve` would need."""
     assert _serve(serves("")) == []

@@ -1,5 +1,5 @@
-"""The API matches its document: schemathesis sends a real `perdure serve` everything that the
-document allows and forbids."""
+"""The API matches its OpenAPI document: schemathesis sends to a real `perdure serve` everything
+that the document allows or forbids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.journeys.stage import native
 from tests.web.serving import Serving
 
 NOT_ASKED = [positive_data_acceptance]
-"""Checks that are left out: a valid request may still be refused, because there is no such run, or it
+"""Checks that are left out. A valid request may still be refused, because the run does not exist or
 is running."""
 EXAMPLES = 6
 SCHEMA = schemathesis.openapi.from_dict({**json.loads(document(VERBS)), "security": []})
@@ -77,9 +77,10 @@ def test_an_operation_does_what_the_document_says(
     machine: tuple[Serving, str], name: str, mode: Any
 ) -> None:
     """Any request, valid or not, is answered with a status and a shape of the document, and never
-    with an internal error."""
+    causes an internal error."""
     serving, token = machine
-    # In a query a single value is a list of one: what schemathesis takes for a wrong type fits.
+    # In a query, a single value is read as a list of one. So what schemathesis considers a wrong
+    # type is accepted.
     lists = any(each.definition["schema"].get("type") == "array" for each in OPERATIONS[name].query)
     not_asked = [*NOT_ASKED, negative_data_rejection] if lists else NOT_ASKED
 

@@ -1,5 +1,5 @@
-"""The event stream: each record once and in order, for every listener that disconnects and
-reconnects, from one reader of the journal."""
+"""The event stream: every listener gets each record once and in order, even if it disconnects and
+reconnects. One reader of the journal serves all listeners."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Counting:
 
 
 class Hall:
-    """A server in this process, for the listeners."""
+    """A server in this process, to which listeners connect."""
 
     def __init__(self, home: Path, stack: ExitStack) -> None:
         environ = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PERDURE_DISK_BALLAST": "0"}
@@ -116,7 +116,7 @@ def take(listened: Stream, count: int) -> list[tuple[int, dict[str, Any]]]:
 
 def test_who_comes_back_misses_nothing(serving: Serving) -> None:
     """A client that reconnects with the last id gets all later records once and in order, for all
-    runs or for one. A record is what `perdure logs --json` prints."""
+    runs or for one. A record has the form that `perdure logs --json` prints."""
     token = serving.token("read")
     with closing(_store(serving)) as store:
         first, second = submit(store, name="first"), submit(store, name="second")
@@ -159,7 +159,8 @@ def _store(serving: Serving) -> Any:
 
 
 def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty listeners each get everything, and the journal is read as rarely as for one."""
+    """Each of forty listeners gets everything, and the journal is read no more often than for one
+    listener."""
     with ExitStack() as stack:
         monkeypatch.setattr(journals, "LOOK_S", 3600.0)
         ears = [stack.enter_context(_listen(hall)) for _ in range(40)]
@@ -186,8 +187,8 @@ def _listen(hall: Hall, after: int | None = None) -> Any:
 def test_a_reader_that_does_not_keep_up_is_let_go(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is closed, while the others get everything. When it reconnects, it continues
-    after the last record that it had read."""
+    """The connection of a listener that does not keep up is closed, while the others get
+    everything. When it reconnects, it continues after the last record that it had read."""
     monkeypatch.setattr(journals, "BEHIND_MOST", 20)
     monkeypatch.setattr(listening, "STUCK_S", 3.0)
     request = (
@@ -225,8 +226,7 @@ def test_a_reader_that_does_not_keep_up_is_let_go(
 def test_a_token_that_is_taken_away_ends_its_stream(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stream ends at the next keep-alive after the token is removed. Until then there are
-    keep-alives."""
+    """A stream ends at the next keep-alive after its token was removed."""
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     with _listen(hall) as listened:
         while listened.answer.readline() != b": still here\n":
@@ -237,7 +237,7 @@ def test_a_token_that_is_taken_away_ends_its_stream(
 
 
 def test_who_is_told_much_is_asked_for_the_token_too() -> None:
-    """A stream with constant events ends with its token, like a quiet one."""
+    """A stream with constant events ends with its token, like one without events."""
 
     async def told() -> int:
         listener, asked = Listener("", 0), [True, True, False]
@@ -256,8 +256,8 @@ def test_who_is_told_much_is_asked_for_the_token_too() -> None:
 
 
 def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
-    """An error in the reader's thread is logged once, and the reader continues. Later the listeners
-    get all records."""
+    """An unforeseen error in the reader's thread is logged once, and the reader continues.
+    Afterwards the listeners get all records."""
     said: list[str] = []
     hall.journal._say = said.append
     with _listen(hall) as listened:
@@ -274,8 +274,8 @@ def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
 def test_who_waits_for_the_disk_holds_up_nobody_else(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More requests search the disk than are allowed at once. Other verbs are answered meanwhile,
-    and the searches are answered in the end."""
+    """If more requests search the disk than may do so at once, other verbs are answered in the
+    meantime, and all searches are answered in the end."""
     gate, walks = threading.Event(), list[int]()
 
     def usage(engine: Engine) -> Any:
@@ -306,8 +306,8 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(
 
 
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listener above the limit is asked to retry. A request for only the head takes no place. An
-    invalid id is refused."""
+    """A listener above the limit is asked to retry. A HEAD request takes no place. An invalid id is
+    refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
     with closing(
         http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
@@ -346,7 +346,8 @@ def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving])
 
 
 def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
-    """A listener that reconnects gets everything that was written meanwhile, once and in order."""
+    """A listener that reconnects after a restart gets everything that was written in the meantime,
+    once and in order."""
     serving = serves().start()
     token = serving.token("read")
     serving.kill()
@@ -362,8 +363,8 @@ def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
 
 def test_a_reader_that_has_just_started(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a start the journal is read again from some records before the newest. A client that
-    reconnects meanwhile gets none of those that it has read. A number that does not exist yet hides
-    no new records."""
+    reconnects at that time gets none of the records that it has read. An id that does not exist yet
+    hides no new records."""
     hall.journal._rounds.stop()
     claim = claimed(hall.store, submit(hall.store))
     hall.store.record(claim, [Said(text=str(number)) for number in range(20)])
@@ -381,8 +382,8 @@ def test_a_reader_that_has_just_started(hall: Hall, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
-    """Listeners wait, and get the records in between as soon as the database answers again. A
-    listener that asks for earlier records is disconnected properly."""
+    """While the database does not answer, listeners wait. They get the records of that time as soon
+    as it answers again. A listener that asks for earlier records is disconnected properly."""
     submit(hall.store)
     hall.until(
         lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known"
@@ -404,8 +405,8 @@ def record(seq: int) -> Record:
 
 
 def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a number is missing, the later records wait until it arrives, or until it is certain that
-    it never will."""
+    """If the number of a record is missing, the later records wait until that record arrives, or
+    until it is certain that it never will."""
     found = Journal(hall.store)
     assert [each.seq for each in found._whole(4, [record(5), record(6)])] == [5, 6]
     assert [each.seq for each in found._whole(4, [record(5), record(7), record(8)])] == [5]
@@ -417,8 +418,8 @@ def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
-    """Some records arrive while a listener connects. It gets only those that are newer than what it
-    has read."""
+    """Some records arrive while a listener connects. It gets only those that are newer than the
+    last one that it has read."""
 
     async def heard() -> list[int]:
         found = Journal(hall.store)

@@ -1,5 +1,5 @@
-"""Requests over the network that were once possible only at a terminal: plans, session records, a
-reset by name."""
+"""Actions over the network that were once possible only in a terminal: plans, session records, and
+a reset by name."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ Make = Callable[[str], tuple[Stage, Serving]]
 
 @pytest.fixture
 def machine() -> Iterator[Make]:
-    """A stage on which Claude Code follows a script, with a server whose repositories have
-    owners."""
+    """Make a stage on which Claude Code follows a script, with a server that knows its repositories
+    by the names of a forge."""
     directory = Path(tempfile.mkdtemp(prefix="pg"))
     made: list[tuple[Stage, Serving]] = []
 
@@ -59,8 +59,8 @@ def machine() -> Iterator[Make]:
 
 
 def test_a_reset_by_the_names_of_the_forge(machine: Make) -> None:
-    """A repository, an issue and an agent are given by the forge's name, by number and by rule,
-    over the network and in the terminal."""
+    """For a reset, a repository, an issue and an agent can be given by the forge's name, by number
+    and by rule, over the network and in a terminal."""
     one, serving = machine("say Done.")
     serving.start("--jobs", "1")
     token = serving.token("admin")
@@ -166,8 +166,8 @@ def plan(one: Stage, **change: Any) -> dict[str, Any]:
 
 
 def test_a_plan_over_the_network(machine: Make) -> None:
-    """A plan that is sent over the network is checked, begun once however often it is sent, and
-    completed by the pool, although the server is killed meanwhile."""
+    """A plan that is sent over the network is checked, begun once even if it is sent several times,
+    and completed by the pool, although the server is killed in between."""
     one, serving = machine(
         "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt; sleep 4\n---\nsay "
         "Two.\n"
@@ -212,8 +212,8 @@ def test_a_plan_over_the_network(machine: Make) -> None:
 
 
 def test_a_plan_is_stopped_and_goes_on(machine: Make) -> None:
-    """A stopped plan ends its running task and begins no other, also after a restart. A retry
-    continues the same conversation. A task that did not fail is not retried."""
+    """When a plan is stopped, its running task ends and no other begins, not even after a restart.
+    A retry continues the same conversation. A task that did not fail is not retried."""
     one, serving = machine(
         "run echo one > one.txt; test -e go.txt || sleep 98\n---\nsay One.\n---\n"
         "run echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n"

@@ -1,4 +1,4 @@
-"""Links in notices that answer one request with one answer, on a real `perdure serve`."""
+"""Links in notices, each of which gives one answer to one request, on a real `perdure serve`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def request_of(store: SqlStore, run: TaskRun) -> AgentRequest:
 
 
 def link(served: Serving, request: AgentRequest, answer: AnswerKind = ALLOW) -> str:
-    """Return the path of a link as a notice has it."""
+    """Return the path of the link that a notice has."""
     return f"/link/{signed(link_to(request, answer, 'team'), link_key(served.state))}"
 
 
@@ -74,8 +74,9 @@ def send(served: Serving, method: str, path: str, **headers: str) -> tuple[int, 
 def test_a_link_answers_once(
     served: Serving, store: SqlStore, answer: AnswerKind, button: str
 ) -> None:
-    """Looking shows the call and changes nothing, however often. The button answers, once. Neither
-    the same link nor the other one can be used afterwards. The channel is the actor."""
+    """A GET of the link shows the call and changes nothing, however often it is requested. The
+    button answers, once. After that neither this link nor the one for the other answer can be used.
+    The channel is the actor."""
     run = waiting(store)
     request = request_of(store, run)
     path = link(served, request, answer)
@@ -100,7 +101,7 @@ def test_a_link_answers_once(
 
 
 def test_of_two_people_at_the_same_moment_one_answers(served: Serving, store: SqlStore) -> None:
-    """Ten presses of both buttons at once give one answer."""
+    """Ten simultaneous presses of the two buttons give one answer."""
     run = waiting(store)
     paths = [link(served, request_of(store, run), each) for each in (ALLOW, DENY)] * 5
     with ThreadPoolExecutor(10) as pool:
@@ -109,8 +110,8 @@ def test_of_two_people_at_the_same_moment_one_answers(served: Serving, store: Sq
 
 
 def test_a_changed_link_is_unknown(served: Serving, store: SqlStore) -> None:
-    """A link with any other character, of another key, or with another content is not found, and
-    no difference shows. Without a key, no link is valid."""
+    """A link with any other character, from another key, or with other content is not found, and
+    all of these get the same response. Without a key, no link is valid."""
     run = waiting(store)
     request = request_of(store, run)
     path = link(served, request, DENY)
@@ -133,7 +134,7 @@ def test_a_changed_link_is_unknown(served: Serving, store: SqlStore) -> None:
 
 
 def replace_answer(request: AgentRequest) -> AnswerLink:
-    """Return a link with an answer that no link gives."""
+    """Return a link with an answer that no real link gives."""
     return msgspec.structs.replace(link_to(request, DENY, "team"), answer=AnswerKind.TEXT)
 
 
@@ -185,7 +186,7 @@ def test_an_expired_link(served: Serving, store: SqlStore) -> None:
 def test_a_link_to_a_request_that_is_over(
     served: Serving, store: SqlStore, happens: Callable[[SqlStore, TaskRun], Any]
 ) -> None:
-    """After anything else happened to the run, the link is refused with a sentence."""
+    """After anything else has happened to the run, the link is refused with a sentence."""
     run = waiting(store)
     path = link(served, request_of(store, run))
     assert send(served, "GET", path)[0] == 200
@@ -197,7 +198,7 @@ def test_a_link_to_a_request_that_is_over(
 
 
 def test_a_link_to_a_run_that_is_elsewhere(served: Serving, store: SqlStore) -> None:
-    """A run that was moved or removed takes no answer here."""
+    """A link to a run that was moved or removed is refused."""
     run, gone = waiting(store), waiting(store)
     paths = [link(served, request_of(store, each)) for each in (run, gone)]
     (served.state / "moved").mkdir()
@@ -210,8 +211,8 @@ def test_a_link_to_a_run_that_is_elsewhere(served: Serving, store: SqlStore) -> 
 
 
 def test_a_link_fits_only_what_was_shown(served: Serving, store: SqlStore) -> None:
-    """A link for another call, or for the same number with another end, is refused. A call that
-    is not stored whole cannot be allowed, even by a valid link."""
+    """A link for another call, or for the same number with another end, is refused. A call that is
+    not stored completely cannot be allowed, even by a valid link."""
     run = waiting(store)
     request = request_of(store, run)
     for other in (
@@ -234,8 +235,8 @@ CHANNEL = Channel(name="team", kind=ChannelKind.WEBHOOK, url="http://127.0.0.1:1
 
 
 def test_a_notice_has_links(settings: Any) -> None:
-    """A channel with links gets them, another one does not, and the outbox never has them. When the
-    request is answered before the notice is sent, there are none."""
+    """A channel that is configured with links gets them, other channels do not, and the outbox
+    never contains them. If the request is answered before the notice is sent, there are none."""
     from perdure.wiring import open_engine
 
     engine = open_engine(settings, {"HOME": "/nonexistent"})
@@ -273,8 +274,8 @@ def settings(tmp_path: Path) -> Any:
 
 
 def test_the_key(tmp_path: Path) -> None:
-    """The key is made once, for its owner alone. One that others can read, or that is damaged, is
-    not used."""
+    """The key is made once, and only its owner can read it. A key that others can read, or that is
+    damaged, is not used."""
     assert link_key(tmp_path) == b""
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: link_key(tmp_path, make=True), range(16)))

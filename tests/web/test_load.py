@@ -1,5 +1,5 @@
 """A real `perdure serve` with hundreds of slow connections from one sender, and with large
-deliveries that are not used."""
+deliveries that it ignores."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def memory(serving: Serving) -> int:
 
 
 def test_large_deliveries_leave_nothing_behind(serves: Callable[..., Serving]) -> None:
-    """After large deliveries that are not used, their memory is returned to the system, and the
+    """After large deliveries that are ignored, their memory is returned to the system, and the
     database has only their digests."""
     serving = serves().start()
     before, sent = memory(serving), list[int]()

@@ -1,4 +1,5 @@
-"""Signing in at a provider of OpenID Connect: a real `perdure serve`, and a provider that can lie."""
+"""Sign-in by a provider of OpenID Connect: a real `perdure serve`, and a provider that can send
+wrong answers."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ Answer = tuple[int, dict[str, str], str]
 
 
 class World:
-    """A server, and the provider that its people sign in at."""
+    """A server, and the provider where people sign in."""
 
     def __init__(self, serving: Serving, port: int, provider_port: int) -> None:
         self.serving, self.port, self.provider_port = serving, port, provider_port
@@ -66,7 +67,7 @@ class World:
         assert ask(self.provider_port, "/lie", "", "POST", json.dumps(lies))[0] == 200
 
     def start(self, next: str = "/") -> tuple[str, str]:
-        """Begin a sign-in. Return the address at the provider, and the browser's cookie."""
+        """Begin a sign-in. Return the address of the provider's page, and the browser's cookie."""
         status, headers, _ = self.get(f"/sign-in/openid?next={quote(next)}")
         assert status == 303, headers
         cookie = headers["set-cookie"]
@@ -76,7 +77,8 @@ class World:
         return headers["location"], cookie.partition(";")[0]
 
     def back(self, place: str) -> str:
-        """Sign in at the provider. Return the path to which the browser is sent."""
+        """Sign in at the provider. Return the path of perdure to which the provider sends the
+        browser back."""
         parts = urlsplit(place)
         status, headers, _ = ask(self.provider_port, f"{parts.path}?{parts.query}")
         assert status == 303
@@ -104,14 +106,14 @@ def ask(port: int, path: str, cookie: str = "", method: str = "GET", body: str =
 
 
 def signed_in(answer: Answer) -> str:
-    """Return the cookie of a browser that is signed in now."""
+    """Return the cookie of the browser, which must be signed in by this answer."""
     cookies = answer[1].get("set-cookie", "").split("\n")
     return next((each.partition(";")[0] for each in cookies if each.startswith("perdure=")), "")
 
 
 @contextlib.contextmanager
 def providing() -> Iterator[int]:
-    """Run a provider. Yields its port."""
+    """Run a provider, and yield its port."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.web.provider"], cwd=HERE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
@@ -139,15 +141,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def honest(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Take back every lie after a test."""
+    """After each test, reset the provider to correct answers."""
     yield
     if "world" in request.fixturenames:
         request.getfixturevalue("world").lie()
 
 
 def test_a_person_signs_in(world: World) -> None:
-    """The sign-in page offers the provider. The person comes back to the page that was asked for,
-    and acts under the own name with the scope of the rule. PKCE, state and nonce are new each
+    """The sign-in page offers the provider. After the sign-in the person gets the requested page,
+    and acts under their own name with the scope of the rule. PKCE, state and nonce are new each
     time."""
     status, headers, _ = world.get("/audit?since=all")
     assert status == 303 and headers["location"] == "/sign-in?next=/audit"
@@ -218,7 +220,8 @@ LIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_lie_lets_nobody_in(world: World, lie: dict[str, Any]) -> None:
-    """The person is told in one sentence, the log has the reason, and no cookie is given."""
+    """If the provider sends a wrong answer, the person gets one sentence, the log has the reason,
+    and there is no cookie."""
     world.lie(**lie)
     seen = len(world.serving.said())
     answer = world.sign_in("/audit")
@@ -239,7 +242,7 @@ class Direct:
         self.found = Provider(self.chosen)
 
     def claims(self) -> Any:
-        """Sign in, and return the claims."""
+        """Sign in, and return the claims of the ID token."""
         verifier, back = "v" * 43, "http://127.0.0.1:1/x"
         digest = hashlib.sha256(verifier.encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
@@ -253,8 +256,8 @@ class Direct:
 
 
 def test_a_new_key_of_the_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A key that perdure has not seen is fetched, but not again and again for strangers' keys. A
-    configuration of another issuer, or with an address that is not safe, is refused."""
+    """A key that perdure has not seen is fetched, but not again and again because of unknown keys.
+    A provider's configuration of another issuer, or with an unsafe address, is refused."""
     with providing() as port:
         direct = Direct(port, tmp_path / "secret")
         assert direct.claims()["sub"] == "u-7"
@@ -275,8 +278,8 @@ def test_a_new_key_of_the_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_way_back_is_for_one_browser_and_once(world: World) -> None:
-    """Without the cookie, with another browser's, with another state, or a second time, nobody gets
-    in. A sign-in that the provider refused is over."""
+    """The address to which the provider sends the browser back works once, and only with the right
+    cookie and state. After the provider has refused a sign-in, that sign-in is over."""
     place, cookie = world.start()
     _, foreign = world.start()
     path = world.back(place)
@@ -298,12 +301,12 @@ def test_a_way_back_is_for_one_browser_and_once(world: World) -> None:
     "next", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", ""]
 )
 def test_nobody_is_sent_elsewhere(world: World, next: str) -> None:
-    """The page after the sign-in is one of perdure's."""
+    """The page after the sign-in is always one of perdure's."""
     assert 'content="0; url=/"' in world.sign_in(next)[2]
 
 
 def test_a_sign_in_ends(world: World) -> None:
-    """Signing out, or `perdure token rm openid:PERSON`, ends it at once."""
+    """Signing out, or `perdure token rm openid:PERSON`, ends a sign-in at once."""
     first, second = signed_in(world.sign_in()), signed_in(world.sign_in())
     secret = hmac.new(first.partition("=")[2].encode(), b"form", hashlib.sha256).hexdigest()
     with contextlib.closing(
@@ -346,7 +349,7 @@ TABLE: dict[str, Any] = {
     ],
 )
 def test_a_wrong_table(table: object, said: str) -> None:
-    """A mistake is named before anybody signs in."""
+    """A mistake in the table is named at the start, before anybody signs in."""
     with pytest.raises(ValueError, match=said):
         READERS["openid"](table)
 
@@ -363,7 +366,7 @@ def test_what_a_sign_in_needs(tmp_path: Path) -> None:
 
 
 def test_the_claims_of_a_person() -> None:
-    """The clocks may differ by a minute. Of two rules the first one counts, and a person without a
+    """The clocks may differ by a minute. The first of two matching rules counts. A person without a
     verified e-mail address is named by the subject."""
     rules = (
         OpenIdRule(claim="sub", value="u-7", scope=TokenScope.READ),
@@ -391,8 +394,8 @@ def test_the_claims_of_a_person() -> None:
 
 
 def test_the_provider_refuses_the_code(tmp_path: Path) -> None:
-    """The message for the log has the provider's error code, and for a wrong secret what to check.
-    Nothing else of the answer is repeated."""
+    """If the provider refuses the code, the log has the provider's error code, and for a wrong
+    secret also what to check. Nothing else of the answer is repeated."""
     with providing() as port:
         direct = Direct(port, tmp_path / "secret")
         for said, logged in (

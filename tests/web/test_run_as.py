@@ -1,5 +1,5 @@
-"""`run_as`: an agent of `perdure serve` runs with a separate account, which the system does not
-list, and searches everywhere for the service's secrets."""
+"""`run_as`: an agent of `perdure serve` runs under a separate account, which has no entry in the
+system, and searches everywhere for the service's secrets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def config(directory: Path) -> str:
 
 
 def served(directory: Path, rehearsal: Rehearsal) -> Separated:
-    """Make the service, with a secret and a repository, and do not start it."""
+    """Return a service with a secret and a repository that is not started yet."""
     made = Separated(
         directory,
         config(directory),
@@ -83,9 +83,9 @@ def deliver(serving: Separated) -> None:
 @pytest.mark.root
 def test_an_agent_finds_nothing_of_the_service_and_goes_on_after_a_kill(directory: Path) -> None:
     """The agent cannot read the database, the settings, the secret file, or the memory, environment
-    and open files of any process of perdure. It cannot regain the group. After a kill of everything
-    in the middle of a reply, the conversation continues with the receipt `native`. `serve` says
-    what agents can reach."""
+    and open files of any process of perdure. It cannot regain the group of perdure. After
+    everything is killed in the middle of a reply, the conversation continues with the receipt
+    `native`. `serve` says what agents can reach."""
     state, service = directory / "state", directory / "service"
     files = [service / "hook", service / ".config/perdure/config.toml", state, state / "perdure.db"]
     look = f"{sys.executable} -I {TOP}/tests/web/spy.py found.json {os.getpid()} can+ary-"
@@ -126,7 +126,8 @@ def _succeeded(serving: Separated, name: str) -> dict[str, Any] | None:
 
 
 def test_a_program_does_not_start_agents_with_more_than_the_command_would(scratch: Scratch) -> None:
-    """`perdure.open` takes no account: if `run_as` is set, it refuses to act."""
+    """`perdure.open` cannot start agents under another account, so it refuses if `run_as` is
+    set."""
     environ = {**scratch.environ, "PERDURE_RUN_AS": f"{USER}:{GROUP}"}
     with pytest.raises(UsageError, match="run_as"):
         perdure.open(scratch.tmp, environ)
@@ -134,8 +135,9 @@ def test_a_program_does_not_start_agents_with_more_than_the_command_would(scratc
 
 @pytest.mark.root
 def test_what_would_keep_nothing_from_agents_is_refused(directory: Path) -> None:
-    """A state directory that agents can open, a home that is not theirs, a group that is theirs,
-    and a start without root are each refused with a sentence and code 2, and nothing is made."""
+    """A state directory that agents can open, a home that is not the agents' own, a group of
+    perdure that agents have, and a start without root are each refused with a sentence and code 2.
+    Nothing is made."""
     with Rehearsal("say Done.") as rehearsal:
         serving = served(directory, rehearsal)
     state = directory / "state"

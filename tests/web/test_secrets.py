@@ -60,10 +60,10 @@ class Den:
     def serve(
         self, places: str, files: str = "", config: str = CONFIG, **environ: str
     ) -> tuple[Stage, Serving]:
-        """Make a server, not started yet, whose agent runs the spy over all processes and the
-        files."""
-        # The other workers of the test suite have read these constants too, and an ordinary user's
-        # agent can read them. Only processes that start from now on are given the secrets.
+        """Return a server that is not started yet, whose agent runs the spy over all processes and
+        the files."""
+        # Other workers of the test suite have the same constants in memory, and an agent of the
+        # same user can read that. So all processes that exist now are spared.
         spare = ",".join(each.name for each in Path("/proc").iterdir() if each.name.isdecimal())
         script = (
             f"run {sys.executable} -I {TOP}/tests/web/spy.py found.json {spare} can+ary- "
@@ -77,7 +77,7 @@ class Den:
         return one, serving
 
     def looked(self, one: Stage, serving: Serving) -> dict[str, Any]:
-        """Return the agent's findings, after a delivery started it."""
+        """Start the agent by a delivery, and return its findings."""
         body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
         sent = serving.send(
             "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one")
@@ -115,8 +115,8 @@ def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> Non
 
 
 def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
-    """Secrets that `perdure run` got for itself are in nothing that its agent can read, neither in
-    its supervisor nor in the shim."""
+    """No part of the supervisor or the shim that an agent can read has the secrets that `perdure
+    run` got for itself."""
     one, _ = den.serve(VARIABLES)
     command = [
         *as_ordinary_user(),
@@ -144,8 +144,8 @@ def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
 
 
 def test_credentials_of_systemd(den: Den) -> None:
-    """Secret and token may be credentials of systemd. If they are missing, the start is refused
-    with what the unit lacks."""
+    """The service's secret and its forge token may be credentials of systemd. If they are missing,
+    the start is refused, and the error says which line the unit lacks."""
     _, serving = den.serve('secret_credential = "hook"\ntoken_credential = "forge"')
     refused = serving.perdure("serve")
     assert refused.returncode == 2 and "LoadCredential=hook:/path" in refused.stderr, refused.stderr
@@ -168,8 +168,8 @@ def test_credentials_of_systemd(den: Den) -> None:
 
 
 def test_what_agents_can_reach_is_said(den: Den) -> None:
-    """`serve` and `doctor` say what an agent could read here, and which process exposes a secret of
-    the service, without the secret."""
+    """`serve` and `doctor` say what an agent could read on this machine, and which process exposes
+    a secret of the service. They do not show the secret."""
     _, serving = den.serve(VARIABLES, THE_SECRET=SECRET, THE_TOKEN=TOKEN)
     with subprocess.Popen(
         ["sleep", "600"], env={"LEFT_OVER": SECRET}, stdout=subprocess.DEVNULL

@@ -56,8 +56,8 @@ def test_a_start_that_is_refused(
     environ: dict[str, str],
     says: str,
 ) -> None:
-    """It does not start with an unsafe or invalid configuration: exit code 2, one sentence, and
-    nothing is made."""
+    """With an unsafe or invalid configuration the server does not start: the exit code is 2, there
+    is one sentence, and nothing is made."""
     serving = serves(config, **environ)
     done = serving.perdure("serve", *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
@@ -65,7 +65,7 @@ def test_a_start_that_is_refused(
 
 
 def test_the_host_of_the_public_address(serves: Callable[..., Serving]) -> None:
-    """perdure answers at the address to which its links lead, without another setting."""
+    """perdure answers requests to the host of its public address without another setting."""
     config = SOURCES.replace(
         "[serve]\n", '[serve]\npublic_url = "https://Perdure.example.com:8443/team"\n'
     )
@@ -86,7 +86,8 @@ def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:
 
 
 def test_systemd_is_told(serves: Callable[..., Serving], tmp_path: Path) -> None:
-    """READY=1 is sent when it listens, and STOPPING=1 when it ends. SIGTERM ends it with 0."""
+    """systemd gets READY=1 when the server listens, and STOPPING=1 when it ends. After SIGTERM the
+    server exits with 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "n"))
         end.settimeout(60)
@@ -98,8 +99,8 @@ def test_systemd_is_told(serves: Callable[..., Serving], tmp_path: Path) -> None
 
 
 def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> None:
-    """A delivery whose body is half sent at SIGTERM is stored and answered, and then the server
-    ends."""
+    """A delivery of which only half the body has arrived at SIGTERM is still stored and answered.
+    Then the server ends."""
     serving = serves().start("--jobs", "1")
     body = payloads.raw("github", "push")
     headers = payloads.headers(payloads.Forge.GITHUB, "push", body) | {
@@ -133,15 +134,15 @@ def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
 
 
 def test_killed_under_load(serves: Callable[..., Serving]) -> None:
-    """It is killed three times while senders send. Every acknowledged delivery is there once, and
-    the others are accepted when they are sent again."""
+    """The server is killed three times while senders send. Every acknowledged delivery is stored
+    once, and all others are accepted when they are sent again."""
     found = kills.campaign(serves(), kills=3, seed=1)
     assert found.acknowledged >= 3 and not found.lost and not found.twice, found
 
 
 def test_the_inbox_verb(serves: Callable[..., Serving]) -> None:
-    """`ls`, `show` and `replay`, for a person and as JSON. Text from the forge has no effect on the
-    terminal."""
+    """`ls`, `show` and `replay` of the inbox print text for a person or JSON. Text from the forge
+    has no effect on the terminal."""
     serving = serves().start()
     serving.deliver("tea", id="one")
     body = payloads.derived(

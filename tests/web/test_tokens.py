@@ -43,8 +43,8 @@ def refused(call: Callable[[], object]) -> int:
 
 
 def test_the_verb(serving: Serving) -> None:
-    """A token is shown once, is stored only as a digest, is listed, and is invalid at once when it
-    is removed."""
+    """A token is shown once and stored only as a digest. It is in the list, and becomes invalid at
+    once when it is removed."""
     made = serving.perdure(
         "token", "new", "ci", "--scope", "dispatch", "--expires", "30d", "--json"
     )
@@ -109,14 +109,14 @@ def test_every_address_is_closed(serving: Serving) -> None:
 
 
 def test_a_browser_is_sent_to_the_sign_in_page(serving: Serving) -> None:
-    """After a sign-in the browser gets the page that it asked for. The target of the sign-in must
-    be an address of perdure."""
+    """After a sign-in the browser gets the page that it asked for. The page after the sign-in must
+    be one of perdure's."""
     status, _ = serving.ask("GET", "/runs/x?y=1", accept="text/html,*/*")
     assert status == 303
 
 
 def test_other_sites_change_nothing(serving: Serving) -> None:
-    """A write that a page of another site made a browser send is refused, also with a token.
+    """A write that a page of another site made the browser send is refused, even with a token.
     Programs and perdure's own pages are accepted."""
     token = serving.token("admin")
     here = f"127.0.0.1:{serving.port}"
@@ -138,8 +138,8 @@ def test_other_sites_change_nothing(serving: Serving) -> None:
 
 
 def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
-    """A client that may dispatch may also read, and an admin may do both. For a client without the
-    scope, the error names the scope that is needed."""
+    """The scope `dispatch` includes `read`, and `admin` includes both. The error for a client
+    without the scope names the scope that is needed."""
     found = Principals(store, store)
     may = {scope: found.bearer(add(store, scope.value, scope), "here") for scope in TokenScope}
     order = list(TokenScope)
@@ -167,9 +167,10 @@ def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
 def test_guesses_are_not_looked_up_without_end(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After twenty wrong tokens from an address, further wrong ones get 429 there for a while. A
-    valid token is accepted, also for the first time, because many people may share that address.
-    Other addresses are not affected. A token that was wrong is not looked up again."""
+    """After twenty wrong tokens from an address, further wrong ones from there get 429 for a while.
+    A valid token is still accepted, even if it was never used before, because many people may share
+    that address. Other addresses are not affected. A token that was wrong is not looked up
+    again."""
     lines: list[str] = []
     found = Principals(store, store, lines.append)
     known, fresh = add(store, "known"), add(store, "fresh")
@@ -201,8 +202,8 @@ def test_guesses_are_not_looked_up_without_end(
 
 
 def test_a_sign_in(store: SqlStore) -> None:
-    """A browser gets a secret of its own for a token. It ends with the sign-out, and with the
-    token. Its forms have a value that only perdure's own pages know."""
+    """For a token, a browser gets its own secret, which ends with the sign-out or with the token.
+    Its forms have a value that only perdure's own pages know."""
     found = Principals(store, store)
     token = add(store, "me", TokenScope.ADMIN)
     who, cookie = found.sign_in(f" {token}\n", "here")
@@ -233,8 +234,8 @@ def test_a_sign_in(store: SqlStore) -> None:
 
 
 def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
-    """A signed-in browser may read the API. It may write only with the value that perdure's own
-    pages know."""
+    """A signed-in browser may read the API. To write, it also needs the value that only perdure's
+    own pages know."""
     token = serving.token("admin")
     with closing(stores.open(serving.state / "perdure.db")) as store:
         who, cookie = Principals(store, store).sign_in(token, "here")
@@ -250,8 +251,8 @@ def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
 
 
 def test_a_public_address_needs_a_token(serves: Callable[..., Serving]) -> None:
-    """perdure does not listen on an address that others can reach without a token or a webhook's
-    secret. An expired token does not count."""
+    """perdure listens on a public address only if there is a token or a webhook's secret. An
+    expired token does not count."""
     serving = serves("")
     assert serving.perdure("token", "new", "old", "--expires", "0s").returncode == 0
     assert (

@@ -15,8 +15,8 @@ from tests.web.serving import EVENTS, Serving, answered, command_line
 
 @pytest.mark.parametrize("source", EVENTS)
 def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
-    """A delivery that is answered with 202 is in the database, parsed. If it is sent again, even
-    with another id, it is recognized and not stored twice."""
+    """A delivery that is answered with 202 is stored in the database, parsed. If it is sent again,
+    even with another id, it is recognized and not stored twice."""
     forge = EVENTS[source][0]
     status, said = serving.deliver(source, id=f"first-{source}")
     assert (status, said["new"], said["of_interest"]) == (202, True, True)
@@ -39,8 +39,8 @@ def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
 
 
 def test_what_is_of_no_interest(serving: Serving) -> None:
-    """An authentic event without consequences is answered like any other, and is in the inbox with
-    the reason."""
+    """An authentic event without consequences gets the usual answer, and is in the inbox with the
+    reason why it is ignored."""
     body = payloads.raw("github", "ping")
     status, said = serving.send("/webhooks/hub", body, payloads.headers(Forge.GITHUB, "ping", body))
     assert (status, said["of_interest"]) == (202, False)
@@ -105,7 +105,8 @@ def test_what_is_refused(serving: Serving) -> None:
 
 
 def test_names_that_are_allowed(serving: Serving) -> None:
-    """The names of loopback and those of the setting are accepted, with any port and in any case."""
+    """The names of loopback and those in the setting are accepted as hosts, with any port and in
+    any case."""
     for host in (
         "localhost",
         "LOCALHOST:1234",
@@ -126,8 +127,8 @@ def test_two_host_headers(serving: Serving) -> None:
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """A body with a length is refused before it is sent, one without a length as soon as it exceeds
-    25 MiB. The server continues."""
+    """A body whose length is over the limit is refused before it is sent. A body without a length
+    is refused as soon as it exceeds 25 MiB. The server continues."""
     before = len(serving.inbox())
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with serving.raw() as connection:
@@ -161,8 +162,8 @@ def test_a_sender_that_goes_away(serving: Serving) -> None:
 
 
 def test_a_storm_of_redeliveries(serving: Serving) -> None:
-    """Sixty deliveries, each sent four times by six senders in any order, a third of the time with
-    a new id, become exactly sixty."""
+    """Six senders send each of sixty deliveries four times, in any order, a third of the time with
+    a new id. Exactly sixty are stored."""
     before = len(serving.inbox())
     sends = [number for number in range(1, 61) for _ in range(4)]
     random.Random(6).shuffle(sends)
@@ -184,7 +185,7 @@ def test_a_storm_of_redeliveries(serving: Serving) -> None:
 
 
 def test_secrets_stay_secret(serving: Serving) -> None:
-    """The secrets are in no argument, no log, no answer and no file of the state."""
+    """The secrets are in no argument of a process, no log, no answer and no file of the state."""
     assert serving.process is not None
     serving.deliver("signed", id="for the secrets")
     places = [serving.home / "log", *(path for path in serving.state.rglob("*") if path.is_file())]

@@ -1,4 +1,4 @@
-"""A server is killed while agents work on what webhooks asked for: a small sample of `make
+"""A server is killed while agents work on tasks from webhooks. This is a small sample of `make
 webhook-kills`."""
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ def directory() -> Iterator[Path]:
 
 
 def test_killed_while_agents_are_at_work(directory: Path) -> None:
-    """The server is killed twice, once surely while an agent works. Each acknowledged delivery
-    reached its agent once, nothing was done twice, and each live agent was adopted or ended."""
+    """The server is killed twice, at least once while an agent is running. Each acknowledged
+    delivery reached its agent once, nothing was done twice, and each live agent was adopted or
+    ended."""
     found: list[Found] = []
     play(directory, 2, 2, 7, found.append)
     assert (found[0].wrong, found[0].kills) == ([], 2), found

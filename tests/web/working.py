@@ -1,7 +1,7 @@
 """`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents work
-on what webhooks asked for.
+on tasks from webhooks.
 
-Real agents (Claude Code on the rehearsal) work by a rule. Each sender opens an issue with the
+Real agents (Claude Code with the rehearsal) work by a rule. Each sender opens an issue with the
 agent's label, then comments on it, and repeats each delivery until it is acknowledged. After a few
 comments it opens the next issue. At the end every acknowledged delivery is in the inbox once and
 was given to its run; each issue has one run; each text is in that run's instructions once and
@@ -37,7 +37,7 @@ from tests.journeys.stage import Stage
 from tests.web.serving import Serving
 
 COMMENTS = 6
-"""Number of runs on one issue before the next one."""
+"""Number of comments on one issue before the next issue is opened."""
 JOBS = 2
 SCRIPT = "by history\n" + "\n---\n".join(
     f"run echo {n} >> log.txt\n---\nslow 0.7\nsay Turn {n} is done." for n in range(1, 4 * COMMENTS)
@@ -63,27 +63,27 @@ class Found:
 
     kills: int
     at_work: int = 0
-    """Number of kills while an agent was alive."""
+    """Number of kills while an agent was running."""
     issues: int = 0
     acknowledged: int = 0
     sent: int = 0
     attempts: int = 0
     adopted: int = 0
     ended: int = 0
-    """Number of attempts that were ended because their agent was not launched yet."""
+    """Number of attempts that were ended because their agent had not been launched yet."""
     wrong: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Sender:
-    """A person on the forge, who writes `note-ISSUE-NUMBER.` repeatedly."""
+    """A person on the forge who writes comments, each with its own text `note-ISSUE-NUMBER.`"""
 
     serving: Serving
     numbers: Any
     over: threading.Event
     chance: random.Random
     acknowledged: dict[str, int] = field(default_factory=dict)
-    """The delivery's number by its text."""
+    """The number of each acknowledged delivery, by its text."""
     sent: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -116,8 +116,8 @@ class _Sender:
             try:
                 status, said = self.serving.send("/webhooks/tea", body, headers)
             except (OSError, http.client.HTTPException, ValueError):
-                # The server is down after a kill. It is started again even after the last kill, so
-                # the delivery is sent again even if `over` is set.
+                # The server does not answer, because it was killed. It is started again even after
+                # the last kill, so the delivery is sent again even if `over` is set.
                 time.sleep(0.05)
                 continue
             if status == 202:
@@ -129,7 +129,8 @@ class _Sender:
 
 
 def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) -> Found:
-    """Kill and count. The server is stopped properly at the end, when all work is done."""
+    """Kill the server this many times and count the results. The server is stopped properly at the
+    end, when all work is done."""
     chance, found, over = random.Random(seed), Found(kills), threading.Event()
     numbers = iter(range(1, 10**9))
     people = [
@@ -166,7 +167,8 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
 
 
 def _until_done(serving: Serving, store: SqlStore) -> None:
-    """Wait as long as there is progress, however slow the machine is."""
+    """Wait until all work is done. The wait continues as long as there is progress, however slow
+    the machine is."""
     while not _is_done(store):
         seen = store.newest_record()
         serving.until(

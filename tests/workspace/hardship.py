@@ -1,8 +1,8 @@
-"""Saves and restores on a full disk, and as a user that may not read everything. Each is a process;
-see test_hardship.
+"""Saves and restores checkpoints on a full disk, and as a user who may not read everything. Each
+runs in a separate process; see test_hardship.
 
-`full` mounts a small tmpfs in a mount namespace; `unreadable` runs without the right to read what
-its owner forbade.
+`full` mounts a small tmpfs in a mount namespace. `unreadable` runs without root's right to read
+files that their modes forbid.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.workspace.yard import make_yard
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
 PR_CAPBSET_DROP = 24
 STEP = 96
-"""Step between two sizes of the disk, in KB."""
+"""Step by which the disk is enlarged, in KB."""
 
 
 def full(top: Path, backend: str) -> None:
-    """Enlarge the disk step by step, until a save and then a restore fit. Every failure before that
-    reports the full disk, and leaves nothing incomplete."""
+    """Enlarge the disk step by step, until a save fits and then a restore. Check that every earlier
+    failure names the full disk and leaves nothing incomplete."""
     top.mkdir()
     _mount(top, "size=512m")
     yard = make_yard(top / "yard")
@@ -85,7 +85,8 @@ def _is_told(error: PerdureError) -> None:
 
 
 def _mount(place: Path, options: str) -> None:
-    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    # Only the given options are set. `mount` would otherwise repeat the options that it finds,
+    # among them the owner, which has no name in the user namespace.
     found = ["--options-mode=ignore"] if options.startswith("remount") else ["-t", "tmpfs", "none"]
     subprocess.run(["mount", "-o", options, *found, str(place)], check=True)
 
@@ -96,8 +97,8 @@ def _used_kb(place: Path) -> int:
 
 
 def unreadable(top: Path, backend: str) -> None:
-    """Files and directories that the agent closed to itself are left in place, and named. When they
-    are readable again, they are saved."""
+    """Check that files and directories that the agent made unreadable for itself stay in place and
+    are named, and that they are saved when they are readable again."""
     yard = make_yard(top)
     workspace, path = made(yard, backend)
     (path / "known.txt").write_text("known\n")

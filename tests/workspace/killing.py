@@ -1,8 +1,8 @@
 """Kills the creation of a workdir at a chosen system call, or at a random time, and checks the
 result of a retry.
 
-`python -m tests.workspace.killing 300` does it that often and prints the counts; a sample of it
-runs in the suite.
+`python -m tests.workspace.killing 300` kills 300 times and prints the counts. A sample runs in the
+suite.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def command(yard: Yard, workspace: Workspace) -> list[str]:
 
 
 def kill_at(yard: Yard, workspace: Workspace, number: int) -> bool:
-    """Send SIGKILL to the first process that reaches its `number`th call of CALLS. Return whether
-    one was killed."""
+    """Send SIGKILL to the first process that makes its `number`th call of CALLS. Return whether a
+    process was killed."""
     log = yard.top / "strace"
     trace = ["strace", "-f", "-o", str(log), "-e", f"trace={CALLS}"]
     inject = ["-e", f"inject={CALLS}:signal=SIGKILL:when={number}"]
@@ -57,8 +57,8 @@ def kill_at(yard: Yard, workspace: Workspace, number: int) -> bool:
 
 
 def kill_after(yard: Yard, workspace: Workspace, seconds: float, *, all_of_it: bool) -> bool:
-    """Send SIGKILL after a time: to the supervisor alone (its git continues), or to all of its
-    processes (machine loss)."""
+    """Send SIGKILL after a time: only to the supervisor, whose git continues, or to all processes,
+    as when the machine is lost. Return whether they were still running."""
     process = subprocess.Popen(
         command(yard, workspace),
         env=os.environ | yard.environ,
@@ -78,7 +78,7 @@ def kill_after(yard: Yard, workspace: Workspace, seconds: float, *, all_of_it: b
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process is alive; a zombie is not."""
+    """Return whether a process is alive. A zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -86,8 +86,8 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return all processes below one. Each is stopped first, so that it cannot start others
-    meanwhile."""
+    """Return all processes below a process. Each is stopped before its children are listed, so that
+    it cannot start others."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
@@ -98,7 +98,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def check(yard: Yard, workspace: Workspace) -> list[str]:
-    """Retry once, and return what is wrong afterwards; empty if everything is right."""
+    """Retry once. Return what is wrong afterwards, or an empty list if everything is right."""
     workspaces = yard.workspaces
     fd = workspaces.lock(workspace)
     try:

@@ -1,5 +1,5 @@
-"""Content that a new workdir lacks and a person's checkout has: submodules and files of Git LFS are
-named."""
+"""Content that a person's checkout has and a new workdir lacks: submodules and files of Git LFS.
+perdure names them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_submodules_and_pointers_are_named(yard: Yard, backend: str, tmp_path: Path) -> None:
-    """A new workdir's notes name empty submodules and files of Git LFS that are only pointers. An
-    existing workdir has no notes."""
+    """The notes of a new workdir name empty submodules, and files of Git LFS that are only
+    pointers. An existing workdir has no notes."""
     other = make_yard(tmp_path / "other")
     yard.git(
         "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other.repo), "lib/other"

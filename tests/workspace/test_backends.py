@@ -1,4 +1,4 @@
-"""One conformance suite over the ways to make a workdir."""
+"""One conformance suite for all ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_workdir_is_made_once_and_then_found_again(yard: Yard, backend: str) -> None:
-    """Planning twice gives the same path; preparing twice makes the workdir once."""
+    """Planning twice gives the same path. Preparing twice makes the workdir once."""
     workspace = yard.plan(backend)
     assert yard.plan(backend) == workspace
     first, second = (
@@ -57,8 +57,8 @@ def test_reuse_keeps_what_is_not_committed(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_agents_and_branches_have_places_of_their_own(yard: Yard, backend: str) -> None:
-    """Two agents on one repository, and two branches of one agent, do not see each other's
-    files."""
+    """The workdirs of two agents on one repository, and of two branches of one agent, are separate:
+    neither has the other's files."""
     plans = [
         yard.plan(backend, agent="claude", branch="one"),
         yard.plan(backend, agent="codex", branch="two"),
@@ -95,7 +95,7 @@ def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) ->
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
-    """A branch that already has commits is not restarted from the base."""
+    """An existing branch continues from its commits, and is not restarted from the base."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "earlier work")
     yard.git("branch", "work", tip)
     prepared = yard.workspaces.prepare(yard.plan(backend, base="HEAD~1"), "claude")
@@ -105,14 +105,14 @@ def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_base_is_where_a_branch_starts(yard: Yard, backend: str) -> None:
-    """A base that no branch points to is also found."""
+    """A branch starts at the base, which may be a commit that no branch points to."""
     loose = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "on no branch")
     assert yard.workspaces.prepare(yard.plan(backend, base=loose), "claude").head == loose
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_agent_that_commits_is_named(yard: Yard, backend: str) -> None:
-    """Commits are authored by the agent and committed by the user; no configuration of the
+    """Commits have the agent as author and the user as committer. No configuration of the
     repository is changed."""
     before = (yard.repo / ".git/config").read_bytes()
     workspace = yard.plan(backend)
@@ -137,8 +137,8 @@ def test_an_agent_commits_without_a_user(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
-    """The lock is exclusive, names its holder, and is free again when the last descriptor is
-    closed."""
+    """The lock of a workdir is exclusive and names its holder. It is free again when the last
+    descriptor is closed."""
     workspace = yard.plan(backend)
     fd = yard.workspaces.lock(workspace, "brave-otter")
     child = subprocess.Popen(
@@ -152,8 +152,8 @@ def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
 
 
 def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
-    """A child that another thread has just started has all descriptors until its exec. It does not
-    count as a holder of the lock."""
+    """A child process that another thread has just started has all descriptors until its exec, but
+    does not count as a holder of the lock."""
     workspace = yard.plan("worktree")
     fd = yard.workspaces.lock(workspace, "brave-otter")
     with subprocess.Popen(["sleep", "0.2"], pass_fds=[fd]):
@@ -163,7 +163,8 @@ def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
-    """Six callers prepare it at the same moment. One makes it, and all get it complete."""
+    """Six callers prepare one workdir at the same moment. One of them makes it, and all get it
+    complete."""
     workspace = yard.plan(backend)
     got: list[Prepared] = []
     threads = [
@@ -180,8 +181,8 @@ def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_workdirs_of_one_repository_at_once(yard: Yard, backend: str) -> None:
-    """Six agents that are dispatched together all get their own workdir, and none fails on a lock
-    of git."""
+    """Six agents are dispatched together on one repository. Each gets its own workdir, and none
+    fails because of a lock of git."""
     plans = [
         yard.plan(backend, agent=f"agent{number}", branch=f"b/{number}") for number in range(6)
     ]
@@ -203,7 +204,7 @@ def test_many_workdirs_of_one_repository_at_once(yard: Yard, backend: str) -> No
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend: str) -> None:
-    """An index.lock without a living git does not stop the next attempt. If its git is alive, the
+    """An index.lock whose git has ended does not stop the next attempt. If that git is alive, the
     lock stays."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
@@ -226,7 +227,8 @@ def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, backend: str) -> None:
-    """A workdir whose .git is gone still has work. It is refused with a way out, and kept."""
+    """A workdir whose .git is gone still has work. The attempt is refused with a sentence that says
+    what to do, and the files are kept."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -241,8 +243,8 @@ def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, bac
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, backend: str) -> None:
-    """Commits on the branch of a worktree are restored. An isolated workdir starts from what its
-    origin has."""
+    """When a deleted workdir is made again, a worktree has the commits of its branch. An isolated
+    workdir starts from what its origin has."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("commit", "--allow-empty", "-qm", "kept", cwd=workspace.path, env=env)
@@ -254,8 +256,8 @@ def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, back
 
 
 def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
-    """When a worktree's directory is gone and its HEAD was detached, its commits are first saved
-    under a rescue ref."""
+    """If a worktree's directory is gone and its HEAD was detached, its commits are saved under a
+    rescue ref before anything else."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("checkout", "-q", "--detach", cwd=workspace.path)
@@ -267,8 +269,8 @@ def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
 
 
 def test_a_worktree_survives_prune_while_its_volume_is_away(yard: Yard) -> None:
-    """`git worktree prune` in the user's repository does not remove a workdir whose volume is not
-    mounted at the moment."""
+    """`git worktree prune` in the user's repository does not remove a worktree whose volume is not
+    mounted at that moment."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "work.txt").write_text("hours\n")
@@ -315,8 +317,9 @@ def test_a_bare_repository_has_worktrees_too(yard: Yard) -> None:
 
 
 def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
-    """The worktree's admin directory was lost (a restored repository, an agent's rm). The files
-    stay, the branch is the same, and git works again."""
+    """The worktree's admin directory was lost, for example because the repository was restored from
+    a backup, or because of an agent's `rm`. The files stay, the branch is the same, and git works
+    again."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     top = Path(workspace.path)
@@ -339,8 +342,8 @@ def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
     "how", ["branch gone", "branch taken", "points elsewhere", "is a link", "has another owner"]
 )
 def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, how: str) -> None:
-    """Without its branch, with the branch in use elsewhere, or with a `.git` that was changed, it
-    is refused, and nothing is changed."""
+    """A worktree without its branch, with a branch that is in use elsewhere, or with a `.git` that
+    was changed is not linked again. It is refused, and nothing is changed."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     top, admins = Path(workspace.path), yard.repo / ".git/worktrees"

@@ -1,4 +1,4 @@
-"""The bare repositories through which perdure looks at workdirs."""
+"""The bare repositories by which perdure reads workdirs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.workspace.yard import Yard
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere git makes them itself")
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_it_is_what_git_would_make(tmp_path: Path, form: str) -> None:
-    """It has the settings, the kind of ids and the directories of `git init`. A second call changes
-    nothing."""
+    """A bare repository has the settings, the kind of object ids and the directories that `git
+    init` makes. Making it a second time changes nothing."""
     git = Git(cwd=tmp_path, ceiling=tmp_path, environ=dict(os.environ))
     asked = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", "theirs")
     git.run(*asked)
@@ -38,7 +38,8 @@ def test_it_is_what_git_would_make(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("name", ["HEAD", "config"])
 @pytest.mark.parametrize("text", ["", "\0" * 60], ids=["empty", "zeros"])
 def test_what_a_power_cut_left_empty_is_written_again(yard: Yard, name: str, text: str) -> None:
-    """A checkpoint repairs its own repository, and its objects are kept."""
+    """If a power cut left a file of perdure's own repository empty, the next checkpoint writes it
+    again. Objects in the repository are kept."""
     workspace = yard.plan("isolated")
     yard.workspaces.prepare(workspace, "claude")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -52,7 +53,7 @@ def test_what_a_power_cut_left_empty_is_written_again(yard: Yard, name: str, tex
 
 
 def test_modes_are_told_where_they_are_kept(tmp_path: Path) -> None:
-    """On a file system without modes, git itself is asked."""
+    """On a file system that does not keep file modes, git itself is asked for the modes."""
     git = Git(cwd=tmp_path, ceiling=tmp_path, environ=dict(os.environ))
     make_bare(git, tmp_path / "own", "sha1")
     kept = git.at(tmp_path, tmp_path / "own").run("config", "core.filemode").text

@@ -1,4 +1,4 @@
-"""Uncommitted work is copied into another workdir, completely and unchanged, and the source is not
+"""Uncommitted work is copied into another workdir, complete and unchanged. The source is not
 touched."""
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def marks(top: Path) -> dict[str, tuple[int, str]]:
 
 
 def two(yard: Yard) -> tuple[Workspace, Workspace]:
-    """Make a worktree with one commit of its own, and another one that begins there."""
+    """Make a worktree with one commit of its own, and another worktree that begins at that
+    commit."""
     source = yard.plan("worktree", branch="parent")
     env = yard.workspaces.prepare(source, "claude").env
     top = Path(source.path)
@@ -73,7 +74,8 @@ def test_every_kind_of_change_is_carried(yard: Yard) -> None:
 
 
 def test_a_directory_takes_a_links_place_and_the_other_way_round(yard: Yard) -> None:
-    """Nothing is written through a link in the target."""
+    """A directory replaces a link, and a link replaces a directory. Nothing is written through a
+    link in the target."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     (top / "shortcut").unlink()
@@ -91,7 +93,8 @@ def test_a_directory_takes_a_links_place_and_the_other_way_round(yard: Yard) -> 
 
 
 def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
-    """Its files and its git directory are there. Special files are left out."""
+    """A repository inside the workdir is copied with its files and its git directory. Special files
+    are left out."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     (top / "inner").mkdir()
@@ -107,7 +110,8 @@ def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
 
 @pytest.mark.parametrize("filtered", ["smudge", "eol"])
 def test_no_filter_of_the_repository_takes_part(yard: Yard, filtered: str) -> None:
-    """The bytes are copied. Neither a filter nor a line-end setting of the repository changes them."""
+    """The bytes of files are copied as they are. Neither a filter nor a line-end setting of the
+    repository changes them."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     mark = yard.top / "a filter ran"
@@ -124,7 +128,7 @@ def test_no_filter_of_the_repository_takes_part(yard: Yard, filtered: str) -> No
 
 
 def test_a_task_without_git_is_carried_whole(yard: Yard) -> None:
-    """Every file and link of a service's task, hidden ones too."""
+    """Every file and link of a service's task without git is copied, even hidden ones."""
     source, target = yard.plan("task"), yard.plan("task", task="t2")
     for each in (source, target):
         yard.workspaces.prepare(each, "claude")
@@ -138,7 +142,8 @@ def test_a_task_without_git_is_carried_whole(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_can_be_the_source(yard: Yard) -> None:
-    """A run worked `here` in a checkout. Its fork is a worktree, and the checkout is unchanged."""
+    """A run worked `here`, in the user's checkout. Its fork gets a worktree, and the checkout is
+    unchanged."""
     source = yard.workspaces.plan(
         yard.spec("here").__class__(prompt="p", here=str(yard.repo)), "brave-otter", yard.repo
     )

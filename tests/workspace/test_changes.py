@@ -12,7 +12,8 @@ from tests.workspace.yard import REPOSITORIES, Yard
 
 
 def contents(top: Path) -> dict[str, str]:
-    """Return every file below a directory, except git's own: content, mode or the link's target."""
+    """Return every file below a directory, except for git's own: its content and mode, or the
+    link's target, by path."""
     found = {}
     for path in sorted(top.rglob("*")):
         if ".git" in path.relative_to(top).parts or (path.is_dir() and not path.is_symlink()):
@@ -49,8 +50,8 @@ def worked(yard: Yard, backend: str) -> Workspace:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
-    """git applies the patch to the base, and the result is the workdir without ignored files.
-    Making the patch changes nothing."""
+    """If git applies the patch to the base, the result is the workdir without ignored files. Making
+    the patch changes nothing."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     before, refs = yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")
@@ -77,8 +78,8 @@ def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
 
 
 def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
-    """A patch with more bytes than the caller allows is refused with its size. A patch of exactly
-    that size is returned."""
+    """If a patch has more bytes than the caller allows, it is refused with its size. A patch of
+    exactly that size is returned."""
     workspace = worked(yard, "isolated")
     size = len(yard.workspaces.diff(workspace))
     assert len(yard.workspaces.diff(workspace, most=size)) == size
@@ -87,8 +88,8 @@ def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yard) -> None:
-    """With `here` the start of the run is unknown, so the uncommitted changes are shown. Without
-    git there is nothing to compare with."""
+    """With `here` it is unknown where the run began, so the patch has the uncommitted changes.
+    Without git there is nothing with which to compare."""
     (yard.repo / "README").write_text("third\n")
     here = Workspace(id="here", path=str(yard.repo), backend="here")  # type: ignore[arg-type]
     assert b"+third" in yard.workspaces.diff(here)
@@ -102,7 +103,7 @@ def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yar
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str) -> None:
     """The checkout gets the run's files, unstaged, on the same commit. A second apply finds that
-    all of it is there."""
+    the checkout has all of it."""
     workspace = worked(yard, backend)
     head = yard.git("rev-parse", "HEAD")
     (yard.repo / "src").chmod(0o755)
@@ -123,7 +124,8 @@ def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_sparse_checkout_loses_nothing_by_a_commit(yard: Yard, backend: str) -> None:
-    """The commit has the run's changes, and no deletion of what the sparse checkout left out."""
+    """A commit in a sparse checkout has the run's changes. Files that the sparse checkout left out
+    are not committed as deleted."""
     (yard.repo / "docs").mkdir()
     (yard.repo / "docs/a.txt").write_text("a\n")
     yard.git("add", ".")
@@ -140,8 +142,8 @@ def test_a_sparse_checkout_loses_nothing_by_a_commit(yard: Yard, backend: str) -
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
-    """The user's later commits stay. Both sides' lines are merged in one file, and a file that the
-    user moved gets the run's change."""
+    """The user's later commits stay. Lines that user and run changed in one file are merged, and a
+    file that the user moved gets the run's change."""
     workspace = worked(yard, backend)
     (yard.repo / "src/file2.txt").write_text("2\n" * 20 + "end\n")
     yard.git("mv", "src/file0.txt", "zero.txt")
@@ -156,7 +158,7 @@ def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
 
 
 def refused(yard: Yard, workspace: Workspace, message: str = "") -> dict[str, str]:
-    """Apply, which must be refused and change nothing. Return the reasons by path."""
+    """Check that an apply is refused and changes nothing. Return the reasons by path."""
     before = (
         contents(yard.repo),
         yard.git("status", "--porcelain", "-uall"),
@@ -177,8 +179,8 @@ def refused(yard: Yard, workspace: Workspace, message: str = "") -> dict[str, st
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) -> None:
-    """The same lines changed on both sides, a file deleted on one, a binary on both: each is named
-    with its reason."""
+    """A conflict is named with its reason, and nothing is applied: lines that both sides changed, a
+    file that one side deleted, or a binary file that both changed."""
     workspace = worked(yard, backend)
     (yard.repo / "README").write_text("mine\n")
     (yard.repo / "src/file3.txt").write_text("mine\n")
@@ -191,8 +193,8 @@ def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) ->
 
 
 def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
-    """A changed, deleted, untracked or ignored file that the run also changes is refused, and so is
-    a link in its place."""
+    """A changed, deleted, untracked or ignored file of the user is never touched. If the run
+    changes it too, the apply is refused, and so it is if there is a link in its place."""
     workspace = worked(yard, "worktree")
     Path(workspace.path, "kept.log").write_text("forced\n")
     yard.git("add", "-f", "kept.log", cwd=workspace.path)
@@ -211,8 +213,8 @@ def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
 
 
 def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
-    """Changes in files that the run did not change, staged ones too, are not refused and stay as
-    they are."""
+    """The user's changes in files that the run did not change, staged or not, do not cause a
+    refusal and stay as they are."""
     workspace = worked(yard, "worktree")
     (yard.repo / "src/file9.txt").write_text("mine\n")
     (yard.repo / "src/file8.txt").write_text("staged\n")
@@ -233,7 +235,8 @@ def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
 
 
 def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
-    """With --commit a staged change of the same file is refused, and so is a merge in progress."""
+    """With --commit, an apply is refused if the same file has a staged change, or if a merge is in
+    progress."""
     workspace = worked(yard, "worktree")
     (yard.repo / "README").write_text("staged\n")
     yard.git("add", "README")
@@ -246,7 +249,8 @@ def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
 
 
 def test_a_target_that_is_missing_is_named_without_flags_of_other_verbs(yard: Yard) -> None:
-    """`perdure apply` has no --here, so its hint does not name that flag."""
+    """The hint for a missing target does not name --here, because `perdure apply` has no such
+    flag."""
     workspace = worked(yard, "worktree")
     with pytest.raises(NotFound, match="no directory") as caught:
         yard.workspaces.apply(workspace, yard.top / "nowhere", "claude")
@@ -285,8 +289,8 @@ def test_files_and_directories_change_places(yard: Yard) -> None:
 
 
 def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
-    """The branch cannot be moved (another process holds its lock) when all files are already
-    written. Everything is restored."""
+    """If the branch cannot be moved after all files were written, because another process holds its
+    lock, everything is restored."""
     workspace = worked(yard, "worktree")
     before = (
         contents(yard.repo),
@@ -311,8 +315,8 @@ def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
 @pytest.mark.parametrize("planted", ["filter", "textconv", "external", "attributes"])
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: str) -> None:
-    """Viewing and applying a hostile run starts no filter, textconv, external diff or merge driver;
-    plain git does."""
+    """When a hostile run is shown and applied, no filter, textconv, external diff or merge driver
+    runs. Plain git starts them."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
@@ -346,7 +350,8 @@ def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: s
 
 @pytest.mark.parametrize("name", ["config", "index"])
 def test_a_damaged_view_is_made_again(yard: Yard, name: str) -> None:
-    """`apply` itself repairs the repository through which it looks at the workdir."""
+    """If the repository by which `apply` reads the workdir is damaged, `apply` itself repairs
+    it."""
     workspace = worked(yard, "isolated")
     assert yard.workspaces.diff(workspace)
     heads = [path for path in yard.root.rglob("HEAD") if (path.parent / "made").exists()]

@@ -1,5 +1,5 @@
-"""Isolated clones of one repository: files and commits are copied from one to another. For what
-must not be copied see tests/safety/test_clones.py."""
+"""Isolated clones of one repository: files and commits are copied from one clone to another.
+tests/safety/test_clones.py tests what must not be copied."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def clones(yard: Yard) -> tuple[Workspace, Path, Workspace, Path]:
 
 
 def test_a_clone_is_carried_into_another(yard: Yard) -> None:
-    """Commits, staged and uncommitted files of one clone are in the other, on its own branch. The
-    source is unchanged, and the user's repository and the cache get none of it."""
+    """Commits, staged and uncommitted files of one clone are copied into another, on that clone's
+    own branch. The source is unchanged. The user's repository and the cache get none of it."""
     source, top, target, place = clones(yard)
     (top / "README").write_text("changed\n")
     (top / "staged").write_text("staged\n")
@@ -49,8 +49,8 @@ def test_a_clone_is_carried_into_another(yard: Yard) -> None:
 
 
 def test_commits_of_clones_are_merged(yard: Yard) -> None:
-    """A commit of one clone is fetched into another and merged there, as often as requested. Both
-    histories are complete."""
+    """A commit of one clone is fetched into another and merged there, even if this is requested
+    several times. Both histories are complete."""
     source, _, target, place = clones(yard)
     (place / "ours").write_text("ours\n")
     theirs = yard.workspaces.commit(source, "claude", "Theirs")
@@ -67,8 +67,8 @@ def test_commits_of_clones_are_merged(yard: Yard) -> None:
 
 
 def test_a_branch_of_the_repository_is_known(yard: Yard) -> None:
-    """The branches of a clone's repository are known from the last fetch; before any fetch, none is
-    known."""
+    """The branches of a clone's repository are those of the last fetch. Before any fetch no branch
+    is known."""
     assert yard.workspaces.existing_branches(yard.plan("isolated", branch="one"), ["main"]) == []
     source, *_ = clones(yard)
     assert yard.workspaces.existing_branches(source, ["main", "one", "nothing"]) == ["main"]

@@ -1,5 +1,4 @@
-"""Root and repository on different file systems: everything that works on one file system works
-there."""
+"""Root and repository on different file systems: everything works as on one file system."""
 
 from __future__ import annotations
 
@@ -51,8 +50,8 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
 
 
 def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
-    """git's records of a lost worktree are kept in the root's trash, on another file system, with a
-    pipe and a link in it."""
+    """git's records of a lost worktree are moved to the root's trash on another file system, even
+    if they contain a pipe and a link."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, "worktree")
     (admin,) = (yard.repo / ".git/worktrees").iterdir()
@@ -72,8 +71,8 @@ def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_workdir_grows_from_a_checkpoint(yard: Yard, elsewhere: Path, backend: str) -> None:
-    """A second workdir grows from a checkpoint of the first one, and a checkpoint travels as a
-    pack, across file systems."""
+    """Across file systems, a second workdir is made from a checkpoint of the first one, and a
+    checkpoint is exported as a pack."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, backend)
     (top / "README").write_text("theirs\n")

@@ -17,8 +17,8 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", [*REPOSITORIES, "task"])
 def test_a_full_disk(tmp_path: Path, backend: str) -> None:
-    """Wherever in a save or a restore the disk is full, there is one sentence, nothing incomplete
-    is published, and no file is lost. With enough space it continues."""
+    """If the disk is full at any point of a save or a restore, there is one sentence, nothing
+    incomplete is published, and no file is lost. With enough space the same operation succeeds."""
     words = [
         "unshare",
         "--map-root-user",
@@ -38,8 +38,8 @@ def test_a_full_disk(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
-    """Files that the agent closed to itself are left out by name and never touched. The rest is
-    saved. When they are readable again, they are saved too."""
+    """Files that the agent made unreadable for itself are left out by name and never touched. All
+    others are saved. When they are readable again, they are saved too."""
     words = [
         sys.executable,
         "-m",
@@ -55,8 +55,8 @@ def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
 
 
 def test_a_file_that_shrinks(yard: Yard) -> None:
-    """A large file is truncated and filled again all the time. The checkpoint is made, with all
-    other files. Afterwards the file is saved."""
+    """A large file is truncated and filled again all the time. Yet the checkpoint is made, with all
+    other files. When the file stays unchanged, it is saved."""
     workspace, top = made(yard, "worktree")
     busy, over = top / "busy", threading.Event()
 

@@ -80,7 +80,8 @@ def test_every_planned_path_stays_below_the_root_and_means_one_identity(
 @settings(max_examples=60, deadline=None)
 @given(names)
 def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None:
-    """`git check-ref-format --branch` accepts every name that the grammar accepts, unchanged."""
+    """git accepts every branch name that perdure's grammar accepts, and `git check-ref-format
+    --branch` returns it unchanged."""
     try:
         check_branch(name)
     except UsageError:
@@ -93,7 +94,7 @@ def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None
 
 @pytest.mark.parametrize("name", [*HOSTILE, "fix/#12", "a+b", "user@x", "_wip", "x.lock.y", ".a"])
 def test_a_saved_branch_is_whatever_git_allows(name: str) -> None:
-    """A branch that a checkpoint was taken on is accepted exactly if git accepts it as a branch."""
+    """A saved branch is accepted if and only if git accepts its name as a branch."""
     try:
         accepted = check_saved_branch(name) == name
     except UsageError:
@@ -109,8 +110,8 @@ def test_a_saved_branch_is_whatever_git_allows(name: str) -> None:
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_ids_are_the_same_only_for_the_same_parts(one: list[str], two: list[str]) -> None:
-    """Moving text from one part to the next changes the id. Its alphabet is safe in any file
-    system."""
+    """If text is moved from one part of an identity to the next, the id changes. Its characters are
+    safe in any file system."""
     try:
         ids = identify(*one), identify(*two)
     except UnicodeEncodeError:
@@ -132,8 +133,8 @@ def test_a_file_url_is_a_path(tmp_path: Path, form: str) -> None:
     "url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"]
 )
 def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
-    """A text that names no directory of this machine is refused. The error says how to write one,
-    and does not mention https."""
+    """A URL that names no directory of this machine is refused. The error says how to write a file
+    URL, and does not mention https."""
     with pytest.raises(UsageError, match="names no directory on this machine") as refused:
         make_yard(tmp_path).plan("worktree", repo=url)
     assert "https" not in refused.value.hint
@@ -160,8 +161,8 @@ def test_hostile_branches_are_refused(name: str) -> None:
     ],
 )
 def test_hostile_service_and_task_names_are_refused(name: str) -> None:
-    """A name that becomes a directory has no slash, no leading dot or dash, and at most 64 plain
-    characters."""
+    """A service or task name is used for a directory, so it must have no slash, no leading dot or
+    dash, and at most 64 plain characters. Others are refused."""
     with pytest.raises(UsageError):
         check_name("task", name)
 
@@ -197,8 +198,8 @@ def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: 
 
 
 def test_spellings_of_one_address_are_one_repository() -> None:
-    """The case of scheme and host, the default port, a final slash and .git do not make a second
-    cache."""
+    """Addresses that differ only in the case of scheme and host, the default port, a final slash or
+    .git use the same cache."""
     allowed = frozenset({"https", "ssh"})
     spellings = (
         "https://Forge.example/o/r",
@@ -218,8 +219,8 @@ def test_spellings_of_one_address_are_one_repository() -> None:
         parse_remote("git@forge.example:/o/r", allowed).key
         == parse_remote("ssh://git@forge.example:22/o/r", allowed).key
     )
-    # A path without a slash begins at the user's home on the server: the two are one repository on
-    # forges only.
+    # On an ordinary server a path without a leading slash begins at the user's home. Only on forges
+    # do both spellings name one repository.
     assert (
         parse_remote("git@forge.example:o/r", allowed).key
         != parse_remote("git@forge.example:/o/r", allowed).key
@@ -274,7 +275,8 @@ def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
 def test_what_cannot_be_meant_is_refused_with_a_way_out(
     yard: Yard, spec: dict[str, str], kind: type[PerdureError], why: str
 ) -> None:
-    """Each refusal is one sentence with a hint and the right exit code, and nothing is made."""
+    """Each impossible request is refused with one sentence, a hint and the right exit code, and
+    nothing is made."""
     yard.git("branch", "taken/up")
     with pytest.raises(kind, match=why) as caught:
         yard.workspaces.plan(TaskSpec(prompt="p", **spec), "brave-otter", yard.repo)
@@ -292,8 +294,8 @@ def test_a_repository_without_a_commit_is_refused(yard: Yard) -> None:
 
 
 def test_the_default_branch_and_backend_follow_from_the_run(yard: Yard) -> None:
-    """A run without --branch gets perdure/<run name>; a local repository gets a worktree, an
-    address its own clone."""
+    """A run without --branch gets the branch perdure/<run name>. A local repository gets a
+    worktree, an address an isolated clone."""
     local = yard.workspaces.plan(TaskSpec(prompt="p"), "brave-otter", yard.repo)
     far = yard.workspaces.plan(
         TaskSpec(prompt="p", repo="https://forge.example/o/r"), "brave-otter", yard.repo
@@ -323,7 +325,7 @@ def test_no_part_of_an_ssh_address_is_an_option(repo: str) -> None:
 
 
 def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
-    """`Foo` and `foo`, and `a-b`, `a_b` and `a/b`, all have workdirs of their own, also on a file
+    """`Foo` and `foo`, and `a-b`, `a_b` and `a/b`, all have different workdirs, even on a file
     system that ignores case."""
     names = ["Foo", "foo", "a-b", "a_b", "a.b"]
     plans = [yard.plan(backend, branch=name) for name in names for backend in ("worktree",)]
@@ -333,8 +335,8 @@ def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
 
 
 def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
-    """The same agent and branch below another root has the same directory name there. The error
-    says where the branch is checked out."""
+    """The same agent and branch below another root would use the same branch of the repository. The
+    error says where the branch is checked out."""
     first = yard.plan("worktree")
     yard.workspaces.prepare(first, "claude")
     second = Workspaces(yard.top / "root2", environ=yard.environ)
@@ -350,8 +352,8 @@ def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
 @pytest.mark.parametrize("name", ["a\nb", 'q"\\', "\udcff", "a\u2028b", "-D", "#x", " x "])
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_root_with_an_odd_name_works(yard: Yard, backend: str, name: str) -> None:
-    """A newline or a quote in the root does not break git's files of paths: a workdir is made,
-    checked, reused and rescued."""
+    """If the root's path has a newline or a quote, git's files with paths still work: a workdir is
+    made, checked, reused and rescued."""
     workspaces = Workspaces(yard.top / name, environ=yard.environ)
     workspace = workspaces.plan(yard.spec(backend), "brave-otter", yard.repo)
     assert workspaces.prepare(workspace, "claude").created

@@ -1,5 +1,5 @@
-"""Commits of an agent's uncommitted work, and merges of workdirs, on real repositories that contain
-everything that could run a program."""
+"""Commits of work that an agent left uncommitted, and merges of workdirs, in real repositories that
+contain everything that could run a program."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def status(yard: Yard, top: Path) -> str:
 
 
 def test_everything_that_was_left_is_committed(yard: Yard) -> None:
-    """Changed, new, deleted and staged files, modes and links are in one commit by the agent. git
-    then reports a clean workdir. Ignored files are left out. Without changes there is no commit."""
+    """Changed, new, deleted and staged files, modes and links are put into one commit by the agent.
+    Afterwards git reports a clean workdir. Ignored files are left out. Without changes there is no
+    commit."""
     place, top = placed(yard, "work", README="changed\n", new="new\n", staged="staged\n")
     (top / "noise.log").write_text("ignored")
     (top / "src/file1.txt").unlink()
@@ -64,8 +65,8 @@ def test_everything_that_was_left_is_committed(yard: Yard) -> None:
 
 
 def test_files_outside_a_sparse_checkout_are_not_deleted(yard: Yard) -> None:
-    """git copies the sparse patterns into a new worktree, so files are absent there. They are
-    neither committed as deleted nor listed anywhere. A file that the agent deleted is."""
+    """git copies the sparse patterns into a new worktree, so some files are absent there. They are
+    neither committed as deleted nor reported as such. A file that the agent deleted is."""
     (yard.repo / "docs").mkdir()
     (yard.repo / "docs/a.txt").write_text("a\n")
     yard.git("add", ".")
@@ -114,8 +115,8 @@ def test_a_merge_brings_files_from_outside_a_sparse_checkout(yard: Yard) -> None
     "left", ["checkout -q -b feature", "checkout -q --detach", "branch -q -m feature"]
 )
 def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
-    """On any branch that the agent uses by now, the workdir's own branch has everything after a
-    commit; if the agent began elsewhere in the history, no branch is moved."""
+    """If the agent committed on another branch, the workdir's own branch gets these commits, too.
+    If the agent began elsewhere in the history, no branch is moved."""
     place, top = placed(yard, "work", README="changed\n")
     yard.git(*left.split(), cwd=top)
     (top / "new").write_text("new\n")
@@ -131,8 +132,8 @@ def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
 
 
 def test_branches_meet(yard: Yard) -> None:
-    """A merge without conflicts adds the other side's files, keeps both histories, and is made
-    once."""
+    """A merge without conflicts adds the other side's files and keeps both histories. A second call
+    makes no second merge."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", ours="ours\n")
@@ -149,8 +150,8 @@ def test_branches_meet(yard: Yard) -> None:
 
 
 def test_conflicts_are_marked_and_named(yard: Yard) -> None:
-    """If both sides changed the same lines, the file gets conflict marks and the result names the
-    reason. Both sides are complete in the parents of the merge. A second call gives the same
+    """If both sides changed the same lines, the file gets conflict marks, and the result names the
+    reason. The parents of the merge have both sides completely. A second call gives the same
     result."""
     other, their_top = placed(yard, "other", README="theirs\n")
     (their_top / "src/file3.txt").unlink()
@@ -174,7 +175,7 @@ def test_conflicts_are_marked_and_named(yard: Yard) -> None:
 
 def test_nothing_of_the_repository_runs(yard: Yard) -> None:
     """Hooks, filters, merge drivers, fsmonitor and signing programs that an agent configured do not
-    run in commit and merge."""
+    run during commits and merges."""
     other, _ = placed(
         yard, "other", README="theirs\n", **{".gitattributes": "* filter=evil merge=evil\n"}
     )
@@ -213,8 +214,8 @@ def test_nothing_of_the_repository_runs(yard: Yard) -> None:
 
 
 def test_what_is_in_the_way_is_told(yard: Yard) -> None:
-    """A merge never overwrites an ignored file of the same name. It is refused while a rebase of
-    the agent is in progress."""
+    """A merge is refused if it would overwrite an ignored file, or if a rebase of the agent is in
+    progress."""
     other, _ = placed(yard, "other", kept="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", **{".gitignore": "kept\n", "kept": "precious\n"})
@@ -229,7 +230,7 @@ def test_what_is_in_the_way_is_told(yard: Yard) -> None:
 
 @pytest.mark.parametrize("after", range(1, 56, 5))
 def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
-    """Any of the merge's git processes is killed. The next merge ends with the same files and
+    """One of the git processes of a merge is killed. The next merge gives the same files and
     conflicts, one merge commit, and nothing else."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n", more="more\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
@@ -255,7 +256,7 @@ def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
 
 
 def killed_at(yard: Yard, place: Workspace, theirs: str, after: int) -> None:
-    """Merge in this process, which kills itself at one of the renames, links and git calls."""
+    """Merge in a process that kills itself at one of the renames, links and git calls."""
     import sys
 
     left = after

@@ -1,5 +1,5 @@
-"""perdure is killed while it makes a workdir; after a retry the workdir is complete. These are
-samples; `killing.py` does more."""
+"""perdure is killed while it makes a workdir. After a retry the workdir is complete. These are
+samples; `killing.py` tests more."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def yard(tmp_path: Path) -> Yard:
 def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
     yard: Yard, backend: str, number: int
 ) -> None:
-    """The first process of perdure or its gits that reaches that call is killed. The retry needs no
-    manual step and loses nothing."""
+    """The first process (perdure or one of its gits) that makes the given system call is killed.
+    The retry needs no manual step and loses nothing."""
     workspace = yard.plan(backend)
     assert kill_at(yard, workspace, number)
     assert check(yard, workspace) == []
@@ -38,8 +38,8 @@ def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
 def test_kills_at_any_time_are_made_good_by_a_retry(
     yard: Yard, backend: str, all_of_it: bool
 ) -> None:
-    """Three kills in a row: of the supervisor alone (its git continues and holds the lock), or of
-    everything at once."""
+    """There are three kills in a row. Each kills only the supervisor, whose git continues and holds
+    the lock, or everything at once."""
     workspace = yard.plan(backend)
     for seconds in (0.12, 0.2, 0.15):
         kill_after(yard, workspace, seconds, all_of_it=all_of_it)
@@ -47,7 +47,7 @@ def test_kills_at_any_time_are_made_good_by_a_retry(
 
 
 def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> None:
-    """Files in the way of the retry are in the trash afterwards, byte for byte."""
+    """Files that are in the way of the retry are afterwards in the trash, byte for byte."""
     workspace = yard.plan("worktree")
     assert kill_at(yard, workspace, 120)
     top = Path(workspace.path)
@@ -80,8 +80,8 @@ def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> No
 
 
 def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(yard: Yard) -> None:
-    """git is killed between fetch and checkout while it holds its lock on the workdir's pin, and
-    perdure with it. The retry succeeds."""
+    """git is killed together with perdure between fetch and checkout, while it holds its lock on
+    the ref that pins the workdir's commit. The retry succeeds."""
     workspace, real, place = yard.plan("isolated"), shutil.which("git"), yard.top / "bin"
     place.mkdir()
     lock = f'"${{1#--git-dir=}}/refs/perdure/pin/{workspace.id}.lock"'
@@ -106,8 +106,8 @@ def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(ya
 def test_the_retry_waits_for_the_git_of_a_killed_supervisor(
     yard: Yard, backend: str, slow: str
 ) -> None:
-    """git survives when perdure is killed. It still holds the repository's lock, so no other
-    process cleans up while it runs."""
+    """git survives when perdure is killed. It still holds perdure's lock on the repository, so no
+    other process cleans up while it runs."""
     real, place = shutil.which("git"), yard.top / "bin"
     place.mkdir()
     slowly = (

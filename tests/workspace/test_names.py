@@ -49,8 +49,8 @@ def worked(yard: Yard, workspace: Workspace) -> None:
     ],
 )
 def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> None:
-    """The two names keep only characters that every file system and shell leaves as they are. The
-    hash follows."""
+    """Of repository and task, a workdir's name keeps only characters that are safe in every file
+    system and shell. A hash follows."""
     identity = identify(repo, branch)
     assert workdir_name(repo, branch, identity, 6) == f"{words}-{identity[:6]}"
 
@@ -58,14 +58,14 @@ def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_a_name_is_safe_whatever_it_is_made_of(repo: str, branch: str) -> None:
-    """Hostile, empty, long and foreign names give at most 49 plain characters. The result is no
-    path and no option, is not hidden, and never differs from another only in case."""
+    """From hostile, empty, long and non-ASCII names, a name of at most 49 plain characters is made.
+    It is no path and no option, it is not hidden, and two names never differ only in case."""
     name = workdir_name(repo, branch, identify("x"), 6)
     assert SAFE.fullmatch(name) and len(name) <= 16 + 2 + 24 + 1 + 6
 
 
 def test_a_workdir_is_where_its_name_says(yard: Yard) -> None:
-    """The planned path does not change once the workdir is made, and the list of contents knows
+    """The path that was planned does not change when the workdir is made. The list of workdirs has
     it."""
     planned = yard.plan("worktree", branch="perdure/greeting")
     path = Path(planned.path)
@@ -78,7 +78,7 @@ def test_a_workdir_is_where_its_name_says(yard: Yard) -> None:
 
 def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
     """A name that belongs to another task is replaced by a longer one. If two were planned at the
-    same time, the second is refused before it touches the first one's files."""
+    same time, the second task is refused before it touches the first one's files."""
     mine = yard.plan("worktree", branch="one")
     other = Workspace(
         id=mine.id[:6] + "q" * 20, path=mine.path, backend=mine.backend, repo=mine.repo
@@ -112,8 +112,8 @@ def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", ["a workdir", "a lock"])
 def test_an_identity_keeps_the_workdir_of_an_older_perdure(yard: Yard, left: str) -> None:
-    """If an older perdure made the workdir, or had made it before it was moved to the trash, the
-    path stays, because conversations are bound to it."""
+    """If an older perdure made the workdir, and even if the workdir is in the trash now, its path
+    stays, because conversations are bound to it."""
     identity = yard.plan("worktree").id
     places = Places(yard.root)
     there = places.work(identity) if left == "a workdir" else places.lock(identity)
@@ -128,7 +128,8 @@ def test_an_identity_keeps_the_workdir_of_an_older_perdure(yard: Yard, left: str
 
 
 def test_a_directory_of_the_users_claims_no_name(yard: Yard) -> None:
-    """Working in a workdir of perdure's as it is, with --here, is not refused."""
+    """A run with --here may work in one of perdure's own workdirs, because a directory of the user
+    claims no name."""
     planned = yard.plan("worktree")
     worked(yard, planned)
     here = Workspaces(yard.root, environ=yard.environ).plan(
@@ -140,7 +141,8 @@ def test_a_directory_of_the_users_claims_no_name(yard: Yard) -> None:
 def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a name is chosen, another process claims and locks one. The same name is chosen."""
+    """While one process chooses a name, another one claims a name for the same identity and locks
+    the workdir. The first process then uses that name."""
     first = yard.plan("worktree")
     looked = names.read
 
@@ -155,8 +157,8 @@ def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
 
 
 def test_a_claim_counts_more_than_a_directory_of_the_old_name(yard: Yard) -> None:
-    """A directory that appears at the old path changes nothing, and is not used. The refusal names
-    the other one."""
+    """If a name is claimed, a directory that appears at the old path changes nothing and is not
+    used. The refusal names the claimed path."""
     planned = yard.plan("worktree")
     worked(yard, planned)
     old = Places(yard.root).work(planned.id)
@@ -171,7 +173,8 @@ def test_a_claim_counts_more_than_a_directory_of_the_old_name(yard: Yard) -> Non
 
 
 def test_what_owner_files_hold_is_read_with_care(yard: Yard) -> None:
-    """A line break after the identity does not matter. If no name is free, the error names a file."""
+    """A line break after the identity in an owner file does not matter. If no name is free, the
+    error names one of these files."""
     planned = yard.plan("worktree", branch="one")
     places = Places(yard.root)
     files = [
@@ -189,7 +192,7 @@ def test_what_owner_files_hold_is_read_with_care(yard: Yard) -> None:
 
 
 def test_a_claim_that_cannot_be_written_leaves_nothing(yard: Yard) -> None:
-    """The refusal names the file, and no part of the file is left."""
+    """If a claim cannot be written, the refusal names the file, and no part of it is left."""
     planned = yard.plan("worktree")
     file = Places(yard.root).owner(Path(planned.path).name)
     (file / "in the way").mkdir(parents=True)
@@ -199,7 +202,8 @@ def test_a_claim_that_cannot_be_written_leaves_nothing(yard: Yard) -> None:
 
 
 def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path) -> None:
-    """The same directory below another spelling of the root is still claimed."""
+    """A name is claimed even if the root is given by another path that leads to the same
+    directory."""
     planned = yard.plan("worktree")
     yard.root.mkdir(exist_ok=True)
     (tmp_path / "link").symlink_to(yard.root)
@@ -209,7 +213,7 @@ def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path
 
 
 def test_a_holder_that_is_hidden_lives(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may not be queried is not reported as ended."""
+    """A holder of the lock that may not be queried counts as alive."""
     planned = yard.plan("worktree")
     fd = yard.workspaces.lock(planned, "perdure run")
     note = json.loads(os.pread(fd, 4096, 0))

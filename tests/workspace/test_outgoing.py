@@ -74,7 +74,7 @@ def far(yard: Yard) -> Iterator[SharedCache]:
 
 
 def test_pushed_with_its_own_password(far: SharedCache) -> None:
-    """New commits are counted, reported and pushed unchanged. A second push has nothing left. The
+    """New commits are counted, reported and pushed unchanged. A second push has nothing to do. The
     password is in no file."""
     head = far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
@@ -96,8 +96,8 @@ def test_pushed_with_its_own_password(far: SharedCache) -> None:
 
 
 def test_never_by_force(far: SharedCache, tmp_path: Path) -> None:
-    """If the branch has new commits on the remote, it is not changed, and the agent can merge them.
-    After the merge it is pushed."""
+    """If the branch on the remote has other new commits, it is not changed, and the agent can merge
+    those commits. After the merge the branch is pushed."""
     far.commit("one.txt")
     far.push()
     other = tmp_path / "other"
@@ -118,7 +118,7 @@ def test_never_by_force(far: SharedCache, tmp_path: Path) -> None:
 
 
 def test_moved_at_the_last_moment(far: SharedCache, tmp_path: Path) -> None:
-    """Commits that arrive after the check are not overwritten either."""
+    """Commits that arrive on the remote after the check are not overwritten either."""
     far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         other = tmp_path / "other"
@@ -132,7 +132,8 @@ def test_moved_at_the_last_moment(far: SharedCache, tmp_path: Path) -> None:
 
 
 def test_by_none_of_the_agents_settings(far: SharedCache) -> None:
-    """No other address, proxy, hook or helper in the agent's own repository is used in a push."""
+    """A push uses no address, proxy, hook or helper that is configured in the agent's own
+    repository."""
     trap = far.yard.top / "trap"
     hook = far.path / ".git/hooks/pre-push"
     hook.parent.mkdir(exist_ok=True)
@@ -175,15 +176,15 @@ def test_no_objects_of_others(far: SharedCache, way: str) -> None:
 
 
 def test_where_the_agent_left_its_branch(far: SharedCache) -> None:
-    """The branch is pushed, wherever HEAD is."""
+    """The branch is pushed, whatever HEAD is."""
     head = far.commit("one.txt")
     far.yard.git("checkout", "-q", "--detach", "HEAD~1", cwd=far.path)
     assert far.push() == head == far.there()
 
 
 def test_what_the_other_side_says(far: SharedCache) -> None:
-    """The error quotes a hook that declines. A server that is down, one that refuses, and a wrong
-    password are different errors."""
+    """If a hook on the server declines the push, the error quotes its message. A server that is
+    down, one that refuses, and a wrong password give different errors."""
     hook = far.bare / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'this branch is protected'\nexit 1\n")
     hook.chmod(0o755)

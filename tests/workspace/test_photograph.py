@@ -1,4 +1,4 @@
-"""A workdir is saved and restored: one suite over all ways to make a workdir."""
+"""A workdir is saved as a checkpoint and restored: one suite for all ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Marks = dict[str, tuple[str, bytes]]
 
 
 def marks(top: Path, *, nested_git: bool = True) -> Marks:
-    """Return kind, exec bit and bytes of every file, link and empty directory, except the workdir's
-    own git directory."""
+    """Return kind, executable bit and content of every file, link and empty directory, by path,
+    without the workdir's own git directory."""
     found: Marks = {}
     for directory, folders, names in os.walk(top):
         here = Path(directory)
@@ -50,7 +50,7 @@ def made(yard: Yard, backend: str, **more: str) -> tuple[Workspace, Path]:
 
 
 def fill(yard: Yard, top: Path) -> None:
-    """Make everything that an agent may leave, with unusual names and kinds."""
+    """Make files of all kinds that an agent may leave, with unusual names."""
     for name in (
         "README",
         "new.txt",
@@ -130,8 +130,8 @@ def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
 
 
 def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Path]) -> None:
-    """git's own check finds no error in a checkpoint, and a gc that prunes at once removes nothing
-    of it."""
+    """git's own check finds no error in a repository with a checkpoint. A gc that prunes at once
+    removes nothing of the checkpoint."""
     yard, workspace, top = filled
     before = marks(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -153,7 +153,7 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
     yard, workspace, top = filled
     first = yard.workspaces.checkpoints.save(workspace, 1)
     while int(show(yard, first, "show", "-s", "--format=%ct", first.commit)) == int(time.time()):
-        time.sleep(0.02)  # Two commits that say the same within one second are one by chance.
+        time.sleep(0.02)  # Equal commits within one second are the same by chance.
     second = yard.workspaces.checkpoints.save(workspace, 2)
     (top / "README").write_text("changed again\n")
     third = yard.workspaces.checkpoints.save(workspace, 3)
@@ -170,8 +170,8 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
 
 
 def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) -> None:
-    """A pipe and a socket are neither read nor saved. The checkpoint says so, also if one replaced
-    a file."""
+    """A pipe and a socket are neither read nor saved. The checkpoint names them, even if one
+    replaced a file."""
     yard, workspace, top = filled
     yard.workspaces.checkpoints.save(workspace, 1)
     os.mkfifo(top / "pipe")
@@ -195,8 +195,8 @@ def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
-    """Index, HEAD and branch are restored. A staged file is staged again, with other bytes in the
-    workdir; an intent-to-add entry is one again."""
+    """Index, HEAD and branch are restored. A staged file is staged again, even if the workdir has
+    other bytes. An intent-to-add entry is restored as such."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("staged\n")
     yard.git("add", "README", cwd=top)
@@ -236,8 +236,8 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
 def test_a_pack_makes_a_shallow_repository_elsewhere(
     yard: Yard, backend: str, tmp_path: Path
 ) -> None:
-    """A checkpoint unpacked below another root, in an empty directory, gives the same workdir with
-    the run's own commits, cut at its start."""
+    """A checkpoint that is unpacked in an empty directory below another root gives the same
+    workdir. Its repository is shallow: it has only the run's own commits."""
     workspace, top = made(yard, backend)
     (top / "mine").write_text("committed\n")
     yard.git("add", "mine", cwd=top)
@@ -269,8 +269,8 @@ def test_a_pack_makes_a_shallow_repository_elsewhere(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
-    """Another workdir gets the state of this one, with staged and unstaged changes apart, on its
-    own branch. This one is only read."""
+    """Another workdir is made from a checkpoint, with staged and unstaged changes separate, on its
+    own branch. The checkpoint's workdir is only read."""
     source, top = made(yard, backend)
     if backend in REPOSITORIES:
         (top / "src/file1.txt").write_text("staged\n")
@@ -296,8 +296,8 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -> None:
-    """A killed git leaves its lock beside the ref or the index. The next save, restore and forget
-    still work."""
+    """A killed git leaves its lock file beside a ref or the index. The next save, restore and
+    removal of a checkpoint still work."""
     workspace, top = made(yard, backend)
     checkpoints = yard.workspaces.checkpoints
     (top / "new.txt").write_text("then\n")
@@ -334,8 +334,8 @@ def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -
     "branch", ["fix/#12", "feature/a+b", "user@x", "_wip", "änderung", "refs/x", "a,b&c;$(d)"]
 )
 def test_a_branch_of_any_name_comes_back(yard: Yard, backend: str, branch: str) -> None:
-    """A checkpoint on a branch that git allows is restored to that branch, and is compared with the
-    workdir."""
+    """A checkpoint on any branch that git allows is restored to that branch, and can be compared
+    with the workdir."""
     workspace, top = made(yard, backend)
     yard.git("checkout", "-qb", branch, cwd=top)
     (top / "README").write_text("then\n")

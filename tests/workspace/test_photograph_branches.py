@@ -1,4 +1,5 @@
-"""Other contents of an agent's own repository, and workdirs whose git directory is unusable."""
+"""Branches, tags and stashes of an agent's own repository, and workdirs whose git directory is
+unusable."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from tests.workspace.yard import Yard
 
 
 def branch_out(yard: Yard, top: Path) -> str:
-    """Make a second branch with a commit, a tag on a third commit that nothing else names, and two
+    """Make a second branch with a commit, a tag on a third commit that no branch has, and two
     stashes. Return what git reports about them."""
     yard.git("checkout", "-q", "-b", "side/idea", cwd=top)
     (top / "idea").write_text("an idea\n")
@@ -49,8 +50,8 @@ def forget(yard: Yard, top: Path) -> None:
 
 
 def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
-    """They are restored with their commits after they were deleted and pruned. A second save of the
-    same state is the same commit."""
+    """Branches and stashes of an isolated workdir are restored with their commits, even if they
+    were deleted and pruned. A second save of the same state is the same commit."""
     workspace, top = made(yard, "isolated")
     first = yard.workspaces.checkpoints.save(workspace, 1)
     before = branch_out(yard, top)
@@ -65,7 +66,8 @@ def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
 
 
 def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -> None:
-    """Its locks beside a branch, a tag and the stash do not stop the restore."""
+    """git was killed during an earlier restore. Its lock files beside a branch, a tag and the stash
+    do not stop the next restore."""
     workspace, top = made(yard, "isolated")
     before = branch_out(yard, top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -80,8 +82,8 @@ def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -
 
 
 def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
-    """A branch that has diverged, and additional stashes, are left alone. The commits of the
-    checkpoint are under rescue refs."""
+    """A branch that has diverged since, and stashes that were added, are not changed by a restore.
+    The commits of the checkpoint are kept under rescue refs."""
     workspace, top = made(yard, "isolated")
     branch_out(yard, top)
     was = yard.git("rev-parse", "side/idea", "stash@{0}", cwd=top).split()
@@ -101,8 +103,8 @@ def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
 
 
 def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
-    """Unpacked in an empty directory elsewhere, the repository has the same branches and
-    stashes."""
+    """If a checkpoint is unpacked in an empty directory elsewhere, the repository there has the
+    same branches and stashes."""
     workspace, top = made(yard, "isolated")
     before = branch_out(yard, top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -150,7 +152,7 @@ def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damag
     if (backend, damage) != (
         "isolated",
         "objects",
-    ):  # There the shelf has the commit: nothing is missing.
+    ):  # In this case the checkpoint repository has the commit, so nothing is missing.
         assert [name for name, _ in saved.left_out] == [".git"]
     (top / "README").unlink()
     (top / "new").write_text("other\n")

@@ -1,5 +1,5 @@
-"""Another git cleans the repository up while a checkpoint is published. Nothing of the checkpoint
-is lost, and nothing is left over."""
+"""Another git process cleans the repository up while a checkpoint is published. Nothing of the
+checkpoint is lost, and nothing unneeded is left."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.workspace.yard import Yard
 @pytest.mark.parametrize("cleaning", ["prune --expire=now", "gc --quiet --prune=now"])
 def test_a_gc_at_the_last_moment_takes_nothing(yard: Yard, cleaning: str) -> None:
     """Just before the checkpoint's ref is written, the user's git deletes everything that no ref
-    names. The checkpoint is still complete, the repository passes its own check, and no pack stays
-    marked."""
+    names. The checkpoint is still complete, the repository passes its own check, and no pack keeps
+    its `.keep` mark."""
     workspace, top = made(yard, "worktree")
     real, place = shutil.which("git"), yard.top / "bin"
     common = yard.repo / ".git"

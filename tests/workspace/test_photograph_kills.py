@@ -1,7 +1,7 @@
 """A restore that is killed at any point is completed by the next one, and no earlier content is
-lost. A sample.
+lost. The suite runs a sample.
 
-`python -m tests.workspace.test_photograph_kills 200` does it that often and prints the counts.
+`python -m tests.workspace.test_photograph_kills 200` kills 200 times and prints the counts.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Case:
         return self.yard.git("--git-dir", self.second.git_dir, "rev-parse", f"{commit}:worktree")
 
     def kill_at(self, what: str, number: int) -> bool:
-        """Send SIGKILL to the first process that reaches its `number`th call. Return whether one
-        was killed."""
+        """Send SIGKILL to the first process that makes its `number`th call. Return whether a
+        process was killed."""
         log = self.yard.top / "strace"
         trace = [
             "strace",
@@ -85,7 +85,7 @@ class Case:
         return "killed by SIGKILL" in log.read_text()
 
     def kill_after(self, what: str, seconds: float) -> None:
-        """Send SIGKILL to all of its processes, this long after its work began."""
+        """Send SIGKILL to all processes of a save or restore, this long after its work began."""
         words = command(self.yard, self.workspace, what, self.first.commit)
         environ = os.environ | self.yard.environ
         with subprocess.Popen(
@@ -101,7 +101,8 @@ class Case:
                 time.sleep(0.005)
 
     def check(self) -> list[str]:
-        """Restore once, and return what is wrong then; empty if everything is right."""
+        """Restore once. Return what is wrong afterwards, or an empty list if everything is
+        right."""
         restored = self.yard.workspaces.checkpoints.restore(self.workspace, self.first.commit)
         kept = self.yard.git(
             "--git-dir",
@@ -135,8 +136,8 @@ class Case:
 def test_a_restore_that_is_killed_at_a_call_is_completed(
     tmp_path: Path, backend: str, number: int
 ) -> None:
-    """The first process of perdure or its gits that reaches that call is killed. The next restore
-    completes, and the earlier content is kept."""
+    """The first process (perdure or one of its gits) that makes the given system call is killed.
+    The next restore completes, and the earlier content is kept."""
     case = Case(tmp_path, backend)
     assert case.kill_at("restore", number)
     assert case.check() == []
@@ -146,7 +147,7 @@ def test_a_restore_that_is_killed_at_a_call_is_completed(
 def test_saves_and_restores_that_are_killed_at_any_time_lose_nothing(
     tmp_path: Path, backend: str
 ) -> None:
-    """The machine is lost in the middle of saves and restores, several times in a row."""
+    """The machine is lost during saves and restores, several times in a row. No content is lost."""
     case = Case(tmp_path, backend)
     for what, seconds in (("save", 0.03), ("restore", 0.1), ("restore", 0.25)):
         case.kill_after(what, seconds)

@@ -36,7 +36,7 @@ KEPT = {
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """Set the usual umask."""
+    """Set the usual umask, and reset it after the test."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -57,7 +57,7 @@ def restrict(top: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
     """Files and directories that only their owner may read are restored as such, whether they were
-    deleted or only opened to others; and the reverse."""
+    deleted or only opened to others. Files that others may read are restored as such, too."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("here too\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -82,8 +82,8 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
 
 
 def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
-    """A change of only a file mode is noticed, saved, reported as drift and restored. Irrelevant
-    mode bits are not."""
+    """A change of only a file's mode is noticed, saved, reported as drift and restored. Mode bits
+    that do not matter are ignored."""
     workspace, top = made(yard, "worktree")
     first = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "src/file1.txt").chmod(0o600)
@@ -97,7 +97,7 @@ def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
 
 
 def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
-    """A pack that is unpacked elsewhere has the same modes, also under another umask."""
+    """A checkpoint that is unpacked elsewhere has the same modes, even with another umask."""
     workspace, top = made(yard, "isolated")
     restrict(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -116,8 +116,8 @@ def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
     [{"4755": ["README"]}, {"999": ["README"]}, {"777": ["README", "src/", "../../outside"]}],
 )
 def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) -> None:
-    """A forged checkpoint that asks for setuid is refused. One that asks for all rights gives none
-    that the umask forbids."""
+    """A forged checkpoint with setuid bits is refused. One with all access rights gives none that
+    the umask forbids."""
     workspace, top = made(yard, "isolated")
     outside = top.parent.parent / "outside"
     outside.write_text("not yours\n")

@@ -1,5 +1,5 @@
-"""Workdirs in every state that git has, and in some invalid ones: saved without a change, and
-restored exactly."""
+"""Workdirs in every state that git knows, and in some invalid states: they are saved without a
+change, and restored exactly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USER = {
 
 
 def standing(yard: Yard, top: Path) -> tuple[str, ...]:
-    """Return everything that git reports about a workdir."""
+    """Return everything that git reports about the state of a workdir."""
     asked = (
         "status --porcelain=v2 --branch",
         "status",
@@ -42,7 +42,8 @@ def standing(yard: Yard, top: Path) -> tuple[str, ...]:
 
 
 def clash(yard: Yard, top: Path) -> None:
-    """Make two branches that changed the same line, and another file each."""
+    """Make two branches that changed the same line, and of which each changed another file as
+    well."""
     yard.git("branch", "side", cwd=top)
     (top / "README").write_text("ours\n")
     yard.git("commit", "-qam", "ours", cwd=top)
@@ -60,8 +61,8 @@ def here(yard: Yard, path: Path) -> Workspace:
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 @pytest.mark.parametrize("what", ["merge", "rebase", "cherry-pick"])
 def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -> None:
-    """A merge, rebase or cherry-pick with a conflict is restored after it was given up, and can be
-    completed."""
+    """A merge, rebase or cherry-pick with a conflict was aborted. The restore brings the operation
+    back, and it can be completed."""
     workspace, top = made(yard, backend)
     clash(yard, top)
     yard.git(what, "side", cwd=top, check=False)
