@@ -1,2 +1,2 @@
-"""Measures perdure against what stands beside it in the same run. `make bench` prints the table;
-nothing here is a test."""
+"""Measures perdure, and in the same run what it is compared with. `make bench` prints the table.
+Nothing here is a test."""

@@ -1,5 +1,5 @@
-"""`python -m bench [--quick]`: runs everything, prints the table as Markdown, and says what was
-missed."""
+"""`python -m bench [--quick]` runs all benchmarks, prints the table as Markdown, and names the
+goals that were missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run on its way: export and import against tar and zstd of the same files and the same
+"""Moving a run: its export and import, compared with tar and zstd of the same files and
 conversation."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _engine(home: Path) -> Engine:
 
 
 def _talk(size: int) -> bytes:
-    """A transcript like those of an agent: text and tool output, a few kilobytes a line."""
+    """Return a transcript like an agent's: text and tool output, a few kilobytes a line."""
     words = [f"word{number}" for number in range(5000)]
     source = random.Random(7)
     line = '{"type":"user","message":{"role":"user","content":"%s"},"uuid":"%d"}\n'
@@ -74,7 +74,8 @@ def _run(engine: Engine, repo: Path, talk: bytes, home: Path) -> TaskRun:
 
 
 def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
-    """Export and import of one workdir and one conversation, against `tar | zstd` and back."""
+    """Measure export and import of one workdir and one conversation, compared with `tar | zstd` and
+    its reverse."""
     top = directory / "capsules"
     repo = make_repository(top / "repo", files)
     one = _engine(top / "one")

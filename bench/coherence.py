@@ -1,20 +1,20 @@
-"""`python -m bench.coherence [--agent claude|codex] [--files N]`: do later files use the names that
-earlier ones really have?
+"""`python -m bench.coherence [--agent claude|codex] [--files N]`: measures whether later files use
+the names that earlier files really have.
 
-A plan of 12 files, in Python and in TypeScript, is carried out by the real agent CLI five times:
-each task in a new conversation, the same with the project map, by `perdure plan run` in one line
-(one conversation), and by `perdure plan run` with the branches that the tasks' needs make (forks
-and merges), where a task that merges gets the map, and where it does not.
+The real agent CLI executes a plan of 12 files, in Python and in TypeScript, in five ways (arms):
+each task in a new conversation; the same with the project map; by `perdure plan run` with all tasks
+in one conversation; and twice by `perdure plan run` with forks and merges, as the tasks' needs
+require. In the first of these two, a task that merges gets the map; in the second it does not.
 
-The model is the rehearsal's, and a player of our own: it writes each file with a call of the
-agent's shell tool; what a part is called (file, name, parameter) it makes up, one of four plausible
-words; a part of another file it uses as it finds it in the messages of the request, and where it
-does not stand there, it makes up a word again.
+The model is the rehearsal's, with replies that this program chooses. It writes each file by a call
+of the agent's shell tool. It makes up the names of the file's own parts (file, name, parameter),
+one of four plausible words for each. For a part of another file it uses the names that are in the
+messages of the request, and if they are not there, it makes up others.
 
-Then the result is judged by what really happens: each import of each Python file is carried out in
-a process of its own and the file is run; TypeScript is checked by `tsc`. So this measures what
-context reached the model, and not a model's skill: a real model looks around first, and pays for it
-in turns and tokens.
+Then the result is judged by what really happens. Each import of each Python file is executed in a
+separate process, and the file is run; TypeScript is checked by `tsc`. So this measures which
+context reached the model, and not the skill of a model: a real model would search the files first,
+which costs turns and tokens.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ CHECK = Path(__file__).with_name("imports.py")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the plan, with four words for each thing that can be called in more than one
-    way."""
+    """One file of the plan, with four possible words for its file, its name and its parameter."""
 
     what: str
     files: str
@@ -78,8 +77,8 @@ invoice | an invoice | invoice voucher receipt statement | Invoice Voucher Recei
 report | a report | report summary digest overview | reported summarised digested overlooked | days span period weeks | order stock
 app | the whole shop | app main shop program | run start launch begin | rounds turns times laps | invoice shipment report discount
 """
-"""A part a line: key, what it is, its file, its name (small: a function), its parameter, the parts
-that it needs."""
+"""One part a line: key, description, files, names (in lower case for a function), parameters, and
+the keys of the parts that it needs."""
 
 
 def _parts() -> Iterator[tuple[str, Part]]:
@@ -93,7 +92,7 @@ PARTS = dict(_parts())
 
 @dataclass(frozen=True)
 class Called:
-    """A part as it is called somewhere."""
+    """The names that one task uses for a part."""
 
     file: str
     name: str
@@ -102,7 +101,7 @@ class Called:
 
 @dataclass(frozen=True)
 class Language:
-    """How a file of it looks."""
+    """How a file in one language is written."""
 
     name: str
     ending: str
@@ -155,13 +154,14 @@ _FIELD = re.compile(
 
 
 class Coder:
-    """The model: a `ReplySource`. `parts` are the tasks, as many as there are."""
+    """The model, as a `ReplySource`. `parts` are the parts whose tasks are played, by key."""
 
     def __init__(self, parts: dict[str, Part], language: Language) -> None:
         self.parts, self.language = parts, language
 
     def prompt(self, key: str) -> str:
-        """The task, as a plan would have it: it names no file and no name of another."""
+        """Return the prompt of a part's task as a plan would have it, without the name of a file or
+        of another part."""
         part = self.parts[key]
         needs = " and ".join(self.parts[need].what for need in part.needs)
         return f"Write the {self.language.name} file that models {part.what}." + (
@@ -196,8 +196,8 @@ class Coder:
         return ""
 
     def made_up(self, key: str, by: str) -> Called:
-        """Return the model's own name for a part, in the task `by`: always the same there, and
-        another word in another task."""
+        """Return the names that the model makes up for a part in the task `by`. They are always the
+        same in that task, and others in another task."""
         part = self.parts[key]
 
         def one(words: str, salt: str) -> str:
@@ -207,8 +207,8 @@ class Coder:
         return Called(one(part.files, "file"), one(part.names, "name"), one(part.fields, "field"))
 
     def known(self, key: str, messages: Sequence[ChatMessage]) -> Called | None:
-        """The part as it is declared in the messages: the name, behind the last path of a file that
-        was named before it."""
+        """Return the names of a part as they are declared in the messages: the name itself, and the
+        last path of one of its files before it. Return None if no message declares it."""
         part = self.parts[key]
         declared = re.compile(rf"\b(?:class|def|function) ({'|'.join(part.names.split())})\b")
         for message in messages:
@@ -238,13 +238,13 @@ class Result:
 
     files: int
     missing: int
-    """Imports of files that are not there."""
+    """Number of imports of files that do not exist."""
     wrong: int
-    """Names that the file has not, or not with this parameter."""
+    """Number of names that a file does not have, or that do not have this parameter."""
     right: int
-    """Files without an error of their own."""
+    """Number of files without an error of their own."""
     tokens: int = 0
-    """Estimated tokens of the maps in all prompts together."""
+    """Estimated number of tokens of the project maps in all prompts together."""
 
     @property
     def errors(self) -> int:
@@ -254,7 +254,7 @@ class Result:
 def played(
     directory: Path, agent: str, language: Language, arm: int, parts: dict[str, Part]
 ) -> Result:
-    """One plan on one arm, carried out and judged."""
+    """Execute one plan on one arm, judge the files, and return the result."""
     coder = Coder(parts, language)
     with Rehearsal(coder) as rehearsal:
         stage = Stage(directory, agent, rehearsal)
@@ -289,7 +289,7 @@ def played(
 def _one_by_one(
     runner: perdure.Runner, stage: Stage, coder: Coder, arm: int
 ) -> list[dict[str, Any]]:
-    """The tasks as runs in one workdir, each with a conversation of its own."""
+    """Run the tasks as runs in one workdir, each in a new conversation. Return their reports."""
     done = []
     for key in coder.parts:
         run = runner.run(
@@ -304,8 +304,8 @@ def _one_by_one(
 
 
 def _planned(runner: perdure.Runner, stage: Stage, coder: Coder, arm: int) -> list[dict[str, Any]]:
-    """`perdure plan run`: in a line, each task needs the one before it; else it needs what it
-    uses."""
+    """Run the plan by `perdure plan run`, and return the tasks' reports. On the arm `LINE` each
+    task needs the previous one, else it needs the tasks of the parts that it uses."""
     keys = list(coder.parts)
     lines = ['name = "shop"', *(['map = "off"'] if arm == BARE else []), f'agent = "{stage.agent}"']
     for place, key in enumerate(keys):
@@ -324,7 +324,7 @@ def _planned(runner: perdure.Runner, stage: Stage, coder: Coder, arm: int) -> li
 
 
 def python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
-    """By file: `missing` or `wrong` for each error of its own that really importing it raises."""
+    """Yield for each file its own errors (`missing` or `wrong`), found by executing its imports."""
     for file in files:
         command = [sys.executable, "-P", str(CHECK), str(file.relative_to(workdir))]
         said = subprocess.run(
@@ -339,7 +339,8 @@ def python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, l
 
 
 def typescript_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
-    """By file, as the compiler says: TS2307 is a module that is not there."""
+    """Yield for each file its errors as the compiler reports them. TS2307 means that a module does
+    not exist."""
     flags = (
         "--noEmit",
         "--strict",
@@ -364,8 +365,8 @@ def typescript_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[st
 
 
 def compiler() -> Path:
-    """The program of the TypeScript compiler, installed beside the agents where it is not there
-    yet."""
+    """Return the path of the TypeScript compiler. It is installed beside the agents if it is
+    missing."""
     place = Path(__file__).parents[1] / "agents" / "typescript"
     program = place / "node_modules/typescript/bin/tsc"
     if not program.exists():
@@ -385,7 +386,7 @@ def compiler() -> Path:
 
 
 def table(results: Sequence[tuple[str, str, int, Result]]) -> str:
-    """As Markdown: agent, language, arm, result."""
+    """Return the results as a Markdown table: agent, language, arm, result."""
     lines = [
         "| agent | language | | missing imports | wrong names | errors | fewer | files right |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -1,8 +1,9 @@
-"""A program for `coherence`: carries out every import of one Python file, then the file, and prints
-its errors as a JSON list.
+"""A program for `coherence`: it executes every import of one Python file, then the file, and prints
+the file's errors as a JSON list.
 
-`missing`: the module is not there; `wrong`: the name is not in it, or is used with a parameter or
-attribute that it has not. An error that another file raises while it is imported is that file's.
+`missing`: a module does not exist. `wrong`: a name is not in its module, or is used with a
+parameter or attribute that it does not have. An error that is raised in another file, while that
+file is imported, counts only there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def main(name: str) -> list[str]:
 
 
 def carried_out(tree: ast.Module) -> str:
-    """`missing`, `wrong`, `other` for what another file did, or nothing."""
+    """Execute the code. Return `missing`, `wrong`, or an empty string if there was no error or it
+    was raised in another file."""
     try:
         exec(compile(tree, "<this file>", "exec"), {"__name__": "checked"})
     except (ImportError, AttributeError, NameError, TypeError) as error:

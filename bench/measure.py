@@ -1,4 +1,4 @@
-"""Interleaved rounds, medians and ratios: the one way in which everything here is measured."""
+"""Interleaved rounds, medians and ratios: the one method by which everything here is measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is ours over the other; `goal` is the most (or with `least`,
-    the least) it should be. `limit` is the ratio of the least work that would do, measured in the
-    same run; 0.0 if it was not measured. `note` says what the limit is, or why a goal is missed."""
+    """One line of the table. `ratio` is perdure's value divided by the other one; `goal` is its
+    maximum (with `least`, its minimum). `limit` is the ratio that the least possible work would
+    have, measured in the same run; 0.0 if it was not measured. `note` says what the limit is, or
+    why a goal is missed."""
 
     what: str
     ours: str
@@ -32,8 +33,8 @@ class Row:
 
 
 def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Median seconds of each work, done in turn so that a slow moment of the machine meets all of
-    them."""
+    """Return the median time of each work, in seconds. They run in turn, so that a slow moment of
+    the machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
@@ -46,7 +47,7 @@ def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
 
 
 def command(words: Sequence[str], cwd: Path, environ: dict[str, str]) -> Callable[[], object]:
-    """A whole process as a work; it must succeed."""
+    """Return a work that runs a command as a process, which must succeed."""
     return lambda: subprocess.run(
         words, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=True
     )
@@ -57,7 +58,7 @@ def ms(seconds: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """Return the rows as a Markdown table."""
     lines = [
         "| what | perdure | beside it | | ratio | goal | |",
         "| --- | ---: | --- | ---: | ---: | ---: | --- |",

@@ -1,11 +1,11 @@
-"""Plans: branches at the same time against one after the other, and a line of tasks against the
-bare CLI called by hand.
+"""Plans: branches at the same time, compared with one after the other; and a line of tasks,
+compared with the bare CLI called directly.
 
     python -m bench.plans [--reply SECONDS] [--agent claude]
 
-The model is scripted; each reply takes `--reply` seconds (default 10, about what a short turn of a
-real model takes, tools left out). What counts is what perdure and git add, so the shorter the
-reply, the worse the ratios.
+The model is scripted. Each reply takes `--reply` seconds (default 10, about the time of a short
+turn of a real model without its tools). The time that perdure and git add is measured, so shorter
+replies give worse ratios.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ REPLY_S = 10.0
 
 
 def rows(directory: Path, reply_s: float = REPLY_S, agent: str = "claude") -> Iterator[Row]:
-    """Both measures, at one reply time."""
+    """Yield the rows of both measurements, with one reply time."""
     yield branching(directory, reply_s, agent)
     yield from overhead(directory, reply_s, agent)
 
 
 def branching(directory: Path, reply_s: float, agent: str) -> Row:
-    """Eight independent tasks after one root, each a file of its own, merged at the end: `--jobs 4`
-    against `--jobs 1`."""
+    """Measure eight independent tasks after one root, each with its own file, which are merged at
+    the end: `--jobs 4` compared with `--jobs 1`."""
     tasks = [("root", ""), *((f"t{number}", "root") for number in range(BRANCHES))]
     took = {
         jobs: _planned(directory / f"jobs{jobs}", reply_s, agent, tasks, jobs) for jobs in (1, JOBS)
@@ -56,9 +56,9 @@ def branching(directory: Path, reply_s: float, agent: str) -> Row:
 
 
 def overhead(directory: Path, reply_s: float, agent: str) -> Iterator[Row]:
-    """Ten tasks of one line, by `plan run` and by hand with the CLI's own resume; wall time of the
-    whole. Once with a process for each task, as by hand, and once as it is by default: one that is
-    kept warm, where the CLI can."""
+    """Measure the total time of ten tasks of one line, by `plan run` and by the CLI's own resume.
+    perdure is measured twice: with a process for each task, as with the CLI, and by default, which
+    keeps one process if the agent supports it."""
     tasks = [(f"t{number}", f"t{number - 1}" if number else "") for number in range(LINE)]
     other = _by_hand(directory / "by-hand", reply_s, agent)
     for warm, words in (("off", "a process each"), ("plans", "kept warm")):
@@ -78,7 +78,8 @@ def _planned(
     jobs: int,
     extra: Mapping[str, str] | None = None,
 ) -> float:
-    """Seconds of a whole `perdure plan run`; every task must have gone on or forked."""
+    """Return the seconds of a complete `perdure plan run`, in which every task must have continued
+    or forked a conversation."""
     with Rehearsal(_script([name for name, _ in tasks], reply_s)) as rehearsal:
         stage = Stage(directory, agent, rehearsal, dict(extra or {}))
         lines = ['name = "bench"', f'agent = "{agent}"', 'permissions = "full"']
@@ -115,8 +116,8 @@ def _planned(
 
 
 def _by_hand(directory: Path, reply_s: float, agent: str) -> float:
-    """Seconds of the same line of prompts, by the CLI's own command, each but the first resumed by
-    id."""
+    """Return the seconds of the same prompts in a row, by the CLI's own command. All but the first
+    are resumed by id."""
     names = [f"t{number}" for number in range(LINE)]
     with Rehearsal(_script(names, reply_s)) as rehearsal:
         stage = Stage(directory, agent, rehearsal)
@@ -131,7 +132,7 @@ def _by_hand(directory: Path, reply_s: float, agent: str) -> float:
 
 
 def _turn(stage: Stage, prompt: str, session: str) -> str:
-    """One turn by hand; returns the id of the conversation."""
+    """Run one turn by the CLI's own command, and return the conversation's id."""
     if stage.agent == "claude":
         words = [
             "-p",
@@ -167,8 +168,8 @@ def _turn(stage: Stage, prompt: str, session: str) -> str:
 
 
 def _script(names: Sequence[str], reply_s: float) -> str:
-    """A script for each task, the last first: a tool call that writes its file, then a word, the
-    reply time over both."""
+    """Return a script for each task, the last one first: a tool call that writes the task's file,
+    then a text. The two replies share the reply time."""
     slow = f"slow {reply_s / 2:g}\n" if reply_s else ""
     parts = [
         f"match Write {name}.txt now.\nby history\n{slow}run echo {name} > "

@@ -1,9 +1,9 @@
-"""perdure's pool against task queues that a Python program would use instead: Huey and DBOS, both
-on SQLite.
+"""perdure's pool, compared with task queues that a Python program would use instead: Huey and DBOS,
+both on SQLite.
 
-What is compared is not the same work: perdure's task is an attempt with a workdir, a shim, a
-transcript and a receipt; theirs is a function that starts one process. The rows tell what that
-costs. Needs the extra `bench`.
+They do not do the same work. perdure's task is an attempt with a workdir, a shim, a transcript and
+a receipt; theirs is a function that starts one process. The rows show what that costs. Needs the
+extra `bench`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ for line in sys.stdin:
 
 
 def starts(directory: Path) -> Iterator[Row]:
-    """From the submission in one process to the agent's start in another, one by one; and a burst
-    with four at a time."""
+    """Measure the time from the submission in one process to the agent's start in another, for
+    single tasks, and the rate of a burst with four at a time."""
     ours, ours_burst = _perdure(directory / "perdure")
     alone, most = _least(directory / "least")
     yield Row(
@@ -124,12 +124,12 @@ def starts(directory: Path) -> Iterator[Row]:
 
 ONE_BY_ONE, BURST = 15, 40
 SHIM = "import os, subprocess; subprocess.run([os.environ['AGENT']], stdin=0, check=True)"
-"""The least that a shim in Python does."""
+"""The least that a shim written in Python has to do."""
 
 
 def _least(directory: Path) -> tuple[float, float]:
-    """Return the median seconds until a Python process has started the agent, and how many of them
-    four threads start and end in a second."""
+    """Return the median time until a Python process has started the agent, in seconds, and how many
+    such processes four threads start and end in a second."""
     started, environ = _scene(directory)
     agent = directory / "agent"
     agent.write_text(AGENT)
@@ -166,7 +166,8 @@ def _scene(directory: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _until(path: Path) -> int:
-    """When it was started, in ns."""
+    """Wait until the task has started, and return the time of its start, in nanoseconds since
+    1970."""
     while not path.exists() or not (text := path.read_text()).strip():
         time.sleep(0.0005)
     return int(text)

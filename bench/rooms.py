@@ -1,4 +1,4 @@
-"""Measures single parts: workdirs, the store, processes and lines."""
+"""Measures single parts of perdure: workdirs, the store, processes and lines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def git(cwd: Path, *words: str) -> bytes:
 
 
 def make_repository(directory: Path, files: int) -> Path:
-    """A repository of so many small files in folders of a hundred, with two commits."""
+    """Make a repository with this number of small files in folders of a hundred, and two commits.
+    Return its path."""
     repo = directory / f"repo-{files}"
     for number in range(files):
         path = repo / f"d{number // 100:04}" / f"f{number % 100:02}.txt"
@@ -61,8 +62,8 @@ def make_repository(directory: Path, files: int) -> Path:
 
 
 def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
-    """First dispatch and re-dispatch of a workdir against clone, worktree add and rev-parse by
-    hand."""
+    """Measure the first dispatch and a re-dispatch of a workdir, compared with git's clone,
+    worktree add and rev-parse."""
     repo = make_repository(directory, files)
     spaces = Workspaces(directory / "root", environ={**ENVIRON, "HOME": str(directory)})
     counter = iter(range(1_000_000))
@@ -123,15 +124,15 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
 
 
 def durable(disk: Path, files: int) -> Iterator[Row]:
-    """The cost of a new workdir that survives a power cut: each dispatch with the flush of its
-    file system beside one without."""
+    """Measure the cost of a new workdir that survives a power cut: each dispatch with a flush of
+    its file system is compared with one without."""
     repo = make_repository(disk, files)
     spaces = Workspaces(disk / "durable-root", environ={**ENVIRON, "HOME": str(disk)})
     counter = iter(range(1_000_000))
 
     def first() -> float:
         place = spaces.plan(TaskSpec(prompt="x", repo=str(repo)), f"durable-{next(counter)}", repo)
-        # What others have written is not to be flushed on this one's time.
+        # Flush what other processes have written first, so that it does not count here.
         os.sync()
         begun = time.perf_counter()
         spaces.prepare(place, "claude")
@@ -156,8 +157,8 @@ def durable(disk: Path, files: int) -> Iterator[Row]:
 
 
 def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
-    """Saving a workdir that has not changed, and one with ten changed files, against git status of
-    the same state."""
+    """Measure the save of a workdir that has not changed, and of one with ten changed files,
+    compared with git status of the same state."""
     repo = make_repository(directory / "saved", files)
     environ = {**ENVIRON, "HOME": str(directory)}
     spaces = Workspaces(directory / "saved-root", environ=environ)
@@ -176,8 +177,8 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
         for number in range(10):
             (top / f"d{number:04}" / "f05.txt").write_text(f"{mark} {number}\n" * 20)
 
-    # Two seconds each: until then a file may have changed without a trace in its times, so git and
-    # perdure read it again.
+    # Each round waits two seconds. Until then a file could have changed without a change of its
+    # times, so git and perdure would read it again.
     for _ in range(2):
         time.sleep(2.1)
         save()
@@ -224,8 +225,8 @@ def _bytes(path: Path) -> int:
 
 
 def copies(directory: Path) -> Iterator[Row]:
-    """The own copy of a 20 MB transcript that grew by 4 KB: bytes written, and time against reading
-    the transcript once."""
+    """Measure perdure's own copy of a 20 MB transcript that grew by 4 KB: the bytes written, and
+    the time compared with reading the transcript once."""
     driver, transcript = registry.load("claude"), directory / "talk.jsonl"
     line = b'{"type":"assistant","message":{"content":"' + b"x" * 960 + b'"}}\n'
     transcript.write_bytes(line * 20_000)
@@ -269,7 +270,7 @@ def copies(directory: Path) -> Iterator[Row]:
 
 
 def at_once(directory: Path) -> Iterator[Row]:
-    """Eight workdirs of one repository at once against one after the other."""
+    """Measure eight workdirs of one repository made at once, compared with one after the other."""
     repo = make_repository(directory / "eight", 3_000)
     spaces = Workspaces(directory / "eight-root", environ={**ENVIRON, "HOME": str(directory)})
     failures = 0
@@ -302,7 +303,7 @@ def at_once(directory: Path) -> Iterator[Row]:
 
 
 def store(directory: Path) -> Iterator[Row]:
-    """Durable events and claims against one fdatasync of the same file system."""
+    """Measure durable events and claims, compared with one fdatasync on the same file system."""
     database = stores.open(directory / "bench.db")
     place = Workspace(id="w", path="/w", backend=Backend.TASK)
     database.add(TaskSpec(prompt="x"), "r0", "run-0", place)
@@ -378,7 +379,7 @@ def store(directory: Path) -> Iterator[Row]:
 
 
 def _bare(path: Path) -> sqlite3.Connection:
-    """Open a database with the settings of perdure's store, and one table."""
+    """Open a database with one table and the settings of perdure's store."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=60)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
@@ -387,8 +388,8 @@ def _bare(path: Path) -> sqlite3.Connection:
 
 
 def _bare_writes(work: tuple[str, float]) -> list[float]:
-    """Return the seconds of each of 250 transactions that change one row. All processes begin at
-    the same time."""
+    """Return the time of each of 250 transactions that change one row, in seconds. All processes
+    begin at the same time."""
     path, at = work
     connection, waits = _bare(Path(path)), list[float]()
     time.sleep(max(0.0, at - time.time()))
@@ -416,7 +417,7 @@ def _claims(path: str) -> tuple[list[float], list[str]]:
 
 
 def lines(directory: Path) -> Iterator[Row]:
-    """Following an agent's output against reading the bytes."""
+    """Measure following an agent's output, compared with reading the bytes."""
     log = directory / "log"
     line = b'{"type":"assistant","text":"' + b"x" * 1970 + b'"}\n'
     log.write_bytes(line * 50_000)
@@ -451,7 +452,7 @@ def lines(directory: Path) -> Iterator[Row]:
 
 
 def spawn(directory: Path) -> Iterator[Row]:
-    """A trivial agent under its shim against the bare program."""
+    """Measure a trivial agent under its shim, compared with the bare program."""
     counter = iter(range(1_000_000))
 
     def under_shim() -> None:

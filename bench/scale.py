@@ -1,5 +1,5 @@
-"""Costs that grow: a store of a million events, many agents at once, one very long line, and a workdir
-that is taken away."""
+"""Costs that grow: a store of a million events, many agents at once, one very long line, and the
+removal of a large workdir."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from perdure.workspace import Workspaces
 
 
 def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
-    """After a kill: open a store of so many events and know every running attempt, against `import
-    sqlite3`."""
+    """Measure the time after a kill to open a store with this number of events and find every
+    running attempt, compared with `import sqlite3`."""
     path = directory / "million.db"
     database = store.open(path)
     place = Workspace(id="w", path="/w", backend=Backend.TASK)
@@ -51,8 +51,8 @@ def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
 
 
 def memory(directory: Path, agents: int = 50) -> Iterator[Row]:
-    """Memory of one more running agent: the supervisor's share, and its shim's own
-    pages."""
+    """Measure the memory of one more running agent: the supervisor's share, and the pages that only
+    its shim has."""
 
     def resident(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -105,7 +105,7 @@ def _private(pid: int) -> int:
 
 
 def long_line(directory: Path) -> Iterator[Row]:
-    """One line of 20 MB, whole, against reading the bytes."""
+    """Measure one complete line of 20 MB, compared with reading the bytes."""
     log = directory / "long"
     log.write_bytes(b'{"type":"assistant","text":"' + b"x" * 20_000_000 + b'"}\n')
 
@@ -140,7 +140,8 @@ def long_line(directory: Path) -> Iterator[Row]:
 
 
 def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
-    """A workdir goes: into the trash (what a person waits for), against `git worktree remove`."""
+    """Measure moving a workdir to the trash, for which a person waits, compared with `git worktree
+    remove`."""
     repo = make_repository(directory / "away", files)
     spaces = Workspaces(directory / "away-root", environ={**ENVIRON, "HOME": str(directory)})
     counter = iter(range(1_000))

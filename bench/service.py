@@ -1,11 +1,11 @@
 """The service under load: the board with ten thousand runs, two hundred readers of live events
-beside the pool, a storm of redeliveries.
+while the pool runs, and many redeliveries at once.
 
     python -m bench.service [RUNS [LINES [TIMES]]]
 
-The pool's part is measured with agents that only speak, a line every 4 ms (a real one says a few a
-second): what is compared is what the pool stores, with nobody and with two hundred readers on the
-same server, in turn. The readers are a process of their own.
+The pool is measured with agents that only print a line every 4 ms (a real agent prints a few a
+second). The time in which the pool stores these lines is compared, without a reader and with two
+hundred readers on the same server, in turn. The readers are in a separate process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ print(json.dumps({"type": "result", "subtype": "success", "is_error": False, "se
 
 
 def rows(disk: Path, runs: int = RUNS, lines: int = LINES, times: int = TIMES) -> Iterator[Row]:
-    """All rows, each on a server of its own."""
+    """Yield all rows, each group measured on a separate server."""
     with tempfile.TemporaryDirectory(dir=disk) as place:
         yield from _board(Path(place), runs)
     with tempfile.TemporaryDirectory(dir=disk) as place:
@@ -102,7 +102,8 @@ def _board(place: Path, runs: int) -> Iterator[Row]:
 
 
 def _fill(place: Path, runs: int) -> None:
-    """Three in four have succeeded, one in ten has failed, the others wait."""
+    """Fill a store with runs: three in four have succeeded, one in ten has failed, and the others
+    wait."""
     with closing(stores.open(_state(place) / "perdure.db")) as store:
         for number in range(runs):
             run = submit(store, name=f"run-{number}", where=f"place-{number}")
@@ -119,7 +120,7 @@ def _fill(place: Path, runs: int) -> None:
 
 
 def _looked(line: http.client.HTTPConnection, path: str, token: str) -> float:
-    """Median seconds of an answer, on a connection that stays."""
+    """Return the median time of an answer on a connection that stays open, in seconds."""
     taken = []
     for _ in range(LOOKS):
         at = time.perf_counter()
@@ -162,7 +163,7 @@ def _readers(place: Path, lines: int) -> Iterator[Row]:
 
 
 def _work(place: Path, port: int, token: str, name: str) -> float:
-    """Seconds in which the pool does as many tasks as it has at once."""
+    """Return the seconds in which the pool completes as many tasks as it can run at once."""
     begun_at = time.perf_counter()
     names = [f"{name}-{number}" for number in range(JOBS)]
     for each in names:
@@ -184,7 +185,8 @@ def _work(place: Path, port: int, token: str, name: str) -> float:
 
 @contextmanager
 def _reading(port: int, token: str, readers: int) -> Iterator[list[int]]:
-    """A number of readers of all events; afterwards it is known how many events they got together."""
+    """Run this number of readers of all events inside the block. Yield a list whose only item is,
+    after the block, the number of events that they received together."""
     counted = [0]
     if not readers:
         yield counted
@@ -203,7 +205,8 @@ def _reading(port: int, token: str, readers: int) -> Iterator[list[int]]:
 
 
 async def _read(port: int, token: str, readers: int) -> None:
-    """The readers' process: until its input is closed."""
+    """Read the events as many readers at once, until the input of this process is closed. This is
+    the readers' process."""
     counted = 0
 
     async def one(begun: asyncio.Event) -> None:
@@ -257,7 +260,7 @@ def _storm(place: Path, times: int, deliveries: int = 500) -> Iterator[Row]:
 
 @contextmanager
 def _serving(place: Path, environ: dict[str, str], jobs: int) -> Iterator[tuple[int, str]]:
-    """A real `perdure serve`: its port, and a token for everything."""
+    """Run a real `perdure serve`. Yield its port and an admin's token."""
     own = {
         "PATH": os.environ["PATH"],
         "HOME": str(place),

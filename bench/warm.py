@@ -1,7 +1,7 @@
-"""Tasks of one line in one process against a process for each: perdure with and without kept
-agents, on the real Claude Code and Codex.
+"""Tasks of one line in one process, compared with a process for each task: perdure with and without
+kept agents, with the real Claude Code and Codex.
 
-`python -m bench.warm [ROUNDS]` prints these rows alone.
+`python -m bench.warm [ROUNDS]` prints only these rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.journeys.stage import Stage
 
 
 def rows(directory: Path, rounds: int) -> Iterator[Row]:
-    """A task whose one turn is a sentence, and one with a command in it; everything recorded,
-    checkpoints and receipts too."""
+    """Measure a task with one turn of one sentence, and a task with one command. Everything is
+    recorded, with checkpoints and receipts."""
     tasks = (
         ("a short task of a plan", "say Done."),
         ("a task with one command", "run echo one >> one.txt\n---\nsay Done."),
@@ -49,7 +49,7 @@ def rows(directory: Path, rounds: int) -> Iterator[Row]:
 def _line(
     stack: ExitStack, directory: Path, agent: str, policy: str, script: str
 ) -> Callable[[], object]:
-    """The next task of a line, each time it is called."""
+    """Return a function that runs the next task of a line each time it is called."""
     stage = Stage(
         directory, agent, stack.enter_context(Rehearsal(script)), extra={"PERDURE_WARM": policy}
     )

@@ -1,10 +1,10 @@
-"""Webhooks: how soon one is durable and answered at 200 a second, and how many a second beside a
-bare handler with one durable insert.
+"""Webhooks: how soon one is stored durably and answered at 200 a second; and how many a second are
+possible, compared with a bare handler that makes one durable insert.
 
     python -m bench.webhooks [REQUESTS [SECONDS]]
 
-Both servers are uvicorn with one process, on the same disk, sent the same recorded bodies over
-connections that stay open, each body another one, so that each is one insert.
+Both servers are uvicorn with one process, on the same disk. Both get the same recorded bodies over
+connections that stay open. Each body has another number, so that each is one insert.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ uvicorn.run(Starlette(routes=[Route("/webhooks/hub", take, methods=["POST"])]), 
 
 
 def rows(disk: Path, requests: int, seconds: int) -> Iterator[Row]:
-    """The two rows of the table. Three rounds of each, in turn; medians."""
+    """Yield the two rows of the table: the medians of three rounds of each, in turn."""
     with (
         tempfile.TemporaryDirectory(dir=disk) as place,
         _perdure(Path(place)) as ours,
@@ -140,7 +140,7 @@ def _bare(place: Path) -> Iterator[int]:
 
 
 def _requests(count: int) -> Iterator[bytes]:
-    """Whole requests, each with a body of its own."""
+    """Yield complete requests, each with a different body."""
     recorded = json.loads(RECORDED.read_bytes())
     for number in range(count):
         recorded["numbered"] = number
@@ -168,8 +168,8 @@ async def _one_after_another(port: int, requests: list[bytes]) -> None:
 
 
 async def _at_a_rate(port: int, requests: list[bytes]) -> list[float]:
-    """Seconds from when each was due to be sent to its answer: a server that falls behind cannot
-    hide it."""
+    """Return for each request the seconds from the moment when it was due to its answer. So a
+    server that falls behind cannot hide it."""
     idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(64):
         idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
@@ -182,7 +182,7 @@ async def _at_a_rate(port: int, requests: list[bytes]) -> list[float]:
         try:
             await _sent(*line, request)
         except (OSError, asyncio.IncompleteReadError):
-            # The server closes what was idle for 5 s.
+            # The server closes connections that were idle for 5 s.
             line = await asyncio.open_connection("127.0.0.1", port)
             await _sent(*line, request)
         taken.append(time.perf_counter() - due)

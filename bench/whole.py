@@ -1,5 +1,5 @@
-"""Whole processes: start-up of the command, and `perdure run` against the bare CLI on the same
-prompt."""
+"""Whole processes: the start of the command, and `perdure run` compared with the bare CLI with the
+same prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.journeys.stage import Stage, native
 
 
 def start_up(directory: Path) -> Iterator[Row]:
-    """`perdure ls` with fifty runs, and `--help`, against the bare interpreter."""
+    """Measure `perdure ls` with fifty runs, and `--help`, compared with the bare interpreter."""
     with Rehearsal("say Hello.") as rehearsal:
         stage = Stage(directory / "s", "claude", rehearsal)
         from perdure import store as stores
@@ -43,7 +43,8 @@ def start_up(directory: Path) -> Iterator[Row]:
 
 
 def turns(directory: Path, agent: str, seconds: float, rounds: int) -> Iterator[Row]:
-    """One turn of the real CLI by perdure, everything recorded, against the CLI by hand."""
+    """Measure one turn of the real CLI by perdure, with everything recorded, compared with the CLI
+    called directly."""
     script = "by history\n" + (f"slow {seconds:g}\n" if seconds else "") + "say Hello.\n"
     with Rehearsal(script) as rehearsal:
         stage = Stage(directory / f"{agent}{seconds:g}", agent, rehearsal)
@@ -106,7 +107,8 @@ def _loaded(stage: Stage, agent: str) -> list[str]:
 
 
 def calls(directory: Path) -> Iterator[Row]:
-    """Count what a call starts and loads before its agent and after it."""
+    """Count the programs that a call starts and the modules that it loads, before and after its
+    agent."""
     with Rehearsal("by history\nsay Hello.\n") as rehearsal:
         stage = Stage(directory / "calls", "codex", rehearsal)
         first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
@@ -123,7 +125,8 @@ def calls(directory: Path) -> Iterator[Row]:
 
 
 def refusal(directory: Path) -> Iterator[Row]:
-    """Processor time of a command that is given the name of no run."""
+    """Measure the processor time of a command that is given the name of a run that does not
+    exist."""
     with Rehearsal("say Hello.") as rehearsal:
         stage = Stage(directory / "refusal", "codex", rehearsal)
         words = ([sys.executable, "-m", "perdure", "retry", "nope"], [sys.executable, "-c", "pass"])
@@ -134,7 +137,8 @@ def refusal(directory: Path) -> Iterator[Row]:
 
 
 def _processor(words: list[str], stage: Stage) -> float:
-    """Seconds of CPU, user and system, of a process that waits for all that it starts."""
+    """Return the seconds of processor time, user and system, of a process that waits for all its
+    child processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(words, cwd=stage.repo, env=stage.environ, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,5 +1,5 @@
-"""Writes `docs/reference/api.md` from the tables of verbs that the API itself is made of. Called by
-`generate`, never by itself."""
+"""Writes `docs/reference/api.md` from the tables of verbs from which the API itself is made.
+`generate` calls it; it is not a program."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ OTHERS = (
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([HEAD, *verbs(), STREAMS, *statuses()])
 
 
@@ -89,7 +89,7 @@ def verbs() -> Iterator[str]:
 
 
 def fields(verb: Verb) -> str:
-    """The parameters of the query, or the fields of the body."""
+    """Return the parameters of a verb's query, or the fields of its body."""
     kind = verb.body or verb.query
     return ", ".join(
         f"`{each.encode_name}`{'' if each.required else '?'}"
@@ -121,13 +121,14 @@ def statuses() -> Iterator[str]:
 
 
 def said(kind: type[PerdureError]) -> str:
-    """The first sentence of an error's docstring, which says when it is raised."""
+    """Return the first sentence of an error's docstring, which says when the error is raised."""
     first = " ".join((kind.__doc__ or "").split()).partition(". ")[0].rstrip(".")
     return first[:1].lower() + first[1:]
 
 
 def problem() -> str:
-    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    """Return one sentence if the page on disk differs from the one made from the code, else an
+    empty string."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
         ""

@@ -1,8 +1,8 @@
-"""Compares the documents with the code and with themselves. Run by `make check`; needs perdure's
-own environment, nothing else.
+"""Compares the documentation with the code and with itself. `make check` runs it; it needs only
+perdure's own environment.
 
-Every difference is one line, `file:line: what is wrong`; with any the exit code is 1. Each
-`check_...` is one promise.
+Every difference is printed as one line, `file:line: what is wrong`. If there is any, the exit code
+is 1. Each function `check_...` checks one promise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 MACHINE = re.compile(
-    # The image's user has its home at /home/perdure in every container.
+    # In every container, the image's user has the home /home/perdure.
     r"(?<![\w.~$}/-])/(?!home/perdure\b)(?:"
     + "|".join(("root", "work", "home", "Users", "workspace", "workspaces"))
     + r")/[\w.-]+"
@@ -56,7 +56,7 @@ ARROW = re.compile(r"(\w+) --> (\w+)\s*:\s*(.+)")
 
 @dataclass
 class Page:
-    """One Markdown file, in lines; `blocks` are its fenced blocks: language, number of the first
+    """One Markdown file, as lines. `blocks` has its fenced blocks: language, number of the first
     line, text."""
 
     path: Path
@@ -96,8 +96,8 @@ class Page:
 
     @property
     def links(self) -> Iterator[tuple[int, str]]:
-        """The targets of links, each with the number of the line where the link begins. A link's
-        text may go over several lines."""
+        """Yield the target of each link, with the number of the line where the link begins. A
+        link's text may span several lines."""
         numbers = [number for number, _ in self.prose]
         text = re.sub(r"`[^`\n]*`", "", "\n".join(line for _, line in self.prose))
         for link in LINK.finditer(text):
@@ -105,7 +105,7 @@ class Page:
 
     @cached_property
     def anchors(self) -> set[str]:
-        """The anchors of the headings, as GitHub makes them."""
+        """Return the anchors of the headings, in the form that GitHub gives them."""
         found: set[str] = set()
         for _, line in self.prose:
             if heading := HEADING.match(line):
@@ -119,7 +119,8 @@ class Page:
         return found
 
     def rows(self, *head: str) -> Iterator[tuple[int, list[str]]]:
-        """The rows of the table with exactly these words at its head, without code marks."""
+        """Yield the rows of the table that has exactly these words in its head, each with its line
+        number. Code marks are removed."""
         inside = False
         for number, line in self.prose:
             cells = (
@@ -136,13 +137,14 @@ class Page:
 
 
 def pages() -> dict[str, Page]:
-    """All documents of the project, by their path from its top."""
+    """Return all documents of the project, by their path from its top."""
     paths = [*sorted(TOP.glob("*.md")), *sorted(generate.DOCS.rglob("*.md"))]
     return {page.name: page for page in map(Page, paths)}
 
 
 def check_links(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every relative link leads to a file of the project, and every anchor to a heading of it."""
+    """Every relative link leads to a file of the project, and every anchor to a heading of that
+    file."""
     for page in all_pages.values():
         for number, target in page.links:
             if re.match(r"[a-z]+:", target):
@@ -158,7 +160,7 @@ def check_links(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_generated(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The reference is what the code gives."""
+    """Each generated page equals the one that is made from the code."""
     try:
         found = generate.problem()
     except SystemExit as error:
@@ -168,8 +170,8 @@ def check_generated(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_words(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every state, outcome, verdict, policy, setting and exit code stands in the page that explains
-    it."""
+    """Every state, outcome, verdict, policy, setting and exit code is named on the page that
+    explains it."""
     wanted = [
         *((STATES, word) for word in (*RunState, *OutcomeKind)),
         *((CONTINUITY, word) for word in (*Verdict, *ContinuityPolicy, *Start)),
@@ -187,7 +189,7 @@ HEAD_OF_CODES = ("Code", "Meaning", "perdure's own error", "Last outcome of a ru
 
 
 def check_states(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The table and the diagram of the states are `lifecycle.MOVES`, no more and no less."""
+    """The table and the diagram of the states have exactly the transitions of `lifecycle.MOVES`."""
     page = all_pages[STATES]
     moves = {
         (str(state), str(trigger), str(to)) for (state, trigger), to in lifecycle.MOVES.items()
@@ -237,7 +239,7 @@ def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The page on the architecture has every package, and the layers as they are checked."""
+    """The page on the architecture has every package, and the layers that are checked."""
     page = all_pages[ROOMS]
     named = {cells[0] for _, cells in page.rows("Package", "What it is for")}
     there = {
@@ -280,7 +282,7 @@ def check_reasons(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_machine_paths(all_pages: dict[str, Page]) -> Iterator[str]:
-    """No document names a place on somebody's machine."""
+    """No document has a path of somebody's machine."""
     for page in all_pages.values():
         for number, line in enumerate(page.lines, 1):
             if found := MACHINE.search(line):
@@ -288,8 +290,8 @@ def check_machine_paths(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Fenced python, toml and json parse; toml that says it is a settings file holds known settings
-    and good values."""
+    """Fenced blocks of python, toml and json can be parsed. A toml block that is marked as a
+    settings file has only known settings with valid values."""
     parsers: dict[str, Callable[[str], object]] = {
         "python": ast.parse,
         "toml": tomllib.loads,
@@ -308,15 +310,15 @@ def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
                         READERS[key](value)
             except KeyError as error:
                 yield f"{page.name}:{first}: there is no setting {error}"
-            except ValueError as error:  # json's and tomllib's errors are ValueErrors too
+            except ValueError as error:  # the errors of json and tomllib are ValueErrors
                 yield f"{page.name}:{first}: this {language} is wrong: {error}"
             except SyntaxError as error:
                 yield f"{page.name}:{first + (error.lineno or 1) - 1}: this python does not parse: {error.msg}"
 
 
 def check_navigation(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every page of the site stands in its navigation once, decisions behind one page at the end,
-    and no script is published."""
+    """Every page of the site is in its navigation once. The decisions are behind one page at the
+    end. No script is published."""
     text = (TOP / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^ +- (?:.*: )?([\w/-]+\.md)$", text, re.MULTILINE)
     pages_of_site = {
@@ -337,8 +339,8 @@ def check_navigation(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_errors(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every exit code has a page, linked from their table, and every outcome of an attempt a
-    heading on one of them."""
+    """Every exit code has a page, to which the table of exit codes links. Every outcome of an
+    attempt has a heading on one of these pages."""
     table = all_pages["docs/errors/README.md"]
     headings: set[str] = set()
     for code in service.EXIT_CODES:
@@ -355,7 +357,7 @@ def check_errors(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_examples(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Each program of `examples` is printed in the documents, as it is."""
+    """Each program of `examples` is printed unchanged in the documentation."""
     printed: set[str] = set()
     for page in all_pages.values():
         for language, first, text in page.blocks:
@@ -375,7 +377,7 @@ def check_examples(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every `perdure` command in a fenced sh block is one that the real parsers take."""
+    """The real parsers accept every `perdure` command in a fenced sh block."""
     for page in all_pages.values():
         for language, first, text in page.blocks:
             if language != "sh":
@@ -398,7 +400,7 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def on_a_cluster(words: list[str]) -> Iterator[str]:
-    """Return what is wrong with the words after `kubectl perdure`."""
+    """Yield what is wrong with the words after `kubectl perdure`."""
     rest = verbs._where().parse_known_args(words)[1]
     if not rest or rest[0] not in verbs.VERBS:
         if rest[:1] not in ([], ["--help"]):
@@ -414,8 +416,8 @@ def on_a_cluster(words: list[str]) -> Iterator[str]:
 
 
 def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The words after each `perdure` in a shell text, up to a pipe, a list operator, a redirection
-    or a comment."""
+    """Yield the words after each `perdure` in a shell text, with their line number. They end at a
+    pipe, a list operator, a redirection or a comment."""
     joined, number = "", first
     for at, line in enumerate(text.split("\n"), first):
         joined, number = (joined + line, number) if joined else (line, at)
@@ -437,14 +439,14 @@ def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
             elif token == "perdure" and before not in (
                 "install",
                 "--namespace",
-            ):  # there it is the name of a release, a namespace
+            ):  # after these words it is the name of a release or a namespace
                 words = ["--cluster"] if before == "kubectl" else []
             before = token
 
 
 def check_readme(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The front page stays one: short, with every agent, and the place where the demo's output is
-    shown."""
+    """The README stays a front page: it is short, has every agent, and has the place where the
+    demo's output is shown."""
     page = all_pages["README.md"]
     for name in registry.BUILT_IN:
         if f"`{name}`" not in "\n".join(page.lines):

@@ -1,8 +1,8 @@
-"""A moving picture for the first page: a real agent in a real terminal is killed in the middle of a
-command, and continued. `make screens` makes it again, as docs/images/continue.svg.
+"""An animated picture for the front page: a real agent in a real terminal is killed in the middle
+of a command, and continued. `make screens` makes it again, as docs/images/continue.svg.
 
-Nothing is staged but the model, and how long each picture is shown. It is one SVG that moves by
-CSS; where a reader wants no motion, its last picture stands still.
+Only the model is scripted, and only the time for which each picture is shown is chosen. The film is
+one SVG that is animated by CSS. For a reader who wants no motion, only its last picture is shown.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from tests.journeys.terminal import Terminal
 
 COLUMNS, ROWS = 100, 22
 SHORTEST_S, LONGEST_S, LAST_S = 0.7, 2.4, 5.0
-"""How long a picture is shown at least and at most, and the last one, in seconds."""
+"""Shortest and longest time for which a picture is shown, and the time of the last picture, in
+seconds."""
 EVERY_S = 0.15
-"""How often the terminal is looked at, in seconds."""
+"""Time between two captures of the terminal, in seconds."""
 
 
 MOVING = re.compile("[\u2800-\u28ff]|≈\\$.* · context ")
@@ -49,7 +50,8 @@ class Picture:
 
 
 class Camera:
-    """Looks at a terminal from a thread of its own, and keeps what is new."""
+    """Captures a terminal in a separate thread, and keeps each picture that differs from the
+    previous one."""
 
     def __init__(self, terminal: Terminal, stage: Stage) -> None:
         self.terminal, self.stage, self.title = terminal, stage, ""
@@ -70,10 +72,11 @@ class Camera:
             self.look()
 
     def look(self) -> None:
-        """Keep the terminal's picture if it differs from the one before."""
+        """Capture the terminal, and keep the picture if it differs from the previous one."""
         pane = self.terminal.tmux("capture-pane", "-p", "-e").rstrip("\n ")
         pane = pane.replace(str(self.stage.home), "/home/you")
-        # The line that moves while the agent works is in no two pictures the same.
+        # The status line changes all the time while the agent works, so it is left out of the
+        # picture.
         still = "\n".join(line for line in pane.split("\n") if not MOVING.search(line))
         if self.pictures and (self.pictures[-1].pane, self.pictures[-1].title) == (
             still,
@@ -101,7 +104,7 @@ def drawn(picture: Picture, number: int) -> tuple[str, str]:
 
 
 def film(pictures: Sequence[Picture]) -> str:
-    """Return the pictures as one SVG, each shown in its turn."""
+    """Return the pictures as one SVG, which shows them one after the other."""
     pictures[-1].shown_s = LAST_S
     total = sum(picture.shown_s for picture in pictures)
     rules, groups, head, at = [], [], "", 0.0
@@ -125,7 +128,7 @@ def film(pictures: Sequence[Picture]) -> str:
 
 
 def main() -> None:
-    """Record the story, and write the film."""
+    """Play and record the story, and write the film."""
     directory = Path(tempfile.mkdtemp(prefix="pf"))
     with Rehearsal(SCRIPT) as rehearsal:
         stage = Stage(directory, "claude", rehearsal)

@@ -1,11 +1,12 @@
-"""Writes `docs/reference/cli.md` from the argparse parsers and the code, so that it cannot rot.
-Called by people, and by `check`.
+"""Writes `docs/reference/cli.md` from the argparse parsers and the code, so that the page cannot
+become out of date. People and `check` call it.
 
     python docs/generate.py            write it
     python docs/generate.py --check    exit 1 if it is not up to date, and say so
 
-A flag, a setting, an exit code, a field of the JSON or a kind of event that has no words in
-`words.py` or in its docstring is an error, and so are words for something that is gone.
+It is an error if a flag, a setting, an exit code, a field of the JSON or a kind of event has no
+description in `words.py` or in its docstring. A description of something that no longer exists is
+an error, too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from perdure.rules import effects  # noqa: E402
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join(
         [
             "# Commands, exit codes, settings, JSON",
@@ -229,7 +230,8 @@ def settings() -> Iterator[str]:
 
 
 def programs() -> dict[str, str]:
-    """The variables that name the programs of the built-in agents."""
+    """Return the variables that name the programs of the built-in agents, with their
+    description."""
     packages = [
         import_module(place.partition(":")[0]).PACKAGE for place in registry.BUILT_IN.values()
     ]
@@ -246,8 +248,8 @@ VARIABLE = re.compile(r"\b(?:PERDURE_[A-Z][A-Z_]*[A-Z]|NO_COLOR|CLICOLOR_FORCE)\
 
 
 def variables_in_use() -> set[str]:
-    """Every PERDURE_ variable in the sources that is no setting, and those that choose colors;
-    those of drivers only where the driver is built in."""
+    """Return every PERDURE_ variable in the sources that is not a setting, and the variables that
+    choose colors. Of drivers only the built-in ones count."""
     texts = (
         path.read_text(encoding="utf-8")
         for path in SOURCE.rglob("*.py")
@@ -361,7 +363,7 @@ def run_object() -> Iterator[str]:
 
 
 def sample_report() -> dict[str, Any]:
-    """The report of an invented run, made by the code that makes the real one."""
+    """Return the report of an invented run, made by the code that makes real reports."""
     at, session = 1_790_000_000_000, "5f0c1c52-8d6e-4f5e-9a55-3b1f4d9c7e21"
     transcript = f"/srv/agent/.claude/projects/-srv-perdure-work/{session}.jsonl"
     before = model.Snapshot(transcript, 4096, "9f86d081884c7d65…", 1)
@@ -441,7 +443,7 @@ def sample_report() -> dict[str, Any]:
 
 
 def fields_of(noun: str) -> Iterator[tuple[str, str]]:
-    """The fields of a noun of the model, each with the docstring below it."""
+    """Yield the fields of a noun of the model, each with the docstring below it."""
     trees = [
         ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted((SOURCE / "model").glob("*.py"))
@@ -496,8 +498,8 @@ def other_objects() -> Iterator[str]:
 
 
 def said_on_a_scratch_store(*verbs: str) -> dict[str, dict[str, Any]]:
-    """Return the JSON output of the verbs for one run, just claimed. Nothing outside a
-    scratch directory is written."""
+    """Return the JSON output of each verb for one run that has just been claimed. Only a scratch
+    directory is written."""
     before = dict(os.environ)
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -553,7 +555,7 @@ def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
 
 
 def same(what: str, described: Mapping[str, str], there: Any) -> None:
-    """Ends the program where words and code differ."""
+    """End the program with a message if descriptions and code do not have the same names."""
     gone, missing = sorted(set(described) - set(there)), sorted(set(there) - set(described))
     if gone or missing:
         parts = [f"without words: {', '.join(missing)}"] * bool(missing) + [
@@ -563,7 +565,8 @@ def same(what: str, described: Mapping[str, str], there: Any) -> None:
 
 
 def problem() -> str:
-    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    """Return one sentence if a page on disk differs from the one made from the code, else an empty
+    string."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
         manual.problem()

@@ -1,6 +1,6 @@
-"""Writes `docs/reference/effects.md`: the table of programs, and how well the effect ledger does on
-its corpus; and `catalog.json`, the form of `catalog.toml` that perdure reads. Called by `generate`.
-"""
+"""Writes `docs/reference/effects.md` (the table of programs, and how well the effect ledger does on
+its corpus) and `catalog.json` (the form of `catalog.toml` that perdure reads). `generate` calls
+it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _kinds(program: KnownProgram) -> str:
 
 
 def _figures(table: Table) -> Iterator[str]:
-    """Yield how many calls of the corpus are judged rightly."""
+    """Yield the lines that say how many calls of the corpus are judged correctly."""
     corpus = tomllib.loads(CORPUS.read_text(encoding="utf-8"))
     rows = []
     for name, half in corpus.items():
@@ -92,7 +92,8 @@ def catalog_as_json() -> str:
 
 
 def problem(table: Table) -> str:
-    """Return one sentence if a file on disk is not the one that the code gives, else nothing."""
+    """Return one sentence if a file on disk differs from the one made from the code, else an empty
+    string."""
     for path, content in _wanted(table):
         there = path.read_text(encoding="utf-8") if path.exists() else ""
         if there != content():
@@ -101,7 +102,7 @@ def problem(table: Table) -> str:
 
 
 def write(table: Table) -> None:
-    """Write both files. The page is made of the catalog, so it is the second."""
+    """Write both files. The page is written second, because it is made from the catalog."""
     for path, content in _wanted(table):
         path.write_text(content(), encoding="utf-8")
 

@@ -1,5 +1,5 @@
 """Writes `docs/reference/library.md` from the public names of the package: signatures and
-docstrings. Called by `generate`, never by itself."""
+docstrings. `generate` calls it; it is not a program."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ Everything that `import perdure` offers. How to use it: [from Python](../how-to/
 `perdure.model.events` has [the kinds of events](cli.md#events), with the same fields.
 """
 WIDTH = 64
-"""Number of characters of parameters and result from which each parameter has a line of its own."""
+"""Maximum length of a signature in one line, in characters. In a longer one each parameter has its
+own line."""
 DOORS = ("open", "connect", "plan_scope")
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     public = {name: getattr(perdure, name) for name in perdure.__all__}
     classes = {name: each for name, each in public.items() if inspect.isclass(each)}
     errors = {name: each for name, each in classes.items() if issubclass(each, Exception)}
@@ -58,7 +59,7 @@ def page() -> str:
 
 
 def words(thing: Any) -> str:
-    """The docstring, as paragraphs of the page."""
+    """Return the docstring as paragraphs of the page."""
     return inspect.cleandoc(thing.__doc__ or "")
 
 
@@ -67,7 +68,7 @@ def one_line(text: str) -> str:
 
 
 def signature(thing: Any) -> str:
-    """The signature without `self`, as it is written in the code."""
+    """Return the signature without `self`, as it is written in the code."""
     found = inspect.signature(thing)
     parts: list[str] = []
     for each in found.parameters.values():
@@ -85,7 +86,7 @@ def signature(thing: Any) -> str:
 
 
 def value(default: Any) -> str:
-    """A default as it is written in the code."""
+    """Return a default value as it is written in the code."""
     if isinstance(default, Enum):
         return f"{type(default).__name__}.{default.name}"
     return json.dumps(default) if isinstance(default, str) else repr(default)
@@ -105,14 +106,14 @@ def function(name: str, thing: Any, mark: str) -> list[str]:
 
 
 def methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """The public methods in the order of the code."""
+    """Yield the public methods, in the order of the code."""
     for name, each in vars(cls).items():
         if not name.startswith("_") and inspect.isfunction(each):
             yield name, each
 
 
 def table_of(options: type) -> list[str]:
-    """A class of options as a table of names and types."""
+    """Return the lines about a class of options: a table of names and types."""
     lines = [f"### `{options.__name__}`", "", words(options), "", "| Field | Type |", "|---|---|"]
     for name, kind in options.__annotations__.items():
         written = getattr(kind, "__forward_arg__", str(kind)).replace("|", "\\|")
@@ -121,7 +122,7 @@ def table_of(options: type) -> list[str]:
 
 
 def noun(name: str, cls: type) -> list[str]:
-    """A noun with its fields or its values."""
+    """Return the lines about a noun, with its fields or its values."""
     lines = [f"### `{name}`", ""]
     if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("):
         lines += [words(cls), ""]
@@ -134,14 +135,15 @@ def noun(name: str, cls: type) -> list[str]:
 
 
 def names_of(cls: Any) -> list[str]:
-    """The public fields and properties of a class."""
+    """Return the public fields and properties of a class."""
     named = getattr(cls, "__struct_fields__", ())
     held = [name for name, each in vars(cls).items() if isinstance(each, property)]
     return [name for name in (*named, *held) if not name.startswith("_")]
 
 
 def problem() -> str:
-    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    """Return one sentence if the page on disk differs from the one made from the code, else an
+    empty string."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     if there == page():
         return ""

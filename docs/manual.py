@@ -1,9 +1,9 @@
-"""Writes the manual page `docs/man/perdure.1` from the same parsers as the reference. Called by
-`generate`, never by itself.
+"""Writes the manual page `docs/man/perdure.1` from the same parsers as the reference. `generate`
+calls it; it is not a program.
 
-It goes into the wheel as share/man/man1/perdure.1 (see pyproject.toml), so that `man perdure` finds
-it beside the command. The language is man(7); what stands in it is text from perdure's own help,
-with the characters escaped that roff takes for its own.
+The page goes into the wheel as share/man/man1/perdure.1 (see pyproject.toml), so that `man perdure`
+finds it for the installed command. It is written in the language man(7). Its text comes from
+perdure's own help, with the characters escaped that have a meaning in roff.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGET = Path(__file__).resolve().parent / "man" / "perdure.1"
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([*head(), *verbs(), *ends(), ""])
 
 
@@ -108,15 +108,16 @@ def place(action: argparse.Action) -> str:
 
 
 def text(words: str) -> str:
-    """One line of roff: hyphens of flags stay hyphens, Markdown's marks go, and no line begins with
-    a request."""
+    """Return one line of roff: hyphens of flags stay hyphens, Markdown's marks are removed, and no
+    line begins with a request."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(words.split())).replace("`", "")
     escaped = plain.replace("\\", "\\e").replace("-", "\\-").replace("%%", "%")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
 def problem() -> str:
-    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    """Return one sentence if the page on disk differs from the one made from the code, else an
+    empty string."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return "" if there == page() else "docs/man/perdure.1 is not up to date: run docs/generate.py"
 

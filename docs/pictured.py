@@ -1,6 +1,5 @@
-"""The made-up day that `pictures` shows: runs of several agents, in all the ways in which they may
-stand. The store is a real one; its clock is set back, so that the day has passed.
-"""
+"""The invented day that `pictures` shows: runs of several agents, in all states that a run may
+have. The store is a real one; its clock is set back, so that the day is in the past."""
 
 from __future__ import annotations
 
@@ -72,7 +71,7 @@ NATIVE = (
 
 @dataclass
 class Day:
-    """A store whose clock one moves."""
+    """A store whose clock the program sets."""
 
     store: SqlStore
     at: int
@@ -189,7 +188,7 @@ class Day:
 
 
 def a_day(database: Path) -> None:
-    """Fills a new store."""
+    """Fill a new store with the day's runs."""
     database.parent.mkdir(parents=True, exist_ok=True)
     now = time.time_ns() // 1_000_000
     lost, went_on = (

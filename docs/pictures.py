@@ -1,6 +1,5 @@
-"""Photographs of the dashboard for the documents: a real `perdure serve`, a real Chromium, the runs
-of a made-up day. `make pictures` makes them again, below docs/images.
-"""
+"""Screenshots of the dashboard for the documentation, from a real `perdure serve` and a real
+Chromium, with the runs of an invented day. `make pictures` makes them again, below docs/images."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ SHOTS = (
     ("failures", "/failures", "light", 1180, 560),
     ("phone", "/", "light", 390, 720),
 )
-"""Name, address, colours, width and height."""
+"""Each screenshot's name, address, color scheme, width and height."""
 
 
 def shoot(
@@ -37,7 +36,7 @@ def shoot(
     width: int,
     height: int,
 ) -> None:
-    """One page as docs/images/dashboard-NAME.png."""
+    """Save one page as docs/images/dashboard-NAME.png."""
     base = f"http://127.0.0.1:{serving.port}"
     context = browser.new_context(
         base_url=base, color_scheme=colours, viewport={"width": width, "height": height}
@@ -54,7 +53,7 @@ def shoot(
 
 
 def main() -> None:
-    """All of them."""
+    """Make all screenshots."""
     home = Path(tempfile.mkdtemp(prefix="pp"))
     serving = Serving(home)
     try:

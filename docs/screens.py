@@ -1,8 +1,8 @@
-"""Photographs of the terminal for the documents: real commands, a real agent, a real terminal.
+"""Screenshots of the terminal for the documentation: real commands, a real agent, a real terminal.
 `make screens` makes them again.
 
-Each scene is typed into tmux; what stands there is drawn as an SVG below docs/images. Nothing is
-staged but the model: the agent's is perdure's own scripted server.
+Each scene is typed into tmux, and the screen is drawn as an SVG below docs/images. Only the model
+is scripted: the agent uses perdure's own model server.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ TASKS = {
     "tests": "The test of the cart fails now and then. Make it steady.",
 }
 WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.S)
-"""The stylesheet would fetch fonts from elsewhere."""
+"""The SVG's template without its fonts, because the stylesheet would fetch them from another
+server."""
 
 
 def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
-    """The screen of the terminal, without the empty lines below, as docs/images/NAME.svg."""
+    """Draw the terminal's screen, without the empty lines at its end, as docs/images/NAME.svg."""
     pane = (
         terminal.tmux("capture-pane", "-p", "-e", "-N")
         .rstrip("\n ")
@@ -65,7 +66,8 @@ def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
 
 
 def killed_and_continued(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
-    """A run whose agent is killed in its tool, what `ls` and `why` say of it."""
+    """Show a run whose agent is killed in its tool call, and then what `ls` and `why` say about the
+    run."""
     shown = open_terminal(110)
     shown.type(
         'perdure run --name rounding --permissions full "Prices are rounded wrongly in cart.py. '
@@ -87,7 +89,7 @@ def killed_and_continued(stage: Stage, open_terminal: Callable[[int], Terminal])
 
 
 def picked(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
-    """The picker, with conversations that were begun by hand."""
+    """Show the picker, with conversations that a person began."""
     begun_by_hand(stage, "Explain how the cart adds up its prices.")
     by_hand(stage, "Write the release notes for version 2.")
     shown = open_terminal(110)
@@ -97,7 +99,8 @@ def picked(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
 
 
 def watched(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
-    """The board: one run has ended, one was stopped, one is at work, and it is looked into."""
+    """Show the board with three runs: one has ended, one was stopped, and one that is running is
+    opened."""
     shown = open_terminal(110)
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     for number, (name, prompt) in enumerate(TASKS.items(), 1):

@@ -1,5 +1,5 @@
 """Writes `docs/reference/taskrun.md` from the TaskRun resource and the parsers of `kubectl
-perdure`. Called by `generate` alone."""
+perdure`. Only `generate` calls it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ANNOTATIONS = (
 
 
 def page(table: Callable[..., Iterator[str]]) -> str:
-    """The whole page. `table`: that of `generate`."""
+    """Return the whole page. `table`: the function of `generate` that makes a table."""
     (version,) = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]["properties"]
     columns = [
@@ -125,7 +125,8 @@ def page(table: Callable[..., Iterator[str]]) -> str:
 
 
 def fields(node: dict[str, Any], at: str, spec: bool) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each field that has words or none below it."""
+    """Yield a row for each field and for each field below it: path, type, default and
+    description."""
     required = node.get("required", [])
     for name, below in node.get("properties", {}).items():
         if below.get("description") == "Refused.":
@@ -172,7 +173,7 @@ def rules(node: dict[str, Any], at: str) -> Iterator[tuple[str, str]]:
 
 
 def arguments(verb: str) -> str:
-    """The verb's own, without those that all have."""
+    """Return the verb's own arguments, without those that all verbs have."""
     found = []
     for action in verbs.parser_of(verb)._actions:
         if action.dest in ("help", "namespace", "context", "kubeconfig"):
@@ -191,7 +192,8 @@ def arguments(verb: str) -> str:
 
 
 def problem(table: Callable[..., Iterator[str]]) -> str:
-    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    """Return one sentence if the page on disk differs from the one made from the code, else an
+    empty string."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
         ""

@@ -1,5 +1,5 @@
-"""The words for what the code names without explaining: read by `generate`, which fails where words
-and code differ."""
+"""Descriptions of names in the code that have none there. `generate` reads them, and fails if
+descriptions and code do not have the same names."""
 
 from __future__ import annotations
 
@@ -351,4 +351,4 @@ NOUNS = {
 }
 
 BARE = {"--json": "print JSON instead of text", "--limit": "at most so many"}
-"""Help of the two plainest flags where the command gives none."""
+"""Help for the two simplest flags, used if the command itself has none for them."""

@@ -1,9 +1,10 @@
 """Names the project's pages in the metadata of a distribution. Called by hatchling, at each build.
 
 A fork that is released must not send its users to another project's issues, so the address is that
-of the repository in which the release is made: GITHUB_SERVER_URL and GITHUB_REPOSITORY, which
-GitHub Actions sets, or PERDURE_HOME_URL. A build of a plain checkout names none. The links of the
-README, which is the long description, lead there too: an index has no files beside it.
+of the repository in which the release is made. It is read from GITHUB_SERVER_URL and
+GITHUB_REPOSITORY, which GitHub Actions sets, or from PERDURE_HOME_URL. A build of a plain checkout
+names none. The relative links of the README, which is the long description, are made to lead to
+that repository as well, because a package index has no files beside the README.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)")
 
 
 def home_of(environ: Mapping[str, str]) -> str:
-    """Return the address of the repository, without a slash at its end; empty if none is named."""
+    """Return the address of the repository, without a slash at its end, or an empty string if none
+    is named."""
     home = environ.get("PERDURE_HOME_URL", "")
     server, repository = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
     if not home and server and repository:
@@ -37,7 +39,8 @@ def home_of(environ: Mapping[str, str]) -> str:
 
 
 def with_links(text: str, home: str) -> str:
-    """Return the Markdown with its relative links below the repository's address."""
+    """Return the Markdown with its relative links changed to links below the repository's
+    address."""
 
     def absolute(match: re.Match[str]) -> str:
         kind = "raw" if match[1] else "blob"
@@ -47,7 +50,7 @@ def with_links(text: str, home: str) -> str:
 
 
 class HomeHook(MetadataHookInterface):
-    """Fills in `urls` and `readme`."""
+    """Sets `urls` and `readme` in the metadata."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         home = home_of(os.environ)

@@ -1,9 +1,9 @@
-"""Builds both images for a registry and pushes them. Run by `make images`.
+"""Builds both images for a registry and pushes them. `make images` runs it.
 
     python packaging/images.py --registry registry.example.com/team \\
       --base docker.io/library/debian:trixie-slim@sha256:...
 
-The base has to be named by its digest, so that a build can be repeated. The labels are from the
+The base must be named by its digest, so that a build can be repeated. The labels come from the
 project itself: its version, the commit of the checkout, the address of its repository.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 TOP = Path(__file__).parents[1]
 sys.path[:0] = [str(TOP / "src"), str(Path(__file__).parent)]
 IMAGES = {"perdure-operator": ("--target=operator",), "perdure": ()}
-"""The images by name, with what an engine needs to build them from the Containerfile."""
+"""The images by name, with the engine's options that select them in the Containerfile."""
 DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 HELP = "docker buildx imagetools inspect docker.io/library/debian:trixie-slim"
 
@@ -47,7 +47,7 @@ def commands(
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments. Exits with a message if the base has no digest."""
+    """Return the arguments. Exit with a message if the base has no digest."""
     parser = argparse.ArgumentParser(prog="images.py", allow_abbrev=False)
     parser.add_argument("--registry", required=True, help="such as registry.example.com/team")
     parser.add_argument("--base", required=True, help="image of Debian 13, with its digest")

@@ -3,10 +3,10 @@
     python packaging/krew.py build              # dist/krew/kubectl-perdure-linux-amd64.tar.gz
     python packaging/krew.py manifest ADDRESS   # dist/krew/perdure.yaml, from all archives there
 
-Krew installs no Python, so an archive has one program with its own Python in it, made by PyInstaller
-for the machine that it runs on. It is made from perdure[kubectl] alone: the operator and the server
-are not in it, nor what they need. `manifest` is called once the archives of all platforms are in
-dist/krew; ADDRESS is where they can be fetched from.
+Krew installs no Python, so an archive has one program with its own Python in it, made by
+PyInstaller for the machine that it runs on. It is made only from perdure[kubectl], without the
+operator, the server and the packages that they need. Call `manifest` when the archives of all
+platforms are in dist/krew. ADDRESS is the address below which they can be downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DIST = TOP / "dist" / "krew"
 NAME = "kubectl-perdure"
 PYINSTALLER = "pyinstaller==6.22.3"
 ABSENT = ("kopf", "aiohttp", "starlette", "uvicorn", "prometheus_client", "textual")
-"""Packages of the operator, of the server and of `perdure top`."""
+"""Packages of the operator, the server and `perdure top`, which must not be in the program."""
 PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 PROGRAM = """import sys
 from perdure.cli.main import kubectl_perdure
@@ -35,8 +35,8 @@ sys.exit(kubectl_perdure())
 
 
 def build() -> Path:
-    """Make the archive for this machine. Return its path. Raises SystemExit if the program does not
-    start, or has a package that it does not need."""
+    """Make the archive for this machine. Return its path. Raise SystemExit if the program does not
+    start, or contains a package of `ABSENT`."""
     system, processor = platform.system().lower(), PROCESSORS[platform.machine()]
     with tempfile.TemporaryDirectory(prefix="krew-") as scratch:
         place = Path(scratch)
@@ -47,7 +47,7 @@ def build() -> Path:
         entry = place / "program.py"
         entry.write_text(PROGRAM)
         words = ["--onefile", "--name", NAME, "--log-level", "WARN"]
-        # Verbs are imported by their names, which PyInstaller cannot see.
+        # perdure imports verbs by their names, which PyInstaller cannot find.
         for each in ("perdure.cli.kubernetes", "perdure.cli.runs"):
             words += ["--collect-submodules", each]
         words += ["--collect-data", "perdure"]
@@ -78,7 +78,7 @@ def _packed(made: Path, name: str) -> Path:
 
 
 def manifest(address: str, archives: Sequence[Path]) -> str:
-    """Return Krew's manifest of these archives, which can be fetched below `address`."""
+    """Return Krew's manifest of these archives, which can be downloaded below `address`."""
     import perdure
 
     lines = [
@@ -111,7 +111,8 @@ def manifest(address: str, archives: Sequence[Path]) -> str:
 
 
 def _homepage(address: str) -> str:
-    """Return the repository of a release's address, or the address itself."""
+    """Return the repository's address from that of a release, or the address itself if it is no
+    release's."""
     return address.partition("/releases/")[0]
 
 

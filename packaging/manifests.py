@@ -1,10 +1,10 @@
-"""Makes packaging/kubernetes/perdure.yaml from the chart, for those who do not use Helm. Run by
-`make manifests`; needs helm-python-sdk.
+"""Makes packaging/kubernetes/perdure.yaml from the chart, for people who do not use Helm. `make
+manifests` runs it; it needs helm-python-sdk.
 
     python packaging/manifests.py
 
-The file's first lines carry a digest of the chart: a test says when the chart has changed since,
-and needs no Helm for it. The resource itself is not in it: it stands in one place,
+The file's first lines have a digest of the chart. By this digest a test finds out, without Helm,
+that the chart has changed since. The resource is not in the file: it is only in
 packaging/helm/perdure/crds/taskruns.yaml.
 """
 
@@ -29,7 +29,7 @@ metadata:
 
 
 def digest() -> str:
-    """SHA-256 over all that the manifests are made from."""
+    """Return the SHA-256 digest of everything from which the manifests are made."""
     made = hashlib.sha256()
     for path in sorted(
         [
@@ -44,8 +44,8 @@ def digest() -> str:
 
 
 def made() -> str:
-    """The manifests: what the chart gives with its own values, in the namespace perdure, without
-    what only Helm uses."""
+    """Return the manifests: the chart's output with its default values, in the namespace perdure,
+    without what only Helm uses."""
     import helm_python
 
     with helm_python.Chart.load(str(CHART)) as chart:

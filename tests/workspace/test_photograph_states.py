@@ -98,8 +98,8 @@ def moved(yard: Yard, workspace: Workspace, top: Path) -> tuple[Path, tuple[str,
 
 def test_an_operation_from_elsewhere_runs_nothing(yard: Yard, tmp_path: Path) -> None:
     """A rebase with an `exec` line stopped at a conflict, in the workdir and in a repository inside
-    it. On another machine the files and the index are restored, but not the rebase. Here it
-    continues."""
+    of it. A restore on another machine brings back the files and the index, but not the rebase. On
+    this machine the rebase can be continued."""
     mark = tmp_path / "mark"
     workspace, top = made(yard, "isolated")
     clash(yard, top)
@@ -150,7 +150,7 @@ def test_an_operation_from_elsewhere_runs_nothing(yard: Yard, tmp_path: Path) ->
     ],
 )
 def test_what_could_run_is_recognized(parts: tuple[str, ...], role: str) -> None:
-    """Names that some file system takes for a name of git are recognized too."""
+    """Names that some file system treats as a name of git's files are recognized too."""
     assert disarm.kind(parts) == role
 
 
@@ -158,7 +158,7 @@ def test_what_could_run_is_recognized(parts: tuple[str, ...], role: str) -> None
 def test_another_spelling_of_git_from_elsewhere(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: bool
 ) -> None:
-    """A directory `.GIT` is restored here, and from another machine too. It is left out on a file
+    """A directory `.GIT` is restored, on this machine and on another. It is left out on a file
     system that ignores case, because there it would be the workdir's own git directory."""
     workspace, top = made(yard, "isolated")
     if (top / ".GIT").exists():
@@ -177,7 +177,8 @@ def test_another_spelling_of_git_from_elsewhere(
 
 
 def test_a_file_system_that_ignores_case(tmp_path: Path) -> None:
-    """The answer comes from the directory itself. It does not depend on files that are there."""
+    """Whether a directory ignores case is tested with its own `.git`. Without a `.git`, the careful
+    answer is given: that it does."""
     (tmp_path / ".git").mkdir()
     ignores = (tmp_path / ".GIT").exists()
     assert ignores_case(tmp_path) is ignores
@@ -189,8 +190,8 @@ def test_a_file_system_that_ignores_case(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_an_object_that_a_power_cut_emptied_is_written_again(yard: Yard, backend: str) -> None:
-    """The objects of a checkpoint were not flushed when the power was cut. After the start of the
-    machine, the same content is saved and restored."""
+    """A power cut emptied objects of a checkpoint that were not flushed yet. When the machine runs
+    again, the same content is saved and restored."""
     workspace, top = made(yard, backend)
     (top / "first.txt").write_text("first\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -228,8 +229,8 @@ def test_before_the_first_commit(yard: Yard) -> None:
 
 
 def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
-    """A restore first saves what is staged, even without a commit and without a file, and it saves
-    a single file too. An empty workdir is not saved."""
+    """Before a restore, staged content is saved, even if there is no commit and no file, and so is
+    a single file. Only an empty workdir is not saved."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)
@@ -263,8 +264,8 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_detached_head(yard: Yard, backend: str) -> None:
-    """Only the checkpoint keeps commits on a detached HEAD. After the restore HEAD is detached
-    there again."""
+    """Commits on a detached HEAD are kept only by the checkpoint. After a restore HEAD is detached
+    at the same commit again."""
     workspace, top = made(yard, backend)
     yard.git("checkout", "-q", "--detach", cwd=top)
     yard.git("commit", "-q", "--allow-empty", "-m", "adrift", cwd=top)
@@ -316,8 +317,8 @@ def test_a_submodule_with_files(yard: Yard) -> None:
 
 
 def test_small_ignored_files_come_along(yard: Yard) -> None:
-    """By default small ignored files are saved. Large ones, and build output, are named. Both can
-    be configured."""
+    """By default small ignored files are saved. Large ones, and build output, are named as left
+    out. Both rules can be configured."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("*.log\n.env\nnode_modules/\nbuilt/\n*.bin\n")
     for name in (
@@ -362,7 +363,8 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
 @pytest.mark.parametrize("count", [3, 12_000])
 def test_any_number_of_ignored_files_can_be_left_out(yard: Yard, count: int) -> None:
     """A few ignored files, or so many that their names fill a command line, are left out. A tracked
-    file among them is saved, and only that file if its name could be a pattern."""
+    file among them is saved. If its name could be read as a pattern, still only that file is
+    saved."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("build/\n")
     (top / "build").mkdir()
@@ -381,8 +383,8 @@ def test_any_number_of_ignored_files_can_be_left_out(yard: Yard, count: int) -> 
 
 
 def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
-    """A file that a checkpoint left out is not touched by a restore; if a saved file belongs there,
-    it is moved to the trash."""
+    """A file that a checkpoint left out is not touched by a restore; but if a saved file has the
+    same path, the left-out file is moved to the trash."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "place").write_text("a file\n")
@@ -404,7 +406,7 @@ def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
 
 def test_files_that_are_written_all_the_time(yard: Yard) -> None:
     """A file grows, is truncated and is replaced while it is saved. The save succeeds, keeps one
-    version of the file, and names it."""
+    version of the file, and names the file as changing."""
     workspace, top = made(yard, "worktree")
     stop = threading.Event()
 
@@ -439,11 +441,11 @@ def test_a_file_that_is_cut_while_git_reads_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """If a file is truncated at the wrong moment, SIGBUS ends git while it holds its lock, several
-    times in a row. The checkpoint is made all the same and equals one that was made undisturbed, as
-    does the diff."""
+    times in a row. The checkpoint is still made, and equals one that was made without a
+    disturbance. The same holds for the diff."""
     workspace, top = made(yard, "worktree")
     if command == "diff-files":
-        # The first look does not ask it: the index knows nothing of the files yet.
+        # The first save does not run `diff-files`, because the index does not have the files yet.
         yard.workspaces.checkpoints.save(workspace, 1)
     (top / "README").write_text("changed\n")
     (top / "new").write_text("new\n")
@@ -471,8 +473,8 @@ def test_a_file_that_is_cut_while_git_reads_it(
 
 
 def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
-    """A restore is refused, with the process's name, as long as a process has its directory in the
-    workdir."""
+    """A restore is refused, with the process's name, as long as that process's current directory is
+    in the workdir."""
     workspace, top = made(yard, "worktree")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     with subprocess.Popen(["sleep", "60"], cwd=top) as sleeper:
@@ -482,8 +484,8 @@ def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
 
 
 def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
-    """An agent deletes perdure's refs and prunes. The next checkpoint does not refer to objects
-    that no longer exist."""
+    """An agent deletes perdure's refs and prunes. The next checkpoint reads everything again, and
+    does not refer to objects that no longer exist."""
     workspace, top = made(yard, "worktree")
     (top / "new").write_text("only here\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -533,8 +535,8 @@ def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
 
 
 def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
-    """A forged checkpoint has names that lead outside, or into the workdir's git directory. It
-    writes nothing there, and says so."""
+    """A forged checkpoint has names that lead outside of the workdir, or into its git directory.
+    Nothing is written there, and the restore says so."""
     workspace, _ = made(yard, "isolated")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     shelf = saved.git_dir

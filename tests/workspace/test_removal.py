@@ -102,7 +102,7 @@ LOSSES: dict[str, tuple[Work, str]] = {
 @pytest.mark.parametrize("backend", REPOSITORIES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_would_be_lost_is_said(yard: Yard, backend: str, loss: str) -> None:
-    """Each kind of unsaved work is found and named, however it is hidden."""
+    """Each kind of unsaved work is found and named, however it is hidden from git."""
     workspace, top = made(yard, backend)
     work, word = LOSSES[loss]
     assert yard.workspaces.unsaved(workspace) == []
@@ -128,8 +128,8 @@ def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend: str) -> None:
-    """Changes that were applied and committed elsewhere count as saved, file by file. With one more
-    byte they do not."""
+    """Changes that were applied and committed elsewhere in the repository count as saved, file by
+    file. A file that differs by one byte does not."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("agent\n")
     (top / "new").write_text("new\n")
@@ -174,7 +174,8 @@ def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, wh
 
 
 def test_a_repository_that_cannot_be_asked_keeps_the_workdir(yard: Yard) -> None:
-    """The repository that should have the commits is gone. Unknown means unsaved."""
+    """If the repository that should have the commits is gone, it is unknown whether they are saved.
+    So they count as unsaved, and the workdir stays."""
     workspace, _ = made(yard, "isolated")
     (yard.repo / ".git").rename(yard.top / "gone")
     assert "cannot be read" in yard.workspaces.unsaved(workspace)[0]
@@ -183,14 +184,16 @@ def test_a_repository_that_cannot_be_asked_keeps_the_workdir(yard: Yard) -> None
 
 
 def test_a_damaged_workdir_is_kept(yard: Yard) -> None:
-    """A worktree whose link to its repository is gone cannot be judged, so it counts as unsaved."""
+    """If a worktree's link to its repository is gone, it is unknown what is saved. So the worktree
+    counts as unsaved."""
     workspace, top = made(yard, "worktree")
     (top / ".git").write_text("gitdir: /nowhere\n")
     assert "cannot be read" in yard.workspaces.unsaved(workspace)[0]
 
 
 def test_a_process_in_the_workdir_keeps_it(yard: Yard) -> None:
-    """A shell or a server whose current directory is the workdir is named."""
+    """A process whose current directory is in the workdir, such as a shell or a server, is named,
+    and the workdir stays."""
     workspace, top = made(yard, "worktree")
     with subprocess.Popen(["sleep", "60"], cwd=top / "src") as sleeper:
         assert f"process {sleeper.pid} works in it" in yard.workspaces.unsaved(workspace)
@@ -199,7 +202,8 @@ def test_a_process_in_the_workdir_keeps_it(yard: Yard) -> None:
 
 
 def test_files_of_a_task_without_a_repository_are_unsaved(yard: Yard) -> None:
-    """A plain directory holds the only copy of its files; an empty one holds nothing."""
+    """A directory without a repository has the only copy of its files, so they count as unsaved. An
+    empty directory has nothing unsaved."""
     workspace, top = made(yard, "task")
     assert yard.workspaces.unsaved(workspace) == []
     (top / "report.txt").write_text("x")
@@ -208,8 +212,8 @@ def test_files_of_a_task_without_a_repository_are_unsaved(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None:
-    """The directory is moved with every file; git knows no worktree of it, the branch can be
-    checked out, and the task can begin again."""
+    """The directory is moved to the trash with every file. git no longer lists it as a worktree,
+    the branch can be checked out elsewhere, and the task can begin again."""
     workspace, top = made(yard, backend)
     (top / "work.txt").write_text("precious\n")
     (top / "secret.log").write_text("ignored\n")
@@ -230,8 +234,8 @@ def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None
 
 
 def test_commits_that_only_the_reflog_knows_get_a_ref(yard: Yard) -> None:
-    """Commits that were amended or reset away, or are on a detached HEAD, survive git's clean-up
-    after the worktree has gone."""
+    """Commits that were amended, reset away, or made on a detached HEAD survive git's clean-up
+    after their worktree has been removed."""
     workspace, top = made(yard, "worktree")
     amended = commit(yard, top, "one\n")
     (top / "README").write_text("two\n")
@@ -247,7 +251,7 @@ def test_commits_that_only_the_reflog_knows_get_a_ref(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_is_never_moved(yard: Yard) -> None:
-    """`here` is not perdure's to take away."""
+    """A directory that belongs to the user (`here`) is never moved."""
     workspace = yard.plan("here")
     with pytest.raises(UsageError, match="your own"):
         yard.workspaces.trash_workdir(workspace, {})

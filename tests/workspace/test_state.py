@@ -15,8 +15,8 @@ from tests.workspace.yard import REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_state_counts_and_names_what_differs(yard: Yard, backend: str) -> None:
-    """Changed, staged, deleted and untracked files are counted by kind, the first twenty named;
-    ignored ones are not."""
+    """Changed, staged, deleted and untracked files are counted by kind, and the first twenty are
+    named. Ignored files are not counted."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -39,8 +39,8 @@ def test_the_state_counts_and_names_what_differs(yard: Yard, backend: str) -> No
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_state_follows_head(yard: Yard, backend: str) -> None:
-    """After the agent's commit, its switch to another branch and its detached HEAD, the state is of
-    what is now."""
+    """The state shows the current HEAD: after the agent's commit, after a switch to another branch,
+    and with a detached HEAD."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     (Path(workspace.path) / "README").write_text("x")
@@ -76,8 +76,8 @@ def test_the_state_says_what_is_in_progress(yard: Yard, backend: str, what: str)
 
 
 def test_an_agent_cannot_hide_its_changes_in_an_isolated_workdir(yard: Yard) -> None:
-    """assume-unchanged, info/exclude and showUntrackedFiles=no blind the agent's own status, not
-    perdure's."""
+    """assume-unchanged, info/exclude and showUntrackedFiles=no hide changes from the agent's own
+    `git status`, but not from perdure."""
     workspace = yard.plan("isolated")
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -93,7 +93,8 @@ def test_an_agent_cannot_hide_its_changes_in_an_isolated_workdir(yard: Yard) -> 
 
 
 def test_a_broken_view_is_made_again(yard: Yard) -> None:
-    """The view is only a means: damaged or half-made, it is rebuilt without a word."""
+    """The repository by which perdure reads a workdir is rebuilt without a message if it is damaged
+    or incomplete."""
     workspace = yard.plan("isolated")
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "README").write_text("x")
@@ -119,8 +120,8 @@ def test_a_directory_without_git_has_only_files(yard: Yard, backend: str) -> Non
 
 
 def test_here_in_a_repository_is_told_as_one(yard: Yard) -> None:
-    """A directory inside the user's checkout has that checkout's branch and changes, and can be
-    rescued."""
+    """A run with `here` in a subdirectory of the user's checkout shows that checkout's branch and
+    changes, and can be rescued."""
     workspace = yard.workspaces.plan(TaskSpec(prompt="p", here="src"), "brave-otter", yard.repo)
     (yard.repo / "README").write_text("x")
     state = yard.workspaces.state(workspace)
@@ -130,8 +131,8 @@ def test_here_in_a_repository_is_told_as_one(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_rescue_holds_every_byte_and_changes_nothing(yard: Yard, backend: str) -> None:
-    """Changed, untracked, oddly named, executable, linked and nested files come back byte for byte;
-    deletions are deletions."""
+    """Changed, untracked, oddly named, executable, linked and nested files can be restored from a
+    rescue byte for byte, and deleted files are deleted in it. The workdir is not changed."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -175,7 +176,7 @@ def test_a_rescue_holds_every_byte_and_changes_nothing(yard: Yard, backend: str)
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_two_rescues_are_both_kept(yard: Yard, backend: str) -> None:
-    """A rescue never replaces another one."""
+    """A second rescue does not replace the first one."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     refs = {yard.workspaces.rescue(workspace, "one"), yard.workspaces.rescue(workspace, "two")}
@@ -191,7 +192,8 @@ def test_two_rescues_are_both_kept(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_state_that_cannot_be_known_is_an_error(yard: Yard, backend: str) -> None:
-    """A missing directory or a damaged repository is never told as a clean workdir."""
+    """A missing directory and a damaged repository are an error, and never reported as a clean
+    workdir."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     (Path(yard.git("rev-parse", "--absolute-git-dir", cwd=workspace.path)) / "HEAD").write_text(

@@ -1,5 +1,5 @@
-"""The trash: a restore never deletes its content, and content from another file system is moved to
-it completely."""
+"""The trash: a restore never deletes an entry's content, and content from another file system is
+moved to the trash completely."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.workspace.yard import Yard
 
 
 def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
-    """A file that a restore had to move out of the way stays in the trash while the restored file
-    is in its place, and then comes back."""
+    """A file that a restore moved out of the way stays in the trash as long as the restored file is
+    in its place. After that it can be restored itself."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "deep").mkdir()
@@ -39,8 +39,8 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
 
 
 def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
-    """An entry whose original place is unknown cannot be restored, and stays as it is. So does a
-    file that somebody has put into an entry."""
+    """An entry whose original path is unknown cannot be restored, and stays as it is. So does a
+    file that somebody else has put into an entry."""
     entry = yard.workspaces.trash / "leftover-1"
     entry.mkdir(parents=True)
     (entry / "half").write_text("nowhere else\n")
@@ -56,8 +56,8 @@ def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
 
 
 def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Path) -> None:
-    """A file in the way in a directory of the user's own goes into the trash of the root, on any
-    file system."""
+    """For a workdir that is a directory of the user, a file that is in the way of a restore goes to
+    the root's trash, even on another file system."""
     workspace = yard.workspaces.plan(
         TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo
     )
@@ -82,8 +82,8 @@ def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Pa
 
 
 def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -> None:
-    """A directory is copied to another file system while another program writes to it. It is not
-    removed. When nothing writes to it, it is moved completely."""
+    """A directory is copied to another file system while another program writes to it. The
+    directory is not removed. When no program writes to it any more, it is moved completely."""
     top = elsewhere / "top"
     top.mkdir()
     (top / "growing").write_text("line\n")

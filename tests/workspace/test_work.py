@@ -1,4 +1,4 @@
-"""The changes of an attempt, according to git, over all ways to make a workdir."""
+"""The changes of an attempt, as git reports them, for all ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 
 class Bench:
-    """A workdir in which an attempt begins now."""
+    """A workdir, and an attempt that begins now."""
 
     def __init__(self, yard: Yard, backend: str, attempt: Path | None = None) -> None:
         self.yard, self.workspace = yard, yard.plan(backend)
@@ -25,8 +25,8 @@ class Bench:
         self.number = 0
 
     def launch(self) -> None:
-        """Note the time of a launch. It waits before and after until coarse file system clocks have
-        advanced."""
+        """Record the time of a launch. Wait before and after until the coarse clock of the file
+        system has advanced, so that all other changes have another time."""
         self.launched.unlink(missing_ok=True)
         before = time.time_ns()
         while not self.launched.exists() or self.launched.stat().st_mtime_ns <= before:
@@ -66,8 +66,8 @@ def told(seen: WorkSeen) -> set[tuple[str, str, int | None, int | None]]:
 def test_files_are_told_with_their_lines_one_attempt_after_the_other(
     yard: Yard, backend: str
 ) -> None:
-    """Only new, changed and deleted files of this attempt are listed. An attempt that changed
-    nothing has none."""
+    """Only the files that this attempt made, changed or deleted are listed, with their counts of
+    lines. An attempt that changed nothing has none."""
     bench = Bench(yard, backend)
     (bench.top / "given.txt").write_text("task file\n")
     bench.launch()
@@ -104,8 +104,8 @@ def test_files_from_before_the_launch_are_not_the_agents_with_the_state_on_anoth
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_commits_are_those_that_came_since(yard: Yard, backend: str) -> None:
-    """The commits are listed newest first. Committed files count as changed since the attempt
-    began; ignored files do not count."""
+    """Commits since the attempt began are listed, newest first. Committed files count as changed,
+    ignored files do not."""
     bench = Bench(yard, backend)
     bench.launch()
     (bench.top / "a.txt").write_text("a\n")
@@ -131,7 +131,8 @@ def test_commits_are_those_that_came_since(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_push_leaves_its_mark(yard: Yard, backend: str) -> None:
-    """After a push git records the position of the remote branch. That is read, without a network."""
+    """After a push git records the position of the remote branch. perdure reads that record,
+    without a network."""
     yard.git("init", "-q", "--bare", str(yard.top / "remote.git"))
     bench = Bench(yard, backend)
     bench.launch()
@@ -143,7 +144,8 @@ def test_a_push_leaves_its_mark(yard: Yard, backend: str) -> None:
 
 
 def test_a_directory_of_the_users_own_counts_from_the_launch(yard: Yard) -> None:
-    """Changes that the user made or committed before the launch do not count; later ones do."""
+    """In a directory of the user, changes that were made or committed before the launch do not
+    count. Later ones do."""
     plain = yard.top / "plain"
     yard.git("init", "-q", cwd=plain)
     (plain / "old.txt").write_text("old\n")
@@ -162,8 +164,8 @@ def test_a_directory_of_the_users_own_counts_from_the_launch(yard: Yard) -> None
 
 
 def test_what_is_listed_is_bounded_and_can_be_written(yard: Yard) -> None:
-    """Thousands of files, and names that are not text or are too long, are all counted and partly
-    listed."""
+    """Thousands of files, and files whose names are not text or are too long, are all counted. Only
+    some of them are listed."""
     bench = Bench(yard, "worktree")
     bench.launch()
     deep = Path(*["d" * 200] * 3)
@@ -181,7 +183,8 @@ def test_what_is_listed_is_bounded_and_can_be_written(yard: Yard) -> None:
 
 
 def test_what_it_began_with_may_be_gone(yard: Yard) -> None:
-    """If git cannot compare, the checkpoint is still taken, and nothing is reported."""
+    """If git cannot compare with the beginning of the attempt, the checkpoint is still taken, and
+    no changes are reported."""
     bench = Bench(yard, "worktree")
     bench.launch()
     against = AttemptBaseline(number=7, commit="1" * 40, head="2" * 40, since=bench.launched)
@@ -192,8 +195,8 @@ def test_what_it_began_with_may_be_gone(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_line_ends_that_git_converts_are_no_change(yard: Yard, backend: str) -> None:
-    """A file that git checks out with CRLF is not changed and not uncommitted. Its own change
-    counts, and so does a change of line ends that git does not convert."""
+    """A file that git checks out with CRLF does not count as changed or uncommitted. If its text
+    changes, it counts, and so it does after a change of line ends that git does not convert."""
     (yard.repo / ".gitattributes").write_text("*.bat text eol=crlf\n")
     (yard.repo / "a.bat").write_text("one\ntwo\n")
     (yard.repo / "b.bat").write_text("one\ntwo\n")

@@ -47,7 +47,8 @@ class Yard:
         check: bool = True,
         env: dict[str, str] | None = None,
     ) -> str:
-        """Run git as the user or an agent does, without perdure's protections."""
+        """Run git as the user or an agent does, without perdure's protections. Return its
+        output."""
         done = subprocess.run(
             ["git", *args],
             cwd=cwd or self.repo,
@@ -60,7 +61,7 @@ class Yard:
         return done.stdout.strip()
 
     def complaint(self, *args: str, cwd: Path | str | None = None) -> str:
-        """Return git's message if it fails; empty if it succeeds."""
+        """Return git's message if it fails, or an empty string if it succeeds."""
         done = subprocess.run(
             ["git", *args],
             cwd=cwd or self.repo,
