@@ -1,4 +1,4 @@
-"""What the drivers read from the agents' own files. No agent is started."""
+"""The drivers' results from reading the agents' own files. No agent is started."""
 
 from __future__ import annotations
 

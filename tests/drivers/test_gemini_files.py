@@ -1,5 +1,5 @@
-"""What the driver reads from Gemini CLI's own files and command lines, and how it would start the
-CLI. The CLI is not started."""
+"""The driver's results from reading Gemini CLI's own files and command lines, and the commands that
+start the CLI. The CLI is not started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both kinds of faults share: one task with a real agent CLI, and the checks after the
+"""Shared parts of both kinds of faults: one task with a real agent CLI, and the checks after the
 fault."""
 
 from __future__ import annotations

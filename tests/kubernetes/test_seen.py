@@ -1,4 +1,4 @@
-"""What an observer sees of a TaskRun: Events, conditions, metrics, logs."""
+"""The signs of a TaskRun that an observer sees: Events, conditions, metrics, logs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a person can see of a TaskRun's state: its conversation while it runs, the log of an attempt
-whose pod is gone, its files, and a second TaskRun with a copy of conversation and files; on the
-real control plane with the real Claude Code."""
+"""The state of a TaskRun that a person can see: its conversation while it runs, the log of an
+attempt whose pod is gone, its files, and a second TaskRun with a copy of conversation and files; on
+the real control plane with the real Claude Code."""
 
 from __future__ import annotations
 

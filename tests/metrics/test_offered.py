@@ -1,5 +1,5 @@
-"""What is shipped for the metrics: the address of `perdure serve`, a Grafana dashboard, and alert
-rules, which use only existing metrics."""
+"""Files that are shipped for the metrics: the address of `perdure serve`, a Grafana dashboard, and
+alert rules, which use only existing metrics."""
 
 from __future__ import annotations
 

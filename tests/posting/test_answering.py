@@ -1,4 +1,4 @@
-"""What a forge shows of a run, step by step. Each test acts as people and an agent would, and then
+"""A run as a forge shows it, step by step. Each test acts as people and an agent would, and then
 checks the forge."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the process tests share: waiting for events, checking processes, and a tool that tries
+"""Shared parts of the process tests: waiting for events, checking processes, and a tool that tries
 everything to escape."""
 
 from __future__ import annotations

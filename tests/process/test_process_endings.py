@@ -187,7 +187,7 @@ def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare
 
 @pytest.mark.linux
 def test_a_storm_of_daemons(launch: Launcher) -> None:
-    """Of processes that fork again and again, all are ended."""
+    """Processes that fork again and again are all ended."""
     storm = (
         "import os,signal,time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

@@ -1,4 +1,4 @@
-"""What several crashes in a row mean, for a run and for an agent."""
+"""The meaning of several crashes in a row, for a run and for an agent."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 
 @given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
-    """Whatever the agents' programs can do, some task may always begin until all are done, and each
+    """Some task may always begin until all are done, whatever the agents' programs can do. Each
     strand is a single line of tasks."""
     strands = assign_strands(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()

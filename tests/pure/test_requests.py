@@ -385,7 +385,7 @@ def test_a_question_that_was_cut_says_so() -> None:
 
 
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:
-    """Of several calls with one id, each is judged by its own arguments. A tool whose name was cut
+    """If several calls have one id, each is judged by its own arguments. A tool whose name was cut
     is left to a person."""
     calls = [
         OpenCall(call="", tool=tool, input=json.dumps({"command": command}))

@@ -1,4 +1,4 @@
-"""What is special to PostgreSQL: the last checks in the schema, interrupted upgrades, several
+"""PostgreSQL's own part of the store: the last checks in the schema, interrupted upgrades, several
 processes, and errors in plain words."""
 
 from __future__ import annotations

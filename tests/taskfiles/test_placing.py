@@ -66,7 +66,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 @pytest.mark.parametrize("strategy", [KEEP, REPLACE, MERGE])
 def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
-    """What is done with a file depends only on three contents (base, workdir, given) and the
+    """The action on a file depends only on three contents (base, workdir, given) and the
     strategy."""
     base, there, new, *outcomes = row
     action, content, backups = outcomes[(KEEP, REPLACE, MERGE).index(strategy)]

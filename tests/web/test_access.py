@@ -308,7 +308,7 @@ def test_a_route_needs_its_scope(
 
 def test_the_limits_of_a_token(limited: Client) -> None:
     """No route shows a hidden run to an admin of `shop/*`, not even that it exists. The admin gets
-    no page about the whole server, but sees the runs of the own repositories."""
+    no page about the whole server, but sees the runs of these repositories."""
     for route, (_, reach) in ROUTES.items():
         method, path = route.split(" ")
         body = BODIES.get(path.rpartition("/")[2])

@@ -49,7 +49,7 @@ def worked(yard: Yard, workspace: Workspace) -> None:
     ],
 )
 def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> None:
-    """Of repository and task, a workdir's name keeps only characters that are safe in every file
+    """A workdir's name keeps from repository and task only characters that are safe in every file
     system and shell. A hash follows."""
     identity = identify(repo, branch)
     assert workdir_name(repo, branch, identity, 6) == f"{words}-{identity[:6]}"

@@ -33,7 +33,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Room:
-    """What all pods of a machine share. `address` is the API server's host and port."""
+    """Settings that all pods of a machine share. `address` is the API server's host and port."""
 
     api: Api
     node: str
