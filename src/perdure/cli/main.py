@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fork": ("runs.fork", "start a run from the conversation and files of another run"),
     "ls": ("runs.ls", "list runs"),
     "digest": ("runs.digest", "show what happened while you were away"),
-    "top": ("runs.top", "watch all runs in this terminal; read, answer, retry and stop them"),
+    "top": ("runs.top", "watch all runs in this terminal; answer, retry and stop them"),
     "show": ("runs.look", "show one run, its attempts and receipts"),
     "logs": ("runs.look", "show what the agent said and did; -f follows"),
     "attach": ("runs.attach", "follow a running attempt; Ctrl-C leaves, and the run continues"),
