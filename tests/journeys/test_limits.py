@@ -88,6 +88,25 @@ def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
     one.nothing_survives()
 
 
+def test_a_limit_of_the_usual_model(stage: MakeStage) -> None:
+    """A run without `--model` meets the limit of the agent's usual model. Only runs without
+    `--model` wait for its end; a run with another model is launched."""
+    script = "match alpha\nlimit 3000 opus\nsay A.\n===\nmatch beta\nsay B.\n"
+    one = stage(script, subscription=True)
+    alpha = one.start(*words(one, "alpha"), "Do alpha.")
+    limited = waiting(one, "alpha", "Opus limit")
+    beta = one.perdure(*words(one, "beta", "--model", "sonnet"), "Do beta.")
+    assert beta.code == 0, beta.err
+    gamma = one.start(*words(one, "gamma"), "Do gamma.")
+    parked = waiting(one, "gamma", "parked: account claude/")
+    assert parked["run_after"] == limited["run_after"] and parked["attempt"] == 0
+    for supervisor in (alpha, gamma):
+        supervisor.kill()
+        one.finish(supervisor)
+    assert "for runs without --model" in one.perdure("doctor", "--agent", "claude").out
+    one.nothing_survives()
+
+
 def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
     """Two perdures share one seat. The second run says what it waits for, and begins when the first
     has ended."""

@@ -340,11 +340,10 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
             parked = store.parked() if there else ()
         yield DoctorFinding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
         for parking in parked:
-            which = f" for model {parking.model}" if parking.model else ""
             yield DoctorFinding(
                 "parked",
                 "warn",
-                f"{parking.reason}{which}; nothing is launched on {parking.what} until "
+                f"{parking.reason}; nothing is launched on {parking.what}{parking.affected} until "
                 f"{clock(parking.until)}",
             )
     except PerdureError as error:

@@ -49,6 +49,7 @@ from perdure.model.loaded import Comparison, Item, ItemKind, Loaded, Relation, c
 from perdure.model.runs import (
     UNSAVED,
     UNSHARED_HOST,
+    USUAL_MODEL,
     AccountSlot,
     Claim,
     Condition,
@@ -82,6 +83,7 @@ __all__ = [
     "SAFETY_REASONS",
     "UNSAVED",
     "UNSHARED_HOST",
+    "USUAL_MODEL",
     "AccountSlot",
     "Attempt",
     "Backend",

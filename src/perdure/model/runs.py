@@ -77,6 +77,10 @@ class TaskRun(Struct, frozen=True, kw_only=True):
         return f"run:{self.id}"
 
 
+USUAL_MODEL = "(usual)"
+"""Model of a slot or a pause for runs that name no model and use the agent's own default."""
+
+
 class AccountSlot(Struct, frozen=True, kw_only=True):
     """A slot for one run on an account or under a rule, each of which limits its number of
     concurrent runs."""
@@ -95,13 +99,22 @@ class AccountSlot(Struct, frozen=True, kw_only=True):
 
 class Parking(Struct, frozen=True, kw_only=True):
     """A time until which nothing is launched with an account or an agent (`what`). `model`: only
-    runs with this model are affected; empty: all."""
+    runs with this model are affected (`USUAL_MODEL`: those that name none); empty: all."""
 
     what: str
     until: int
     reason: str
     model: str = ""
     since: int = 0
+
+    @property
+    def affected(self) -> str:
+        """Which runs are affected, in words that follow a sentence; empty: all."""
+        if self.model == USUAL_MODEL:
+            return " for runs without --model"
+        if self.model:
+            return f" for model {self.model}"
+        return ""
 
 
 class Host(Struct, frozen=True):

@@ -159,14 +159,15 @@ class Anthropic:
 
 
 def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
-    """Return the headers for a subscription whose five-hour window is used up. Claude Code 2.1.329
-    reads them only if it has a subscription's token. With an API key it prints the message of the
-    body, which names no time."""
+    """Return the headers for a subscription whose five-hour window, or weekly window of one model,
+    is used up. Claude Code 2.1.329 reads them only if it has a subscription's token. With an API
+    key it prints the message of the body, which names no time."""
+    claim = f"seven_day_{limit.model}" if limit.model else "five_hour"
     reset = str(int(now + limit.seconds))
     unified = {
         "status": "rejected",
         "reset": reset,
-        "representative-claim": "five_hour",
+        "representative-claim": claim,
         "5h-status": "rejected",
         "5h-reset": reset,
         "5h-utilization": "1.0",

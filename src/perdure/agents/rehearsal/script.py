@@ -16,7 +16,9 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     cut [xK]           cuts the connection in mid-stream
     cut clean [xK]     ends the stream properly, but without the model's last event
     fail STATUS [xK]   an HTTP error with the provider's own error body, then the rest
-    limit SECONDS [xK] a usage limit that ends that many seconds from now, then the rest
+    limit SECONDS [MODEL] [xK]
+                       a usage limit that ends that many seconds from now, then the rest; MODEL
+                       (Claude Code: opus or sonnet): it applies only to that model
     full [xK]          refuses the request: the conversation is too long for the model
     stop REASON        the provider's reason for why the answer ends, in place of the usual one
     usage in=N out=N cached=N
@@ -112,6 +114,7 @@ class Fail(Struct, frozen=True):
 class Limit(Struct, frozen=True):
     seconds: float
     times: int = 1
+    model: str = ""
 
 
 class TokenCounts(Struct, frozen=True):
@@ -308,8 +311,11 @@ def _fail(rest: str) -> Fail:
 
 
 def _limit(rest: str) -> Limit:
-    seconds, _, times = rest.partition(" ")
-    return Limit(_seconds(seconds), _times(times.strip()))
+    seconds, _, more = rest.partition(" ")
+    model, _, times = more.strip().rpartition(" ")
+    if not model and times.isalpha():
+        model, times = times, ""
+    return Limit(_seconds(seconds), _times(times), model.strip())
 
 
 def _tokens(rest: str) -> TokenCounts:

@@ -15,14 +15,14 @@ import time
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import Engine, is_passed
-from perdure.model import AccountSlot, Attempt, Parking, TaskRun
+from perdure.model import USUAL_MODEL, AccountSlot, Attempt, Parking, TaskRun
 from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
 from perdure.rules.lifecycle import limit_end
 
 ACCOUNT = late_pattern(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
-_MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
+_MODEL = r"(opus|sonnet|haiku|fable|gpt-\d\S*|gemini\S*|flash|pro)"
 OF_A_MODEL = late_pattern(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
@@ -65,7 +65,7 @@ def account_slot(engine: Engine, run: TaskRun) -> AccountSlot:
     return AccountSlot(
         account=account_of(engine, run),
         agent=agent,
-        model=run.spec.model,
+        model=run.spec.model or USUAL_MODEL,
         jobs=jobs,
         rule=run.spec.rule,
         rule_jobs=rule.concurrency if rule else 0,
@@ -94,7 +94,10 @@ def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple
         return ()
     until = limit_end(outcome, now)
     if run.account and until is not None and until > now:
-        model = run.spec.model if OF_A_MODEL.search(outcome.detail) else ""
+        if OF_A_MODEL.search(outcome.detail):
+            model = run.spec.model or USUAL_MODEL
+        else:
+            model = ""
         reason = (
             f"account {run.account} is limited until {_clock(until)}: "
             f"{outcome.detail or 'a usage limit'} ({run.name})"
