@@ -27,6 +27,7 @@ from perdure.model import (
     Program,
     Start,
     TaskSpec,
+    Usage,
 )
 from perdure.model.events import (
     AgentEvent,
@@ -36,6 +37,7 @@ from perdure.model.events import (
     TurnEnded,
     TurnStarted,
     Unrecognised,
+    UsageSeen,
 )
 from tests.patience import PATIENCE_S
 
@@ -296,6 +298,17 @@ def test_no_line_is_fatal(line: bytes) -> None:
     assert all(
         isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line)
     )
+
+
+@pytest.mark.parametrize(("total", "output"), [(163, 57), (113, 7)])
+def test_thoughts_count_as_output_once(total: int, output: int) -> None:
+    """OpenCode 1.18.33 reports thoughts beside the output, and the protocol lets an agent include
+    them in it. The total of all tokens tells which."""
+    used = {"inputTokens": 100, "outputTokens": 7, "thoughtTokens": 50, "cachedReadTokens": 6}
+    line = {"type": "end", "stop": "end_turn", "usage": {**used, "totalTokens": total}}
+    found = acp_events.parse(json.dumps(line).encode())
+    (counted,) = [event.usage for event in found if isinstance(event, UsageSeen)]
+    assert counted == Usage(input=106, output=output, cached=6)
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,12 @@ def workdir(report: dict[str, Any]) -> Path:
 
 @GEMINI
 def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, agent: str) -> None:
-    """The run waits without a process. After the approval exactly this call runs, once. The same
-    call a second time, and another call in the same answer, need new approvals."""
+    """The run waits without a process. After the approval exactly this call runs, once: the same
+    call a second time, and another one in the same answer, are asked for again. The model's
+    thoughts count as output in both attempts."""
     make, other = write("Makefile"), write("package.json", "{}\n")
-    here = stage("---\n".join([make, STOPS, other + make, make, STOPS]))
+    replies = [make, STOPS, other + make, make, STOPS]
+    here = stage("---\n".join(f"{reply}usage in=100 out=7 thoughts=50\n" for reply in replies))
     report = run(here)
     here.nothing_survives()
     assert report["state"] == "queued"
@@ -74,8 +76,9 @@ def test_an_approved_file_is_written_once_in_another_process(stage: MakeStage, a
     refused, ran, again = results(here)[-3:]
     assert "Successfully created and wrote to new file" in ran
     assert refused == again == "This call needs a permission that nobody has given."
-    attempt = here.show()["attempts"][-1]
-    assert attempt["receipt"]["verdict"] == "native"
+    attempts = here.show()["attempts"]
+    assert attempts[-1]["receipt"]["verdict"] == "native"
+    assert [each["usage"]["output"] for each in attempts] == [2 * 57, 3 * 57]
     first, second, third = requests(here)
     assert (first["answer"], first["given"]) == ("allow", 2)
     assert {second["state"], third["state"]} == {"open"}

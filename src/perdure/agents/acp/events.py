@@ -175,14 +175,20 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 def _usage(used: Any) -> Usage:
     """Return the usage of one turn. ACP agents do not count the cached parts as input. Here `input`
-    includes them, as everywhere in perdure."""
+    includes them, as everywhere in perdure. `output` includes the model's thoughts. If the total
+    of an agent is the sum of all its counts, it counts them separately, as OpenCode 1.18.33."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),
     )
+    carried = json_lines.whole(json_lines.part(used, "inputTokens")) + cached + written
+    output = json_lines.whole(json_lines.part(used, "outputTokens"))
+    thoughts = json_lines.whole(json_lines.part(used, "thoughtTokens"))
+    if json_lines.whole(json_lines.part(used, "totalTokens")) >= carried + output + thoughts:
+        output += thoughts
     return Usage(
-        input=json_lines.whole(json_lines.part(used, "inputTokens")) + cached + written,
-        output=json_lines.whole(json_lines.part(used, "outputTokens")),
+        input=carried,
+        output=output,
         cached=cached,
         cache_write=written,
     )

@@ -163,9 +163,13 @@ def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     stats, error = found.get("stats"), found.get("error")
+    carried = json_lines.whole(json_lines.part(stats, "input_tokens"))
+    # `output_tokens` are without the model's thoughts, which cost as much. Only the total has them.
+    output = json_lines.whole(json_lines.part(stats, "output_tokens"))
+    total = json_lines.whole(json_lines.part(stats, "total_tokens"))
     usage = Usage(
-        input=json_lines.whole(json_lines.part(stats, "input_tokens")),
-        output=json_lines.whole(json_lines.part(stats, "output_tokens")),
+        input=carried,
+        output=max(output, total - carried),
         cached=json_lines.whole(json_lines.part(stats, "cached")),
     )
     name = json_lines.text(json_lines.part(error, "type"), SUMMARY)

@@ -238,8 +238,8 @@ class AcpTurn:
         """`said`: whether the model's last answer has text or calls. `called`: whether it has
         calls."""
         self.reason = ""
-        """Finish reason of the model's last answer; empty if the answer broke off."""
-        self.stats = {"input_tokens": 0, "output_tokens": 0, "cached": 0}
+        """Reason that the model's last answer gives for its end; empty if the answer broke off."""
+        self.stats = {"input_tokens": 0, "output_tokens": 0, "cached": 0, "total_tokens": 0}
 
     def open_conversation(self) -> str:
         """Load the conversation that the order names, or create one. Return its id. Raise AcpFailed
@@ -297,6 +297,7 @@ class AcpTurn:
             "input_tokens": "promptTokenCount",
             "output_tokens": "candidatesTokenCount",
             "cached": "cachedContentTokenCount",
+            "total_tokens": "totalTokenCount",
         }
         for own, name in names.items():
             self.stats[own] += answer["usage"].get(name) or 0

@@ -192,8 +192,10 @@ def _response(parts: list[dict[str, Any]], cue: PlannedReply) -> dict[str, Any]:
         "promptTokenCount": tokens.input,
         "candidatesTokenCount": tokens.output,
         "cachedContentTokenCount": tokens.cached,
-        "totalTokenCount": tokens.input + tokens.output,
+        "totalTokenCount": tokens.input + tokens.output + tokens.thoughts,
     }
+    if tokens.thoughts:
+        usage["thoughtsTokenCount"] = tokens.thoughts
     candidate = {
         "content": {"role": "model", "parts": parts},
         "finishReason": cue.stop or "STOP",

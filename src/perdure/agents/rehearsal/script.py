@@ -21,8 +21,9 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
                        (Claude Code: opus or sonnet): it applies only to that model
     full [xK]          refuses the request: the conversation is too long for the model
     stop REASON        the provider's reason for why the answer ends, in place of the usual one
-    usage in=N out=N cached=N
-                       the reported tokens, sent unchanged (default in=100 out=7 cached=0)
+    usage in=N out=N cached=N thoughts=N
+                       the reported tokens, sent unchanged (default in=100 out=7 cached=0
+                       thoughts=0); only Gemini's service reports thoughts, and not as output
 
 `xK` is the number of times that the line takes effect (default: 1), counted over all requests;
 after that the line is skipped. So a `hang` in a reply that is given again (after a kill, `by
@@ -124,6 +125,7 @@ class TokenCounts(Struct, frozen=True):
     input: int = 100
     output: int = 7
     cached: int = 0
+    thoughts: int = 0
 
 
 class Stop(Struct, frozen=True):
@@ -319,13 +321,13 @@ def _limit(rest: str) -> Limit:
 
 
 def _tokens(rest: str) -> TokenCounts:
-    given = {"in": 100, "out": 7, "cached": 0}
+    given = {"in": 100, "out": 7, "cached": 0, "thoughts": 0}
     for pair in _text(rest).split():
         name, _, number = pair.partition("=")
         if name not in given or not number.isdecimal():
-            raise ValueError(f"expected in=N, out=N or cached=N, not {pair!r}")
+            raise ValueError(f"expected in=N, out=N, cached=N or thoughts=N, not {pair!r}")
         given[name] = int(number)
-    return TokenCounts(given["in"], given["out"], given["cached"])
+    return TokenCounts(given["in"], given["out"], given["cached"], given["thoughts"])
 
 
 _READERS: dict[str, Callable[[str], Action]] = {
