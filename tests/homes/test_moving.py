@@ -403,8 +403,10 @@ def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) 
     moving = threading.Thread(target=move)
     moving.start()
     found = set[str]()
-    while not over.is_set():
+    while True:
         found.add(json.dumps({**environ}, sort_keys=True))
+        if over.is_set():
+            break
     moving.join()
     assert {each.replace('"CLAUDE_CONFIG_DIR": "/v/claude", ', "") for each in found} == {
         '{"HOME": "/h", "PATH": "/bin"}'

@@ -19,7 +19,7 @@ from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import begin, in_second_tool, manifests
 from tests.journeys.stage import Stage
 from tests.journeys.test_every_verb import MORE_WORDS, tried, verbs_of_a_run
-from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
+from tests.journeys.test_requests_told import STOPS, command, escalated, outside
 from tests.servers.postgres import Server
 
 SCRIPT = """by history
@@ -215,7 +215,7 @@ def test_an_answer_of_another_host(hosts: Pair, tmp_path: Path) -> None:
     """An agent asks a person on one host, and its process has ended. The person answers on another
     host, which has neither the workdir nor the conversation. The call then runs once, on the run's
     own host."""
-    file = OUTSIDE / tmp_path.name
+    file = outside(tmp_path)
     one, two, _ = hosts("---\n".join([command(file), STOPS, escalated(file), "say Done.\n"]))
     try:
         assert one.perdure("run", "--agent", "codex", "--name", "task", "Do it.").code == 3

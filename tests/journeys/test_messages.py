@@ -19,7 +19,7 @@ from perdure.model.events import AgentLaunched
 from tests.journeys.stage import Stage
 from tests.journeys.test_endings import acp_command
 from tests.journeys.test_requests import requests
-from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
+from tests.journeys.test_requests_told import STOPS, command, escalated, outside
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
@@ -352,7 +352,7 @@ def test_an_attempt_with_answers_takes_a_message_into_its_turn(
 ) -> None:
     """An attempt that gets a person's answer runs by the app server, although no agent is kept. A
     call that was refused before the message came still becomes a request."""
-    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
+    file, other = outside(tmp_path), outside(tmp_path, ".other")
     here = stage("---\n".join([command(file), STOPS, escalated(other), WAITS, STOPS]))
     words = ("run", "--repo", str(here.repo), "--agent", agent, "--name", "task", "Do it.")
     assert here.perdure(*words).code == 3

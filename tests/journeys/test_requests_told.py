@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -18,10 +19,16 @@ from tests.journeys.test_requests import run as begin
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
-OUTSIDE = Path("/var/tmp")
-"""A directory in which every user may write, but not a tool in Codex's sandbox: that may write only
-in the workdir, /tmp and TMPDIR."""
+_OUTSIDE = Path("/var/tmp", f"perdure-test-{uuid4().hex}")
+"""Prefix of files in a directory in which every user may write, but not a tool in Codex's sandbox:
+that may write only in the workdir, /tmp and TMPDIR. Several processes run tests at once, and names
+of `tmp_path` repeat in them."""
 STOPS = "say I cannot do that without the call. I stop here.\n"
+
+
+def outside(tmp_path: Path, suffix: str = "") -> Path:
+    """Return the path of this test's file outside of what the sandbox allows."""
+    return Path(f"{_OUTSIDE}-{tmp_path.name}{suffix}")
 
 
 def run(stage: Stage) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def test_codex_runs_an_approved_command_once_in_another_process(
     approval the model repeats the call in the same conversation, and it runs outside of the
     sandbox. In that turn another call, and the same call a second time, are refused, and a person
     is asked about both."""
-    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
+    file, other = outside(tmp_path), outside(tmp_path, ".other")
     steps = [command(file), STOPS, escalated(other), escalated(file), escalated(file), STOPS]
     here = stage("---\n".join(steps))
     try:
@@ -84,7 +91,7 @@ def test_codex_is_told_a_refusal_and_an_answer(
 ) -> None:
     """A refused call does not run, even if the model repeats it, and the model gets the text of the
     refusal. A question is answered in the next prompt."""
-    file = OUTSIDE / tmp_path.name
+    file = outside(tmp_path)
     steps = [escalated(file), STOPS, escalated(file), "say Then without.\n"]
     here = stage("---\n".join([ASK_CODEX, STOPS, *steps]))
     run(here)
@@ -109,7 +116,7 @@ def test_codex_that_asks_after_its_budget_is_spent_gets_no_new_budget(
 ) -> None:
     """An approval never starts an attempt with a new budget. The run ends because its budget is
     spent, and nothing can be approved. After `retry` the agent asks again."""
-    file = OUTSIDE / tmp_path.name
+    file = outside(tmp_path)
     steps = [f"usage in=60000 out=3000\n{command(file)}", f"usage in=900000 out=90000\n{STOPS}"]
     here = stage("---\n".join([*steps, *steps]))
     limit = ("--model", "gpt-5.5", "--budget-usd", "1")
@@ -161,7 +168,7 @@ def test_codex_over_acp_runs_an_approved_command_once(
 ) -> None:
     """A refusal cancels the turn of this agent, but not the run: a person is asked. The approval
     allows exactly that command."""
-    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
+    file, other = outside(tmp_path), outside(tmp_path, ".other")
     here = over_acp(stage, agent, "---\n".join(map(escalated, (file, file, other))))
     try:
         report = begin(here, "--agent", "acp-codex")

@@ -17,7 +17,7 @@ from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal, on_terminal
 from tests.journeys.test_requests import requests
-from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated, run
+from tests.journeys.test_requests_told import STOPS, command, escalated, outside, run
 
 pytestmark = pytest.mark.journey
 
@@ -100,7 +100,7 @@ def test_an_answer_on_the_board_makes_the_very_call_run_once(
     """Codex asks for a command that its sandbox stopped. On the board a person reads it and allows
     it. The run continues in the background; exactly that command runs, once, and the same command a
     second time is a new request, which the person refuses on the board."""
-    file = OUTSIDE / tmp_path.name
+    file = outside(tmp_path)
     steps = [command(file), STOPS, escalated(file), escalated(file), STOPS, "say Without it.\n"]
     here = stage("---\n".join(steps))
     assert run(here)["state"] == "queued"

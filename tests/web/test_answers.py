@@ -26,7 +26,7 @@ from tests.forges import payloads
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
 from tests.journeys.test_requests import requests
-from tests.journeys.test_requests_told import OUTSIDE, STOPS, command, escalated
+from tests.journeys.test_requests_told import STOPS, command, escalated, outside
 from tests.notices.receivers import SECRET, Hook
 from tests.web.serving import Serving
 
@@ -79,7 +79,7 @@ def asked(tmp_path: Path) -> Iterator[Asked]:
     """Yield a run with an open request, and a server. The paths are short, because the path of a
     socket has at most 108 bytes."""
     directory, hook = Path(tempfile.mkdtemp(prefix="pb")), Hook()
-    flag, file = tmp_path / "go", OUTSIDE / tmp_path.name
+    flag, file = tmp_path / "go", outside(tmp_path)
     script = [f"hold {flag}\n{command(file)}", STOPS, escalated(file), "say It is done.\n"]
     with Rehearsal("---\n".join(script)) as rehearsal:
         one = Stage(directory, "codex", rehearsal)
@@ -195,7 +195,7 @@ def test_an_answer_of_every_place_lets_the_call_run_once(
     """Whichever way the answer is given, the conversation continues natively, the call runs once,
     and a later answer is refused."""
     answer, by = DOORS[door]
-    here, file = asked.stage, OUTSIDE / tmp_path.name
+    here, file = asked.stage, outside(tmp_path)
     assert not file.exists()
     answer(asked)
     asked.serving.kill()
