@@ -10,9 +10,9 @@
         async for record in runner.events(run.name):
             print(record.event)
 
-Both use the same engine: `open` returns the `Runner` of `runner`, `connect` the `AsyncRunner` of
-`awaited`. A failure of perdure itself raises PerdureError; a failure of the agent is in the run's
-state and outcome. Signal handling is left to the program.
+`open` returns a `Runner` (module `runner`), and `connect` an `AsyncRunner` (module `awaited`). Both
+classes use the same engine. A failure of perdure itself raises PerdureError; a failure of the agent
+is in the run's state and outcome. Signal handling is left to the program.
 """
 
 from __future__ import annotations

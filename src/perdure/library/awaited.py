@@ -1,10 +1,10 @@
 """The library for asyncio programs. Each call runs in a worker thread, so an agent never blocks the
 event loop.
 
-Programs get an `AsyncRunner` from `perdure.connect`; this module is imported only then. Most
-methods are derived from the methods of `Runner` with the same names (`_awaited`), so each is
-declared only once. The methods that follow a run are written here, because cancelling their task
-must stop the run first.
+Programs get an `AsyncRunner` from `perdure.connect`, which imports this module when it is called.
+Most methods are derived from the methods of `Runner` with the same names (`_awaited`), so each is
+declared only once. The methods that follow a run are written here: if the asyncio task that awaits
+one is cancelled, the run has to be stopped first.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class AsyncRunner:
         return AsyncSessions(self._runner.sessions)
 
     def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
-        """Return a validated TaskSpec. See `Runner.spec`. Only reads settings, so it does not
-        block."""
+        """Return a validated TaskSpec. See `Runner.spec`. Not a coroutine, because it only reads
+        settings and does not block."""
         return self._runner.spec(prompt, **options)
 
     submit = _awaited(Runner.submit)
@@ -162,7 +162,8 @@ class AsyncRunner:
         try:
             run = await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            # The thread goes on, and would leave a queued run that nobody follows.
+            # The cancellation does not stop the worker thread. So wait for the run that the thread
+            # creates, and stop it. Otherwise the run would stay queued, and nobody would follow it.
             await asyncio.wait([beginning])
             if beginning.exception() is None:
                 with suppress(Conflict):
@@ -284,9 +285,9 @@ class AsyncRunner:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread of its own, and return its result. The call may last as long as an
-    agent runs, and the event loop's default pool is small (six threads on two cores). With that
-    many runs, no thread would be left for other calls, not even for one that stops a run."""
+    """Run `work` in a thread of its own, and return its result. `work` may last as long as an agent
+    runs, and the event loop's default pool is small (six threads on two cores). If runs occupied
+    all of these threads, no other call could start, not even one that stops a run."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

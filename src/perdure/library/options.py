@@ -122,8 +122,8 @@ def check_names(options: Iterable[str], known: Collection[str], caller: str) -> 
 
 
 def with_seconds(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with durations converted to seconds. Raises UsageError for an invalid
-    duration."""
+    """Return the options with durations converted to seconds: `timeout` becomes `timeout_s`. Raises
+    UsageError for an invalid duration, and if a field is given in both forms."""
     fields = dict(options)
     for name in _DURATIONS:
         if name not in fields:

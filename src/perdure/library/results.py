@@ -15,14 +15,16 @@ LOOKED_AT = 200
 
 
 class RunResult(TaskRun, frozen=True, kw_only=True):
-    """A run as it was when it was read, with the newest attempt's outcome and receipt."""
+    """The state of a run when it was read, with its newest attempt's outcome, its newest receipt
+    and its results."""
 
     result: str = ""
     """The agent's final message in its newest attempt; empty if there is none."""
     outcome: Outcome | None = None
-    """How the newest attempt ended; None while it is running."""
+    """How the newest attempt ended; None while it is running, and before the first attempt."""
     receipt: Receipt | None = None
-    """The newest receipt, which has the evidence that the conversation continued."""
+    """The newest receipt: whether the conversation was continued, with the evidence. None if no
+    attempt has one."""
     verdict: WorkVerdict | None = None
     """The newest verdict on the work; None if no attempt has one. See `Runner.work`."""
     usage: Usage = NO_USAGE
@@ -49,7 +51,7 @@ class RunResult(TaskRun, frozen=True, kw_only=True):
 
 
 def result_of_run(store: RunStore, run: TaskRun) -> RunResult:
-    """Return the run with its newest outcome, receipt and final message."""
+    """Return the run with its results, which are read from its attempts and its journal."""
     attempts = store.attempts(run.id)
     newest = attempts[-1] if attempts else None
     receipts = [attempt.receipt for attempt in attempts if attempt.receipt is not None]

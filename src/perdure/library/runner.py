@@ -130,8 +130,8 @@ class Runner:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Mark the current thread as performing attempts for the duration of the `with` block.
-        `close` waits until the block has ended."""
+        """Keep the current thread in `_working` while the `with` block runs. `close` in another
+        thread waits until the block has ended."""
         thread = threading.get_ident()
         if thread in self._working:
             yield
@@ -190,7 +190,8 @@ class Runner:
 
     def follow(self, ref: str) -> RunResult:
         """Run the attempts of a run until it is final, and return it. If a pool already performs
-        the run, wait for it. Raises Conflict if another run uses its workdir or conversation."""
+        the run, only wait until the run is final. Raises Conflict if another run uses its workdir
+        or conversation."""
         with self._at_work():
             run_id = self._engine.store.get(ref).id
             try:
@@ -273,7 +274,8 @@ class Runner:
         **policies: Unpack[PolicyOptions],
     ) -> RunResult:
         """Give a run new instructions and files in the same conversation, follow it, and return it.
-        The policies permanently replace those of the task. Raises UsageError, Conflict."""
+        The fields in `policies` permanently replace those of the task. Raises UsageError, Conflict.
+        """
         asked = self._asked(files, context, on_edit)
         return self.follow(self._instruct(ref, prompt, asked, changes_of(policies, "update")).id)
 
@@ -304,7 +306,8 @@ class Runner:
 
         given = fields_of(options, "resume")
         repo, branch = str(given.pop("repo", "")), str(given.pop("branch", ""))
-        # Without a given model, the conversation continues with its own one.
+        # The empty model replaces the default from the settings. The conversation then continues
+        # with the model that it already has.
         task = self._task(prompt, {"model": "", **given}, "resume")
         wanted = ResumeRequest(spec=replace(task, repo=""), repo=repo, branch=branch)
         return resume(self._engine, self._entry(which), wanted)
@@ -426,9 +429,9 @@ class Runner:
         return _json(why_of(service.describe(self._engine, ref)))
 
     def liveness(self, ref: str) -> Liveness | None:
-        """Return what is alive of a running run: `attended` (its supervisor), `unattended` (only
-        its agent) or `interrupted` (neither; `retry` continues it). Return None for a run in any
-        other state."""
+        """Return which processes of a running run are alive: `attended` (its supervisor),
+        `unattended` (only its agent) or `interrupted` (neither; `retry` continues the run). Return
+        None for a run that is not running."""
         return service.liveness_of(self._engine, self._engine.store.get(ref))
 
     def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
@@ -581,10 +584,10 @@ class Runner:
         trust: bool = False,
         verify: str | None = None,
     ) -> ImportResult:
-        """Import a run from a capsule without starting it. `into`: the directory to create for it.
-        `repo`: create a worktree of this repository instead. `trust`: keep its permissions,
-        arguments, variables and check command. `verify`: check command instead of its own. Needs
-        the extra `capsule`. Raises CapsuleError, Conflict."""
+        """Import a run from a capsule without starting it. `into`: directory to create as its
+        workdir. `repo`: create a worktree of this repository instead. `trust`: keep the run's
+        permissions, arguments, variables and check command. `verify`: check command that replaces
+        the run's. Needs the extra `capsule`. Raises CapsuleError, Conflict."""
         from perdure.capsule.container import open_capsule
         from perdure.capsule.imports import import_run
 
@@ -625,7 +628,7 @@ class Runner:
         allow_secrets: bool = False,
     ) -> Manifest:
         """Publish the run's newest checkpoint to a checkpoint store and release the run, so that no
-        further attempt starts here. Needs the extra `capsule`. Raises Conflict while it is running.
+        further attempt starts here. Needs the extra `capsule`. Raises Conflict for a running run.
         """
         from perdure.capsule import move
 
@@ -645,8 +648,8 @@ class Runner:
         verify: str | None = None,
     ) -> ImportResult:
         """Fetch a run from a checkpoint store without starting it. `take_over`: take it even if
-        another machine seems to be running it; that machine then stops. `verify`: check command
-        instead of its own. Needs the extra `capsule`. Raises Conflict."""
+        another machine seems to be running it; that machine then stops. The other arguments are
+        those of `import_`. Needs the extra `capsule`. Raises Conflict."""
         from perdure.capsule import move
 
         wish = replace(self._wish(url, into, repo, name, trust), verify=verify)
@@ -709,8 +712,8 @@ class Runner:
         return read_plan((self._cwd / file).absolute(), self._settings)
 
     def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
-        """Start or continue the plan in a file, until it is done or cannot continue. Return the
-        plan. `jobs`: maximum number of concurrent tasks (0: the plan's own). Needs the extra
+        """Start or continue the plan in a file, run it until it is done or cannot continue, and
+        return it. `jobs`: maximum number of concurrent tasks (0: as the plan says). Needs the extra
         `plans`. Raises PlanError with all problems of the file, Conflict while another process runs
         the plan."""
         return self._plan_run(self._engine, file, jobs)

@@ -29,8 +29,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """How much of the conversation that perdure knows the model is shown at the start of an
-    attempt.
+    """How much of the known conversation is shown to the model at the start of an attempt.
 
     All counts are numbers of items: prompts, answers, tool calls and their results. An item is
     known if it is in perdure's records.
@@ -40,17 +39,16 @@ class Shown(Struct, frozen=True, kw_only=True):
     known: int = 0
     shown: int = 0
     condensed: int = 0
-    """Number of items known to perdure that the agent has replaced by a summary."""
+    """Number of known items that the agent has replaced by a summary."""
     off_branch: int = 0
-    """Number of items known to perdure that are in a part of the transcript that the agent does not
-    load."""
+    """Number of known items in a part of the transcript that the agent does not load."""
     unrecorded: int = 0
-    """Number of items known to perdure that are only in its journal and in no transcript."""
+    """Number of known items that are in perdure's journal, but in no transcript."""
     told: int = 0
-    """Number of the `unrecorded` items that the prompt replaces by quoting them in full. The rules
-    are in `engine.attempt.baseline.count_fully_quoted`."""
+    """Number of the `unrecorded` items for which a full quotation in the prompt is a substitute.
+    The rules are in `engine.attempt.baseline.count_fully_quoted`."""
     missing: tuple[str, ...] = ()
-    """Descriptions of the first items that are known to perdure and not shown to the model."""
+    """Descriptions of the first known items that are not shown to the model."""
     damaged: int = 0
     """Number of lines of the transcript that were damaged before perdure first read them. Items in
     these lines are unknown and not counted."""
@@ -87,8 +85,8 @@ class Continuation(Struct, frozen=True, kw_only=True):
     standing: TranscriptCondition = TranscriptCondition.WHOLE
     """Condition of the agent's own transcript before perdure replaced anything in it."""
     shown: Shown | None = None
-    """How much of the conversation that perdure knows the model is shown. None if this cannot be
-    determined from the agent's transcripts."""
+    """How much of the known conversation is shown to the model. None if this cannot be determined
+    from the agent's transcripts."""
     prices: tuple[tuple[str, float], ...] = ()
     """Ways to continue the conversation, each with the estimated cost of the attempt in dollars.
     Empty if the price is unknown."""
@@ -131,12 +129,12 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """Number of prompts that perdure did not send and that were added during or after the attempt.
     Set only if no supervisor saw the attempt's end. Otherwise see `foreign_turns`."""
     prompt_found: bool | None = None
-    """Whether this attempt's own prompt is in the new part of the transcript. None if there is no
-    transcript. Also None if the prompt proves nothing: the agent saves it before it reads the
-    history, and no part of an answer was seen."""
+    """Whether the transcript contains this attempt's own input: its prompt, or the results of the
+    answered parked calls. None if there is no transcript. Also None if the agent saves the prompt
+    before it reads the history, and then gave no answer: the saved prompt proves nothing."""
     foreign_turns: int = 0
-    """Number of prompts in the new part of the transcript that perdure did not send. They were
-    added during the attempt."""
+    """Number of prompts that perdure did not send and that were added to the transcript during the
+    attempt."""
     turns_between: int = 0
     """Number of prompts that somebody else added to the transcript between two of perdure's
     attempts."""
@@ -155,8 +153,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
-    them. None: the agent resumed the conversation without a replay."""
+    """Number of known prompts, answers and tool calls; the agent replayed all of them. None: there
+    was no replay."""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -169,8 +167,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """The program of an agent on this machine. `version` is empty if only a run of the program
-    could tell it."""
+    """The program of an agent on this machine. `version` is empty if it cannot be found without
+    starting the program."""
 
     path: str
     version: str = ""
@@ -196,8 +194,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     """Hashes of the items of the conversation that perdure knows (see `ItemsMarked`). Set only for
     an agent whose transcript cannot be read."""
     mark: str = ""
-    """Unique mark of the attempt. A CLI that reports a conversation's id late gets it as the title
-    of the conversation."""
+    """Unique text that identifies the attempt. If a CLI reports a conversation's id late, this text
+    is put into the title of the conversation."""
     last_word: bool = False
     """Whether the agent is asked for a final report in a fixed form (`LastWordGiven`), if its CLI
     supports that."""
@@ -215,7 +213,7 @@ class Launch(Struct, frozen=True, kw_only=True):
 
 class Command(Struct, frozen=True, kw_only=True):
     """A process to start. `env` has default values for variables that the user has not set. `stdin`
-    is the prompt, which the process reads from its standard input."""
+    is the content of its standard input: the prompt, alone or in JSON; may be empty."""
 
     argv: tuple[str, ...]
     stdin: bytes
@@ -223,8 +221,8 @@ class Command(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """Changes that the driver made to the user's arguments, one sentence each."""
     takes_messages: bool = False
-    """Whether the process reads messages to its running turn from the directory that is named in
-    `stdin`."""
+    """Whether `stdin` names a directory from which the process reads messages to its running turn.
+    """
 
 
 class Exit(Struct, frozen=True, kw_only=True):

@@ -39,8 +39,8 @@ CLEAN_UP = "clean-up"
 IMPORTED = "import"
 """Value of `Checkpoint.why` for a checkpoint that was imported from another machine."""
 SAFETY_REASONS = ("restore", CLEAN_UP)
-"""Values of `Checkpoint.why` for checkpoints that save the state before a restore or a clean-up.
-That state need not be one in which an agent stopped."""
+"""Values of `Checkpoint.why` for checkpoints that are made before a restore or a clean-up. The
+saved state need not be one in which an agent stopped."""
 
 
 class Saved(Struct, frozen=True, kw_only=True):
@@ -69,8 +69,8 @@ class Saved(Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> bool:
-        """Whether all work was saved. Files that were left out can then be built again, or have no
-        content."""
+        """Whether all work was saved: each file that was left out can be built again or has no
+        content (see `NO_WORK`)."""
         return all(why in NO_WORK for _, why in self.left_out)
 
 

@@ -210,9 +210,9 @@ class OnEdit(StrEnum):
 
 
 class FileAction(StrEnum):
-    """The change that was made to a task file. `conflict`: both sides changed the file, and a
-    person or the agent has to resolve that. `dropped`: the file is no longer a task file, but stays
-    in the workdir."""
+    """The change that was made to a task file. `conflict`: a person or the agent has to check the
+    file, for the reason in `FileChange.why`. `dropped`: the file is no longer a task file, but
+    stays in the workdir."""
 
     WRITTEN = "written"
     SAME = "same"

@@ -4,10 +4,10 @@ form.
 Used by the stores and by every `--json` output. Reading is strict about types and ignores unknown
 fields, so an older perdure can read what a newer one wrote.
 
-msgspec inspects a type when it first reads one, and stores the result on the class before it is
-complete. If another thread reads the same type at that moment, the process crashes with SIGSEGV
-(msgspec 0.22.0). So every type must pass through `resolved` before msgspec reads it, in this module
-and in all other packages.
+When msgspec reads a type for the first time, it inspects the type, and stores the result on the
+class before the result is complete. If another thread reads the same type at that moment, the
+process crashes with SIGSEGV (msgspec 0.22.0). So all modules, in this package and in others, must
+pass a type to `resolved` before msgspec reads it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def printed(value: Any) -> str:
 
 
 def builtins(value: Any) -> Any:
-    """Return the same as `plain`, except that text that is not valid UTF-8, such as a file name, is
-    kept unchanged."""
+    """Return the same as `plain`, but keep text that is not valid UTF-8, such as a file name,
+    unchanged."""
     return msgspec.to_builtins(value)
 
 

@@ -36,24 +36,24 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True):
     """The person who added the browser, in the form of an actor of the audit trail, such as
     `token:ada`."""
     sign_in: str
-    """SHA-256 of the cookie of the sign-in with which the browser was added or last used."""
+    """SHA-256 of the cookie that the browser had when it was added or last used."""
     name: str
     """Name by which the person recognizes the browser, such as `Firefox on Linux`."""
     endpoint: str
-    """Address at the push service that stands for this browser. The address is never shown, because
-    anybody who knows it can address the browser."""
+    """The browser's own address at the push service. Never shown, because the address identifies
+    the browser to everybody who knows it."""
     public_key: str
     """The browser's public key (P-256, base64url), with which messages are encrypted."""
     auth: str
     """Secret that browser and perdure share (base64url)."""
     server_key: str
-    """The public key of perdure with which the browser was added. The push service accepts messages
-    from the owner of this key only."""
+    """perdure's public key when the browser was added. The push service accepts messages for the
+    browser only from the owner of this key."""
     wishes: str
     """JSON of the events, labels, roles and quiet hours that the person chose."""
     repositories: tuple[str, ...] = ()
-    """Patterns of repositories, part of the person's access limits. The field `labels` has the
-    patterns of labels."""
+    """Patterns of the repositories whose runs the person may see. `labels` limits the runs by their
+    labels. Empty: no restriction."""
     labels: tuple[str, ...] = ()
     added: int = 0
     expires: int = 0

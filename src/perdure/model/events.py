@@ -48,8 +48,8 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     """How the agent opened the conversation, by its own report: `new`, `loaded` or `resumed`. Set
     only for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of prompts, answers and tool calls known to perdure, if the agent replayed all of
-    them. Null: the agent resumed the conversation without a replay."""
+    """Number of prompts, answers and tool calls that perdure knows; the agent replayed all of them.
+    Null: there was no replay."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
@@ -156,8 +156,8 @@ class LastWordGiven(Event, frozen=True, tag="last_word_given"):
 
 
 class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
-    """The agent reported how many subagents are running in the background. It continues when they
-    have ended."""
+    """The agent reported how many subagents are running in the background. The agent continues when
+    they have ended."""
 
     running: int
 
@@ -415,7 +415,7 @@ class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
 
 
 class WorkdirNoted(Event, frozen=True, tag="workdir_noted"):
-    """A note for people about the workdir that was made or reused, as a sentence."""
+    """A note for people about the workdir that was made or reused. `note` is one sentence."""
 
     note: str
 
@@ -428,9 +428,9 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
 
 
 class MapGiven(Event, frozen=True, tag="map_given"):
-    """The prompt contains a project map. `tokens` is an estimate (UTF-8 bytes / 3). `files` is the
-    number of files in the map, `full` the number of those that are listed with their exports, and
-    `left` the number of files that did not fit."""
+    """The prompt contains a project map. `tokens` is the map's estimated size (UTF-8 bytes / 3).
+    `files` is the number of files in the map. `full` of them are listed with their exports. `left`
+    is the number of files that did not fit into the map."""
 
     tokens: int
     files: int
@@ -500,7 +500,7 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     attempt: int
     """The attempt during which the checkpoint was taken."""
     attempts: int
-    """The number of attempts of the run when it was restored."""
+    """The number of attempts that the run had at the time of the restore."""
     undo: int = 0
     """Number of the checkpoint with the state before the restore; 0 if there was nothing to
     save."""
@@ -522,7 +522,7 @@ class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
     """The checkpoint's number on the other machine."""
     source: str
     dropped: tuple[str, ...] = ()
-    """Parts of the run's spec that this machine does not allow."""
+    """Parts of the run's spec that were removed, because this machine does not allow them."""
 
 
 class PlaceLost(Event, frozen=True, tag="place_lost"):
@@ -699,8 +699,8 @@ class RequestGiven(Event, frozen=True, tag="request_given"):
 
 
 class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
-    """A request was closed, or its unused answer was canceled, because something else happened to
-    the run."""
+    """An open request was closed, or an answer that no attempt had used was canceled, because
+    something else happened to the run."""
 
     number: int
     reason: str
@@ -747,8 +747,8 @@ class NotPublished(Event, frozen=True, tag="not_published"):
 
 
 class BaseMoved(Event, frozen=True, tag="base_moved"):
-    """The agent was told that the base branch of its work has new commits: their number, and the
-    newest one (`commit`)."""
+    """The agent was told that the base branch of its work has new commits. `commits` is their
+    number, `commit` the newest one."""
 
     branch: str
     commit: str
@@ -756,8 +756,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: a whole
-    suite, workflow or pipeline has failed, not a single check."""
+    """The agent was told that checks of a commit on its branch have failed. `rollup`: the failure
+    is that of a whole suite, workflow or pipeline, not of a single check."""
 
     commit: str
     checks: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
-"""Compares the items of a conversation that the model would be shown after a resume with those that
-it was shown before.
+"""Compares the items of a conversation that perdure knows with the items that the model would be
+shown after a resume.
 
 A transcript can be complete and still be loaded without its newest turns: a person rewound it,
 another program continued it on a branch of its own, or the CLI compacted it. So a driver reports
@@ -40,9 +40,9 @@ class Item(Struct, frozen=True):
     key: str = ""
     """Id of the tool call. Only calls and results have one."""
     digest: str = ""
-    """Hash of the text, the same in every copy of the conversation. The amount of white space does
-    not matter, except in results, which may be long. Empty: the text is unknown, and any item with
-    the same kind and key counts as equal."""
+    """Hash of the text, the same in every copy of the conversation. Except in results, the amount
+    of white space does not matter. Empty: the text is unknown, and any item with the same kind and
+    key counts as equal."""
     said: str = ""
     """Beginning of the item's text, on one line. It is used for quotations."""
     made_up: bool = False
@@ -180,8 +180,8 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
 
 
 def describe(found: Comparison) -> str:
-    """Return a clause for a receipt that says how much of the known conversation the model is
-    shown."""
+    """Describe how much of the known conversation is shown to the model. Return a clause that fits
+    into a receipt."""
     match found.relation:
         case Relation.WHOLE:
             return f"the model is shown all {found.known} known items of the conversation"
@@ -232,15 +232,14 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
         return Relation.WHOLE
     if foreign and len(missing) == known:
         return Relation.FOREIGN
-    # The missing items are the newest ones if all known items from the first missing one on are
-    # missing.
+    # If all known items after the first missing one are missing too, only the newest are missing.
     if len(missing) == known - missing[0]:
         return Relation.SHORTENED
     return Relation.GAPS
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Return the indexes in `places` whose items of `ours` also occur in `among`, in the same
+    """`places` are indexes of `ours`. Return those whose items also occur in `among`, in the same
     order."""
     if not among:
         return set()
@@ -291,8 +290,8 @@ def _drop_chance_finds(
     where: dict[tuple[str, str], list[int]],
     start: int,
 ) -> None:
-    """Undo a match of a text that occurs more than once, unless an adjacent item was matched to an
-    adjacent place."""
+    """Undo each match in `places` of a text that occurs more than once, unless the item before or
+    after it is matched with the adjacent item of the other list."""
     count = Counter(_mark(each) for each in ours)
     proven = [place is not None for place in places]
     for at in range(start, len(ours)):

@@ -54,7 +54,8 @@ class ChannelKind(StrEnum):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel that notifies people, and the runs and events that it reports."""
+    """A channel for notices, with its address and the limits on the runs and events that it
+    reports."""
 
     name: str
     kind: ChannelKind

@@ -82,8 +82,8 @@ def provider(value: object) -> OpenIdProvider | None:
 
 
 def _issuer(value: object) -> str:
-    """Check the address of the issuer and return it unchanged, because it has to equal the issuer
-    in its tokens. Raises ValueError."""
+    """Check the address of the issuer and return it unchanged. It has to equal the issuer that the
+    provider's tokens name. Raises ValueError."""
     address("issuer", value)
     return str(value)
 

@@ -2,8 +2,8 @@
 
 `engine.report` and `engine.plans.prompts` make them. The OpenAPI schema is made from these classes.
 The order of the fields is their order in the JSON. New fields are added without a new
-`schema_version`. Import this module by its full name, and late: the start of an agent does not need
-it.
+`schema_version`. Import this module by its full name, and only where reports are made or shown, so
+that the start of an agent does not load it.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ else."""
 
 
 class Workspace(Struct, frozen=True, kw_only=True):
-    """The record of a workdir. `id` and `path` depend only on the workdir's identity. This is its
-    repository, agent and branch, or its service and task, or its path."""
+    """The record of a workdir. `id` and `path` depend only on the workdir's identity. The identity
+    is one of: repository, agent and branch; service and task; path."""
 
     id: str
     path: str
@@ -48,7 +48,7 @@ class TaskRun(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     attempts_allowed: int = 3
     """Maximum number of attempts. Some outcomes do not count (see `rules.lifecycle.UNCOUNTED`). A
-    retry by a person increases the maximum by one."""
+    retry or an update by a person raises the maximum if too few attempts are left."""
     run_after: int = 0
     reason: str = ""
     workspace: Workspace | None = None
@@ -82,8 +82,8 @@ USUAL_MODEL = "(usual)"
 
 
 class AccountSlot(Struct, frozen=True, kw_only=True):
-    """A slot for one run on an account or under a rule, each of which limits its number of
-    concurrent runs."""
+    """The account and the rule that a run uses. A run may start only if both have a free slot: each
+    may limit its number of concurrent runs."""
 
     account: str
     """Name of the account: the agent and its credentials. Credentials are distinguished as far as

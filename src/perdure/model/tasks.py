@@ -136,7 +136,7 @@ class FileChange(Struct, frozen=True, kw_only=True):
     name: str
     action: FileAction
     version: int
-    """Version number of the instructions that the file was given with."""
+    """Version number of the instructions with which the file was given."""
     given: str
     base: str = ""
     """Content that the person had given before this version; empty if the file is new."""
@@ -146,6 +146,6 @@ class FileChange(Struct, frozen=True, kw_only=True):
     after: str = ""
     """Content in the workdir after the change."""
     backup: str = ""
-    """Path of the backup of the file that was replaced; empty if none was."""
+    """Path of the backup of the file's earlier content; empty if no backup was needed."""
     why: str = ""
     """Explanation of a conflict; otherwise empty."""

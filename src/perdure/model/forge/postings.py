@@ -9,8 +9,8 @@ from perdure.model import TaskRun
 
 
 class Posting(Struct, frozen=True, kw_only=True):
-    """The state of the reports about one run that a delivery started. Each such run has one
-    posting. Times are in ms, by the store's clock."""
+    """The state of the reports about one run. Each run that a delivery started has one posting.
+    Times are in ms, by the store's clock."""
 
     run: str
     seen: int = 0
@@ -21,7 +21,7 @@ class Posting(Struct, frozen=True, kw_only=True):
     tries: int = 0
     """Number of consecutive failed tries to report; 0: no retry is pending."""
     reason: str = ""
-    """The steps of the latest report that failed, each with the cause."""
+    """The failed steps of the latest report, each with its cause."""
     comment: str = ""
     """Id of perdure's comment on the issue. `comment_url` is the comment's address."""
     comment_url: str = ""

@@ -35,8 +35,8 @@ TRIGGERS = (
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """Triggers that start a task. All other triggers only continue an existing task."""
 OWN_MARK = "<!-- perdure:"
-"""Beginning of a marker in every comment that perdure writes, under any login. The marker is at the
-beginning of a line."""
+"""Beginning of the marker that every comment of perdure contains, no matter which login posts the
+comment. The marker is at the beginning of a line."""
 OWN_CHECK = "perdure/"
 """Prefix of the names of all commit statuses that perdure sets."""
 
@@ -45,8 +45,8 @@ _CLONE = re.compile(
     r"|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
     r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
 )
-"""Pattern of a clone address. Its server part allows no placeholder, so a payload can never choose
-the server."""
+"""Pattern of a clone address. The server's name must not contain `{repository}`, so that a delivery
+can never choose the server."""
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -56,7 +56,8 @@ class Rule(Struct, frozen=True, kw_only=True):
     agent: str
     """The agent program, such as `claude`."""
     clone: str
-    """Address to clone from: https or an absolute path. `{repository}` stands for `owner/name`."""
+    """Address to clone from: https, ssh, http on this machine, or an absolute path. `{repository}`
+    stands for `owner/name`."""
     authors: tuple[str, ...] = ()
     """Logins of the authors that the agent works for; empty: everybody with the required access."""
     access: str = ""
@@ -103,7 +104,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """Whether the agent also works on issues that only members may read. Note that the branch that
     it pushes may be public."""
     archive: str = "checkpoint"
-    """The form in which a workdir is kept at the clean-up: a `checkpoint`, or also a `capsule`."""
+    """What the clean-up makes from a workdir: a `checkpoint`, or a checkpoint and its `capsule`."""
 
     @property
     def least(self) -> str:
@@ -151,8 +152,8 @@ def is_for(rule: Rule, intent: Intent) -> bool:
 
 
 def has_mark(text: str, mark: str = OWN_MARK) -> bool:
-    """Return whether a line of a comment begins with the mark. A mark in a quote does not count:
-    its line begins with `>`. A forge puts it there if a person quotes a comment of perdure."""
+    """Return whether a line of a comment begins with the mark. If a person quotes a comment of
+    perdure, the forge puts `>` before each quoted line, so a quoted mark does not count."""
     return any(line.lstrip().startswith(mark) for line in text.splitlines())
 
 
@@ -165,8 +166,9 @@ def is_own_check(rule: Rule, intent: Intent) -> bool:
 
 
 def _is_told_by_us(intent: Intent) -> bool:
-    """Return whether the failed check is a commit status that perdure set. A failed run sets such a
-    status. If the status started a new attempt, this would never end."""
+    """Return whether the failed check is a commit status that perdure set because a run failed. If
+    such a status started a new attempt, failures and new attempts would follow each other forever.
+    """
     return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
 
 
@@ -216,9 +218,9 @@ def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
 
 
 def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
-    """Return whether a branch for this number needs a name that marks it as a GitLab merge request.
-    GitLab numbers merge requests and issues separately, and a project's first merge request often
-    has the number of its issue."""
+    """Return whether the branch's name must say that `number` is the number of a GitLab merge
+    request. GitLab numbers merge requests and issues separately, and a project's first merge
+    request often has the same number as its issue."""
     if intent.forge is not Forge.GITLAB:
         return False
     own = _own(rule, intent.branch)
@@ -396,7 +398,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "ci_attempts": _count,
     "confidential": _yes,
     "archive": _one_of("checkpoint", "capsule"),
-    # `token_of` checks these settings, because only one of them may be given.
+    # `token_of` checks these three settings together, because only one of them may be given.
     "token_file": _text,
     "token_env": _text,
     "token_credential": _text,

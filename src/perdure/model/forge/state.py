@@ -50,13 +50,13 @@ class CheckState(StrEnum):
 
 
 class CommentKind(StrEnum):
-    """The place of a comment on a forge."""
+    """The kind of a comment on a forge."""
 
     COMMENT = "comment"
     REVIEW = "review"
     """The text of a whole review. `verdict` has the review's result."""
     LINE = "line"
-    """A comment on a line of a change, which `path` and `line` name."""
+    """A comment on a line of a change. `path` and `line` say which line."""
 
 
 class CheckVerdict(StrEnum):
