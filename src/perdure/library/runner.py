@@ -648,8 +648,8 @@ class Runner:
         verify: str | None = None,
     ) -> ImportResult:
         """Fetch a run from a checkpoint store without starting it. `take_over`: take it even if
-        another machine seems to be running it; that machine then stops. The other arguments are
-        those of `import_`. Needs the extra `capsule`. Raises Conflict."""
+        another machine seems to be running it; that machine then stops. The other keyword
+        arguments are those of `import_`. Needs the extra `capsule`. Raises Conflict."""
         from perdure.capsule import move
 
         wish = replace(self._wish(url, into, repo, name, trust), verify=verify)

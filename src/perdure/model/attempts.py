@@ -131,7 +131,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     prompt_found: bool | None = None
     """Whether the transcript contains this attempt's own input: its prompt, or the results of the
     answered parked calls. None if there is no transcript. Also None if the agent saves the prompt
-    before it reads the history, and then gave no answer: the saved prompt proves nothing."""
+    before it reads the history, and no part of an answer was seen: the saved prompt then proves
+    nothing."""
     foreign_turns: int = 0
     """Number of prompts that perdure did not send and that were added to the transcript during the
     attempt."""

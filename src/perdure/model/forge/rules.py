@@ -104,7 +104,8 @@ class Rule(Struct, frozen=True, kw_only=True):
     """Whether the agent also works on issues that only members may read. Note that the branch that
     it pushes may be public."""
     archive: str = "checkpoint"
-    """What the clean-up makes from a workdir: a `checkpoint`, or a checkpoint and its `capsule`."""
+    """Form in which the clean-up keeps a workdir: `checkpoint`, or `capsule` for a checkpoint and a
+    capsule of it."""
 
     @property
     def least(self) -> str:
