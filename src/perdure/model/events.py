@@ -699,7 +699,7 @@ class RequestGiven(Event, frozen=True, tag="request_given"):
 
 
 class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
-    """An open request was closed, or an answer that no attempt had used was canceled, because
+    """An open request was closed, or an answer that may not have been used was canceled, because
     something else happened to the run."""
 
     number: int
