@@ -1,6 +1,6 @@
 """Gives agents a user account of their own: the setting `run_as`, `USER:GROUP`.
 
-`settings()` of the command line calls `adopt` before a command does anything. From then on perdure
+`settings()` of the command line calls `adopt` before a command does anything. After that, perdure
 runs as the agents' user, with the service's group as its effective group. All files that agents
 must not see are in directories that belong to root and to that group. A process that perdure starts
 for an agent loses the group permanently. Guarantees, on Linux: without the group, no path leads to
@@ -9,7 +9,7 @@ all user and group ids must be equal). Processes of one user can still send each
 
 The real group remains the agents' group, so that a process can drop the service's group without
 special rights. The shim and the keeper start the agent with its effective ids reset (`shim.spawn`).
-All other code that starts a process for an agent asks `dropped`.
+All other code that starts a process for an agent gives it the group that `dropped` returns.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ def require(run_as: str) -> None:
 
 
 def _make_root(wanted: AgentIdentity, root: Path) -> None:
-    """Create the parent directory of all workdirs as the agents' user. Root would follow a link
-    that an agent put there. The setgid bit gives directories that perdure creates in it the agents'
-    group instead of the service's."""
+    """Create `root`, the parent directory of all workdirs. Call this as the agents' user, because
+    root would follow a link that an agent put in the path. The setgid bit of `root` gives the
+    directories that perdure creates in it the agents' group instead of the service's."""
     if root.exists():
         return
     os.setegid(wanted.group)
@@ -180,8 +180,8 @@ def _make_root(wanted: AgentIdentity, root: Path) -> None:
 
 
 def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
-    """Yield a sentence for each permission, of `path` or of a directory above it, that would give
-    agents access."""
+    """Yield a sentence for each permission of `path`, or of a directory above it, that would give
+    agents access to `path`."""
     own = path.stat() if path.exists() else None
     if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):
         yield (

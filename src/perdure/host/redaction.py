@@ -27,8 +27,8 @@ TELLING = late_pattern(
 )
 """Pattern of names of variables that contain a secret. Names that say whose secret it is
 (AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER), or for which server (PERDURE_GIT_TOKEN_HOST), are
-excluded. Their values may be ordinary words that occur in many messages. GIT_AUTHOR_NAME is also
-excluded."""
+excluded. Their values may be ordinary words that occur in many messages. Names such as
+GIT_AUTHOR_NAME, in which AUTH is only the beginning of AUTHOR, are excluded too."""
 SHORTEST = 8
 """Minimum length of a value that is replaced, in characters. A shorter value could be any word."""
 

@@ -40,7 +40,8 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""
     """URL of the checkpoint store that the relay reads and writes; empty for none."""
     error: str = ""
-    """Reason why the relay offers no service, as a sentence, such as an invalid Secret."""
+    """Sentence that says why the relay offers no service (for example, an invalid Secret). Empty if
+    it offers one."""
     hint: str = ""
 
     def url(self, path: str) -> str:

@@ -1,9 +1,9 @@
 """Runs periodic work in a background thread: once at the start, and again after each pause.
 `OneOfHost` is a lock for work that only one process of a host may do at a time.
 
-`perdure serve` and worker pools use it for notices, reports to forges, plans, deliveries, the live
-journal and housekeeping. An exception in a round is reported and does not end the thread, because
-nobody would notice the end of the thread.
+`perdure serve` and worker pools use this module for notices, reports to forges, plans, deliveries,
+the live journal and housekeeping. An exception in a round is reported and does not end the thread.
+Otherwise the periodic work would stop without anybody noticing.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 The command line calls `system.forbid_reading` before it loads anything else for a command that
 holds secrets. `serve` calls `wipe_variables` after it has read the secrets in environment
-variables. Guarantees, on Linux: after that, a process without CAP_SYS_PTRACE cannot trace this one.
-It also cannot read its environment, memory and open files below /proc. No core file is written.
-Limits: an agent that runs as root has that capability, except in most containers. Systems other
-than Linux hide nothing from processes of the same user.
+variables. Guarantees, on Linux, after these calls: a process without CAP_SYS_PTRACE cannot trace
+this process, and cannot read this process's environment, memory and open files below /proc. No core
+file is written. Limits: an agent that runs as root has that capability, except in most containers.
+Systems other than Linux hide nothing from processes of the same user.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def write_once(name: str, text: str) -> None:
 
 
 def reap(leader: int) -> tuple[bool, int | None]:
-    """Reap all ended children. Return whether any child is left, and the wait status of `leader` if
-    it was one of them."""
+    """Reap all ended children. Return whether any child is still running, and the wait status of
+    `leader`, or None if this call did not reap `leader`."""
     status = None
     while True:
         try:
@@ -156,8 +156,8 @@ def watch(
         now = boottime()
         until, end_by, followed = lease(now)
         if cause != "lapsed" and now >= until:
-            # After the lease, another host may take over the task. So nothing of the task may run
-            # here then.
+            # When the lease has expired, another host may take over the task. So no process of the
+            # task may still run here.
             if kill_at > end_by:
                 os.kill(leader, signal.SIGTERM)
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)

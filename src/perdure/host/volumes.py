@@ -171,8 +171,8 @@ class Ballast(Struct, frozen=True):
         return self.directory / NAME
 
     def make(self, spare: int = 0) -> bool:
-        """Create the file if it is missing and the volume has enough space. At least `spare` bytes
-        must remain free then; on a small volume, a tenth of it is enough.
+        """Create the file if it is missing and the volume has enough space. After that, at least
+        `spare` bytes must remain free, or a tenth of the volume if that is less.
 
         Return whether the file is there. Never raises, because the file is not essential.
         """

@@ -79,8 +79,8 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     """Whether the newest attempt has begun and has no outcome yet."""
     podless: bool = False
-    """Whether the newest attempt is open and its pod does not exist yet, for another reason than a
-    quota. The quota's current use does not contain such pods yet, so `room` adds them."""
+    """Whether the newest attempt is open and its pod does not exist yet, for a reason other than a
+    quota. The quota's current use does not include such pods yet, so `room` adds them."""
 
     @property
     def age(self) -> tuple[int, str]:

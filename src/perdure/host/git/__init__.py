@@ -5,12 +5,12 @@ names begin with GIT_ are not inherited (a leaked GIT_DIR overrides `-C`), and t
 the system and the user is not read. The settings of `environment` are passed as environment
 configuration, which overrides anything that an agent wrote into a repository. So hooks, fsmonitor,
 external diffs, signing programs, credential helpers and automatic maintenance do not run, and no
-transport is allowed unless the call asks for it. One gap remains: filters that a repository's own
-configuration names. docs/reference/trust.md describes it.
+transport is allowed unless the call asks for it. One gap remains: git still runs the filters that a
+repository's own configuration names (see docs/reference/trust.md).
 
-Each call is limited. Its stdin is closed or a file, its output has a maximum size, and at its
-deadline the whole process group is killed. git's children inherit the descriptors in `keep`. So a
-lock of a killed supervisor stays held until the last of its git processes has ended.
+Each call is limited. Its stdin is empty or comes from the caller, its output has a maximum size,
+and at its deadline the whole process group is killed. git and its children inherit the descriptors
+in `keep`. So a lock of a killed supervisor stays held until its last git process has ended.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
 _TRIES = 5
 _READS = frozenset({"diff", "diff-files", "ls-files", "status"})
-"""Names of git commands that write nothing when they get the arguments that perdure passes. So
-they can safely be repeated."""
+"""git commands that only read when they get the arguments that perdure passes. They can safely be
+repeated."""
 
 
 class GitResult(Struct, frozen=True):
@@ -169,8 +169,8 @@ class Git(Struct, frozen=True, kw_only=True):
         return oid, name.removeprefix("refs/heads/") if name != "HEAD" else ""
 
     def refs(self, *patterns: str) -> dict[str, str]:
-        """Return the ids of refs by their full names. A ref is included if it matches a pattern, or
-        if it is in the directory that a pattern names."""
+        """Return a dict that maps the full name of each ref to its object id. A ref is included if
+        it matches a pattern, or if it is in the directory that a pattern names."""
         lines = self.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns
         ).text.split("\n")

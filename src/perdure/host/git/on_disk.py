@@ -107,8 +107,8 @@ def repository(start: Path) -> Path | None:
 
 
 def refs(common: Path, top: str) -> dict[str, str] | None:
-    """Return the ids of refs by their full names: the ref `top` (such as `refs/heads/topic`) and
-    all refs below it.
+    """Return a dict that maps full names of refs to their object ids. It contains the ref `top`
+    (such as `refs/heads/topic`) and all refs below it.
 
     `common` is the git directory that has the refs. Return None if the layout is not understood.
     The caller then has to run git.

@@ -4,8 +4,8 @@
 repository in a rule's address, a task over the API), and its host name may resolve to an address in
 perdure's own network. So the name is resolved once and the addresses are checked. git then connects
 only to these addresses (`http.curloptResolve`, git 2.37), even if the name resolves differently a
-moment later. The settings contain the full URL, because `http.<url>.*` in any configuration
-overrides `http.*` (git-config(1), "http.<url>.*").
+moment later. Each setting is named `http.<full URL>.*`, because a setting for `http.*` would be
+overridden by one for a URL in any other configuration (git-config(1), "http.<url>.*").
 
 With a proxy, the proxy resolves the names, so only the names are checked here. ssh also resolves
 names itself, and its configuration may map a name to another address. So repositories named from
@@ -74,8 +74,8 @@ class Hosts(Struct, frozen=True, kw_only=True):
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return git's settings for one call to a URL, as (name, value) pairs. They forbid
         redirects, require a certificate check, set the proxy, and fix the addresses of the host
-        name. Raises UsageError like `check`, and if the name resolves to a forbidden address.
-        Raises GitFailed if the name does not resolve."""
+        name. The list is empty for a URL that is not HTTP. Raises UsageError like `check`, and if
+        the name resolves to a forbidden address. Raises GitFailed if it does not resolve."""
         self.check(url)
         parts = parts_of(url)
         scheme, host = parts.scheme, parts.hostname or ""

@@ -12,6 +12,7 @@ Guarantees, even if the process is killed at any point:
 - Nothing is moved while an agent uses it. No agent starts if the volume is missing, or if another
   volume is in its place.
 
-`remembered`, which every start of an agent asks for the home's location, and `volume` are cheap to
-import. The modules that move homes are imported only by their callers.
+Two modules are cheap to import: `linked_homes`, from which every start of an agent gets the
+location of the home, and `volume`. The modules that move homes are imported only when they are
+needed.
 """

@@ -4,8 +4,8 @@ the home that is already on the volume.
 There are three steps:
 
 - The home is copied to the staging directory, compared, and put in place on the volume.
-- The new location is recorded. From now on attempts use it, if an environment variable sets the
-  agent's home.
+- The new location is recorded. Attempts then use it, if the agent takes the location of its home
+  from an environment variable.
 - The old tree is moved aside. If the agent needs a symbolic link, the link replaces the tree in the
   same step.
 
@@ -38,8 +38,8 @@ from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
 ROUNDS = 3
-"""Maximum number of times that a tree is copied because it was written to meanwhile. If it was also
-written to during the last copy, an agent is assumed to be using it."""
+"""Maximum number of times that a tree is copied. It is copied again if a file in it changed during
+the copying. If that also happens the last time, an agent is assumed to be using the tree."""
 
 
 def quiet(step: str) -> None:
@@ -130,8 +130,9 @@ class Linking(Struct, frozen=True, kw_only=True):
         return moved
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
-        """Return the merges to do. Files next to the directory come first, because the agent uses
-        those. So they keep the original names if there is a conflict."""
+        """Return the merges to do. Files next to the directory are merged first, so that they keep
+        their names if there is a conflict. They are the ones that the agent uses, not files of the
+        same name in the directory."""
         stage = stage_of(now)
         stays = (*now.folder.excluded, *now.folder.index)
         found = [

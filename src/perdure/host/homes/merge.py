@@ -227,8 +227,8 @@ class Merge(Struct):
         for suffix in SIDES:
             in_the_way = side(place, suffix)
             if os.path.lexists(in_the_way) and staged.exists():
-                # Left by a database that no longer exists, perhaps by a killed call. SQLite must
-                # not read it as part of the new database.
+                # The file belongs to a database that no longer exists, or was left by a killed
+                # call. SQLite must not read it as part of the new database.
                 in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))

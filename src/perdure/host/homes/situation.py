@@ -63,8 +63,8 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
     @property
     def lost_its_link(self) -> bool:
         """Whether an earlier `home link` replaced `place` with a link. That call also replaced the
-        files next to `place` with links. So a regular file there is newer than its version on the
-        volume."""
+        files next to `place` with links. So a regular file that is next to `place` now is newer
+        than its version on the volume."""
         return (
             self.before is not None
             and self.before.way == LINK

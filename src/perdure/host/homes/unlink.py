@@ -2,8 +2,8 @@
 since `home link`.
 
 A complete copy is made next to the old place, compared, flushed to the disk, and put in place in
-one step. The tree on the volume is then renamed there, so that a later `home link` does not take it
-for a second home. The old tree that `home link` had moved aside is left alone.
+one step. The tree on the volume is then given another name, so that a later `home link` does not
+take it for a second home. The old tree that `home link` had moved aside is left alone.
 """
 
 from __future__ import annotations

@@ -77,9 +77,11 @@ class Volume(Struct, frozen=True):
 def volume_at(
     path: Path, *, wanted: str = "", make: bool = False, new: bool = False, dry_run: bool = False
 ) -> Volume:
-    """Return the volume in this directory. `wanted`: the id that the volume must have. `make`:
-    create a volume if the directory is a mount point. `new`: with `make`, create one in any
-    directory. Raises WorkspaceError."""
+    """Return the volume in this directory. Raises WorkspaceError if there is none.
+
+    `wanted`: the id that the volume must have. `make`: create a volume if the directory is a mount
+    point. `new`: with `make`, create one in any directory. `dry_run`: instead of creating a volume,
+    return one without an id."""
     path = Path(os.path.normpath(path.absolute()))
     hint = f"Mount it at {path}, then try again."
     if not path.is_dir():

@@ -16,7 +16,7 @@ PIPE = 1 << 20
 
 class KeptAgent:
     """A kept agent. `start` starts its process; before that, `pid` is 0. `status` is the wait
-    status (wait(2)) of the ended process, and None until then."""
+    status (wait(2)) of the process, and None as long as the process has not ended."""
 
     def __init__(self, cwd: bytes, argv: list[bytes]) -> None:
         self.cwd, self.argv = cwd, argv
@@ -136,8 +136,8 @@ class KeptAgent:
 
 
 def _tree() -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Return the children of each live process, and the start time of each process in ticks since
-    boot."""
+    """Return two dicts: the pids of the children by the pid of their parent, and the start time of
+    each live process by its pid, in ticks since boot."""
     below: dict[int, list[int]] = {}
     started: dict[int, int] = {}
     for pid in system.pids():

@@ -86,8 +86,9 @@ class Keeper:
     # --- output of the agent ---
 
     def drain(self) -> None:
-        """Move the agent's output into the files of the current turn. Output between two turns is
-        noted in `wrote_between_turns`, and `enforce_limits` then ends the agent."""
+        """Move the agent's output into the files of the current turn. Between two turns, output is
+        dropped. If it came from stdout, `wrote_between_turns` is set, and `enforce_limits` then
+        ends the agent."""
         for number in (0, 1):
             while piece := self.agent.read(number):
                 if number == 0 and not self.ready:
@@ -252,8 +253,8 @@ class Keeper:
                 grace = self.grace
             self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
-            # After the lease, another host may take over the task. So nothing of the task may run
-            # here then.
+            # When the lease has expired, another host may take over the task. So no process of the
+            # task may still run here.
             self.agent.signal(signal.SIGTERM)
             self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:

@@ -9,8 +9,8 @@ shim is the agent's parent. Output goes to files, which `Lines` follows; the res
 - An agent continues when its supervisor dies, and the next supervisor needs only the directory to
   find it.
 - Every attempt has one Exit. `wait` returns it only when no process of the attempt is running.
-- The workspace lock is held exactly as long as the shim lives. The shim lives as long as anything
-  below it.
+- The workspace lock is held exactly as long as the shim lives. The shim lives as long as any
+  process that descends from it.
 - No signal goes to a process that was not identified by boot, pid and start time.
 - A kept agent (`keep`) serves one attempt after the other. It holds no lock between two of them,
   and ends with its owner.

@@ -3,7 +3,7 @@ and reaps orphans.
 
 Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions, and PID 1 inherits
 every orphan of the container. An unprepared program would ignore SIGTERM and accumulate zombies. If
-this process has another pid, it makes itself a child subreaper and does the same.
+this process is not PID 1, it makes itself a child subreaper and does the same.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         )
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
-        # A sandbox may forbid this. The command then runs without it.
+        # A sandbox may forbid a process to become a subreaper. The command is run anyway.
         with contextlib.suppress(OSError):
             system.adopt_orphans()
     try:

@@ -35,8 +35,8 @@ ANSWER_S = 30.0
 """Timeout for an answer of the keeper, in seconds. After that the keeper and its agent are
 killed."""
 END_S = 3.0
-"""Time for a keeper to end its agent, in seconds. It begins after the grace. After that time the
-caller kills both."""
+"""Time, in seconds, that a keeper has to end its agent after the grace. If it takes longer, the
+caller kills keeper and agent."""
 
 
 class Kept(Struct):
@@ -57,8 +57,9 @@ class Kept(Struct):
     def turn(
         self, directory: Path, *, stdin: bytes, deadline_s: float, lock_fd: int
     ) -> Process | None:
-        """Give the agent its next prompt, for the attempt with this directory (0700). Return None
-        if the agent cannot take it; the attempt has then not begun.
+        """Give the agent its next prompt, for the attempt with this directory (0700). Return the
+        attempt's process. Return None if the agent cannot take the prompt; the attempt has then
+        not begun.
 
         The keeper gets the lock `lock_fd` for the duration of the turn. The caller closes its own
         descriptor afterwards, and never unlocks it. Raises Conflict if the directory was used

@@ -67,8 +67,8 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
 
 
 def _dying(met: set[Identity]) -> set[Identity]:
-    """Return those that are still alive. A killed process loses its environment, and so its mark,
-    before it gives up its locks."""
+    """Return the processes in `met` that are still alive. Their marks cannot tell: a killed process
+    loses its environment, and so its mark, before it gives up its locks."""
     return {one for one in met if one.alive()}
 
 
@@ -87,8 +87,8 @@ def _marked(mark: str) -> set[Identity]:
 
 
 def _processes() -> dict[int, tuple[str, int, int, int]]:
-    """Return all live processes by pid. The list of pids is read several times, so that a process
-    that forks while it is read cannot be missed."""
+    """Return the results of `stat` for all live processes, by pid. The list of pids is read several
+    times, so that a child that is forked during the reading is not missed."""
     seen: dict[int, tuple[str, int, int, int] | None] = {}
     for _ in range(_PASSES):
         fresh = [pid for pid in pids() if pid not in seen]

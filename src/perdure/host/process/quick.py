@@ -26,8 +26,8 @@ def run_quick(
     last 4 KiB of its output. stdout and stderr are one stream.
 
     Three exit codes have a special meaning. 124: the command exceeded `timeout_s`. 128 + n: signal
-    n ended it. 125: it ended in any other way. The command has a shim, a directory and a mark, as
-    an agent does. So no process that it starts survives, and `find` finds it.
+    n ended it. 125: it ended in any other way. Like an agent, the command has a shim, a directory
+    and a mark. So no process that it started outlives it, and `find` finds the command.
     """
     inner = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec "$@"', "sh", *inner)

@@ -155,8 +155,8 @@ def pids() -> list[int]:
 
 
 def children() -> list[int]:
-    """Return the pids of the direct children of this process, including ended ones. No pid can be
-    reused before this process reaps the child."""
+    """Return the pids of the direct children of this process, including ended ones. The pid of a
+    child cannot be reused before this process reaps the child."""
     try:
         with open("/proc/thread-self/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
@@ -385,8 +385,9 @@ def settle_groups() -> None:
     # allows it again. Other processes still have no access, because their groups differ from this
     # process's.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    # Prevents setgid programs from working below this process. If perdure copied an agent's
-    # program, its mode (S_ISGID) could otherwise give it the service's group.
+    # Makes programs that this process or its descendants execute ignore the setgid bit. Otherwise
+    # an agent could set the bit on a program that perdure copies, and the copy, which has the
+    # service's group, would run with that group.
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

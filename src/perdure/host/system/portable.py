@@ -370,8 +370,8 @@ class MarkedOffspring:
         self._noted = 0.0
 
     def note(self) -> None:
-        """Record the descendants that are running now. Later they may lose their parent and could
-        no longer be found by it."""
+        """Record the descendants that are running now. If a parent ends later, its children can no
+        longer be found as descendants, but the record still has them."""
         if boottime() - self._noted >= _NOTE_S:
             self._look(marks=False)
             self._noted = boottime()

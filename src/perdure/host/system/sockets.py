@@ -60,8 +60,9 @@ class OwnerChannel:
             self.socket.send(framed)
 
     def receive(self) -> tuple[bytes, list[int]]:
-        """Return the next message and its descriptors, without waiting; b"" after the last message.
-        Raises BlockingIOError if no message has arrived, OSError if the other end is gone."""
+        """Return the next message and its descriptors, without waiting. The message is b"" if the
+        other end has closed the connection. Raises BlockingIOError if no message has arrived, and
+        OSError if the connection is broken."""
         if not self._framed:
             return self._receive()
         while not self._is_over and not self._is_whole():
