@@ -1,4 +1,4 @@
-"""Names the author of each action in the journal and the audit trail: the actor.
+"""Identifies the author of each action in the journal and the audit trail: the actor.
 
 An actor is a text: `token:NAME` for a client of `perdure serve`, `forge:SOURCE/LOGIN` for the
 person who caused a delivery, `local:USER@HOST` for a user of the command line or the library,
@@ -26,7 +26,7 @@ _acting: ContextVar[str] = ContextVar("acting", default="")
 
 def actor(kind: str, name: str) -> str:
     """Return the actor as `kind:name`. The name may come from outside, so control characters and
-    line breaks are removed, and the text is cut to `LONGEST` characters."""
+    line breaks are removed, and the actor is cut to `LONGEST` characters."""
     return one_line(f"{kind}:{name}", LONGEST)
 
 

@@ -2,8 +2,9 @@
 installed perdure itself.
 
 Used in the hints of errors about a missing library. A fixed hint such as `pip install
-'perdure[plans]'` would be wrong in two cases: after pipx or uv it installs into another
-environment, and for a checkout pip finds no package of that name.
+'perdure[plans]'` would be wrong in two cases. If pipx or uv installed perdure, this command would
+install into another environment. If perdure runs from a checkout, pip would find no package of that
+name.
 """
 
 from __future__ import annotations

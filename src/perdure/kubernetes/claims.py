@@ -85,8 +85,9 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
 
 
 async def keep(api: Api, run: WantedRun) -> None:
-    """Record on the claim of a TaskRun that the TaskRun keeps it. The operator calls this before it
-    removes the finalizer, because no later attempt may come that would record it."""
+    """Record on the claim of a TaskRun that the TaskRun keeps it. Otherwise the next attempt would
+    record it, but the operator calls this before it removes the finalizer, and then there may be no
+    next attempt."""
     if run.spec.workspace.mode != "Claim":
         return
     name = run.status.workspace.claim_name or run.claim
@@ -143,8 +144,8 @@ def _is_kept_by(body: dict[str, Any], run: WantedRun) -> bool:
 
 
 def _keepers(body: dict[str, Any], run: WantedRun) -> str:
-    """Return what the claim records once this TaskRun keeps it: the TaskRun's uid, or `several` if
-    another TaskRun keeps it too."""
+    """Return the value to write into the claim's annotation so that this TaskRun keeps it: the
+    TaskRun's uid, or `several` if another TaskRun may keep it too."""
     if _labels(body).get(manifests.RECLAIM_LABEL) == "Delete":
         return run.uid
     return "several"

@@ -40,9 +40,9 @@ def claim_to_go(run: WantedRun) -> str:
 
 
 def gives_up(run: WantedRun, claim: str) -> bool:
-    """Return whether a TaskRun is being deleted and needs a claim no more: it would delete the
-    claim itself, and its work is saved or abandoned. Otherwise two TaskRuns that are deleted
-    together would each leave the claim to the other."""
+    """Return whether a TaskRun is being deleted and no longer needs the claim. It must be a TaskRun
+    that deletes the claim itself, and its work must be saved or abandoned. Without this rule, two
+    TaskRuns that share a claim and are deleted together would each keep it for the other."""
     if not run.deleting or run.invalid or claim_to_go(run) != claim:
         return False
     return run.abandoned or (run.status.open is None and safe(run, run.status))

@@ -201,8 +201,8 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: CachedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Obstacle:
-    """Create the ConfigMap again if it is missing, or add the instructions that it lacks. It is
-    missing if all instructions are in Secrets, or if somebody deleted it. Return the version
+    """Create the ConfigMap if it is missing. This is the case if all instructions are in Secrets,
+    or if somebody deleted it. Otherwise add the instructions that it lacks. Return the version
     numbers of the instructions that the order lists, or Obstacle if that fails.
 
     The newest text is still in the TaskRun. Older texts are not needed, because the agent got them

@@ -1,8 +1,8 @@
 """Builds the objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
 
 Every pod gets the same protection of its state, secrets and permissions. `spec.pod` can add to a
-pod but cannot weaken this. Names, labels, mounts and paths that belong to perdure are ignored
-there; the resource's schema already rejects them with an explanation.
+pod but cannot weaken this protection. Names, labels, mounts and paths that belong to perdure are
+ignored in `spec.pod`; the resource's schema already rejects them with an explanation.
 """
 
 from __future__ import annotations
@@ -361,8 +361,7 @@ def _order_sources(
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
     """Return the task files to give to an attempt. Return none if the spec now has newer
-    instructions than the attempt, because the files in the spec belong to its newest instructions.
-    """
+    instructions than the attempt, because its files then belong to those newer instructions."""
     if run.spec.context_version == record.context_version:
         return run.spec.files
     return ()

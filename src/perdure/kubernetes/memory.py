@@ -186,8 +186,8 @@ class ClusterCache:
         exist stay in their last known state and are marked as gone.
 
         `before` has the objects that were cached when the listing began. If a watch has reported an
-        object since, its report is kept unless the list has a newer version. An object that came
-        into the cache since is not missing if the list does not have it.
+        object since, its report is kept unless the list has a newer version. An object that was
+        cached only after the listing began is kept even if the list does not have it.
         """
         listed = {job.uid for job in jobs} | {pod.uid for pod in pods}
         for old in list(run.jobs.values()):
@@ -222,7 +222,7 @@ def _key(body: dict[str, Any]) -> Key:
 def _replaces(listed: JobSeen | PodSeen, cached: JobSeen | PodSeen | None, before: Before) -> bool:
     """Return whether an object that was listed replaces the cached one of the same name."""
     if cached is None:
-        # An object that was cached when the listing began has been deleted since.
+        # If the object was cached when the listing began, it has been deleted since.
         return listed.uid not in before
     if before.get(cached.uid) is cached:
         return True

@@ -178,7 +178,7 @@ class Operator:
     async def _let_go(self) -> None:
         """Remove the finalizers of TaskRuns in a namespace that is being deleted. Called when the
         operator ends: its own pod is among the first objects to be deleted, and afterwards no
-        operator is left to remove them."""
+        operator is left to remove the finalizers."""
         leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
         for key in self.memory:
             found = self.memory.of(key)

@@ -47,7 +47,8 @@ GONE = "(This version of the instructions is gone.)"
 """Placeholder for a version of the instructions that neither the cluster nor the run has any more.
 It keeps the numbers of later versions correct."""
 NOT_SHOWN = "nobody was shown this call yet: make it again, alone, if it is still needed"
-"""Reason for the agent why a call is refused that the result of its attempt had no room for."""
+"""Reason that the agent gets for the refusal of a call that no person saw, because the attempt's
+result had no room for the call."""
 UNBEGUN = "its pod was asked to end before the attempt had started"
 
 

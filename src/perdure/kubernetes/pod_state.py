@@ -88,8 +88,8 @@ def downloaded(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
 
 
 def _begin_term(engine: Engine, store: CheckpointStore, run_id: str) -> None:
-    """Begin a term for this pod, unless it already has the newest one. From then on every other pod
-    that has the run is refused when it publishes.
+    """Begin a term for this pod, unless it already has the newest one. After that, no other pod can
+    publish the run.
 
     This must happen before the search for checkpoints. Otherwise an older pod could publish a
     checkpoint after the search, and that checkpoint would be lost unnoticed.

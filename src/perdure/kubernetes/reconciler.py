@@ -204,8 +204,8 @@ class TaskRunReconciler(Struct):
         await self._again(run)
 
     async def _room(self, run: WantedRun, known: CachedRun) -> admission.Room:
-        """Decide whether there is room for one more attempt of the TaskRun. If there is, decisions
-        about other TaskRuns count this attempt from now on."""
+        """Decide whether there is room for one more attempt of the TaskRun. If there is, later
+        decisions about other TaskRuns count this attempt as open."""
         quotas = await self._quotas(run.namespace)
         mine = known.line or admission.in_line(run, 0)
         others = self.memory.line(run.namespace, run.uid)

@@ -6,7 +6,7 @@ by `kubectl perdure approve`) -> the status (`with_answers`) -> the order of the
 (`answers_of`) -> the pod's database.
 
 An answer names its request by an id that depends on the call. So it never counts for a call that
-the person did not see. A call that the status does not have whole cannot be allowed.
+the person did not see. A call whose arguments were cut in the status cannot be allowed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from perdure.rules.requests import WORDS, options_of, questions, short_id
 
 ANSWERS = "perdure.dev/answers"
 GRACE_S = 30 * 86_400.0
-"""Time, in seconds, that an answer given in time may wait until a pod has it, for example because
-there was no room for the pod."""
+"""Time, in seconds, by which a request expires later in the pod's database than in the status. So
+an answer that a person gave in time is still valid if the next pod starts late, for example because
+there was no room for it."""
 LONGEST_ANNOTATION = 65_536
 
 
@@ -47,8 +48,8 @@ class GivenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown(requests: Sequence[AgentRequest]) -> tuple[RequestResult, ...]:
-    """Return the open requests as the attempt's result tells them, oldest first. The available
-    length is shared evenly."""
+    """Return the open requests in the form of the attempt's result, oldest first. The available
+    length is shared evenly among them."""
     opened = [each for each in requests if each.state is RequestState.OPEN][:MOST_REQUESTS]
     return tuple(
         RequestResult(
@@ -65,8 +66,8 @@ def shown(requests: Sequence[AgentRequest]) -> tuple[RequestResult, ...]:
 
 
 def _text(request: AgentRequest, longest: int) -> str:
-    """Return the arguments of a call in at most `longest` characters. Questions that are too long
-    are told without the descriptions of their options."""
+    """Return the arguments of a call in at most `longest` characters. If questions are too long,
+    the descriptions of their options are left out."""
     text = request.payload
     if len(text) > longest and (asked := questions(request)):
         brief = [
@@ -105,8 +106,8 @@ def asked(found: Sequence[RequestResult], uid: str, attempt: int) -> tuple[Reque
 
 
 def _ascii(text: str) -> str:
-    """Return arguments as JSON that any terminal can print; the same arguments, so that their
-    digest stays the same. Arguments that are cut become one safe line."""
+    """Return a call's arguments as ASCII JSON, which any terminal can print. Only the encoding
+    changes, so the arguments keep their digest. Arguments that were cut become one safe line."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -141,8 +142,8 @@ def agent_request(request: RequestStatus, uid: str) -> AgentRequest:
 
 
 def with_requests(status: TaskRunStatus, result: AttemptResult | None, uid: str) -> TaskRunStatus:
-    """Return the status with the requests of the attempt that ended. If it has none, the answers to
-    earlier ones stay: the attempt may have ended before it read them."""
+    """Return the status with the requests of the attempt that ended. If that attempt has none, the
+    earlier requests stay with their answers: it may have ended before it read the answers."""
     if result is None or not result.requests or result.outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return status
     return replace(status, requests=asked(result.requests, uid, result.attempt))
@@ -170,7 +171,7 @@ def with_answers(
     requests: Sequence[RequestStatus], answers: Sequence[GivenAnswer], uid: str, now: int
 ) -> tuple[RequestStatus, ...]:
     """Return the requests with the answers of a person. The first answer to a request counts. An
-    answer that does not fit its request counts for nothing."""
+    answer that does not fit its request is ignored."""
     found = []
     for each in requests:
         request = agent_request(each, uid)
@@ -211,8 +212,8 @@ def answers_of(requests: Sequence[RequestStatus]) -> tuple[AnswerOrder, ...]:
 
 
 def given_answers(text: Any) -> tuple[GivenAnswer, ...]:
-    """Decode the annotation with answers. Anyone who may change TaskRuns may have written it; if it
-    is not valid, it counts for nothing."""
+    """Decode the annotation with answers. Return no answers if it is not valid, because anyone who
+    may change TaskRuns may have written it."""
     if not isinstance(text, str) or len(text) > LONGEST_ANNOTATION:
         return ()
     try:

@@ -124,8 +124,7 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
-    """Newest version of the instructions that the attempt was given, by the version numbers of the
-    TaskRun."""
+    """Newest version of the instructions that the attempt was given, numbered as in the TaskRun."""
     workspace: PlaceResult = PlaceResult()
     saved: bool = False
     """Whether all work is saved outside the pod and its volume: in the checkpoint store, or
@@ -133,7 +132,7 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[Before, ...] = ()
     """Earlier attempts, oldest first. If not all fit, the oldest are left out."""
     requests: tuple[RequestResult, ...] = ()
-    """Open requests with which the attempt ended; at most `MOST_REQUESTS`, the oldest."""
+    """The oldest requests that were open when the attempt ended; at most `MOST_REQUESTS`."""
 
 
 def exit_code(result: AttemptResult) -> int:

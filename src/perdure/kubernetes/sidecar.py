@@ -23,9 +23,9 @@ RIGHTS: dict[str, Any] = {
 }
 """`securityContext` of every container in a pod."""
 ROOM = {"cpu": "200m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
-"""Requests and limits of the relay's container. Only amounts that the agent's container also sets
-are used. A quota may require them of every container, and requests equal to limits keep the pod's
-QoS class."""
+"""Amounts for the relay's container, both as requests and as limits, so that the pod keeps its QoS
+class. An amount is used only if the agent's container sets one for the same resource, because a
+quota may then require one of every container."""
 
 
 def secrets(spec: Spec) -> dict[str, str]:

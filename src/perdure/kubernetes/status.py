@@ -92,8 +92,8 @@ class RequestStatus(Camel, frozen=True):
     text: str = ""
     """Arguments of the call as JSON, in ASCII; only their beginning if they were too long."""
     size: int = 0
-    """Length of the complete arguments in characters. It is greater than that of `text` if they
-    are cut."""
+    """Length of the complete arguments in characters. If `text` was cut, this is greater than the
+    length of `text`."""
     sha256: str = ""
     expires: str = ""
     answer: AnswerKind | None = None
@@ -154,8 +154,8 @@ class TaskRunStatus(Camel, frozen=True):
     """Number of versions of the instructions that the TaskRun has had, including deleted ones."""
     instructions_from: tuple[SpecSource, ...] = ()
     """For the newest versions of the instructions: the Secret and key of each version that is in a
-    Secret. They are not kept in the ConfigMap, because anyone who may write ConfigMaps could then
-    choose which Secret the pod reads."""
+    Secret. These references are not kept in the ConfigMap. Otherwise anyone who may write
+    ConfigMaps could choose which Secret the pod reads."""
 
     @property
     def open(self) -> AttemptStatus | None:

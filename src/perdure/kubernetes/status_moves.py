@@ -164,8 +164,9 @@ def answered(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def without_requests(status: TaskRunStatus, now: int) -> TaskRunStatus:
-    """Return the status without requests and without answers that no attempt has used: something
-    else happened to the TaskRun, such as a retry. The pod's database closes its requests too."""
+    """Return the status without requests, and without answers that no attempt has used. Called when
+    something other than an answer makes the TaskRun continue, such as a retry. The pod's database
+    then closes its requests too."""
     if status.asks:
         status = replace(_without(status, "NeedsPerson", now=now), run_after="")
     return replace(status, requests=())
@@ -441,8 +442,8 @@ def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunSt
 
 def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
     """Return the continuity policy that applies to an outcome, as in `engine.attempt.finish`. If
-    the conversation is too long, the policy strict forbids a new conversation, but allows to
-    compact the old one."""
+    the conversation is too long, `strict` forbids a new conversation, but permits that the old one
+    is compacted."""
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT
@@ -453,7 +454,7 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
 
 def _attempt(record: AttemptStatus) -> Attempt:
     """Convert a record to the form that `crashes.loop` examines. An attempt that reported neither
-    receipt nor usage is treated as one that the agent answered, so it does not count as a crash."""
+    receipt nor usage is treated as if the agent had answered, so it does not count as a crash."""
     reported = record.receipt is not None or record.usage is not None
     receipt = Receipt(
         verdict=Judged.NATIVE,

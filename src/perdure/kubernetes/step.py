@@ -304,8 +304,8 @@ def _since(status: TaskRunStatus, now: int) -> int:
 
 
 def _again(since: int, now: int) -> int:
-    """Return when to try again, in milliseconds since 1970. The longer the wait since `since` has
-    lasted, the longer is the delay."""
+    """Return when to try again, in milliseconds since 1970. The delay grows with the time that has
+    passed since `since`, up to a maximum."""
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
@@ -521,8 +521,9 @@ def _between(facts: TaskRunFacts, status: TaskRunStatus, now: int) -> Step:
 
 
 def _asking(run: WantedRun, status: TaskRunStatus, now: int) -> Step:
-    """Return the next step for a TaskRun whose agent waits for a person: read new answers, and
-    queue the next attempt after the last one. If nobody answers in time, the TaskRun fails."""
+    """Return the next step for a TaskRun whose agent waits for a person: record new answers, and
+    queue the next attempt as soon as no request is open. If nobody answers in time, the TaskRun
+    fails."""
     given = requests.with_answers(status.requests, run.answers, run.uid, now)
     status = replace(status, requests=given)
     if not status.asks:

@@ -279,12 +279,12 @@ def _configuration(kubeconfig: str, context: str) -> Any:
 
 
 def _with_newer_login(one: Any) -> Any:
-    """Make a login program (`user.exec`) that uses v1 of the ExecCredential protocol usable with
-    lightkube 1.0.1. Return the configuration.
+    """Change the configuration so that lightkube 1.0.1 can use a login program (`user.exec`) with
+    v1 of the ExecCredential protocol. Return the configuration.
 
     lightkube accepts only the two versions before v1, which are the same in all fields that
     lightkube uses. v1 is therefore declared as v1beta1. lightkube also does not tell the program
-    which version it expects, so an environment variable does.
+    which version to use, so an environment variable is added that does.
     """
     from lightkube.config.models import NameValue
 

@@ -1,4 +1,4 @@
-"""Builds the `AttemptResult` of a pod from the run's own record. The operator reads it."""
+"""Builds the `AttemptResult` that a pod leaves for the operator, from the run's own record."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Shown(Struct, frozen=True, kw_only=True):
     """How much of the known conversation is shown to the model at the start of an attempt.
 
-    All counts are numbers of items: prompts, answers, tool calls and their results. An item is
-    known if it is in perdure's records.
+    All counts are numbers of items: prompts, answers, tool calls and their results. Only items that
+    perdure knows are counted, which are those in its records.
     """
 
     relation: Relation = Relation.WHOLE
@@ -78,8 +78,8 @@ class Continuation(Struct, frozen=True, kw_only=True):
     compact: bool = False
     """Whether the CLI compacts the conversation before the attempt continues it."""
     rolls_over: bool = False
-    """Whether a new conversation replaces the previous one because that is too long. The agent is
-    first asked for a summary in the previous conversation."""
+    """Whether a new conversation replaces the previous one, which is too long. In the previous
+    conversation, the agent is first asked for a summary."""
     expired: int = 0
     """Time (ms) at which the conversation's lifetime ended; 0: it has not ended."""
     standing: TranscriptCondition = TranscriptCondition.WHOLE

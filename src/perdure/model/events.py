@@ -193,8 +193,8 @@ class ContextSeen(Event, frozen=True, tag="context_seen"):
     window: int = 0
     model: str = ""
     compacted: bool = False
-    """Whether the agent has just compacted the conversation. `tokens` is then the size after that.
-    """
+    """Whether the agent has just compacted the conversation. `tokens` is then the size after the
+    compaction."""
 
 
 class RetrySeen(Event, frozen=True, tag="retry_seen"):

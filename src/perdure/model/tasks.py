@@ -43,8 +43,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     timeout_s: float = 3600.0
     """Time limit of an attempt, in seconds; 0 means no limit."""
     stall_s: float = 600.0
-    """Time without output after which an attempt is ended, in seconds. While a tool runs, it is
-    five times as long. 0 means no limit."""
+    """Time without output after which an attempt is ended, in seconds. While a tool runs, the limit
+    is five times as long. 0 means no limit."""
     attempts: int = 3
     budget_usd: float = 0.0
     """Budget for all attempts together, in US dollars; 0 means no limit."""

@@ -1,9 +1,9 @@
 """Builds the ssh command with which git reaches a repository: the user's own ssh, without prompts,
 forwarding and shared connections.
 
-`workspace` asks for it before each git call. The user's `~/.ssh/config`, keys and agent are used. A
-repository cannot change the command: git gets it by its environment, which overrides
-`core.sshCommand` and `ssh.variant` of the repository.
+`workspace` requests the command before each git call. The user's `~/.ssh/config`, keys and agent
+are used. A repository cannot change the command: perdure passes it to git in environment variables,
+which override `core.sshCommand` and `ssh.variant` of the repository.
 
 ssh takes the home directory from the system's accounts, not from HOME (ssh(1), FILES).
 """

@@ -248,7 +248,8 @@ class Merge(Struct):
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
-            side(place, suffix).unlink(missing_ok=True)  # `_keep` has given it a second name
+            # No content is lost: `_keep` has already given this file a second name.
+            side(place, suffix).unlink(missing_ok=True)
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)

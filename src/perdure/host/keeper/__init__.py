@@ -11,9 +11,9 @@ keeper, which removes it at its end. It contains:
     about.json  written by the owner: whose agent this is, for other supervisors
 
 The agent reads one prompt after the other from its input, a pipe. It exits by itself when the pipe
-is closed and its turn is over. The keeper reads its output from pipes and writes it to the
-directory of the attempt whose turn is running. There it writes the same files as a shim:
-`shim.json`, `agent.json`, `stdout`, `stderr` and finally `exit.json`. The owner sends these
+is closed and its turn is over. The keeper reads the agent's output from pipes and writes it to the
+directory of the attempt whose turn is running. In this directory, it writes the same files as a
+shim: `shim.json`, `agent.json`, `stdout`, `stderr` and finally `exit.json`. The owner sends these
 messages:
 
     turn DIRECTORY DEADLINE

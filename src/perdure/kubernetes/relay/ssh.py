@@ -3,7 +3,7 @@ itself talks to the relay in git's protocol over HTTP.
 
 Each request opens a new ssh connection (`perdure.host.git.upload_pack`). ssh uses the key and the
 known hosts of the Secret, and no configuration file. The command on the server is `git-upload-pack`
-with the path of the order, which can only read.
+with the path of the repository in the order. This command can only read.
 """
 
 from __future__ import annotations

@@ -405,4 +405,5 @@ READERS: dict[str, Callable[[object], Any]] = {
     "token_credential": _text,
 }
 """Settings of a rule, each with a function that checks and returns its value. The function raises
-ValueError with a message that completes a sentence after the setting's name."""
+ValueError for an invalid value. Its message continues a sentence that begins with the setting's
+name."""
