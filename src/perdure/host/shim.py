@@ -27,10 +27,10 @@ Guarantee: if exit.json exists, the agent and everything that it ever started ha
 they did to escape (own session, double fork, empty environment, closed files). The only exceptions
 are processes that `leftover` and `kept` allow to continue. As a child subreaper, this process
 inherits every orphan among its descendants, so its tree is empty exactly when it has no child left.
-Systems other than Linux have no subreaper; `perdure.host.system.portable` describes what is found
-there. The supervisor passes the workspace lock as descriptor 4, an open file description that is
-already locked. The agent does not inherit it, so the lock is held exactly as long as this process
-lives.
+Systems other than Linux have no subreaper; `perdure.host.system.portable` describes which processes
+are found on them. The supervisor passes the workspace lock as descriptor 4, an open file
+description that is already locked. The agent does not inherit it, so the lock is held exactly as
+long as this process lives.
 
 SIGTERM means stop: TERM to the agent, the grace, then KILL to everything. All other signals that
 can be blocked are blocked, because the supervisor may end together with its terminal. This process
@@ -102,8 +102,8 @@ def write_once(name: str, text: str) -> None:
     OSError."""
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        # The blocks of the temporary file were reserved before. It is overwritten in place, so this
-        # works on a full disk.
+        # The blocks of the temporary file were reserved earlier and are overwritten in place, so
+        # this works even if the disk is full.
         os.pwrite(fd, text.encode(), 0)
         os.ftruncate(fd, len(text.encode()))
         os.fsync(fd)
@@ -466,8 +466,8 @@ def conclude(
     killed: int,
     left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
-    """Write exit.json. The output is flushed to the disk first. So if the end is recorded, the
-    whole output is there."""
+    """Write exit.json. The output is flushed to the disk first, so if exit.json exists, the whole
+    output is on the disk."""
     for fd in outputs:
         system.sync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}

@@ -2,10 +2,10 @@
 opens an attempt.
 
 An attempt may begin if the namespace's quotas have room for it and no other attempt uses the task's
-volume claim. Kubernetes enforces both, so a wrong answer here only affects the order of the
-TaskRuns. Without this check all TaskRuns would open an attempt at once. The Job controller would
-then start their pods in any order, with growing delays. With the check, the oldest waiting TaskRun
-goes first.
+volume claim. Kubernetes itself enforces these conditions, so a wrong answer here only affects the
+order of the TaskRuns. Without this check all TaskRuns would open an attempt at once. The Job
+controller would then start their pods in any order, with growing delays. With the check, the oldest
+waiting TaskRun goes first.
 
 A quota that is smaller than a single attempt delays nothing here: the Job's own events report that
 problem. Quotas with scopes are left to Kubernetes.

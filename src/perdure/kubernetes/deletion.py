@@ -49,8 +49,8 @@ def gives_up(run: WantedRun, claim: str) -> bool:
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
-    """Return a message about work that would be lost if the TaskRun were deleted. It tells where
-    the work is, and which commands keep or abandon it."""
+    """Return a message about work that would be lost if the TaskRun were deleted. The message says
+    where the work is, and which commands keep or abandon it."""
     where = f"is only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"

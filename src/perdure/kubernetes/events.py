@@ -1,8 +1,9 @@
 """Builds the Events that `kubectl describe` shows for a TaskRun. Pure. `reconciler` posts an Event
 after it has written the status change that the Event reports.
 
-If the operator is killed between the two, the Event is never posted. No fact is lost, because the
-status has all of them. An Event's name is derived from its content, so no Event is posted twice.
+If the operator is killed between these two writes, the Event is never posted. No fact is lost,
+because the status has all of them. An Event's name is derived from its content, so no Event is
+posted twice.
 """
 
 from __future__ import annotations

@@ -135,9 +135,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name_of(name: str, uid: str) -> str:
-    """Return a valid name of a run for a TaskRun. It is the TaskRun's name if a run may have that
-    name. Otherwise it is a cleaned and shortened form of the name, followed by eight digits of the
-    uid."""
+    """Return the name of the run for a TaskRun: the TaskRun's own name if a run may have that name.
+    Otherwise it is a cleaned and shortened form of the TaskRun's name, followed by eight digits of
+    the uid."""
     if NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")

@@ -91,7 +91,7 @@ def _begin_term(engine: Engine, store: CheckpointStore, run_id: str) -> None:
     """Begin a term for this pod, unless it already has the newest one. After that, no other pod can
     publish the run.
 
-    This must happen before the search for checkpoints. Otherwise an older pod could publish a
+    The term must begin before the search for checkpoints. Otherwise an older pod could publish a
     checkpoint after the search, and that checkpoint would be lost unnoticed.
     """
     term, mine = store.term(run_id), machine(engine.state)

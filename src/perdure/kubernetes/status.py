@@ -85,7 +85,7 @@ class RequestStatus(Camel, frozen=True):
 
     number: int
     id: str
-    """Short id of the request, which also depends on the call."""
+    """Short id of the request. It depends on the request's number and on the call."""
     attempt: int
     kind: RequestKind
     tool: str

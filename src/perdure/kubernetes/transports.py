@@ -2,8 +2,8 @@
 operator's options `--http-host` and `--ssh-host` name the permitted servers.
 
 Three kinds of repository need no permission: https, a path in the pod, and http on the pod's own
-address. `step` refuses a TaskRun without permission before its attempt. The order tells the pod
-which transport was permitted.
+address. If a repository needs a permission and has none, `step` refuses the TaskRun before an
+attempt begins. The order tells the pod which transport was permitted.
 """
 
 from __future__ import annotations

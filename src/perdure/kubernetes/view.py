@@ -72,8 +72,8 @@ def phase(body: Object) -> str:
 
 
 def is_over(body: Object) -> bool:
-    """Return whether the TaskRun has ended, or waits for a person's answer. Its phase must be final
-    or Suspended, or a request must be open, and its status must belong to the current spec."""
+    """Return whether the TaskRun has ended, is suspended, or waits for a person's answer. Return
+    False as long as the operator has not processed the current spec and its instructions."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
     over = phase(body) in OVER or asks(body)
     return seen and not unrecorded(body) and over

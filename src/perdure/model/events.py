@@ -173,8 +173,8 @@ class UsageSeen(Event, frozen=True, tag="usage_seen"):
 class ReplySeen(Event, frozen=True, tag="reply_seen"):
     """The usage of one answer of the model so far, as the agent reports it during the turn.
 
-    The journal never contains this event. It contains the sum (`UsageCounted`) until the agent
-    reports its final numbers (`UsageSeen`).
+    The journal never contains this event. Instead, it contains the sum of all answers
+    (`UsageCounted`), until the agent reports its final numbers (`UsageSeen`).
     """
 
     reply: Reply

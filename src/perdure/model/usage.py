@@ -31,8 +31,8 @@ class Usage(Struct, frozen=True):
         )
 
     def since(self, before: Usage) -> Usage:
-        """Return the usage since `before`, which is never negative. If a counter decreased, it was
-        restarted, and its whole value is returned."""
+        """Return the usage since `before`; no value is negative. If `input` or `output` decreased,
+        the counters were restarted, and this whole usage is returned."""
         if self.input < before.input or self.output < before.output:
             return self
         return Usage(

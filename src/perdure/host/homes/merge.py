@@ -218,7 +218,7 @@ class Merge(Struct):
 
     def _publish(self, thing: HomeEntry, place: Path) -> None:
         """Move a staged entry to a path that is free. The files that belong to a database are moved
-        first, so that the database is never there without them."""
+        before the database, so that the database never exists without them."""
         self.touched.add(place.parent)
         if thing.is_link:
             place.symlink_to(os.fsdecode(self._link_destination(thing)))

@@ -1,5 +1,5 @@
-"""Program of the keeper, which the package's docstring describes. It is started by its path
-(`python -I -S`), so site-packages is not on the module path."""
+"""The keeper's program (see the docstring of the package). It is started by its path (`python -I
+-S`), so site-packages is not on the module path."""
 
 # ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up
 # time)

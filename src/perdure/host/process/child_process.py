@@ -23,7 +23,7 @@ from perdure.host import system
 from perdure.host.privileges import dropped
 
 PATIENCE_S = 60.0
-"""Timeout for one answer, in seconds. It matters only for a child that is suspended, because the
+"""Timeout for one answer, in seconds. It is reached only if the child is suspended, because the
 limit on processor time ends any other child long before."""
 MOST_DEATHS = 3
 MEMORY = 1 << 30

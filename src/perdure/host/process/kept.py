@@ -2,9 +2,9 @@
 agent from any other process. `perdure.host.keeper` is the other side of the connection.
 
 The owner is the process that called `keep`. Only the owner can give the agent a turn, and the agent
-ends with its owner. Other processes find the agent by its directory and end it. A caller must hold
-the workdir's lock both for a turn and for ending the agent, so it never ends an agent during a
-turn.
+ends with its owner. Other processes find the agent by its directory and end it. A process must hold
+the workdir's lock to give the agent a turn, and also to end the agent. So no process ends the agent
+during a turn that another process has begun.
 """
 
 from __future__ import annotations

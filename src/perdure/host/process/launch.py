@@ -1,7 +1,7 @@
 """Starts an agent under its shim, and finds the agent again after its supervisor died.
 
-Both rely on the lock on the file `launch`. The starting process takes the lock and the shim
-inherits it, so the lock is never free while an agent is starting or alive.
+Start and search rely on the lock on the file `launch`. The starting process takes the lock and the
+shim inherits it, so the lock is never free while an agent is starting or alive.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ class Lines:
     were cut off. At most cap + CHUNK bytes are in memory.
 
     `offset` is the position up to which the file was read. `complete` is the position where the
-    first unfinished line begins: a new Lines from there continues without loss or repetition. If
-    the file becomes shorter (a tool wrote to /dev/stdout), it is read again from its start.
+    first unfinished line begins: a new Lines that starts at this position loses and repeats
+    nothing. If the file becomes shorter (a tool wrote to /dev/stdout), it is read again from its
+    start.
     """
 
     def __init__(self, path: Path, *, cap: int = CAP, offset: int = 0) -> None:

@@ -88,8 +88,9 @@ def age(start: int) -> float:
 
 
 def boot_id() -> str:
-    """Return the kernel's id of the current boot, where sysctl(3) provides one. Elsewhere return a
-    constant. Start times are wall-clock times there, so they identify a process across boots."""
+    """Return the kernel's id of the current boot, if sysctl(3) provides one. On other systems,
+    return a constant: start times are wall-clock times there, so pid and start time identify a
+    process across boots."""
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):

@@ -30,7 +30,7 @@ REQUEST = f"application/x-{SERVICE}-request"
 
 class UpstreamError(Exception):
     """Raised when the repository's server gave no usable answer. `status` is the HTTP status that
-    the relay returns; the message tells the reason."""
+    the relay returns; the message gives the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -144,8 +144,8 @@ def _check(status: int) -> None:
         case 200:
             return
         case 401 | 403:
-            # A 401 would make git in the agent's container ask for a login, which it does not have.
-            # So it gets a 403.
+            # A 401 would make git in the agent's container ask for a login, and nobody there could
+            # give one. So the relay answers 403.
             raise UpstreamError(http.HTTPStatus.FORBIDDEN, "the server refused the credentials")
         case 404 | 410:
             raise UpstreamError(http.HTTPStatus.NOT_FOUND, "the server has no such repository")

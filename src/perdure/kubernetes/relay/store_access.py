@@ -30,7 +30,7 @@ _RECORDS = re.compile(rf"runs/({RUN.pattern})(?:/terms)?")
 
 
 class RelayRefused(Exception):
-    """Raised for a request that the relay does not allow. The message tells the reason."""
+    """Raised for a request that the relay does not allow. The message gives the reason."""
 
 
 class RunStoreAccess:
@@ -48,7 +48,7 @@ class RunStoreAccess:
 
     def names(self, prefix: str) -> KeyNames:
         """Return the names directly below a prefix. Raises RelayRefused if the pod may not read
-        there."""
+        below this prefix."""
         if prefix == "runs":
             stored = self.store.objects.names(prefix)
             own = self._readable()

@@ -69,7 +69,7 @@ def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
 OWN_LABELS = frozenset(
     labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
 )
-"""Labels that perdure itself sets on a run. They tell where the task came from and where to reply.
+"""Labels that perdure itself sets on a run. They say where the task came from and where to reply.
 """
 
 

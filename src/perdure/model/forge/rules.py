@@ -109,8 +109,8 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     @property
     def least(self) -> str:
-        """Return the minimum access that the forge must confirm for an author: `write`, `admin`, or
-        "". It is "" if the rule names its authors and `access` is not set."""
+        """Return the minimum access that the forge must confirm for an author: `write` or `admin`.
+        Return "" (no minimum) if the rule names its authors and `access` is not set."""
         return self.access or ("" if self.authors else "write")
 
     @property
