@@ -80,8 +80,9 @@ def _record(name: str) -> str:
 
 
 def _of_receipt(place: Path) -> list[str]:
-    """Return the extras of perdure that uv has already installed. A new `uv tool install` replaces
-    the old installation, so its command has to name these extras again."""
+    """Return the extras of perdure that uv has already installed; [] if uv's receipt cannot be
+    read. A new `uv tool install` replaces the old installation, so its command has to name these
+    extras again."""
     import tomllib
 
     try:

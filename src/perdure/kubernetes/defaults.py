@@ -55,7 +55,8 @@ NO_DEFAULTS = AttemptDefaults()
 
 
 def defaults_of(text: str) -> AttemptDefaults:
-    """Parse the defaults from JSON. Raises ValueError that names the invalid field."""
+    """Return the defaults that a JSON text contains. Raises ValueError; its message names the
+    invalid field."""
     try:
         found = msgspec.json.decode(text, type=resolved(AttemptDefaults))
     except msgspec.DecodeError as error:  # msgspec.ValidationError is a subclass of DecodeError.

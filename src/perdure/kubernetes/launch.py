@@ -36,7 +36,7 @@ async def record(
     api: Api, memory: ClusterCache, run: WantedRun, known: CachedRun
 ) -> Obstacle | None:
     """Store the text of the newest instructions in the ConfigMap, if it is not there yet. Return
-    Obstacle if that fails."""
+    None if it is stored, or Obstacle if that fails."""
     if run.spec.prompt == LEFT_OUT:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None:
@@ -160,7 +160,8 @@ async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
 
 
 def _checked(body: dict[str, Any] | None, run: WantedRun) -> dict[str, Any] | Obstacle | None:
-    """Return the ConfigMap, or Obstacle if it does not belong to the TaskRun."""
+    """Return the ConfigMap `body` (or None) unchanged. Return Obstacle if it belongs to something
+    other than the TaskRun."""
     if body is not None and not owned(body, run):
         return Obstacle(
             "NameTaken",

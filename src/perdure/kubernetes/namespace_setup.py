@@ -35,7 +35,8 @@ class NamespaceSetup(Struct):
     """Time of the last successful check, by namespace (monotonic clock, in seconds)."""
 
     async def prepare(self, api: Api, namespace: str) -> Obstacle | None:
-        """Create the missing objects. Return Obstacle if the API server refuses."""
+        """Create the objects that are missing in a namespace. Return None if all exist now, or
+        Obstacle if the API server refuses."""
         if time.monotonic() - self.known.get(namespace, -KNOWN_S) < KNOWN_S:
             return None
         try:

@@ -150,7 +150,8 @@ def encode(order: Order) -> bytes:
 
 
 def decode(content: bytes) -> Order:
-    """Decode and check an untrusted order. Raises UsageError that names the invalid field."""
+    """Decode and check an untrusted order. Raises UsageError; its message names the invalid
+    field."""
     if len(content) > LONGEST:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:

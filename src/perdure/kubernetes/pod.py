@@ -264,9 +264,9 @@ def _outcome_of_missing(was: Earlier | None) -> Outcome:
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim:
-    """Claim the run's next attempt. The run need not be queued in this pod's database, because the
-    operator decides when an attempt starts. Raises Conflict if the workdir or the conversation is
-    in use."""
+    """Claim the run's next attempt, and return the claim. If this pod's database does not have the
+    run as due, it is queued first, because the operator decides when an attempt starts. Raises
+    Conflict if the workdir or the conversation is in use."""
     if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
         run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
     claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)

@@ -120,7 +120,7 @@ def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_G
 
 def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskRun:
     """Add the run as a copy of another run on this volume, with that run's conversation and files.
-    Raises the same errors as `fork`."""
+    Return the new run. Raises the same errors as `fork`."""
     source = order.resume.from_
     wanted = ForkRequest(
         prompt=spec.prompt,

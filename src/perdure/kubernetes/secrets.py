@@ -99,7 +99,7 @@ def _is_readable(value: str) -> bool:
 
 
 def read(directory: Path, repository: str) -> Secrets:
-    """Read the secrets below a directory, for a run with this repository. Raises UsageError if a
+    """Return the secrets below a directory, for a run with this repository. Raises UsageError if a
     Secret is not valid. The error message never contains a value."""
     agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
     own = _files(directory / "repository")
@@ -167,9 +167,9 @@ def _for_ssh(found: dict[str, str]) -> dict[str, str]:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Return the value of each key, read from the file with the key's name. Final line breaks are
-    removed, because editors add them. Names that begin with two dots are skipped: they are links
-    that the kubelet creates."""
+    """Return the value of each key, read from the file with the key's name; {} if there is no such
+    directory. Final line breaks are removed, because editors add them. Names that begin with two
+    dots are skipped: they are links that the kubelet creates."""
     found = {}
     try:
         entries = sorted(directory.iterdir())

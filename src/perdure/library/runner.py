@@ -519,9 +519,10 @@ class Runner:
     # --- use the results
 
     def apply(self, ref: str, to: PathText = "", *, commit: bool = False) -> Applied:
-        """Apply a run's changes to the checkout at `to` (default: the runner's directory). If they
-        cannot all be applied, nothing changes, and `refused` has the reasons. `commit`: commit the
-        changes. Raises Conflict, UsageError, NotFound."""
+        """Apply a run's changes to the checkout at `to` (default: the runner's directory), and
+        return the result. If they cannot all be applied, nothing changes, and the result's
+        `refused` has the reasons. `commit`: commit the changes. Raises Conflict, UsageError,
+        NotFound."""
         return service.apply(self._engine, ref, self._cwd / to, commit=commit)
 
     def open(self, ref: str) -> InteractiveCommand:
@@ -560,9 +561,13 @@ class Runner:
         leave_out: bool = False,
         allow_secrets: bool = False,
     ) -> Exported:
-        """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
-        `capsule`. Raises Conflict if the file exists, and SecretsFound if the checkpoint contains
-        secrets that the arguments do not allow."""
+        """Write a checkpoint of a run into one file, a capsule. Return a description of it.
+
+        `at`: number of the checkpoint (0: the newest). `redact`: replace secrets in the
+        conversation and the records. `leave_out`: omit files that contain a secret.
+        `allow_secrets`: write everything unchanged. Needs the extra `capsule`. Raises Conflict if
+        the file exists, and SecretsFound if the checkpoint contains a secret that none of these
+        arguments covers."""
         from perdure.capsule.export import ExportRequest, export
 
         wanted = ExportRequest(
@@ -658,9 +663,9 @@ class Runner:
     # --- clean up
 
     def remove(self, ref: str, *, force: bool = False) -> service.RemovedRuns:
-        """Remove a finished run from the list and move its workdir to the trash. Without `force`,
-        raises WorkspaceError if the workdir has changes that are not saved elsewhere; the message
-        lists them."""
+        """Remove a finished run from the list, move its workdir to the trash, and return the
+        result. Without `force`, raises WorkspaceError if the workdir has changes that are not saved
+        elsewhere; the message lists them."""
         return service.remove(self._engine, ref, force=force)
 
     def reset(self, ref: str, *, dry_run: bool = False) -> ResetOutcome:

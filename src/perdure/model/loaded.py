@@ -151,7 +151,7 @@ def call(key: str, name: str, given: object, said: str = "") -> Item:
 
 
 def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
-    """Compare the known items with the items that a resume would load now."""
+    """Compare the known items with the items that a resume would load now. Return the result."""
     ours = [each for each in known if not each.made_up]
     theirs = [each for each in loaded.items if not each.made_up]
     places = _aligned(ours, theirs)

@@ -308,8 +308,8 @@ def _remember(memory: Path, sign: str) -> None:
 def run_as_user(
     *args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float
 ) -> GitResult:
-    """Run git with the configuration of the system and the user, outside of any repository. Raises
-    GitFailed or WorkspaceError.
+    """Run git with the configuration of the system and the user, outside of any repository. Return
+    the result. Raises GitFailed, and WorkspaceError if there is no usable git.
 
     GIT_DIR names a directory that does not exist, so that git does not search for a repository, not
     even in parent directories (git 2.39). GIT_ASKPASS is empty, so that git starts no program that

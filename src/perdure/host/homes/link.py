@@ -77,9 +77,9 @@ class Linking(Struct, frozen=True, kw_only=True):
     tell: Tell = quiet
 
     def link(self, agent: str, home: Home) -> list[MovedDirectory]:
-        """Move all directories of the agent's home to the volume. Raises Conflict if a process uses
-        the home, and WorkspaceError if it cannot be moved. In both cases the home stays where it
-        was."""
+        """Move all directories of the agent's home to the volume. Return the result for each of
+        them. Raises Conflict if a process uses the home, and WorkspaceError if the home cannot be
+        moved. In both cases the home stays where it was."""
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:
@@ -307,7 +307,7 @@ def _identity(now: HomeSituation) -> str:
 
 def _known(now: HomeSituation) -> dict[str, list[str]]:
     """Return the hashes of the file versions that an interrupted call copied from the same old
-    path, by file name."""
+    path, by file name. Return {} if no call was interrupted."""
     try:
         note: Any = json.loads(taking(now).read_bytes())
         if note["from"] == _identity(now):

@@ -45,9 +45,9 @@ def unlink(
     tell: Tell = quiet,
     dry_run: bool = False,
 ) -> list[MovedDirectory]:
-    """Move all linked directories of the agent's home back to their original paths. Raises Conflict
-    if a process uses the home, and WorkspaceError if the volume is missing or there is not enough
-    space. In both cases nothing was changed."""
+    """Move all linked directories of the agent's home back to their original paths. Return the
+    result for each of them. Raises Conflict if a process uses the home, and WorkspaceError if the
+    volume is missing or there is not enough space. In both cases nothing was changed."""
     note, done = LinkedHomes(state), []
     for folder in home.folders:
         before = note.one(folder.name)

@@ -158,8 +158,8 @@ def keep(
     memory: int,
     output_cap: int = OUTPUT_CAP,
 ) -> Kept:
-    """Start a keeper. The keeper starts the agent with the first turn, and the agent ends with this
-    process at the latest.
+    """Start a keeper, and return the agent that it will run. The keeper starts the agent with the
+    first turn, and the agent ends with this process at the latest.
 
     `directory` must not exist yet. `idle_s`: maximum time between two turns. `memory`: limit for
     the resident memory of the agent and its descendants, in bytes; 0 means no limit. Raises

@@ -219,7 +219,8 @@ def memory(pid: int) -> int:
 
 
 def holders_of_lock(path: str) -> list[int]:
-    """Return the pids of processes that hold a flock(2) on the file, according to /proc/locks."""
+    """Return the pids of processes that hold a flock(2) on the file, according to /proc/locks.
+    Return [] if the file or /proc/locks cannot be read."""
     try:
         wanted = os.stat(path)  # noqa: PTH116
         with open("/proc/locks", encoding="ascii") as file:
