@@ -13,6 +13,7 @@ import pytest
 
 from tests.journeys.budget_kills import CLOSE, spent, table, trial
 from tests.journeys.stage import Stage
+from tests.journeys.test_endings import call
 
 pytestmark = pytest.mark.journey
 
@@ -317,6 +318,33 @@ def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
         first["outcome"]["kind"] == "lost" and "supervisor was gone" in first["outcome"]["detail"]
     )
     assert second["receipt"]["verdict"] == "native", second
+
+
+BEGINS_A_SUBAGENT = {
+    "codex": call("multi_agent_v1.spawn_agent", message="Count it.", fork_context=True),
+    "opencode": call("task", description="x", prompt="Count it.", subagent_type="general"),
+}
+
+
+@pytest.mark.parametrize("agent", ["codex", "opencode"], indirect=True)
+def test_subagents_count(stage: MakeStage, agent: str) -> None:
+    """The replies to a subagent belong to the attempt that began it, and to no later attempt. The
+    agent's own figures leave them out."""
+    again = "match Do more\nsay More.\nusage in=4000 out=40\n===\n"
+    subagent = "match Count it\nsay Two.\nusage in=30000 out=300\n===\n"
+    main = (
+        f"match Do the task\n{BEGINS_A_SUBAGENT[agent]}usage in=1000 out=10\n---\nrun sleep 2\n"
+        "usage in=1500 out=15\n---\nsay Done.\nusage in=2000 out=20\n"
+    )
+    # The fork's requests have the parent's prompt too, so the scripts' order decides.
+    one = stage(again + subagent + main)
+    words = ("--agent", agent, "--name", "task", "--permissions", "full", "--json")
+    done = one.perdure("run", *words, "Do the task.")
+    assert done.code == 0, done.err
+    more = one.perdure("update", "task", "--json", "Do more.")
+    assert more.code == 0, more.err
+    counted = [attempt["usage"] for attempt in more.json["attempts"]]
+    assert [(used["input"], used["output"]) for used in counted] == [(34_500, 345), (4000, 40)]
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])

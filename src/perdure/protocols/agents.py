@@ -260,6 +260,18 @@ class TellsRequests(Protocol):
 
 
 @runtime_checkable
+class CountsSubagents(Protocol):
+    """An optional interface, for drivers whose agent leaves its subagents out of its own usage
+    figures, and stores their conversations."""
+
+    def subagent_replies(self, home: Path, session_id: str, since: int) -> Sequence[Reply]:
+        """Return the usage of each reply to the subagents of a conversation, and to their own
+        subagents. `since`: return only replies from this time on, in ms. Reads the file system.
+        Raises OSError."""
+        ...
+
+
+@runtime_checkable
 class TellsRefusals(Protocol):
     """An optional interface, for drivers whose conversations cannot be read, and whose agent
     reports which step of a turn it refused."""

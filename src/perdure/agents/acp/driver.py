@@ -68,6 +68,7 @@ from perdure.protocols import (
     Abilities,
     AgentDriver,
     Archive,
+    CountsSubagents,
     OpenRequest,
     Prompt,
     ReadsDenials,
@@ -410,6 +411,11 @@ class AcpDriver:
         if isinstance(self.native, TellsRequests):
             return self.native.open_request(content)
         return None
+
+    def subagent_replies(self, home: Path, session_id: str, since: int) -> Sequence[Reply]:
+        if isinstance(self.native, CountsSubagents):
+            return self.native.subagent_replies(home, session_id, since)
+        return ()
 
     def denials_in_transcript(self, content: bytes) -> Sequence[AgentEvent]:
         if isinstance(self.native, ReadsDenials):

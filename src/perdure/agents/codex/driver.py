@@ -240,6 +240,9 @@ class CodexDriver:
     def fill(self, transcript: bytes) -> Fill:
         return codex_files.fill(transcript)
 
+    def subagent_replies(self, home: Path, session_id: str, since: int) -> Sequence[Reply]:
+        return tuple(codex_files.subagent_replies(home, session_id, since))
+
     def replies(self, transcript: bytes) -> Sequence[Reply]:
         return tuple(codex_files.replies(transcript))
 

@@ -9,7 +9,8 @@ file holds only the records after the fork and names its parent (`forked_from_id
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
+from perdure.host.system.files import open_file
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.model.tasks import MESSAGE_START
 from perdure.patterns import late_pattern
@@ -304,6 +306,36 @@ def replies(content: bytes) -> Iterator[Reply]:
                 at=at,
                 unnamed=True,
             )
+
+
+def subagent_replies(home: Path, thread: str, since: int) -> Iterator[Reply]:
+    """Yield the replies to the threads that a thread began, and that these began, from `since` (in
+    ms) on. Each such thread has a rollout of its own, which names its parent. The counts of the
+    first thread do not include them. Only the records of 0.169.0 and later are read."""
+    family = {thread}
+    # The names begin with the time, so a parent comes before the threads that it began.
+    for path in sorted(home.glob("sessions/*/*/*/rollout-*.jsonl")):
+        content = b""
+        with suppress(OSError):
+            content = _of_subagent(path, family, since)
+        if content:
+            family.add(json_lines.text(meta_of(content).get("id")))
+            found = (reply for reply in replies(content) if not reply.unnamed)
+            yield from (reply for reply in found if reply.at >= since)
+
+
+def _of_subagent(path: Path, family: Container[str], since: int) -> bytes:
+    """Return the content of a rollout that was written to since then, if a thread of the family
+    began its thread; else empty. Raises OSError."""
+    if path.stat().st_mtime * 1000 < since:
+        return b""
+    with open_file(path, follow=False) as file:
+        head = file.readline()
+        meta = meta_of(head)
+        began = json_lines.part(meta, "source", "subagent") is not None
+        if began and meta.get("parent_thread_id") in family:
+            return head + file.read()
+    return b""
 
 
 def open_request(content: bytes) -> OpenRequest | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.opencode import unfinished
-from perdure.agents.opencode.events import begun
+from perdure.agents.opencode.events import begun, step_usage
 from perdure.agents.shared import json_lines
 from perdure.host import system
 from perdure.model import Command, Conversation, Fill, Program, Reply
@@ -53,6 +53,14 @@ and json_extract(p.data, '$.type') = 'text'
 and coalesce(json_extract(p.data, '$.synthetic'), 0) = 0
 """
 _CHILDREN = "select id from session where parent_id = ?"
+_OF_SUBAGENTS = """
+with recursive family(id) as (
+select id from session where parent_id = ?
+union select session.id from session join family on session.parent_id = family.id
+)
+select p.id, m.data, p.data from family join message m on m.session_id = family.id
+join part p on p.message_id = m.id where json_extract(p.data, '$.type') = 'step-finish'
+"""
 _TITLED = "select id from session where title = ? order by time_created desc limit 1"
 
 
@@ -303,6 +311,17 @@ def prompts(content: bytes) -> Iterator[Prompt]:
                 and words
             ):
                 yield Prompt(words)
+
+
+def subagent_replies(home: Path, session_id: str, since: int) -> Iterator[Reply]:
+    """Yield the usage of each step of a session's subagents, and of their own subagents, from
+    `since` (in ms) on. The CLI prints only the steps of the session itself."""
+    for key, message_row, part_row in _rows(home, _OF_SUBAGENTS, session_id):
+        message = _row(message_row)
+        at = json_lines.whole(json_lines.part(message, "time", "created"))
+        if at >= since:
+            model = json_lines.text(message.get("modelID"), _FIRST)
+            yield Reply(id=key, usage=step_usage(_row(part_row)), model=model, at=at)
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:

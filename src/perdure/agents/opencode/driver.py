@@ -314,6 +314,9 @@ class OpenCodeDriver:
         so the database contains no usage that was not printed."""
         return ()
 
+    def subagent_replies(self, home: Path, session_id: str, since: int) -> Sequence[Reply]:
+        return tuple(opencode_archive.subagent_replies(home, session_id, since))
+
     def total(self, transcript: bytes) -> Usage:
         return Usage()
 

@@ -33,6 +33,9 @@ _OWN = re.compile(
 _SUMMARY = "You are performing a CONTEXT CHECKPOINT COMPACTION"
 _RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
 _EXITED = re.compile(r"^Process exited with code", re.MULTILINE)
+_SPAWNED = "collab_spawn"
+"""Value of the header `x-openai-subagent` for a subagent that the model began, in Codex 0.169.0.
+Other values are of Codex's own work, such as compactions and reviews."""
 _SHELLS = ("exec_command", "shell_command", "shell", "container.exec", "local_shell")
 
 _ERRORS = {
@@ -93,7 +96,7 @@ class OpenAI:
             or headers.get("session-id")
             or str(body.get("prompt_cache_key") or ""),
             summary="{}" if summary else "",
-            side=summary or "x-openai-subagent" in headers,
+            side=summary or headers.get("x-openai-subagent", _SPAWNED) != _SPAWNED,
             streamed=bool(body.get("stream")),
             model=str(body.get("model", "")),
             shell=_shell(items(body, "tools")),
@@ -268,7 +271,11 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
     """Return the tool call for a `run` or `call` line. A command becomes a call of the shell tool
     that the request offers."""
     if run.tool:
-        return _function(run.tool, run.arguments)
+        namespace, _, name = run.tool.rpartition(".")
+        made = _function(name, run.arguments)
+        if namespace:
+            made["namespace"] = namespace
+        return made
     if conversation.shell == "exec_command":
         # In 0.169.0 the tool waits for at most 30 s. For a longer command, `_wait` makes further
         # calls.

@@ -117,6 +117,8 @@ class EventTotals(Struct):
     """Replies of the model, by id, that no end-of-turn usage report includes yet."""
     earlier: list[Reply] = field(default_factory=list)
     """Replies of the model that an end-of-turn usage report includes."""
+    subagents: dict[str, Reply] = field(default_factory=dict)
+    """Replies to subagents, by id, that the agent's own figures leave out."""
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that an end-of-turn usage report includes."""
     replied: bool = False
@@ -246,7 +248,7 @@ class EventTotals(Struct):
 
     def usage(self, before: Usage, model: str = "") -> Usage:
         """Return the usage of this attempt: the agent's own figures, plus an estimate for replies
-        that these figures do not include yet.
+        that these figures do not include yet, plus the replies to subagents.
 
         `before`: the conversation's total at the start of the attempt, for agents that report such
         totals. `model`: the model whose prices apply to replies that name no model.
@@ -259,6 +261,8 @@ class EventTotals(Struct):
             counts = (seen.input, seen.output, seen.cached, seen.cache_write)
             told = seen if any(counts) else self._like_the_last()
             used = used + priced(told, reply.model or model, reply.hour)
+        for reply in self.subagents.values():
+            used = used + priced(reply.usage, reply.model or model, reply.hour)
         unreported = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
         if unreported:
             return replace(used, estimated=True)

@@ -13,6 +13,7 @@ attempt, or that a fork copied into it, are not counted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from os import SEEK_END
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from perdure.engine.prompt_file import prompt_path
 from perdure.host.process import boottime
 from perdure.host.system.files import read_file, regular_files
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
-from perdure.protocols import OpenRequest, TellsRequests
+from perdure.protocols import CountsSubagents, OpenRequest, TellsRequests
 from perdure.rules.pricing import priced
 
 SEEK_S = 0.5
@@ -73,7 +74,9 @@ class Meter(Struct):
 
     def look(self, reading: EventTotals, *, last: bool = False) -> None:
         """Count the new replies in the transcript. `last`: whether the agent has ended. If so, the
-        transcripts of its subagents are read as well."""
+        usage of its subagents is read as well."""
+        if last:
+            self._count_subagents(reading)
         path = self._transcript(last=last)
         if path is None:
             return
@@ -191,12 +194,24 @@ class Meter(Struct):
     def _read_subagents(self, path: Path, reading: EventTotals) -> None:
         """Count the replies in the transcripts of subagents. Each subagent has a file of its own,
         which may be older than the attempt."""
-        began = int(prompt_path(self.opened.directory).stat().st_mtime * 1000)
-        model = self.model
+        began, model = self._began(), self.model
         for found in self._belonging(path):
             if found.stat().st_mtime * 1000 >= began:
                 self._count(read_file(found, follow=False), reading, began)
         self.model = model
+
+    def _count_subagents(self, reading: EventTotals) -> None:
+        """Count the replies to subagents that the agent's own figures leave out."""
+        driver, session = self.opened.driver, self.opened.session
+        if not isinstance(driver, CountsSubagents) or session is None:
+            return
+        with suppress(OSError):
+            for reply in driver.subagent_replies(self.opened.home, session.id, self._began()):
+                reading.subagents[reply.id] = reply
+
+    def _began(self) -> int:
+        """Return the time at which the attempt began, in ms. Raises OSError."""
+        return int(prompt_path(self.opened.directory).stat().st_mtime * 1000)
 
     def _belonging(self, path: Path) -> Iterator[Path]:
         for directory in self.opened.driver.sidecar_files(path):
