@@ -161,7 +161,8 @@ class Scene(Struct, frozen=True):
         from perdure.host.git import Git
 
         for name in ("home", "tmp", "shop"):
-            (self.scratch / name).mkdir()
+            # For Codex, the rehearsal has made the home already, with the agent's directory in it.
+            (self.scratch / name).mkdir(exist_ok=True)
         for name, text in FILES.items():
             (self.repo / name).write_text(text, encoding="utf-8")
         who = {}
