@@ -267,7 +267,7 @@ def test_a_call_with_half_a_surrogate_pair_can_only_be_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
     """A model can write half a surrogate pair, which no store accepts. The run waits as for any
-    other call, but this call cannot be allowed."""
+    other call, but this call cannot be allowed. After its refusal the agent continues."""
     file = tmp_path / "outside.txt"
     write = call("Write", file_path=str(file), content="half \ud83d\n")
     here = stage(f"by history\n{write}---\nsay Without it.\n")
@@ -277,6 +277,9 @@ def test_a_call_with_half_a_surrogate_pair_can_only_be_refused(
     refused = here.perdure("approve", "task")
     assert "it can only be refused" in refused.err or "cannot be allowed" in refused.err
     assert (refused.code, file.exists()) == (2, False), refused.err
+    denied = here.perdure("deny", "task", "--why", "not that")
+    assert (denied.code, file.exists()) == (0, False), denied.err
+    assert here.show()["attempts"][-1]["receipt"]["verdict"] == "native"
 
 
 @CLAUDE

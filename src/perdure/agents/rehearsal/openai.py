@@ -367,7 +367,8 @@ def _call_text(entry: dict[str, Any]) -> str:
         return str(command[-1])
     if command and (entry.get("name") or "local_shell") in _SHELLS:
         return str(command)
-    return f"{entry.get('name', '')} {entry.get('arguments') or entry.get('input') or ''}".strip()
+    name = ".".join(str(part) for part in (entry.get("namespace"), entry.get("name")) if part)
+    return f"{name} {entry.get('arguments') or entry.get('input') or ''}".strip()
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:

@@ -20,6 +20,7 @@ The history is read from its beginning:
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -201,4 +202,14 @@ def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]])
 
 
 def _same(one: Mark, other: Mark) -> bool:
-    return one[0] == other[0] and one[1].strip() == other[1].strip()
+    return one[0] == other[0] and _comparable(one[1]) == _comparable(other[1])
+
+
+def _comparable(text: str) -> str:
+    """Return the text as the history may contain it. Claude Code 2.1.329 sends a replacement
+    character for half a surrogate pair. Without this, the same call is given again forever."""
+    return _HALF_PAIR.sub(lambda found: found[1] or r"\ufffd", text.strip())
+
+
+_HALF_PAIR = re.compile(r"(\\ud[89ab]..\\ud[c-f]..)|\\ud[89a-f]..")
+"""Half of a surrogate pair in JSON. The group matches a whole pair, which is kept."""
