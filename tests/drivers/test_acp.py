@@ -186,8 +186,8 @@ def _runs_in(process: Path, directory: Path) -> bool:
 
 
 def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) -> None:
-    """While there is a file of Gemini for the current minute, its conversation is not loaded. The
-    turn begins when the file is gone."""
+    """Gemini CLI names the files of conversations by the minute. While a file of the current minute
+    exists, loading its conversation would overwrite it. So the turn waits until it is gone."""
     held = [
         tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes))
         for minutes in range(3)

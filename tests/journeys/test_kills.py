@@ -25,8 +25,8 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
 @pytest.mark.parametrize("agent", KEPT)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
-    """After a kill at any moment the same holds for an agent that one program keeps between two
-    turns: in either turn, between them, or while it waits."""
+    """One program keeps its agent between two turns. It is killed at any moment: in either turn,
+    between the turns, or while the agent waits. The run recovers as in the test above."""
     result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])
 

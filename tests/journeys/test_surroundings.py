@@ -193,8 +193,8 @@ def test_without_home_the_account_s_home_is_used(one: Stage) -> None:
 
 
 def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
-    """If a conversation could not be saved because the home is not writable, the task is refused
-    with one sentence before anything is made. With a writable home it runs."""
+    """If the home is not writable, so that no conversation could be saved later, the task is refused
+    with one sentence before anything is made. With a writable home the task runs."""
     one = stage("say Done.")
     other = one.directory / "other"
     (other / "root").mkdir(parents=True)

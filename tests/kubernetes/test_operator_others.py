@@ -61,8 +61,8 @@ def test_a_claim_with_work_that_is_not_saved_stays():
 
 
 def test_of_several_taskruns_the_last_takes_the_claim():
-    """If two TaskRuns of one task would delete their claim, it is deleted with the last one. If one
-    of them keeps the claim, it stays even after that TaskRun is gone."""
+    """If both TaskRuns of a task are set to delete their claim, it is deleted with the last of them.
+    If one is set to keep it, the claim stays, even after that TaskRun is gone."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -120,8 +120,8 @@ FORK = {"mode": "Session", "sessionId": "s", "from": "fix"}
 
 
 def test_a_fork_outlives_the_taskrun_that_it_continues():
-    """A TaskRun uses the claim of another one, which is then deleted. Its next attempt uses the same
-    claim."""
+    """A TaskRun uses another TaskRun's claim. After that other TaskRun is deleted, the next attempt
+    of the first one still uses the same claim."""
 
     async def story(stage: Stage) -> None:
         stage.begin()

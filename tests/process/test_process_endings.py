@@ -62,8 +62,8 @@ def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
 def test_the_agent_has_exactly_the_environment_given(
     launch: Launcher, env: dict[str, str], mark: str
 ) -> None:
-    """No variable of the supervisor's environment is passed on to the agent, and only the mark is
-    added. The command's own variables have precedence."""
+    """The agent gets exactly the given environment and the variable with the mark, and nothing from
+    the supervisor's environment. If the command sets a variable itself, its value is used."""
     process = launch(("env", "-0"), extra={"EXTRA": "é\n=1", "TMPDIR": "/elsewhere"})
     assert process.wait() is not None
     seen = dict(

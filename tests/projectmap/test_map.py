@@ -130,8 +130,8 @@ def test_what_earlier_tasks_made_comes_before_the_rest_and_says_so(tmp_path: Pat
 
 @pytest.mark.parametrize("tokens", [1, 200, 300, 500, 1000])
 def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
-    """However many files there are, the map is no longer than the limit (at least 200 tokens), and
-    counts what it left out."""
+    """However many files there are, the map does not exceed its limit, and states how many files it
+    left out. A limit below 200 tokens is raised to 200."""
     made(
         tmp_path,
         {f"part{number}/module{number}.py": SHOP["shop/orders.py"] for number in range(80)},

@@ -226,8 +226,8 @@ def _waiting(reason: str) -> Any:
 
 
 def test_a_lost_node_has_no_patience() -> None:
-    """An obstacle that only a person can remove ends the attempt after some time. For a lost node,
-    and for room for the pod, the operator waits without a limit."""
+    """An obstacle that only a person can remove ends the attempt after some time. If a node is lost,
+    or there is no room for the pod, the operator waits without a limit."""
     run = _waiting("X")
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})

@@ -630,8 +630,8 @@ def test_no_whole_line_that_was_copied_is_ever_lost(
 
 
 def test_a_snapshot_tells_growth_from_change(desk: Desk) -> None:
-    """After growth a transcript still has the beginning of its snapshot. After any other change it
-    does not."""
+    """A transcript that has only grown still begins with what its snapshot recorded. A transcript
+    that changed in any other way does not."""
     desk.write("prompt a\nanswer a\n")
     seen = snapshot(desk.driver, desk.transcript)
     assert seen is not None

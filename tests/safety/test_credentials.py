@@ -111,8 +111,8 @@ def test_without_the_right_secret_the_refusal_is_one_sentence(
 
 
 def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
-    """A redirect to another server is not followed. Even if git followed it, it would not get the
-    secret for that server."""
+    """A redirect to another server is not followed. Even if git followed the redirect, the other
+    server would not receive the secret."""
     with (
         serving(yard) as thief,
         serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge,

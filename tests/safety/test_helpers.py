@@ -34,8 +34,8 @@ def http(yard: Yard) -> Iterator[GitHttp]:
 
 
 def teach(yard: Yard, http: GitHttp, user: str = "una", password: str = PASSWORD) -> Path:
-    """Put a program that gives a login into the user's global configuration, as `gh auth setup-git`
-    does. Return the file in which it records its calls."""
+    """Configure a credential helper in the user's global git configuration, as `gh auth setup-git`
+    does. Return the file in which the helper records its calls."""
     asked, program = yard.top / "asked", yard.top / "helper"
     program.write_text(
         f"#!/bin/sh\necho \"$1\" >> {asked}\ncat >> {asked}\nenv | grep -q ^GIT_ASKPASS=. && exit "

@@ -248,8 +248,8 @@ def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:
-    """In the real /proc, the file system of a directory is found. If the system does not report it,
-    nothing is refused."""
+    """The type of a directory's file system is found in the real /proc. If the system does not report
+    one, the directory is accepted."""
     assert file_system(Path("/proc/self")) == "proc"
     assert file_system(Path("/proc/self"), Path("/nonexistent")) == ""
     refuse_network(Path("/proc/self"), Path("/nonexistent"))

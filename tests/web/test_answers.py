@@ -125,7 +125,7 @@ def by_attach(asked: Asked) -> None:
         terminal.shows("Allow it once?")
         terminal.type("y", "Enter")
         terminal.shows("It is done.")
-        # When the terminal closes, `attach` ends, and may still write the end of the attempt.
+        # When the terminal closes, `attach` may still store the attempt's end before it exits.
         asked.stage.until(
             lambda: asked.stage.show(asked.name)["state"] == "succeeded", "attach has the end"
         )

@@ -56,8 +56,8 @@ def test_a_start_that_is_refused(
     environ: dict[str, str],
     says: str,
 ) -> None:
-    """With an unsafe or invalid configuration the server does not start: the exit code is 2, there
-    is one sentence, and nothing is made."""
+    """With an unsafe or invalid configuration the server does not start. It prints one sentence, ends
+    with exit code 2, and makes nothing."""
     serving = serves(config, **environ)
     done = serving.perdure("serve", *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
@@ -76,7 +76,8 @@ def test_the_host_of_the_public_address(serves: Callable[..., Serving]) -> None:
 
 
 def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:
-    """The repository's own file cannot name sources or change the server's address."""
+    """The settings file of a repository cannot define webhook sources or change the server's
+    address."""
     serving = serves("")
     (serving.home / "perdure.toml").write_text(
         '[webhooks.a]\nsecret_env = "HOME"\n[serve]\nlisten = "0.0.0.0:1"\n'

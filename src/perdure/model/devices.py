@@ -60,7 +60,8 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def channel(self) -> Channel:
-        """Return the browser as a channel. Raises ValueError if the wishes are not valid."""
+        """Return the browser as a channel. Raises ValueError if the person's
+        settings for this browser are not valid."""
         wishes = msgspec.json.decode(self.wishes)
         return device_channel(f"{PREFIX}{self.id}", self.endpoint, wishes)
 

@@ -112,8 +112,8 @@ def _is_record(entry: dict[str, Any]) -> bool:
 
 
 def _end(content: bytes) -> int | None:
-    """Return the ordinal at which a file stops using the records of its base, exclusive. None if
-    the file names no ordinal."""
+    """Return the ordinal of the first record of its base that a file no longer uses. None if the
+    file names no ordinal."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     if isinstance(found, int):
         return found

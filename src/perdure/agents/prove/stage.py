@@ -202,9 +202,10 @@ class Stage(Struct):
         model: str = "",
         permissions: str = "edit",
     ) -> Launch:
-        """Return the launch for a run. `asked` is the continuation. Without it, the launch begins a
-        new conversation, with a chosen id if the CLI accepts one. If `permissions` is empty, the
-        level `edit` is used, and the caller removes the arguments that set it."""
+        """Return the launch for a run. `asked` is the conversation to continue. Without it, the
+        launch begins a new conversation, with a chosen id if the CLI accepts one. If `permissions`
+        is empty, the launch has the level `edit`, and the caller must remove the arguments that set
+        this level."""
         chosen = str(uuid4()) if self.driver.abilities.choose_id else ""
         return Launch(
             spec=TaskSpec(

@@ -133,8 +133,9 @@ class _Wait(Struct, frozen=True):
 
 
 class Current:
-    """Asks the forge, and caches each answer for `KEPT_S`, because a waiting delivery is checked
-    every few seconds. `forge` returns the client for a source and a rule, or None."""
+    """Asks the forge for the current state of a delivery's subject. Each answer is cached for
+    `KEPT_S`, because a waiting delivery is checked every few seconds. `forge` returns the client
+    for a source and a rule, or None."""
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
