@@ -214,8 +214,8 @@ def dropped() -> int | None:
 
 def kept() -> int | None:
     """Return the service's group for a child that works only for the service, such as git. Return
-    None if there is no such group. The group becomes the child's real group too. So these children
-    may inspect each other, and a shell among them does not drop the group."""
+    None if there is no such group. The group becomes the child's real group too. So children with
+    this group may inspect each other, and a shell does not drop the group."""
     if is_separate():
         return os.getegid()
     return None

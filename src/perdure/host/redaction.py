@@ -93,7 +93,8 @@ class Redactor(Struct, frozen=True):
 def _replacing(forms: frozenset[bytes]) -> Redactor:
     if not forms:
         return Redactor()
-    # The longest form comes first, because one secret may be the beginning of another.
+    # The longest form comes first, because one secret may be the beginning of another, and the
+    # first alternative that matches is used.
     pattern = re.compile(
         b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
     )

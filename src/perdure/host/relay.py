@@ -36,7 +36,7 @@ class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Random text in the URL that authenticates requests; the relay answers no request without
     it."""
     repository: bool = False
-    """Whether the relay fetches the repository."""
+    """Whether the agent's container fetches the repository through the relay."""
     store: str = ""
     """URL of the checkpoint store that the relay reads and writes; empty for none."""
     error: str = ""

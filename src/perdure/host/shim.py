@@ -34,7 +34,8 @@ long as this process lives.
 
 SIGTERM means stop: TERM to the agent, the grace, then KILL to everything. All other signals that
 can be blocked are blocked, because the supervisor may end together with its terminal. This process
-is started with the agent's environment and passes it on; it is never written to a file.
+is started with the agent's environment and passes it on; the environment is never written to a
+file.
 """
 
 # ruff: noqa: PTH100, PTH104, PTH120, PTH123 (pathlib would double the start-up time)
@@ -148,8 +149,8 @@ def watch(
     while True:
         status = reap(leader)[1]
         if status is not None:
-            # If a stop request arrived just before the agent ended, the cause of the end is the
-            # stop request.
+            # If a stop request arrived just before the agent ended by itself, the request still
+            # counts as the cause of the end.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_cause() if asked else cause, status
         offspring.note()

@@ -1,4 +1,4 @@
-"""Runs git. No other module does, and every call goes through here.
+"""Runs git. No other module starts a git process.
 
 `workspace` and `checkpoint` call it. Every call gets an environment of its own. Variables whose
 names begin with GIT_ are not inherited (a leaked GIT_DIR overrides `-C`), and the configuration of

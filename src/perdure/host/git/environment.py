@@ -1,5 +1,5 @@
-"""Builds the environment in which git runs. The variables and configuration of the caller, the
-user, the system and the repository have no influence.
+"""Builds the environment in which git runs. Few variables of the caller are passed to git, and the
+configuration of the user and the system is not read.
 
 `Git.run` calls this module once for each command. The settings are passed as environment
 configuration, which takes precedence over anything that an agent wrote into a repository. Each

@@ -83,9 +83,9 @@ def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
 def repository(start: Path) -> Path | None:
     """Return the git directory of the checkout that contains a directory.
 
-    Return None if only git itself can tell. This is the case for a linked worktree, for a bare
-    repository, for files of another user (git refuses them, see safe.directory), and at a file
-    system boundary. The caller then has to run git.
+    Return None if only git itself can find the answer. This is the case in a linked worktree, in a
+    bare repository, if the files belong to another user (git refuses them, see safe.directory), and
+    at a file system boundary. The caller then has to run git.
     """
     own, device = os.geteuid(), start.stat().st_dev
     for directory in (start, *start.parents):

@@ -1,5 +1,5 @@
-"""Finds processes that use a home. If an agent still used a home after it was moved, its writes
-would go to the old directory and be lost.
+"""Finds processes that use a home. If an agent still used a home after the home was moved, the
+agent would write to the old directory, and what it wrote would be lost.
 
 A process counts as a user in two cases. It has a file of the home open (Codex's locks and
 databases, OpenCode's database, a transcript). Or it is the agent, and its environment names this

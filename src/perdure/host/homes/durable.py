@@ -1,8 +1,9 @@
 """Writes a file so that it has either the old or the new content after a kill or a power cut. Also
 swaps two names in one step.
 
-The other modules of this package use it. On systems other than Linux, and on file systems without
-`renameat2` (some FUSE and network file systems answer EINVAL), it uses the closest alternative.
+The other modules of this package use it. Systems other than Linux may lack the flags of
+renameat2(2), and so do some FUSE and network file systems (EINVAL). There `place_new` uses other
+calls, and `exchange` raises OSError.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ There are three steps:
   same step.
 
 After a kill at any point, the next call finds the completed steps and does the rest. The old tree
-is not changed before its copy is on the disk, and nothing of it is ever deleted.
+is not changed before its copy is on the disk, and none of its files is ever deleted.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def copy_into_volume(call: Linking, now: HomeSituation) -> MergeResult:
 
 
 def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
-    """Copy files to the volume that were written to the old tree (now at `kept`) after it was
-    copied. Return the result of the copying; None if there are no such files."""
+    """Copy to the volume the files that were written to the old tree (now at `kept`) after the tree
+    was copied. Return the result; None if there are no such files."""
     stage = stage_of(now)
     merge = Merge(
         kept,
@@ -281,8 +281,8 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
 
 
 def index_aside(now: HomeSituation) -> list[str]:
-    """Move the agent's index files on the volume aside, and return their new paths. They may
-    contain old paths, or lack files that were just copied. The agent builds a new index."""
+    """Move aside the agent's index files on the volume, and return the new paths. An index file may
+    contain old paths, or lack files that were just copied. The agent builds a new one."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     found = [
         each

@@ -164,7 +164,6 @@ class _Listed(threading.local):
         self.found: dict[str, str] = {}
 
 
-# Lowercase, because it is used like a function: environment(state, os.environ).
 class HomeEnvironment(Mapping[str, str]):
     """The user's environment, plus the variables of linked homes. A variable that the user has set
     to another directory keeps the user's value.

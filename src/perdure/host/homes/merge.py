@@ -147,8 +147,8 @@ class Merge(Struct):
         )
 
     def _blocked(self, name: str) -> bool:
-        """Return whether a parent directory of the name is something other than a directory in the
-        target."""
+        """Return whether the target has something other than a directory at the path of one of the
+        name's parent directories."""
         return any(
             (found := entry_at(self.target / each)) is not None and not found.is_directory
             for each in parents(name)

@@ -118,8 +118,8 @@ def read_situation(
     before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
-    # The variable already names the target: the user has added the `export` line to the shell
-    # configuration. So the old path is not in the environment.
+    # The variable already names the target, because the user has added the `export` line to the
+    # shell configuration. So the old path cannot be read from the environment.
     if folder.at(environ) == target:
         environ = {name: text for name, text in environ.items() if name != folder.variable}
         if before is not None:

@@ -1,9 +1,9 @@
 """Makes temporary copies of files: complete, compared with their source, durable, and under names
 that no agent reads.
 
-The staging directory is on the same file system as the final path, so moving a copy there is a
-rename. A staged file is named by the hash of its path. Files that a killed call left there are
-overwritten.
+The staging directory is on the same file system as the final path, so a copy is moved to its final
+path by a rename. A staged file is named by the hash of its path. Files that a killed call left in
+the staging directory are overwritten.
 """
 
 from __future__ import annotations

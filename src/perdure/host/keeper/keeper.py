@@ -15,8 +15,9 @@ from perdure.host.system import boottime
 from perdure.host.system.sockets import OwnerChannel
 
 LEFT_S = 2.0
-"""Time between TERM and KILL for processes that left the agent's tree during a turn, in seconds.
-Processes that are still below the agent after the turn have the same time to exit by themselves."""
+"""Time between TERM and KILL, in seconds, for processes that left the agent's process tree during a
+turn. Processes that are still in the tree after the turn have the same time to exit by
+themselves."""
 BUSY_MS = 50
 IDLE_MS = 10_000
 """Interval at which the memory of an idle agent is checked, in milliseconds."""

@@ -81,7 +81,7 @@ class KeptTurn:
         shim.write_error(self.outputs[1], f"perdure: {words}\n".encode())
 
     def lease(self, now: float) -> tuple[float, float]:
-        """Return two times in seconds of the boot clock: when the agent is asked to end, and when
+        """Return two times, in seconds on the boot clock: when the agent is asked to end, and when
         it is killed."""
         with inside(self.directory):
             return shim.lease(now)[:2]

@@ -1,5 +1,5 @@
-"""Runs an agent so that it outlives its supervisor, and ends it together with everything that it
-started.
+"""Runs an agent so that it outlives its supervisor, and ends the agent together with every process
+that it started.
 
 Called by `attempt` (start, wait, stop, verify), `worker` and `sweeper` (find, adopt, end). The
 supervisor prepares a directory for the attempt and starts a shim (`perdure.host.shim`) in it; the
@@ -12,7 +12,7 @@ shim is the agent's parent. Output goes to files, which `Lines` follows; the res
 - The workspace lock is held exactly as long as the shim lives. The shim lives as long as any
   process that descends from it.
 - No signal goes to a process that was not identified by boot, pid and start time.
-- A kept agent (`keep`) serves one attempt after the other. It holds no lock between two of them,
+- A kept agent (`keep`) serves one attempt after the other. It holds no lock between two attempts,
   and ends with its owner.
 - An agent's output, whatever its content and size, never blocks or crashes the supervisor, and
   never fills its memory.

@@ -108,8 +108,8 @@ class Process:
             self.shim.send(signal.SIGTERM)
 
     def release(self, kept: Collection[int] = ()) -> None:
-        """Tell the shim that the agent's turn is over, so that it ends the agent. `kept`: pids of
-        processes that must not be ended."""
+        """Tell the shim that the agent's turn is over. The shim then ends the agent. `kept`: pids
+        of processes that must not be ended."""
         if kept:
             write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
         self.stop(OVER)
@@ -181,8 +181,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """Write a file that only its owner can read. `whole`: write all content in one step, even if
-    several processes write the file at the same moment."""
+    """Write a file that only its owner can read. `whole`: replace the file in one step, so that
+    readers see only complete content even if several processes write the file at the same
+    moment."""
     if whole:
         target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
     else:

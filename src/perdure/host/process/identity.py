@@ -99,8 +99,8 @@ def this_host(state: Path, patience_s: float | None) -> Host:
 
 def worker_identity(host: Host = UNSHARED_HOST) -> str:
     """Return the name of this worker: `host:boot.namespace:pid:starttime`, where `boot` is the
-    first 8 characters of the boot id. If several hosts share
-    a database, the host part includes the host's id."""
+    first 8 characters of the boot id. If several hosts share a database, the host part includes the
+    host's id."""
     known = stat("self")
     name = host.label if host.id else os.uname().nodename
     started = known[3] if known else 0

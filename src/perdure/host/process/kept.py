@@ -220,8 +220,8 @@ def end_kept(directory: Path, grace_s: float) -> None:
 
 
 def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
-    """Ask the keeper to end everything. If it does not, kill all processes that carry the mark, and
-    remove the directory."""
+    """Ask the keeper to end everything. If the keeper fails to do so, kill all processes that carry
+    the mark, and remove the directory."""
     held = keeper.open()
     if held is not None:
         try:

@@ -127,7 +127,8 @@ def running(directory: Path) -> bool:
     """Return whether an agent of this directory is alive or is being started. Does not wait.
 
     The shim holds the lock on `launch` as long as it lives. Every container that has the directory
-    can check this lock. For a kept agent, its keeper and `exit.json` decide.
+    can check this lock. With a kept agent, the attempt is running until `exit.json` exists or the
+    keeper has ended.
     """
     if (directory / "exit.json").exists():
         return False
@@ -170,8 +171,8 @@ def claim(directory: Path) -> int:
     """Open and lock the file `launch` of an attempt that has not begun, and return its descriptor.
     Raises Conflict if an attempt has used the directory, or another process holds the lock."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
-    # Another `find` may hold the lock briefly. A child that another thread is starting may also
-    # hold it: the child inherited the descriptor, and keeps it until its exec.
+    # Another `find` may hold the lock briefly. So may a child that another thread is starting: the
+    # child has inherited the descriptor, and keeps it until its exec.
     for _ in range(400):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,11 @@
 """Finds all processes of an attempt by its mark, and ends them.
 
-Normally the shim ends its own tree. This module is for the case that the shim was killed: its
-orphans then belong to init, and only inherited values show where they came from. Processes inherit
-the mark in two ways. One is the variable PERDURE_ATTEMPT. The other is the soft value of a resource
-limit that Linux passes on to children without enforcing it (RLIMIT_LOCKS), which `env -i` does not
-remove. Other systems have only the variable. There, processes that share a session with a marked
-session leader count as well.
+Normally the shim ends its own tree. This module is for the case that the shim was killed. Its
+descendants then belong to init, and only values that they inherited show which attempt they belong
+to. Processes inherit the mark in two ways. One is the variable PERDURE_ATTEMPT. The other is the
+soft value of a resource limit that Linux passes on to children without enforcing it (RLIMIT_LOCKS),
+which `env -i` does not remove. Other systems have only the variable. There, all processes in the
+session of a marked session leader count as processes of the attempt.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Finds out which processes of a running attempt are alive, for `perdure.rules.liveness`. It only
-reads, does not wait, and takes nothing over."""
+reads, does not wait, and takes over no attempt."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Probe(Struct, frozen=True):
 
     def liveness(self, run: Running, now: int, again: Callable[[], Running]) -> Liveness | None:
         """Return which processes of a run are alive; None if the run is not running. `again` reads
-        the run once more. This is necessary because a supervisor exits when its run ends: if it is
-        dead, the run may just have ended."""
+        the run once more. This is necessary because a supervisor exits when its run ends. So if the
+        supervisor is dead, the run may just have ended."""
         if run.state is not RunState.RUNNING:
             return None
         found = liveness(self.signs(run, now))

@@ -1,12 +1,12 @@
 """The operating system's processes behind one interface, with two back ends: `linux`, and
 `portable` for any other POSIX system.
 
-Only this module sets `IS_PORTABLE`: by the platform, and on Linux also by the variable
-PERDURE_HOST, which tests set. The back ends contain no policy; every decision is the caller's. The
-shim and the keeper load this package too, so it needs only the standard library (`portable` also
-psutil). They run with the agent's environment, so their supervisor tells them on the command line
-which back end to use. `files` and `sockets` provide the same kind of interface for files and local
-sockets.
+Only this module sets `IS_PORTABLE`. The value depends on the platform, and on Linux also on the
+variable PERDURE_HOST, which tests set. The back ends contain no policy; every decision is the
+caller's. The shim and the keeper load this package too, so it needs only the standard library
+(`portable` also psutil). They run with the agent's environment, so their supervisor tells them on
+the command line which back end to use. `files` and `sockets` provide the same kind of interface for
+files and local sockets.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def _fsync(path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         # The file is gone, or its mode does not even let its owner open it. git and agents write
-        # only readable files, so none of theirs is missed.
+        # only readable files, so all of their files are flushed.
         return
     try:
         os.fsync(fd)
@@ -247,8 +247,8 @@ def _change_mode(name: str, above: int, mode: int) -> None:
     try:
         fd = os.open(name, flags, dir_fd=above)
     except PermissionError:
-        # The file's mode does not even let its owner open it, so it is changed by name. If a link
-        # took its place at this moment, the link would be followed.
+        # The file's mode does not even let its owner open it, so the mode is changed by the file's
+        # name. If a link replaced the file at this moment, the link would be followed.
         os.chmod(name, mode, dir_fd=above)
         return
     try:

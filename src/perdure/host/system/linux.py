@@ -1,6 +1,7 @@
 """Back end for Linux: processes by /proc, pidfds and prctl(2).
 
-Every shim loads it. So it imports only the standard library, and no module that loads slowly.
+Every shim loads this module. So it imports only the standard library, and no module that loads
+slowly.
 """
 
 # ruff: noqa: PTH110, PTH115, PTH123, PTH208 (pathlib would double the start-up time of the shim)
@@ -383,7 +384,7 @@ def settle_groups() -> None:
     import ctypes
 
     # A process whose real and effective groups differ cannot read its own /proc/self. This setting
-    # allows it again. Other processes still have no access, because their groups differ from this
+    # allows that again. Other processes still have no access, because their groups differ from this
     # process's.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     # Makes programs that this process or its descendants execute ignore the setgid bit. Otherwise

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 WATCH_S = 0.5
-"""Maximum time between two checks of the agent by its shim, in seconds. A process that is a
-descendant of the agent for that long is recorded. It is then found even if it leaves the tree."""
+"""Maximum time between two checks of the agent by its shim, in seconds. A process that has been a
+descendant of the agent for that long has been recorded. It is then found even if it leaves the
+tree."""
 _NOTE_S = 0.2
 """Minimum time between two recordings of the descendants, in seconds."""
 POLL_S = 0.02
