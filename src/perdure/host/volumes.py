@@ -3,8 +3,8 @@ keeps a ballast file whose space can be freed.
 
 perdure survives a full disk as long as its own database can write, and SQLite needs space even to
 delete. So new work is refused early, running work may finish, and reading always works. In
-addition, the ballast, a placeholder file next to the database, is emptied when space runs out.
-Nobody has to restore it: the next check creates it again if there is enough space.
+addition, the ballast, a placeholder file next to the database, is emptied when space runs out. The
+next check creates it again if there is enough space.
 
 This module also knows the types of file systems. `store.disk` refuses some of them for the
 database. `was_changed_since` compares times only where both file systems use the same clock.

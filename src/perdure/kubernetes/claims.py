@@ -1,10 +1,11 @@
-"""Creates, checks and deletes the volume claim of a task. `launch` gets a claim for a pod here;
-`reconciler` deletes it with a TaskRun that asks for that.
+"""Creates, checks and deletes the volume claim of a task. `launch` gets the claim for a pod here.
+`reconciler` deletes the claim together with a TaskRun that says `reclaim: Delete`.
 
 A claim is deleted only if every TaskRun that used it says `reclaim: Delete` and was deleted with
 its work saved, and no other TaskRun uses it. A TaskRun that says `Keep` removes the label
-`perdure.dev/reclaim: Delete` from the claim and records its own uid there. If that TaskRun later
-says `Delete`, the claim may be deleted after all, unless another TaskRun has also said `Keep`.
+`perdure.dev/reclaim: Delete` from the claim and records its own uid on the claim. If that TaskRun
+later says `Delete`, the claim may be deleted after all, unless another TaskRun has also said
+`Keep`.
 
 A TaskRun puts its own labels on the claim before a pod mounts it. The deletion names the version of
 the claim that was checked, so it fails if another TaskRun has begun to use the claim since.
@@ -37,7 +38,8 @@ async def claimed(api: Api, memory: ClusterCache, run: WantedRun) -> str | Obsta
     if not source or source == run.name:
         own = await api.create_or_get(kinds.CLAIM, manifests.claim(run))
         return await _marked(api, run, run.claim, own)
-    # After the first attempt the name is known, and the other TaskRun may be gone.
+    # After the first attempt the status has the claim's name. The TaskRun whose conversation is
+    # continued may be gone by then.
     used = run.status.workspace.claim_name
     if used:
         return await _marked(api, run, used, await api.get(kinds.CLAIM, run.namespace, used))

@@ -1,10 +1,11 @@
 """Creates the objects that an attempt's pod needs: the ConfigMap with instructions and order, the
 claim, the Job. Called by `reconciler`.
 
-Every creation is safe to repeat: the text of a version is never overwritten, and an existing object
-that belongs to the TaskRun counts as created. If the API server refuses (quota, permissions, an
-invalid pod) or something is missing, the functions return `Obstacle`. The reconciler makes it a
-condition of the TaskRun and retries for a limited time.
+Every creation is safe to repeat: the stored text of a version of the instructions is never
+overwritten, and an existing object that belongs to the TaskRun counts as created. If the API server
+refuses (quota, permissions, an invalid pod) or something is missing, the functions return
+`Obstacle`. The reconciler reports the obstacle as a condition of the TaskRun and retries for a
+limited time.
 """
 
 from __future__ import annotations

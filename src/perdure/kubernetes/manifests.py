@@ -127,7 +127,8 @@ def order(
     resume = orders.ResumeOrder(
         mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
     )
-    # Only a volume keeps the pod's database, in which the agent's requests are.
+    # The agent's requests are in the pod's database, which only a volume keeps. So the agent cannot
+    # ask in another mode.
     request_expiry_s = spec.policy.request_expiry_seconds if volume.mode == "Claim" else 0.0
     return orders.encode(
         orders.Order(

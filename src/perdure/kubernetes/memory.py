@@ -135,7 +135,7 @@ class ClusterCache:
 
     def keep_all(self, before: Before, jobs: Sequence[JobSeen], pods: Sequence[PodSeen]) -> None:
         """Update the cache from complete lists of Jobs and pods, as `refresh` does for one TaskRun.
-        Only objects in `before` count as missing if the lists do not have them."""
+        An object that the lists lack counts as missing only if it is in `before`."""
         jobs_of, pods_of = defaultdict(list), defaultdict(list)
         for job in jobs:
             jobs_of[job.run].append(job)

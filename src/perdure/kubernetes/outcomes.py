@@ -158,7 +158,8 @@ def ended(
 
 
 def overdue(pod: PodSeen, now: int) -> bool:
-    """Return whether a deleted pod still exists although its grace period ended a while ago."""
+    """Return whether a deleted pod still exists although its grace period ended more than
+    `OVERDUE_MS` ago."""
     return bool(pod.deleted) and now > pod.deleted + OVERDUE_MS
 
 

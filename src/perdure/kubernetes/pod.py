@@ -1,5 +1,5 @@
-"""Performs the attempt that a pod's order describes, and reports how it ended. It uses the same
-engine as at a terminal. Called by `perdure work --run`.
+"""Performs the attempt that a pod's order describes, and reports how it ended. Uses the same engine
+as the command line. Called by `perdure work --run`.
 
 The operator numbers the attempts, and the run's own record must use the same numbers. An attempt
 that is missing from this record is therefore claimed and closed here, with the outcome that the
@@ -163,9 +163,9 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _answer_requests(engine: Engine, run: TaskRun, order: Order) -> None:
-    """Give the answers of the order to the run's open requests. An answer to a request that is not
-    open any more, or that had another call, is left out. If a person answered, the requests that
-    the person was not shown are refused: the agent may ask again."""
+    """Give the answers of the order to the run's open requests. An answer is left out if its
+    request is no longer open or was for another call. If at least one answer fits, the open
+    requests without an answer are refused; the agent may ask again."""
     given = {each.number: each for each in order.answers}
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     fits = [each for each in opened if _is_meant(given.get(each.number), each)]

@@ -413,8 +413,8 @@ def _stuck(
     """Return the step for an obstacle of the open attempt. The attempt waits until the obstacle is
     gone. If only a person can remove it, the attempt fails after a limited time.
 
-    The wait has no time limit if there is no room, or if the node is lost. Processes on a lost node
-    may still write to the volume.
+    The wait has no time limit in two cases: there is no room, or the node is lost. Processes on a
+    lost node may still write to the volume.
     """
     status = status_moves.waits(status, obstacle, now)
     since = _since(status, now)

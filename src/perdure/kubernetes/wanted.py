@@ -72,8 +72,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> dict[int, SpecSource]:
-        """Return the known instructions that are in Secrets: the name and key of the Secret, by the
-        version of the instructions."""
+        """For each known version of the instructions that is in a Secret, return the name and key
+        of that Secret, by version."""
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 

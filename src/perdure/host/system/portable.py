@@ -154,10 +154,10 @@ def is_dead(known: tuple[str, int, int, int]) -> bool:
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process is the one that an agent registered in a file of its own, by
-    comparing start times. `registered`: the start time as the agent wrote it. Its format on macOS
-    is unknown. There, any process whose command line (`words`) contains the agent's name is
-    accepted."""
+    """Return whether a process is the one that an agent recorded in one of its own files. The start
+    times are compared. `registered`: the start time as the agent wrote it. On macOS its format is
+    unknown. If it is not a number, any process whose command line (`words`) contains the agent's
+    name is accepted."""
     return str(start) == registered or (not registered.isdecimal() and b"claude" in words)
 
 
@@ -235,8 +235,8 @@ def memory(pid: int) -> int:
 
 
 def holders_of_lock(path: str) -> list[int]:
-    """Return the pids of all processes that have the file open. One of them may hold a flock(2) on
-    it, but no portable interface says which."""
+    """Return the pids of all other processes that have the file open. One of them may hold a
+    flock(2) on it, but no portable interface says which."""
     try:
         wanted = os.stat(path)
     except OSError:
@@ -360,15 +360,16 @@ def session_families(family: Collection[int]) -> set[int]:
 
 class MarkedOffspring:
     """The descendants of a shim, from the shim's point of view. A process counts if it carries the
-    mark, descends from the shim, shares a session with the agent, or was seen as a descendant
-    before."""
+    mark, descends from the shim, was seen as a descendant before, or is in a session whose leader
+    counts or counted."""
 
     def __init__(self, mark: str) -> None:
         self._entry = f"{MARK}={mark}".encode()
         self._seen: dict[int, int] = {}
         """Start times, by pid, of the descendants that were seen."""
         self._leaders: dict[int, int] = {}
-        """Start times, by pid, of session leaders in whose session a process is still running."""
+        """Start times, by pid, of descendants that lead or led a session in which a process is
+        still running."""
         self._noted = 0.0
 
     def note(self) -> None:
@@ -449,8 +450,8 @@ def adopt_orphans() -> None:
 
 
 def settle_groups() -> None:
-    """Do nothing. Only `run_as` gives a process the service's group, and it is refused on these
-    systems."""
+    """Do nothing. Only `run_as` gives a process the service's group, and these systems do not
+    support `run_as`."""
 
 
 def close_from(lowest: int) -> None:
@@ -535,8 +536,8 @@ def pipe() -> tuple[int, int]:
 
 def sync(fd: int) -> None:
     """Flush a file's content to the disk. Raises OSError. On macOS, fsync(2) writes only to the
-    drive's cache, and fcntl(2) with F_FULLFSYNC writes to the drive. Some file systems refuse
-    F_FULLFSYNC."""
+    drive's cache, and fcntl(2) with F_FULLFSYNC writes to the drive. fsync(2) is used where
+    F_FULLFSYNC is missing or fails."""
     import fcntl
 
     full = getattr(fcntl, "F_FULLFSYNC", None)
