@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -87,13 +88,20 @@ def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
     return kind
 
 
+@lru_cache(maxsize=1024)
+def _kind(device: int, directory: Path) -> str:
+    """Return the type of the file system of a directory. It is cached, because a workdir may have
+    thousands of files. `device`: its device number, which changes if another one is mounted."""
+    return file_system(directory)
+
+
 def was_changed_since(path: Path, mark: Path) -> bool | None:
     """Return whether the file `path` was changed after perdure wrote the file `mark`. A change of
     its name or mode counts too. Return None if that is unknown, because the two files are on file
     systems that may use different clocks. Raises OSError."""
     seen, marked = path.lstat(), mark.stat()
     if seen.st_dev != marked.st_dev:
-        kinds = {file_system(path.parent), file_system(mark.parent)}
+        kinds = {_kind(seen.st_dev, path.parent), _kind(marked.st_dev, mark.parent)}
         if not kinds <= KERNEL_CLOCK:
             return None
     at = marked.st_mtime_ns
