@@ -88,6 +88,26 @@ def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
     bench.engine.store.close()
 
 
+def test_a_result_just_before_a_checkpoint_is_in_the_next_one(bench: Bench) -> None:
+    """A tool ends when a checkpoint is about to begin, and its result reaches the transcript after
+    that. Another checkpoint has the result, although nothing more happens."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    checkpoints = Checkpointing(replace(bench.engine, checkpoint_every_s=0.05), opened)
+    checkpoints.want("tool")
+    checkpoints.tool_ended()
+    checkpoints.tick()
+    assert checkpoints._taking is not None
+    checkpoints._taking.result()
+    bench.transcript.write_text("prompt 1\nthe result\n")
+    until_idle(checkpoints)
+    assert [row.why for row in bench.engine.store.checkpoints("r1")] == ["tool", "tool"]
+    (copy,) = bench.engine.copies.directory.rglob("main")
+    assert b"the result" in copy.read_bytes()
+    checkpoints.end("end")
+    bench.engine.store.close()
+
+
 def test_one_that_cannot_be_taken_is_told(bench: Bench) -> None:
     """Without its workdir there is no checkpoint: no row, one event with the reason, and no error."""
     opened = bench.opened()

@@ -49,10 +49,15 @@ def no_record(line: bytes) -> bytes:
     return line.replace(b'"type":', b'"tipe":')
 
 
+RESULT = re.compile(rb"(?<!echo )alder")
+"""The first tool call's result in a transcript. The pattern does not match the command that prints
+it."""
+
+
 def lost_unread(one: Stage, go: Path, *more: str) -> Path:
-    """Run attempt 1 until its machine is lost in the second tool call. perdure has read no line
-    after the conversation's id, and has no copy. `go`: the file for which the first reply waits.
-    Return the transcript."""
+    """Run attempt 1 until its machine is lost in the second tool call, and the transcript has the
+    first one's result. perdure has read no line after the conversation's id, and has no copy. `go`:
+    the file for which the first reply waits. Return the transcript."""
     started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
     one.until(
         lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard"
@@ -62,6 +67,10 @@ def lost_unread(one: Stage, go: Path, *more: str) -> Path:
     heard = stdout.stat().st_size
     go.touch()
     one.until(lambda: first_file(one.home, "third.txt"), "the second tool runs")
+    one.until(
+        lambda: any(RESULT.search(path.read_bytes()) for path in one.transcripts()),
+        "the agent writes the first result to its transcript",
+    )
     lose(one, started)
     with stdout.open("r+b") as file:
         file.truncate(heard)
@@ -103,7 +112,7 @@ def test_a_damaged_line_that_perdure_had_not_read(
     one = stage(SCRIPT.format(go=go), extra=SELDOM)
     transcript = lost_unread(one, go, "--continuity", "strict")
     lines = transcript.read_bytes().split(b"\n")
-    at = next(at for at, line in enumerate(lines) if re.search(rb"(?<!echo )alder", line))
+    at = next(at for at, line in enumerate(lines) if RESULT.search(line))
     lines[at] = harm(lines[at])
     transcript.write_bytes(b"\n".join(lines))
     (_, second), first_request = retried(one)

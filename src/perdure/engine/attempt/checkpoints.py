@@ -84,15 +84,21 @@ class Checkpointing(Struct):
     _why: str = ""
     _wanted: str = ""
     _not_before: float = 0.0
+    _settled: float = 0.0
+    """Time at which the newest tool result is in the transcript, in seconds on the boot clock."""
 
     def tool_ended(self) -> None:
         """Request a checkpoint that is taken when the minimum interval since the last one has
         passed. The next tool may run for hours, and the machine may be lost meanwhile."""
-        every = self.engine.checkpoint_every_s
-        due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
+        # Claude Code 2.1.329 writes a result to its transcript about 0.1 s after printing it.
+        self._settled = process.boottime() + SETTLES_S
+        self._want_newest_result()
+
+    def _want_newest_result(self) -> None:
+        every, now = self.engine.checkpoint_every_s, process.boottime()
+        due_in = self.begun + max(every, SHARE * self.took) - now
         if every and not self._wanted:
-            # Claude Code 2.1.329 writes a result to its transcript about 0.1 s after printing it.
-            self.want("tool", in_s=max(SETTLES_S, due_in))
+            self.want("tool", in_s=max(self._settled - now, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
         """Request a checkpoint after `in_s` seconds. A later call of `tick` begins it when no other
@@ -107,6 +113,9 @@ class Checkpointing(Struct):
             self.took = process.boottime() - self.begun
             self._publish(self._taking.result)
             self._taking = None
+            if self._settled > self.begun:
+                # A tool ended so late that the checkpoint may lack its result.
+                self._want_newest_result()
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
             self._begin(self._wanted)
             self._wanted = ""
