@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 
 from perdure.model import Workspace
+from perdure.workspace.worktree import CHECKOUT, CHECKOUT_INDEX
 from tests.workspace.yard import Yard
 
 
 def marks(top: Path) -> dict[str, tuple[int, str]]:
-    """Return kind, mode and content of every file except git's own."""
+    """Return kind, mode and content of every file except git's own, and perdure's own in a git
+    directory."""
     found = {}
     for path in sorted(top.rglob("*")):
         name = str(path.relative_to(top))
         if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name in (CHECKOUT, CHECKOUT_INDEX):
             continue
         content = (
             os.fsencode(path.readlink())

@@ -36,6 +36,15 @@ from perdure.workspace.locks import (
 )
 
 LOCKED = "perdure: a task's workdir"
+CHECKOUT, CHECKOUT_INDEX = "perdure-checkout", "perdure-checkout-index"
+"""Files in the admin directory of a new worktree, for `snapshot.checkout`. The second one is the
+index that git wrote when it wrote the files. The first one has the commit of HEAD, and the size and
+the modification time of the index, which show whether a program has overwritten it."""
+_CONVERTING = ("crlf", "eol", "ident", "filter", "encoding")
+"""Words of attributes and settings with which git writes a file with other content than its blob
+(gitattributes(5))."""
+_UNUSUAL = (*_CONVERTING, "include", "symlinks", "sparse", "worktreeconfig")
+"""Words of settings with which a new worktree may have other files than the tree of HEAD."""
 
 
 def git_directory(path: Path) -> Path | None:
@@ -136,12 +145,35 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             git.at(path, path / ".git", path).run(
                 "read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0
             )
+            _keep_index_of_checkout(path, common)
             # The files are made durable before the mark file is removed. So even after a power cut,
             # a workdir without a mark file has all its files.
             flush_each(path, common)
             mark.unlink()
             sync(mark.parent)
     return created, notes
+
+
+def _keep_index_of_checkout(path: Path, common: Path) -> None:
+    """Keep the index of a worktree whose files git has just written, so that the first checkpoint
+    need not read the files. Keep nothing where a file may have other content than its blob."""
+    attributes = read(common / "info/attributes") + read(path / ".gitattributes")
+    if any(word in attributes.lower() for word in _CONVERTING) or any(
+        word in read(common / "config").lower() for word in _UNUSUAL
+    ):
+        return
+    admin, head = git_directory(path), on_disk.head(path / ".git")
+    if admin is None or head is None:
+        return
+    for name in (CHECKOUT, CHECKOUT_INDEX):
+        (admin / name).unlink(missing_ok=True)
+    try:
+        # A link needs no space. git replaces its index by another file and never writes into it.
+        os.link(admin / "index", admin / CHECKOUT_INDEX)
+    except OSError:
+        return  # This file system has no hard links.
+    seen = (admin / CHECKOUT_INDEX).stat()
+    write(admin / CHECKOUT, f"{head[0]} {seen.st_size} {seen.st_mtime_ns}\n")
 
 
 def _register(

@@ -13,7 +13,8 @@ The commit's parents are HEAD and the commits that an operation in progress need
 made with perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or
 setting of the repository is used.
 
-Each capture starts with the index of the last one, so unchanged files are not read. Its indexes are
+Each capture starts with the index of the last one, so unchanged files are not read. The first one
+of a worktree starts with the index of the checkout, if that is safe (`checkout`). Its indexes are
 written to a temporary directory, which is moved into place before the ref is written. The ref keeps
 gc from removing the objects that the index names. If git fails with the kept index, that index is
 discarded and everything is read again. A workdir that has not changed gets its last commit under
@@ -36,9 +37,11 @@ from perdure.workspace import branches
 from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
+from perdure.workspace.snapshot.checkout import Checkout, forget_checkout, read_checkout
 from perdure.workspace.snapshot.checkpoint_repository import FATAL, CheckpointRepository, split
 from perdure.workspace.snapshot.escapes import escape, unescape
 from perdure.workspace.snapshot.findings import Piece
+from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.scan import scan
 from perdure.workspace.snapshot.trees import changes, missing, tree_of
 
@@ -96,6 +99,7 @@ def retry_without_cache(
     except GitFailed as error:
         if _is_full(error) or not ((repo.directory / "looks").exists() or repo.admin):
             raise
+        forget_checkout(repo)
         shutil.rmtree(repo.directory / "looks", ignore_errors=True)
     try:
         return action(repo)
@@ -147,6 +151,15 @@ def _capture_state(
 ) -> CapturedState:
     if known.head and known.tree:
         repo.trees.setdefault(known.head, known.tree)
+    first = None
+    if not (new_directory / "index").exists():
+        first = read_checkout(repo)
+    if first is not None:
+        if kept:
+            # This comes before the worktree's index is examined: removing a link changes the
+            # change time of the file.
+            forget_checkout(repo)
+        _begin_with_checkout(repo, known, first)
     state = CapturedState(
         head=repo.head,
         tree=repo.tree,
@@ -189,10 +202,18 @@ def _capture_state(
             repo, known, [state.head, *staging.commits(state.operation), *state.branches.commits]
         )
     begun = None
-    if not (new_directory / "index").exists():
+    if first is not None:
+        begun = first.names
+        first.copy_to(new_directory / "index")
+    elif not (new_directory / "index").exists():
         begun = _fill_first_index(repo, new_directory / "index")
-    seen = dict(known.found.pieces.get("", {}))
-    piece = Piece(root=repo.top, index=new_directory / "index", seen=seen, begun=begun)
+    piece = Piece(
+        root=repo.top,
+        index=new_directory / "index",
+        seen=dict(known.found.pieces.get("", {})),
+        begun=begun,
+        examined=first is not None,
+    )
     state.worktree = scan(repo, piece, known.found, state.found, policy, copy, kept=kept)
     if copy is not None:
         state.staged = staging.staged(repo, new_directory / "user-index.read")
@@ -211,6 +232,18 @@ def _capture_state(
     else:
         state.changed, state.untracked = _count_changes(repo, state)
     return state
+
+
+def _begin_with_checkout(repo: CheckpointRepository, known: CapturedState, first: Checkout) -> None:
+    """Set in `known`, the empty state before the first capture, what was true when perdure had just
+    made the worktree."""
+    repo.trees.setdefault(first.head, first.tree)
+    known.head, known.tree, known.worktree = first.head, first.tree, first.tree
+    if repo.admin is not None and first.is_current:
+        known.index = staging.signature(repo.admin / "index")
+        known.staged = Staged(tree=first.tree)
+    known.found.trees[""] = first.tree
+    known.found.recent[""] = first.names
 
 
 def _fill_first_index(repo: CheckpointRepository, index: Path) -> list[str]:

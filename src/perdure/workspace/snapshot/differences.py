@@ -105,6 +105,8 @@ class Listing:
     def _list_all(self) -> tuple[list[str], list[str]]:
         """Return (names whose file differs from the index or is gone, names that are not in the
         index)."""
+        if self.piece.begun is not None and self.piece.examined:
+            return self._list_first()
         # diff-files is used because, unlike ls-files, it also names a file of which only the mode
         # or the time has changed.
         changed = self.piece.begun
@@ -112,6 +114,22 @@ class Listing:
             changed = self._list_changed_contents()[0]
         others = self._git("ls-files", "-z", "--others", "--directory").stdout
         return list(changed), split(others)
+
+    def _list_first(self) -> tuple[list[str], list[str]]:
+        """Return the same two lists as `_list_all` with one start of git. Files of which only the
+        mode or the time has changed are not in the first list. The first capture examines the mode
+        of every file anyway."""
+        said = self._git(
+            "ls-files", "-z", "-t", "--others", "--modified", "--deleted", "--directory"
+        )
+        changed, others = dict[str, None](), list[str]()
+        for line in split(said.stdout):
+            tag, _, name = line.partition(" ")
+            if tag == "?":
+                others.append(name)
+            else:
+                changed[name] = None
+        return list(changed), others
 
     def _is_unchanged(self) -> bool:
         """Return whether no directory has changed since the last capture. Then no name was added or

@@ -24,9 +24,11 @@ class Piece(Struct):
     prefix: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
     begun: list[str] | None = None
-    """All names in the index, if the index was just filled from HEAD. Such an index has names and
-    ids, but no state of the files, so git would report every file as changed. None for any other
-    index."""
+    """All names in the index, if this is the first capture and the index was filled from HEAD. None
+    for any other index."""
+    examined: bool = True
+    """Whether the index has the state of the files. Otherwise it has only names and ids, and git
+    would report every file as changed."""
 
     @property
     def outer(self) -> str:
