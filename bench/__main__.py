@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import capsules, plans, rivals, rooms, scale, service, warm, webhooks, whole
+from bench import capsules, grown, plans, rivals, rooms, scale, service, warm, webhooks, whole
 from bench.measure import Row, table
 
 
@@ -58,6 +58,7 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from scale.taken_away(directory, 3_000 if quick else 25_000)
     yield from webhooks.rows(disk, 400 if quick else 3_000, 5 if quick else 20)
     yield from service.rows(disk, *((1_000, 400, 2) if quick else ()))
+    yield from grown.rows(disk, *((10_000, 20) if quick else ()))
     yield from rivals.starts(disk)
     yield from whole.start_up(disk)
     yield from whole.refusal(disk)

@@ -74,13 +74,13 @@ def rows(disk: Path, runs: int = RUNS, lines: int = LINES, times: int = TIMES) -
 
 
 def _board(place: Path, runs: int) -> Iterator[Row]:
-    _fill(place, runs)
+    fill(place, runs)
     with (
-        _serving(place, {}, 0) as (port, token),
+        serving(place, {}, 0) as (port, token),
         closing(http.client.HTTPConnection("127.0.0.1", port)) as line,
     ):
         pages = {
-            path: _looked(line, path, token)
+            path: looked(line, path, token)
             for path in ("/", "/?state=succeeded", "/?q=run-99", "/healthz")
         }
     for path, what in (
@@ -101,10 +101,10 @@ def _board(place: Path, runs: int) -> Iterator[Row]:
         )
 
 
-def _fill(place: Path, runs: int) -> None:
+def fill(place: Path, runs: int) -> None:
     """Fill a store with runs: three in four have succeeded, one in ten has failed, and the others
     wait."""
-    with closing(stores.open(_state(place) / "perdure.db")) as store:
+    with closing(stores.open(state_directory(place) / "perdure.db")) as store:
         for number in range(runs):
             run = submit(store, name=f"run-{number}", where=f"place-{number}")
             if number % 20 < 17:
@@ -119,7 +119,7 @@ def _fill(place: Path, runs: int) -> None:
                 store.finish(claim, ending(kind, state, reason="it ended with 1" if failed else ""))
 
 
-def _looked(line: http.client.HTTPConnection, path: str, token: str) -> float:
+def looked(line: http.client.HTTPConnection, path: str, token: str) -> float:
     """Return the median time of an answer on a connection that stays open, in seconds."""
     taken = []
     for _ in range(LOOKS):
@@ -140,7 +140,7 @@ def _readers(place: Path, lines: int) -> Iterator[Row]:
     speaker.chmod(0o700)
     heard = 0
     taken: dict[int, list[float]] = {0: [], READERS: []}
-    with _serving(place, {"PERDURE_CLAUDE": str(speaker)}, JOBS) as (port, token):
+    with serving(place, {"PERDURE_CLAUDE": str(speaker)}, JOBS) as (port, token):
         _work(place, port, token, "warm")
         for turn in range(ROUNDS):
             for readers, found in taken.items():
@@ -176,7 +176,7 @@ def _work(place: Path, port: int, token: str, name: str) -> float:
         }
         status, said = _asked(port, "POST", "/api/v1/runs", token, task)
         assert status in (200, 201, 202), said
-    with closing(stores.open(_state(place) / "perdure.db", read_only=True)) as store:
+    with closing(stores.open(state_directory(place) / "perdure.db", read_only=True)) as store:
         while any((run := store.get(each)).state is not RunState.SUCCEEDED for each in names):
             assert not run.reason, run.reason
             time.sleep(0.02)
@@ -238,11 +238,11 @@ def _storm(place: Path, times: int, deliveries: int = 500) -> Iterator[Row]:
     environ = {"PERDURE_WEBHOOKS": "hub=github:$HUB_SECRET", "HUB_SECRET": webhooks.SECRET}
     wishes = list(webhooks._requests(deliveries)) * times
     random.Random(20).shuffle(wishes)
-    with _serving(place, environ, 0) as (port, _):
+    with serving(place, environ, 0) as (port, _):
         begun_at = time.perf_counter()
         asyncio.run(webhooks._as_fast_as_they_go(port, wishes))
         took = time.perf_counter() - begun_at
-    with closing(stores.open(_state(place) / "perdure.db", read_only=True)) as store:
+    with closing(stores.open(state_directory(place) / "perdure.db", read_only=True)) as store:
         kept = store.inbox(limit=10 * deliveries)
     counted = sum(each.times for each in kept)
     note = f"{len(wishes) / took:,.0f} a second, counted {counted:,} times"
@@ -259,7 +259,7 @@ def _storm(place: Path, times: int, deliveries: int = 500) -> Iterator[Row]:
 
 
 @contextmanager
-def _serving(place: Path, environ: dict[str, str], jobs: int) -> Iterator[tuple[int, str]]:
+def serving(place: Path, environ: dict[str, str], jobs: int) -> Iterator[tuple[int, str]]:
     """Run a real `perdure serve`. Yield its port and an admin's token."""
     own = {
         "PATH": os.environ["PATH"],
@@ -306,7 +306,7 @@ def _asked(port: int, method: str, path: str, token: str, body: object) -> tuple
         return answer.status, answer.read()
 
 
-def _state(place: Path) -> Path:
+def state_directory(place: Path) -> Path:
     return place / ".local/state/perdure"
 
 
