@@ -545,8 +545,16 @@ WHERE runs.removed IS NULL
 SELECT id, name, agent, rule, spec, workspace FROM runs ORDER BY ordinal DESC;
 
 -- name: board_agents
--- By way of the index that counts have.
-SELECT DISTINCT agent FROM (SELECT state, agent FROM runs WHERE removed IS NULL GROUP BY state, agent) AS counted ORDER BY agent;
+-- Each agent is found by one step in an index, so the number of runs does not matter.
+WITH RECURSIVE known (agent) AS (
+  SELECT MIN(agent) FROM runs
+  UNION ALL
+  SELECT (SELECT MIN(agent) FROM runs WHERE runs.agent > known.agent) FROM known WHERE known.agent IS NOT NULL
+)
+SELECT agent FROM known WHERE agent IS NOT NULL AND EXISTS (
+  SELECT 1 FROM runs WHERE runs.agent = known.agent AND runs.removed IS NULL
+  AND runs.state IN ('pending', 'queued', 'running', 'succeeded', 'failed', 'cancelled')
+) ORDER BY agent;
 
 -- name: board_roles
 SELECT DISTINCT rule FROM runs WHERE rule <> '' AND removed IS NULL ORDER BY rule LIMIT 200;
