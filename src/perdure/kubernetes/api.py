@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx2
@@ -27,6 +27,7 @@ from lightkube.generic_resource import (
 from lightkube.resources import core_v1
 from lightkube.types import PatchType
 
+from perdure.kubernetes.objects import KubernetesObject, Manifest, MergePatch, is_being_deleted
 from perdure.kubernetes.snapshot import UID_LABEL
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION
 
@@ -61,6 +62,8 @@ PAGE = 500
 """Maximum number of objects in one answer to a list request."""
 AGENT = "perdure-operator"
 Made = TypeVar("Made")
+LabelValue = str | operators.UnaryOperator
+"""The value that a label of a listed object must have, or `operators.exists()` for any value."""
 
 
 class Refused(Exception):
@@ -87,10 +90,10 @@ class Api:
         self.counted: Counter[tuple[str, str]] = Counter()
         self.retried = 0
 
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+    async def get(self, kind: str, namespace: str, name: str) -> KubernetesObject | None:
         """Return the object, or None if it does not exist."""
         try:
-            found: dict[str, Any] = await self._send(
+            found: KubernetesObject = await self._send(
                 "get", kind, lambda: self._client.get(self._kinds[kind], name, namespace=namespace)
             )
             return found
@@ -108,7 +111,7 @@ class Api:
             )
         except Refused as error:
             return error.code == 404
-        return bool(body["metadata"].get("deletionTimestamp"))
+        return is_being_deleted(body)
 
     async def is_allowed(self, namespace: str, verb: str, group: str, resource: str) -> bool:
         """Return whether this client's account has the right to do `verb` on `resource` in a
@@ -123,8 +126,12 @@ class Api:
         return bool((answer.get("status") or {}).get("allowed"))
 
     async def items(
-        self, kind: str, namespace: str, labels: dict[str, Any] | None = None, fields: str = ""
-    ) -> list[dict[str, Any]]:
+        self,
+        kind: str,
+        namespace: str,
+        labels: Mapping[str, LabelValue] | None = None,
+        fields: str = "",
+    ) -> list[KubernetesObject]:
         """Return all objects of a kind in a namespace, filtered by labels and fields if they are
         given."""
         return await self.reduced(kind, namespace, dict, labels, fields)
@@ -133,8 +140,8 @@ class Api:
         self,
         kind: str,
         namespace: str,
-        make: Callable[[dict[str, Any]], Made],
-        labels: dict[str, Any] | None = None,
+        make: Callable[[KubernetesObject], Made],
+        labels: Mapping[str, LabelValue] | None = None,
         fields: str = "",
     ) -> list[Made]:
         """Return what `make` returns for each of the objects that `items` would return.
@@ -151,7 +158,7 @@ class Api:
             listed = self._client.list(
                 self._kinds[kind],
                 namespace=namespace,
-                labels=labels,
+                labels=dict(labels or {}),
                 fields=selector,
                 chunk_size=PAGE,
             )
@@ -175,7 +182,7 @@ class Api:
         raise Away(expired)
 
     async def ours(
-        self, kind: str, namespace: str, make: Callable[[dict[str, Any]], Made]
+        self, kind: str, namespace: str, make: Callable[[KubernetesObject], Made]
     ) -> list[Made]:
         """Return what `make` returns for each object of a kind that perdure created for
         TaskRuns."""
@@ -210,7 +217,7 @@ class Api:
         found: dict[str, str] = await self._send("get", "pods/log", read)
         return found["log"]
 
-    async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(self, kind: str, body: Manifest) -> KubernetesObject:
         """Create the object in the namespace that its metadata names. Return the object that the
         server stored.
 
@@ -219,7 +226,7 @@ class Api:
         is raised.
         """
         try:
-            found: dict[str, Any] = await self._send(
+            found: KubernetesObject = await self._send(
                 "create", kind, lambda: self._client.create(self._kinds[kind].from_dict(body))
             )
         except Refused as error:
@@ -228,7 +235,7 @@ class Api:
             raise
         return found
 
-    async def create_or_get(self, kind: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    async def create_or_get(self, kind: str, body: Manifest) -> KubernetesObject | None:
         """Create the object, or return the existing object of its name. Return None if that object
         was deleted in the meantime. Raises Refused if there is no such object and none can be
         created.
@@ -248,13 +255,13 @@ class Api:
             return found
 
     async def patch(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False
-    ) -> dict[str, Any]:
+        self, kind: str, namespace: str, name: str, body: MergePatch, *, status: bool = False
+    ) -> KubernetesObject:
         """Apply a merge patch to an object and return the changed object. If the patch contains
         `metadata.resourceVersion` and the object has changed since that version, the server refuses
         the patch (409)."""
         resource: Any = self._kinds[kind].Status if status else self._kinds[kind]
-        found: dict[str, Any] = await self._send(
+        found: KubernetesObject = await self._send(
             "patch",
             f"{kind}/status" if status else kind,
             lambda: self._client.patch(
@@ -336,6 +343,6 @@ def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNa
     return create_namespaced_resource(group, version, kind, plural)
 
 
-def _plain(found: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = found if type(found) is dict else found.to_dict()
+def _plain(found: Any) -> KubernetesObject:
+    plain: KubernetesObject = found if type(found) is dict else found.to_dict()
     return plain

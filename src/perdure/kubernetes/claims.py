@@ -13,12 +13,16 @@ the claim that was checked, so it fails if another TaskRun has begun to use the 
 
 from __future__ import annotations
 
-from typing import Any
-
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import deletion, manifests
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.memory import ClusterCache
+from perdure.kubernetes.objects import (
+    KubernetesObject,
+    annotations_of,
+    is_being_deleted,
+    labels_of,
+)
 from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.ownership import is_claim
 from perdure.kubernetes.snapshot import UID_LABEL
@@ -107,11 +111,11 @@ async def keep(api: Api, run: WantedRun) -> None:
 
 
 async def _marked(
-    api: Api, run: WantedRun, name: str, body: dict[str, Any] | None
+    api: Api, run: WantedRun, name: str, body: KubernetesObject | None
 ) -> str | Obstacle:
     """Put this TaskRun's labels on the claim `body`, to show that the TaskRun uses it. Return the
     claim's name, or Obstacle if the claim does not exist or cannot be used."""
-    if body is None or body["metadata"].get("deletionTimestamp"):
+    if body is None or is_being_deleted(body):
         return _going(name)
     if not is_claim(body):
         what = "that perdure did not make, or that several pods can write to"
@@ -124,7 +128,7 @@ async def _marked(
     if run.spec.workspace.reclaim != "Delete" and not _is_kept_by(body, run):
         marks[manifests.RECLAIM_LABEL] = None
         keeps[manifests.KEPT_FOR] = _keepers(body, run)
-    if _labels(body).get(UID_LABEL) == run.uid and not keeps:
+    if labels_of(body).get(UID_LABEL) == run.uid and not keeps:
         return name
     change = {"metadata": {"labels": marks, "annotations": keeps}}
     try:
@@ -133,31 +137,31 @@ async def _marked(
         if error.code != 404:
             raise
         return _going(name)
-    if body["metadata"].get("deletionTimestamp"):
+    if is_being_deleted(body):
         return _going(name)
     return name
 
 
-def _is_kept_by(body: dict[str, Any], run: WantedRun) -> bool:
+def _is_kept_by(body: KubernetesObject, run: WantedRun) -> bool:
     """Return whether the claim records that this TaskRun keeps it."""
-    kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
-    marked = _labels(body).get(manifests.RECLAIM_LABEL) == "Delete"
+    kept_for = annotations_of(body).get(manifests.KEPT_FOR)
+    marked = labels_of(body).get(manifests.RECLAIM_LABEL) == "Delete"
     return not marked and kept_for in (run.uid, "several")
 
 
-def _keepers(body: dict[str, Any], run: WantedRun) -> str:
+def _keepers(body: KubernetesObject, run: WantedRun) -> str:
     """Return the value to write into the claim's annotation so that this TaskRun keeps it: the
     TaskRun's uid, or `several` if another TaskRun may keep it too."""
-    if _labels(body).get(manifests.RECLAIM_LABEL) == "Delete":
+    if labels_of(body).get(manifests.RECLAIM_LABEL) == "Delete":
         return run.uid
     return "several"
 
 
-def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
+def _may_go(body: KubernetesObject, run: WantedRun) -> bool:
     """Return whether the claim may be deleted because no other TaskRun has asked to keep it. A
     `Keep` by this TaskRun itself does not count, because it now says `Delete`."""
-    kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
-    return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
+    kept_for = annotations_of(body).get(manifests.KEPT_FOR)
+    return labels_of(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 
 
 def _going(name: str) -> Obstacle:
@@ -165,8 +169,3 @@ def _going(name: str) -> Obstacle:
         "ClaimPending",
         f"the claim {name} is being deleted or does not exist yet; perdure checks again",
     )
-
-
-def _labels(body: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = body["metadata"].get("labels") or {}
-    return found

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.objects import Manifest
 from perdure.kubernetes.outcomes import UNTIMED
 from perdure.kubernetes.status import FINAL, AttemptStatus, TaskRunStatus, safe_line, stamp
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
@@ -121,7 +121,7 @@ def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventDraft]:
         )
 
 
-def event(run: WantedRun, found: EventDraft, now: int) -> dict[str, Any]:
+def event(run: WantedRun, found: EventDraft, now: int) -> Manifest:
     """Return a draft as an Event object that the API server accepts."""
     digest = hashlib.sha256(f"{run.uid}/{found.key}".encode()).hexdigest()[:16]
     at = f"{stamp(now)[:19]}Z"

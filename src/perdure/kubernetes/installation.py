@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx2
 
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Away, Refused
+from perdure.kubernetes.objects import KubernetesObject, is_being_deleted
 from perdure.kubernetes.operator import ALL, Options
 from perdure.kubernetes.status import safe_line
 from perdure.kubernetes.wanted import GROUP
@@ -120,13 +121,13 @@ async def _check_probes(
         await asyncio.sleep(LOOK_S)
 
 
-def _runs(pod: dict[str, Any]) -> bool:
+def _runs(pod: KubernetesObject) -> bool:
     status = pod.get("status") or {}
-    leaving = pod["metadata"].get("deletionTimestamp")
-    return status.get("phase") == "Running" and bool(status.get("podIP")) and not leaving
+    running = status.get("phase") == "Running" and bool(status.get("podIP"))
+    return running and not is_being_deleted(pod)
 
 
-async def _failures(pod: dict[str, Any], port: int) -> list[str]:
+async def _failures(pod: KubernetesObject, port: int) -> list[str]:
     """Return one line for each probe of a pod that does not answer 200; nothing if both do."""
     address = str(pod["status"]["podIP"])
     if ":" in address:

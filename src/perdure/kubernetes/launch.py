@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from perdure.errors import UsageError
 from perdure.kubernetes import api as kinds
@@ -20,6 +19,7 @@ from perdure.kubernetes import manifests
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.claims import claimed
 from perdure.kubernetes.memory import LEFT_OUT, CachedRun, ClusterCache
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.outcomes import Obstacle, of_words
 from perdure.kubernetes.ownership import owned
 from perdure.kubernetes.snapshot import job_seen
@@ -143,7 +143,7 @@ async def _text(api: Api, run: WantedRun) -> str | Obstacle:
     return text
 
 
-async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Obstacle:
+async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> KubernetesObject | Obstacle:
     """Create the TaskRun's ConfigMap with these texts and return it. If it exists already, return
     it unchanged. Return Obstacle if it cannot be created or used."""
     try:
@@ -153,14 +153,14 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
     return _checked(body, run) or {}
 
 
-async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Obstacle | None:
+async def _kept(api: Api, run: WantedRun) -> KubernetesObject | Obstacle | None:
     """Return the TaskRun's ConfigMap; None if it does not exist. Return Obstacle if somebody else
     created it. Such a ConfigMap is not trusted, because the agent's instructions are read from it.
     """
     return _checked(await api.get(kinds.MAP, run.namespace, run.object_name), run)
 
 
-def _checked(body: dict[str, Any] | None, run: WantedRun) -> dict[str, Any] | Obstacle | None:
+def _checked(body: KubernetesObject | None, run: WantedRun) -> KubernetesObject | Obstacle | None:
     """Return the ConfigMap `body` (or None) unchanged. Return Obstacle if it belongs to something
     other than the TaskRun."""
     if body is not None and not owned(body, run):
@@ -255,7 +255,7 @@ def _refused(error: Refused) -> Obstacle:
     return held or Obstacle(reason, f"the API server refuses: {safe_line(str(error), 600)}")
 
 
-def _versions(body: dict[str, Any]) -> frozenset[int]:
+def _versions(body: KubernetesObject) -> frozenset[int]:
     return frozenset(
         int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name))
     )

@@ -11,11 +11,11 @@ from __future__ import annotations
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
 from perdure.kubernetes.admission import InLine, in_line
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
 from perdure.kubernetes.status import moment
 from perdure.kubernetes.wanted import WantedRun, wanted
@@ -74,7 +74,7 @@ class ClusterCache:
             return (wanted(msgspec.json.decode(run.body)), run)
         return None
 
-    def keep(self, body: dict[str, Any]) -> Key:
+    def keep(self, body: KubernetesObject) -> Key:
         """Cache a TaskRun and return its key."""
         key, uid = _key(body), sys.intern(body["metadata"]["uid"])
         version = _number(body["metadata"].get("resourceVersion", ""))
@@ -215,7 +215,7 @@ class ClusterCache:
         run.sessions = {}
 
 
-def _key(body: dict[str, Any]) -> Key:
+def _key(body: KubernetesObject) -> Key:
     return sys.intern(body["metadata"]["namespace"]), body["metadata"]["name"]
 
 
@@ -239,7 +239,7 @@ def _number(version: str) -> int:
     return 0
 
 
-def _less(body: dict[str, Any]) -> dict[str, Any]:
+def _less(body: KubernetesObject) -> KubernetesObject:
     names = (
         "name",
         "namespace",

@@ -11,9 +11,9 @@ Other objects are never used or changed; foreign pods are reported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from perdure.kubernetes.manifests import MADE_BY
+from perdure.kubernetes.objects import KubernetesObject, labels_of
 from perdure.kubernetes.snapshot import UID_LABEL, JobSeen, PodSeen, controller
 from perdure.kubernetes.status import TaskRunStatus
 from perdure.kubernetes.wanted import KIND, WantedRun
@@ -21,9 +21,9 @@ from perdure.kubernetes.wanted import KIND, WantedRun
 MOST_NAMED = 3
 
 
-def owned(body: dict[str, Any], run: WantedRun) -> bool:
+def owned(body: KubernetesObject, run: WantedRun) -> bool:
     """Return whether the TaskRun is the controller of an object."""
-    return controller(body["metadata"]) == (KIND, run.uid)
+    return controller(body) == (KIND, run.uid)
 
 
 def split_by_owner(
@@ -53,9 +53,9 @@ def foreign_message(foreign: Sequence[PodSeen]) -> str:
     )
 
 
-def is_claim(body: dict[str, Any]) -> bool:
+def is_claim(body: KubernetesObject) -> bool:
     """Return whether an object is a claim that perdure created and that only one pod at a time can
     mount."""
-    labels = body["metadata"].get("labels") or {}
+    labels = labels_of(body)
     ours = labels.get(MADE_BY[0]) == MADE_BY[1] and bool(labels.get(UID_LABEL))
     return ours and (body.get("spec") or {}).get("accessModes") == ["ReadWriteOncePod"]

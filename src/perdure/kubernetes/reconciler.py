@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -28,6 +27,7 @@ from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
 from perdure.kubernetes.launch import launch, record
 from perdure.kubernetes.memory import Before, CachedRun, ClusterCache, Key
 from perdure.kubernetes.namespace_setup import NamespaceSetup
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.session_line import BEGINNING, session_in
 from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
@@ -214,7 +214,7 @@ class TaskRunReconciler(Struct):
             known.line = admission.admitted(mine)
         return found
 
-    async def _quotas(self, namespace: str) -> list[dict[str, Any]]:
+    async def _quotas(self, namespace: str) -> list[KubernetesObject]:
         """Return the quotas of a namespace; an empty list if the account may not list them."""
         if time.monotonic() - self.free.get(namespace, -NO_QUOTA_S) < NO_QUOTA_S:
             return []

@@ -8,15 +8,21 @@ containers, kubelets or users wrote is untrusted. It is only compared, counted, 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.objects import KubernetesObject, is_being_deleted, labels_of
 from perdure.kubernetes.status import moment
 from perdure.kubernetes.wanted import GROUP, KIND
 
 UID_LABEL, ATTEMPT_LABEL = f"{GROUP}/taskrun-uid", f"{GROUP}/attempt"
 RESULT_BYTES = 4096
+
+NamedPart = dict[str, Any]
+"""An entry of a list in a pod whose entries have names, such as a volume or the status of a
+container."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,22 +112,19 @@ class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Delay between the last reading of the log and the next one, in milliseconds."""
 
 
-def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
+def pod_seen(body: KubernetesObject, gone: bool = False) -> PodSeen | None:
     """Return the facts about a pod; None if it has no labels of perdure. `gone` means that the pod
     was deleted."""
     meta, status = body["metadata"], body.get("status") or {}
-    run, attempt = _whose(meta)
+    run, attempt = _whose(body)
     if not run:
         return None
     conditions = {str(each.get("type")): each for each in status.get("conditions") or ()}
-    container: dict[str, Any] = next(
-        (each for each in status.get("containerStatuses") or () if each.get("name") == "perdure"),
-        {},
-    )
+    container = _named(status.get("containerStatuses"), "perdure")
     state = container.get("state") or {}
     over = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
-    held = _held(status) or state.get("waiting") or {}
-    kind, owner = controller(meta)
+    waiting, waiting_message = _waiting(body, container)
+    kind, owner = controller(body)
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
     return PodSeen(
@@ -132,7 +135,7 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
         namespace=sys.intern(meta.get("namespace", "")),
         version=meta.get("resourceVersion", ""),
         owner=owner if kind == "Job" else "",
-        claim=_claim(body.get("spec") or {}),
+        claim=_claim(body),
         node=(body.get("spec") or {}).get("nodeName") or "",
         phase=status.get("phase") or "",
         reason=status.get("reason") or "",
@@ -146,8 +149,8 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
         unscheduled=(_cut(scheduled.get("message")) or "Unschedulable")
         if scheduled.get("status") == "False"
         else "",
-        waiting=held.get("reason") or "",
-        waiting_message=_cut(held.get("message")),
+        waiting=waiting,
+        waiting_message=waiting_message,
         started=bool(over or state.get("running") or container.get("started")),
         ended=None
         if not over
@@ -159,22 +162,24 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
     )
 
 
-def _held(status: dict[str, Any]) -> dict[str, Any]:
-    """Return the waiting state of an init container that keeps the pod from starting; empty if no
-    init container does. The agent's container itself does not report such a reason: it only says
-    that the pod is initializing."""
-    for each in status.get("initContainerStatuses") or ():
-        found: dict[str, Any] = (each.get("state") or {}).get("waiting") or {}
-        if found.get("reason"):
-            return found
-    return {}
+def _waiting(body: KubernetesObject, container: NamedPart) -> tuple[str, str]:
+    """Return the reason why a pod's containers do not run yet, and its message; empty if there is
+    none. An init container's reason comes first, because the status of the agent's container then
+    only says that the pod is initializing."""
+    containers = (body.get("status") or {}).get("initContainerStatuses") or ()
+    for each in containers:
+        state = (each.get("state") or {}).get("waiting") or {}
+        if state.get("reason"):
+            return state["reason"], _cut(state.get("message"))
+    state = (container.get("state") or {}).get("waiting") or {}
+    return state.get("reason") or "", _cut(state.get("message"))
 
 
-def job_seen(body: dict[str, Any]) -> JobSeen | None:
+def job_seen(body: KubernetesObject) -> JobSeen | None:
     """Return the facts about a Job; None if no TaskRun owns it."""
     meta, status = body["metadata"], body.get("status") or {}
-    run, attempt = _whose(meta)
-    if not run or controller(meta) != (KIND, run):
+    run, attempt = _whose(body)
+    if not run or controller(body) != (KIND, run):
         return None
     true = {
         str(each.get("type")): each
@@ -190,7 +195,7 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
         namespace=sys.intern(meta.get("namespace", "")),
         version=meta.get("resourceVersion", ""),
         created=moment(meta.get("creationTimestamp", "")),
-        deleting=bool(meta.get("deletionTimestamp")),
+        deleting=is_being_deleted(body),
         suspended=bool((body.get("spec") or {}).get("suspend")),
         complete="Complete" in true,
         failed=(failed.get("reason") or "Failed") if failed else "",
@@ -198,30 +203,38 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
     )
 
 
-def controller(meta: dict[str, Any]) -> tuple[str, str]:
+def controller(body: KubernetesObject) -> tuple[str, str]:
     """Return the kind and the uid of an object's controller, from its owner references. Both are
     empty if it has none."""
-    found = (each for each in meta.get("ownerReferences") or () if each.get("controller"))
-    return next(((str(each.get("kind", "")), str(each.get("uid", ""))) for each in found), ("", ""))
+    for each in body["metadata"].get("ownerReferences") or ():
+        if each.get("controller"):
+            return str(each.get("kind", "")), str(each.get("uid", ""))
+    return "", ""
 
 
-def _whose(meta: dict[str, Any]) -> tuple[str, int]:
+def _whose(body: KubernetesObject) -> tuple[str, int]:
     """Return the TaskRun's uid and the attempt's number from an object's labels; `("", 0)` if the
     object does not have perdure's labels."""
-    labels = meta.get("labels") or {}
+    labels = labels_of(body)
     number = labels.get(ATTEMPT_LABEL, "")
     if number.isascii() and number.isdecimal() and len(number) < 8:
-        return (labels.get(UID_LABEL, ""), int(number))
-    return ("", 0)
+        return labels.get(UID_LABEL, ""), int(number)
+    return "", 0
 
 
-def _claim(spec: dict[str, Any]) -> str:
+def _claim(body: KubernetesObject) -> str:
     """Return the name of the volume claim that a pod mounts at /data; empty if there is none."""
-    data: dict[str, Any] = next(
-        (each for each in spec.get("volumes") or () if each.get("name") == "perdure-data"), {}
-    )
+    data = _named((body.get("spec") or {}).get("volumes"), "perdure-data")
     return str((data.get("persistentVolumeClaim") or {}).get("claimName", ""))[:253]
 
 
-def _cut(text: Any) -> str:
+def _named(parts: Sequence[NamedPart] | None, name: str) -> NamedPart:
+    """Return the first part with this name; empty if there is none."""
+    for each in parts or ():
+        if each.get("name") == name:
+            return each
+    return {}
+
+
+def _cut(text: object) -> str:
     return str(text or "")[:1000]

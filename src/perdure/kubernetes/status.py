@@ -7,6 +7,7 @@ stop the operator.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -177,7 +178,7 @@ class TaskRunStatus(Camel, frozen=True):
         )
 
 
-def status_of(raw: dict[str, Any]) -> TaskRunStatus:
+def status_of(raw: Mapping[str, object]) -> TaskRunStatus:
     """Return the valid parts of a status. Each field is decoded separately, so that an invalid
     field does not affect the others."""
     found: dict[str, Any] = {}

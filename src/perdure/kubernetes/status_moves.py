@@ -10,13 +10,13 @@ up an allowed one: those that the infrastructure ended, those with an outcome in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure.kubernetes import requests
 from perdure.kubernetes.amounts import written
+from perdure.kubernetes.objects import MergePatch, UntrustedObject
 from perdure.kubernetes.outcomes import ADVICE, UNTIMED, End, Obstacle
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
@@ -332,20 +332,18 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
     )
 
 
-def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
+def patch(was: UntrustedObject, status: TaskRunStatus) -> MergePatch:
     """Return the merge patch that changes the stored status `was` to this status; empty if the two
     are equal."""
-    now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
+    now: MergePatch = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
-    if (
-        "workspace" in changed or "usage" in changed
-    ):  # A merge patch keeps fields that it does not mention, so removed fields are set to null.
-        for name in ("workspace", "usage"):
-            if name in changed and isinstance(was.get(name), dict):
-                changed[name] = {
-                    **dict.fromkeys(set(was[name]) - set(changed[name])),
-                    **changed[name],
-                }
+    for name in ("workspace", "usage"):
+        old = was.get(name)
+        if name in changed and isinstance(old, dict):
+            # A merge patch keeps fields that it does not mention, so removed fields are set to
+            # null.
+            removed = set(old) - set(changed[name])
+            changed[name] = dict.fromkeys(removed) | changed[name]
     return changed | {name: None for name in was if name not in now}
 
 

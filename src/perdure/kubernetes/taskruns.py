@@ -18,6 +18,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
 from perdure.host.extras import install_command
+from perdure.kubernetes.objects import KubernetesObject, Manifest, MergePatch
 from perdure.kubernetes.view import word
 from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
 from perdure.rules.text import one_line
@@ -28,8 +29,6 @@ INSTALL = (
     "perdure packaging/helm/perdure"
 )
 EXEC_API = "client.authentication.k8s.io/"
-
-Object = dict[str, Any]
 
 
 class TaskRuns:
@@ -55,7 +54,7 @@ class TaskRuns:
     def close(self) -> None:
         self._client.close()
 
-    def list(self, *, everywhere: bool = False) -> list[Object]:
+    def list(self, *, everywhere: bool = False) -> list[KubernetesObject]:
         """Return all TaskRuns of the namespace, or of all namespaces."""
         with self._converted_errors(""):
             return [
@@ -65,11 +64,11 @@ class TaskRuns:
                 )
             ]
 
-    def get(self, name: str) -> Object:
+    def get(self, name: str) -> KubernetesObject:
         with self._converted_errors(name):
             return dict(self._client.get(self._kind, name, namespace=self.namespace))
 
-    def create(self, body: Object) -> Object:
+    def create(self, body: Manifest) -> KubernetesObject:
         """Create a TaskRun and return it. Raises Conflict if the name is taken, and UsageError with
         the API server's words if the server rejects it."""
         name = str(body["metadata"]["name"])
@@ -77,7 +76,9 @@ class TaskRuns:
             made = self._kind(apiVersion=f"{GROUP}/{VERSION}", kind=KIND, **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
-    def patch(self, name: str, change: Object, *, seen: Object | None = None) -> Object:
+    def patch(
+        self, name: str, change: MergePatch, *, seen: KubernetesObject | None = None
+    ) -> KubernetesObject:
         """Apply a merge patch and return the changed TaskRun. If `seen` is given and the TaskRun
         has changed since it was read, raises Conflict."""
         from lightkube.types import PatchType
@@ -116,17 +117,17 @@ class TaskRuns:
             ):
                 yield str(line)
 
-    def job(self, name: str) -> Object:
+    def job(self, name: str) -> KubernetesObject:
         with self._converted_errors(name, what="Job"):
             found = self._client.get(_kind("batch", "Job", "jobs"), name, namespace=self.namespace)
             return dict(found)
 
-    def pod(self, name: str) -> Object:
+    def pod(self, name: str) -> KubernetesObject:
         with self._converted_errors(name, what="pod"):
             found = self._client.get(_kind("", "Pod", "pods"), name, namespace=self.namespace)
             return dict(found)
 
-    def create_pod(self, body: Object) -> Object:
+    def create_pod(self, body: Manifest) -> KubernetesObject:
         name = str(body["metadata"]["name"])
         with self._converted_errors(name, what="pod"):
             made = _kind("", "Pod", "pods")(apiVersion="v1", kind="Pod", **body)

@@ -14,6 +14,13 @@ from typing import Any
 import msgspec
 
 from perdure.kubernetes.amounts import with_plain_words
+from perdure.kubernetes.objects import (
+    KubernetesObject,
+    UntrustedObject,
+    annotations_of,
+    is_being_deleted,
+    labels_of,
+)
 from perdure.kubernetes.requests import ANSWERS, GivenAnswer, given_answers
 from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check
 from perdure.kubernetes.status import TaskRunStatus, safe_line, status_of
@@ -50,7 +57,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     invalid: str
     """Description of an error in the spec; empty if the spec is valid."""
     status: TaskRunStatus
-    raw_status: dict[str, Any]
+    raw_status: UntrustedObject
 
     @property
     def key(self) -> tuple[str, str]:
@@ -102,11 +109,11 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def wanted(body: dict[str, Any]) -> WantedRun:
+def wanted(body: KubernetesObject) -> WantedRun:
     """Decode a TaskRun from an object of the API server. Contents of `spec` or `status` never raise
     an error; an invalid spec is reported in `invalid`."""
     meta = body["metadata"]
-    annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
+    annotations, labels = annotations_of(body), labels_of(body)
     spec, invalid = Spec(), ""
     try:
         spec = msgspec.convert(with_plain_words(body.get("spec") or {}), resolved(Spec))
@@ -120,7 +127,7 @@ def wanted(body: dict[str, Any]) -> WantedRun:
         uid=meta["uid"],
         version=meta.get("resourceVersion", ""),
         generation=meta.get("generation", 1),
-        deleting=bool(meta.get("deletionTimestamp")),
+        deleting=is_being_deleted(body),
         finalizers=tuple(meta.get("finalizers") or ()),
         labels={name: labels[name] for name in QUEUE_LABELS if name in labels},
         retry=str(annotations.get(RETRY, ""))[:253],
