@@ -13,13 +13,14 @@ problem. Quotas with scopes are left to Kubernetes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.outcomes import Obstacle
+from perdure.kubernetes.spec import Resources
 from perdure.kubernetes.status import FINAL, moment
 from perdure.kubernetes.wanted import WantedRun
 
@@ -133,9 +134,9 @@ def admitted(mine: InLine) -> InLine:
 
 def room(
     mine: InLine,
-    resources: Mapping[str, Any],
+    resources: Resources,
     others: Iterable[InLine],
-    quotas: Sequence[Mapping[str, Any]],
+    quotas: Sequence[KubernetesObject],
     now: int,
 ) -> Room:
     """Decide whether the TaskRun `mine` may open an attempt that requests these resources. Return
@@ -168,7 +169,7 @@ def room(
     return Room()
 
 
-def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -> str:
+def _short(quota: KubernetesObject, resources: Resources, count: int) -> str:
     """Return a message with the limit of a quota that `count` more attempts would exceed; empty if
     these attempts fit."""
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
@@ -185,7 +186,7 @@ def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -
     return ""
 
 
-def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
+def _asked(name: str, resources: Resources) -> Decimal | None:
     """Return how much one attempt adds to the use of the quota entry `name`; None if that is
     unknown."""
     if name in PODS:
@@ -201,7 +202,7 @@ def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
     return quantity(value)
 
 
-def quantity(value: Any) -> Decimal | None:
+def quantity(value: object) -> Decimal | None:
     """Parse a Kubernetes quantity such as `500m` or `2Gi`. Return None if it is not valid."""
     text = str(value).strip()
     number = text.rstrip("numkMGTPEi")
@@ -211,5 +212,5 @@ def quantity(value: Any) -> Decimal | None:
         return None
 
 
-def _name(quota: Mapping[str, Any]) -> str:
+def _name(quota: KubernetesObject) -> str:
     return str((quota.get("metadata") or {}).get("name", ""))

@@ -7,26 +7,35 @@ pull Secrets are added to those of the TaskRun.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from perdure.kubernetes.spec import Camel, Pod, SecretRef, SpecVolume
+from perdure.kubernetes.spec import (
+    Amounts,
+    Camel,
+    Pod,
+    PullSecret,
+    SecretRef,
+    SpecVolume,
+    Toleration,
+)
 from perdure.kubernetes.wanted import WantedRun
 from perdure.model.codec import resolved
 
 Pull = Literal["Always", "IfNotPresent", "Never"]
+Entry = TypeVar("Entry")
 
 
 class PodDefaults(Camel, frozen=True, forbid_unknown_fields=True):
     """Defaults for `spec.pod`."""
 
     image_pull_policy: Pull | None = None
-    image_pull_secrets: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    resources: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    image_pull_secrets: list[PullSecret] = msgspec.field(default_factory=list)
+    resources: dict[str, Amounts] = msgspec.field(default_factory=dict)
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
-    tolerations: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    tolerations: list[Toleration] = msgspec.field(default_factory=list)
     priority_class_name: str = ""
     runtime_class_name: str = ""
     scheduler_name: str = ""
@@ -106,7 +115,7 @@ def _pod(pod: Pod, given: PodDefaults) -> Pod:
     )
 
 
-def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dict[str, Any]]:
+def _consistent(resources: dict[str, Amounts], pod: Pod) -> dict[str, Amounts]:
     """Return the resources without the defaults that could contradict the TaskRun's own values. If
     the TaskRun sets only a request, the default limit is dropped. If it sets only a limit, the
     default request is dropped."""
@@ -143,5 +152,6 @@ def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
     )
 
 
-def _together(own: list[dict[str, Any]], given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _together(own: list[Entry], given: list[Entry]) -> list[Entry]:
+    """Return the TaskRun's own entries and those defaults that it does not have."""
     return [*own, *(each for each in given if each not in own)]

@@ -8,13 +8,21 @@ ignored in `spec.pod`; the resource's schema already rejects them with an explan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes import sidecar
+from perdure.kubernetes.objects import Container, Manifest, PodSpec
 from perdure.kubernetes.requests import answers_of
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
-from perdure.kubernetes.spec import FileFrom, Spec, task_spec
+from perdure.kubernetes.spec import (
+    FileFrom,
+    PodVolume,
+    Spec,
+    Toleration,
+    VolumeMount,
+    task_spec,
+)
 from perdure.kubernetes.status import AttemptStatus
 from perdure.kubernetes.transports import transport_of
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
@@ -64,7 +72,8 @@ def labels(run: WantedRun, attempt: int = 0) -> dict[str, str]:
     return found
 
 
-def owner(run: WantedRun) -> dict[str, Any]:
+def owner(run: WantedRun) -> dict[str, object]:
+    """Return the owner reference that makes the TaskRun an object's controller."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
@@ -75,7 +84,7 @@ def owner(run: WantedRun) -> dict[str, Any]:
     }
 
 
-def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
+def config_map(run: WantedRun, texts: dict[str, str]) -> Manifest:
     """Return the ConfigMap for a TaskRun's orders and instructions."""
     meta = {
         "name": run.object_name,
@@ -86,7 +95,7 @@ def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": texts}
 
 
-def claim(run: WantedRun) -> dict[str, Any]:
+def claim(run: WantedRun) -> Manifest:
     """Return the volume claim of mode Claim. It has no owner, because the work outlives its
     TaskRun."""
     spec = run.spec
@@ -95,19 +104,16 @@ def claim(run: WantedRun) -> dict[str, Any]:
         for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent))
         if value
     }
-    wanted: dict[str, Any] = {
+    wanted: dict[str, object] = {
         "accessModes": ["ReadWriteOncePod"],
         "resources": {"requests": {"storage": spec.workspace.size or SIZE}},
     }
     if spec.workspace.storage_class_name:
         wanted["storageClassName"] = spec.workspace.storage_class_name
-    meta: dict[str, Any] = {
-        "name": run.claim,
-        "namespace": run.namespace,
-        "labels": labels(run) | origin,
-    }
+    marks = labels(run) | origin
+    meta: dict[str, object] = {"name": run.claim, "namespace": run.namespace, "labels": marks}
     if spec.workspace.reclaim == "Delete":
-        meta["labels"][RECLAIM_LABEL] = "Delete"
+        marks[RECLAIM_LABEL] = "Delete"
     else:
         meta["annotations"] = {KEPT_FOR: run.uid}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
@@ -158,12 +164,12 @@ def job(
     contexts: Sequence[int],
     claim_name: str,
     cluster: Cluster,
-) -> dict[str, Any]:
+) -> Manifest:
     """Return the Job of an attempt. It starts exactly one pod and never replaces it."""
     mine = labels(run, record.number)
     deadline = _deadline(run.spec)
     pod = _pod(run, record, contexts, claim_name, cluster)
-    spec: dict[str, Any] = {
+    spec = {
         "backoffLimit": 0,
         "completions": 1,
         "parallelism": 1,
@@ -211,7 +217,7 @@ def _pod(
     contexts: Sequence[int],
     claim_name: str,
     cluster: Cluster,
-) -> dict[str, Any]:
+) -> PodSpec:
     pod = run.spec.pod
     volumes, mounts = _storage(run, record, contexts, claim_name)
     own = {volume["name"] for volume in volumes}
@@ -225,28 +231,7 @@ def _pod(
         for mount in pod.volume_mounts
         if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own
     ]
-    mounts += given
-    container: dict[str, Any] = {
-        "name": "perdure",
-        "image": pod.image or cluster["image"],
-        "args": [
-            "perdure",
-            "work",
-            "--run",
-            "--order",
-            "/perdure/order",
-            "--grace",
-            str(pod.termination_grace_period_seconds),
-        ],
-        "terminationMessagePolicy": "File",
-        "volumeMounts": mounts,
-        "securityContext": sidecar.RIGHTS,
-    }
-    if pod.resources:
-        container["resources"] = pod.resources
-    if pod.image_pull_policy:
-        container["imagePullPolicy"] = pod.image_pull_policy
-    found: dict[str, Any] = {
+    found: PodSpec = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -260,11 +245,10 @@ def _pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "tolerations": [*pod.tolerations, *_left_soon(pod.tolerations)],
-        "containers": [container],
+        "containers": [_container(run.spec, [*mounts, *given], cluster)],
         "volumes": volumes,
     }
     if sidecar.secrets(run.spec):
-        container["args"] += ["--relay", sidecar.AT]
         relay = sidecar.container(run.spec, cluster["image"])
         fixed = {each.get("name") for each in pod.volumes if "configMap" in each}
         relay["volumeMounts"] += [each for each in given if each.get("name") in fixed]
@@ -281,14 +265,36 @@ def _pod(
     return found | {name: value for name, value in more.items() if value}
 
 
+def _container(spec: Spec, mounts: list[VolumeMount], cluster: Cluster) -> Container:
+    """Return the agent's container."""
+    pod = spec.pod
+    grace = str(pod.termination_grace_period_seconds)
+    args = ["perdure", "work", "--run", "--order", "/perdure/order", "--grace", grace]
+    if sidecar.secrets(spec):
+        args += ["--relay", sidecar.AT]
+    found: Container = {
+        "name": "perdure",
+        "image": pod.image or cluster["image"],
+        "args": args,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+        "securityContext": sidecar.RIGHTS,
+    }
+    if pod.resources:
+        found["resources"] = pod.resources
+    if pod.image_pull_policy:
+        found["imagePullPolicy"] = pod.image_pull_policy
+    return found
+
+
 def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[PodVolume], list[VolumeMount]]:
     """Return the pod's volumes, and their mounts in the agent's container: /data, /perdure, /tmp
     and home. The agent can write nowhere else, except to volumes that the TaskRun adds. Its
     container does not mount the relay's Secrets."""
     spec, volume = run.spec, run.spec.workspace
-    volumes: list[dict[str, Any]] = [
+    volumes: list[PodVolume] = [
         {
             "name": "perdure-order",
             "projected": {"sources": _order_sources(run, record, contexts), "defaultMode": 0o440},
@@ -296,7 +302,7 @@ def _storage(
         {"name": "perdure-tmp", "emptyDir": {}},
         {"name": "perdure-home", "emptyDir": {}},
     ]
-    mounts: list[dict[str, Any]] = [
+    mounts: list[VolumeMount] = [
         {"name": "perdure-order", "mountPath": "/perdure/order", "readOnly": True},
         {"name": "perdure-tmp", "mountPath": "/tmp"},
         {"name": "perdure-home", "mountPath": HOME},
@@ -329,7 +335,7 @@ def _storage(
 
 def _order_sources(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return the sources of the projected volume: the order, its instructions and its task files.
     Some instructions come from Secrets.
 
@@ -343,21 +349,20 @@ def _order_sources(
         for each in contexts
         if each not in secrets
     ]
-    files = [
-        _file_source(each, f"{orders.FILES}/{number}")
-        for number, each in enumerate(_files(run, record))
+    sources: list[dict[str, object]] = [
+        {"configMap": {"name": run.object_name, "items": items}},
     ]
-    return [{"configMap": {"name": run.object_name, "items": items}}, *files] + [
-        {
-            "secret": {
+    for number, file in enumerate(_files(run, record)):
+        sources.append(_file_source(file, f"{orders.FILES}/{number}"))
+    for each in contexts:
+        if each in secrets:
+            secret = {
                 "name": secrets[each].name,
                 "items": [{"key": secrets[each].key, "path": f"{orders.CONTEXTS}/{each}"}],
                 "optional": each != contexts[-1],
             }
-        }
-        for each in contexts
-        if each in secrets
-    ]
+            sources.append({"secret": secret})
+    return sources
 
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
@@ -368,14 +373,14 @@ def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
     return ()
 
 
-def _file_source(file: FileFrom, path: str) -> dict[str, Any]:
+def _file_source(file: FileFrom, path: str) -> dict[str, object]:
     ref = file.config_map_key_ref or file.secret_key_ref
     assert ref is not None, "`spec.check` has seen to it"
     kind = "configMap" if file.config_map_key_ref is not None else "secret"
     return {kind: {"name": ref.name, "items": [{"key": ref.key, "path": path}]}}
 
 
-def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _left_soon(given: Sequence[Toleration]) -> list[Toleration]:
     """Return the tolerations to add to a pod, so that it leaves an unresponsive node after 30 s
     instead of 300 s. A toleration that the TaskRun sets itself is not returned."""
     keys = {toleration.get("key") for toleration in given}

@@ -9,13 +9,14 @@ name that somebody else created are left alone.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from msgspec import Struct, field
 
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.manifests import MADE_BY
+from perdure.kubernetes.objects import labels_of
 from perdure.kubernetes.outcomes import Obstacle
 from perdure.kubernetes.status import safe_line
 
@@ -29,7 +30,8 @@ checked again."""
 class NamespaceSetup(Struct):
     """The objects to create in each namespace. An empty `policy` or `account` is not created."""
 
-    policy: dict[str, Any]
+    policy: Mapping[str, object]
+    """The spec of the network policy."""
     account: str
     known: dict[str, float] = field(default_factory=dict)
     """Time of the last successful check, by namespace (monotonic clock, in seconds)."""
@@ -70,6 +72,6 @@ class NamespaceSetup(Struct):
             kind = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
             await api.create(kinds.POLICY, {**kind, "metadata": meta, "spec": self.policy})
             return
-        ours = (there["metadata"].get("labels") or {}).get(MADE_BY[0]) == MADE_BY[1]
+        ours = labels_of(there).get(MADE_BY[0]) == MADE_BY[1]
         if ours and there.get("spec") != self.policy:
             await api.patch(kinds.POLICY, namespace, NAME, {"spec": self.policy})

@@ -13,6 +13,10 @@ Manifest = dict[str, Any]
 """An object that perdure builds and asks the API server to create."""
 MergePatch = dict[str, Any]
 """The fields of an object to change, as a JSON merge patch. Null removes a field."""
+PodSpec = dict[str, Any]
+"""The `spec` of a pod."""
+Container = dict[str, Any]
+"""An entry of the `containers` or `initContainers` of a pod's spec."""
 UntrustedObject = Mapping[str, object]
 """An object that the API server returned, or a part of one, of which each value is checked before
 it is used."""

@@ -17,10 +17,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import kopf
 import stamina.instrumentation
@@ -63,7 +62,7 @@ class Options(Struct, frozen=True, kw_only=True):
     account: str = ""
     defaults: AttemptDefaults = NO_DEFAULTS
     permitted: Permitted = NONE_PERMITTED
-    policy: dict[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, object] = field(default_factory=dict)
     """Spec of the network policy to create in every namespace with attempts; empty for none."""
     make_account: bool = False
     """Whether to create the attempts' service account in every namespace with attempts."""

@@ -7,16 +7,15 @@ before the agent's container, ends after it, and does not keep the Job from comp
 
 from __future__ import annotations
 
-from typing import Any
-
-from perdure.kubernetes.spec import Pod, Spec
+from perdure.kubernetes.objects import Container
+from perdure.kubernetes.spec import Pod, PodVolume, Spec, VolumeMount
 from perdure.kubernetes.transports import transport_of
 
 NAME = "relay"
 AT = "/perdure/relay"
 """Directory with the relay's address. The agent's container mounts it read-only."""
 ORDER = "/perdure/order"
-RIGHTS: dict[str, Any] = {
+RIGHTS: dict[str, object] = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
@@ -38,7 +37,7 @@ def secrets(spec: Spec) -> dict[str, str]:
     return {name: secret for name, secret in found.items() if secret}
 
 
-def secret_volume(name: str, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def secret_volume(name: str, secret: str) -> tuple[PodVolume, VolumeMount]:
     """Return a volume for a Secret, and its mount."""
     volume = {"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}}
     mount = {
@@ -49,9 +48,9 @@ def secret_volume(name: str, secret: str) -> tuple[dict[str, Any], dict[str, Any
     return volume, mount
 
 
-def address_volume(*, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def address_volume(*, read_only: bool) -> tuple[PodVolume, VolumeMount]:
     """Return the volume for the relay's address, and its mount."""
-    mount: dict[str, Any] = {"name": "perdure-relay", "mountPath": AT}
+    mount: VolumeMount = {"name": "perdure-relay", "mountPath": AT}
     if read_only:
         mount["readOnly"] = True
     limit = {"sizeLimit": "1Mi"}
@@ -63,24 +62,24 @@ def fetches_by_ssh(spec: Spec) -> bool:
     return spec.repository is not None and transport_of(spec.repository.url) == "ssh"
 
 
-def key_volume() -> tuple[dict[str, Any], dict[str, Any]]:
+def key_volume() -> tuple[PodVolume, VolumeMount]:
     """Return an in-memory volume for the relay's copy of the ssh key, and its mount. A mounted
     Secret is readable by the group, and ssh refuses such a key file if ssh's user owns it."""
     volume = {"name": "perdure-key", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
     return volume, {"name": "perdure-key", "mountPath": "/tmp"}
 
 
-def container(spec: Spec, image: str) -> dict[str, Any]:
+def container(spec: Spec, image: str) -> Container:
     """Return the relay's container. It mounts the order, its Secrets and the directory of its
     address, and nothing that an agent can write. The caller adds ConfigMaps of the TaskRun, such as
     certificates."""
     pod = spec.pod
-    mounts = [{"name": "perdure-order", "mountPath": ORDER, "readOnly": True}]
+    mounts: list[VolumeMount] = [{"name": "perdure-order", "mountPath": ORDER, "readOnly": True}]
     mounts.append(address_volume(read_only=False)[1])
     mounts += [secret_volume(name, secret)[1] for name, secret in secrets(spec).items()]
     if fetches_by_ssh(spec):
         mounts.append(key_volume()[1])
-    found: dict[str, Any] = {
+    found: Container = {
         "name": NAME,
         "image": pod.image or image,
         "command": ["perdure", "work", "--as-relay", AT, "--order", ORDER],

@@ -129,25 +129,39 @@ class SpecVolume(Camel, frozen=True):
         return _secret(self.checkpoints_secret_ref, self.checkpoints_secret_name)
 
 
+Amounts = dict[str, Any]
+"""Kubernetes quantities by resource, such as `500m` for `cpu`. A quantity is a text or a number."""
+Resources = dict[str, Any]
+"""The `resources` of a container: `requests` and `limits`, each with `Amounts`."""
+PodVolume = dict[str, Any]
+"""An entry of a pod's `volumes`."""
+VolumeMount = dict[str, Any]
+"""An entry of a container's `volumeMounts`."""
+Toleration = dict[str, Any]
+"""An entry of a pod's `tolerations`."""
+PullSecret = dict[str, Any]
+"""An entry of a pod's `imagePullSecrets`: a reference to a Secret."""
+
+
 class Pod(Camel, frozen=True):
     """The field `spec.pod`: settings for the pods of the attempts. Fields that Kubernetes also has
     are passed on unchanged."""
 
     image: str = ""
     image_pull_policy: str = ""
-    resources: dict[str, Any] = {}
+    resources: Resources = {}
     node_selector: dict[str, str] = {}
-    tolerations: list[dict[str, Any]] = []
+    tolerations: list[Toleration] = []
     affinity: dict[str, Any] = {}
     service_account_name: str = ""
     priority_class_name: str = ""
     runtime_class_name: str = ""
     scheduler_name: str = ""
-    image_pull_secrets: list[dict[str, Any]] = []
+    image_pull_secrets: list[PullSecret] = []
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    volumes: list[dict[str, Any]] = []
-    volume_mounts: list[dict[str, Any]] = []
+    volumes: list[PodVolume] = []
+    volume_mounts: list[VolumeMount] = []
     termination_grace_period_seconds: int = 60
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.runs.pool import say
 from perdure.errors import PerdureError, UsageError
@@ -148,7 +148,7 @@ def _workers(text: str) -> int:
     return int(text)
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
     except ValueError as error:
