@@ -15,6 +15,7 @@ from perdure.cli import main
 from perdure.cli.kubernetes import requests, verbs
 from perdure.errors import UsageError
 from perdure.kubernetes import view
+from perdure.kubernetes.reports import TaskRunOfList, TaskRunReport
 from tests.kubernetes.refusals import BASE
 from tests.kubernetes.resource import places, schema
 
@@ -122,8 +123,14 @@ HOSTILE: list[Any] = [
 def test_a_taskrun_of_any_shape_is_shown(body: Any) -> None:
     """A status of any content is shown. A value of the wrong type counts as missing."""
     report = view.report_of(body)
-    assert (report["phase"], report["attempt"], report["context_version"]) == ("Pending", 0, 0)
-    assert view.why_of(report)["attempts"] == report["attempts"]
+    assert (report.phase, report.attempt, report.context_version) == ("Pending", 0, 0)
+    assert view.why_of(report).attempts == report.attempts
+
+
+def test_a_report_begins_with_the_fields_of_a_row() -> None:
+    """In JSON, `show` prints the fields of `ls` first, in the same order."""
+    row = TaskRunOfList.__struct_fields__
+    assert TaskRunReport.__struct_fields__[: len(row) + 1] == ("schema_version", *row)
 
 
 def test_over_is_said_of_the_spec_as_it_is() -> None:

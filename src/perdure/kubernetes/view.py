@@ -1,5 +1,4 @@
-"""Formats a TaskRun for `perdure --cluster`: as a row of a list, and as a stable, versioned object
-for `--json`. Pure.
+"""Reads TaskRuns for `perdure --cluster`, and makes the reports that it prints with `--json`. Pure.
 
 The objects come from the API server. Anyone who may write a status can write anything into it, so a
 value of the wrong type is treated as missing. Text is cleaned where it is printed.
@@ -8,9 +7,20 @@ value of the wrong type is treated as missing. Text is cleaned where it is print
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from perdure.kubernetes.amounts import dollars_or_zero, plain_word
+from perdure.kubernetes.objects import UntrustedObject
+from perdure.kubernetes.reports import (
+    AttemptOfTaskRun,
+    ConditionOfTaskRun,
+    RequestOfTaskRun,
+    TaskRunOfList,
+    TaskRunReport,
+    TaskRunWhyReport,
+    UsageOfTaskRun,
+    WorkOfAttempt,
+    WorkspaceOfTaskRun,
+)
 from perdure.model import OutcomeKind, RunState
 
 SCHEMA_VERSION = 1
@@ -26,12 +36,10 @@ STATES = {
 """State of a run, by the phase of its TaskRun."""
 OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
 
-Object = dict[str, Any]
 
-
-def part(body: Object, path: str) -> Object:
+def part(body: UntrustedObject, path: str) -> UntrustedObject:
     """Return the object at a path such as `spec.workspace`; empty if there is none."""
-    found: Any = body
+    found: object = body
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     if isinstance(found, dict):
@@ -39,39 +47,44 @@ def part(body: Object, path: str) -> Object:
     return {}
 
 
-def word(body: Object, path: str) -> str:
+def word(body: UntrustedObject, path: str) -> str:
     """Return the text at a path; empty if there is none."""
-    above, _, name = path.rpartition(".")
-    found = (part(body, above) if above else body).get(name)
+    found = _value(body, path)
     if isinstance(found, str):
         return found
     return ""
 
 
-def count(body: Object, path: str) -> int:
+def count(body: UntrustedObject, path: str) -> int:
     """Return the integer at a path; 0 if there is none."""
-    above, _, name = path.rpartition(".")
-    found = (part(body, above) if above else body).get(name)
+    found = _value(body, path)
     if isinstance(found, int) and not isinstance(found, bool):
         return found
     return 0
 
 
-def several(body: Object, path: str) -> list[Object]:
+def several(body: UntrustedObject, path: str) -> list[UntrustedObject]:
     """Return the objects in the list at a path; empty if there is none."""
-    above, _, name = path.rpartition(".")
-    found = (part(body, above) if above else body).get(name)
+    found = _value(body, path)
     if isinstance(found, list):
         return [each for each in found if isinstance(each, dict)]
     return []
 
 
-def phase(body: Object) -> str:
+def _value(body: UntrustedObject, path: str) -> object:
+    """Return the value at a path; None if there is none."""
+    above, _, name = path.rpartition(".")
+    if above:
+        body = part(body, above)
+    return body.get(name)
+
+
+def phase(body: UntrustedObject) -> str:
     """Return the TaskRun's phase; `Pending` if the operator has not processed the TaskRun yet."""
     return word(body, "status.phase") or "Pending"
 
 
-def is_over(body: Object) -> bool:
+def is_over(body: UntrustedObject) -> bool:
     """Return whether the TaskRun has ended, is suspended, or waits for a person's answer. Return
     False as long as the operator has not processed the current spec and its instructions."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
@@ -79,25 +92,25 @@ def is_over(body: Object) -> bool:
     return seen and not unrecorded(body) and over
 
 
-def asks(body: Object) -> bool:
+def asks(body: UntrustedObject) -> bool:
     """Return whether a request of the agent is open."""
     return any(not word(each, "answer") for each in several(body, "status.requests"))
 
 
-def unrecorded(body: Object) -> bool:
+def unrecorded(body: UntrustedObject) -> bool:
     """Return whether the operator has not yet recorded the newest instructions. If the spec were
     updated again now, the unrecorded instructions would be lost."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 
-def has_open_attempt(body: Object) -> bool:
+def has_open_attempt(body: UntrustedObject) -> bool:
     """Return whether an attempt is open: it has begun and has no outcome. Its pod may not have
     started yet."""
     attempts = several(body, "status.attempts")
     return bool(attempts) and not word(attempts[-1], "outcome")
 
 
-def condition(body: Object, kind: str) -> Object:
+def condition(body: UntrustedObject, kind: str) -> UntrustedObject:
     """Return the condition of this type if it is true; otherwise an empty object."""
     true = (
         each
@@ -107,7 +120,7 @@ def condition(body: Object, kind: str) -> Object:
     return next(true, {})
 
 
-def last_outcome(body: Object) -> OutcomeKind | None:
+def last_outcome(body: UntrustedObject) -> OutcomeKind | None:
     """Return the kind of the newest attempt's outcome; None if there is none or its kind is
     unknown."""
     attempts = several(body, "status.attempts")
@@ -119,73 +132,72 @@ def last_outcome(body: Object) -> OutcomeKind | None:
         return None
 
 
-def row_of(body: Object) -> Object:
+def row_of(body: UntrustedObject) -> TaskRunOfList:
     """Return a TaskRun as a row of a list."""
     waiting = condition(body, "Waiting")
-    return {
-        "namespace": word(body, "metadata.namespace"),
-        "name": word(body, "metadata.name"),
-        "phase": phase(body),
-        "service": word(body, "spec.service"),
-        "task": word(body, "spec.task"),
-        "agent": word(body, "spec.agent"),
-        "attempt": count(body, "status.attempt"),
-        "receipt": word(body, "status.receipt"),
-        "work": word(body, "status.work"),
-        "session_id": word(body, "status.sessionId"),
-        "reason": word(waiting, "message") or word(body, "status.reason"),
-        "run_after": milliseconds(word(body, "status.runAfter")),
-        "created": milliseconds(word(body, "metadata.creationTimestamp")),
-    }
-
-
-def report_of(body: Object) -> Object:
-    """Return a TaskRun with its attempts, as `show --json` prints it. Times are in milliseconds
-    since 1970 (UTC), costs in US dollars."""
-    policy, place, where = (
-        part(body, "spec.policy"),
-        part(body, "status.workspace"),
-        part(body, "spec.workspace"),
+    return TaskRunOfList(
+        namespace=word(body, "metadata.namespace"),
+        name=word(body, "metadata.name"),
+        phase=phase(body),
+        service=word(body, "spec.service"),
+        task=word(body, "spec.task"),
+        agent=word(body, "spec.agent"),
+        attempt=count(body, "status.attempt"),
+        receipt=word(body, "status.receipt"),
+        work=word(body, "status.work"),
+        session_id=word(body, "status.sessionId"),
+        reason=word(waiting, "message") or word(body, "status.reason"),
+        run_after=milliseconds(word(body, "status.runAfter")),
+        created=milliseconds(word(body, "metadata.creationTimestamp")),
     )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **row_of(body),
-        "uid": word(body, "metadata.uid"),
-        "suspend": part(body, "spec").get("suspend") is True,
-        "policy": plain_word(word(policy, "continuity")),
-        "context_version": count(body, "spec.contextVersion"),
-        "recorded_version": count(body, "status.contextVersion"),
-        "attempts_allowed": count(body, "status.attemptsAllowed") or count(policy, "attempts"),
-        "workspace": {
-            "mode": word(where, "mode"),
-            "claim": word(place, "claimName"),
-            "path": word(place, "path"),
-            "branch": word(place, "branch"),
-            "commit": word(place, "commit"),
-            "checkpoints": word(place, "checkpoints"),
-            "saved": place.get("saved") is True,
-        },
-        "usage": _usage(part(body, "status.usage")),
-        "conditions": [_condition(each) for each in several(body, "status.conditions")],
-        "attempts": [_attempt(each) for each in several(body, "status.attempts")],
-        "requests": [_request(each) for each in several(body, "status.requests")],
-    }
 
 
-def why_of(report: Object) -> Object:
-    """Return the fields of a report that `why --json` prints."""
-    kept = (
-        "schema_version",
-        "namespace",
-        "name",
-        "phase",
-        "reason",
-        "run_after",
-        "policy",
-        "conditions",
-        "attempts",
+def report_of(body: UntrustedObject) -> TaskRunReport:
+    """Return a TaskRun with its attempts."""
+    row = row_of(body)
+    return TaskRunReport(
+        schema_version=SCHEMA_VERSION,
+        namespace=row.namespace,
+        name=row.name,
+        phase=row.phase,
+        service=row.service,
+        task=row.task,
+        agent=row.agent,
+        attempt=row.attempt,
+        receipt=row.receipt,
+        work=row.work,
+        session_id=row.session_id,
+        reason=row.reason,
+        run_after=row.run_after,
+        created=row.created,
+        uid=word(body, "metadata.uid"),
+        suspend=part(body, "spec").get("suspend") is True,
+        policy=plain_word(word(body, "spec.policy.continuity")),
+        context_version=count(body, "spec.contextVersion"),
+        recorded_version=count(body, "status.contextVersion"),
+        attempts_allowed=count(body, "status.attemptsAllowed")
+        or count(body, "spec.policy.attempts"),
+        workspace=_workspace(body),
+        usage=_usage(part(body, "status.usage")),
+        conditions=[_condition(each) for each in several(body, "status.conditions")],
+        attempts=[_attempt(each) for each in several(body, "status.attempts")],
+        requests=[_request(each) for each in several(body, "status.requests")],
     )
-    return {key: report[key] for key in kept}
+
+
+def why_of(report: TaskRunReport) -> TaskRunWhyReport:
+    """Return the part of a TaskRun's report that `why --json` prints."""
+    return TaskRunWhyReport(
+        schema_version=report.schema_version,
+        namespace=report.namespace,
+        name=report.name,
+        phase=report.phase,
+        reason=report.reason,
+        run_after=report.run_after,
+        policy=report.policy,
+        conditions=report.conditions,
+        attempts=report.attempts,
+    )
 
 
 def milliseconds(text: str) -> int:
@@ -199,70 +211,93 @@ def milliseconds(text: str) -> int:
     return 0
 
 
-def _condition(found: Object) -> Object:
-    return {
-        "type": word(found, "type"),
-        "status": word(found, "status"),
-        "reason": word(found, "reason"),
-        "message": word(found, "message"),
-        "since": milliseconds(word(found, "lastTransitionTime")),
-    }
+def _workspace(body: UntrustedObject) -> WorkspaceOfTaskRun:
+    place = part(body, "status.workspace")
+    return WorkspaceOfTaskRun(
+        mode=word(body, "spec.workspace.mode"),
+        claim=word(place, "claimName"),
+        path=word(place, "path"),
+        branch=word(place, "branch"),
+        commit=word(place, "commit"),
+        checkpoints=word(place, "checkpoints"),
+        saved=place.get("saved") is True,
+    )
 
 
-def _attempt(found: Object) -> Object:
-    reasons, pushed = part(found, "receipt").get("reasons"), part(found, "work").get("pushed")
-    return {
-        "number": count(found, "number"),
-        "context_version": count(found, "contextVersion") or 1,
-        "job": word(found, "job"),
-        "pod": word(found, "pod"),
-        "node": word(found, "node"),
-        "started": milliseconds(word(found, "started")),
-        "ended": milliseconds(word(found, "ended")),
-        "outcome": word(found, "outcome"),
-        "detail": word(found, "detail"),
-        "infrastructure": found.get("infrastructure") is True,
-        "exit_code": found.get("exitCode") if isinstance(found.get("exitCode"), int) else None,
-        "session_id": word(found, "sessionId"),
-        "work": {
-            "verdict": word(found, "work.verdict"),
-            "reason": word(found, "work.reason"),
-            "files": count(found, "work.files"),
-            "commits": count(found, "work.commits"),
-            "pushed": pushed if isinstance(pushed, bool) else None,
-            "denied": count(found, "work.denied"),
-            "question": word(found, "work.question"),
-        },
-        "verdict": word(found, "receipt.verdict"),
-        "rung": word(found, "receipt.rung"),
-        "reasons": [each for each in reasons if isinstance(each, str)]
-        if isinstance(reasons, list)
-        else [],
-        "usage": _usage(part(found, "usage")),
-    }
+def _condition(found: UntrustedObject) -> ConditionOfTaskRun:
+    return ConditionOfTaskRun(
+        type=word(found, "type"),
+        status=word(found, "status"),
+        reason=word(found, "reason"),
+        message=word(found, "message"),
+        since=milliseconds(word(found, "lastTransitionTime")),
+    )
 
 
-def _request(found: Object) -> Object:
-    return {
-        "number": count(found, "number"),
-        "id": word(found, "id"),
-        "attempt": count(found, "attempt"),
-        "kind": word(found, "kind"),
-        "tool": word(found, "tool"),
-        "text": word(found, "text"),
-        "size": count(found, "size"),
-        "sha256": word(found, "sha256"),
-        "expires": milliseconds(word(found, "expires")),
-        "answer": word(found, "answer"),
-        "words": word(found, "words"),
-        "by": word(found, "by"),
-        "answered": milliseconds(word(found, "answered")),
-    }
+def _attempt(found: UntrustedObject) -> AttemptOfTaskRun:
+    code = found.get("exitCode")
+    return AttemptOfTaskRun(
+        number=count(found, "number"),
+        context_version=count(found, "contextVersion") or 1,
+        job=word(found, "job"),
+        pod=word(found, "pod"),
+        node=word(found, "node"),
+        started=milliseconds(word(found, "started")),
+        ended=milliseconds(word(found, "ended")),
+        outcome=word(found, "outcome"),
+        detail=word(found, "detail"),
+        infrastructure=found.get("infrastructure") is True,
+        exit_code=code if isinstance(code, int) else None,
+        session_id=word(found, "sessionId"),
+        work=_work(part(found, "work")),
+        verdict=word(found, "receipt.verdict"),
+        rung=word(found, "receipt.rung"),
+        reasons=_texts(part(found, "receipt").get("reasons")),
+        usage=_usage(part(found, "usage")),
+    )
 
 
-def _usage(found: Object) -> Object:
-    return {
-        "input": count(found, "inputTokens"),
-        "output": count(found, "outputTokens"),
-        "cost_usd": dollars_or_zero(found.get("costUSD")),
-    }
+def _work(found: UntrustedObject) -> WorkOfAttempt:
+    pushed = found.get("pushed")
+    return WorkOfAttempt(
+        verdict=word(found, "verdict"),
+        reason=word(found, "reason"),
+        files=count(found, "files"),
+        commits=count(found, "commits"),
+        pushed=pushed if isinstance(pushed, bool) else None,
+        denied=count(found, "denied"),
+        question=word(found, "question"),
+    )
+
+
+def _texts(found: object) -> list[str]:
+    """Return the texts in a list; empty if it is not a list."""
+    if isinstance(found, list):
+        return [each for each in found if isinstance(each, str)]
+    return []
+
+
+def _request(found: UntrustedObject) -> RequestOfTaskRun:
+    return RequestOfTaskRun(
+        number=count(found, "number"),
+        id=word(found, "id"),
+        attempt=count(found, "attempt"),
+        kind=word(found, "kind"),
+        tool=word(found, "tool"),
+        text=word(found, "text"),
+        size=count(found, "size"),
+        sha256=word(found, "sha256"),
+        expires=milliseconds(word(found, "expires")),
+        answer=word(found, "answer"),
+        words=word(found, "words"),
+        by=word(found, "by"),
+        answered=milliseconds(word(found, "answered")),
+    )
+
+
+def _usage(found: UntrustedObject) -> UsageOfTaskRun:
+    return UsageOfTaskRun(
+        input=count(found, "inputTokens"),
+        output=count(found, "outputTokens"),
+        cost_usd=dollars_or_zero(found.get("costUSD")),
+    )

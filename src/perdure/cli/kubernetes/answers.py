@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from perdure.cli.arguments import positive
 from perdure.cli.kubernetes.requests import following, print_and_follow
 from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.runs.requests import WHICH, request_lines
 from perdure.errors import Conflict, NotFound, UsageError
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.requests import (
     ANSWERS,
     GivenAnswer,
@@ -25,7 +28,7 @@ from perdure.kubernetes.requests import (
     with_answers,
 )
 from perdure.kubernetes.status import RequestStatus, status_of
-from perdure.kubernetes.view import Object, part, report_of, several, word
+from perdure.kubernetes.view import part, report_of, several, word
 from perdure.model.requests import AnswerKind, RequestKind
 from perdure.rules.requests import WORDS, late
 
@@ -73,13 +76,13 @@ def requests_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         bodies = [taskruns.get(arguments.name)]
     else:
         bodies = taskruns.list()
-    found: list[Object] = []
+    found: list[dict[str, object]] = []
     lines: list[str] = []
     for body in bodies:
         name = word(body, "metadata.name")
-        for report in report_of(body)["requests"]:
-            if arguments.name or not report["answer"]:
-                found.append({"name": name, **report})
+        for report in report_of(body).requests:
+            if arguments.name or not report.answer:
+                found.append({"name": name, **structs.asdict(report)})
         for each in _requests(body):
             if arguments.name or each.answer is None:
                 request = agent_request(each, word(body, "metadata.uid"))
@@ -93,7 +96,7 @@ def requests_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _requests(body: Object) -> tuple[RequestStatus, ...]:
+def _requests(body: KubernetesObject) -> tuple[RequestStatus, ...]:
     """Return the requests of a TaskRun, with the answers that the operator has not read yet. Empty
     if its status is not valid."""
     found = status_of(part(body, "status")).requests
@@ -135,14 +138,14 @@ def _answer(taskruns: TaskRuns, arguments: argparse.Namespace, kind: AnswerKind,
                 raise
             time.sleep(0.1)
 
-    def is_read(now: Object) -> bool:
+    def is_read(now: KubernetesObject) -> bool:
         opened = [each for each in several(now, "status.requests") if not word(each, "answer")]
         return request.id not in [word(each, "id") for each in opened]
 
     return print_and_follow(taskruns, asked, arguments, f"has your answer: {kind}", is_read)
 
 
-def _meant(body: Object, number: int, kind: AnswerKind, words: str) -> RequestStatus:
+def _meant(body: KubernetesObject, number: int, kind: AnswerKind, words: str) -> RequestStatus:
     """Return the open request that an answer is meant for. Raises NotFound, Conflict,
     UsageError."""
     from perdure.engine.service import check_answer
@@ -175,12 +178,11 @@ def _meant(body: Object, number: int, kind: AnswerKind, words: str) -> RequestSt
     return found
 
 
-def _given(body: Object) -> tuple[GivenAnswer, ...]:
-    annotations: dict[str, Any] = part(body, "metadata.annotations")
-    return given_answers(annotations.get(ANSWERS))
+def _given(body: KubernetesObject) -> tuple[GivenAnswer, ...]:
+    return given_answers(part(body, "metadata.annotations").get(ANSWERS))
 
 
-def _with(body: Object, answer: GivenAnswer) -> str:
+def _with(body: KubernetesObject, answer: GivenAnswer) -> str:
     """Return the annotation with one more answer. Answers to requests that are not open any more
     are removed."""
     opened = {each.id for each in status_of(part(body, "status")).requests if each.answer is None}

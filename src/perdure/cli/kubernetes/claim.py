@@ -17,13 +17,14 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.text import clean, one_line
 from perdure.errors import Conflict, NotFound
 from perdure.kubernetes.manifests import MADE_BY
+from perdure.kubernetes.objects import KubernetesObject, Manifest, PodSpec, UntrustedObject
 from perdure.kubernetes.snapshot import UID_LABEL
-from perdure.kubernetes.view import Object, has_open_attempt, part, phase, several, word
+from perdure.kubernetes.view import has_open_attempt, part, phase, several, word
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -83,7 +84,7 @@ def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_ref(body: Object) -> str:
+def run_ref(body: KubernetesObject) -> str:
     """Return the id that a TaskRun's run has in the state on its claim. The run's name is not used:
     if an earlier TaskRun of the same name used the claim, the run has another name there."""
     return word(body, "metadata.uid").replace("-", "")
@@ -122,7 +123,7 @@ def _pod(taskruns: TaskRuns, name: str, command: Sequence[str]) -> Iterator[str]
             taskruns.delete_pod(str(made["metadata"]["name"]))
 
 
-def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
+def pod_of(taskruns: TaskRuns, body: KubernetesObject, command: Sequence[str]) -> Manifest:
     """Return the manifest of a pod that mounts the claim of a TaskRun. Raises Conflict while an
     attempt is using the claim, and NotFound if there is no claim or no Job to copy."""
     name, claim = word(body, "metadata.name"), word(body, "status.workspace.claimName")
@@ -138,7 +139,7 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
             f"kubectl perdure show {name} says where its state is",
         )
     job = _newest_job(taskruns, attempts)
-    spec: dict[str, Any] = copy.deepcopy(job["spec"]["template"]["spec"])
+    spec: PodSpec = copy.deepcopy(job["spec"]["template"]["spec"])
     spec.pop("initContainers", None)
     (container,) = spec["containers"]
     container["args"] = list(command)
@@ -160,7 +161,7 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
     }
 
 
-def _newest_job(taskruns: TaskRuns, attempts: Sequence[Object]) -> Object:
+def _newest_job(taskruns: TaskRuns, attempts: Sequence[UntrustedObject]) -> KubernetesObject:
     """Return the newest Job of these attempts that still exists. An attempt may have ended before
     its Job was created, and a Job may have been deleted. Raises NotFound if there is none."""
     for attempt in reversed(attempts[1:]):
@@ -169,7 +170,7 @@ def _newest_job(taskruns: TaskRuns, attempts: Sequence[Object]) -> Object:
     return taskruns.job(word(attempts[0], "job"))
 
 
-def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
+def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> KubernetesObject:
     """Wait until the pod is in one of these phases, and return the pod. Raises Conflict if it does
     not start in time."""
     end = time.monotonic() + PATIENCE_S

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from perdure.cli.kubernetes.claim import output_of, run_ref
 from perdure.cli.text import clean, one_line
 from perdure.errors import Conflict, NotFound, PerdureError, StoreError
+from perdure.kubernetes.objects import KubernetesObject
 from perdure.kubernetes.view import (
     STATES,
-    Object,
     condition,
     count,
     has_open_attempt,
@@ -48,7 +48,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     body = taskruns.get(arguments.name)
-    numbers = [attempt["number"] for attempt in report_of(body)["attempts"]]
+    numbers = [attempt.number for attempt in report_of(body).attempts]
     if arguments.attempt and arguments.attempt not in numbers:
         raise NotFound(
             f"{arguments.name} has no attempt {arguments.attempt}",
@@ -88,8 +88,8 @@ def follow(
     taskruns: TaskRuns,
     name: str,
     logs: PodLogs | None = None,
-    is_acted_on: Callable[[Object], bool] = lambda body: True,
-) -> Object:
+    is_acted_on: Callable[[KubernetesObject], bool] = lambda body: True,
+) -> KubernetesObject:
     """Wait until a TaskRun is over, and return it. The TaskRun's log is printed by `logs`, or not
     at all if `logs` is None.
 
@@ -130,7 +130,7 @@ class PodLogs:
         self._lines: dict[str, int] = {}
         self._done: set[str] = set()
 
-    def look(self, body: Object, *, follow: bool) -> None:
+    def look(self, body: KubernetesObject, *, follow: bool) -> None:
         """Print the new lines of each selected attempt's pod. With `follow`, follow a running
         attempt to its end."""
         for attempt in several(body, "status.attempts"):
@@ -154,7 +154,7 @@ class PodLogs:
             if ended:
                 self._done.add(pod)
 
-    def _kept(self, body: Object, number: int, pod: str, *, look: bool) -> None:
+    def _kept(self, body: KubernetesObject, number: int, pod: str, *, look: bool) -> None:
         """Print the log of an attempt whose pod no longer exists. The log is read from the state on
         the claim. If that is not possible, or if `look` is false, print the reason instead."""
         name = word(body, "metadata.name")

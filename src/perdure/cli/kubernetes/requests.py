@@ -31,9 +31,9 @@ from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
 from perdure.kubernetes.amounts import Dollars, camel_word, written
+from perdure.kubernetes.objects import KubernetesObject, MergePatch
 from perdure.kubernetes.view import (
     STATES,
-    Object,
     condition,
     count,
     has_open_attempt,
@@ -158,7 +158,7 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             return print_and_follow(taskruns, made, arguments, "created")
 
 
-def spec_of(arguments: argparse.Namespace) -> Object:
+def spec_of(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the spec of a TaskRun from the flags. The API server fills in defaults for flags that
     are not given. Raises UsageError."""
     policy = {
@@ -209,7 +209,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
     )
 
 
-def _given(found: Object) -> Object:
+def _given(found: dict[str, object]) -> dict[str, object]:
     """Return a copy of the object without fields that are None or empty, at any depth."""
     pruned = {
         name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
@@ -219,7 +219,7 @@ def _given(found: Object) -> Object:
     }
 
 
-def _endings(arguments: argparse.Namespace) -> Object:
+def _endings(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the fields of a TaskRun's spec that are set by the flags about denied calls, leftover
     processes and the last message."""
     return {
@@ -229,7 +229,7 @@ def _endings(arguments: argparse.Namespace) -> Object:
     }
 
 
-def _with_value(text: str) -> Object:
+def _with_value(text: str) -> dict[str, str]:
     if "=" not in text:
         raise UsageError(
             f"--env {variable_of(text)} has no value, and a pod does not see your own variables",
@@ -295,15 +295,17 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         )
     given = arguments.prompt is not None or arguments.prompt_file is not None
     name = arguments.new_name or suggest(0)
-    wanted: Object = {key: spec[key] for key in FORKED if key in spec}
+    wanted: dict[str, object] = {key: spec[key] for key in FORKED if key in spec}
     wanted["prompt"] = read_prompt(arguments) if given else GO_ON
     wanted["resume"] = {"mode": "Fork", "from": arguments.name}
     kept = ("mode", "reclaim", "checkpoints", "checkpointsSecretRef", "checkpointsSecretName")
     wanted["workspace"] = {key: place[key] for key in kept if key in place}
     if "repository" in spec:
-        source = {key: value for key, value in spec["repository"].items() if key != "branch"}
-        branch = {"branch": arguments.branch} if arguments.branch else {}
-        wanted["repository"] = source | branch
+        source = dict(part(spec, "repository"))
+        source.pop("branch", None)
+        if arguments.branch:
+            source["branch"] = arguments.branch
+        wanted["repository"] = source
     if "service" in spec:
         wanted["task"] = name
     made = taskruns.create({"metadata": {"name": name}, "spec": wanted})
@@ -362,12 +364,12 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         }
     )
     more = str(arguments.attempts) if arguments.attempts else None
-    wanted: Object = {"metadata": {"annotations": {RETRY: retry_name, RETRY_ATTEMPTS: more}}}
+    wanted: MergePatch = {"metadata": {"annotations": {RETRY: retry_name, RETRY_ATTEMPTS: more}}}
     if changes:
         wanted["spec"] = changes
     asked = taskruns.patch(name, wanted, seen=body)
 
-    def is_acted_on(now: Object) -> bool:
+    def is_acted_on(now: KubernetesObject) -> bool:
         return word(now, "status.retried") == retry_name
 
     return print_and_follow(taskruns, asked, arguments, "gets one more attempt", is_acted_on)
@@ -443,10 +445,10 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 def print_and_follow(
     taskruns: TaskRuns,
-    body: Object,
+    body: KubernetesObject,
     arguments: argparse.Namespace,
     what: str,
-    is_acted_on: Callable[[Object], bool] = lambda body: True,
+    is_acted_on: Callable[[KubernetesObject], bool] = lambda body: True,
 ) -> int:
     """Print that the TaskRun was created or changed; `what` says which. With --follow, wait until
     the TaskRun has ended, or waits for an answer. Return the exit code.

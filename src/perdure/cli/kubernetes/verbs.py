@@ -7,7 +7,6 @@ Kubernetes cluster, with the permissions of a kubeconfig.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.cli.parser import Parser, limit_of
 from perdure.cli.text import age, clean, clock, one_line, tokens
-from perdure.kubernetes.view import OVER, STATES, phase, report_of, row_of, why_of
+from perdure.kubernetes.reports import (
+    AttemptOfTaskRun,
+    ConditionOfTaskRun,
+    TaskRunOfList,
+    TaskRunReport,
+    WorkspaceOfTaskRun,
+)
+from perdure.kubernetes.view import OVER, STATES, report_of, row_of, why_of
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -123,7 +129,10 @@ def usage(prog: str) -> str:
 
 
 def printed(found: Any) -> None:
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    """Print a report, or an object that contains reports, as JSON."""
+    from perdure.model import codec
+
+    print(codec.printed(found))
 
 
 # --- ls ---
@@ -151,8 +160,8 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
     rows = [row_of(each) for each in taskruns.list(everywhere=arguments.all_namespaces)]
     rows = sorted(
-        (row for row in rows if not arguments.phase or row["phase"] in arguments.phase),
-        key=lambda row: -row["created"],
+        (row for row in rows if not arguments.phase or row.phase in arguments.phase),
+        key=lambda row: -row.created,
     )
     rows = rows[: arguments.limit]
     if arguments.json:
@@ -169,26 +178,25 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
     if arguments.all_namespaces:
         head = ("NAMESPACE", *head)
-        spaces = [one_line(row["namespace"], 63) for row in rows]
+        spaces = [one_line(row.namespace, 63) for row in rows]
         lines = [(space, *line) for space, line in zip(spaces, lines, strict=True)]
     table(head, lines)
     return 0
 
 
-def _line(row: dict[str, Any], now: int) -> tuple[str, ...]:
-    reason = one_line(row["reason"], 200)
-    if row["run_after"] > now and row["phase"] not in OVER:
-        reason = f"until {clock(row['run_after'])}: {reason}"
-    task = one_line("/".join(filter(None, (row["service"], row["task"]))), 60)
+def _line(row: TaskRunOfList, now: int) -> tuple[str, ...]:
+    reason = one_line(row.reason, 200)
+    if row.run_after > now and row.phase not in OVER:
+        reason = f"until {clock(row.run_after)}: {reason}"
     return (
-        *(
-            one_line(row["name"], 63),
-            task,
-            one_line(row["agent"], 63),
-            one_line(row["phase"], 20),
-            str(row["attempt"]),
-        ),
-        *(one_line(row["receipt"], 20), age(row["created"], now), reason),
+        one_line(row.name, 63),
+        one_line("/".join(filter(None, (row.service, row.task))), 60),
+        one_line(row.agent, 63),
+        one_line(row.phase, 20),
+        str(row.attempt),
+        one_line(row.receipt, 20),
+        age(row.created, now),
+        reason,
     )
 
 
@@ -205,80 +213,73 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if arguments.json:
         printed(report)
         return 0
-    place, used = report["workspace"], report["usage"]
+    place, used = report.workspace, report.usage
     print(
-        f"{report['name']}  {one_line(report['phase'], 20)}  ({one_line(report['agent'], 63)}, "
-        f"{report['uid'][:8]})"
+        f"{report.name}  {one_line(report.phase, 20)}  ({one_line(report.agent, 63)}, "
+        f"{report.uid[:8]})"
     )
-    if report["reason"]:
-        print(f"  {one_line(report['reason'], 300)}")
-    if report["service"]:
-        print(
-            "  task      "
-            f"{one_line('/'.join(filter(None, (report['service'], report['task']))), 130)}"
-        )
-    print(f"  versions  {report['context_version']} wanted, {report['recorded_version']} recorded")
-    print(f"  attempts  {report['attempt']} of {report['attempts_allowed']}")
-    if report["session_id"]:
-        print(f"  session   {one_line(report['session_id'], 200)}")
-    saved = "" if place["saved"] else ", not all of it saved elsewhere"
+    if report.reason:
+        print(f"  {one_line(report.reason, 300)}")
+    if report.service:
+        print(f"  task      {one_line('/'.join(filter(None, (report.service, report.task))), 130)}")
+    print(f"  versions  {report.context_version} wanted, {report.recorded_version} recorded")
+    print(f"  attempts  {report.attempt} of {report.attempts_allowed}")
+    if report.session_id:
+        print(f"  session   {one_line(report.session_id, 200)}")
+    saved = "" if place.saved else ", not all of it saved elsewhere"
     print(f"  state     {_storage_text(place)}{saved}")
-    if place["branch"]:
-        print(
-            f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip()
-        )
+    if place.branch:
+        print(f"  branch    {one_line(place.branch, 250)} {clean(place.commit)[:12]}".rstrip())
     print(
-        f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, "
-        f"${used['cost_usd']:.2f}"
+        f"  used      {tokens(used.input)} tokens in, {tokens(used.output)} out, "
+        f"${used.cost_usd:.2f}"
     )
     for each in _true(report):
         print(
-            f"  {one_line(each['type'], 40)}: {one_line(each['message'], 300)} "
-            f"({one_line(each['reason'], 60)})"
+            f"  {one_line(each.type, 40)}: {one_line(each.message, 300)} "
+            f"({one_line(each.reason, 60)})"
         )
-    for attempt in report["attempts"]:
-        print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
+    for attempt in report.attempts:
+        print(f"  attempt {attempt.number}  {_attempt_line(attempt)}")
     return 0
 
 
-def _storage_text(place: dict[str, Any]) -> str:
-    kept = f"the claim {place['claim']}" if place["claim"] else ""
-    if place["checkpoints"]:
-        store = f"the checkpoint store {place['checkpoints']}"
+def _storage_text(place: WorkspaceOfTaskRun) -> str:
+    kept = f"the claim {place.claim}" if place.claim else ""
+    if place.checkpoints:
+        store = f"the checkpoint store {place.checkpoints}"
     else:
         store = ""
-    return one_line(" and ".join(filter(None, (kept, store))) or f"mode {place['mode']}", 300)
+    return one_line(" and ".join(filter(None, (kept, store))) or f"mode {place.mode}", 300)
 
 
 FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
 """Types of conditions that are not shown, because they only repeat the phase."""
 
 
-def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _true(report: TaskRunReport) -> list[ConditionOfTaskRun]:
     return [
-        each
-        for each in report["conditions"]
-        if each["status"] == "True" and each["type"] not in FROM_PHASE
+        each for each in report.conditions if each.status == "True" and each.type not in FROM_PHASE
     ]
 
 
-def _attempt_line(attempt: dict[str, Any]) -> str:
-    ended = one_line(attempt["outcome"], 40) or "running"
-    if attempt["detail"]:
-        why = f" ({one_line(attempt['detail'], 100)})"
+def _attempt_line(attempt: AttemptOfTaskRun) -> str:
+    ended = one_line(attempt.outcome, 40) or "running"
+    if attempt.detail:
+        why = f" ({one_line(attempt.detail, 100)})"
     else:
         why = ""
-    if attempt["node"]:
-        node = f" on {one_line(attempt['node'], 60)}"
+    if attempt.node:
+        node = f" on {one_line(attempt.node, 60)}"
     else:
         node = ""
-    if attempt["verdict"]:
-        proof = f"  receipt {one_line(attempt['verdict'], 20)}"
+    if attempt.verdict:
+        proof = f"  receipt {one_line(attempt.verdict, 20)}"
     else:
         proof = ""
-    if attempt["work"]["verdict"]:
-        proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
-    counts = "  (not counted)" if attempt["infrastructure"] else ""
+    if attempt.work.verdict:
+        proof += f"  work {one_line(attempt.work.verdict, 20)}"
+    counts = "  (not counted)" if attempt.infrastructure else ""
     return f"{ended}{why}{node}{proof}{counts}"
 
 
@@ -288,57 +289,55 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
-    body = taskruns.get(arguments.name)
-    report = report_of(body)
+    report = report_of(taskruns.get(arguments.name))
     if arguments.json:
         printed(why_of(report))
         return 0
-    print(f"{report['name']}: {one_line(phase(body), 20)}; policy {one_line(report['policy'], 20)}")
-    if report["reason"]:
-        if report["run_after"] and report["phase"] not in OVER:
-            until = f"until {clock(report['run_after'])}: "
+    print(f"{report.name}: {one_line(report.phase, 20)}; policy {one_line(report.policy, 20)}")
+    if report.reason:
+        if report.run_after and report.phase not in OVER:
+            until = f"until {clock(report.run_after)}: "
         else:
             until = ""
-        print(f"\nreason      {until}{one_line(report['reason'], 1000)}")
+        print(f"\nreason      {until}{one_line(report.reason, 1000)}")
     for each in _true(report):
         print(
-            f"\n{one_line(each['type'], 40):11} {one_line(each['reason'], 60)}, since "
-            f"{clock(each['since'])}"
+            f"\n{one_line(each.type, 40):11} {one_line(each.reason, 60)}, since {clock(each.since)}"
         )
-        print(f"            {one_line(each['message'], 1000)}")
-    for attempt in report["attempts"]:
-        print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+        print(f"            {one_line(each.message, 1000)}")
+    for attempt in report.attempts:
+        print(f"\nattempt {attempt.number}  {clock(attempt.started)}")
         for label, text in _explained(attempt):
             print(f"  {label:9} {one_line(text, 300)}")
     return 0
 
 
-def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
-    where = " on ".join(filter(None, (attempt["pod"], attempt["node"])))
-    if attempt["outcome"]:
-        detail = f": {attempt['detail']}" if attempt["detail"] else ""
-        outcome = f"{attempt['outcome']}{detail}"
+def _explained(attempt: AttemptOfTaskRun) -> list[tuple[str, str]]:
+    where = " on ".join(filter(None, (attempt.pod, attempt.node)))
+    if attempt.outcome:
+        detail = f": {attempt.detail}" if attempt.detail else ""
+        outcome = f"{attempt.outcome}{detail}"
     else:
         outcome = "running"
     lines = [
-        ("version", str(attempt["context_version"])),
+        ("version", str(attempt.context_version)),
         ("pod", where or "none yet"),
         ("outcome", outcome),
     ]
-    if attempt["infrastructure"]:
+    if attempt.infrastructure:
         lines.append(("counts", "no: its end was not caused by the task"))
-    if attempt["session_id"]:
-        lines.append(("session", attempt["session_id"]))
-    if attempt["verdict"]:
-        rung = f" (by {attempt['rung']})" if attempt["rung"] else ""
-        lines.append(("receipt", f"{attempt['verdict']}{rung}"))
-    lines += [("", f"- {reason}") for reason in attempt["reasons"]]
-    work = attempt["work"]
-    if work["verdict"]:
-        why = f": {work['reason']}" if work["reason"] else ""
-        lines.append(("work", f"{work['verdict']}{why}"))
-        pushed = {True: ", pushed", False: ", no push known", None: ""}[work["pushed"]]
-        lines.append(("changes", f"{work['files']} file(s), {work['commits']} commit(s){pushed}"))
-    if work["question"]:
-        lines.append(("asks", work["question"]))
+    if attempt.session_id:
+        lines.append(("session", attempt.session_id))
+    if attempt.verdict:
+        rung = f" (by {attempt.rung})" if attempt.rung else ""
+        lines.append(("receipt", f"{attempt.verdict}{rung}"))
+    lines += [("", f"- {reason}") for reason in attempt.reasons]
+    work = attempt.work
+    if work.verdict:
+        why = f": {work.reason}" if work.reason else ""
+        lines.append(("work", f"{work.verdict}{why}"))
+        pushed = {True: ", pushed", False: ", no push known", None: ""}[work.pushed]
+        lines.append(("changes", f"{work.files} file(s), {work.commits} commit(s){pushed}"))
+    if work.question:
+        lines.append(("asks", work.question))
     return lines
