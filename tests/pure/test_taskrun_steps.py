@@ -21,6 +21,7 @@ from perdure.kubernetes.status import (
     TaskRunStatus,
     moment,
 )
+from perdure.kubernetes.tally import tally
 from perdure.kubernetes.wanted import FINALIZER, WantedRun, wanted
 from perdure.model import Outcome, OutcomeKind
 from perdure.model.work import WorkVerdict
@@ -314,7 +315,7 @@ def test_what_is_no_longer_told_is_still_counted() -> None:
     closed = status_moves.closed(
         more, End(outcome=Outcome(kind=OutcomeKind.FAILED)), _run(), NOW, 0.5
     )
-    assert status_moves.tally(closed, _run().spec).counted == MOST_RECORDS + 1
+    assert tally(closed, _run().spec).counted == MOST_RECORDS + 1
 
 
 def test_a_retry_allows_one_attempt_more() -> None:

@@ -1,10 +1,7 @@
 """Functions that return a changed TaskRun status, for example after an attempt began or ended.
 Pure. `step` decides when to call them.
 
-After an attempt, `lifecycle.decide` decides what follows, as for a local run. It needs a tally of
-the attempts so far, which is made here from `status.attempts`. Three kinds of attempts do not use
-up an allowed one: those that the infrastructure ended, those with an outcome in
-`lifecycle.UNCOUNTED`, and those that a person stopped.
+After an attempt, `lifecycle.decide` decides what follows, as for a local run.
 """
 
 from __future__ import annotations
@@ -31,27 +28,18 @@ from perdure.kubernetes.status import (
     UsageStatus,
     WorkspaceStatus,
     WorkStatus,
-    moment,
     safe_line,
     stamp,
 )
+from perdure.kubernetes.tally import is_counted, tally, used_up
 from perdure.kubernetes.wanted import WantedRun
 from perdure.model import (
-    Attempt,
-    Continuation,
     ContinuityPolicy,
-    Evidence,
-    Outcome,
     OutcomeKind,
-    Receipt,
     RunState,
-    Start,
     Usage,
 )
-from perdure.model import Verdict as Judged
-from perdure.rules.crashes import loop
-from perdure.rules.lifecycle import FREE, NEEDS_PERSON, UNCOUNTED, Tally, about_budget, decide
-from perdure.rules.pricing import cost, price_of
+from perdure.rules.lifecycle import NEEDS_PERSON, about_budget, decide
 
 PLACING = "its pod is being placed"
 PHASES = {
@@ -213,7 +201,7 @@ def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
     return replace(
         status,
         attempts_allowed=max(
-            status.attempts_allowed, _used_up(status) + (status.open is not None) + more
+            status.attempts_allowed, used_up(status) + (status.open is not None) + more
         ),
     )
 
@@ -222,7 +210,7 @@ def reset_allowed(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
     """Return the status with all attempts of `spec.policy.attempts` available again, for new
     instructions. This is called once more when a running attempt ends, because that attempt still
     used the earlier instructions."""
-    return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
+    return replace(status, attempts_allowed=used_up(status) + spec.policy.attempts)
 
 
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
@@ -299,39 +287,6 @@ def with_condition(
     )
 
 
-def tally(status: TaskRunStatus, spec: Spec) -> Tally:
-    """Return the tally of attempts for `lifecycle.decide`. The newest attempt must have ended."""
-    counted = [
-        record
-        for record in status.attempts
-        if record.outcome and record.outcome != OutcomeKind.CANCELLED
-    ]
-    free = 0
-    for record in reversed(counted):
-        if not (record.infrastructure or record.outcome in FREE):
-            break
-        free += 1
-    last = status.attempts[-1]
-    rounds = sum(
-        record.outcome == OutcomeKind.VERIFY_FAILED
-        and record.context_version == last.context_version
-        for record in counted
-    )
-    used = status.usage.usage
-    spent = used.cost_usd or _reckoned(used, spec.model)
-    return Tally(
-        counted=_used_up(status),
-        free=free,
-        unbegun=last.infrastructure,
-        allowed=status.attempts_allowed or spec.policy.attempts,
-        spent_usd=spent,
-        budget_usd=spec.policy.budget_usd,
-        rounds=rounds,
-        rounds_allowed=spec.policy.verify_rounds,
-        loop=loop([_attempt(record) for record in counted]),
-    )
-
-
 def patch(was: UntrustedObject, status: TaskRunStatus) -> MergePatch:
     """Return the merge patch that changes the stored status `was` to this status; empty if the two
     are equal."""
@@ -353,21 +308,6 @@ def camel(words: str) -> str:
     return "".join(part.capitalize() for part in words.split("_"))
 
 
-def _used_up(status: TaskRunStatus) -> int:
-    """Return how many of the allowed attempts are used up."""
-    return status.used_before + sum(map(_used, status.attempts))
-
-
-def _used(record: AttemptStatus) -> bool:
-    """Return whether an attempt counts toward the allowed number of attempts."""
-    free = (
-        record.infrastructure
-        or record.outcome in UNCOUNTED
-        or record.outcome == OutcomeKind.CANCELLED
-    )
-    return bool(record.outcome) and not free
-
-
 def _trimmed(status: TaskRunStatus) -> TaskRunStatus:
     """Return the status with only its newest attempt records. Dropped attempts are still counted,
     in `used_before`."""
@@ -375,7 +315,7 @@ def _trimmed(status: TaskRunStatus) -> TaskRunStatus:
     return replace(
         status,
         attempts=status.attempts[len(over) :],
-        used_before=status.used_before + sum(map(_used, over)),
+        used_before=status.used_before + sum(map(is_counted, over)),
     )
 
 
@@ -450,36 +390,6 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
     return ContinuityPolicy.DISCLOSE
 
 
-def _attempt(record: AttemptStatus) -> Attempt:
-    """Convert a record to the form that `crashes.loop` examines. An attempt that reported neither
-    receipt nor usage is treated as if the agent had answered, so it does not count as a crash."""
-    reported = record.receipt is not None or record.usage is not None
-    receipt = Receipt(
-        verdict=Judged.NATIVE,
-        evidence=Evidence(answered=not reported, prompt_found=record.receipt is not None),
-    )
-    return Attempt(
-        run="",
-        number=record.number,
-        context_version=record.context_version,
-        worker="",
-        started=moment(record.started),
-        ended=moment(record.ended),
-        continuation=None if record.infrastructure else Continuation(kind=Start.FRESH),
-        outcome=Outcome(kind=_kind(record.outcome), detail=record.detail),
-        usage=record.usage.usage if record.usage else Usage(),
-        receipt=receipt,
-    )
-
-
-def _kind(word: str) -> OutcomeKind:
-    """Return the kind of an outcome; FAILED for an unknown word. Anyone may have written the
-    status."""
-    if word in set(OutcomeKind):
-        return OutcomeKind(word)
-    return OutcomeKind.FAILED
-
-
 def _without(status: TaskRunStatus, *types: str, now: int) -> TaskRunStatus:
     for each in types:
         if status.condition(each) is not None:
@@ -527,10 +437,3 @@ def _usage_status(usage: Usage) -> UsageStatus:
 
 def _id(text: str) -> str:
     return safe_line(text, 200)
-
-
-def _reckoned(usage: Usage, model: str) -> float:
-    price = price_of(model)
-    if price is not None:
-        return cost(usage, price)
-    return 0.0
