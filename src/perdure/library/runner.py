@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from perdure.config import Settings
 from perdure.config.tasks import task_defaults
@@ -688,7 +688,8 @@ class Runner:
         """Return the entries of the trash as `perdure trash --json` lists them."""
         from perdure.engine.sweeper import listed
 
-        return [entry.report() for entry in listed(self._engine.workspaces, self._engine.state)]
+        found = listed(self._engine.workspaces, self._engine.state)
+        return [asdict(entry.report()) for entry in found]
 
     def trash_restore(self, entry: str) -> Sequence[Path]:
         """Restore an entry of the trash, and return the restored paths. Raises NotFound,

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -30,6 +30,9 @@ from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.host.system.files import remove_tree
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
+
+if TYPE_CHECKING:
+    from perdure.model.disk_reports import TrashEntry
 
 ABOUT = "about.json"
 CLEANUP_VERBS = ("gc", "clean-up")
@@ -56,19 +59,21 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Sentences on content that was saved nowhere else when it was moved; None if unknown."""
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> TrashEntry:
         """Return the entry as `perdure trash --json` shows it."""
-        return {
-            "id": self.id,
-            "at": self.at or None,
-            "kind": self.kind,
-            "run": str(self.about.get("run", "")),
-            "why": self.why,
-            "verb": str(self.about.get("verb", "")),
-            "path": str(self.path),
-            "parts": dict(self.parts),
-            "unsaved": None if self.unsaved is None else list(self.unsaved),
-        }
+        from perdure.model.disk_reports import TrashEntry
+
+        return TrashEntry(
+            id=self.id,
+            at=self.at or None,
+            kind=self.kind,
+            run=str(self.about.get("run", "")),
+            why=self.why,
+            verb=str(self.about.get("verb", "")),
+            path=str(self.path),
+            parts=dict(self.parts),
+            unsaved=None if self.unsaved is None else list(self.unsaved),
+        )
 
 
 def move_to_trash(
@@ -188,7 +193,7 @@ def is_cleaned(entry: Entry, path: str, run: str) -> bool:
 
 
 def _read(path: Path) -> Entry:
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     with suppress(OSError, ValueError):
         loaded = json.loads((path / ABOUT).read_text(encoding="utf-8", errors="surrogateescape"))
         about = loaded if isinstance(loaded, dict) else {}

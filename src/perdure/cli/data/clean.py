@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.runs.ls import table
@@ -16,6 +16,7 @@ from perdure.errors import UsageError
 
 if TYPE_CHECKING:
     from perdure.engine.sweeper import Row, Sweep
+    from perdure.workspace.trash import Entry
 
 NEEDS_A_PERSON = 3
 SHORTEST_ID = 8
@@ -53,7 +54,9 @@ def gc_verb(arguments: argparse.Namespace) -> int:
         accept=arguments.accept,
     )
     if arguments.json:
-        print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
+        from perdure.model.codec import printed
+
+        print(printed(swept.report()))
     else:
         _print_sweep(swept, all_rows=arguments.all)
     if swept.for_a_person:
@@ -138,24 +141,29 @@ def trash_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list_trash(entries: Any, *, as_json: bool) -> None:
+def _list_trash(entries: Sequence[Entry], *, as_json: bool) -> None:
+    from perdure.model.codec import printed
+    from perdure.model.disk_reports import TrashList
+
     rows = [entry.report() for entry in entries]
     if as_json:
-        print(json.dumps({"schema_version": 1, "entries": rows}, indent=2, ensure_ascii=False))
+        print(printed(TrashList(schema_version=1, entries=rows)))
         return
-    lines, ids = [], [row["id"] for row in rows]
+    ids = [row.id for row in rows]
+    lines = []
     for row in rows:
-        unknown, unsaved = row["unsaved"] is None, row["unsaved"]
-        if unknown or unsaved:
-            stays = "until you purge it: " + ("not proven to be saved" if unknown else unsaved[0])
+        if row.unsaved is None:
+            stays = "until you purge it: not proven to be saved"
+        elif row.unsaved:
+            stays = f"until you purge it: {row.unsaved[0]}"
         else:
             stays = "the grace period"
         lines.append(
             (
-                _shortest(row["id"], ids) if sys.stdout.isatty() else row["id"],
-                row["kind"],
-                one_line(row["run"], 30),
-                clock(row["at"]) if row["at"] else "",
+                _shortest(row.id, ids) if sys.stdout.isatty() else row.id,
+                row.kind,
+                one_line(row.run, 30),
+                clock(row.at) if row.at else "",
                 one_line(stays, 100),
             )
         )
@@ -209,7 +217,9 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         dry=arguments.dry_run,
     )
     if arguments.json:
-        print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
+        from perdure.model.codec import printed
+
+        print(printed(cleared.report(dry=arguments.dry_run)))
         return 0
     for run in cleared.runs:
         starts = "would start" if arguments.dry_run else "starts"
@@ -239,7 +249,9 @@ def du_verb(arguments: argparse.Namespace) -> int:
 
     found = usage(open_engine(settings()))
     if arguments.json:
-        print(json.dumps(found.report(), indent=2))
+        from perdure.model.codec import builtins
+
+        print(json.dumps(builtins(found.report()), indent=2))
         return 0
     for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE", "ROLE")):
         if rows := [(one_line(name, 80), size(count)) for name, count in found.by(part)]:

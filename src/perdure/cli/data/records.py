@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_engine, open_to_read, settings
 from perdure.cli.text import clean, clock, tokens
+from perdure.model.codec import printed
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +37,7 @@ def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
     )
     found = statistics(ended)
     if as_json:
-        print(json.dumps(found.report(), indent=2, ensure_ascii=False))
+        print(printed(found.report()))
     else:
         for name, value in _lines(found):
             print(f"{name:16}  {value}".rstrip())
@@ -96,7 +97,7 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
             service.close(key.agent, key.scope, arguments.cause)
             session = service.lineage(key.agent, key.scope)[-1]
     if arguments.json:
-        print(json.dumps({"schema_version": 1, **report(session)}, indent=2, ensure_ascii=False))
+        print(printed(report(session)))
         return 0
     if session.expires:
         until = f"expires {clock(session.expires)}"

@@ -3,13 +3,15 @@ copies. `repair` changes nothing without --write."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
+
 from perdure.cli.compose import open_engine
 from perdure.cli.text import at_home, clean, one_line
+from perdure.model.codec import printed
 
 if TYPE_CHECKING:
     from perdure.config import Settings
@@ -37,12 +39,8 @@ def check(
         looked = [diagnosis(index, entry) for entry in index.entries(limit, below)]
     bad = [each for each in looked if each.mended.harm is not Harm.NONE]
     if as_json:
-        report = {
-            "schema_version": 1,
-            "checked": len(looked),
-            "sessions": [each.report() for each in looked],
-        }
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        sessions = [each.report() for each in looked]
+        print(printed({"schema_version": 1, "checked": len(looked), "sessions": sessions}))
         if bad:
             return 1
         return 0
@@ -83,8 +81,8 @@ def repair(
         moved = replace_transcript(open_engine(chosen), index, found)
     code = 1 if found.mended.refusal else 0
     if as_json:
-        report = {"schema_version": 1, **found.report(), "written": bool(moved), "moved": moved}
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        about = asdict(found.report())
+        print(printed({"schema_version": 1, **about, "written": bool(moved), "moved": moved}))
         return code
     print_findings(found)
     if found.mended.refusal:

@@ -7,7 +7,6 @@ Only `create`, `extend`, `close`, `repair --write` and `rebuild` change anything
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -147,13 +146,10 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
     """Print the conversations as JSON or as a table. On a terminal the table is cut to the
     terminal's width."""
     if as_json:
-        print(
-            json.dumps(
-                {"schema_version": 1, "sessions": [entry.report() for entry in entries]},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        from perdure.model.codec import printed
+        from perdure.model.session_reports import SessionList
+
+        print(printed(SessionList(schema_version=1, sessions=[each.report() for each in entries])))
         return
     if not entries:
         return
@@ -214,17 +210,12 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
 def _show(index: ConversationIndex, entry: ConversationEntry, as_json: bool) -> int:
     line = index.lineage(entry)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "schema_version": 1,
-                    **entry.report(),
-                    "lineage": [each.report() for each in line],
-                },
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        from msgspec.structs import asdict
+
+        from perdure.model.codec import printed
+
+        lineage = [each.report() for each in line]
+        print(printed({"schema_version": 1, **asdict(entry.report()), "lineage": lineage}))
         return 0
     print(f"{clean(entry.id)}  {worker_of(entry.role, entry.agent)}  {entry.state}")
     print(f"  about       {entry.title or 'nothing was said yet'}")

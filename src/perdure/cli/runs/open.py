@@ -86,7 +86,9 @@ def take_back_verb(arguments: argparse.Namespace) -> int:
 
     back = take_back(open_engine(settings()), arguments.name, arguments.adopt)
     if arguments.json:
-        print(json.dumps(back.report(), indent=2, ensure_ascii=False))
+        from perdure.model.codec import printed
+
+        print(printed(back.report()))
         return 0
     name = back.run.name
     if back.rewound:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -42,6 +42,9 @@ from perdure.model import (
 )
 from perdure.model.events import RunTakenBack
 from perdure.protocols import AgentDriver, RunStore, SessionStore
+
+if TYPE_CHECKING:
+    from perdure.model.session_reports import TakeBackReport
 
 BY_HAND = "started manually while the run was open"
 LOOKED_THROUGH = 200
@@ -75,22 +78,26 @@ class TakeBackResult(Struct, frozen=True, kw_only=True):
     forks: tuple[str, ...] = ()
     """Ids of those conversations in `others` that are forks of the run's conversation."""
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> TakeBackReport:
         """Return the object that `--json` prints."""
+        from perdure.model.session_reports import OtherConversation, TakeBackReport
+
         others = [
-            {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
+            OtherConversation(
+                id=each.id, fork=each.id in self.forks, turns=each.turns, path=each.path
+            )
             for each in self.others
         ]
-        return {
-            "schema_version": 1,
-            "run": self.run.name,
-            "state": str(self.run.state),
-            "session_id": self.session_id,
-            "turns": self.turns,
-            "history_kept": self.kept,
-            "rewound": self.rewound,
-            "others": others,
-        }
+        return TakeBackReport(
+            schema_version=1,
+            run=self.run.name,
+            state=self.run.state,
+            session_id=self.session_id,
+            turns=self.turns,
+            history_kept=self.kept,
+            rewound=self.rewound,
+            others=others,
+        )
 
 
 def open_for_person(engine: Engine, ref: str) -> InteractiveCommand:

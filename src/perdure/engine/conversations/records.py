@@ -6,14 +6,13 @@ in `perdure.engine.sessions`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from perdure.engine.attempt import Engine
 from perdure.engine.conversations.search import ConversationIndex
 from perdure.engine.sessions import Sessions
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import Session, SessionKey
 from perdure.model.durations import duration
+from perdure.model.session_reports import SessionRecord
 from perdure.protocols import SessionStore
 
 
@@ -74,17 +73,18 @@ def lifetime(text: str) -> float | None:
         ) from None
 
 
-def report(session: Session) -> dict[str, Any]:
+def report(session: Session) -> SessionRecord:
     """Return a session record in the form that `--json` and the API show."""
-    return {
-        "id": session.id,
-        "agent": session.key.agent,
-        "scope": session.key.scope,
-        "state": str(session.state),
-        "cause": session.cause,
-        "created": session.created,
-        "updated": session.updated,
-        "lifetime_s": session.lifetime_s,
-        "expires": session.expires or None,
-        "tasks": session.tasks,
-    }
+    return SessionRecord(
+        schema_version=1,
+        id=session.id,
+        agent=session.key.agent,
+        scope=session.key.scope,
+        state=session.state,
+        cause=session.cause,
+        created=session.created,
+        updated=session.updated,
+        lifetime_s=session.lifetime_s,
+        expires=session.expires or None,
+        tasks=session.tasks,
+    )

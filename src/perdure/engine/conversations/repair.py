@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,13 +19,29 @@ from perdure.engine.attempt import Engine
 from perdure.engine.conversations.search import ConversationEntry, ConversationIndex
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, SessionState
+from perdure.model.reports import Shape
 from perdure.protocols import AgentDriver
-from perdure.rules.transcript_repair import Finding, Harm, RepairResult, Trouble
+from perdure.rules.transcript_repair import Edit, Finding, Harm, RepairResult, Trouble
 
 
 class Unproven(PerdureError):
     """Raised if the agent could not continue from the repaired copy. The transcript was not
     replaced."""
+
+
+class DiagnosisReport(Shape):
+    """A diagnosis as `--json` shows it. `moved_aside` are the paths of older files of the
+    conversation. `mendable` says whether there is something to repair."""
+
+    id: str
+    agent: str
+    path: str
+    harm: Harm
+    findings: tuple[Finding, ...]
+    edits: tuple[Edit, ...]
+    moved_aside: list[str]
+    refusal: str
+    mendable: bool
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -50,30 +65,19 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
             bool(self.duplicates) and not self.mended.refusal
         )
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> DiagnosisReport:
         """Return the diagnosis in the form that `--json` shows."""
-        return {
-            "id": self.id,
-            "agent": self.agent,
-            "path": str(self.path or ""),
-            "harm": str(self.mended.harm),
-            "findings": [
-                {
-                    "trouble": str(each.trouble),
-                    "harm": str(each.harm),
-                    "line": each.line,
-                    "what": each.what,
-                }
-                for each in self.mended.findings
-            ],
-            "edits": [
-                {"line": edit.line, "what": edit.what, "why": edit.why}
-                for edit in self.mended.edits
-            ],
-            "moved_aside": [str(path) for path in self.duplicates],
-            "refusal": self.mended.refusal,
-            "mendable": self.changes,
-        }
+        return DiagnosisReport(
+            id=self.id,
+            agent=self.agent,
+            path=str(self.path or ""),
+            harm=self.mended.harm,
+            findings=self.mended.findings,
+            edits=self.mended.edits,
+            moved_aside=[str(path) for path in self.duplicates],
+            refusal=self.mended.refusal,
+            mendable=self.changes,
+        )
 
 
 def diagnose(index: ConversationIndex, ref: str) -> Diagnosis:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +19,9 @@ from perdure.errors import NotFound, UsageError
 from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
 from perdure.protocols import AgentDriver, SpokenMessage
 from perdure.rules.run_titles import role_of_run, title_of, title_of_run
+
+if TYPE_CHECKING:
+    from perdure.model.session_reports import SessionOfList
 
 LOOKED_THROUGH = 500
 PREFIX = 4
@@ -117,36 +120,40 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
     def on_disk(self) -> bool:
         return self.conversation is not None
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> SessionOfList:
         """Return the entry in the form that `--json` shows."""
-        report: dict[str, Any] = {
-            "id": self.id,
-            "agent": self.agent,
-            "state": self.state,
-            "cause": "",
-            "parent": self.parent,
-            "run": None,
-            "run_state": None,
-            "scope": None,
-            "cwd": self.cwd,
-            "on_disk": self.on_disk,
-            "path": "",
-            "turns": self.turns or None,
-            "first": self.first,
-            "title": self.title,
-            "link": "",
-            "role": self.role,
-            "updated": self.updated,
-            "cost_usd": self.cost_usd,
-            "cost_estimated": self.cost_estimated,
-        }
+        from perdure.model.session_reports import SessionOfList
+
+        report = SessionOfList(
+            id=self.id,
+            agent=self.agent,
+            state=self.state,
+            cause="",
+            parent=self.parent,
+            run=None,
+            run_state=None,
+            scope=None,
+            cwd=self.cwd,
+            on_disk=self.on_disk,
+            path="",
+            turns=self.turns or None,
+            first=self.first,
+            title=self.title,
+            link="",
+            role=self.role,
+            updated=self.updated,
+            cost_usd=self.cost_usd,
+            cost_estimated=self.cost_estimated,
+        )
         if self.session is not None:
-            report |= {"cause": self.session.cause, "scope": self.session.key.scope}
+            report.cause = self.session.cause
+            report.scope = self.session.key.scope
         if self.run is not None:
-            report |= {"run": self.run.name, "run_state": str(self.run.state)}
-            report["link"] = self.run.spec.link
+            report.run = self.run.name
+            report.run_state = self.run.state
+            report.link = self.run.spec.link
         if self.conversation is not None:
-            report["path"] = self.conversation.path
+            report.path = self.conversation.path
         return report
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
-from perdure.model.codec import plain
+
+if TYPE_CHECKING:
+    from perdure.model.session_reports import StatisticsReport
 
 WENT_ON = frozenset(
     {
@@ -59,7 +61,7 @@ class Statistics(Struct, frozen=True, kw_only=True):
     expired: int
     """Number of attempts that were supposed to continue a conversation whose session had
     expired."""
-    verdicts: Mapping[str, int]
+    verdicts: Mapping[Verdict, int]
     fallbacks: Mapping[str, int]
     """Number of attempts by cause (see `CAUSES`). Counts attempts that were supposed to continue a
     conversation and did not continue it from the agent's own transcript."""
@@ -80,14 +82,25 @@ class Statistics(Struct, frozen=True, kw_only=True):
             return self.went_on / self.to_go_on
         return None
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> StatisticsReport:
         """Return the object that `perdure sessions stats --json` prints."""
+        from perdure.model.session_reports import StatisticsReport
+
         rate = self.success_rate
-        return {
-            "schema_version": 1,
-            **plain(self),
-            "success_rate": None if rate is None else round(rate, 4),
-        }
+        return StatisticsReport(
+            schema_version=1,
+            attempts=self.attempts,
+            begun=self.begun,
+            to_go_on=self.to_go_on,
+            went_on=self.went_on,
+            expired=self.expired,
+            verdicts=dict(self.verdicts),
+            fallbacks=dict(self.fallbacks),
+            bought=self.bought,
+            cached=self.cached,
+            saved=self.saved,
+            success_rate=None if rate is None else round(rate, 4),
+        )
 
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
@@ -95,7 +108,7 @@ def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
     touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
     meant = [attempt for _, attempt in touched if should_continue(attempt)]
     verdicts = Counter(
-        str(attempt.receipt.verdict) for _, attempt in touched if attempt.receipt is not None
+        attempt.receipt.verdict for _, attempt in touched if attempt.receipt is not None
     )
     fallbacks = Counter(cause for attempt in meant if (cause := fallback_of(attempt)))
     return Statistics(

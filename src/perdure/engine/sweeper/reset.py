@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -24,6 +23,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import RESET, Backend, RunState, Workspace
+from perdure.model.disk_reports import ResetReport
 from perdure.protocols import PlacedRun, RunStore
 from perdure.workspace import Workspaces, trash
 from perdure.workspace.identity import local_path
@@ -64,18 +64,18 @@ class ResetOutcome(Struct, frozen=True, kw_only=True):
     with such changes is deleted only if a person purges it."""
     kept: tuple[str, ...] = ()
 
-    def report(self, *, dry: bool) -> dict[str, Any]:
+    def report(self, *, dry: bool) -> ResetReport:
         """Return the object that `perdure reset --json` prints."""
-        return {
-            "schema_version": 1,
-            "dry_run": dry,
-            "runs": [run.name for run in self.runs],
-            "sessions": list(self.sessions),
-            "saved": list(self.saved),
-            "trash": [path.name for path in self.trash],
-            "unsaved": list(self.unsaved),
-            "kept": list(self.kept),
-        }
+        return ResetReport(
+            schema_version=1,
+            dry_run=dry,
+            runs=[run.name for run in self.runs],
+            sessions=list(self.sessions),
+            saved=list(self.saved),
+            trash=[path.name for path in self.trash],
+            unsaved=list(self.unsaved),
+            kept=list(self.kept),
+        )
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
@@ -43,6 +42,7 @@ from perdure.errors import Conflict, PerdureError, StoreError
 from perdure.host import process
 from perdure.host.process.identity import boot_id
 from perdure.model import UNSAVED, Checkpoint, Workspace
+from perdure.model.disk_reports import SweepReport, SweepRow
 from perdure.model.events import WorkdirSwept
 from perdure.protocols import RunStore
 from perdure.workspace import RemovalCheck, RootItem, Workspaces, trash
@@ -71,20 +71,22 @@ class Sweep(Struct, frozen=True, kw_only=True):
     def for_a_person(self) -> bool:
         return bool(self.trouble) or any(row.verdict is SweepVerdict.PERSON for row in self.rows)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> SweepReport:
         """Return the object that `perdure gc --json` prints."""
-        rows: list[dict[str, Any]] = [
-            {
-                "class": str(row.cls),
-                "name": row.name,
-                "path": row.path,
-                "verdict": str(row.verdict),
-                "why": row.why,
-            }
-            | {"used": row.used or None, "bytes": row.bytes, "trash": row.trash}
+        rows = [
+            SweepRow(
+                class_=row.cls,
+                name=row.name,
+                path=row.path,
+                verdict=row.verdict,
+                why=row.why,
+                used=row.used or None,
+                bytes=row.bytes,
+                trash=row.trash,
+            )
             for row in self.rows
         ]
-        return {"schema_version": 1, "dry_run": self.dry, "trouble": self.trouble, "rows": rows}
+        return SweepReport(schema_version=1, dry_run=self.dry, trouble=self.trouble, rows=rows)
 
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:

@@ -8,11 +8,11 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 
 from perdure.engine.attempt import Engine
+from perdure.model.disk_reports import DiskReport, UsageRow
 from perdure.workspace import trash
 
 BLOCK = 512
@@ -48,19 +48,24 @@ class DiskUsage(Struct):
     def total(self) -> int:
         return sum(self.bytes.values())
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> DiskReport:
         """Return the object that `perdure du --json` prints."""
-        keys = ("class", "agent", "owner", "role")
-        rows = [
-            dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
-            for key, count in self.bytes.items()
-        ]
-        return {
-            "schema_version": 1,
-            "bytes": self.total,
-            "rows": rows,
-            "unreadable": list(self.unreadable),
-        }
+        rows = []
+        for key, count in self.bytes.items():
+            cls, agent, owner, role = key
+            rows.append(
+                UsageRow(
+                    class_=cls,
+                    agent=agent,
+                    owner=owner,
+                    role=role,
+                    bytes=count,
+                    files=self.files[key],
+                )
+            )
+        return DiskReport(
+            schema_version=1, bytes=self.total, rows=rows, unreadable=list(self.unreadable)
+        )
 
 
 def usage(engine: Engine) -> DiskUsage:

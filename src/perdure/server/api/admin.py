@@ -4,35 +4,36 @@ Nothing is moved unless the request says `dry_run: false`."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from perdure.engine import sweeper
 from perdure.engine.sweeper import Target
 from perdure.errors import NotFound, UsageError
 from perdure.model import TokenScope
+from perdure.model.disk_reports import DiskReport, ResetReport, SweepReport, TrashList
 from perdure.server.api import forms
+from perdure.server.api.shapes import Purged, Returned
 from perdure.server.api.verbs import ApiCall, Verb
 from perdure.server.context import Parts
 
 
-def disk(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def disk(parts: Parts, asked: ApiCall) -> DiskReport:
     return sweeper.usage(parts.engine).report()
 
 
-def would_go(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def would_go(parts: Parts, asked: ApiCall) -> SweepReport:
     found = sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings), dry=True).report()
-    return found | {
-        "rows": [row for row in found["rows"] if asked.query.all or row["verdict"] != "keep"]
-    }
+    if not asked.query.all:
+        found.rows = [row for row in found.rows if row.verdict != "keep"]
+    return found
 
 
-def swept(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def swept(parts: Parts, asked: ApiCall) -> SweepReport:
     return sweeper.sweep(
         parts.engine, sweeper.rules_of(parts.settings, many=asked.body.many), dry=asked.body.dry_run
     ).report()
 
 
-def reset(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def reset(parts: Parts, asked: ApiCall) -> ResetReport:
     said = asked.body
     if said.run and (
         said.agent or said.repository or said.issue or said.branch or said.service or said.task
@@ -50,24 +51,22 @@ def reset(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return sweeper.reset(parts.engine, target, Path("/"), dry=said.dry_run).report(dry=said.dry_run)
 
 
-def trash(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    return {
-        "entries": [
-            entry.report() for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
-        ]
-    }
+def trash(parts: Parts, asked: ApiCall) -> TrashList:
+    found = sweeper.listed(parts.engine.workspaces, parts.engine.state)
+    return TrashList(schema_version=1, entries=[entry.report() for entry in found])
 
 
-def brought_back(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def brought_back(parts: Parts, asked: ApiCall) -> Returned:
     back = sweeper.restore(parts.engine, asked.at["entry"])
-    return {
-        "places": [str(place) for place in back.places],
-        "sessions": list(back.sessions),
-        "run": back.run,
-    }
+    return Returned(
+        schema_version=1,
+        places=[str(place) for place in back.places],
+        sessions=list(back.sessions),
+        run=back.run,
+    )
 
 
-def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def purged(parts: Parts, asked: ApiCall) -> Purged:
     wanted = asked.at["entry"]
     if wanted not in {
         entry.id for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
@@ -77,7 +76,8 @@ def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         raise NotFound(
             f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash lists full ids"
         )
-    return {"id": sweeper.purge(parts.engine.workspaces, parts.engine.state, wanted).id}
+    gone = sweeper.purge(parts.engine.workspaces, parts.engine.state, wanted)
+    return Purged(schema_version=1, id=gone.id)
 
 
 ADMIN = TokenScope.ADMIN

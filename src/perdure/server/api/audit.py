@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
+from msgspec.structs import asdict
 
 from perdure.server.api import forms
+from perdure.server.api.shapes import Audit, LineOfAudit
 from perdure.server.api.verbs import ApiCall, Verb, page_of
 from perdure.server.audit import run_id_of
 from perdure.server.context import Parts
 from perdure.server.limits import Reach
 
 
-def lines(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def lines(parts: Parts, asked: ApiCall) -> Audit:
     wanted = asked.query
     found = parts.store.audit(
         since=wanted.since,
@@ -23,10 +22,11 @@ def lines(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         limit=wanted.limit + 1,
     )
     shown, last = page_of(found, wanted.limit)
-    return {
-        "lines": [msgspec.structs.asdict(each) for each in shown],
-        "next": last.number if last is not None else None,
-    }
+    return Audit(
+        schema_version=1,
+        lines=[LineOfAudit(**asdict(each)) for each in shown],
+        next=last.number if last is not None else None,
+    )
 
 
 VERBS = (

@@ -3,11 +3,12 @@ one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from perdure.agents import registry
 from perdure.engine.conversations import (
@@ -22,9 +23,11 @@ from perdure.errors import PerdureError, UsageError
 from perdure.model import SessionKey, TokenScope
 from perdure.model.durations import duration
 from perdure.model.reports import RunReport
+from perdure.model.session_reports import SessionList, SessionRecord, StatisticsReport
 from perdure.rules.specification import with_defaults
 from perdure.server.api import forms
 from perdure.server.api.runs import ready, refuse_widening
+from perdure.server.api.shapes import SpokenOfSession, SpokenShape
 from perdure.server.api.verbs import ApiCall, Verb
 from perdure.server.context import Parts
 from perdure.workspace.identity import is_remote
@@ -43,31 +46,28 @@ def conversation_index(parts: Parts, only: tuple[str, ...] = ()) -> Conversation
     return ConversationIndex(parts.store, found, parts.engine.environ, frozenset(only))
 
 
-def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    return {
-        "sessions": [
-            entry.report()
-            for entry in conversation_index(parts, asked.query.agent).entries(asked.query.limit)
-        ]
-    }
+def listed(parts: Parts, asked: ApiCall) -> SessionList:
+    found = conversation_index(parts, asked.query.agent).entries(asked.query.limit)
+    return SessionList(schema_version=1, sessions=[entry.report() for entry in found])
 
 
-def shown(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def shown(parts: Parts, asked: ApiCall) -> Mapping[str, object]:
     there = conversation_index(parts)
     entry = there.find(asked.at["session"])
-    return {**entry.report(), "lineage": [each.report() for each in there.lineage(entry)]}
+    lineage = [each.report() for each in there.lineage(entry)]
+    return {**asdict(entry.report()), "lineage": lineage}
 
 
-def spoken(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def spoken(parts: Parts, asked: ApiCall) -> SpokenShape:
     there = conversation_index(parts)
     entry = there.find(asked.at["session"])
-    return {
-        "session": entry.id,
-        "spoken": [{"by_agent": each.by_agent, "text": each.text} for each in there.spoken(entry)],
-    }
+    messages = [
+        SpokenOfSession(by_agent=each.by_agent, text=each.text) for each in there.spoken(entry)
+    ]
+    return SpokenShape(schema_version=1, session=entry.id, spoken=messages)
 
 
-def added_up(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def added_up(parts: Parts, asked: ApiCall) -> StatisticsReport:
     wanted, now = asked.query, parts.store.now()
     try:
         if wanted.since:
@@ -131,7 +131,7 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunRepor
     )
 
 
-def created(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def created(parts: Parts, asked: ApiCall) -> SessionRecord:
     said = asked.body
     return records.report(
         records.records_of(parts.engine).create(
@@ -140,7 +140,7 @@ def created(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     )
 
 
-def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def extended(parts: Parts, asked: ApiCall) -> SessionRecord:
     key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
     session = records.records_of(parts.engine).extend(
         key.agent, key.scope, records.lifetime(asked.body.lifetime)
@@ -148,7 +148,7 @@ def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return records.report(session)
 
 
-def closed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def closed(parts: Parts, asked: ApiCall) -> SessionRecord:
     key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
     lineage = records.records_of(parts.engine)
     lineage.close(key.agent, key.scope, asked.body.cause)

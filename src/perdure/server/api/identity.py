@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from perdure.server.api.shapes import Caller
 from perdure.server.api.verbs import ApiCall, Verb
 from perdure.server.context import Parts
 from perdure.server.limits import Reach
 
 
-def whoami(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def whoami(parts: Parts, asked: ApiCall) -> Caller:
     """Return the client's actor, scope and limits."""
     who = asked.who
-    return {
-        "actor": who.actor,
-        "name": who.name,
-        "scope": str(who.scope),
-        "repositories": list(who.limits.repositories),
-        "labels": [f"{name}={pattern}" for name, pattern in who.limits.labels],
-        "expires": who.expires,
-    }
+    return Caller(
+        schema_version=1,
+        actor=who.actor,
+        name=who.name,
+        scope=who.scope,
+        repositories=list(who.limits.repositories),
+        labels=[f"{name}={pattern}" for name, pattern in who.limits.labels],
+        expires=who.expires,
+    )
 
 
 VERBS = (

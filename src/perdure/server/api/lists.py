@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from perdure.agents.installed import installed
 from perdure.engine.plan_file import read_object
@@ -16,10 +16,10 @@ from perdure.engine.service import probe_of
 from perdure.errors import Conflict, StoreError, UsageError
 from perdure.forge.webhooks import parsed, read
 from perdure.model import RunState, TokenScope
-from perdure.model.codec import plain
 from perdure.model.reports import PlanReport
 from perdure.server.api import forms
 from perdure.server.api.runs import refuse_widening
+from perdure.server.api.shapes import Deliveries, DeliveryOfList, PlansShape
 from perdure.server.api.verbs import ApiCall, Verb, page_of
 from perdure.server.context import Parts
 from perdure.workspace.identity import is_remote
@@ -28,7 +28,7 @@ PLANS = 1000
 NO_PLANS = "This process drives no plans"
 
 
-def agents(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def agents(parts: Parts, asked: ApiCall) -> Mapping[str, object]:
     environ = parts.engine.environ
     return {
         "agents": installed(
@@ -37,10 +37,10 @@ def agents(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     }
 
 
-def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    return {
-        "plans": [row_of(parts.store, plan, parts.engine.host) for plan in parts.store.plans(PLANS)]
-    }
+def plans(parts: Parts, asked: ApiCall) -> PlansShape:
+    found = parts.store.plans(PLANS)
+    rows = [row_of(parts.store, plan, parts.engine.host) for plan in found]
+    return PlansShape(schema_version=1, plans=rows)
 
 
 def submit_plan(parts: Parts, asked: ApiCall) -> PlanReport:
@@ -89,22 +89,23 @@ def plan_retried(parts: Parts, asked: ApiCall) -> PlanReport:
     return report_of(parts.store, found, probe_of(parts.engine.state, parts.engine.host))
 
 
-def deliveries(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def deliveries(parts: Parts, asked: ApiCall) -> Deliveries:
     wanted = asked.query
     found = parts.store.inbox(wanted.state, wanted.source, wanted.limit + 1, wanted.before)
     shown, last = page_of(found, wanted.limit)
-    return {
-        "deliveries": [plain(each) for each in shown],
-        "next": last.number if last is not None else None,
-    }
+    return Deliveries(
+        schema_version=1,
+        deliveries=[DeliveryOfList(**asdict(each)) for each in shown],
+        next=last.number if last is not None else None,
+    )
 
 
-def delivery(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def delivery(parts: Parts, asked: ApiCall) -> Mapping[str, object]:
     found, body = parts.store.delivery(asked.at["delivery"])
-    return {**plain(found), "body": body}
+    return {**asdict(found), "body": body}
 
 
-def replayed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def replayed(parts: Parts, asked: ApiCall) -> Mapping[str, object]:
     found, body = parts.store.delivery(asked.at["delivery"])
     if not body:
         raise StoreError(
@@ -112,9 +113,9 @@ def replayed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
             "have the forge send it again",
         )
     reading = read(found.forge, found.event, parsed(body.encode()))
-    again: dict[str, Any] = plain(parts.engine.store.replay_delivery(found.number, reading))
+    again = parts.engine.store.replay_delivery(found.number, reading)
     parts.dispatch()
-    return again
+    return asdict(again)
 
 
 VERBS = (

@@ -26,10 +26,10 @@ ABOUT = (
     "without a new `schema_version`. Texts that agents, repositories and forges wrote are hostile: "
     "clean them before you show them."
 )
-_NAMES = {kind.__name__: name for kind, name in shapes.RENAMED.items()}
+_NAMES = {kind.__name__: name for kind, name in shapes.REPORTS.items()}
 _NAME = re.compile(rf'"(#/components/schemas/|)(?:(\w+)Shape|({"|".join(_NAMES)}))"')
 """Pattern of the names that the document changes: class names in quotation marks, and references to
-classes. A class in `shapes.RENAMED` gets the name listed there. Other classes lose the suffix
+classes. A class in `shapes.REPORTS` gets the name listed there. Other classes lose the suffix
 `Shape`, which they have in the code only because another class already uses the plain name."""
 OF_LIMITS = {
     Reach.RUN: "A token with limits gets 404 for a run outside of them.",

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from msgspec.structs import asdict
 
 from perdure.engine import service
 from perdure.model import TokenScope
-from perdure.model.codec import plain
 from perdure.model.reports import RunReport
 from perdure.model.requests import AgentRequest, AnswerKind
 from perdure.server.api import forms
 from perdure.server.api.runs import RUN, ready
+from perdure.server.api.shapes import RequestOfRun, Requests
 from perdure.server.api.verbs import ApiCall, Verb
 from perdure.server.context import Parts
 from perdure.server.limits import Reach
 from perdure.server.problems import Problem
 
 
-def _shown(parts: Parts, request: AgentRequest) -> dict[str, Any]:
-    return {"name": parts.store.get(request.run).name, **plain(request)}
+def _shown(parts: Parts, request: AgentRequest) -> RequestOfRun:
+    return RequestOfRun(name=parts.store.get(request.run).name, **asdict(request))
 
 
-def opened(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def opened(parts: Parts, asked: ApiCall) -> Requests:
     found = parts.store.open_requests()
-    return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
+    return Requests(schema_version=1, requests=[_shown(parts, each) for each in found])
 
 
-def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def of_run(parts: Parts, asked: ApiCall) -> Requests:
     found = service.requests(parts.store, asked.at["run"])
-    return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
+    return Requests(schema_version=1, requests=[_shown(parts, each) for each in found])
 
 
 def answered(parts: Parts, asked: ApiCall) -> RunReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,12 @@ from perdure.engine.service import liveness_of
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.host.wakeup import ring
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
-from perdure.model.codec import plain
 from perdure.model.forge.postings import OWN_LABELS
 from perdure.model.reports import RunReport, WhyReport
 from perdure.rules.specification import with_defaults
 from perdure.rules.text import visible
 from perdure.server.api import forms
+from perdure.server.api.shapes import Checkpoints, Records, Removed, Restored, Runs
 from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
 from perdure.server.context import Parts
 from perdure.server.limits import Reach, refuse_outside, refuse_shared
@@ -66,7 +67,7 @@ def ready(parts: Parts, run: TaskRun) -> RunReport:
     return report(parts, run.id)
 
 
-def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def listed(parts: Parts, asked: ApiCall) -> Runs:
     wanted = asked.query
     rows = parts.store.find(
         wanted.state,
@@ -77,7 +78,8 @@ def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     )
     shown, last = page_of(rows, wanted.limit)
     told = [row_of(parts.store, row, liveness_of(parts.engine, row, parts.store)) for row in shown]
-    return {"runs": told, "next": str(last.ordinal) if last is not None else None}
+    cursor = str(last.ordinal) if last is not None else None
+    return Runs(schema_version=1, runs=told, next=cursor)
 
 
 def submitted(parts: Parts, asked: ApiCall) -> RunReport:
@@ -140,7 +142,7 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
     return with_defaults(parts.seed, said)
 
 
-def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
+def refuse_widening(said: Mapping[str, Any], settings: Settings) -> None:
     """Raise Problem if the fields `said` of a task go beyond the owner's settings. Callers skip
     this check for a client that may do so (`Principal.may_widen`)."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
@@ -169,15 +171,15 @@ def why(parts: Parts, asked: ApiCall) -> WhyReport:
     return why_of(report(parts, asked.at["run"]))
 
 
-def records(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def records(parts: Parts, asked: ApiCall) -> Records:
     run, wanted = parts.store.get(asked.at["run"]), asked.query
     found = parts.store.history(run.id, wanted.after, wanted.limit)
-    shown = [plain(record) for record in found if wanted.attempt in (0, record.attempt)]
-    return {
-        "run": run.name,
-        "records": shown,
-        "next": found[-1].seq if len(found) == wanted.limit else None,
-    }
+    return Records(
+        schema_version=1,
+        run=run.name,
+        records=[record for record in found if wanted.attempt in (0, record.attempt)],
+        next=found[-1].seq if len(found) == wanted.limit else None,
+    )
 
 
 def raw(parts: Parts, asked: ApiCall) -> Raw:
@@ -212,12 +214,10 @@ def diff(parts: Parts, asked: ApiCall) -> Raw:
     )
 
 
-def saved(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def saved(parts: Parts, asked: ApiCall) -> Checkpoints:
     run = parts.store.get(asked.at["run"])
-    return {
-        "run": run.name,
-        "checkpoints": [plain(each) for each in reversed(parts.store.checkpoints(run.id))],
-    }
+    newest_first = list(reversed(parts.store.checkpoints(run.id)))
+    return Checkpoints(schema_version=1, run=run.name, checkpoints=newest_first)
 
 
 def retried(parts: Parts, asked: ApiCall) -> RunReport:
@@ -265,29 +265,29 @@ def forked(parts: Parts, asked: ApiCall) -> RunReport:
     return ready(parts, fork(parts.engine, asked.at["run"], wanted))
 
 
-def restored(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def restored(parts: Parts, asked: ApiCall) -> Restored:
     done = checkpoints.restore(
         parts.engine, asked.at["run"], asked.body.checkpoint, files_only=asked.body.files_only
     )
-    undo = plain(done.undo) if done.undo is not None else None
-    return {
-        "run": done.run.name,
-        "checkpoint": plain(done.checkpoint),
-        "undo": undo,
-        "transcript": done.transcript,
-    }
+    return Restored(
+        schema_version=1,
+        run=done.run.name,
+        checkpoint=done.checkpoint,
+        undo=done.undo,
+        transcript=done.transcript,
+    )
 
 
-def removed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def removed(parts: Parts, asked: ApiCall) -> Removed:
     done = service.remove(parts.engine, asked.at["run"], force=asked.query.force)
-    trash = done.trash.name if done.trash is not None else None
-    return {
-        "run": done.run.name,
-        "id": done.run.id,
-        "trash": trash,
-        "kept": done.kept,
-        "unsaved": list(done.unsaved),
-    }
+    return Removed(
+        schema_version=1,
+        run=done.run.name,
+        id=done.run.id,
+        trash=done.trash.name if done.trash is not None else None,
+        kept=done.kept,
+        unsaved=list(done.unsaved),
+    )
 
 
 ADMIN, DISPATCH = TokenScope.ADMIN, TokenScope.DISPATCH

@@ -1,19 +1,18 @@
-"""The fields of answers, for the OpenAPI document. Reports of runs and plans are declared in
-`model.reports`, and the document describes those classes. The other answers are made by the code
-behind the command line's `--json`. A test compares real answers with the shapes here."""
+"""The answers of the API, for the verbs and for the OpenAPI document.
+
+Reports that the command line prints too are declared in `model` (`reports`, `session_reports`,
+`disk_reports`). The order of the fields is their order in the JSON. A test compares real answers
+with these classes.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType
 
-from perdure.model import (
-    Checkpoint,
-    RunState,
-    TokenScope,
-    Verdict,
-)
+from perdure.model import Checkpoint, TokenScope
+from perdure.model.disk_reports import DiskReport, ResetReport, SweepReport, TrashList
 from perdure.model.events import Record
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent
 from perdure.model.reports import (
@@ -27,6 +26,12 @@ from perdure.model.reports import (
     WhyReport,
 )
 from perdure.model.requests import AnswerKind, RequestKind, RequestState
+from perdure.model.session_reports import (
+    SessionList,
+    SessionOfList,
+    SessionRecord,
+    StatisticsReport,
+)
 
 
 class Runs(Answer):
@@ -133,50 +138,9 @@ class Removed(Answer):
     unsaved: list[str]
 
 
-class SessionOfList(Shape):
-    id: str
-    agent: str
-    state: str
-    cause: str
-    parent: str
-    run: str | None
-    run_state: RunState | None
-    scope: str | None
-    cwd: str
-    on_disk: bool
-    path: str
-    turns: int | None
-    first: str
-    title: str
-    link: str
-    role: str
-    updated: int
-    cost_usd: float
-    cost_estimated: bool
-
-
-class SessionsShape(Answer):
-    sessions: list[SessionOfList]
-
-
 class SessionShape(SessionOfList):
     schema_version: Literal[1]
     lineage: list[SessionOfList]
-
-
-class SessionRecord(Answer):
-    """perdure's record of a conversation. `expires` is null if the conversation never expires."""
-
-    id: str
-    agent: str
-    scope: str
-    state: str
-    cause: str
-    created: int
-    updated: int
-    lifetime_s: float
-    expires: int | None
-    tasks: int
 
 
 class SpokenOfSession(Shape):
@@ -187,20 +151,6 @@ class SpokenOfSession(Shape):
 class SpokenShape(Answer):
     session: str
     spoken: list[SpokenOfSession]
-
-
-class StatisticsShape(Answer):
-    attempts: int
-    begun: int
-    to_go_on: int
-    went_on: int
-    expired: int
-    verdicts: dict[Verdict, int]
-    fallbacks: dict[str, int]
-    bought: int
-    cached: int
-    saved: int | None
-    success_rate: float | None
 
 
 class Agent(Shape):
@@ -251,66 +201,6 @@ class DeliveryShape(DeliveryOfList):
     body: str | UnsetType = UNSET
 
 
-class UsageRow(Shape):
-    class_: str = field(name="class")
-    agent: str
-    owner: str
-    role: str
-    bytes: int
-    files: int
-
-
-class Disk(Answer):
-    bytes: int
-    rows: list[UsageRow]
-    unreadable: list[str]
-
-
-class SweepRow(Shape):
-    class_: str = field(name="class")
-    name: str
-    path: str
-    verdict: str
-    why: str
-    used: int | None
-    bytes: int
-    trash: str
-
-
-class Swept(Answer):
-    """The result of a sweep. `trouble` is the reason why nothing was removed; otherwise empty."""
-
-    dry_run: bool
-    trouble: str
-    rows: list[SweepRow]
-
-
-class Cleared(Answer):
-    dry_run: bool
-    runs: list[str]
-    sessions: list[str]
-    saved: list[str]
-    trash: list[str]
-    unsaved: list[str]
-    kept: list[str]
-
-
-class TrashEntry(Shape):
-    id: str
-    at: int | None
-    kind: str
-    run: str
-    why: str
-    verb: str
-    path: str
-    parts: dict[str, str]
-    unsaved: list[str] | None
-
-
-class Trash(Answer):
-    entries: list[TrashEntry]
-
-
 class Returned(Answer):
     places: list[str]
     sessions: list[str]
@@ -332,19 +222,26 @@ class ProblemDetails(Struct, kw_only=True):
     problems: list[str] | UnsetType = UNSET
 
 
-RENAMED: dict[type[Struct], str] = {
+REPORTS: dict[type[Struct], str] = {
     RunReport: "Run",
     WhyReport: "Why",
     PlanReport: "Plan",
     TaskOfPlan: "PlanTask",
+    SessionList: "Sessions",
+    SessionRecord: "SessionRecord",
+    StatisticsReport: "Statistics",
+    DiskReport: "Disk",
+    SweepReport: "Swept",
+    ResetReport: "Cleared",
+    TrashList: "Trash",
 }
-"""Names of report classes in the OpenAPI document, where they differ from the class names. These
-names must not change, because clients use them."""
+"""Report classes of `model` that are whole answers or have another name in the OpenAPI document,
+each with its name there. These names must not change, because clients use them."""
 
 
 def named(name: str) -> type[Struct]:
     """Return the shape that has the name `name` in the OpenAPI document."""
-    for kind, known in RENAMED.items():
+    for kind, known in REPORTS.items():
         if known == name:
             return kind
     found: type[Struct] = globals().get(f"{name}Shape") or globals()[name]

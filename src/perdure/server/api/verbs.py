@@ -24,6 +24,7 @@ from perdure.forge.webhooks.payload import object_of
 from perdure.host.actors import acting
 from perdure.model import TokenScope
 from perdure.model.codec import builtins, resolved
+from perdure.model.reports import Answer
 from perdure.server.api.forms import Query
 from perdure.server.context import Parts
 from perdure.server.limits import Reach, store_of
@@ -69,6 +70,11 @@ class Raw(Struct, frozen=True, kw_only=True):
     name: str
 
 
+VerbResult = Answer | Raw | Mapping[str, object]
+"""The result of a verb. A mapping is an answer that extends another type: its fields, without
+`schema_version`."""
+
+
 class Verb(Struct, frozen=True, kw_only=True):
     """One HTTP method at one path of the API. `does` carries out the request. It runs in a thread,
     so it may wait for the store, git and the disk."""
@@ -77,7 +83,7 @@ class Verb(Struct, frozen=True, kw_only=True):
     path: str
     says: str
     """Description for the OpenAPI document, in one sentence."""
-    does: Callable[[Parts, ApiCall], Any]
+    does: Callable[[Parts, ApiCall], VerbResult]
     answer: str = "object"
     """Name of the class in `shapes` that describes the answer, or `text` if the answer is not JSON.
     """
@@ -149,7 +155,7 @@ def endpoint(
     return answered
 
 
-def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
+def _done(verb: Verb, parts: Parts, asked: ApiCall) -> VerbResult:
     """Carry out a request and return its result. The client is recorded as the actor, and the store
     is limited to the runs that the client may see."""
     with acting(asked.who.actor):
@@ -160,18 +166,18 @@ def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
         return verb.does(parts, asked)
 
 
-def response_of(found: Any, status: int = 200) -> Response:
+def response_of(found: VerbResult, status: int = 200) -> Response:
     """Return the HTTP answer for a result: JSON with a schema version, or a `Raw` result as a file
     to save."""
     if isinstance(found, Raw):
         headers = {"content-disposition": f'attachment; filename="{found.name}"'}
         return Response(found.content, status, headers, "text/plain; charset=utf-8")
-    if isinstance(found, dict):
+    if isinstance(found, Mapping):
         found = {"schema_version": 1, **found}
     return Response(_json(found), status, media_type="application/json")
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:  # msgspec cannot encode a file name that is not valid Unicode.
@@ -184,23 +190,21 @@ def _part(value: str) -> str:
     return value
 
 
-def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> dict[str, Any]:
+def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> Mapping[str, object]:
     """Return the query's parameters as a dict. Repeatable parameters become lists. Raises Problem
     for any other parameter that is given twice."""
     several = {each.name for each in msgspec.structs.fields(kind) if each.default == ()}
-    found: dict[str, Any] = {}
+    found: dict[str, str | list[str]] = {}
     for name, value in given.multi_items():
-        if name in several:
-            found.setdefault(name, []).append(value)
-        elif name in found:
+        if name not in found:
+            found[name] = given.getlist(name) if name in several else value
+        elif name not in several:
             raise Problem(400, f"The query names {name!r} twice")
-        else:
-            found[name] = value
     return found
 
 
 def _converted(
-    value: Mapping[str, Any], kind: type[msgspec.Struct], where: str, *, strict: bool = True
+    value: Mapping[str, object], kind: type[msgspec.Struct], where: str, *, strict: bool = True
 ) -> Any:
     try:
         return msgspec.convert(value, resolved(kind), strict=strict)
@@ -212,7 +216,7 @@ def _converted(
         ) from None
 
 
-async def _object(request: Request) -> Mapping[str, Any]:
+async def _object(request: Request) -> Mapping[str, object]:
     """Return the JSON object in the body; an empty object for an empty body. Raises Problem with
     400, 408, 413 or 415."""
     body = await body_of(request)
