@@ -5,18 +5,68 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
-from typing import Any
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType, field
 
 from perdure.model.events import Record
 from perdure.server.api import shapes
 from perdure.server.api.forms import LINE
 from perdure.server.api.verbs import PREFIX, Verb
 from perdure.server.limits import Reach
+
+JsonSchema = Mapping[str, object]
+"""A schema of JSON Schema 2020-12, as msgspec makes it."""
+
+
+class Reference(Struct):
+    """A reference to a schema or a response in `components`."""
+
+    ref: str = field(name="$ref")
+
+
+class MediaType(Struct):
+    schema: JsonSchema | Reference | UnsetType = UNSET
+
+
+class RequestBody(Struct):
+    required: bool
+    content: Mapping[str, MediaType]
+
+
+class ResponseObject(Struct):
+    description: str
+    content: Mapping[str, MediaType]
+
+
+class Parameter(Struct, kw_only=True):
+    """A parameter of a path, a query or a header."""
+
+    name: str
+    in_: str = field(name="in")
+    required: bool | UnsetType = UNSET
+    schema: JsonSchema
+    description: str | UnsetType = UNSET
+
+
+Responses = Mapping[str, ResponseObject | Reference]
+"""The responses of an operation by status, with `default` for the other ones."""
+
+
+class Operation(Struct, kw_only=True, rename="camel"):
+    """An operation of the document (OpenAPI 3.1). The order of the fields is their order there."""
+
+    operation_id: str
+    tags: Sequence[str] | UnsetType = UNSET
+    summary: str
+    description: str | UnsetType = UNSET
+    parameters: Sequence[Parameter] | UnsetType = UNSET
+    responses: Responses
+    request_body: RequestBody | UnsetType = UNSET
+
 
 REFERENCES = "#/components/schemas/{name}"
 ABOUT = (
@@ -66,31 +116,33 @@ def document(verbs: Sequence[Verb]) -> bytes:
     _, named = msgspec.json.schema_components(
         tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES
     )
-    parameters = {
-        name: schema
-        for name, schema in named.items()
-        if name.endswith("Query") or name in ("Query", "Page")
-    }
-    schemas |= {name: schema for name, schema in named.items() if name not in parameters}
+    parameters: dict[str, Mapping[str, JsonSchema]] = {}
+    for name, schema in named.items():
+        if name.endswith("Query") or name in ("Query", "Page"):
+            parameters[name] = schema.get("properties", {})
+        else:
+            schemas[name] = schema
     schemas = json.loads(_NAME.sub(_renamed, json.dumps(schemas)))
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, Operation]] = {}
     for verb in verbs:
-        paths.setdefault(f"{PREFIX}{verb.path}", {})[verb.method.lower()] = _operation(
-            verb, parameters
-        )
+        of_path = paths.setdefault(f"{PREFIX}{verb.path}", {})
+        of_path[verb.method.lower()] = _operation(verb, parameters[verb.query.__name__])
     for path, which in (
         ("/events", "all runs, from now on"),
         ("/runs/{run}/events", "one run, from its first record on"),
     ):
         paths[f"{PREFIX}{path}"] = {"get": _stream(path, which)}
     paths[f"{PREFIX}/openapi.json"] = {
-        "get": {
-            "operationId": "get_openapi",
-            "summary": "This document.",
-            "responses": {"200": {"description": "It.", "content": {"application/json": {}}}}
-            | _problems({"401", "429"}),
-        }
+        "get": Operation(
+            operation_id="get_openapi",
+            summary="This document.",
+            responses={
+                "200": ResponseObject("It.", {"application/json": MediaType()}),
+                **_problems({"401", "429"}),
+            },
+        )
     }
+    problem = {"application/problem+json": MediaType(_to("ProblemDetails"))}
     found = {
         "openapi": "3.1.0",
         "info": {
@@ -105,19 +157,12 @@ def document(verbs: Sequence[Verb]) -> bytes:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": dict(sorted(schemas.items())),
             "responses": {
-                f"Problem{status}": {
-                    "description": says,
-                    "content": {
-                        "application/problem+json": {
-                            "schema": {"$ref": "#/components/schemas/ProblemDetails"}
-                        }
-                    },
-                }
+                f"Problem{status}": ResponseObject(says, problem)
                 for status, says in {**PROBLEMS, "": "Anything else that went wrong."}.items()
             },
         },
     }
-    return json.dumps(found, indent=1, ensure_ascii=False).encode()
+    return json.dumps(msgspec.to_builtins(found), indent=1, ensure_ascii=False).encode()
 
 
 def _renamed(found: re.Match[str]) -> str:
@@ -131,87 +176,77 @@ def _shape(verb: Verb) -> type[msgspec.Struct] | None:
     return shapes.named(verb.answer)
 
 
-def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
+def _operation(verb: Verb, of_query: Mapping[str, JsonSchema]) -> Operation:
+    """Return the description of a verb. `of_query` are the schemas of its query's parameters."""
     statuses = {"400", "401", "403", "429", "503"}
     names_run = "run" in verb.query.__struct_fields__
     statuses |= {"404"} if "{" in verb.path or verb.body is not None or names_run else set()
     statuses |= {"409", "422"} if verb.method != "GET" or verb.answer == "text" else {"422"}
     if verb.answer == "text":
-        kind, schema = ("text/plain", {"type": "string"})
+        content = {"text/plain": MediaType({"type": "string"})}
     else:
-        kind, schema = ("application/json", _to(verb.answer))
-    found: dict[str, Any] = {
-        "operationId": verb.id,
-        "tags": [verb.path.split("/")[1]],
-        "summary": verb.says,
-        "description": f"Needs the scope `{verb.scope}`. {OF_LIMITS[verb.within]}",
-        "parameters": [*_of_path(verb.path), *_of_query(parameters[verb.query.__name__])],
-        "responses": {
-            str(verb.status): {"description": "Done.", "content": {kind: {"schema": schema}}}
-        }
-        | _problems(statuses),
-    }
+        content = {"application/json": MediaType(_to(verb.answer))}
+    found = Operation(
+        operation_id=verb.id,
+        tags=[verb.path.split("/")[1]],
+        summary=verb.says,
+        description=f"Needs the scope `{verb.scope}`. {OF_LIMITS[verb.within]}",
+        parameters=[*_of_path(verb.path), *_of_query(of_query)],
+        responses={str(verb.status): ResponseObject("Done.", content), **_problems(statuses)},
+    )
     if verb.body is not None:
         needed = any(each.required for each in msgspec.structs.fields(verb.body))
-        found["requestBody"] = {
-            "required": needed,
-            "content": {
-                "application/json": {"schema": _to(verb.body.__name__.removesuffix("Shape"))}
-            },
-        }
+        body = _to(verb.body.__name__.removesuffix("Shape"))
+        found.request_body = RequestBody(needed, {"application/json": MediaType(body)})
     return found
 
 
-def _stream(path: str, which: str) -> dict[str, Any]:
-    back = {
-        "name": "Last-Event-ID",
-        "in": "header",
-        "schema": {"type": "string"},
-        "description": "The id of the last event seen.",
-    }
-    after = {
-        "name": "after",
-        "in": "query",
-        "schema": {"type": "integer", "minimum": 0},
-        "description": "The same, for clients that cannot set the header.",
-    }
-    return {
-        "operationId": f"get{path}".replace("/", "_").translate({ord(each): None for each in "{}"}),
-        "tags": ["events"],
-        "summary": (
-            f"Records of {which}, as server-sent events; `data` is a Record, `id` its number."
-        ),
-        "description": (
+def _stream(path: str, which: str) -> Operation:
+    back = Parameter(
+        name="Last-Event-ID",
+        in_="header",
+        schema={"type": "string"},
+        description="The id of the last event seen.",
+    )
+    after = Parameter(
+        name="after",
+        in_="query",
+        schema={"type": "integer", "minimum": 0},
+        description="The same, for clients that cannot set the header.",
+    )
+    events = ResponseObject("Events.", {"text/event-stream": MediaType()})
+    return Operation(
+        operation_id=f"get{path}".replace("/", "_").translate({ord(each): None for each in "{}"}),
+        tags=["events"],
+        summary=f"Records of {which}, as server-sent events; `data` is a Record, `id` its number.",
+        description=(
             "Needs the scope `read`. A reader that does not keep up is disconnected, and "
             "reconnects with the last id."
         ),
-        "parameters": [*_of_path(path), back, after],
-        "responses": {"200": {"description": "Events.", "content": {"text/event-stream": {}}}}
-        | _problems({"400", "401", "404", "429", "503"}),
-    }
+        parameters=[*_of_path(path), back, after],
+        responses={"200": events, **_problems({"400", "401", "404", "429", "503"})},
+    )
 
 
-def _of_path(path: str) -> list[dict[str, Any]]:
+def _of_path(path: str) -> list[Parameter]:
     schema = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": LINE}
+    names = re.findall(r"{(\w+)}", path)
+    return [Parameter(name=name, in_="path", required=True, schema=schema) for name in names]
+
+
+def _of_query(properties: Mapping[str, JsonSchema]) -> list[Parameter]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": schema}
-        for name in re.findall(r"{(\w+)}", path)
+        Parameter(name=name, in_="query", required=False, schema=schema)
+        for name, schema in properties.items()
     ]
 
 
-def _of_query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "query", "required": False, "schema": each}
-        for name, each in schema.get("properties", {}).items()
-    ]
-
-
-def _problems(statuses: Iterable[str]) -> dict[str, Any]:
+def _problems(statuses: Iterable[str]) -> Mapping[str, Reference]:
     found = {
-        status: {"$ref": f"#/components/responses/Problem{status}"} for status in sorted(statuses)
+        status: Reference(f"#/components/responses/Problem{status}") for status in sorted(statuses)
     }
-    return found | {"default": {"$ref": "#/components/responses/Problem"}}
+    return {**found, "default": Reference("#/components/responses/Problem")}
 
 
-def _to(name: str) -> dict[str, Any]:
-    return {"$ref": REFERENCES.format(name=name)}
+def _to(name: str) -> Reference:
+    return Reference(REFERENCES.format(name=name))
