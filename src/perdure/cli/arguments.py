@@ -15,7 +15,6 @@ from perdure.errors import NotFound, UsageError
 TYPE_CHECKING = False  # a verb's arguments are parsed before any model class is loaded
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
     from perdure.config import Settings
     from perdure.model import TaskSpec
@@ -253,7 +252,7 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
     from perdure.config.tasks import task_defaults
     from perdure.rules.specification import with_defaults
 
-    given: dict[str, Any] = {
+    given = {
         "prompt": read_prompt(arguments),
         "agent_args": tuple(arguments.agent_arg),
         "env": dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
@@ -282,7 +281,7 @@ def _place(arguments: argparse.Namespace, cwd: Path) -> dict[str, str]:
     return {"repo": str((cwd / Path(repo).expanduser()).resolve())}
 
 
-def _texts(arguments: argparse.Namespace) -> dict[str, Any]:
+def _texts(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the fields whose flags have a text that is not empty."""
     from perdure.model import Backend, ContinuityPolicy, Permissions
 
@@ -309,7 +308,7 @@ def _texts(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: kinds.get(name, str)(text) for name, text in found.items()}
 
 
-def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+def _values(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the fields whose flags are given, also as zero or as an empty text. Raises
     UsageError."""
     if arguments.budget_usd is not None and not 0 <= arguments.budget_usd < 1e6:

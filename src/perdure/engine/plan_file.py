@@ -21,7 +21,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.host.extras import install_command
 from perdure.model.durations import duration
 from perdure.rules.plan import Plan, PlanError
-from perdure.rules.plan.checks import LineOf, planned
+from perdure.rules.plan.checks import LineOf, RawPlan, planned
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -51,7 +51,7 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
     return planned(_in_seconds(raw), line_of, str(path), defaults)
 
 
-def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
+def read_object(raw: RawPlan, defaults: Mapping[str, Any]) -> Plan:
     """Return the plan in a JSON object that has the structure of a plan file. Raises UsageError,
     and PlanError, whose problems have no line numbers."""
     _need_libraries()
@@ -192,9 +192,9 @@ def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
 
 
 @cache
-def schema() -> dict[str, Any]:
+def schema() -> Mapping[str, object]:
     """Return the JSON Schema of a plan (draft 2020-12)."""
-    found: dict[str, Any] = json.loads(
+    found: Mapping[str, object] = json.loads(
         files("perdure.rules.plan").joinpath("plan.schema.json").read_text(encoding="utf-8")
     )
     return found
@@ -242,12 +242,12 @@ def _within(path: tuple[str | int, ...]) -> str:
     return "in a plan"
 
 
-def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _in_seconds(raw: RawPlan) -> RawPlan:
     """Return the plan with durations such as `90s` converted to seconds."""
+    return {**_converted(raw), "tasks": [_converted(task) for task in raw["tasks"]]}
 
-    def converted(table: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: duration(str(value)) if key == "timeout" else value for key, value in table.items()
-        }
 
-    return {**converted(raw), "tasks": [converted(task) for task in raw["tasks"]]}
+def _converted(table: Mapping[str, object]) -> Mapping[str, object]:
+    if "timeout" not in table:
+        return table
+    return {**table, "timeout": duration(str(table["timeout"]))}

@@ -105,7 +105,7 @@ class RetryOptions(PolicyOptions, total=False):
 _DURATIONS = ("timeout", "stall", "verify_timeout")
 
 
-def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
+def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, object]:
     """Convert the options to fields of `TaskSpec`, and return them. Raises TypeError for an unknown
     name, UsageError for an invalid duration."""
     check_names(options, TaskOptions.__annotations__, caller)

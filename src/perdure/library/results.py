@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import asdict
 
 from perdure.model import NO_USAGE, Outcome, Receipt, RunState, TaskRun, Usage
 from perdure.model.work import WorkVerdict
@@ -59,9 +60,8 @@ def result_of_run(store: RunStore, run: TaskRun) -> RunResult:
     usage = NO_USAGE
     for attempt in attempts:
         usage = usage + attempt.usage
-    known: dict[str, Any] = {name: getattr(run, name) for name in TaskRun.__struct_fields__}
     return RunResult(
-        **known,
+        **asdict(run),
         result=last_message(store.latest(run.id, LOOKED_AT), newest.number) if newest else "",
         outcome=newest.outcome if newest is not None else None,
         receipt=receipts[-1] if receipts else None,

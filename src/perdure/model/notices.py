@@ -244,7 +244,9 @@ def _common(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> Channel:
     )
 
 
-def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, Any]:
+def _place(
+    name: str, kind: ChannelKind, table: Mapping[str, Any]
+) -> dict[str, str | tuple[str, ...]]:
     """Return the fields of `Channel` that say where the channel sends its messages. Raises
     ValueError."""
     if kind is ChannelKind.SERVICE:

@@ -39,6 +39,9 @@ WELL_KNOWN = "/.well-known/openid-configuration"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_MOST = 4096
 
+JsonWebKey = dict[str, str | list[str]]
+"""A key of the provider (JWK, RFC 7517), as the JOSE library takes it."""
+
 
 class ProviderAway(Exception):
     """Raised when the provider does not answer, or violates the protocol. The message is for the
@@ -261,7 +264,7 @@ def _endpoint(name: str, url: object) -> None:
         raise ProviderAway(f"{name} is not a plain address")
 
 
-def _is_known(key: dict[str, Any]) -> bool:
+def _is_known(key: JsonWebKey) -> bool:
     """Return whether the JOSE library can read a key. Other keys are ignored (RFC 7517, section
     5)."""
     from joserfc.errors import JoseError

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from msgspec import Struct, field
 from starlette.datastructures import Headers
@@ -250,7 +249,7 @@ class Principals(Struct):
         self._failed[key] = failed
 
 
-def _make_room(kept: dict[str, Any]) -> None:
+def _make_room(kept: dict[str, float] | dict[str, list[float]]) -> None:
     """Remove the oldest entries of `kept` until there is room for one more."""
     while len(kept) >= ADDRESSES_MOST:
         kept.pop(next(iter(kept)))

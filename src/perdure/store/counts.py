@@ -4,12 +4,12 @@ made in one snapshot of the database."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.model import Attempt, RunState, SessionKey, SessionState
 from perdure.store.queries import SQL
 from perdure.store.reads import StoreReads
-from perdure.store.rows import noun_of, record_of
+from perdure.store.rows import Row, noun_of, record_of
 
 if TYPE_CHECKING:
     from perdure.model.events import Record
@@ -25,8 +25,9 @@ class StoreCounts(StoreReads):
         now = self.now()
         with self._database.reading() as cursor:
 
-            def rows(statement: str, **values: str | int) -> list[dict[str, Any]]:
-                return [dict(row) for row in cursor.execute(SQL[statement], values).fetchall()]
+            def rows(statement: str, **values: str | int) -> list[Row]:
+                found: list[Row] = cursor.execute(SQL[statement], values).fetchall()
+                return found
 
             due, delivery = rows("count_due", now=now)[0], rows("oldest_delivery")[0]
             return Counts(

@@ -6,6 +6,7 @@ Called by `reads` and `sql`. A row is any object that returns a column by its na
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,7 +150,7 @@ def scope_of(spec: TaskSpec, run_id: str) -> str:
     return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
 
 
-def attempt_values(attempt: Attempt) -> dict[str, Any]:
+def attempt_values(attempt: Attempt) -> Mapping[str, str | int | None]:
     """Return an attempt as the parameters of `add_attempt` and `put_attempt`."""
     from perdure.model.codec import encode
 
@@ -163,7 +164,7 @@ def attempt_values(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def session_values(session: Session) -> dict[str, Any]:
+def session_values(session: Session) -> Mapping[str, str | int]:
     """Return a session as the parameters of `put_session`."""
     from perdure.model.codec import encode
 
@@ -189,7 +190,7 @@ def key_values(key: SessionKey) -> dict[str, str]:
     return {"agent": key.agent, "scope": key.scope}
 
 
-def host_values(host: Host, now: int) -> dict[str, Any]:
+def host_values(host: Host, now: int) -> Mapping[str, str | int]:
     """Return the parameters of statements that select the runs that this host may start: its own
     runs, runs that any host may start, and runs that another host has left alone for too long."""
     if not host.id:

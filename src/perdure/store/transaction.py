@@ -133,7 +133,7 @@ class Write:
 
     def put_attempt(self, attempt: Attempt) -> None:
         """Replace the stored data of an attempt that has not ended."""
-        values = attempt_values(attempt)
+        values = dict(attempt_values(attempt))
         del values["started"]
         self.do("put_attempt", **values)
 

@@ -10,7 +10,7 @@ tag is restored as the commit that it names, without its message.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -103,7 +103,7 @@ def _stashes(repository: Git) -> list[list[str]]:
     ]
 
 
-def to_json(found: Branches) -> dict[str, Any]:
+def to_json(found: Branches) -> Mapping[str, object]:
     if found.refs or found.stashes:
         return {"refs": found.refs, "stashes": found.stashes}
     return {}

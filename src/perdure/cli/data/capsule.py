@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import clean, clock
@@ -315,7 +316,7 @@ def _list(url: str, as_json: bool) -> int:
     return 0
 
 
-def _report(manifest: Manifest) -> dict[str, Any]:
+def _report(manifest: Manifest) -> Mapping[str, object]:
     """Return a summary of a capsule's manifest, as --json shows it."""
     return {
         "name": manifest.name,

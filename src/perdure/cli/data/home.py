@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +156,7 @@ def _progress() -> Any:
     return tell
 
 
-def report_of(moved: Sequence[MovedDirectory]) -> list[dict[str, Any]]:
+def report_of(moved: Sequence[MovedDirectory]) -> Sequence[Mapping[str, object]]:
     return [
         {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
         for each in moved

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -16,6 +14,8 @@ from perdure.cli.runs.ls import table
 from perdure.cli.text import dollars, one_line, tokens
 from perdure.errors import UsageError
 from perdure.model import Attempt, TaskRun, Usage
+from perdure.model.codec import printed
+from perdure.model.reports import Answer
 from perdure.protocols import RunStore
 
 MONTH_S = 30 * 86400.0
@@ -44,6 +44,16 @@ class Consumption(msgspec.Struct):
         self.cached += used.cached
         self.cost_usd = round(self.cost_usd + used.cost_usd, 6)
         self.estimated = self.estimated or used.estimated
+
+
+class CostReport(Answer):
+    """The report that `perdure cost` shows. `since`: time in ms since 1970 after which the counted
+    attempts started; 0 for all."""
+
+    by: str
+    since: int
+    rows: list[Consumption]
+    total: Consumption
 
 
 def cost_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +104,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
         groups.values(), key=lambda each: each.key if by == "day" else (-each.cost_usd, each.key)
     )
     if arguments.json:
-        print(json.dumps(_report(by, after, rows, total), indent=2, ensure_ascii=False))
+        print(printed(CostReport(schema_version=1, by=by, since=after, rows=rows, total=total)))
         return 0
     head = (by.upper(), "RUNS", "ATTEMPTS", "IN", "OUT", "CACHED", "COST")
     table(head, [_line(each) for each in (*rows, total)] if rows else [])
@@ -127,16 +137,6 @@ def _key(run: TaskRun, attempt: Attempt, by: str) -> str:
             return time.strftime("%Y-%m-%d", time.localtime(attempt.started / 1000))
         case _:
             return run.spec.labels.get(by.removeprefix("label:"), "-")
-
-
-def _report(by: str, after: int, rows: list[Consumption], total: Consumption) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "by": by,
-        "since": after,
-        "rows": [msgspec.to_builtins(each) for each in rows],
-        "total": msgspec.to_builtins(total),
-    }
 
 
 def _line(each: Consumption) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.newest import repository_of
@@ -14,10 +14,13 @@ from perdure.model.codec import builtins
 from perdure.protocols import RunRow, RunStore
 from perdure.workspace.identity import local_path
 
+if TYPE_CHECKING:
+    from perdure.cli.runs.ls import Row
+
 
 def read_rows_from_store(
     states: Sequence[str], limit: int, agents: Sequence[str], since: int, columns: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the rows that `store.fast_list.newest` would return for the same arguments. `columns`
     names the columns to include. Raises the errors of `open_to_read` and `settings`."""
     store = open_to_read(settings())
@@ -31,16 +34,17 @@ def read_rows_from_store(
     return [_row(store, row, columns) for row in chosen[: max(limit, 0)]]
 
 
-def _row(store: RunStore, row: RunRow, columns: Sequence[str]) -> dict[str, Any]:
+def _row(store: RunStore, row: RunRow, columns: Sequence[str]) -> Row:
     from perdure.engine.report import row_of
 
     return {**{key: getattr(row, key) for key in columns}, **builtins(row_of(store, row))}
 
 
-def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:
+def wanted(row: Row, repo: str | None, labels: Sequence[str], plan: str | None) -> bool:
     """Return whether a row matches the repository, all of the labels, and the plan. A filter that
     is None or empty matches every row."""
     found = row["labels"]
+    assert isinstance(found, dict)
     if plan is not None and found.get("plan") != plan:
         return False
     for label in labels:

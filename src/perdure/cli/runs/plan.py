@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import settings
 from perdure.cli.runs.pool import jobs_of
@@ -158,7 +158,7 @@ def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
     return "\n".join(lines)
 
 
-def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
+def _as_json(plan: Plan, strands: dict[str, Strand]) -> Mapping[str, object]:
     tasks = [
         {
             "name": task.name,

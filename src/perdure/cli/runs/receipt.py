@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.text import clean, clock, one_line
@@ -120,7 +121,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _main_facts(predicate: dict[str, Any]) -> list[tuple[str, str]]:
+def _main_facts(predicate: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return the main facts of a statement, as pairs of label and text. They are shown as the
     signer wrote them."""
     continuity, work = predicate.get("continuity"), predicate.get("work")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.arguments import positive
@@ -96,7 +97,7 @@ def requests_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
+def _report(store: RunStore, request: AgentRequest) -> Mapping[str, object]:
     return {"name": store.get(request.run).name, **plain(request)}
 
 

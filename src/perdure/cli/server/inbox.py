@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import limit_of
@@ -204,15 +205,15 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plain(delivery: Delivery | Posting) -> dict[str, Any]:
+def plain(delivery: Delivery | Posting) -> dict[str, object]:
     """Return a delivery or a posting as the object that `--json` prints."""
     from perdure.model.codec import plain as as_json
 
-    found: dict[str, Any] = as_json(delivery)
+    found: dict[str, object] = as_json(delivery)
     return found
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Mapping[str, object]) -> None:
     print(json.dumps({"schema_version": 1, **found}, indent=2, ensure_ascii=True))
 
 

@@ -7,7 +7,6 @@ import argparse
 import json
 import re
 import sys
-from typing import Any
 
 from msgspec.structs import asdict
 
@@ -138,8 +137,7 @@ def _new(arguments: argparse.Namespace) -> int:
         sha256,
     )
     if arguments.json:
-        shown: dict[str, Any] = {**asdict(made), "token": secret}
-        print(json.dumps({"schema_version": 1, **shown}, indent=2))
+        print(json.dumps({"schema_version": 1, **asdict(made), "token": secret}, indent=2))
         return 0
     print(secret)
     print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def whoami_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_machine() -> dict[str, Any]:
+def _of_machine() -> Mapping[str, object]:
     """Return the name and the rights of the user of the command line. A user who can write to the
     state directory may do everything."""
     state = Path(settings().state)
@@ -64,7 +65,7 @@ def _of_machine() -> dict[str, Any]:
     }
 
 
-def _of_server(url: str, token: str) -> dict[str, Any]:
+def _of_server(url: str, token: str) -> Mapping[str, object]:
     """Ask a server for the name and the rights of the token, and return its answer. No redirect is
     followed, because that could send the token elsewhere. Raises UsageError, NotFound,
     PerdureError."""

@@ -255,7 +255,7 @@ def asked(
     )
 
 
-def _arguments(calls: Iterable[OpenCall]) -> dict[str, Any]:
+def _arguments(calls: Iterable[OpenCall]) -> dict[str, object]:
     """Return the complete arguments of the calls. The key is a digest of the tool and its
     arguments, because call ids may repeat."""
     found = {}

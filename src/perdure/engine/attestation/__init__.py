@@ -78,7 +78,7 @@ def statement_of(
     if found.outcome is None:
         raise NotFound(f"attempt {wanted} of {report.name} has not ended, and has no receipt yet")
     place = report.workspace
-    predicate: dict[str, Any] = {
+    facts = {
         "run": {
             "id": report.id,
             "name": report.name,
@@ -100,7 +100,7 @@ def statement_of(
         "effects": found.effects,
         "allowed": {"permissions": permissions, "flags": found.flags},
     }
-    predicate = _encodable(builtins(predicate))
+    predicate = _encodable(builtins(facts))
     subject = _subjects(checkpoints, wanted, report.id, predicate)
     return Statement(subject=subject, predicate=predicate)
 
@@ -117,7 +117,7 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _instruction(context: Context) -> dict[str, Any]:
+def _instruction(context: Context) -> dict[str, int | str]:
     """Return the version and digest of instructions. The text is left out because a prompt may be
     confidential."""
     digest = hashlib.sha256(context.text.encode("utf-8", "replace")).hexdigest()

@@ -3,8 +3,8 @@ by the command and by the library."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from perdure.config import Settings
 from perdure.engine.plan_file import read
@@ -18,7 +18,7 @@ def read_plan(file: Path, chosen: Settings) -> Plan:
     return read(file, plan_defaults(chosen))
 
 
-def plan_defaults(chosen: Settings) -> dict[str, Any]:
+def plan_defaults(chosen: Settings) -> Mapping[str, object]:
     """Return the values that a plan's fields have if the file does not set them, taken from the
     settings."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")

@@ -25,7 +25,7 @@ from perdure.forge.clients.gitea_like import (
     rfc3339,
     sha,
 )
-from perdure.forge.clients.http import HttpClient, checked, part
+from perdure.forge.clients.http import HttpClient, QueryValue, checked, part
 from perdure.forge.webhooks.hunks import hunk_at
 from perdure.forge.webhooks.payload import Payload
 from perdure.model.forge.rules import has_mark
@@ -83,7 +83,7 @@ class GitLab:
     def close(self) -> None:
         self._asking.close()
 
-    def _pages(self, path: str, **query: object) -> Iterator[Payload]:
+    def _pages(self, path: str, **query: QueryValue) -> Iterator[Payload]:
         return self._asking.pages(path, size="per_page", **query)
 
     def whoami(self) -> str:
@@ -184,7 +184,7 @@ class GitLab:
             found.append(each)
         return sorted(found, key=lambda each: (each.created, each.id))
 
-    def _notes(self, ref: IssueRef, **query: object) -> Iterator[Comment]:
+    def _notes(self, ref: IssueRef, **query: QueryValue) -> Iterator[Comment]:
         for each in self._pages(f"{issue_path(ref)}/notes", **query):
             if not each.yes("system"):
                 yield self._comment_of(ref, each)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
 import httpx2
@@ -49,6 +49,10 @@ REDIRECTS_MOST = 3
 
 _NEXT = re.compile(r'<([^<>]{1,4000})>\s*;\s*rel="?next"?')
 _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+
+
+QueryValue = str | int | None
+"""The value of a query's parameter. Parameters with an empty text or None are not sent."""
 
 
 class HttpAnswer(Struct, frozen=True):
@@ -89,12 +93,12 @@ class HttpClient:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: object) -> Payload:
+    def get(self, path: str, **query: QueryValue) -> Payload:
         """Fetch and return an object. This method and all methods below raise the errors that
         `ForgeApi` documents."""
         return self._object(self.send("GET", path, query=query))
 
-    def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
+    def pages(self, path: str, *, size: str, **query: QueryValue) -> Iterator[Payload]:
         """Yield the objects of a list. A page is fetched when its first object is needed. `size` is
         the name of this forge's query parameter for the number of items on a page; empty if it has
         none."""
@@ -171,7 +175,7 @@ class HttpClient:
         method: str,
         path: str,
         *,
-        query: Mapping[str, object] | None = None,
+        query: Mapping[str, QueryValue] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> HttpAnswer:
         """Send one request, follow its redirects, and return the answer, whose status is 2xx."""
@@ -195,7 +199,7 @@ class HttpClient:
         self,
         method: str,
         url: str,
-        query: Mapping[str, object] | None,
+        query: Mapping[str, QueryValue] | None,
         body: Mapping[str, object] | None,
         *,
         keep: int = 0,
@@ -208,9 +212,7 @@ class HttpClient:
         else:
             headers = {}
         size, most = 0, LOG_MOST if keep else ANSWER_MOST
-        given: dict[str, Any] = {
-            name: value for name, value in (query or {}).items() if value not in ("", None)
-        }
+        given = {name: value for name, value in (query or {}).items() if value not in ("", None)}
         until, seen = time.monotonic() + CALL_S, {"trace": self._cutting.trace}
         try:
             with (

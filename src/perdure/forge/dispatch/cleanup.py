@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt import Engine
@@ -85,13 +84,13 @@ def clean(
         # The event is recorded before the move. A process that finds the workdir missing can then
         # tell that it may be restored.
         engine.store.record_outside_attempt(run.id, [event], solved=KEPT)
-        about: dict[str, Any] = {
+        about: dict[str, object] = {
             "verb": VERB,
             "run": run.name,
             "runs": [each.id for each in beside],
             "why": why,
+            "unsaved": list(proof.build_output),
         }
-        about["unsaved"] = list(proof.build_output)
         if checkpoint is not None and proof.checkpoint:
             about["checkpoint"] = {
                 "run": run.id,

@@ -7,7 +7,6 @@ the agent's own branch has the scope of the agent's issue.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -117,7 +116,7 @@ def spec_of(
         number=number,
         pull=intent.pull and number == intent.number,
     )
-    given: dict[str, Any] = {
+    given: dict[str, object] = {
         "prompt": prompt,
         "agent": rule.agent,
         "key": f"delivery:{delivery.number}:{delivery.sha256[:12]}",
@@ -134,9 +133,9 @@ def spec_of(
     return with_defaults(seed, {**given, **_own_values(rule)})
 
 
-def _own_values(rule: Rule) -> dict[str, Any]:
+def _own_values(rule: Rule) -> dict[str, object]:
     """Return the fields of a task that the rule itself sets."""
-    values = {
+    values: dict[str, object] = {
         "model": rule.model,
         "budget_usd": rule.budget_usd,
         "timeout_s": rule.timeout,

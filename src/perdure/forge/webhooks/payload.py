@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 from typing import Any, NoReturn
@@ -49,7 +49,7 @@ def parsed_list(body: bytes) -> list[Payload]:
     return [Payload(each) for each in value]
 
 
-def object_of(body: bytes) -> dict[str, Any]:
+def object_of(body: bytes) -> Mapping[str, object]:
     """Return the object in a raw body unchanged, for callers that validate each field. Raises
     ValueError as `parsed` does, also for a duplicate key. Half of a surrogate pair is an error too,
     because no database accepts it."""
@@ -80,7 +80,7 @@ def _loaded(body: bytes, *, once: bool = False) -> object:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("an object has a key twice")
@@ -105,7 +105,7 @@ class Payload:
     """A JSON object. `at("issue", "user")` returns the nested object, or an empty `Payload`."""
 
     def __init__(self, value: object) -> None:
-        self._value: dict[str, Any] = value if isinstance(value, dict) else {}
+        self._value: Mapping[str, object] = value if isinstance(value, dict) else {}
 
     def __bool__(self) -> bool:
         return bool(self._value)

@@ -17,9 +17,12 @@ LineOf = Callable[..., int]
 and positions: `line_of("tasks", 2, "needs")`."""
 
 
-def planned(
-    raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]
-) -> Plan:
+RawPlan = Mapping[str, Any]
+"""The content of a plan file, as `plan.schema.json` describes it. Its values are read from TOML,
+YAML or JSON."""
+
+
+def planned(raw: RawPlan, line_of: LineOf, place: str, defaults: Mapping[str, Any]) -> Plan:
     """Return the plan in a file. `raw` must already match the schema. `defaults` are the user's
     settings. Raises PlanError with every problem."""
     tasks = tuple(_task(raw, entry, defaults) for entry in raw["tasks"])
@@ -47,9 +50,7 @@ def planned(
     )
 
 
-def _task(
-    raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> PlanTask:
+def _task(raw: RawPlan, entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> PlanTask:
     names = ("agent", "model", "permissions", "timeout", "attempts", "map")
     shared = {"model": "", **fitting(defaults, {key: raw[key] for key in names if key in raw})}
     said = {"model": "", **fitting(shared, entry)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import urlencode
 
+from msgspec import Struct
 from starlette.responses import Response
 
 from perdure.engine.service import liveness_of
@@ -18,7 +18,7 @@ from perdure.rules.liveness import advice
 from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import clock, one_line
-from perdure.server.dashboard.threads import thread
+from perdure.server.dashboard.threads import Pip, thread
 from perdure.server.dashboard.visits import Visit
 
 GROUPS = {
@@ -34,6 +34,26 @@ GROUPS = {
 shown in this order."""
 PAGE = 60
 NEWEST = (2**62, 2**62)
+
+
+class ShownRun(Struct, frozen=True, kw_only=True):
+    """A run of a list, as the template shows it. `alive` is the liveness of a run whose supervisor
+    died; otherwise empty. `where` is the repository or directory, and the branch."""
+
+    id: str
+    name: str
+    group: str
+    alive: str
+    title: str
+    note: str
+    agent: str
+    where: str
+    pips: Sequence[Pip]
+    held: int
+    window: int
+    cost: float
+    estimated: bool
+    updated: int
 
 
 def board(visit: Visit) -> Response:
@@ -115,7 +135,7 @@ def _more(
     return _url({**given, "state": group, "before": place})
 
 
-def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
+def _row(visit: Visit, row: BoardRow, group: str) -> ShownRun:
     found = liveness_of(visit.desk.engine, row, visit.desk.look)
     if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
         alive = str(found)
@@ -128,22 +148,22 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
     else:
         repo = PurePath(place.path).name
     branch = "" if place.branch == f"perdure/{row.name}" else place.branch
-    return {
-        "id": row.id,
-        "name": row.name,
-        "group": group,
-        "alive": alive,
-        "title": row.title,
-        "note": advice(row.name, found) if found and alive else _note(visit, row, group),
-        "agent": worker_of(row.role, row.agent),
-        "where": " ".join(part for part in (repo, branch) if part),
-        "pips": thread(row.attempts),
-        "held": row.fill_tokens,
-        "window": row.fill_window,
-        "cost": used.cost_usd,
-        "estimated": used.estimated,
-        "updated": row.updated,
-    }
+    return ShownRun(
+        id=row.id,
+        name=row.name,
+        group=group,
+        alive=alive,
+        title=row.title,
+        note=advice(row.name, found) if found and alive else _note(visit, row, group),
+        agent=worker_of(row.role, row.agent),
+        where=" ".join(part for part in (repo, branch) if part),
+        pips=thread(row.attempts),
+        held=row.fill_tokens,
+        window=row.fill_window,
+        cost=used.cost_usd,
+        estimated=used.estimated,
+        updated=row.updated,
+    )
 
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:

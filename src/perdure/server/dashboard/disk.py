@@ -4,12 +4,14 @@ sweep would do."""
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from msgspec import Struct, field
 from starlette.responses import Response
 
 from perdure.engine.sweeper import (
     DiskUsage,
+    Row,
     Sweep,
     SweepVerdict,
     next_sweep,
@@ -21,6 +23,16 @@ from perdure.server.dashboard.visits import Visit
 
 FRESH_S = 600.0
 ROWS = 300
+
+
+class ShownSweep(Struct, frozen=True, kw_only=True):
+    """The next sweep, as the template shows it: the first `ROWS` items to remove and the first
+    items for a person to decide. `kept`: number of kept items by class."""
+
+    take: Sequence[Row] = ()
+    person: Sequence[Row] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)
+    trouble: str = ""
 
 
 def disk(visit: Visit) -> Response:
@@ -75,14 +87,12 @@ def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
     return sum(row.bytes for row in taken), len(taken)
 
 
-def _rows(swept: Sweep | None) -> dict[str, Any]:
+def _rows(swept: Sweep | None) -> ShownSweep:
     if swept is None:
-        return {"take": [], "person": [], "kept": {}, "trouble": ""}
-    return {
-        "take": [row for row in swept.rows if row.verdict is SweepVerdict.TAKE][:ROWS],
-        "person": [row for row in swept.rows if row.verdict is SweepVerdict.PERSON][:ROWS],
-        "kept": dict(
-            Counter(str(row.cls) for row in swept.rows if row.verdict is SweepVerdict.KEEP)
-        ),
-        "trouble": swept.trouble,
-    }
+        return ShownSweep()
+    return ShownSweep(
+        take=swept.taken[:ROWS],
+        person=[row for row in swept.rows if row.verdict is SweepVerdict.PERSON][:ROWS],
+        kept=Counter(str(row.cls) for row in swept.rows if row.verdict is SweepVerdict.KEEP),
+        trouble=swept.trouble,
+    )

@@ -7,7 +7,6 @@ import json
 import time
 from collections import defaultdict
 from itertools import chain
-from typing import Any
 
 from starlette.responses import Response
 
@@ -59,7 +58,8 @@ def continuity_json(visit: Visit) -> Response:
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
     causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
-    columns: dict[str, Any] = {
+    columns = {
+        "schema_version": 1,
         "at": [at // 1000 for at, _ in days],
         "to_go_on": [found.to_go_on for _, found in days],
         "went_on": [found.went_on for _, found in days],
@@ -71,9 +71,7 @@ def continuity_json(visit: Visit) -> Response:
             cause: [found.fallbacks.get(cause, 0) for _, found in days] for cause in causes
         },
     }
-    return Response(
-        json.dumps({"schema_version": 1, **columns}), media_type="application/json", headers=HEADERS
-    )
+    return Response(json.dumps(columns), media_type="application/json", headers=HEADERS)
 
 
 def _measured(

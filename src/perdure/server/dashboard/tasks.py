@@ -4,10 +4,11 @@ instructions."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from perdure.engine import service
@@ -45,12 +46,32 @@ SHOWN_MOST = 8 * 1024 * 1024
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
+class ShownQuestion(Struct, frozen=True):
+    """A question of an agent, with the labels of its options."""
+
+    text: str
+    options: Sequence[str]
+
+
+class ShownRequest(Struct, frozen=True, kw_only=True):
+    """An open request of an agent, as the template shows it. `asks` is empty if the agent asks for
+    permission to call a tool. `note` says that the shown arguments are not complete."""
+
+    number: int
+    tool: str
+    lines: Sequence[str]
+    note: str
+    may_be_allowed: bool
+    expires: int
+    asks: Sequence[ShownQuestion]
+
+
 def found(visit: Visit) -> TaskRun:
     """Return the run that the address names. Raises NotFound."""
     return visit.desk.look.get(visit.named("name"))
 
 
-def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
+def about(visit: Visit, run: TaskRun, tab: str) -> Mapping[str, Any]:
     """Return the values for the header that all pages of a run show. `tab` is the name of the
     current page."""
     asks = any(each.type in {*ASKING, "open"} for each in run.conditions)
@@ -79,31 +100,28 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
     }
 
 
-def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
+def _requests(visit: Visit, run: TaskRun) -> list[ShownRequest]:
     """Return the open requests of the run's agent, prepared for display."""
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
     return [
-        {
-            "number": each.number,
-            "tool": visible(each.tool),
-            "lines": payload_lines(each),
-            "note": not_whole(each),
-            "may_be_allowed": not why_not_allowed(each),
-            "expires": each.expires,
-            "asks": [
-                {
-                    "text": visible(str(question.get("question", ""))),
-                    "options": [
-                        visible(str(option.get("label", ""))) for option in options_of(question)
-                    ],
-                }
-                for question in questions(each)
-            ],
-        }
+        ShownRequest(
+            number=each.number,
+            tool=visible(each.tool),
+            lines=payload_lines(each),
+            note=not_whole(each),
+            may_be_allowed=not why_not_allowed(each),
+            expires=each.expires,
+            asks=[_shown_question(question) for question in questions(each)],
+        )
         for each in opened
     ]
+
+
+def _shown_question(question: Mapping[str, object]) -> ShownQuestion:
+    options = [visible(str(option.get("label", ""))) for option in options_of(question)]
+    return ShownQuestion(text=visible(str(question.get("question", ""))), options=options)
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:

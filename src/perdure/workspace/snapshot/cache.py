@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 
@@ -68,19 +67,16 @@ class CapturedState(Struct):
     def about(self) -> bytes:
         """Return the content of `checkpoint.json`."""
         left_out = self.found.left_out
-        content: dict[str, Any] = {
+        content = {
             "format": FORMAT,
             "head": self.head,
             "branch": self.branch,
             "empty": sorted(self.found.empty),
-        }
-        content |= {
             "left_out": left_out[:LISTED],
             "left_out_more": max(0, len(left_out) - LISTED),
             "unsteady": self.found.unsteady[:LISTED],
-        }
-        content |= {"umask": f"{self.found.umask:03o}", "modes": modes.to_json(self.modes)}
-        content |= {
+            "umask": f"{self.found.umask:03o}",
+            "modes": modes.to_json(self.modes),
             "operation": self.operation,
             "index": staging.to_json(self.staged),
             **branches.to_json(self.branches),

@@ -15,7 +15,6 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 
@@ -314,7 +313,7 @@ def may_run(name: str) -> bool:
     return name.partition("/")[0] in FOLDERS or name.casefold().startswith("bisect_")
 
 
-def to_json(wanted: Staged) -> dict[str, Any]:
+def to_json(wanted: Staged) -> Mapping[str, object]:
     """Return the fields that a tree cannot hold, except empty ones."""
     parts = {
         "stages": wanted.stages,

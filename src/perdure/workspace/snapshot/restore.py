@@ -19,7 +19,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -96,7 +95,7 @@ def load(repo: CheckpointRepository, commit: str) -> WorkdirCheckpoint:
         )
     try:
         parts = entries(tree[1], repo.form)
-        said: dict[str, Any] = json.loads(about[1])
+        said = json.loads(about[1])
         if said["format"] != FORMAT:
             raise WorkspaceError(
                 f"The checkpoint {oid[:12]} has format {said['format']!r}.",
