@@ -8,13 +8,12 @@ is answered the same way in both.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 from perdure.model.requests import AgentRequest, AnswerKind
 from perdure.rules.approvals import why_not_allowed
-from perdure.rules.requests import options_of, payload_lines, questions
+from perdure.rules.requests import Question, options_of, payload_lines, questions
 from perdure.rules.text import visible
 
 YES = frozenset({"y", "yes"})
@@ -73,7 +72,7 @@ def _question_lines(request: AgentRequest) -> list[str]:
     return lines
 
 
-def questions_of(request: AgentRequest) -> list[Mapping[str, Any]]:
+def questions_of(request: AgentRequest) -> list[Question]:
     """Return the questions that a person has to answer, each with an answer of its own. A request
     that was too long to be stored whole counts as one question."""
     return questions(request) or [{}]
@@ -98,7 +97,7 @@ def verdict_of(request: AgentRequest, said: str) -> tuple[AnswerKind, str] | Non
     return None
 
 
-def words_of(question: Mapping[str, Any], said: str) -> str:
+def words_of(question: Question, said: str) -> str:
     """Return the answer to one question; empty if nothing was typed. The number of an option stands
     for its label."""
     labels = [str(option.get("label", "")) for option in options_of(question)]

@@ -14,13 +14,16 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from perdure.model.requests import AgentRequest, RequestKind
 from perdure.patterns import late_pattern
 from perdure.rules.requests import digest
+
+CallArguments = Mapping[str, object]
+"""The arguments of one call of a tool by name, as the agent wrote them."""
 
 SHELL = "Bash"
 """The tool of Claude Code that runs a shell command."""
@@ -142,7 +145,7 @@ def not_whole(request: AgentRequest) -> str:
 
 
 def rule_for(
-    decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
+    decision: Literal["allow", "deny"], tool: str, given: CallArguments, pattern: str = ""
 ) -> ApprovalRule:
     """Return the rule to save for a decision: for exactly this call, or for the pattern if one is
     given. Raises ValueError with a sentence if the pattern does not match this call."""
@@ -193,7 +196,7 @@ def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
 
 
 def decide(
-    rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: Mapping[str, Any]
+    rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: CallArguments
 ) -> ApprovalRule | None:
     """Return the saved rule that decides on a call; None if a person has to be asked."""
     fitting = [
@@ -208,7 +211,7 @@ def decide(
     return next(iter(denying or fitting), None)
 
 
-def _fits(rule: ApprovalRule, given: Mapping[str, Any]) -> bool:
+def _fits(rule: ApprovalRule, given: CallArguments) -> bool:
     rest = dict(given)
     if rule.tool != SHELL:
         return not (rule.pattern or rule.command) and _json(rest) == _same(rule.arguments)
@@ -305,7 +308,7 @@ def _is_absolute(word: str) -> bool:
     return any(each.startswith(("/", "~")) for each in re.split("[=:,@]", word))
 
 
-def _json(given: Mapping[str, Any]) -> str:
+def _json(given: CallArguments) -> str:
     return json.dumps(given, sort_keys=True, ensure_ascii=False)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from perdure.model.openid import OpenIdProvider, OpenIdRule
 from perdure.rules.text import one_line
@@ -23,9 +22,12 @@ HS... algorithms are not accepted, because their secret is shared with the provi
 could make the client use the provider's public key as that secret."""
 
 
-def claims_problem(
-    claims: Mapping[str, Any], provider: OpenIdProvider, nonce: str, now_s: float
-) -> str:
+Claims = Mapping[str, object]
+"""The claims of an ID token by name (OpenID Connect Core 1.0, section 2). The value of a claim may
+have any type, so it is checked before use."""
+
+
+def claims_problem(claims: Claims, provider: OpenIdProvider, nonce: str, now_s: float) -> str:
     """Return why an ID token is not valid for this sign-in, as a clause; empty if it is valid."""
     audience = claims.get("aud")
     several = [audience] if isinstance(audience, str) else audience
@@ -43,7 +45,7 @@ def claims_problem(
     return _time_problem(claims, now_s)
 
 
-def _time_problem(claims: Mapping[str, Any], now_s: float) -> str:
+def _time_problem(claims: Claims, now_s: float) -> str:
     expires, issued = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
     begins = _seconds(claims.get("nbf", 0))
     if expires is None or issued is None or begins is None:
@@ -55,7 +57,7 @@ def _time_problem(claims: Mapping[str, Any], now_s: float) -> str:
     return ""
 
 
-def person_of(claims: Mapping[str, Any]) -> str:
+def person_of(claims: Claims) -> str:
     """Return the name of a person: the e-mail address if the provider has verified it, else the
     subject."""
     mail = verified_claims(claims).get("email")
@@ -64,7 +66,7 @@ def person_of(claims: Mapping[str, Any]) -> str:
     return one_line(str(claims["sub"]), NAME_MOST)
 
 
-def verified_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+def verified_claims(claims: Claims) -> Claims:
     """Return the claims without an e-mail address that the provider has not verified. Anybody could
     have entered somebody else's address."""
     if claims.get("email_verified") is True:
@@ -72,7 +74,7 @@ def verified_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in claims.items() if name != "email"}
 
 
-def rule_for(claims: Mapping[str, Any], provider: OpenIdProvider) -> OpenIdRule | None:
+def rule_for(claims: Claims, provider: OpenIdProvider) -> OpenIdRule | None:
     """Return the first rule that matches the claims about a person; None if the person may not sign
     in."""
     known = verified_claims(claims)

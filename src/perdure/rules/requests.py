@@ -40,6 +40,10 @@ ON_FORGE = 2_500
 allowed by a comment, because the comment does not show all of it."""
 QUESTION = "AskUserQuestion"
 
+Question = Mapping[str, object]
+"""One of the questions in a call of the tool `QUESTION`, as the agent wrote it. Any field may be
+missing or of another type."""
+
 NOBODY = "Nobody answered in time, so the call is refused."
 SPENT = (
     "This call was allowed once, and the agent was killed after that: whether it ran is not known. "
@@ -136,7 +140,7 @@ def detail(request: AgentRequest) -> str:
     return f"it asks: {' '.join(texts.split())}{options}"[:400]
 
 
-def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def options_of(question: Question) -> list[Mapping[str, object]]:
     """Return the answers that one question offers."""
     options = question.get("options")
     if isinstance(options, list):
@@ -188,7 +192,7 @@ def late(request: AgentRequest) -> str:
     return f"Request {request.number} is not open any more: {request.words or 'it was superseded'}"
 
 
-def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
+def questions(request: AgentRequest) -> list[Question]:
     """Return the questions of a request, as the agent asked them. Empty for an approval, and for a
     request that was too long to be stored whole."""
     try:

@@ -25,7 +25,7 @@ from msgspec import Struct, field
 from perdure.errors import ConfigError
 from perdure.host.extras import install_command
 from perdure.model.openid import OpenIdProvider
-from perdure.rules.openid import ALGORITHMS, claims_problem
+from perdure.rules.openid import ALGORITHMS, Claims, claims_problem
 from perdure.server.problems import Problem
 
 TIMEOUT_S = 10.0
@@ -41,6 +41,8 @@ _SECRET_MOST = 4096
 
 JsonWebKey = dict[str, str | list[str]]
 """A key of the provider (JWK, RFC 7517), as the JOSE library takes it."""
+ProviderMetadata = Mapping[str, object]
+"""The provider's configuration (OpenID Connect Discovery 1.0, section 3)."""
 
 
 class ProviderAway(Exception):
@@ -55,12 +57,12 @@ class Provider(Struct):
     chosen: OpenIdProvider
     ca_file: Path | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _found: Mapping[str, Any] = field(default_factory=dict)
+    _found: ProviderMetadata = field(default_factory=dict)
     _found_at: float = -FRESH_S
     _keys: Any = None
     _keys_at: float = -FRESH_S
 
-    def configuration(self) -> Mapping[str, Any]:
+    def configuration(self) -> ProviderMetadata:
         """Return the provider's configuration. Raises ProviderAway."""
         with self._lock:
             if time.monotonic() - self._found_at < FRESH_S:
@@ -90,7 +92,7 @@ class Provider(Struct):
         joint = "&" if "?" in at else "?"
         return f"{at}{joint}{urlencode(asked)}"
 
-    def claims(self, code: str, back: str, verifier: str, nonce: str) -> Mapping[str, Any]:
+    def claims(self, code: str, back: str, verifier: str, nonce: str) -> Claims:
         """Exchange a code for an ID token, check the token, and return its claims. Raises
         ProviderAway."""
         form = {
@@ -113,7 +115,7 @@ class Provider(Struct):
             raise ProviderAway(f"the ID token is refused: {why}")
         return claims
 
-    def _verified(self, token: str) -> Mapping[str, Any]:
+    def _verified(self, token: str) -> Claims:
         """Return the claims of a token if its signature is valid. If it is not, fetch the
         provider's keys again and check once more, because the keys may have changed. Raises
         ProviderAway."""
@@ -174,7 +176,7 @@ class Provider(Struct):
 
     def _asked(
         self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         """Request a URL and return the JSON object in the answer. Raises ProviderAway."""
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -272,7 +271,7 @@ def _ruled(
     engine: Engine,
     claim: Claim,
     requests: tuple[AgentRequest, ...],
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
 ) -> tuple[AgentRequest, ...]:
     """Return the requests, with an answer filled in for each one that a saved rule decides. If the
     rules cannot be read, return the requests without answers, so that a person has to answer them.

@@ -24,7 +24,7 @@ from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import advice
 from perdure.rules.messages import described, states
-from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
+from perdure.rules.requests import ASKING, WAITING, Question, options_of, payload_lines, questions
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import visible
 from perdure.server.api.runs import PATCH_MOST
@@ -119,7 +119,7 @@ def _requests(visit: Visit, run: TaskRun) -> list[ShownRequest]:
     ]
 
 
-def _shown_question(question: Mapping[str, object]) -> ShownQuestion:
+def _shown_question(question: Question) -> ShownQuestion:
     options = [visible(str(option.get("label", ""))) for option in options_of(question)]
     return ShownQuestion(text=visible(str(question.get("question", ""))), options=options)
 
