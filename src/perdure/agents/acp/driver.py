@@ -30,7 +30,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -167,7 +166,7 @@ class AcpArchive(Struct, frozen=True):
     def relocated(self, copy: bytes, directory: Path) -> bytes:
         return self.native.relocated(copy, directory)
 
-    def settled(self, row: Mapping[str, Any]) -> str:
+    def settled(self, row: json_lines.Record) -> str:
         return self.native.settled(row)
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:

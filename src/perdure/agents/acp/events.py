@@ -7,9 +7,9 @@ in pieces. Agents use different fields for the command of a tool call, so severa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.json_lines import OutputLine
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -72,7 +72,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
 
 
-def _session(found: dict[str, Any]) -> SessionSeen:
+def _session(found: OutputLine) -> SessionSeen:
     replayed = found.get("replayed")
     return SessionSeen(
         json_lines.text(found.get("session"), SUMMARY),
@@ -82,7 +82,7 @@ def _session(found: dict[str, Any]) -> SessionSeen:
     )
 
 
-def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _marked(found: OutputLine) -> Sequence[AgentEvent]:
     marks, session = found.get("marks"), json_lines.text(found.get("session"), SUMMARY)
     if not isinstance(marks, list) or not session:
         return ()
@@ -95,7 +95,7 @@ def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
 
 
-def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _asked(found: OutputLine) -> Sequence[AgentEvent]:
     """Return a `ToolDenied` event if the permission request was not granted, else nothing."""
     if found.get("granted") is not False:
         return ()
@@ -103,7 +103,7 @@ def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return (ToolDenied(json_lines.text(found.get("tool"), SUMMARY), "tool", title),)
 
 
-def _started(call: Any) -> ToolStarted:
+def _started(call: object) -> ToolStarted:
     name = next(
         (
             word
@@ -126,11 +126,11 @@ def _started(call: Any) -> ToolStarted:
     )
 
 
-def _id(call: Any) -> str:
+def _id(call: object) -> str:
     return json_lines.text(json_lines.part(call, "toolCallId"), SUMMARY)
 
 
-def _update(update: Any) -> Sequence[AgentEvent]:
+def _update(update: object) -> Sequence[AgentEvent]:
     kind, status = json_lines.part(update, "sessionUpdate"), json_lines.part(update, "status")
     if kind == "agent_message_chunk":
         said = json_lines.text(json_lines.part(update, "content", "text"))
@@ -149,7 +149,7 @@ def _update(update: Any) -> Sequence[AgentEvent]:
     return ()
 
 
-def _output(update: Any) -> str:
+def _output(update: object) -> str:
     raw = json_lines.text(json_lines.part(update, "rawOutput", "output"), SUMMARY)
     told = (
         json_lines.text(json_lines.part(item, "content", "text"), SUMMARY)
@@ -158,7 +158,7 @@ def _output(update: Any) -> str:
     return raw or next((words for words in told if words), "")
 
 
-def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _end(found: OutputLine) -> Sequence[AgentEvent]:
     used = (UsageSeen(_usage(found["usage"])),) if isinstance(found.get("usage"), dict) else ()
     stop = json_lines.text(found.get("stop"), SUMMARY)
     ok = stop == "end_turn" or found.get("over") is True
@@ -173,7 +173,7 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
 
 
-def _usage(used: Any) -> Usage:
+def _usage(used: object) -> Usage:
     """Return the usage of one turn. ACP agents do not count the cached parts as input. Here `input`
     includes them, as everywhere in perdure. `output` includes the model's thoughts. If the total
     of an agent is the sum of all its counts, it counts them separately, as OpenCode 1.18.33."""
@@ -194,7 +194,7 @@ def _usage(used: Any) -> Usage:
     )
 
 
-def _error(found: dict[str, Any]) -> TurnEnded:
+def _error(found: OutputLine) -> TurnEnded:
     """Return the end of a failed turn. Its text is the agent's message, followed by the details in
     the field `data` of the error."""
     more = (

@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.json_lines import OutputLine
 from perdure.model import Permissions
 from perdure.model.requests import OpenCall
 
@@ -27,7 +27,7 @@ def open_calls(output: bytes) -> list[OpenCall]:
     return [_call(each) for each in asked if each.get("granted") is False]
 
 
-def _call(asked: dict[str, Any]) -> OpenCall:
+def _call(asked: OutputLine) -> OpenCall:
     given = asked.get("input")
     command = json_lines.text(json_lines.part(given, "command"), SUMMARY)
     return OpenCall(

@@ -8,15 +8,15 @@ several pairs of `init` and `result`, because a background task that ends starts
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from perdure.agents.claude import transcript
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word, main_argument, question
+from perdure.agents.shared.json_lines import OutputLine
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -125,7 +125,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
 
 
-def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _system(found: OutputLine) -> Sequence[AgentEvent]:
     match found.get("subtype"):
         case "init":
             version, model = (
@@ -171,7 +171,7 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
             return ()
 
 
-def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _assistant_message(found: OutputLine) -> Iterator[AgentEvent]:
     """Yield the events of an assistant line. The CLI prints an API error like text of the agent.
     Such an error yields nothing here, because the result line repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
@@ -194,7 +194,7 @@ def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
                 yield question(tool_id, block.get("input"))
 
 
-def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _retried_reply(found: OutputLine) -> Iterator[AgentEvent]:
     """Yield a `ReplyCut` event if the line is a prompt that the CLI itself sent because the model's
     answer was refused or cut off. Otherwise yield nothing."""
     if found.get("isSynthetic") is not True:
@@ -209,7 +209,7 @@ def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
         yield ReplyCut("max_tokens")
 
 
-def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _partial_usage(found: OutputLine) -> Sequence[AgentEvent]:
     """Return an event with the known part of a reply's usage: the input when the reply begins, the
     output when it ends. Return nothing if the line reports no usage."""
     event = found.get("event")
@@ -230,7 +230,7 @@ def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return (ReplySeen(counted),)
 
 
-def _decisions(found: dict[str, Any]) -> dict[str, str]:
+def _decisions(found: OutputLine) -> dict[str, str]:
     """Return the rejected calls by their id. The value tells where the rejection came from: `hook`
     or `permissions`."""
     told = {
@@ -244,7 +244,7 @@ def _decisions(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _tools_ended(found: OutputLine) -> Iterator[AgentEvent]:
     rejected = _decisions(found)
     for block in json_lines.items(json_lines.part(found, "message", "content")):
         if block.get("type") == "tool_result":
@@ -266,7 +266,7 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
             yield ToolEnded(tool_id, ok, json_lines.text(output, SUMMARY), aside, code)
 
 
-def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _limit(found: OutputLine) -> Sequence[AgentEvent]:
     """Return a `LimitSeen` event if the usage limit was reached. Return nothing for the warning
     that the limit is near (`allowed_warning`)."""
     limit = found.get("rate_limit_info")
@@ -281,12 +281,11 @@ def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
 
 
-def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _result(found: OutputLine) -> Sequence[AgentEvent]:
     turns = json_lines.whole(found.get("num_turns"))
-    if _is_list(found, "errors"):
-        errors = [
-            json_lines.text(error) for error in found.get("errors") or () if isinstance(error, str)
-        ]
+    told = found.get("errors")
+    if isinstance(told, list):
+        errors = [json_lines.text(error) for error in told if isinstance(error, str)]
     else:
         errors = []
     facts = {
@@ -312,7 +311,7 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
 
 
-def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _unrun(found: OutputLine) -> Iterator[AgentEvent]:
     """Yield a `ToolDenied` event for each call that the result lists as not run. In some versions
     only the result has this information."""
     for denial in json_lines.items(found.get("permission_denials")):
@@ -323,7 +322,7 @@ def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _not_run(
-    call: dict[str, Any], name: str, key: str, given: str, *, deferred: bool = False
+    call: Mapping[str, object], name: str, key: str, given: str, *, deferred: bool = False
 ) -> ToolDenied:
     return ToolDenied(
         json_lines.text(call.get(key), SUMMARY),
@@ -363,7 +362,7 @@ def hook_words(directory: Path, name: str) -> list[str]:
 
 
 def _open_call(
-    call: dict[str, Any], name: str, key: str, given: str, *, parked: bool = False
+    call: Mapping[str, object], name: str, key: str, given: str, *, parked: bool = False
 ) -> OpenCall:
     return OpenCall(
         call=json_lines.text(call.get(key), SUMMARY),
@@ -374,13 +373,13 @@ def _open_call(
     )
 
 
-def _worded(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _worded(found: OutputLine) -> Iterator[AgentEvent]:
     """Yield the agent's last word (its structured final answer) if the result contains one."""
     if (word := last_word(found.get("structured_output"))) is not None:
         yield word
 
 
-def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _windows(found: OutputLine) -> Sequence[AgentEvent]:
     """Return an event with the size of the context window for each model, including those of
     subagents."""
     models = found.get("modelUsage")
@@ -392,7 +391,7 @@ def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return tuple(ContextSeen(window=size, model=name) for name, size in sizes if size)
 
 
-def _usage(found: dict[str, Any]) -> Usage:
+def _usage(found: OutputLine) -> Usage:
     """Return the usage of all models since the previous result. The field `usage` is not enough,
     because it lacks the requests that the CLI makes outside of the conversation. The API counts
     cached input separately; here the input includes it.
@@ -408,7 +407,7 @@ def _usage(found: dict[str, Any]) -> Usage:
     return replace(usage, cost_usd=round(json_lines.dollars(found.get("total_cost_usd")), 6))
 
 
-def _of_model(told: Any) -> Usage:
+def _of_model(told: object) -> Usage:
     cached, written = (
         json_lines.whole(json_lines.part(told, "cacheReadInputTokens")),
         json_lines.whole(json_lines.part(told, "cacheCreationInputTokens")),
@@ -420,7 +419,3 @@ def _of_model(told: Any) -> Usage:
         cache_write=written,
         cost_usd=round(json_lines.dollars(json_lines.part(told, "costUSD")), 6),
     )
-
-
-def _is_list(found: dict[str, Any], name: str) -> bool:
-    return isinstance(found.get(name), list)

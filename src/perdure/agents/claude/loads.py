@@ -30,14 +30,14 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 from msgspec import Struct
 
 from perdure.agents.claude import transcript
 from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
@@ -71,7 +71,7 @@ class _Record(Struct, eq=False):
     message: str
     """Id of the model's reply to which an assistant record belongs."""
     items: tuple[Item, ...]
-    boundary: dict[str, Any] | None
+    boundary: Mapping[str, object] | None
     """Metadata of a compact boundary; None for other records."""
     before: str
     """For a boundary, id of the record before it: the boundary's logical parent, else the previous
@@ -131,7 +131,7 @@ def damaged(content: bytes) -> tuple[damage.Span, ...]:
     return damage.damaged(content, _is_record, _WORDS)
 
 
-def _is_record(entry: dict[str, Any]) -> bool:
+def _is_record(entry: Record) -> bool:
     kind = entry.get("type")
     if kind in ("user", "assistant"):
         said = isinstance(entry.get("message"), dict) and "parentUuid" in entry
@@ -210,23 +210,18 @@ def _milliseconds(stamp: str) -> int:
         return 0
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if isinstance(value, str):
         return value
     return ""
 
 
-def _record(entry: dict[str, Any], kind: str, key: str, before: str) -> _Record:
+def _record(entry: Record, kind: str, key: str, before: str) -> _Record:
     if kind == "system" and entry.get("subtype") == "compact_boundary":
-        boundary = entry.get("compactMetadata")
+        told = entry.get("compactMetadata")
+        boundary = told if isinstance(told, dict) else {}
     else:
         boundary = None
-    if (
-        kind == "system"
-        and entry.get("subtype") == "compact_boundary"
-        and not isinstance(boundary, dict)
-    ):
-        boundary = {}
     message = entry.get("message")
     error = bool(entry.get("isApiErrorMessage")) and json_lines.part(message, "model") == _SYNTHETIC
     return _Record(
@@ -242,13 +237,14 @@ def _record(entry: dict[str, Any], kind: str, key: str, before: str) -> _Record:
     )
 
 
-def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
+def _items(entry: Record, kind: str) -> Iterator[Item]:
     content = json_lines.part(entry, "message", "content")
     if kind == "assistant":
         made_up = json_lines.part(entry, "message", "model") == _SYNTHETIC
         for block in json_lines.items(content):
-            if block.get("type") == "text" and _name(block.get("text")).strip():
-                yield item(ItemKind.ANSWER, block["text"], made_up=made_up)
+            words = _name(block.get("text"))
+            if block.get("type") == "text" and words.strip():
+                yield item(ItemKind.ANSWER, words, made_up=made_up)
             elif block.get("type") == "tool_use":
                 yield call(
                     _name(block.get("id")),
@@ -282,11 +278,11 @@ def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
             yield item(ItemKind.PROMPT, transcript.as_given(words))
 
 
-def _argument(given: Any) -> str:
+def _argument(given: object) -> str:
     return next((found for key in _ARGUMENTS if (found := _name(json_lines.part(given, key)))), "")
 
 
-def _text(content: Any) -> str:
+def _text(content: object) -> str:
     """Return the text of a message's content. For a block that is not text, the result contains the
     `repr` of the block."""
     if isinstance(content, str):

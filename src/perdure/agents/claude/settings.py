@@ -15,7 +15,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -34,6 +34,9 @@ AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) prin
 """First part of a shell command. It pipes its input into the hook program, but only if a call
 needed a permission."""
 
+Settings: TypeAlias = dict[str, object]
+"""Content of a settings file of Claude Code, or an object inside one."""
+
 
 class ClaudeSettings(Struct, frozen=True):
     """The `--settings` argument of a launch, and the user's other arguments."""
@@ -51,7 +54,7 @@ def settings(launch: Launch) -> ClaudeSettings:
     """Return the single `--settings` argument of a launch. If the user gave several, later ones
     override earlier ones, key by key."""
     rest, given = _split(launch.spec.agent_args)
-    merged: dict[str, Any] = {}
+    merged: Settings = {}
     for value in given:
         found, problem = _read(value, Path(launch.cwd))
         secret = found is not None and "env" in found and not value.lstrip().startswith("{")
@@ -110,9 +113,9 @@ def _message_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
     return {"PostToolBatch": [("", command)], "Stop": [("", command)]}
 
 
-def _with_hooks(own: Any, ours: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+def _with_hooks(own: object, ours: dict[str, list[tuple[str, str]]]) -> dict[str, object]:
     """Return the user's hooks (`own`), extended by perdure's hooks (`ours`)."""
-    hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
+    hooks: dict[str, object] = dict(own) if isinstance(own, dict) else {}
     for event, entries in ours.items():
         there = hooks.get(event)
         added = [
@@ -141,7 +144,7 @@ def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
     return tuple(rest), values
 
 
-def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
+def _read(value: str, cwd: Path) -> tuple[Settings | None, str]:
     """Return the settings of one value, and the problem in one sentence (empty if there is none).
     The settings are None if they cannot be read. A missing file is not a problem here, because the
     CLI reports it."""
@@ -166,7 +169,7 @@ def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
     return found, problem
 
 
-def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
+def _object(text: str, what: str) -> tuple[Settings | None, str]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -176,13 +179,14 @@ def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
     return found, ""
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merged(below: Settings, above: Settings) -> Settings:
     """Return `below` overridden by `above`. Objects that both contain are merged key by key. Any
     other value of `above` replaces that of `below`."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = (
-            _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
     return merged

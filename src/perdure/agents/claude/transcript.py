@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.agents.shared.json_lines import Record
 from perdure.host import system
 from perdure.host.system.files import read_file
 from perdure.model import Conversation, Fill, Reply, Usage
@@ -155,7 +155,7 @@ def messages(content: bytes) -> Iterator[str]:
                 yield from (each for each in texts if isinstance(each, str))
 
 
-def prompt_of(entry: dict[str, Any]) -> str:
+def prompt_of(entry: Record) -> str:
     """Return the text of a prompt; empty for all other lines. Two kinds of prompts are recorded as
     attachments (2.1.329): a prompt that arrived while the agent was running, and a prompt for a
     conversation with a parked call."""
@@ -178,9 +178,7 @@ def prompt_of(entry: dict[str, Any]) -> str:
         if any(block.get("type") == "tool_result" for block in blocks):
             return ""
         words = "\n".join(
-            block["text"]
-            for block in blocks
-            if block.get("type") == "text" and isinstance(block.get("text"), str)
+            json_lines.texts(block for block in blocks if block.get("type") == "text")
         )
     source = entry.get("promptSource")
     if source is not None:
@@ -226,7 +224,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     )
 
 
-def _record_of(line: bytes) -> dict[str, Any] | None:
+def _record_of(line: bytes) -> Record | None:
     entry = json_lines.read(line)
     if entry is not None and isinstance(entry.get("cwd"), str):
         return entry
@@ -282,7 +280,7 @@ def fill(content: bytes) -> Fill:
     return Fill(tokens=tokens, model=model, compactions=compactions, held=held, left=left)
 
 
-def carried_by(entry: dict[str, Any]) -> int:
+def carried_by(entry: Record) -> int:
     """Return the number of input tokens of the request that an answer belongs to. The answer's
     record contains this number; it is 0 if the CLI itself wrote the answer."""
     used = json_lines.part(entry, "message", "usage")
@@ -290,7 +288,7 @@ def carried_by(entry: dict[str, Any]) -> int:
     return sum(json_lines.whole(json_lines.part(used, name)) for name in names)
 
 
-def usage(told: Any) -> Usage:
+def usage(told: object) -> Usage:
     """Return the usage of a reply. The API counts the cached parts of the input separately. Here
     `input` includes them."""
     cached, written = (
@@ -305,7 +303,7 @@ def usage(told: Any) -> Usage:
     )
 
 
-def reply(message: Any, at: int = 0) -> Reply | None:
+def reply(message: object, at: int = 0) -> Reply | None:
     """Return the usage in a message of the model, or in one of its stream events. None if there is
     no usage, as in a message that the CLI itself wrote."""
     used = json_lines.part(message, "usage")
@@ -370,7 +368,7 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     return found
 
 
-def _is_registered(pid: int, entry: dict[str, Any]) -> bool:
+def _is_registered(pid: int, entry: Record) -> bool:
     """Return whether the live process `pid` is the one that wrote this registration. Its start time
     must equal `procStart`, which is the start time that Linux reports."""
     known = system.stat(pid)

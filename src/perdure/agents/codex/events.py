@@ -6,8 +6,7 @@ thread, also across resumes and forks. Its input includes the cached part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word
@@ -65,7 +64,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
 
 
-def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
+def _item(kind: str, item: Mapping[str, object]) -> Sequence[AgentEvent]:
     name = json_lines.text(item.get("type"), SUMMARY)
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
@@ -94,7 +93,7 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     return (ToolEnded(key, ok, output, code=json_lines.exit_code(code)),)
 
 
-def _argument(item: dict[str, Any]) -> str:
+def _argument(item: Mapping[str, object]) -> str:
     """Return the main argument of a call: the command, the tool of an MCP server, the search query,
     or the changed files."""
     if changes := json_lines.items(item.get("changes")):
@@ -117,7 +116,7 @@ def _error(message: str) -> Sequence[AgentEvent]:
     return (RetrySeen(int(status[1]) if status else None, json_lines.text(message, SUMMARY)),)
 
 
-def _usage(used: Any) -> Usage:
+def _usage(used: object) -> Usage:
     """Return the token counts of a turn as `Usage`. The API already counts the cached parts as
     input, so nothing is added."""
     return Usage(

@@ -16,12 +16,12 @@ Every rule was observed with 0.169.0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 from perdure.agents.codex import transcript
 from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
@@ -51,7 +51,7 @@ class _History:
         self.dropped: list[Item] = []
         self.compactions = 0
 
-    def compact(self, payload: Any) -> None:
+    def compact(self, payload: object) -> None:
         """Replace all items with the replacement history that a `compacted` record contains."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
@@ -104,7 +104,7 @@ def damaged(content: bytes) -> tuple[damage.Span, ...]:
     return damage.damaged(content, _is_record, _WORDS)
 
 
-def _is_record(entry: dict[str, Any]) -> bool:
+def _is_record(entry: Record) -> bool:
     payload = entry.get("payload")
     if entry.get("type") == "response_item":
         return isinstance(json_lines.part(payload, "type"), str)
@@ -151,26 +151,30 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _items(payload: Any) -> Iterator[Item]:
-    kind, key = json_lines.part(payload, "type"), _name(json_lines.part(payload, "call_id"))
-    if kind == "message" and json_lines.part(payload, "role") == "user":
-        if (words := transcript.prompt_of(payload)).strip():
+def _items(payload: object) -> Iterator[Item]:
+    if not isinstance(payload, dict):
+        return
+    kind, key = payload.get("type"), _name(payload.get("call_id"))
+    if kind == "message" and payload.get("role") == "user":
+        words = transcript.prompt_of(payload)
+        if words.strip():
             yield item(ItemKind.PROMPT, words)
-    elif kind == "message" and json_lines.part(payload, "role") == "assistant":
-        if (words := _text(json_lines.part(payload, "content"))).strip():
+    elif kind == "message" and payload.get("role") == "assistant":
+        words = _text(payload.get("content"))
+        if words.strip():
             yield item(ItemKind.ANSWER, words)
     elif kind in _CALLS and key:
         given = _arguments(payload)
         yield call(key, _name(payload.get("name")) or "shell", given, _command(given))
     elif kind in _RESULTS and key:
-        yield item(ItemKind.RESULT, _text(json_lines.part(payload, "output")), key)
+        yield item(ItemKind.RESULT, _text(payload.get("output")), key)
 
 
-def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
+def _replacing(entry: Record, summary: str) -> Iterator[Item]:
     """Yield the items of one entry of a replacement history. If the entry contains Codex's summary,
     its item is a summary and not a prompt, although the role of the entry is `user`."""
     if (
-        json_lines.part(entry, "type") == "message"
+        entry.get("type") == "message"
         and summary
         and _text(entry.get("content")).strip() == summary.strip()
     ):
@@ -179,7 +183,7 @@ def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
         yield from _items(entry)
 
 
-def _arguments(payload: Any) -> Any:
+def _arguments(payload: Mapping[str, object]) -> object:
     given = payload.get("arguments") or payload.get("input") or payload.get("action")
     try:
         if isinstance(given, str):
@@ -189,14 +193,14 @@ def _arguments(payload: Any) -> Any:
         return given
 
 
-def _command(given: Any) -> str:
+def _command(given: object) -> str:
     command = json_lines.part(given, "cmd") or json_lines.part(given, "command")
     if isinstance(command, list):
         return " ".join(str(word) for word in command)
     return _name(command)
 
 
-def _text(content: Any) -> str:
+def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, dict):
@@ -206,7 +210,7 @@ def _text(content: Any) -> str:
     )
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if isinstance(value, str):
         return value
     return ""

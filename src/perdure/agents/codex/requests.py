@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 # Type checkers treat this name as true. At run time it is false: the bridge imports this file, and
 # importing the model would take long.
@@ -50,7 +49,7 @@ def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
     }
 
 
-def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+def asked_by_server(told: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
     """Return the calls that match an approval request of the app server, one for each tool that
     runs commands. Empty if the request is for more than a command, or if the command runs in an
     unknown shell."""
@@ -106,11 +105,11 @@ def open_calls(content: bytes) -> list[OpenCall]:
     return list(found.values())
 
 
-def _text(arguments: Mapping[str, Any]) -> str:
+def _text(arguments: Mapping[str, object]) -> str:
     return json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
-def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:
+def _command(tool: str, given: Mapping[str, object], cwd: str) -> dict[str, str] | None:
     """Return the arguments by which an approval identifies this call. None if the call is not a
     plain command."""
     from pathlib import PurePath

@@ -9,11 +9,10 @@ file holds only the records after the fork and names its parent (`forked_from_id
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
@@ -172,13 +171,9 @@ def messages(content: bytes) -> Iterator[str]:
             yield each.text
 
 
-def prompt_of(message: Any) -> str:
+def prompt_of(message: object) -> str:
     """Return the text of a prompt; empty for a message that Codex itself wrote."""
-    texts = [
-        item["text"]
-        for item in json_lines.items(json_lines.part(message, "content"))
-        if isinstance(item.get("text"), str)
-    ]
+    texts = json_lines.texts(json_lines.items(json_lines.part(message, "content")))
     origins = json_lines.items(
         json_lines.part(
             message, "internal_chat_message_metadata_passthrough", "content_item_metadata"
@@ -225,7 +220,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     )
 
 
-def meta_of(content: bytes) -> dict[str, Any]:
+def meta_of(content: bytes) -> Mapping[str, object]:
     """Return the thread's metadata from the first line of a rollout. Empty if that line contains no
     metadata."""
     head = json_lines.read(content.partition(b"\n")[0]) or {}
@@ -258,7 +253,7 @@ def total(content: bytes) -> Usage:
     return Usage()
 
 
-def usage(told: Any) -> Usage:
+def usage(told: object) -> Usage:
     """Return a token count of Codex as `Usage`. Codex's input count already includes the cached
     parts."""
     return Usage(
@@ -380,14 +375,14 @@ def open_request(content: bytes) -> OpenRequest | None:
     return None
 
 
-def _prompted(message: Any) -> str:
+def _prompted(message: object) -> str:
     """Return the text of a prompt; empty for any other message."""
     if json_lines.part(message, "role") == "user":
         return prompt_of(message)
     return ""
 
 
-def _output(item: Any) -> str:
+def _output(item: object) -> str:
     """Return the text of a tool's result."""
     output = json_lines.part(item, "output")
     if isinstance(output, str):
@@ -435,13 +430,11 @@ def spoken(content: bytes) -> Iterator[SpokenMessage]:
     """Yield the prompts and the agent's messages, in order."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"message"' in line else None
-        if (
-            entry is None
-            or entry.get("type") != "response_item"
-            or json_lines.part(entry, "payload", "type") != "message"
-        ):
+        if entry is None or entry.get("type") != "response_item":
             continue
-        message = entry["payload"]
+        message = entry.get("payload")
+        if not isinstance(message, dict) or message.get("type") != "message":
+            continue
         if message.get("role") == "user" and (words := prompt_of(message)):
             yield SpokenMessage(False, words)
         elif message.get("role") == "assistant":

@@ -8,7 +8,7 @@ rollout, as the result of a `function_call`.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -44,7 +44,7 @@ _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 def unprinted(content: bytes) -> list[AgentEvent]:
     """Return events for the questions and the rejected calls since the newest prompt. Rejected
     calls that ran later are left out."""
-    calls: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Mapping[str, object]] = {}
     found: list[AgentEvent] = []
     offline = False
     for line in content.split(b"\n"):
@@ -74,7 +74,7 @@ def unprinted(content: bytes) -> list[AgentEvent]:
     return found
 
 
-def _is_offline(settings: dict[str, Any]) -> bool:
+def _is_offline(settings: Mapping[str, object]) -> bool:
     """Return whether the turn's sandbox has no network."""
     profile = json_lines.part(settings, "payload", "permission_profile", "network")
     policy = json_lines.part(settings, "payload", "sandbox_policy", "network_access")
@@ -82,7 +82,7 @@ def _is_offline(settings: dict[str, Any]) -> bool:
 
 
 def _after(
-    found: list[AgentEvent], key: str, call: dict[str, Any], output: str, *, offline: bool
+    found: list[AgentEvent], key: str, call: Mapping[str, object], output: str, *, offline: bool
 ) -> list[AgentEvent]:
     """Return the events `found` so far, updated for one more call whose result is `output`. A
     rejected call and a question add an event. A successful call removes events that no longer
@@ -119,7 +119,7 @@ def _after(
     ]
 
 
-def _argument(call: dict[str, Any]) -> str:
+def _argument(call: Mapping[str, object]) -> str:
     """Return the command of a call. If the call has no command, return all its arguments as
     text."""
     raw = call.get("arguments") or call.get("input")
@@ -129,7 +129,7 @@ def _argument(call: dict[str, Any]) -> str:
     return json_lines.text(first, SUMMARY)
 
 
-def _words(output: Any) -> str:
+def _words(output: object) -> str:
     if isinstance(output, str):
         return output
     parts = (json_lines.text(item.get("text")) for item in json_lines.items(output))

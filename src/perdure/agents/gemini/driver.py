@@ -34,7 +34,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.agents.gemini import events as gemini_events
 from perdure.agents.gemini import loads, outcome
@@ -314,7 +314,7 @@ def _is_bridged(launch: Launch) -> bool:
     )
 
 
-def _order(launch: Launch) -> dict[str, Any]:
+def _order(launch: Launch) -> dict[str, object]:
     """Return the order for `gemini_bridge`, a JSON object, without the field `command`, which the
     caller adds. The order tells which conversation to use, and where the directory of requests is.
     """

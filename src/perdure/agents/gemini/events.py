@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import main_argument, question
+from perdure.agents.shared.json_lines import OutputLine
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -114,7 +114,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 def denied_calls(output: bytes) -> list[OpenCall]:
     """Return the calls in the output that the CLI or the bridge denied, and that a person can
     allow."""
-    made: dict[str, dict[str, Any]] = {}
+    made: dict[str, OutputLine] = {}
     found = []
     for line in output.split(b"\n"):
         each = json_lines.read(line) if b'"tool_' in line else None
@@ -126,7 +126,7 @@ def denied_calls(output: bytes) -> list[OpenCall]:
     return found
 
 
-def _open_call(used: dict[str, Any]) -> OpenCall:
+def _open_call(used: OutputLine) -> OpenCall:
     given = used["parameters"]
     return OpenCall(
         call=json_lines.text(used.get("tool_id"), SUMMARY),
@@ -144,7 +144,7 @@ def _finish(reason: str) -> Sequence[AgentEvent]:
     return (ReplyCut(_REASONS.get(reason, reason)),)
 
 
-def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _message(found: OutputLine) -> Sequence[AgentEvent]:
     if found.get("role") == "user":
         return (TurnStarted(),)
     said = json_lines.text(found.get("content"))
@@ -153,7 +153,7 @@ def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return (SaidPart(said) if found.get("delta") is True else Said(said),)
 
 
-def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _error(found: OutputLine) -> Sequence[AgentEvent]:
     """Return the end of a failed turn, or nothing for a warning. The result that follows has no
     message for this error, and after too many turns it even reports `success`."""
     if found.get("severity") != "error":
@@ -161,7 +161,7 @@ def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return (TurnEnded(ok=False, text=json_lines.text(found.get("message"))),)
 
 
-def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _result(found: OutputLine) -> Sequence[AgentEvent]:
     stats, error = found.get("stats"), found.get("error")
     carried = json_lines.whole(json_lines.part(stats, "input_tokens"))
     # `output_tokens` are without the model's thoughts, which cost as much. Only the total has them.

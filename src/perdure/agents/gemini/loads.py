@@ -14,16 +14,16 @@ driver. Written against 0.61.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 from perdure.agents.gemini import transcript
+from perdure.agents.gemini.transcript import Message, parts_of, text_of
 from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
-Message = dict[str, Any]
 _WORDS = frozenset(
     {
         *("type", "timestamp", "content", "user", "gemini", "text", "toolCalls", "name", "args"),
@@ -84,13 +84,14 @@ def damaged(content: bytes) -> tuple[damage.Span, ...]:
     return damage.damaged(content, _is_record, _WORDS)
 
 
-def _is_record(entry: dict[str, Any]) -> bool:
+def _is_record(entry: Record) -> bool:
     if "sessionId" in entry or any(key.startswith("$") for key in entry):
         return True
     return isinstance(entry.get("id"), str) and isinstance(entry.get("type"), str)
 
 
-def _key(message: Message) -> str:
+def _key(message: Mapping[str, object]) -> str:
+    """Return the id of a message, a call or a result."""
     key = message.get("id")
     if isinstance(key, str):
         return key
@@ -115,22 +116,20 @@ def _acknowledged(
 
 def _items(message: Message, summary: bool) -> Iterator[Item]:
     if message.get("type") == "user":
-        for part in _parts(message.get("content")):
+        for part in parts_of(message.get("content")):
             if isinstance(result := part.get("functionResponse"), dict):
                 yield _result(result)
         if summary:
-            yield item(ItemKind.SUMMARY, _text(_parts(message.get("content"))))
+            yield item(ItemKind.SUMMARY, text_of(parts_of(message.get("content"))))
         elif words := transcript.words_of(message):
             yield item(ItemKind.PROMPT, transcript.as_given(words))
     elif message.get("type") == "gemini":
-        parts = _parts(message.get("content"))
-        said = _text(part for part in parts if not part.get("thought"))
+        parts = parts_of(message.get("content"))
+        said = text_of(part for part in parts if not part.get("thought"))
         if said.strip():
             yield item(ItemKind.ANSWER, said)
         told = json_lines.items(message.get("toolCalls"))
-        calls = [
-            part["functionCall"] for part in parts if isinstance(part.get("functionCall"), dict)
-        ] or told
+        calls = json_lines.items([part.get("functionCall") for part in parts]) or told
         for each in calls:
             given = each.get("args")
             yield call(
@@ -143,31 +142,21 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
             yield from _results(each)
 
 
-def _results(told: Message) -> Iterator[Item]:
+def _results(told: Mapping[str, object]) -> Iterator[Item]:
     """Yield the tool results that are recorded together with a call. Such a result is either a text
     or a list of parts, as in a message."""
     result = told.get("result")
     if isinstance(result, str):
         yield item(ItemKind.RESULT, result, _key(told))
-    for part in _parts(result) if isinstance(result, list) else _parts([result]):
+    for part in json_lines.items(result if isinstance(result, list) else [result]):
         if isinstance(given := part.get("functionResponse"), dict):
             yield _result(given)
 
 
-def _result(given: Message) -> Item:
+def _result(given: Mapping[str, object]) -> Item:
     response = given.get("response")
     words = json_lines.part(response, "output") or json_lines.part(response, "error") or response
     return item(ItemKind.RESULT, words if isinstance(words, str) else repr(words), _key(given))
-
-
-def _parts(content: Any) -> Sequence[Message]:
-    if isinstance(content, str):
-        return [{"text": content}]
-    return json_lines.items(content)
-
-
-def _text(parts: Any) -> str:
-    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
 def _once(items: Iterator[Item]) -> tuple[Item, ...]:

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
@@ -41,6 +41,9 @@ pattern also matches if the label is already there. Such a prompt gets a second 
 _IGNORED = late_pattern(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
+
+Message: TypeAlias = Mapping[str, object]
+"""One message of a chat file. It is a record of its own, or in the list of a `$set` record."""
 
 
 def sent(prompt: str) -> str:
@@ -223,36 +226,38 @@ def prompts(content: bytes) -> Iterator[Prompt]:
             yield Prompt(as_given(words))
 
 
-def _key(message: dict[str, Any]) -> str:
+def _key(message: Message) -> str:
     if message.get("type") == "user":
         return json_lines.text(message.get("id"))
     return ""
 
 
-def words_of(message: dict[str, Any]) -> str:
+def words_of(message: Message) -> str:
     """Return the text of a prompt. Empty for tool results, for text that the CLI itself added, and
     for prompts that a resume drops.
 
     A prompt that names a file with `@` is recorded with the file's content. The field
     `displayContent` has the prompt without that content.
     """
-    parts = _parts(message.get("content"))
+    parts = parts_of(message.get("content"))
     if any("functionResponse" in part for part in parts):
         return ""
-    words = _joined(parts)
+    words = text_of(parts)
     if not words.strip() or _IGNORED.match(words):
         return ""
-    return _joined(_parts(message.get("displayContent"))) or words
+    return text_of(parts_of(message.get("displayContent"))) or words
 
 
-def _parts(content: Any) -> list[dict[str, Any]]:
+def parts_of(content: object) -> list[dict[str, object]]:
+    """Return the parts of a message's content. Content that is a text becomes one part."""
     if isinstance(content, str):
         return [{"text": content}]
     return json_lines.items(content)
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> str:
-    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+def text_of(parts: Iterable[Mapping[str, object]]) -> str:
+    """Return the texts of these parts, each on a line of its own."""
+    return "\n".join(json_lines.texts(parts))
 
 
 def as_given(words: str) -> str:
@@ -262,7 +267,7 @@ def as_given(words: str) -> str:
     return words
 
 
-def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
+def summary_of(messages: Sequence[Message]) -> str | None:
     """Return the id of the message that contains the CLI's summary of earlier messages, or None.
     The summary is recognized by the fixed answer that the CLI writes after it."""
     for message, answer in pairwise(messages):

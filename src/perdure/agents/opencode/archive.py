@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun, step_usage
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.host import system
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
@@ -196,7 +197,7 @@ class OpenCodeArchive:
             return _line({**head, "directory": str(directory)}) + rest
         return copy
 
-    def settled(self, row: Mapping[str, Any]) -> str:
+    def settled(self, row: Record) -> str:
         """Return the text of a row that neither the CLI nor an import will change any more. Empty
         if the row may still change or has no such text. The text is:
 
@@ -242,7 +243,14 @@ class OpenCodeArchive:
         )
 
 
-def _info(head: dict[str, Any], program: Program) -> dict[str, Any]:
+class _ExportedMessage(TypedDict):
+    """One message in the format of `opencode export`, with the rows of its parts."""
+
+    info: Mapping[str, object]
+    parts: list[Mapping[str, object]]
+
+
+def _info(head: Record, program: Program) -> dict[str, object]:
     created = json_lines.whole(head.get("created"))
     where = json_lines.text(head.get("directory"))
     names = {
@@ -259,10 +267,12 @@ def _info(head: dict[str, Any], program: Program) -> dict[str, Any]:
     }
 
 
-def _messages(session_id: str, told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    messages: dict[str, dict[str, Any]] = {}
+def _messages(session_id: str, told: Iterable[Record]) -> list[_ExportedMessage]:
+    messages: dict[str, _ExportedMessage] = {}
     for entry in told:
-        content = {**(entry.get("data") or {}), "id": entry.get("id"), "sessionID": session_id}
+        # `read` wrote the entry, so the data is an object if there is any.
+        data: Any = entry.get("data") or {}
+        content = {**data, "id": entry.get("id"), "sessionID": session_id}
         if entry.get("type") == "message":
             messages[json_lines.text(entry.get("id"))] = {"info": content, "parts": []}
         elif entry.get("type") == "part" and (
@@ -272,16 +282,17 @@ def _messages(session_id: str, told: Sequence[dict[str, Any]]) -> list[dict[str,
     return list(messages.values())
 
 
-def _row(content: Any) -> dict[str, Any]:
+def _row(content: str | bytes | None) -> dict[str, object]:
     """Return the JSON object of a row. Text that is not JSON is returned under the key
     `unreadable`."""
-    found = json_lines.read(content.encode() if isinstance(content, str) else bytes(content or b""))
+    raw = content.encode() if isinstance(content, str) else bytes(content or b"")
+    found = json_lines.read(raw)
     if found is not None:
         return found
     return {"unreadable": str(content)}
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _part(part: Record) -> Record:
     """Return the part without its field `compacted`. The field is the time at which the CLI stopped
     sending the output of an old tool call to the model."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
@@ -289,7 +300,7 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
-def _line(entry: dict[str, Any]) -> bytes:
+def _line(entry: Record) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 

@@ -21,7 +21,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.agents.opencode import archive as opencode_archive
 from perdure.agents.opencode import events as opencode_events
@@ -366,7 +366,7 @@ def _conversation(launch: Launch) -> list[str]:
             raise ValueError(f"OpenCode has no continuation {asked.kind} by {asked.rung}")
 
 
-def _order(launch: Launch) -> dict[str, Any]:
+def _order(launch: Launch) -> dict[str, object]:
     """Return the order for `opencode_bridge`, a JSON object. It tells which server to start, which
     session to use, and where the directory of requests is."""
     asked = launch.continuation

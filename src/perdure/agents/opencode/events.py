@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question
@@ -86,7 +85,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
 
 
-def begun(part: Any) -> ToolStarted:
+def begun(part: object) -> ToolStarted:
     """Return the event for the start of a tool call, with the call's command or main argument."""
     given = json_lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
@@ -106,7 +105,7 @@ def begun(part: Any) -> ToolStarted:
     )
 
 
-def _tool(part: Any) -> Sequence[AgentEvent]:
+def _tool(part: object) -> Sequence[AgentEvent]:
     """Return the events for the start and the end of a tool call. Both come from the same line,
     because the CLI prints a tool call only when it has ended."""
     state, started = json_lines.part(part, "state"), begun(part)
@@ -124,9 +123,8 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
     if _ASKS in (started.name, json_lines.part(given, "tool")):
         more = (question(started.tool_id, given),)
     elif started.name == "invalid" and barred in _OWN:
-        more = (
-            ToolDenied(started.tool_id, barred, "", reason=json_lines.text(given.get("error"))),
-        )
+        reason = json_lines.text(json_lines.part(given, "error"))
+        more = (ToolDenied(started.tool_id, barred, "", reason=reason),)
     elif json_lines.part(state, "status") == "error" and _DENIED.match(error):
         more = (ToolDenied(started.tool_id, started.name, started.summary, reason=error),)
     return (started, *more, ToolEnded(started.tool_id, ok, output, code=json_lines.exit_code(code)))
@@ -139,12 +137,12 @@ def rejected_calls(output: bytes) -> list[OpenCall]:
     return [_open_call(part) for part in parts if _is_rejected(part)]
 
 
-def _is_rejected(part: Any) -> bool:
+def _is_rejected(part: object) -> bool:
     error = json_lines.text(json_lines.part(part, "state", "error"), SUMMARY)
     return json_lines.part(part, "state", "status") == "error" and bool(_REJECTED.match(error))
 
 
-def _open_call(part: Any) -> OpenCall:
+def _open_call(part: object) -> OpenCall:
     started = begun(part)
     given = json_lines.part(part, "state", "input")
     return OpenCall(
@@ -155,7 +153,7 @@ def _open_call(part: Any) -> OpenCall:
     )
 
 
-def _finish(part: Any) -> Sequence[AgentEvent]:
+def _finish(part: object) -> Sequence[AgentEvent]:
     reason = json_lines.text(json_lines.part(part, "reason"), SUMMARY)
     if reason == "unknown":
         return (RetrySeen(detail="the answer broke off"),)
@@ -172,7 +170,7 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
     )
 
 
-def _overflow(error: Any) -> Sequence[AgentEvent]:
+def _overflow(error: object) -> Sequence[AgentEvent]:
     """Return a retry event if a request was refused as too long. The turn does not end then: the
     CLI compacts the conversation and repeats the request, without limit if compacting does not
     help."""
@@ -182,7 +180,7 @@ def _overflow(error: Any) -> Sequence[AgentEvent]:
     return ()
 
 
-def _error(error: Any) -> AgentEvent:
+def _error(error: object) -> AgentEvent:
     """Return the event for an error that ended the turn. At this point the CLI has already retried,
     without any output."""
     name, status = (
@@ -198,7 +196,7 @@ def _error(error: Any) -> AgentEvent:
     return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)
 
 
-def step_usage(part: Any) -> Usage:
+def step_usage(part: object) -> Usage:
     """Return the usage of one step. OpenCode does not count the cached parts as input. Here `input`
     includes them, as everywhere in perdure."""
     tokens = json_lines.part(part, "tokens")

@@ -12,13 +12,14 @@ called by the driver. Written against 1.18.33.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from msgspec import Struct
 
 from perdure.agents.shared import damage, json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
@@ -37,8 +38,8 @@ _SILENT = frozenset({"step-start", "reasoning"})
 
 class _Message(Struct, eq=False):
     key: str
-    info: dict[str, Any]
-    parts: list[tuple[str, dict[str, Any]]]
+    info: Record
+    parts: list[tuple[str, Record]]
 
     @property
     def is_summary(self) -> bool:
@@ -74,8 +75,9 @@ def damaged(content: bytes) -> tuple[damage.Span, ...]:
     return damage.damaged(content, _is_row, _WORDS)
 
 
-def _is_row(entry: dict[str, Any]) -> bool:
-    data = entry.get("data")
+def _is_row(entry: Record) -> bool:
+    # `OpenCodeArchive.read` wrote the row, so the data is an object if there is any.
+    data: Any = entry.get("data")
     if entry.get("type") == "message":
         return isinstance(json_lines.part(data, "role"), str)
     if entry.get("type") == "part":
@@ -83,9 +85,9 @@ def _is_row(entry: dict[str, Any]) -> bool:
     return entry.get("type") in ("session", "revert") and "unreadable" not in (data or {})
 
 
-def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
+def _read(content: bytes) -> tuple[list[_Message], Mapping[str, object]]:
     messages: dict[str, _Message] = {}
-    revert: dict[str, Any] = {}
+    revert: Mapping[str, object] = {}
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if line else None
         data = entry.get("data") if entry is not None else None
@@ -105,7 +107,7 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
 
 
 def _reverted(
-    messages: list[_Message], revert: dict[str, Any]
+    messages: list[_Message], revert: Mapping[str, object]
 ) -> tuple[list[_Message], list[_Message]]:
     """Split the messages at the point to which the session was reverted. Return two lists: the
     messages before that point, and the messages at and after it. A message that contains the point
@@ -179,7 +181,7 @@ def _failed(message: _Message) -> bool:
     return not (json_lines.part(error, "name") == "MessageAbortedError" and said)
 
 
-def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
+def _tool(part: Mapping[str, object]) -> tuple[Item, Item]:
     """Return a tool call and its result. They are separate, because the results of a step are sent
     after all of its calls."""
     key, state = json_lines.text(part.get("callID")), part.get("state")

@@ -7,13 +7,12 @@ everything that was added since. The result depends only on the lines of
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.agents.opencode.events import step_usage
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.json_lines import Record
 from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
@@ -39,7 +38,7 @@ class _ConversationSize(Struct):
     newest: str = ""
     cut_off: bool = False
 
-    def message(self, key: str, data: Any) -> None:
+    def message(self, key: str, data: object) -> None:
         if json_lines.part(data, "role") != "assistant":
             return
         # A next request contains the text of the answer even if the answer's row has no token
@@ -55,7 +54,7 @@ class _ConversationSize(Struct):
             else:
                 self.context_tokens = usage.input + usage.output
 
-    def part(self, owner: str, data: Any) -> None:
+    def part(self, owner: str, data: object) -> None:
         state = json_lines.part(data, "state")
         result = json_lines.part(state, "output") or json_lines.part(state, "error")
         words = json_lines.part(data, "text") or json_lines.part(state, "input")
@@ -90,14 +89,14 @@ def estimate(content: bytes, since: int) -> Reply | None:
     return Reply(id=conversation.newest, usage=_guess(conversation))
 
 
-def _message(line: bytes) -> dict[str, Any] | None:
+def _message(line: bytes) -> Record | None:
     entry = json_lines.read(line) if b'"message"' in line else None
     if entry is not None and entry.get("type") == "message":
         return entry
     return None
 
 
-def _is_cut_off(data: Any) -> bool:
+def _is_cut_off(data: object) -> bool:
     """Return whether a row is an answer that was interrupted before its token counts were
     written."""
     usage, error = step_usage(data), json_lines.part(data, "error", "name")
@@ -124,7 +123,7 @@ def _guess(conversation: _ConversationSize) -> Usage:
     return replace(guess, cost_usd=round(last.cost_usd * share, 6))
 
 
-def _size(words: Any) -> int:
+def _size(words: object) -> int:
     """Return the length of a text in bytes. For the input of a call, return the sum for its
     texts."""
     if isinstance(words, dict):

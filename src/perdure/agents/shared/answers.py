@@ -12,10 +12,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 
-def digest(tool: str, given: Any) -> str:
+def digest(tool: str, given: object) -> str:
     """Return the SHA-256 of a call's name and arguments. It is the same digest that
     `perdure.rules.requests.digest` computes."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
@@ -44,7 +43,7 @@ def refusal(directory: str, *keys: str) -> str | None:
     return None
 
 
-def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, object]]:
     """Return the answers to calls with one of these digests. Empty if the file cannot be read."""
     try:
         known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.model.events import LastWordGiven, QuestionAsked
@@ -36,7 +35,7 @@ def sandboxed(output: str) -> bool:
     return _SANDBOX.search(output) is not None
 
 
-def main_argument(given: Any, names: Sequence[str]) -> str:
+def main_argument(given: object, names: Sequence[str]) -> str:
     """Return the main argument of a tool call, cut to a length limit. It is the command, if there
     is one. Else it is the first text under one of `names` (in their order), else the first text of
     all arguments."""
@@ -49,7 +48,7 @@ def main_argument(given: Any, names: Sequence[str]) -> str:
     return json_lines.text(next(texts, ""), SUMMARY)
 
 
-def last_word(given: Any) -> LastWordGiven | None:
+def last_word(given: object) -> LastWordGiven | None:
     """Return the agent's last word (its final answer in a fixed form). None if the answer does not
     match `last_word.json`. The texts are cut to the length limits of an event."""
     if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
@@ -67,7 +66,7 @@ def last_word(given: Any) -> LastWordGiven | None:
     return LastWordGiven(given["status"], summary, questions, follow_ups)
 
 
-def question(tool_id: str, given: Any) -> QuestionAsked:
+def question(tool_id: str, given: object) -> QuestionAsked:
     """Return one event with all questions of a call and their offered answers."""
     asked = json_lines.items(json_lines.part(given, "questions"))
     options = list(chain.from_iterable(json_lines.items(each.get("options")) for each in asked))

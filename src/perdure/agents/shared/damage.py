@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.json_lines import Record
 
 Span = tuple[int, int]
 """Byte range of a line without its line end: the offset of its first byte, and the offset after its
@@ -24,7 +24,7 @@ from a tool or from a user, so their inner keys can be any words."""
 
 
 def damaged(
-    content: bytes, is_record: Callable[[dict[str, Any]], bool], words: frozenset[str]
+    content: bytes, is_record: Callable[[Record], bool], words: frozenset[str]
 ) -> tuple[Span, ...]:
     """Return the byte ranges of damaged lines, in order.
 
@@ -49,9 +49,7 @@ def damaged(
     return tuple(found)
 
 
-def _is_sound(
-    line: bytes, is_record: Callable[[dict[str, Any]], bool], words: frozenset[str]
-) -> bool:
+def _is_sound(line: bytes, is_record: Callable[[Record], bool], words: frozenset[str]) -> bool:
     try:
         line.decode()
     except UnicodeDecodeError:
@@ -62,7 +60,7 @@ def _is_sound(
     return not any(_is_misspelled(word, words) for word in _words(entry))
 
 
-def _words(entry: dict[str, Any]) -> Iterator[str]:
+def _words(entry: Record) -> Iterator[str]:
     """Yield the words of a record to check: the keys of the record and of its inner objects, and
     the values that name a type or a role."""
     left = [entry]

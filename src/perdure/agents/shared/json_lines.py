@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeAlias
 
 import msgspec
 
@@ -25,8 +25,13 @@ _MOST = 1 << 53
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 
+OutputLine: TypeAlias = Mapping[str, object]
+"""One line that a CLI or a bridge printed. The type of a value is known only after a check."""
+Record: TypeAlias = Mapping[str, object]
+"""One record of a transcript. The type of a value is known only after a check."""
 
-def read(line: bytes) -> dict[str, Any] | None:
+
+def read(line: bytes) -> dict[str, object] | None:
     """Return the JSON object on the line; None if there is none. Invalid UTF-8 is replaced."""
     try:
         found = _DECODER.decode(line)
@@ -40,7 +45,7 @@ def read(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def marked(content: bytes, marks: Collection[bytes]) -> Iterator[dict[str, Any]]:
+def marked(content: bytes, marks: Collection[bytes]) -> Iterator[Record]:
     """Yield the JSON objects of the lines that contain at least one of `marks`. To save time, all
     other lines are skipped without parsing."""
     for line in content.split(b"\n"):
@@ -48,7 +53,7 @@ def marked(content: bytes, marks: Collection[bytes]) -> Iterator[dict[str, Any]]
             yield entry
 
 
-def part(value: Any, *path: str) -> Any:
+def part(value: object, *path: str) -> object:
     """Return the value at the end of a path of keys through nested objects. None if the path leads
     to no value."""
     for key in path:
@@ -56,7 +61,7 @@ def part(value: Any, *path: str) -> Any:
     return value
 
 
-def items(value: Any) -> list[dict[str, Any]]:
+def items(value: object) -> list[dict[str, object]]:
     """Return the objects in a list. Other values in the list are left out. Empty if the value is
     not a list."""
     if isinstance(value, list):
@@ -64,7 +69,17 @@ def items(value: Any) -> list[dict[str, Any]]:
     return []
 
 
-def text(value: Any, limit: int = MAX_TEXT) -> str:
+def texts(objects: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return the field `text` of each object, uncut. Objects without such a text are left out."""
+    found = []
+    for each in objects:
+        words = each.get("text")
+        if isinstance(words, str):
+            found.append(words)
+    return found
+
+
+def text(value: object, limit: int = MAX_TEXT) -> str:
     """Return the value as valid UTF-8 text of at most `limit` characters; empty if it is not a
     string. A text that is cut ends with the number of missing characters."""
     if not isinstance(value, str):
@@ -76,12 +91,12 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
     return kept.encode("utf-8", "replace").decode()
 
 
-def whole(value: Any) -> int:
+def whole(value: object) -> int:
     """Return the value as a whole number that is never negative; 0 if it is not a number."""
     return int(_limited(value))
 
 
-def exit_code(value: Any) -> int | None:
+def exit_code(value: object) -> int | None:
     """Return the value as an exit code, or as a negative signal number. None if the value is
     neither."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 0xFFFF:
@@ -89,22 +104,24 @@ def exit_code(value: Any) -> int | None:
     return value
 
 
-def moment(value: Any) -> int:
+def moment(value: object) -> int:
     """Return the time of an RFC 3339 string in milliseconds since 1970; 0 if the value is not such
     a string."""
-    with suppress(TypeError, ValueError, OverflowError):
+    if not isinstance(value, str):
+        return 0
+    with suppress(ValueError, OverflowError):
         at = datetime.fromisoformat(value)
         return max(0, int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000))
     return 0
 
 
-def dollars(value: Any) -> float:
+def dollars(value: object) -> float:
     """Return the value as an amount in dollars that is never negative; 0.0 if it is not a
     number."""
     return round(min(float(_limited(value)), 1e9), 6)
 
 
-def _limited(value: Any) -> int | float:
+def _limited(value: object) -> int | float:
     """Return the value between 0 and the largest number; 0 if it is not a number. The limit is
     applied to whole numbers first, because Python cannot convert one of 310 digits to a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -18,7 +18,6 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
@@ -77,7 +76,7 @@ def _claude(said: str) -> Missing | None:
 
 
 def _codex(home: Path, environ: Mapping[str, str], code: int, said: str) -> Missing | None:
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         settings = tomllib.loads((home / "config.toml").read_text(encoding="utf-8"))
     profile = _table(_table(settings, "profiles"), str(settings.get("profile", "")))
@@ -145,7 +144,7 @@ def _opencode(home: Path, environ: Mapping[str, str]) -> Missing | None:
     )
 
 
-def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _table(value: Mapping[str, object], name: str) -> Mapping[str, object]:
     found = value.get(name)
     if isinstance(found, dict):
         return found

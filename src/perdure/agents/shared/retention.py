@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.host.system.files import read_file
@@ -49,7 +48,7 @@ def gemini(home: Path) -> Retention | None:
     )
 
 
-def _settings(home: Path) -> dict[str, Any]:
+def _settings(home: Path) -> dict[str, object]:
     try:
         path = home / "settings.json"
         if path.stat().st_size <= _LARGEST:
