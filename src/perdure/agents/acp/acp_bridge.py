@@ -48,10 +48,10 @@ import sys
 import time
 from itertools import chain, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from acp.client.connection import ClientSideConnection
 
@@ -83,6 +83,43 @@ REJECTED = "This call needs a permission that nobody has given."
 option, so the permission request fails and the call stays in the conversation."""
 LOOKING = ("read", "search", "think")
 
+Update: TypeAlias = dict[str, Any]
+"""A piece of the agent's answer, or a tool call with its state. The agent sends it in a
+`session/update`. The permission request for a tool call has the same fields."""
+
+
+class AcpOrder(TypedDict):
+    """The order: what this program has to do. Written by `AcpDriver.command` and by the driver for
+    any other agent (`any_agent`)."""
+
+    command: list[str]
+    cwd: str
+    directories: list[str]
+    """Further directories that the agent may use."""
+    start: str
+    """`new`, `resume` or `fork`."""
+    session: str
+    """Id of the conversation to resume or to fork; empty for a new one."""
+    known: NotRequired[list[str]]
+    """Hashes of the items that the replay of the conversation must contain. Missing if perdure can
+    read the agent's transcripts."""
+    mode: str
+    allow: str
+    """Which tool calls are granted, see `AcpClient.permits`."""
+    model: str
+    notices: bool
+    """Whether pieces of an answer without a message id are notices."""
+    keeps_rejected: NotRequired[bool]
+    """Whether the agent keeps a rejected call in the conversation. True if it is missing."""
+    again: bool
+    """Whether a new message id within an answer means that the agent retries the answer."""
+    home: str
+    hold: str
+    """Pattern of the files because of which the bridge has to wait before it loads a conversation;
+    empty if there are none."""
+    requests: str
+    """The run's directory of requests; empty if no person can be asked."""
+
 
 class BridgeRefused(Exception):
     """Raised if the agent cannot do what the order (the argument of this program) asks for."""
@@ -106,7 +143,7 @@ class Items:
         self.all: list[tuple[str, list[tuple[str, str]]]] = []
         self.done: set[str] = set()
 
-    def collect(self, update: dict[str, Any]) -> None:
+    def collect(self, update: Update) -> None:
         kind = str(update.get("sessionUpdate"))
         if kind in ("tool_call", "tool_call_update"):
             key = str(update.get("toolCallId"))
@@ -161,16 +198,16 @@ def hash_item(role: str, text: str) -> str:
 class TurnPrinter:
     """Converts the agent's messages of the turn into output lines, in order."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: AcpOrder) -> None:
         self.notices: bool = order["notices"]
         self.again: bool = order["again"]
-        self.calls: dict[str, dict[str, Any]] = {}
+        self.calls: dict[str, Update] = {}
         self.begun: set[str] = set()
         self.answer = ""
         self.notice = ""
         self.failed = False
 
-    def print_update(self, update: dict[str, Any]) -> None:
+    def print_update(self, update: Update) -> None:
         kind = update.get("sessionUpdate")
         if kind in ("tool_call", "tool_call_update"):
             self._tool(update)
@@ -182,7 +219,7 @@ class TurnPrinter:
             status = ((update.get("_meta") or {}).get("codex") or {}).get("threadStatus") or {}
             self.failed = self.failed or status.get("type") == "systemError"
 
-    def _tool(self, update: dict[str, Any]) -> None:
+    def _tool(self, update: Update) -> None:
         """Print a tool call once, when its status is no longer `pending`. OpenCode announces a
         pending call before it knows the command."""
         self.answer = ""
@@ -197,7 +234,7 @@ class TurnPrinter:
         if update.get("status") in ("completed", "failed"):
             say("update", update=update)
 
-    def _said(self, update: dict[str, Any]) -> None:
+    def _said(self, update: Update) -> None:
         key, words = update.get("messageId") or "", (update.get("content") or {}).get("text") or ""
         if self.notices and not key:
             self.notice = words.strip()
@@ -209,7 +246,7 @@ class TurnPrinter:
         say("update", update=update)
 
 
-def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def asked_call(begun: Update, asked: Update) -> tuple[str, dict[str, object]]:
     """Return name and arguments of a tool call for which the agent requests a permission. Both are
     taken from the announcement of the call (`begun`) if the announcement has arguments. Otherwise
     both are taken from the request (`asked`). OpenCode's request has only the arguments of the
@@ -230,7 +267,7 @@ class AcpClient(TurnPrinter):
     """Receives the agent's messages and answers its permission requests. The client does not offer
     to read files or to run terminals for the agent, because the agent does both itself."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: AcpOrder) -> None:
         super().__init__(order)
         self.cwd = Path(order["cwd"]).resolve()
         self.allow: str = order["allow"]
@@ -320,7 +357,7 @@ class AcpClient(TurnPrinter):
             or (self.allow == "work" and inside)
         )
 
-    async def announced(self, call: str) -> dict[str, Any]:
+    async def announced(self, call: str) -> Update:
         """Return the announcement of the tool call. OpenCode 1.18.33 sends the announcement before
         or after the permission request, so wait up to ANNOUNCED_S. Return an empty dict if no
         announcement arrives."""
@@ -333,7 +370,7 @@ class AcpClient(TurnPrinter):
                 return {}
         return found
 
-    def is_approved(self, call: str, name: str, given: dict[str, Any]) -> bool:
+    def is_approved(self, call: str, name: str, given: Mapping[str, object]) -> bool:
         """Return whether a person allowed this tool call, and mark the approval as used. An agent
         may request several permissions for one call, so the answer is the same for the rest of the
         turn."""
@@ -354,7 +391,7 @@ class AcpClient(TurnPrinter):
 
 
 async def converse(
-    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], prompt: str
+    agent: ClientSideConnection, client: AcpClient, order: AcpOrder, prompt: str
 ) -> int:
     """Run one turn. Return 0 if the turn was completed, else 1. A failure of the agent is printed
     as one `error` line."""
@@ -369,7 +406,7 @@ async def converse(
             )
         stage = order["start"]
         by_word = "known" in order
-        word: dict[str, Any] = {"opened": "new"} if by_word else {}
+        word: dict[str, object] = {"opened": "new"} if by_word else {}
         if by_word and order["start"] == "resume":
             opened, word = await load_or_resume(agent, client, order, known.agent_capabilities)
             session = order["session"]
@@ -443,7 +480,7 @@ async def converse(
 
 
 async def open_session(
-    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
+    agent: ClientSideConnection, client: AcpClient, order: AcpOrder, can: Any
 ) -> tuple[str, Any]:
     """Open a new conversation, or fork or continue the requested one. Return the conversation's id
     and the agent's response.
@@ -487,20 +524,20 @@ def can_continue(can: Any) -> bool:
 
 
 async def load_or_resume(
-    agent: ClientSideConnection, client: AcpClient, order: dict[str, Any], can: Any
-) -> tuple[Any, dict[str, Any]]:
+    agent: ClientSideConnection, client: AcpClient, order: AcpOrder, can: Any
+) -> tuple[Any, dict[str, object]]:
     """Load the conversation and check its replay. If the agent cannot load, resume the
     conversation. Return the agent's response, and fields that tell how the conversation was opened.
     Raise ReplayIncomplete if the replay is incomplete, BridgeRefused if the agent can neither load
     nor resume."""
-    where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
         if not can_continue(can):
             raise BridgeRefused("the agent can neither load nor resume a conversation")
-        return await agent.resume_session(session_id=order["session"], **where), {
-            "opened": "resumed"
-        }
-    loaded = await agent.load_session(session_id=order["session"], **where)
+        resumed = await agent.resume_session(
+            session_id=order["session"], cwd=order["cwd"], mcp_servers=[]
+        )
+        return resumed, {"opened": "resumed"}
+    loaded = await agent.load_session(session_id=order["session"], cwd=order["cwd"], mcp_servers=[])
     known = set(order["known"])
     end = time.monotonic() + LATE_S
     while True:
@@ -540,9 +577,7 @@ async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> boo
     return False
 
 
-async def settle(
-    agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
-) -> None:
+async def settle(agent: ClientSideConnection, session: str, opened: Any, order: AcpOrder) -> None:
     """Set the mode and the model that the order names. Both must be set in every turn. Raise
     BridgeRefused if the agent does not offer the model, so that no turn runs with another model."""
     if order["mode"]:
@@ -575,7 +610,7 @@ def values(options: list[Any]) -> Iterator[str]:
             yield option.value
 
 
-async def carry_out(order: dict[str, Any], prompt: str) -> int:
+async def carry_out(order: AcpOrder, prompt: str) -> int:
     """Start the agent, run the turn, end the agent, and return the exit code."""
     from acp.client.connection import ClientSideConnection
 

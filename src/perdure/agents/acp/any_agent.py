@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.acp import events as acp_events
 from perdure.agents.acp import outcome
@@ -49,6 +50,9 @@ from perdure.model.events import AgentEvent, TurnEnded
 from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Archive, Prompt, Retention, SpokenMessage, Warm
 from perdure.rules.transcript_repair import RepairResult
+
+if TYPE_CHECKING:
+    from perdure.agents.acp.acp_bridge import AcpOrder
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
 """Value of the bridge's option `allow` for each permissions level. The level `read` is missing.
@@ -116,7 +120,7 @@ class AnyAcpDriver:
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
             raise ValueError(f"{self.name} has no continuation {asked.kind}")
         goes_on = asked.kind is Start.RESUME
-        order = {
+        order: AcpOrder = {
             "command": [*shlex.split(launch.program.path), *launch.spec.agent_args],
             "cwd": launch.cwd,
             "directories": [],

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -77,6 +78,9 @@ from perdure.protocols import (
     Warm,
 )
 from perdure.rules.transcript_repair import RepairResult
+
+if TYPE_CHECKING:
+    from perdure.agents.acp.acp_bridge import AcpOrder
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
@@ -265,7 +269,7 @@ class AcpDriver:
         ):
             raise ValueError(f"ACP has no continuation {asked.kind} by {asked.rung}")
         goes_on = asked.kind in (Start.RESUME, Start.FORK)
-        order = {
+        order: AcpOrder = {
             "command": [*shlex.split(launch.program.path), *self._arguments(launch)],
             "cwd": launch.cwd,
             "directories": [str(root) for root in self._directories(launch)],

@@ -32,7 +32,24 @@ import sys
 # the program.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias, TypedDict
+
+    HookInput: TypeAlias = dict[str, Any]
+    """The JSON object that the CLI writes to stdin. Its fields depend on the event."""
+
+    class RequestDecision(TypedDict):
+        """A person's answer, as `perdure.engine.attempt.requests` writes it."""
+
+        number: int
+        """Number of the request."""
+        call: str
+        sha256: str
+        parked: bool
+        answer: str
+        words: str
+        each: dict[str, str]
+        """Answers by the text of the question, if the call asks several."""
+
 
 QUESTION = "AskUserQuestion"
 FAILED = "Tool permission request failed: "
@@ -82,13 +99,13 @@ def take(path: str) -> bool:
     return True
 
 
-def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
+def decision_for(directory: str, call: str, key: str) -> RequestDecision | None:
     """Return the person's answer to this call; None if there is none. A parked call is found by its
     id, any other call by its digest. If a parked call has other arguments than the person saw,
     return a refusal."""
     try:
         with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
-            decisions: list[dict[str, Any]] = json.load(file)
+            decisions: list[RequestDecision] = json.load(file)
     except (OSError, ValueError):
         return None
     for each in decisions:
@@ -102,7 +119,7 @@ def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
     return None
 
 
-def before(directory: str, given: dict[str, Any], key: str) -> dict[str, Any] | None:
+def before(directory: str, given: HookInput, key: str) -> dict[str, object] | None:
     """Return the output for `PreToolUse`. None means that the hook decides nothing, so the CLI's
     own permissions apply."""
     call = given.get("tool_use_id", "")
@@ -117,8 +134,8 @@ def before(directory: str, given: dict[str, Any], key: str) -> dict[str, Any] | 
 
 
 def answered(
-    directory: str, given: dict[str, Any], decided: dict[str, Any]
-) -> dict[str, Any] | None:
+    directory: str, given: HookInput, decided: RequestDecision
+) -> dict[str, object] | None:
     words = decided["words"]
     if decided["answer"] == "deny":
         reason = "A person refused this call" + (": " + words if words else ".")
@@ -130,7 +147,7 @@ def answered(
         if not decided["parked"]:
             return None
         return {"permissionDecision": "deny", "permissionDecisionReason": SPENT}
-    allowed: dict[str, Any] = {
+    allowed: dict[str, object] = {
         "permissionDecision": "allow",
         "permissionDecisionReason": "a person allowed it",
     }
@@ -141,7 +158,7 @@ def answered(
     return allowed
 
 
-def after(directory: str, given: dict[str, Any]) -> dict[str, Any] | None:
+def after(directory: str, given: HookInput) -> dict[str, object] | None:
     """Return the output for `PostToolBatch`: a text to the agent about calls that needed a
     permission. None if there were no such calls."""
     told: list[str] = []

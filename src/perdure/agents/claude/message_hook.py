@@ -16,12 +16,6 @@ import json
 import os
 import sys
 
-# Defined here instead of imported from `typing`, because that import takes longer than the rest of
-# the program.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 HOW = {"PostToolBatch": "turn", "Stop": "boundary"}
 
 
@@ -50,7 +44,7 @@ def messages(directory: str, how: str) -> list[str]:
 
 
 def main() -> None:
-    given: dict[str, Any] = json.load(sys.stdin)
+    given = json.load(sys.stdin)
     event = given["hook_event_name"]
     # The hook also runs for the tools of subagents, but messages are only for the main agent.
     if event not in HOW or "agent_id" in given:

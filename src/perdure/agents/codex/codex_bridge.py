@@ -46,7 +46,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from perdure.agents.shared.server_guard import ServerGuard
@@ -82,6 +82,29 @@ APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestAp
 """Methods with which the server requests an approval. Without a directory of requests, every such
 request is refused."""
 
+Message: TypeAlias = dict[str, Any]
+"""One message of JSON-RPC: a request, a response or a notification."""
+Params: TypeAlias = dict[str, Any]
+"""Parameters of a request or a notification of the server."""
+Result: TypeAlias = dict[str, Any]
+"""Result in a response of the server."""
+
+
+class CodexOrder(TypedDict):
+    """The order: what this program has to do. Written by `CodexWarm.bridged`."""
+
+    command: list[str]
+    thread: str
+    """Id of the thread to resume; empty for a new one."""
+    sandbox: str
+    model: str
+    portable: bool
+    version: str
+    requests: str
+    """The run's directory of requests; empty if no person can be asked."""
+    schema: object
+    """JSON schema of the last word; None if the agent is not asked for one."""
+
 
 class ServerRefused(Exception):
     """Raised if the server refused a request, or did not do what the order asks for. The message is
@@ -109,7 +132,7 @@ def find_perdure() -> None:
         sys.path.append(root)
 
 
-def is_allowed(directory: str, told: dict[str, Any]) -> bool:
+def is_allowed(directory: str, told: Params) -> bool:
     """Return whether a person allowed the command of this approval request, and mark the approval
     as used."""
     find_perdure()
@@ -171,13 +194,13 @@ class Server:
         self.guard = guard(self.process.pid) if portable else None
         assert self.process.stdout is not None
         self.lines = BridgeLines(self.process.stdout.fileno())
-        self.news: list[dict[str, Any]] = []
-        self.answers: dict[int, dict[str, Any]] = {}
+        self.news: list[Message] = []
+        self.answers: dict[int, Message] = {}
         self.asked = 0
         self.requests = requests
         """The run's directory of requests; empty if no person can be asked."""
 
-    def write(self, message: dict[str, Any]) -> None:
+    def write(self, message: Message) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -198,7 +221,7 @@ class Server:
         if not self.lines.open:
             raise ServerEnded
 
-    def reply(self, message: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, message: Message) -> dict[str, object]:
         """Return the response to send for a request that came from the server."""
         method = message["method"]
         if self.requests and method in APPROVALS:
@@ -208,7 +231,7 @@ class Server:
         words = f"{method}: no person is there to answer"
         return {"error": {"code": -32601, "message": words}}
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, **params: Any) -> Result:
         """Send one request to the server and return its result. Raise ServerRefused if the server
         answers with an error, ServerEnded if it has ended."""
         self.asked += 1
@@ -220,7 +243,7 @@ class Server:
             raise ServerRefused(
                 f"{method}: {method} failed: {error.get('message')} (code {error.get('code')})"
             )
-        result: dict[str, Any] = answer.get("result") or {}
+        result: Result = answer.get("result") or {}
         return result
 
     def end(self) -> int:
@@ -242,14 +265,15 @@ class Server:
 class Thread:
     """One conversation on the server, opened when the first prompt arrives."""
 
-    def __init__(self, server: Server, order: dict[str, Any]) -> None:
+    def __init__(self, server: Server, order: CodexOrder) -> None:
         self.server, self.order = server, order
         self.id = ""
         self.effort: str | None = None
-        self.usage: dict[str, Any] = {}
+        self.usage: dict[str, int] = {}
         self.error = ""
         self.turn_id = ""
         self.ended: dict[str, Any] = {}
+        """The turn, as the server reported it when it ended. Empty while the turn is running."""
         self.policy = "on-request" if server.requests else "never"
         self.is_strange = False
         """Whether the server must not get another turn. This is the case if it has begun a turn on
@@ -295,7 +319,7 @@ class Thread:
         self.check(found)
         self.wait_for(config.get("mcp_servers") or {})
 
-    def check(self, found: dict[str, Any]) -> None:
+    def check(self, found: Result) -> None:
         """Raise ServerRefused if the server's response grants a wider sandbox than the order names,
         or other approvals."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
@@ -308,7 +332,7 @@ class Thread:
                 f"{self.order['sandbox']} and {self.policy}"
             )
 
-    def wait_for(self, servers: dict[str, Any]) -> None:
+    def wait_for(self, servers: dict[str, object]) -> None:
         """Wait until the user's MCP servers have started or failed, for at most SERVERS_S. Nothing
         is printed before that, because the first output line means that all long-lived processes
         are running."""
@@ -412,7 +436,7 @@ class Thread:
             if told.get("threadId") in (None, self.id):
                 self.handle(message["method"], told)
 
-    def handle(self, method: str, told: dict[str, Any]) -> None:
+    def handle(self, method: str, told: Params) -> None:
         match method:
             case "turn/started" if (told.get("turn") or {}).get("id") == self.turn_id:
                 say("turn.started")
@@ -473,7 +497,7 @@ def serve(thread: Thread) -> int:
     return 1
 
 
-def main(order: dict[str, Any]) -> int:
+def main(order: CodexOrder) -> int:
     try:
         server = Server(order["command"], order.get("portable", False), order.get("requests", ""))
     except OSError as error:

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -24,6 +25,9 @@ from perdure.host import system
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.patterns import late_pattern
 from perdure.protocols import TurnStatus
+
+if TYPE_CHECKING:
+    from perdure.agents.codex.codex_bridge import CodexOrder
 
 BRIDGE = Path(__file__).with_name("codex_bridge.py")
 
@@ -65,7 +69,7 @@ class CodexWarm:
             return None
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME) or asked.rung is Rung.PATH:
             raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
-        order = {
+        order: CodexOrder = {
             "command": [
                 launch.program.path,
                 "app-server",

@@ -64,6 +64,7 @@ from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage
 
 if TYPE_CHECKING:
+    from perdure.agents.gemini.gemini_bridge import GeminiOrder
     from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
@@ -179,7 +180,7 @@ class GeminiDriver:
             level.append(f"--model={launch.spec.model}")
         given = [launch.program.path, *launch.spec.agent_args]
         if _is_bridged(launch):
-            order = {**_order(launch), "command": [*given, "--acp", *level]}
+            order = _order(launch, [*given, "--acp", *level])
             argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order)]
         else:
             argv = [*given, "--output-format=stream-json", *conversation, *level]
@@ -314,10 +315,9 @@ def _is_bridged(launch: Launch) -> bool:
     )
 
 
-def _order(launch: Launch) -> dict[str, object]:
-    """Return the order for `gemini_bridge`, a JSON object, without the field `command`, which the
-    caller adds. The order tells which conversation to use, and where the directory of requests is.
-    """
+def _order(launch: Launch, command: list[str]) -> GeminiOrder:
+    """Return the order for `gemini_bridge`: how to start the CLI, which conversation to use, and
+    where the directory of requests is."""
     resumes = launch.continuation.kind is Start.RESUME
     session = launch.continuation.session_id if resumes else ""
     return {
@@ -328,6 +328,7 @@ def _order(launch: Launch) -> dict[str, object]:
         "model": launch.spec.model,
         "requests": launch.requests,
         "portable": system.IS_PORTABLE,
+        "command": command,
     }
 
 

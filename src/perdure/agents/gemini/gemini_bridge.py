@@ -30,7 +30,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CHUNK = 1 << 18
 QUIET_S = 0.5
@@ -52,6 +55,37 @@ STOPS = {
     "max_turn_requests": "the maximum number of session turns was reached",
     "max_tokens": "the next request exceeds the context of the model",
 }
+
+Message: TypeAlias = dict[str, Any]
+"""One message of JSON-RPC from the CLI, or one line of `gemini_calls.mjs`."""
+Update: TypeAlias = dict[str, Any]
+"""A piece of the agent's answer, or a tool call with its state. The CLI sends it in a
+`session/update` and in a permission request."""
+
+
+class GeminiOrder(TypedDict):
+    """The order: what this program has to do. Written by `GeminiDriver.command`."""
+
+    cwd: str
+    session: str
+    """Id of the conversation to continue; empty for a new one."""
+    home: str
+    hold: str
+    """Pattern of the chat files because of which the bridge has to wait, see
+    `gemini.transcript.chat_of_this_minute`."""
+    model: str
+    requests: str
+    """The run's directory of requests."""
+    portable: bool
+    command: list[str]
+
+
+class ReportedCall(TypedDict):
+    """One call in the model's answer, as `gemini_calls.mjs` reports it."""
+
+    id: str
+    name: str
+    args: dict[str, object]
 
 
 class AcpFailed(Exception):
@@ -75,7 +109,7 @@ def say(kind: str, **fields: Any) -> None:
 class AcpProcess:
     """The process of `gemini --acp`, and its messages."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: GeminiOrder) -> None:
         from perdure.agents.shared.server_guard import ServerGuard, die_with
 
         self.guard = ServerGuard() if order["portable"] else None
@@ -106,13 +140,13 @@ class AcpProcess:
         except BrokenPipeError:
             raise CliEnded from None
 
-    def ask(self, method: str, params: dict[str, Any]) -> int:
+    def ask(self, method: str, params: Mapping[str, object]) -> int:
         """Send a request. Return its id."""
         self.sent += 1
         self.send(id=self.sent, method=method, params=params)
         return self.sent
 
-    def read(self, wait_s: float | None = None) -> dict[str, Any] | None:
+    def read(self, wait_s: float | None = None) -> Message | None:
         """Return the next message of the CLI, or the next line of `gemini_calls.mjs`. Return None
         if nothing arrives for `wait_s` seconds. Raise CliEnded if the CLI has ended."""
         while True:
@@ -131,7 +165,7 @@ class AcpProcess:
                 raise CliEnded
             self.rest += piece
 
-    def response(self, request: int) -> dict[str, Any]:
+    def response(self, request: int) -> dict[str, object]:
         """Return the result of the request with this id, which was already sent. Messages that
         arrive before the response are dropped. Raise AcpFailed if the CLI refused the request."""
         while True:
@@ -154,7 +188,7 @@ class AcpProcess:
         return self.process.wait()
 
 
-def result(message: dict[str, Any]) -> dict[str, Any]:
+def result(message: Message) -> dict[str, object]:
     """Return the result in a response. Raise AcpFailed if the response is an error."""
     error = message.get("error")
     if error is None:
@@ -169,14 +203,15 @@ class ReportedCalls:
     """The calls in the model's answers that the CLI has not begun yet."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[str, dict[str, Any]]] = []
+        self.waiting: list[tuple[str, ReportedCall]] = []
         """Key and call, as `gemini_calls.mjs` reported it. The key is the call's id. If the service
         gave no id, the key is the tool's name and the number of the call in the model's answer."""
         self.unnamed = 0
 
-    def add(self, answer: dict[str, Any]) -> None:
+    def add(self, answer: Message) -> None:
         """Store the calls that a piece of the model's answer contains."""
-        for call in answer["calls"]:
+        calls: list[ReportedCall] = answer["calls"]
+        for call in calls:
             key = f"{call['name']}__{call['id']}"
             if call["id"].startswith(f"{call['name']}__"):
                 key = call["id"]
@@ -187,7 +222,7 @@ class ReportedCalls:
         if answer["reason"]:
             self.unnamed = 0
 
-    def take(self, call_id: str) -> dict[str, Any] | None:
+    def take(self, call_id: str) -> ReportedCall | None:
         """Return the call with this id and remove it from `waiting`. Return None if it was not
         reported. Also return None if several calls with different arguments match the id, because a
         subagent's calls are numbered in the same way."""
@@ -202,15 +237,15 @@ class ReportedCalls:
         return found[0][1]
 
 
-def option_of(options: list[dict[str, Any]]) -> str:
+def option_of(options: list[dict[str, str]]) -> str:
     """Return the id of the option that allows a call once. Raise AcpFailed if there is none."""
     for option in options:
         if option["kind"] == "allow_once":
-            return str(option["optionId"])
+            return option["optionId"]
     raise AcpFailed("the CLI does not let its client allow a call once", 1)
 
 
-def agrees(call: dict[str, Any], told: dict[str, Any]) -> bool:
+def agrees(call: ReportedCall, told: Update) -> bool:
     """Return whether the CLI's permission request may be about this call. For a command, the title
     of the request is compared with the command. For the change of a file, the file's name is
     compared, and also the new text if the call contains it as a whole."""
@@ -227,7 +262,7 @@ def agrees(call: dict[str, Any], told: dict[str, Any]) -> bool:
 class AcpTurn:
     """One turn of one conversation."""
 
-    def __init__(self, cli: AcpProcess, order: dict[str, Any]) -> None:
+    def __init__(self, cli: AcpProcess, order: GeminiOrder) -> None:
         self.cli, self.order = cli, order
         self.calls = ReportedCalls()
         self.begun: set[str] = set()
@@ -278,13 +313,13 @@ class AcpTurn:
             if message.get("type") == "perdure_answer":
                 self.note(message)
             elif message.get("method") == "session/request_permission":
-                self.answer(message["id"], message["params"])
+                self.answer(message)
             elif message.get("method") == "session/update":
                 self.print_update(message["params"]["update"])
             elif message.get("id") == request and "method" not in message:
                 return self.print_end(message)
 
-    def note(self, answer: dict[str, Any]) -> None:
+    def note(self, answer: Message) -> None:
         """Store what `gemini_calls.mjs` reports about a piece of the model's answer."""
         if self.reason or not self.answers:
             self.answers += 1
@@ -302,12 +337,13 @@ class AcpTurn:
         for own, name in names.items():
             self.stats[own] += answer["usage"].get(name) or 0
 
-    def answer(self, request: Any, asked: dict[str, Any]) -> None:
+    def answer(self, message: Message) -> None:
         """Answer a permission request of the CLI. If its client rejects a call, the CLI forgets the
         call, but keeps the call's result. The CLI's service later refuses such a conversation. So a
         call that may not run is answered with an error instead. The CLI then keeps the call, and
         the model reads the text of the error. The error is a plain text and no JSON object, because
         the CLI converts it to text by `String`."""
+        request, asked = message["id"], message["params"]
         told = asked["toolCall"]
         call = self.begin(told)
         words = self.refusal(call, told)
@@ -318,7 +354,7 @@ class AcpTurn:
             self.refused.add(told["toolCallId"])
             self.cli.send(id=request, error=words)
 
-    def refusal(self, call: dict[str, Any] | None, told: dict[str, Any]) -> str | None:
+    def refusal(self, call: ReportedCall | None, told: Update) -> str | None:
         """Return the reason why the call may not run. Return None if a person has allowed the call;
         the approval is then used up."""
         from perdure.agents.shared.answers import digest, refusal, use
@@ -331,7 +367,7 @@ class AcpTurn:
         words = refusal(self.order["requests"], key)
         return REFUSED if words is None else f"A person refused this call: {words}"
 
-    def begin(self, told: dict[str, Any]) -> dict[str, Any] | None:
+    def begin(self, told: Update) -> ReportedCall | None:
         """Print the call that the CLI begins or requests a permission for. Return the call as the
         model made it. If the call was printed already, print nothing and return None. Also return
         None if the model's call is not known."""
@@ -346,7 +382,7 @@ class AcpTurn:
             say("tool_use", tool_name=call["name"], tool_id=key, parameters=call["args"])
         return call
 
-    def print_update(self, update: dict[str, Any]) -> None:
+    def print_update(self, update: Update) -> None:
         kind = update["sessionUpdate"]
         if kind == "agent_message_chunk":
             say("message", role="assistant", content=update["content"].get("text"), delta=True)
@@ -359,7 +395,7 @@ class AcpTurn:
             elif update.get("status") == "failed":
                 self.print_result(update["toolCallId"], error=(self.kind_of(update, text), text))
 
-    def kind_of(self, update: dict[str, Any], text: str) -> str:
+    def kind_of(self, update: Update, text: str) -> str:
         """Return the type of the error that ended a call."""
         if update["toolCallId"] in self.refused:
             return "permission_denied"
@@ -377,7 +413,7 @@ class AcpTurn:
         else:
             say("tool_result", tool_id=key, status="success", output=output)
 
-    def print_end(self, message: dict[str, Any]) -> int:
+    def print_end(self, message: Message) -> int:
         """Print the result of the turn, and return the exit code."""
         try:
             failure = self.failure(result(message).get("stopReason"))
@@ -405,7 +441,7 @@ class AcpTurn:
         return ""
 
 
-def main(order: dict[str, Any]) -> int:
+def main(order: GeminiOrder) -> int:
     sys.path.append(str(Path(__file__).parents[3]))
     prompt = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     calls = Path(__file__).with_name("gemini_calls.mjs").as_uri()

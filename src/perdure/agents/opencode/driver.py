@@ -51,6 +51,7 @@ from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Prompt, Retention, SpokenMessage
 
 if TYPE_CHECKING:
+    from perdure.agents.opencode.opencode_bridge import OpenCodeOrder
     from perdure.rules.transcript_repair import RepairResult
 
 PACKAGE = programs.Package(
@@ -366,9 +367,9 @@ def _conversation(launch: Launch) -> list[str]:
             raise ValueError(f"OpenCode has no continuation {asked.kind} by {asked.rung}")
 
 
-def _order(launch: Launch) -> dict[str, object]:
-    """Return the order for `opencode_bridge`, a JSON object. It tells which server to start, which
-    session to use, and where the directory of requests is."""
+def _order(launch: Launch) -> OpenCodeOrder:
+    """Return the order for `opencode_bridge`: which server to start, which session to use, and
+    where the directory of requests is."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     return {

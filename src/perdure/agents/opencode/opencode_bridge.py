@@ -31,7 +31,7 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode
 
 LISTENS = "opencode server listening on http://127.0.0.1:"
@@ -46,6 +46,27 @@ RULES = [
 ]
 """Permission rules that a new session gets. `opencode run` sets the same rules."""
 
+Properties: TypeAlias = dict[str, Any]
+"""The field `properties` of an event of the server. It is also what a permission request asks."""
+Part: TypeAlias = dict[str, Any]
+"""One part of a message: a text, a tool call, or the begin or end of a step."""
+
+
+class OpenCodeOrder(TypedDict):
+    """The order: what this program has to do. Written by `OpenCodeDriver.command`."""
+
+    command: list[str]
+    cwd: str
+    session: str
+    """Id of the session to continue or to fork; empty for a new one."""
+    fork: bool
+    title: str
+    """Title of a new session."""
+    model: str
+    requests: str
+    """The run's directory of requests."""
+    portable: bool
+
 
 class ServeFailed(Exception):
     """Raised if the server refused a request or ended. If the session does not exist, the message
@@ -55,7 +76,7 @@ class ServeFailed(Exception):
 class OpenCodeServer:
     """The process of `opencode serve`, and its HTTP API."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: OpenCodeOrder) -> None:
         password = secrets.token_urlsafe(24)
         self.where = urlencode({"directory": order["cwd"]})
         word = base64.b64encode(f"opencode:{password}".encode()).decode()
@@ -116,7 +137,7 @@ class OpenCodeServer:
 class ServedTurn:
     """One turn of one session on the server."""
 
-    def __init__(self, server: OpenCodeServer, order: dict[str, Any]) -> None:
+    def __init__(self, server: OpenCodeServer, order: OpenCodeOrder) -> None:
         self.server, self.order = server, order
         self.session = self.open_session()
         self.family = {self.session}
@@ -154,7 +175,7 @@ class ServedTurn:
         """Run the turn and return the exit code. Raise ServeFailed if the server ends during the
         turn."""
         events = self.server.open("GET", "/event")
-        given: dict[str, Any] = {"parts": [{"type": "text", "text": prompt}]}
+        given: dict[str, object] = {"parts": [{"type": "text", "text": prompt}]}
         provider, _, model = self.order["model"].partition("/")
         if model:
             given["model"] = {"providerID": provider, "modelID": model}
@@ -172,7 +193,7 @@ class ServedTurn:
                 return int(self.failed)
         raise ServeFailed("the server ended in the middle of the turn")
 
-    def take(self, kind: str, told: dict[str, Any]) -> bool:
+    def take(self, kind: str, told: Properties) -> bool:
         """Process one event of the server. Return whether the turn is over."""
         own = told.get("sessionID") == self.session
         if kind == "session.created":
@@ -189,7 +210,7 @@ class ServedTurn:
             self.say("error", error=told["error"])
         return kind == "session.status" and own and told["status"]["type"] == "idle"
 
-    def print_part(self, part: dict[str, Any]) -> None:
+    def print_part(self, part: Part) -> None:
         """Print the part in the format of `opencode run`. Parts that `run` does not print are
         skipped."""
         if part.get("sessionID") != self.session:
@@ -202,7 +223,7 @@ class ServedTurn:
         elif kind == "text" and (part.get("time") or {}).get("end"):
             self.say("text", part=part)
 
-    def answer(self, asked: dict[str, Any]) -> None:
+    def answer(self, asked: Properties) -> None:
         """Answer a permission request of the server. Report a rejection on stderr, as `opencode
         run` does."""
         reply = self.reply(asked)
@@ -212,7 +233,7 @@ class ServedTurn:
             sys.stderr.write("auto-rejecting\n")
         self.server.call("POST", f"/permission/{asked['id']}/reply", reply)
 
-    def reply(self, asked: dict[str, Any]) -> dict[str, str]:
+    def reply(self, asked: Properties) -> dict[str, str]:
         from perdure.agents.shared.answers import digest, refusal, use
 
         place = asked.get("tool") or {}
@@ -245,7 +266,7 @@ class ServedTurn:
         return None
 
 
-def main(order: dict[str, Any]) -> int:
+def main(order: OpenCodeOrder) -> int:
     sys.path.append(str(Path(__file__).parents[3]))
     prompt = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     try:
